@@ -1,0 +1,1 @@
+"""Bilevel optimisation engine on Betty."""
