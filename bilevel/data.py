@@ -1,0 +1,216 @@
+"""Which examples train which level, and in what order they come.
+
+Both answers depend on nothing but seeds: `split` halves a data set for the two levels, and
+`ResumableLoader` hands out batches whose order is a function of (seed, epoch), so that a position
+in it is two integers and can be saved and restored.
+"""
+
+import math
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from bilevel.errors import UserError
+
+__all__ = ["ResumableLoader", "split", "stratified_order"]
+
+# Length-grouped batches are formed inside windows of this many batches: wide enough that the
+# lengths in a batch are alike, narrow enough that the order still changes from epoch to epoch.
+WINDOW = 50
+
+
+def stratified_order(n: int, seed: int, labels: Sequence[Hashable] | None = None) -> list[int]:
+    """Return a seeded permutation of range(n) of which every prefix has the classes' proportions.
+
+    The j-th of the n_c shuffled examples of class c gets the key (j + u_c) / n_c, with one uniform
+    u_c a class, and the keys are sorted: a prefix of length m holds about m n_c / n of class c.
+    Without `labels` it is a plain shuffle.
+    """
+    if labels is not None and len(labels) != n:
+        raise UserError(f"there are {n} examples, but {len(labels)} labels")
+    generator = np.random.default_rng(seed)
+    shuffled = generator.permutation(n)
+    classes: dict[Hashable, list[int]] = {}
+    for index in shuffled.tolist():
+        classes.setdefault(None if labels is None else labels[index], []).append(index)
+    keys = np.empty(n)
+    for members in classes.values():
+        keys[members] = (np.arange(len(members)) + generator.random()) / len(members)
+    # Ties are broken by the shuffle, not by the position in the file.
+    return shuffled[np.argsort(keys[shuffled], kind="stable")].tolist()
+
+
+def split(
+    n: int, fraction: float, seed: int, labels: Sequence[Hashable] | None = None
+) -> tuple[list[int], list[int]]:
+    """Split range(n) into two disjoint, sorted index lists of about `fraction` n and the rest.
+
+    Seeded; stratified when `labels` (n of them) are given.
+
+    Raises:
+        UserError: `fraction` is not inside (0, 1), or one side would be empty.
+    """
+    if not 0.0 < fraction < 1.0:
+        raise UserError(f"the split fraction must lie between 0 and 1 (exclusive), not {fraction}")
+    size = round(n * fraction)
+    if size == 0 or size == n:
+        raise UserError(
+            f"splitting {n} examples at {fraction} leaves one side empty: "
+            "use more examples or another fraction"
+        )
+    order = stratified_order(n, seed, labels)
+    return sorted(order[:size]), sorted(order[size:])
+
+
+class ResumableLoader:
+    """Batches of a data set, epoch by epoch, from a position that can be saved and restored.
+
+    `iter(loader)` yields the rest of the current epoch. The position belongs to the loader, not to
+    the iterator, and is read at every step: a state loaded after `iter()` is honoured.
+
+    Args:
+        dataset: anything with `len` and integer indexing.
+        batch_size: examples in a batch, over all ranks together.
+        collate: makes a batch out of a list of examples.
+        seed: with the epoch's number, decides the order.
+        shuffle: a new order each epoch; otherwise the data set's own (or, with `lengths`, longest
+            first).
+        drop_last: leave out an incomplete last batch; which examples are left out changes with the
+            epoch's shuffle.
+        lengths: one length for each example of `dataset`; then batches hold examples of like
+            length, and the batches are shuffled.
+        indices: use only these examples.
+        rank: this process's number; it gets every world_size-th example of each batch, so that
+            the processes together see the batches of a single one.
+        world_size: number of processes.
+
+    Attributes:
+        epoch: completed epochs.
+        position: batches of the current epoch already handed out.
+        last_indices: data set indices of the latest batch (this rank's part), or None.
+
+    Raises:
+        UserError: fewer examples than a batch with `drop_last`; no examples; a batch size that the
+            processes cannot share equally.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        batch_size: int,
+        collate: Callable[[list[Any]], Any],
+        seed: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = True,
+        lengths: Sequence[int] | None = None,
+        indices: Sequence[int] | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.collate = collate
+        self.seed = seed
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+        self.lengths = None if lengths is None else np.asarray(lengths)
+        self.indices = np.arange(len(dataset)) if indices is None else np.asarray(indices, int)
+        self.rank = rank
+        self.world_size = world_size
+        self._check()
+        self.epoch = 0
+        self.position = 0
+        self.last_indices: list[int] | None = None
+        self._plan: tuple[int, list[np.ndarray]] | None = None
+
+    def _check(self) -> None:
+        size = len(self.indices)
+        if size == 0:
+            raise UserError("the data set is empty")
+        if self.batch_size < 1:
+            raise UserError(f"the batch size must be at least 1, not {self.batch_size}")
+        if self.drop_last and size < self.batch_size:
+            raise UserError(
+                f"the data set has {size} examples, fewer than one batch of {self.batch_size}: "
+                "use a smaller batch size or more data"
+            )
+        if self.lengths is not None and len(self.lengths) != len(self.dataset):
+            raise UserError(
+                f"there are {len(self.dataset)} examples, but {len(self.lengths)} lengths"
+            )
+        if self.world_size > 1 and (self.batch_size % self.world_size or not self.drop_last):
+            raise UserError(
+                f"{self.world_size} processes need drop_last and a batch size that is a multiple "
+                f"of {self.world_size}, not {self.batch_size}"
+            )
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        rounded = math.floor if self.drop_last else math.ceil
+        return rounded(len(self.indices) / self.batch_size)
+
+    def __iter__(self) -> Iterator[Any]:
+        while True:
+            batch = self._batches()[self.position][self.rank :: self.world_size].tolist()
+            self.last_indices = batch
+            self.position += 1
+            # The epoch turns over as its last batch is handed out, not when the next is asked for,
+            # so that a state saved in between starts a restored loader on a non-empty epoch.
+            finished = self.position == len(self)
+            if finished:
+                self.epoch, self.position = self.epoch + 1, 0
+            yield self.collate([self.dataset[index] for index in batch])
+            if finished:
+                return
+
+    def _batches(self) -> list[np.ndarray]:
+        """Return the current epoch's batches, as arrays of data set indices."""
+        if self._plan is None or self._plan[0] != self.epoch:
+            self._plan = (self.epoch, self._order(self.epoch))
+        return self._plan[1]
+
+    def _order(self, epoch: int) -> list[np.ndarray]:
+        generator = np.random.default_rng((self.seed, epoch))
+        order = generator.permutation(self.indices) if self.shuffle else self.indices
+        if self.drop_last:
+            # Before the sorting, or it would always be the shortest examples that are dropped.
+            order = order[: len(self) * self.batch_size]
+        if self.lengths is not None:
+            window = WINDOW * self.batch_size if self.shuffle else len(order)
+            order = np.concatenate(
+                [self._longest_first(order[i : i + window]) for i in range(0, len(order), window)]
+            )
+        batches = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
+        if self.lengths is not None and self.shuffle:
+            batches = [batches[i] for i in generator.permutation(len(batches))]
+        return batches
+
+    def _longest_first(self, indices: np.ndarray) -> np.ndarray:
+        assert self.lengths is not None
+        return indices[np.argsort(-self.lengths[indices], kind="stable")]
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the position, and what it is a position in."""
+        return {
+            "epoch": self.epoch,
+            "position": self.position,
+            "seed": self.seed,
+            "size": len(self.indices),
+            "batch_size": self.batch_size,
+        }
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue from a saved position.
+
+        Raises:
+            UserError: the state is of another data order (seed, size or batch size differ).
+        """
+        mine = self.state_dict()
+        for key in ("seed", "size", "batch_size"):
+            if state[key] != mine[key]:
+                raise UserError(
+                    f"the saved data position is for {key}={state[key]}, this run has {mine[key]}"
+                )
+        self.epoch, self.position = state["epoch"], state["position"]
+        self.last_indices = None
