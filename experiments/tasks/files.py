@@ -1,0 +1,83 @@
+"""A folder of data files: one for each split, as rows (dicts of column name to value)."""
+
+import csv
+import gzip
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bilevel.errors import UserError
+
+__all__ = ["SUFFIXES", "Row", "find", "is_absent", "is_missing", "read"]
+
+Row = dict[str, Any]
+
+SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".csv.gz", ".tsv.gz", ".jsonl.gz")
+
+
+def find(data_dir: str, split: str) -> Path | None:
+    """Return the file of a split, e.g. DIR/train.csv, or None when there is none.
+
+    Raises:
+        UserError: the folder does not exist, or two files could be meant.
+    """
+    folder = Path(data_dir).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"task.data_dir={data_dir} is no folder")
+    found = [
+        folder / (split + suffix) for suffix in SUFFIXES if (folder / (split + suffix)).is_file()
+    ]
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise UserError(f"{folder} holds several files for the split {split!r} ({names}): keep one")
+    return found[0] if found else None
+
+
+def read(path: Path) -> list[Row]:
+    """Read the rows of a parquet, csv, tsv or jsonl file (the last three also as .gz).
+
+    Every value of a csv or tsv file is a string. A csv file may quote; a tsv file, like GLUE's
+    own, does not (a quotation mark is an ordinary character).
+
+    Raises:
+        UserError: the file cannot be parsed, or has no rows.
+    """
+    kind = path.name.removesuffix(".gz").rsplit(".", 1)[-1]
+    try:
+        if kind == "parquet":
+            rows = pd.read_parquet(path).to_dict("records")
+        elif kind == "jsonl":
+            open_text = gzip.open if path.suffix == ".gz" else open
+            with open_text(path, "rt", encoding="utf-8") as lines:
+                rows = [json.loads(line) for line in lines if line.strip()]
+            if not all(isinstance(row, dict) for row in rows):
+                raise ValueError("every line must be an object {...}")
+        else:
+            quoting = csv.QUOTE_NONE if kind == "tsv" else csv.QUOTE_MINIMAL
+            separator = "\t" if kind == "tsv" else ","
+            # "NA", "None" and "null" are words here, not missing values.
+            frame = pd.read_csv(
+                path, sep=separator, quoting=quoting, dtype=str, keep_default_na=False
+            )
+            rows = frame.to_dict("records")
+    except pd.errors.EmptyDataError:
+        rows = []
+    except (ValueError, OSError, EOFError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"{path} cannot be read as {kind}: {reason}") from error
+    if not rows:
+        raise UserError(f"{path} has no rows")
+    return [{str(key): value for key, value in row.items()} for row in rows]
+
+
+def is_absent(value: Any) -> bool:
+    """Tell whether a cell holds no value at all: None or NaN."""
+    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
+
+
+def is_missing(value: Any) -> bool:
+    """Tell whether a cell is absent or a blank string."""
+    return is_absent(value) or (isinstance(value, str) and not value.strip())
