@@ -1,0 +1,65 @@
+"""Configuration of problems and of the engine: Betty's dataclasses with what Betty lacks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from betty.configs import Config, EngineConfig
+
+from bilevel.errors import UserError
+
+if TYPE_CHECKING:
+    from bilevel.hypergradient.base import Hypergradient
+
+__all__ = ["BilevelEngineConfig", "ProblemConfig"]
+
+
+@dataclass
+class ProblemConfig(Config):
+    """Betty's ``Config`` plus what a problem of ours can do.
+
+    Betty's fields keep their meaning; ``unroll_steps`` is T1, counted in optimiser steps, and
+    ``warmup_steps`` counts optimiser steps before the first upper step.
+
+    Attributes:
+        hypergradient: how levels above differentiate through *this* problem; sets ``type``.
+        steps: T2, optimiser steps that this problem takes each time the levels below are done.
+        maximize: ascend the loss instead of descending it (a Lagrange multiplier, say).
+        precision: ``fp32``, ``bf16``, ``fp16`` or ``auto``; trainable parameters stay as given.
+    """
+
+    hypergradient: Hypergradient | None = None
+    steps: int = 1
+    maximize: bool = False
+
+    def __post_init__(self) -> None:
+        if self.hypergradient is not None:
+            self.type = self.hypergradient.name
+        for name in ("unroll_steps", "steps", "gradient_accumulation"):
+            if int(getattr(self, name)) < 1:
+                raise UserError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        if self.warmup_steps < 0:
+            raise UserError(f"warmup_steps must be 0 or more, got {self.warmup_steps}")
+        if self.gradient_clipping < 0:
+            raise UserError(
+                f"gradient_clipping must be 0 (off) or a positive norm, got "
+                f"{self.gradient_clipping}"
+            )
+
+
+@dataclass
+class BilevelEngineConfig(EngineConfig):
+    """Betty's ``EngineConfig``; ``train_iters`` and ``valid_step`` count global steps.
+
+    A global step is T1 lower steps followed by T2 upper steps.
+
+    Attributes:
+        backend: process-group backend; ``auto`` takes nccl on GPUs and gloo on CPUs.
+        verbose: let Betty's own logger print its notes about the problem graph.
+    """
+
+    train_iters: int = 1000
+    valid_step: int = 0
+    backend: str = "auto"
+    verbose: bool = False

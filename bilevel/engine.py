@@ -1,0 +1,214 @@
+"""Betty's engine with global steps of T1 lower and T2 upper steps, callbacks, and exact resume."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import betty.logging
+import torch
+from betty.engine import Engine
+from betty.misc.early_stopping import EarlyStopping as BettyEarlyStopping
+
+from bilevel import distributed
+from bilevel.callbacks import Callback
+from bilevel.config import BilevelEngineConfig
+from bilevel.errors import UserError
+from bilevel.random_state import RandomState
+from bilevel.recording import clone_nested
+
+__all__ = ["BilevelEngine", "EarlyStopping"]
+
+
+class EarlyStopping(BettyEarlyStopping):
+    """Betty's early stopping with the patience it forgot to set, and a state to save."""
+
+    def __init__(self, metric: str = "loss", tolerance: int = 5, mode: str = "min") -> None:
+        if mode not in ("min", "max"):
+            raise UserError(f"early_stopping_mode must be min or max, got {mode!r}")
+        super().__init__(metric=metric, tolerance=tolerance, mode=mode)
+        self.patience = tolerance
+
+    def __call__(self, validation_stats: dict[str, float]) -> bool:
+        """Whether the metric has not improved ``patience`` times in a row."""
+        if self.metric not in validation_stats:
+            raise UserError(
+                f"early stopping watches {self.metric!r}, which the validation does not report; "
+                f"it reports: {', '.join(validation_stats)}"
+            )
+        return bool(super().__call__(validation_stats))
+
+
+class BilevelEngine(Engine):
+    """Runs a graph of problems; a global step is T1 lower steps, then T2 upper steps.
+
+    Args:
+        problems: the levels.
+        config: a :class:`BilevelEngineConfig`; ``train_iters`` counts global steps.
+        dependencies: ``{"u2l": {upper: [lower]}, "l2u": {lower: [upper]}}``; None for one problem
+            or several independent ones.
+        env: as in Betty.
+        callbacks: called in order; see :class:`bilevel.callbacks.Callback`.
+        validation: ``engine -> {name: number}``, called every ``valid_step`` global steps with all
+            problems in evaluation mode (or define the method in a subclass, as in Betty).
+    """
+
+    def __init__(
+        self,
+        problems: Sequence[Any],
+        config: BilevelEngineConfig | None = None,
+        dependencies: dict[str, dict[Any, list[Any]]] | None = None,
+        env: Any = None,
+        callbacks: Sequence[Callback] = (),
+        validation: Callable[[BilevelEngine], dict[str, float]] | None = None,
+    ) -> None:
+        self.callbacks = list(callbacks)
+        self.stop_reason: str | None = None
+        self.accelerator: Any = None
+        self.world = distributed.World()
+        if validation is not None:
+            self.validation = lambda: validation(self)
+        config = config or BilevelEngineConfig()
+        if not getattr(config, "verbose", False):
+            betty.logging.get_logger().setLevel(logging.WARNING)
+        super().__init__(list(problems), config, dependencies or {"u2l": {}, "l2u": {}}, env)
+
+    # ------------------------------------------------------------------ setting up
+
+    def parse_config(self) -> None:
+        """Read the config; early stopping with its patience."""
+        early, self.config.early_stopping = self.config.early_stopping, False
+        super().parse_config()
+        self.config.early_stopping = early
+        if early:
+            self.early_stopping = EarlyStopping(
+                metric=self.config.early_stopping_metric,
+                tolerance=self.config.early_stopping_tolerance,
+                mode=self.config.early_stopping_mode,
+            )
+
+    def configure_systems(self) -> dict[str, Any]:
+        """Choose device and ranks: any strategy on CPUs and GPUs alike."""
+        self.world = distributed.setup(self._strategy, self._backend)
+        self._world_size = self.world.world_size
+        self._rank, self._local_rank = self.world.rank, self.world.local_rank
+        self.device = self.world.device
+        return {
+            "strategy": self._strategy,
+            "backend": self._backend,
+            "world_size": self._world_size,
+            "rank": self._rank,
+            "local_rank": self._local_rank,
+            "world": self.world,
+        }
+
+    def initialize(self) -> None:
+        """Set up the graph; gradients are reported to the callbacks."""
+        super().initialize()
+        for problem in self.problems:
+            if hasattr(problem, "gradient_hooks"):
+                problem.gradient_hooks.append(self._on_gradient)
+
+    def _on_gradient(self, problem: Any, loss: torch.Tensor) -> None:
+        for callback in self.callbacks:
+            callback.on_gradient(problem, loss)
+
+    # ------------------------------------------------------------------ running
+
+    def train_step(self) -> None:
+        """One global step: every leaf takes its T1 steps and sets off the levels above it."""
+        for leaf in self.leaves:
+            for _ in range(leaf.config.unroll_steps * leaf.gas):
+                leaf.step(global_step=self.global_step)
+
+    def request_stop(self, reason: str) -> None:
+        """Stop after the global step under way."""
+        self.stop_reason = reason
+
+    def run(self) -> None:
+        """Train to ``train_iters`` global steps, from wherever the engine stands."""
+        self.train()
+        self._call("on_start")
+        try:
+            while self.global_step < self.train_iters and self.stop_reason is None:
+                self.global_step += 1
+                self.train_step()
+                if self.valid_step and self.global_step % self.valid_step == 0:
+                    self._validate()
+                # After the validation: a checkpoint made here includes its outcome.
+                self._call("on_step_end")
+        except BaseException as error:
+            for callback in self.callbacks:
+                callback.on_exception(self, error)
+            raise
+        self._call("on_end")
+
+    def _call(self, hook: str) -> None:
+        for callback in self.callbacks:
+            getattr(callback, hook)(self)
+
+    def _validate(self) -> None:
+        if not self.do_validation():
+            return
+        self.eval()
+        with RandomState.capture(self.device).replayed():
+            stats = self.validation() or {}
+        self.train()
+        for callback in self.callbacks:
+            callback.on_validation(self, stats)
+        if self.early_stopping is not None and self.early_stopping(stats):
+            self.request_stop(
+                f"{self.early_stopping.metric} has not improved in "
+                f"{self.early_stopping.patience} validations"
+            )
+
+    def cleanup(self) -> None:
+        """Leave the process group, if the engine joined one."""
+        distributed.cleanup(self.world)
+
+    # ------------------------------------------------------------------ states
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that decides the future, for :func:`bilevel.checkpoint.save_state`.
+
+        Tensors are live: save or copy them before the next step.
+        """
+        stopping = self.early_stopping
+        return {
+            "global_step": self.global_step,
+            "stop_reason": self.stop_reason,
+            "problems": {problem.name: problem.state_dict() for problem in self.problems},
+            "random": RandomState.capture().state_dict(),
+            "early_stopping": None
+            if stopping is None
+            else {"best_score": stopping.best_score, "counter": stopping.counter},
+            "callbacks": [callback.state_dict() for callback in self.callbacks],
+        }
+
+    def copy_state(self) -> dict[str, Any]:
+        """:meth:`state_dict` with its tensors copied, to come back to later in this process."""
+        return clone_nested(self.state_dict())
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state_dict`.
+
+        Raises:
+            UserError: the state is of an engine with other problems.
+        """
+        mine, saved = [p.name for p in self.problems], list(state["problems"])
+        if sorted(mine) != sorted(saved):
+            raise UserError(
+                f"the saved state is of problems {', '.join(saved)}, this engine has "
+                f"{', '.join(mine)}"
+            )
+        self.global_step = state["global_step"]
+        self.stop_reason = state["stop_reason"]
+        for problem in self.problems:
+            problem.load_state_dict(state["problems"][problem.name])
+        if self.early_stopping is not None and state["early_stopping"] is not None:
+            self.early_stopping.best_score = state["early_stopping"]["best_score"]
+            self.early_stopping.counter = state["early_stopping"]["counter"]
+        for callback, callback_state in zip(self.callbacks, state["callbacks"], strict=True):
+            callback.load_state_dict(callback_state)
+        RandomState.from_state_dict(state["random"]).restore()

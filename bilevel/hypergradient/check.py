@@ -1,0 +1,194 @@
+"""Measure hypergradient estimators against the exact value, on your own model and data.
+
+    results = check(engine, [FiniteDifference(), Unrolled(depth=1)])
+
+takes T1 lower steps and one upper batch from where the engine stands, computes the exact implicit
+term (``unrolled`` through all T1 steps) and every estimator's on the same steps, and puts the
+engine back: weights, optimisers, data position and random state are as if it had not been called.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from bilevel.errors import UserError
+from bilevel.hypergradient.base import Hypergradient
+from bilevel.hypergradient.derivatives import dot, norm
+from bilevel.hypergradient.unrolled import Unrolled
+from bilevel.random_state import RandomState
+from bilevel.recording import Needs, Window, clone_nested
+
+if TYPE_CHECKING:
+    from bilevel.engine import BilevelEngine
+    from bilevel.problem import BilevelProblem
+
+__all__ = ["CheckResult", "check"]
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """One estimator on one batch.
+
+    Attributes:
+        name: the estimator with its options.
+        cosine: of the implicit term to the exact one.
+        relative_error: |term - exact| / |exact|.
+        total_cosine: of direct partial + implicit term to the exact total.
+        norm: |term|.
+        exact_norm: |exact|.
+        direct_norm: |direct partial|.
+        seconds: to compute the term, after the lower steps and the upper gradient.
+    """
+
+    name: str
+    cosine: float
+    relative_error: float
+    total_cosine: float
+    norm: float
+    exact_norm: float
+    direct_norm: float
+    seconds: float
+
+
+def check(
+    engine: BilevelEngine,
+    estimators: Sequence[Hypergradient],
+    batches: int = 1,
+    reference: Hypergradient | None = None,
+) -> list[CheckResult]:
+    """Measure ``estimators`` on ``batches`` successive windows of lower steps.
+
+    Args:
+        engine: a two-level engine; it is left exactly as it was.
+        estimators: what to measure.
+        batches: how many times to take T1 lower steps and measure.
+        reference: the exact value; default ``unrolled`` through all T1 steps.
+
+    Returns:
+        ``batches * len(estimators)`` results, batch by batch.
+
+    Raises:
+        UserError: the engine has no upper problem directly above a lower one.
+    """
+    lower, upper = _two_levels(engine)
+    exact_estimator = reference or Unrolled(keep_graph=False)
+    for estimator in (exact_estimator, *estimators):
+        estimator.prepare(lower)
+    # The callbacks' states stay: restoring them could cut what they have written since.
+    before = clone_nested({p.name: p.state_dict() for p in engine.problems})
+    random_state = RandomState.capture()
+    needs, estimator_state = lower._needs, dict(lower.estimator_state)
+    lower._needs = Needs(depth=None, optimizer=True)
+    for estimator in (exact_estimator, *estimators):
+        lower._needs |= estimator.needs(lower)
+    # A kept graph serves one estimator only; recomputing it is as exact.
+    lower._needs = Needs(**{**vars(lower._needs), "graph": False})
+    results = []
+    try:
+        for _ in range(batches):
+            vector, direct = _one_window(lower, upper)
+            exact, _ = _timed(exact_estimator, vector, lower, upper)
+            for estimator in estimators:
+                lower.estimator_state = dict(estimator_state)
+                term, seconds = _timed(estimator, vector, lower, upper)
+                results.append(_compare(estimator, term, exact, direct, seconds))
+    finally:
+        lower._needs = needs
+        lower.window = Window()
+        for problem in engine.problems:
+            problem.load_state_dict(before[problem.name])
+        random_state.restore()
+        lower.estimator_state = estimator_state
+    return results
+
+
+def _two_levels(engine: BilevelEngine) -> tuple[BilevelProblem, BilevelProblem]:
+    for upper in engine.problems:
+        for path in upper.paths:
+            if len(path) == 3:
+                return path[1], upper
+    raise UserError(
+        "a hypergradient check needs an upper problem that depends on a lower one; this engine "
+        f"has {', '.join(p.name for p in engine.problems)} and no such pair"
+    )
+
+
+def _one_window(lower: BilevelProblem, upper: BilevelProblem) -> tuple[list[Tensor], list[Tensor]]:
+    """Take T1 lower steps and an upper batch; return v = dL2/dV and the direct dL2/dE."""
+    lower._inner_loop_start = True
+    parents, lower._parents = lower._parents, []  # no upper step, only its gradient
+    lower.window.open(
+        lower._needs.depth, {p.name: [x.detach().clone() for x in p.parameters()] for p in parents}
+    )
+    try:
+        for _ in range(lower.config.unroll_steps * lower.gas):
+            lower._parents = parents  # one_step_descent records for them
+            lower._count += 1
+            lower.one_step_descent()
+            if lower.scheduler is not None and lower.gradient_accumulation_boundary():
+                lower.scheduler.step()
+    finally:
+        lower._parents = parents
+    V, E = lower.trainable_parameters(), upper.trainable_parameters()
+    sign = -1.0 if getattr(upper.config, "maximize", False) else 1.0
+    grads = upper.gradient(sign * upper.loss(upper.get_batch()), [*V, *E])
+    return grads[: len(V)], grads[len(V) :]
+
+
+def _timed(
+    estimator: Hypergradient,
+    vector: Sequence[Tensor],
+    lower: BilevelProblem,
+    upper: BilevelProblem,
+) -> tuple[list[Tensor], float]:
+    def finish() -> None:
+        if torch.device(lower.device).type == "cuda":
+            torch.cuda.synchronize(lower.device)
+
+    finish()
+    start = time.perf_counter()
+    term = estimator.implicit_term(vector, lower, upper)
+    finish()
+    return term, time.perf_counter() - start
+
+
+def _compare(
+    estimator: Hypergradient,
+    term: list[Tensor],
+    exact: list[Tensor],
+    direct: list[Tensor],
+    seconds: float,
+) -> CheckResult:
+    def cosine(a: list[Tensor], b: list[Tensor]) -> float:
+        length = norm(a) * norm(b)
+        return float(dot(a, b) / length) if float(length) > 0 else float("nan")
+
+    total = [d + t for d, t in zip(direct, term, strict=True)]
+    exact_total = [d + t for d, t in zip(direct, exact, strict=True)]
+    difference = [t - x for t, x in zip(term, exact, strict=True)]
+    exact_norm = float(norm(exact))
+    return CheckResult(
+        name=_describe(estimator),
+        cosine=cosine(term, exact),
+        relative_error=float(norm(difference)) / exact_norm if exact_norm else float("nan"),
+        total_cosine=cosine(total, exact_total),
+        norm=float(norm(term)),
+        exact_norm=exact_norm,
+        direct_norm=float(norm(direct)),
+        seconds=seconds,
+    )
+
+
+def _describe(estimator: Hypergradient) -> str:
+    """Name with the options that differ from the defaults."""
+    default = type(estimator)()
+    options = [
+        f"{key}={value}" for key, value in vars(estimator).items() if value != getattr(default, key)
+    ]
+    return estimator.name + (f"({', '.join(options)})" if options else "")

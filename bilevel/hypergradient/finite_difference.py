@@ -1,0 +1,144 @@
+r"""DARTS' finite difference of the mixed derivative, with the lower step's randomness replayed.
+
+    (dV/dE)^T v  ~  - S d2L1/dEdV v  ~  - [ dL1/dE(V + eps S v) - dL1/dE(V - eps S v) ] / (2 eps)
+
+(Liu, Simonyan, Yang: DARTS, ICLR 2019, section 2.3, equation 8.) S = identity is Betty's reading
+(implicit differentiation with the inverse Hessian replaced by the identity), S = learning rate is
+one step of gradient descent, and DARTS' own.
+
+All passes see the same batch *and the same dropout masks*. With independent masks, as in Betty, the
+difference of two passes is mostly the difference of two masks, divided by a small number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from bilevel.errors import UserError
+from bilevel.hypergradient.base import Hypergradient, register
+from bilevel.hypergradient.derivatives import ReplayedLoss, check_double_backward, norm
+from bilevel.recording import Needs, StepRecord
+
+if TYPE_CHECKING:
+    from bilevel.problem import BilevelProblem
+
+__all__ = ["FiniteDifference", "step_size"]
+
+
+def step_size(epsilon: float | None, lower: BilevelProblem) -> float:
+    """Length |eps v| of the perturbation; None chooses by the precision of the loss.
+
+    Measured (docs/hypergradients.md): 0.01 keeps truncation and rounding balanced in fp32, while
+    with 8 bits of mantissa rounding wants 0.1.
+    """
+    if epsilon is not None:
+        return epsilon
+    return 1e-2 if getattr(lower, "precision", "fp32") == "fp32" else 1e-1
+
+
+@register
+@dataclass(frozen=True)
+class FiniteDifference(Hypergradient):
+    """Finite difference along v on the last lower batch.
+
+    Args:
+        scale: ``identity`` (Betty) or ``inner_lr`` (one-step DARTS: each parameter's current
+            learning rate).
+        difference: ``central`` (two more passes) or ``forward`` (one: the gradient at the
+            unperturbed point comes with the lower step's own backward pass).
+        epsilon: length of the perturbation eps v; None chooses by precision.
+        point: weights at which to differentiate: ``before`` the last lower step, where its batch
+            was used and where one-step unrolling is exact, or ``after`` it (Betty).
+    """
+
+    name: ClassVar[str] = "finite_difference"
+    scale: str = "identity"
+    difference: str = "central"
+    epsilon: float | None = None
+    point: str = "before"
+
+    def __post_init__(self) -> None:
+        for option, allowed in (
+            ("scale", ("identity", "inner_lr")),
+            ("difference", ("central", "forward")),
+            ("point", ("before", "after")),
+        ):
+            if getattr(self, option) not in allowed:
+                raise UserError(
+                    f"hypergradient finite_difference: {option}={getattr(self, option)!r} is "
+                    f"unknown; allowed: {', '.join(allowed)}"
+                )
+        if self.difference == "forward" and self.point == "after":
+            raise UserError(
+                "hypergradient finite_difference: difference=forward reuses the gradient taken "
+                "before the step, so it needs point=before"
+            )
+
+    def needs(self, lower: BilevelProblem) -> Needs:
+        """The last step; with a forward difference also dL1/dE from its backward pass."""
+        return Needs(
+            depth=1,
+            optimizer=self.scale == "inner_lr",
+            upper_gradient=self.difference == "forward",
+        )
+
+    def prepare(self, lower: BilevelProblem) -> None:
+        """Refuse re-entrant checkpointing."""
+        check_double_backward(lower, "auto")
+
+    def implicit_term(
+        self, vector: Sequence[Tensor], lower: BilevelProblem, upper: BilevelProblem
+    ) -> list[Tensor]:
+        """See the module's docstring."""
+        window = getattr(lower, "window", None)
+        record = window.steps[-1] if window is not None and window.steps else None
+        if record is None:  # a plain Betty problem: same masks in both passes, new ones
+            if self.difference == "forward" or self.scale == "inner_lr":
+                raise UserError(
+                    "hypergradient finite_difference: difference=forward and scale=inner_lr need "
+                    f"a bilevel.LowerProblem, problem {lower.name!r} is a {type(lower).__name__}"
+                )
+            loss = ReplayedLoss(lower, upper, [(lower.cur_batch, None)])
+            weights: Sequence[Tensor] = lower.trainable_parameters()
+        else:
+            values = window.upper_values.get(upper.name)  # type: ignore[union-attr]
+            loss = ReplayedLoss(lower, upper, list(record.batches), values)
+            weights = record.weights if self.point == "before" else lower.trainable_parameters()
+        if self.scale == "inner_lr":
+            vector = _times_learning_rate(vector, record)  # type: ignore[arg-type]
+        return minus_mixed_product(
+            loss, weights, vector, step_size(self.epsilon, lower), self._base(record, upper)
+        )
+
+    def _base(self, record: StepRecord | None, upper: BilevelProblem) -> list[Tensor] | None:
+        if self.difference == "central":
+            return None
+        assert record is not None
+        return record.upper_gradient[upper.name]
+
+
+def minus_mixed_product(
+    loss: ReplayedLoss,
+    weights: Sequence[Tensor],
+    vector: Sequence[Tensor],
+    epsilon: float,
+    base: Sequence[Tensor] | None = None,
+) -> list[Tensor]:
+    """- d2L1/dEdV v by a difference of step ``epsilon / |v|``; forward if ``base`` is dL1/dE(V)."""
+    step = epsilon / (norm(vector) + torch.finfo(torch.float32).tiny)
+    _, above = loss.gradient([w + step * v for w, v in zip(weights, vector, strict=True)], "upper")
+    if base is not None:
+        return [(b - a) / step for a, b in zip(above, base, strict=True)]
+    _, below = loss.gradient([w - step * v for w, v in zip(weights, vector, strict=True)], "upper")
+    return [(b - a) / (2 * step) for a, b in zip(above, below, strict=True)]
+
+
+def _times_learning_rate(vector: Sequence[Tensor], record: StepRecord) -> list[Tensor]:
+    assert record.snapshot is not None
+    groups = [record.snapshot.hypers[g] for g in record.snapshot.group_of]
+    return [v * group.lr for v, group in zip(vector, groups, strict=True)]

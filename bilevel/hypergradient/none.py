@@ -1,0 +1,37 @@
+"""No implicit term: the two levels just alternate (AutoLoRA's eta = 0 ablation)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from bilevel.hypergradient.base import Hypergradient, register
+from bilevel.recording import Needs
+
+if TYPE_CHECKING:
+    from bilevel.problem import BilevelProblem
+
+__all__ = ["NoHypergradient"]
+
+
+@register
+@dataclass(frozen=True)
+class NoHypergradient(Hypergradient):
+    """dL2/dE = direct partial; V is treated as a constant."""
+
+    name: ClassVar[str] = "none"
+    is_zero: ClassVar[bool] = True
+
+    def needs(self, lower: BilevelProblem) -> Needs:
+        """Nothing."""
+        return Needs(depth=0)
+
+    def implicit_term(
+        self, vector: Sequence[Tensor], lower: BilevelProblem, upper: BilevelProblem
+    ) -> list[Tensor]:
+        """Zeros."""
+        return [torch.zeros_like(p) for p in upper.trainable_parameters()]

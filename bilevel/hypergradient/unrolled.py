@@ -1,0 +1,154 @@
+r"""Reverse mode through the lower optimiser's steps as they were taken: the papers' dV(T1)/dE.
+
+With V_t, s_t the weights and the optimiser's state after t steps and g_t = dL1/dV(V_t, E),
+
+    (V_{t+1}, s_{t+1}) = Phi_t(V_t, g_t, s_t),        t = 0 .. T1-1,
+
+start from (V-adjoint, s-adjoint) = (v, 0) and go back. A step's vector-Jacobian product turns the
+adjoints after the step into adjoints a_V, a_s before it and a_g of its gradient; then
+
+    V-adjoint  =  a_V + d2L1/dV2 a_g,          dL2/dE  +=  d2L1/dEdV a_g.
+
+Phi is SGD, Adam or AdamW with everything in it (momentum, moments, weight decay, clipping, the
+schedule's learning rate). Each g_t is recomputed from a snapshot of the adapter with the step's
+batch and dropout masks, so no graph is kept and memory does not grow with T1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from bilevel.errors import UserError
+from bilevel.hypergradient.base import Hypergradient, last_step, register
+from bilevel.hypergradient.derivatives import (
+    ReplayedLoss,
+    check_double_backward,
+    supports_double_backward,
+    vector_jacobian,
+)
+from bilevel.hypergradient.finite_difference import step_size
+from bilevel.hypergradient.optimizers import check_supported, step_vjp
+from bilevel.recording import Needs, StepRecord
+
+if TYPE_CHECKING:
+    from bilevel.problem import BilevelProblem
+
+__all__ = ["Unrolled", "resolve_product"]
+
+
+def resolve_product(product: str, lower: BilevelProblem) -> str:
+    """``auto`` becomes double backward where the attention kernel has one."""
+    if product != "auto":
+        return product
+    return "double_backward" if supports_double_backward(lower) else "central_difference"
+
+
+@register
+@dataclass(frozen=True)
+class Unrolled(Hypergradient):
+    """Exact implicit term through the last ``depth`` of the T1 lower steps (all with None).
+
+    Args:
+        depth: how many steps to go back through.
+        product: second-order products by ``double_backward``, by a replayed
+            ``central_difference``, or ``auto``: the former where the attention kernel allows it.
+        keep_graph: with one lower step on one batch (T1 = T2 = 1), keep that step's graph instead
+            of recomputing it: faster, and more memory while the upper step is taken.
+        epsilon: length of the perturbation of a central difference; None chooses by precision.
+    """
+
+    name: ClassVar[str] = "unrolled"
+    depth: int | None = None
+    product: str = "auto"
+    keep_graph: bool = True
+    epsilon: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.depth is not None and self.depth < 1:
+            raise UserError(f"hypergradient unrolled: depth must be 1 or more, got {self.depth}")
+
+    def _keeps_graph(self, lower: BilevelProblem) -> bool:
+        one_upper_step = all(
+            getattr(parent.config, "steps", 1) * parent.gas == 1 for parent in lower.parents
+        )
+        one_lower_step = lower.config.unroll_steps == 1 and lower.gas == 1
+        exact = resolve_product(self.product, lower) == "double_backward"
+        return self.keep_graph and one_upper_step and one_lower_step and exact
+
+    def needs(self, lower: BilevelProblem) -> Needs:
+        """Weights, batches and optimiser of the last ``depth`` steps."""
+        return Needs(
+            depth=self.depth,
+            optimizer=True,
+            graph=self._keeps_graph(lower),
+            double_backward=resolve_product(self.product, lower) == "double_backward",
+        )
+
+    def prepare(self, lower: BilevelProblem) -> None:
+        """Refuse optimisers and kernels that cannot be differentiated."""
+        check_supported(lower.optimizer)
+        if lower.is_implemented("custom_optimizer_step"):
+            raise UserError(
+                f"hypergradient unrolled cannot differentiate the custom_optimizer_step of problem "
+                f"{lower.name!r}; use hypergradient=finite_difference"
+            )
+        check_double_backward(lower, self.product)
+
+    def implicit_term(
+        self, vector: Sequence[Tensor], lower: BilevelProblem, upper: BilevelProblem
+    ) -> list[Tensor]:
+        """See the module's docstring."""
+        last_step(lower, self.name)
+        if upper not in lower.parents:
+            raise UserError(
+                f"hypergradient unrolled differentiates problem {lower.name!r} with respect to a "
+                f"problem that is updated beside it ({upper.name!r}); use finite_difference there"
+            )
+        window = lower.window
+        product = resolve_product(self.product, lower)
+        values = window.upper_values[upper.name]
+        steps = list(window.steps)[-self.depth :] if self.depth else list(window.steps)
+
+        adjoint: list[Tensor] = [v.detach() for v in vector]
+        state: list[dict[str, Tensor]] = [{} for _ in adjoint]
+        total = [torch.zeros_like(p) for p in upper.trainable_parameters()]
+        for age, step in enumerate(reversed(steps)):
+            if not step.applied:
+                continue
+            adjoint, a_grads, state = step_through(step, adjoint, state)
+            if step.graph is not None and age == 0 and len(steps) == 1:
+                part = vector_jacobian(step.graph[1], upper.trainable_parameters(), a_grads)
+                return [a + b for a, b in zip(total, part, strict=True)]
+            loss = ReplayedLoss(lower, upper, list(step.batches), values)
+            oldest = age == len(steps) - 1
+            hessian, mixed = loss.second_order(
+                step.weights,
+                a_grads,
+                wrt="upper" if oldest else "both",
+                product=product,
+                epsilon=step_size(self.epsilon, lower),
+            )
+            total = [a + b for a, b in zip(total, mixed, strict=True)]
+            if not oldest:
+                adjoint = [a + b for a, b in zip(adjoint, hessian, strict=True)]
+        return total
+
+
+def step_through(
+    step: StepRecord, adjoint: Sequence[Tensor], state: Sequence[dict[str, Tensor]]
+) -> tuple[list[Tensor], list[Tensor], list[dict[str, Tensor]]]:
+    """Adjoints (V, g, s) before an optimiser step from adjoints (V, s) after it."""
+    assert step.snapshot is not None
+    weights = [w.detach() for w in step.weights]
+    a_params, a_grads, a_state = step_vjp(
+        step.snapshot, weights, step.gradient, list(adjoint), list(state), step.max_norm
+    )
+    filled = [
+        torch.zeros_like(w) if a is None else a for a, w in zip(a_grads, weights, strict=True)
+    ]
+    return a_params, filled, a_state

@@ -1,0 +1,242 @@
+r"""AutoLoRA (Zhang, Qiang, Somayajula, Xie, NAACL 2024, arXiv 2403.09113).
+
+Every LoRA layer l starts with k rank-one components and a selection weight for each,
+
+    Delta_l = sum_j alpha_lj u_lj v_lj,     alpha_l = softmax(beta_l),        (section 3.1)
+
+and learns them on two levels:
+
+    lower   V*(beta) = argmin over factors and head of  L(V, alpha; D_train)
+    upper   min over beta of  L(V*(beta), alpha; D_val).
+
+The rank of layer l is the number of components with alpha_lj >= 1/k (section 3.3); plain LoRA with
+these ranks is then trained from scratch on D_train + D_val. Three stages: search, ranks, retrain.
+
+| choice | paper | released code | here (default) |
+|---|---|---|---|
+| split D_train : D_val | 1:1 | 7:3 | 1:1 (``split``) |
+| rank rule | softmax share >= 1/k | raw logit share >= 1/k | ``threshold``; also ``raw_share`` |
+| start of beta | not said | ones (GLUE), zeros (BioNLP) | zeros (``init``) |
+| weights | AdamW 1e-4 | Adam 3e-4 | AdamW 1e-4, or train.lr |
+| beta | AdamW 1e-3 | Adam 3e-4, betas (0.5, 0.999) | Adam 1e-3, betas (0.5, 0.999) |
+| implicit term's scale | inner lr | 1 | 1 (hypergradient.scale) |
+| retraining's scale | not said | alpha / r_l | alpha / r_l (``retrain_scale``) |
+
+Ablations: no constraint (``gate=real rank_rule=mean``), sigmoid (``gate=sigmoid rank_rule=fixed``),
+eta = 0 (``hypergradient=none``).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from bilevel import UpperProblem
+from bilevel.data import split as split_indices
+from bilevel.errors import UserError
+from bilevel.lowrank import Gates, attach_gates, ranks
+from bilevel.lowrank.layers import component_costs, lora_layers, lora_pattern
+from problems.base import (
+    FineTuning,
+    Job,
+    Method,
+    OptimizerSettings,
+    Outcome,
+    StageRunner,
+    add_lora,
+    count,
+    loader,
+    optimizer_and_scheduler,
+    problem_config,
+    total_steps,
+    trainable,
+)
+from problems.lora import train_lora
+
+__all__ = ["AutoLoRA", "Selection"]
+
+log = logging.getLogger(__name__)
+
+
+class Selection(UpperProblem):
+    """Upper level: the selection variables beta on D_val, at the factors the lower level found."""
+
+    def training_step(self, batch: dict[str, Tensor]) -> Tensor:
+        """L(V, alpha; D_val)."""
+        return self.lower.module(**batch).loss
+
+
+@dataclass(frozen=True)
+class AutoLoRA(Method):
+    """Search ranks on two levels, then retrain plain LoRA with them.
+
+    Args:
+        rank: k, components of every layer during the search.
+        lora_alpha, lora_dropout: as in LoRA, in both trainings.
+        gate: how selection weights come from beta: softmax, sigmoid or real.
+        init: start of beta; None for the gate's own (0, or 1 for real).
+        rank_rule: threshold, mean, fixed, raw_share or budget; see :mod:`bilevel.lowrank.ranks`.
+        parameter_budget: parameters of all kept components together, for ``rank_rule=budget``.
+        split: share of the training data that is D_train; the rest is D_val.
+        unroll_steps, upper_steps: T1 and T2.
+        warmup_steps: lower steps before the first upper step.
+        roll_back: after an upper step, take the last lower step again with the new beta (the
+            released code does).
+        search_epochs: passes over D_train in the search; None for as many as the retraining.
+        retrain_scale: ``alpha_over_rank``: alpha / r_l as in the released code; ``constant``:
+            alpha / k for every layer, whatever its rank.
+        lower, upper, retrain: optimisers of the factors, of beta, and of the retraining.
+    """
+
+    name: ClassVar[str] = "autolora"
+    rank: int = 8
+    lora_alpha: float = 16.0
+    lora_dropout: float = 0.0
+    gate: str = "softmax"
+    init: float | None = None
+    rank_rule: str = "threshold"
+    parameter_budget: int | None = None
+    split: float = 0.5
+    unroll_steps: int = 1
+    upper_steps: int = 1
+    warmup_steps: int = 0
+    roll_back: bool = False
+    search_epochs: float | None = None
+    retrain_scale: str = "alpha_over_rank"
+    lower: OptimizerSettings = field(default_factory=lambda: OptimizerSettings(weight_decay=0.01))
+    upper: OptimizerSettings = field(
+        default_factory=lambda: OptimizerSettings(
+            name="adam", lr=1e-3, betas=(0.5, 0.999), schedule="constant"
+        )
+    )
+    retrain: OptimizerSettings = field(default_factory=lambda: OptimizerSettings(weight_decay=0.01))
+
+    def __post_init__(self) -> None:
+        if self.rank_rule not in ranks.RULES:
+            raise UserError(
+                f"unknown rank_rule {self.rank_rule!r}; allowed: {', '.join(ranks.RULES)}"
+            )
+        if (self.rank_rule == "budget") != (self.parameter_budget is not None):
+            raise UserError("rank_rule=budget and parameter_budget=N go together; give both")
+        if self.gate not in ("softmax", "sigmoid", "real"):
+            raise UserError(
+                f"unknown gate {self.gate!r} for autolora; allowed: softmax, sigmoid, real"
+            )
+        if self.retrain_scale not in ("alpha_over_rank", "constant"):
+            raise UserError(
+                f"unknown retrain_scale {self.retrain_scale!r}; allowed: alpha_over_rank, constant"
+            )
+
+    def run(self, job: Job) -> Outcome:
+        """Search, derive the ranks, retrain on D_train + D_val."""
+        found = job.stage("search", lambda stage: self.search(job, stage))
+        options = self.lora_options(found["ranks"], job)
+        outcome = job.stage(
+            "retrain",
+            lambda stage: train_lora(
+                job, stage, options, self.retrain, job.settings.epochs, default_lr=1e-4
+            ),
+            last=True,
+        )
+        outcome.ranks = dict(found["ranks"])
+        outcome.trainable_parameters = max(
+            outcome.trainable_parameters, found["trainable_parameters"]
+        )
+        outcome.validation_loss = found["validation_loss"]
+        outcome.split = dict(found["split"])
+        return outcome
+
+    def search(self, job: Job, stage: StageRunner) -> dict[str, Any]:
+        """Stage 1: factors and head on D_train, selection variables on D_val."""
+        data = job.data
+        train, held_out = split_indices(len(data.examples), self.split, job.seed, data.labels)
+        model = add_lora(
+            job,
+            job.build_model(),
+            r=self.rank,
+            lora_alpha=self.lora_alpha,
+            lora_dropout=self.lora_dropout,
+        )
+        names = list(lora_layers(model))
+        gates = Gates(names, self.rank, self.gate, self.init)
+        attach_gates(model, gates)
+        lower_batches, upper_batches = loader(job, train), loader(job, held_out, stream=1)
+        epochs = job.settings.epochs if self.search_epochs is None else self.search_epochs
+        steps = total_steps(job, lower_batches, epochs, self.unroll_steps)
+
+        factors = trainable(model)
+        lr = job.settings.lr if job.settings.lr is not None else 1e-4
+        lower_optim, lower_schedule = optimizer_and_scheduler(
+            self.lower, factors, steps * self.unroll_steps, lr
+        )
+        upper_optim, upper_schedule = optimizer_and_scheduler(
+            self.upper, list(gates.parameters()), steps * self.upper_steps, 1e-3
+        )
+        lower = FineTuning(
+            "lower",
+            problem_config(
+                job,
+                hypergradient=job.hypergradient,
+                unroll_steps=self.unroll_steps,
+                warmup_steps=self.warmup_steps,
+            ),
+            module=model,
+            optimizer=lower_optim,
+            scheduler=lower_schedule,
+            train_data_loader=lower_batches,
+        )
+        upper = Selection(
+            "upper",
+            problem_config(job, steps=self.upper_steps),
+            module=gates,
+            optimizer=upper_optim,
+            scheduler=upper_schedule,
+            train_data_loader=upper_batches,
+        )
+        stats = stage.run(
+            [lower, upper],
+            {"u2l": {upper: [lower]}, "l2u": {lower: [upper]}},
+            steps,
+            model,
+            validation=[data.examples[i] for i in held_out],
+            gates=gates,
+            roll_back=self.roll_back,
+        )
+        chosen = self.derive_ranks(gates, component_costs(model))
+        log.info("ranks: %s", ", ".join(f"{name}={rank}" for name, rank in chosen.items()))
+        return {
+            "ranks": chosen,
+            "trainable_parameters": count(factors) + gates.logits.numel(),
+            "validation_loss": stats.get("validation_loss"),
+            "split": {"train": len(train), "validation": len(held_out)},
+        }
+
+    def derive_ranks(self, gates: Gates, costs: dict[str, int]) -> dict[str, int]:
+        """Stage 2: the rank of every layer from its selection weights."""
+        with torch.no_grad():
+            values = gates.values() if self.rank_rule != "raw_share" else gates.logits
+            by_name = dict(zip(gates.names, values.detach().cpu(), strict=True))
+        options: dict[str, Any] = {}
+        if self.rank_rule == "budget":
+            options = {"costs": costs, "budget": self.parameter_budget}
+        return ranks.RULES[self.rank_rule](by_name, **options)
+
+    def lora_options(self, chosen: dict[str, int], job: Job) -> dict[str, Any]:
+        """``LoraConfig`` options of the retraining: each layer's rank, and its scale."""
+        scales = {
+            name: self.lora_alpha / (rank if self.retrain_scale == "alpha_over_rank" else self.rank)
+            for name, rank in chosen.items()
+            if rank > 0
+        }
+        return {**lora_pattern(chosen, scales), "lora_dropout": self.lora_dropout}
+
+
+def average_rank(chosen: dict[str, int] | Sequence[int]) -> float:
+    """Mean rank over layers, those of rank 0 included."""
+    values = list(chosen.values()) if isinstance(chosen, dict) else list(chosen)
+    return sum(values) / len(values)

@@ -1,0 +1,98 @@
+r"""LoRA (Hu et al., ICLR 2022, arXiv 2106.09685): one level, one rank for every layer.
+
+    W = W0 + (alpha / r) B A,       min over A, B and the head of  L(A, B; D_train + D_val)
+
+The same engine, data order, schedule and evaluation as the bilevel methods, so that a comparison
+compares the methods alone. Published settings for RoBERTa-base: r 8, alpha 16, AdamW, weight decay
+0.1, linear schedule with 6 % warm-up, learning rate 4e-4 or 5e-4 by task.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from bilevel.lowrank.layers import lora_layers
+from problems.base import (
+    FineTuning,
+    Job,
+    Method,
+    OptimizerSettings,
+    Outcome,
+    StageRunner,
+    add_lora,
+    count,
+    loader,
+    optimizer_and_scheduler,
+    problem_config,
+    total_steps,
+    trainable,
+)
+
+__all__ = ["LoRA", "train_lora"]
+
+
+@dataclass(frozen=True)
+class LoRA(Method):
+    """Plain LoRA on all of the training data.
+
+    Args:
+        rank: r of every layer.
+        lora_alpha: alpha; the update is scaled by alpha / r.
+        lora_dropout: dropout on the input of the low-rank branch.
+        optimizer: of the factors and the head.
+    """
+
+    name: ClassVar[str] = "lora"
+    rank: int = 8
+    lora_alpha: float = 16.0
+    lora_dropout: float = 0.0
+    optimizer: OptimizerSettings = field(
+        default_factory=lambda: OptimizerSettings(lr=None, weight_decay=0.1)
+    )
+
+    def run(self, job: Job) -> Outcome:
+        """One stage, one problem."""
+        options = {
+            "r": self.rank,
+            "lora_alpha": self.lora_alpha,
+            "lora_dropout": self.lora_dropout,
+        }
+        return job.stage(
+            "train",
+            lambda stage: train_lora(job, stage, options, self.optimizer, job.settings.epochs),
+            last=True,
+        )
+
+
+def train_lora(
+    job: Job,
+    stage: StageRunner,
+    lora_options: dict[str, Any],
+    optimizer: OptimizerSettings,
+    epochs: float,
+    default_lr: float = 5e-4,
+) -> Outcome:
+    """Train LoRA with the given ``LoraConfig`` options on all of the job's training data."""
+    model = add_lora(job, job.build_model(), **lora_options)
+    batches = loader(job)
+    steps = total_steps(job, batches, epochs)
+    parameters = trainable(model)
+    lr = job.settings.lr if job.settings.lr is not None else default_lr
+    optim, schedule = optimizer_and_scheduler(optimizer, parameters, steps, lr)
+    problem = FineTuning(
+        "lower",
+        problem_config(job),
+        module=model,
+        optimizer=optim,
+        scheduler=schedule,
+        train_data_loader=batches,
+    )
+    stage.run([problem], {"u2l": {}, "l2u": {}}, steps, model)
+    ranks = {name: int(layer.r["default"]) for name, layer in lora_layers(model).items()}
+    return Outcome(
+        model=model,
+        ranks=ranks,
+        trainable_parameters=count(parameters),
+        split={"train": len(job.data.examples)},
+    )
