@@ -1,0 +1,198 @@
+"""Ranks, devices, and explicit averages over ranks.
+
+Modules are not wrapped in DistributedDataParallel: its hooks fire in every backward, also in the
+second-order passes of a hypergradient, where averaging would be wrong or done twice. Gradients and
+second-order products are averaged where the engine says so instead.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from bilevel.errors import UserError
+
+__all__ = ["STRATEGIES", "World", "average", "averaged", "broadcast", "cleanup", "setup"]
+
+STRATEGIES = ("default", "cpu", "gpu", "distributed", "accelerate")
+# One collective carries at most this much, so that the buffer of a large model stays small.
+_BUCKET_BYTES = 128 * 2**20
+
+
+@dataclass(frozen=True)
+class World:
+    """Which of ``world_size`` processes this one is, and its device."""
+
+    rank: int = 0
+    local_rank: int = 0
+    world_size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    joined: bool = False  # whether setup() made the process group, and cleanup() must end it
+
+    @property
+    def size(self) -> int:
+        """Number of processes."""
+        return self.world_size
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process is the one that writes files and prints."""
+        return self.rank == 0
+
+
+def setup(strategy: str = "default", backend: str = "auto") -> World:
+    """Choose the device and, for ``distributed`` and ``accelerate``, join the other processes.
+
+    ``default`` is one process on the GPU if there is one, else on the CPU. ``distributed`` expects
+    a launcher's environment (``torchrun``). ``backend=auto`` is nccl on GPUs and gloo on CPUs.
+    Raises :class:`UserError` for an unknown strategy or backend, or hardware that is not there.
+    """
+    cuda = torch.cuda.is_available()
+    if strategy in ("zero", "fsdp"):
+        raise UserError(
+            f"strategy {strategy!r} is not supported: second-order products need whole parameters "
+            "on every rank; use strategy=distributed"
+        )
+    if strategy not in STRATEGIES:
+        raise UserError(f"unknown strategy {strategy!r}: choose one of {', '.join(STRATEGIES)}")
+    if backend not in ("auto", "gloo", "nccl"):
+        raise UserError(f"unknown backend {backend!r}: choose one of auto, gloo, nccl")
+    if strategy == "gpu" and not cuda:
+        raise UserError("strategy=gpu, but PyTorch sees no CUDA device: use strategy=cpu")
+    if strategy == "distributed":
+        return _join(backend, cuda)
+    if strategy == "accelerate":
+        return _join_accelerate()
+    on_gpu = strategy == "gpu" or (strategy == "default" and cuda)
+    return World(device=torch.device("cuda", torch.cuda.current_device()) if on_gpu else _CPU)
+
+
+def cleanup(world: World) -> None:
+    """Leave the process group if :func:`setup` made it."""
+    if world.joined and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def average(tensors: Sequence[Tensor], world: World) -> None:
+    """Replace each tensor by its mean over ranks, in place.
+
+    All ranks must give the same shapes in the same order (zeros where one has nothing to add), and
+    all end with the same bits. Nothing happens with one rank.
+    """
+    _collect(tensors, world, _mean(world), write_back=True)
+
+
+def averaged(tensors: Sequence[Tensor], world: World) -> list[Tensor]:
+    """Like :func:`average`, but leaves the tensors alone and returns the means, detached.
+
+    For results of autograd, which may be read-only views of one number (``expand``).
+    """
+    return _collect(tensors, world, _mean(world), write_back=False)
+
+
+def broadcast(tensors: Sequence[Tensor], world: World, source: int = 0) -> None:
+    """Overwrite each tensor with that of rank ``source``, in place. Any dtype."""
+    _collect(tensors, world, lambda flat: dist.broadcast(flat, source), write_back=True)
+
+
+_CPU = torch.device("cpu")
+
+
+def _mean(world: World) -> Callable[[Tensor], None]:
+    def reduce(flat: Tensor) -> None:
+        # A sum and one division: gloo knows no average, and both backends then give the same bits.
+        dist.all_reduce(flat, op=dist.ReduceOp.SUM)
+        flat.div_(world.world_size)
+
+    return reduce
+
+
+@torch.no_grad()
+def _collect(
+    tensors: Sequence[Tensor], world: World, collective: Callable, write_back: bool
+) -> list[Tensor]:
+    results = list(tensors)
+    if world.world_size == 1:
+        return [t.detach() for t in results]
+    for members in _buckets(results):
+        pieces = [results[i] for i in members]
+        flat = torch.cat([p.detach().reshape(-1) for p in pieces])
+        collective(flat)
+        views = flat.split([p.numel() for p in pieces])
+        for i, piece, view in zip(members, pieces, views, strict=True):
+            if write_back:
+                piece.copy_(view.view(piece.shape))
+            results[i] = view.view(piece.shape)
+    return results
+
+
+def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[int]]:
+    """Indices that travel together: one dtype, one device, at most _BUCKET_BYTES or one tensor."""
+    filling: dict[tuple[torch.dtype, torch.device], list[int]] = {}
+    filled: dict[tuple[torch.dtype, torch.device], int] = {}
+    for i, tensor in enumerate(tensors):
+        kind, size = (tensor.dtype, tensor.device), tensor.numel() * tensor.element_size()
+        if kind in filling and filled[kind] + size > _BUCKET_BYTES:
+            yield filling.pop(kind)
+            filled[kind] = 0
+        filling.setdefault(kind, []).append(i)
+        filled[kind] = filled.get(kind, 0) + size
+    yield from filling.values()
+
+
+def _join(backend: str, cuda: bool) -> World:
+    expected = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    missing = [name for name in expected if name not in os.environ]
+    if missing and not dist.is_initialized():
+        raise UserError(
+            f"strategy=distributed, but {', '.join(missing)} is not in the environment: start the "
+            "program with torchrun --nproc-per-node=N, or use strategy=default"
+        )
+    if backend == "nccl" and not cuda:
+        raise UserError("backend=nccl, but PyTorch sees no CUDA device: use backend=gloo or auto")
+    joined = not dist.is_initialized()
+    rank = int(os.environ["RANK"]) if joined else dist.get_rank()
+    gpus = torch.cuda.device_count() if cuda else 0
+    local_rank = int(os.environ.get("LOCAL_RANK", rank % max(gpus, 1)))
+    device = _CPU
+    if gpus:
+        if local_rank >= gpus and backend != "gloo":
+            raise UserError(
+                f"process {local_rank} of this machine has no GPU of its own (there are {gpus}): "
+                f"start at most {gpus} processes a machine, or use backend=gloo to share"
+            )
+        device = torch.device("cuda", local_rank % gpus)
+        torch.cuda.set_device(device)
+    if joined:
+        chosen = backend if backend != "auto" else ("nccl" if gpus else "gloo")
+        dist.init_process_group(chosen)
+    return World(dist.get_rank(), local_rank, dist.get_world_size(), device, joined)
+
+
+def _join_accelerate() -> World:
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
+
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    # Accelerate sees several processes without an accelerator only when told to stay on the CPU.
+    cpu = several and not torch.accelerator.is_available()
+    joined = not dist.is_initialized()
+    state = PartialState(cpu=cpu or bool(parse_flag_from_env("ACCELERATE_USE_CPU")))
+    if several and state.num_processes == 1:
+        raise UserError(
+            f"strategy=accelerate runs one process on {state.device} although WORLD_SIZE is "
+            f"{os.environ['WORLD_SIZE']}: start it with accelerate launch, or use "
+            "strategy=distributed with torchrun"
+        )
+    return World(
+        state.process_index,
+        state.local_process_index,
+        state.num_processes,
+        state.device,
+        joined and dist.is_initialized(),
+    )
