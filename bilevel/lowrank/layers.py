@@ -43,7 +43,7 @@ def lora_layers(model: PeftModel, adapter: str = "default") -> dict[str, LoraLay
             raise UserError(f"{name} is an embedding; only linear layers can carry a gated adapter")
         if adapter not in module.lora_A:
             continue
-        if down_and_up(module, adapter)[0].weight.dim() != 2:
+        if not isinstance(module.lora_A[adapter], nn.Linear):
             raise UserError(
                 f"{name} is a {type(module.get_base_layer()).__name__}; "
                 "only linear layers can carry a gated adapter"
