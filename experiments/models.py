@@ -1,0 +1,244 @@
+"""Pretrained models: out of the project, an installed package, a local folder or the hub."""
+
+import importlib.util
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from bilevel.errors import UserError
+from experiments import hub
+from experiments.architecture import head_modules
+from experiments.tasks.base import CLASSIFICATION, REGRESSION
+
+__all__ = ["LoadedModel", "ModelSpec"]
+
+log = logging.getLogger(__name__)
+
+# transformers' names for the two kinds of task.
+PROBLEM_TYPES = {CLASSIFICATION: "single_label_classification", REGRESSION: "regression"}
+
+# Every dropout probability that a configuration may have, by architecture.
+DROPOUTS = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "classifier_dropout",
+    "pooler_dropout",
+    "cls_dropout",
+    "dropout",
+    "attention_dropout",
+    "seq_classif_dropout",
+    "resid_pdrop",
+    "embd_pdrop",
+    "attn_pdrop",
+)
+
+ATTENTIONS = ("auto", "sdpa", "eager")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with its head, its tokenizer, and the modules to train and save in full."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    head_modules: list[str]
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Which pretrained model to fine-tune, and how to load it.
+
+    Attributes:
+        name: the model's name in results.
+        pretrained: a hub id or a local folder.
+        package: instead of `pretrained`, an installed package that holds the model ...
+        package_folder: ... in this folder of it.
+        install: the command that installs that package, for the error message.
+        attn_implementation: "sdpa", "eager" or "auto" (sdpa where the architecture has it).
+        dropout: replaces every dropout probability; None keeps the model's own.
+        revision: the hub's branch, tag or commit.
+    """
+
+    name: str
+    pretrained: str | None = None
+    package: str | None = None
+    package_folder: str = "model"
+    install: str = ""
+    attn_implementation: str = "auto"
+    dropout: float | None = None
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.attn_implementation not in ATTENTIONS:
+            raise UserError(
+                f"model.attn_implementation={self.attn_implementation} is unknown: "
+                f"allowed are {', '.join(ATTENTIONS)}"
+            )
+        if self.dropout is not None and not 0.0 <= self.dropout < 1.0:
+            raise UserError(f"model.dropout must be in [0, 1), not {self.dropout}")
+
+    def source(self) -> str:
+        """Return what transformers loads from: a folder or a hub id.
+
+        Raises:
+            UserError: the package is not installed, or the folder does not exist.
+        """
+        if self.package is not None:
+            found = importlib.util.find_spec(self.package)
+            if found is None or not found.submodule_search_locations:
+                raise UserError(f"model={self.name} needs a package: {self.install}")
+            return str(Path(found.submodule_search_locations[0]) / self.package_folder)
+        if self.pretrained is None:
+            raise UserError(
+                f"model={self.name} needs model.pretrained=ID_OR_FOLDER, a hub id or local folder"
+            )
+        folder = Path(self.pretrained).expanduser()
+        if folder.is_dir():
+            if not (folder / "config.json").is_file():
+                raise UserError(f"the folder {folder} holds no model: it has no config.json")
+            return str(folder)
+        # A hub id is NAME or OWNER/NAME, and nothing else.
+        if self.pretrained[0] in "./~" or self.pretrained.count("/") > 1:
+            raise UserError(f"the model folder {self.pretrained} does not exist")
+        return self.pretrained
+
+    def config(self, num_labels: int, problem_type: str) -> PretrainedConfig:
+        """Load the configuration alone: a quick check that the model is there.
+
+        Raises:
+            UserError: as `load`.
+        """
+        config = self._fetch(
+            AutoConfig,
+            num_labels=num_labels,
+            problem_type=PROBLEM_TYPES[problem_type],
+        )
+        if self.dropout is not None:
+            for key in DROPOUTS:
+                if hasattr(config, key):
+                    setattr(config, key, self.dropout)
+        return config
+
+    def load(self, num_labels: int, problem_type: str, seed: int) -> LoadedModel:
+        """Load the model in float32 with a new head, and the tokenizer.
+
+        Args:
+            num_labels: outputs of the head.
+            problem_type: "classification" or "regression".
+            seed: decides the new head's weights, and nothing else does; the global random state
+                is left alone.
+
+        Raises:
+            UserError: the model or its tokenizer cannot be found, the hub cannot be reached, or
+                the checkpoint is of another architecture.
+        """
+        config = self.config(num_labels, problem_type)
+        tokenizer = self._tokenizer(config)
+        with torch.random.fork_rng(devices=[]), _quiet():
+            torch.manual_seed(seed)
+            model, info = self._load_weights(config)
+        changed = [key for key, *_ in info["mismatched_keys"]]
+        head = head_modules(model, fresh=[*info["missing_keys"], *changed])
+        poolers = [name for name in head if "." in name]
+        if poolers:
+            log.info("%s has no weights for %s: it is trained with the head", self.name, poolers)
+        if model.config.pad_token_id is None:
+            model.config.pad_token_id = tokenizer.pad_token_id
+        model.eval()
+        return LoadedModel(model, tokenizer, head)
+
+    def _load_weights(self, config: PretrainedConfig) -> tuple[PreTrainedModel, dict[str, Any]]:
+        options: dict[str, Any] = {
+            "config": config,
+            "dtype": torch.float32,
+            "output_loading_info": True,
+            # A head fine-tuned for another number of labels is replaced.
+            "ignore_mismatched_sizes": True,
+        }
+        wanted = "sdpa" if self.attn_implementation == "auto" else self.attn_implementation
+        try:
+            return self._fetch(
+                AutoModelForSequenceClassification, attn_implementation=wanted, **options
+            )
+        except NoScaledDotProductError as error:
+            if self.attn_implementation != "auto":
+                raise UserError(
+                    f"{self.source()} has no sdpa attention: use model.attn_implementation=eager"
+                ) from error
+        return self._fetch(
+            AutoModelForSequenceClassification, attn_implementation="eager", **options
+        )
+
+    def _tokenizer(self, config: PretrainedConfig) -> PreTrainedTokenizerBase:
+        tokenizer = self._fetch(AutoTokenizer)
+        if tokenizer.pad_token is None:  # Llama-type models come without one
+            tokenizer.pad_token = tokenizer.eos_token
+        longest = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
+        if "roberta" in config.model_type:  # positions are counted from the padding index + 1
+            longest -= (config.pad_token_id or 0) + 1
+        tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
+        return tokenizer
+
+    def _fetch(self, auto_class: Any, **options: Any) -> Any:
+        """Call `auto_class.from_pretrained`, turning what can go wrong into one sentence."""
+        source = self.source()
+        local = Path(source).is_dir()
+        online = not local and hub.reachable()
+        if not local:
+            options |= {"revision": self.revision or "main"}
+        try:
+            return auto_class.from_pretrained(source, local_files_only=not online, **options)
+        except ImportError as error:
+            # tokenizers of DeBERTa and Llama-type models need sentencepiece, protobuf or tiktoken
+            reason = str(error).strip().partition("\n")[0]
+            raise UserError(
+                f"loading {source} needs another package (pip install '.[tokenizers]'): {reason}"
+            ) from error
+        except OSError as error:
+            if not local and not online:
+                raise UserError(
+                    f"the hub cannot be reached and the model {source} is not in its cache: give a "
+                    "local folder, model=hub model.pretrained=FOLDER"
+                ) from error
+            reason = str(error).strip().partition("\n")[0]
+            raise UserError(f"the model {source} cannot be loaded: {reason}") from error
+        except ValueError as error:
+            if "scaled_dot_product_attention" in str(error):
+                raise NoScaledDotProductError(str(error)) from error
+            reason = str(error).strip().partition("\n")[0]
+            raise UserError(
+                f"the model {source} cannot be loaded for {auto_class.__name__}: {reason}"
+            ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the progress bar and the report of missing weights: a new head is no news here."""
+    logger = transformers.utils.logging
+    verbosity, bar = logger.get_verbosity(), logger.is_progress_bar_enabled()
+    logger.set_verbosity_error()
+    logger.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logger.set_verbosity(verbosity)
+        if bar:
+            logger.enable_progress_bar()
+
+
+class NoScaledDotProductError(Exception):
+    """The architecture has no sdpa attention."""
