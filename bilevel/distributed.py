@@ -193,6 +193,6 @@ def _join_accelerate() -> World:
         state.process_index,
         state.local_process_index,
         state.num_processes,
-        state.device,
+        _CPU if state.device.type == "cpu" else state.device,  # Accelerate says cpu:0
         joined and dist.is_initialized(),
     )
