@@ -1,42 +1,22 @@
-"""Betty problems with the optimiser kept as given, recorded steps, and autocast on any device."""
+"""Betty problems with recorded steps and exact states: the two levels as users write them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
-from betty.hypergradient import jvp_fn_mapping
-from betty.problems import ImplicitProblem
-from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from bilevel import precision as precisions
-from bilevel.config import ProblemConfig
-from bilevel.distributed import World, averaged, broadcast
 from bilevel.errors import UserError
 from bilevel.hypergradient.base import Hypergradient, estimator_of
 from bilevel.hypergradient.optimizers import snapshot
+from bilevel.problem_gradient import ProblemGradient
 from bilevel.random_state import RandomState
-from bilevel.recording import Needs, StepRecord, Window, clone_nested
-from bilevel.swap import ParameterSlots
+from bilevel.recording import StepRecord, Window, clone_nested
 
 __all__ = ["BilevelProblem", "LowerProblem", "UpperProblem"]
 
 
-def _to_device(item: Any, device: torch.device) -> Any:
-    """Copy tensors of a nest to ``device``; mappings (``BatchEncoding`` too) become dicts."""
-    if isinstance(item, Tensor):
-        return item.to(device, non_blocking=True)
-    if isinstance(item, Mapping):
-        return {key: _to_device(value, device) for key, value in item.items()}
-    if isinstance(item, (list, tuple)):
-        return tuple(_to_device(value, device) for value in item)
-    return item
-
-
-class BilevelProblem(ImplicitProblem):
+class BilevelProblem(ProblemGradient):
     """One level of a multilevel problem: Betty's ``ImplicitProblem``, cured.
 
     The problem owns a fixed list of parameters, settled at construction: those of the optimiser
@@ -48,266 +28,6 @@ class BilevelProblem(ImplicitProblem):
         module, optimizer, scheduler, train_data_loader: as in Betty, or by the ``configure_*``
             hooks. Optimiser, parameter groups and scheduler are used as given, never rebuilt.
     """
-
-    def __init__(
-        self,
-        name: str,
-        config: Any = None,
-        module: nn.Module | None = None,
-        optimizer: torch.optim.Optimizer | None = None,
-        scheduler: Any = None,
-        train_data_loader: Any = None,
-        extra_config: Any = None,
-    ) -> None:
-        config = ProblemConfig() if config is None else config
-        super().__init__(
-            name, config, module, optimizer, scheduler, train_data_loader, extra_config
-        )
-        self._parameters: list[nn.Parameter] | None = None
-        self._slots: ParameterSlots | None = None
-        self._needs = Needs(depth=0)
-        self._micro_record: StepRecord | None = None
-        self.window = Window()
-        self.estimator_state: dict[str, Any] = {}
-        self.gradient_hooks: list[Callable[[BilevelProblem, Tensor], None]] = []
-        self.last_loss: Tensor | None = None
-        self.last_stats: dict[str, Any] = {}
-        self.world = World()
-
-    # ------------------------------------------------------------------ setting up
-
-    def initialize(self) -> None:
-        """Set up as Betty does, with a gradient scaler and autocast for any device."""
-        requested, self.precision = self.precision, "fp32"  # else Betty insists on CUDA's own
-        super().initialize()
-        self.precision = precisions.resolve(requested, torch.device(self.device))
-        self.scaler = precisions.make_scaler(self.precision, torch.device(self.device))
-        self.warmup_steps = self.config.warmup_steps * self.gas  # Betty counts micro-batches
-        if self._parents:
-            estimator = estimator_of(self.config)
-            if estimator is not None:
-                estimator.prepare(self)
-                self._needs = estimator.needs(self)
-
-    def _settle_parameters(self) -> list[nn.Parameter]:
-        if self.optimizer is not None:
-            candidates = [p for group in self.optimizer.param_groups for p in group["params"]]
-        else:
-            candidates = list(self.module.parameters())
-        parameters = [p for p in candidates if p.requires_grad]
-        if not parameters:
-            raise UserError(f"problem {self.name!r} has no parameter that requires a gradient")
-        return parameters
-
-    def patch_module(self) -> None:
-        """Move the module to the device; ranks start from equal trainable parameters."""
-        self.module.to(self.device)
-        self._parameters = self._settle_parameters()
-        broadcast([p.data for p in self._parameters], self.world)
-
-    def patch_optimizer(self) -> None:
-        """Keep the optimiser as given. Betty would rebuild it and lose its groups."""
-        if self.optimizer is None and not self.is_implemented("custom_optimizer_step"):
-            raise UserError(f"problem {self.name!r} has no optimizer")
-
-    def patch_scheduler(self) -> None:
-        """Keep the scheduler as given: it already drives the optimiser that is in use."""
-
-    def patch_data_loader(self, loader: Any) -> Any:
-        """Loaders that shard themselves are kept; others are sharded by Betty."""
-        if self.world.size == 1 or hasattr(loader, "load_state_dict"):
-            return loader
-        return super().patch_data_loader(loader)
-
-    def configure_distributed_training(self, dictionary: dict[str, Any]) -> None:
-        """Take the ranks' layout from the engine."""
-        super().configure_distributed_training(dictionary)
-        self.world = dictionary.get("world", World())
-
-    def trainable_parameters(self) -> list[nn.Parameter]:
-        """The parameters this level owns, a list that is settled once."""
-        if self._parameters is None:
-            self._parameters = self._settle_parameters()
-        return self._parameters
-
-    def parameters(self) -> list[nn.Parameter]:
-        """Same as :meth:`trainable_parameters`: a frozen backbone belongs to no level."""
-        return self.trainable_parameters()
-
-    @property
-    def slots(self) -> ParameterSlots:
-        """Where the trainable parameters sit in the module tree."""
-        if self._slots is None:
-            self._slots = ParameterSlots(self.module, self.trainable_parameters())
-        return self._slots
-
-    # ------------------------------------------------------------------ losses and gradients
-
-    def training_step_exec(self, batch: Any) -> Any:
-        """``training_step`` under this problem's autocast and attention kernels."""
-        kernels = sdpa_kernel(SDPBackend.MATH) if self._needs.double_backward else nullcontext()
-        with kernels, precisions.autocast(self.precision, torch.device(self.device).type):
-            return self.training_step(batch)
-
-    def loss(self, batch: Any) -> Tensor:
-        """The loss of ``batch`` as a scalar tensor, whatever ``training_step`` returns."""
-        result = self.training_step_exec(batch)
-        return result["loss"] if isinstance(result, Mapping) else result
-
-    def get_batch_single_loader(self, idx: int) -> Any:
-        """Next batch of loader ``idx``, on the device; a spent loader starts its next epoch."""
-        try:
-            batch = next(self.train_data_iterator[idx])
-        except StopIteration:
-            if idx == 0:
-                self.epoch_callback_exec()
-            self.epoch_counter[idx] += 1
-            loader = self.train_data_loader[idx]
-            if hasattr(loader, "set_epoch"):
-                loader.set_epoch(self.epoch_counter[idx])
-            self.train_data_iterator[idx] = iter(loader)
-            batch = next(self.train_data_iterator[idx], None)
-            if batch is None:
-                raise UserError(f"the data loader of problem {self.name!r} is empty") from None
-        return _to_device(batch, torch.device(self.device))
-
-    @property
-    def last_indices(self) -> list[int] | None:
-        """Data-set indices of the latest batch, where the loader tells them."""
-        if not self.train_data_loader:
-            return None
-        return getattr(self.train_data_loader[0], "last_indices", None)
-
-    def get_loss(self, batch: Any) -> tuple[Tensor, dict[str, Any]]:
-        """Loss to descend (scaled, per micro-batch) and statistics, without waiting for a device."""
-        result = self.training_step_exec(batch)
-        stats = dict(result) if isinstance(result, Mapping) else {"loss": result}
-        loss = stats["loss"]
-        stats["loss"] = self.last_loss = loss.detach()
-        self.last_stats = stats
-        if getattr(self.config, "maximize", False):
-            loss = -loss
-        return self.scaled(loss) / self.gas, stats
-
-    def scaled(self, value: Tensor) -> Tensor:
-        """``value`` times the gradient scaler's factor (fp16), else ``value`` itself."""
-        return value if self.scaler is None else self.scaler.scale(value)
-
-    def _inverse_scale(self) -> Tensor | float:
-        if self.scaler is None:
-            return 1.0
-        return 1.0 / self.scaler.scale(torch.ones((), device=self.device))
-
-    def gradient(
-        self, loss: Tensor, inputs: Sequence[Tensor], create_graph: bool = False
-    ) -> list[Tensor]:
-        """d loss / d inputs, averaged over ranks, zeros where the loss does not depend on one."""
-        grads = torch.autograd.grad(
-            self.scaled(loss), inputs, create_graph=create_graph, allow_unused=True
-        )
-        inverse = self._inverse_scale()
-        filled = [
-            torch.zeros_like(x) if g is None else (g if self.scaler is None else g * inverse)
-            for g, x in zip(grads, inputs, strict=True)
-        ]
-        return filled if create_graph else self._averaged(filled)
-
-    def backward(  # type: ignore[override]
-        self,
-        loss: Tensor,
-        params: Sequence[nn.Parameter],
-        paths: Sequence[Sequence[ImplicitProblem]],
-        create_graph: bool = False,
-        retain_graph: bool = False,
-        allow_unused: bool = True,
-    ) -> None:
-        """Accumulate the direct gradient and, along each path, the implicit one.
-
-        dL2/dE = direct partial + sum over paths of (d best response / dE)^T v. The direct partial
-        and v = dL2/dV come out of one backward pass (Betty takes two).
-        """
-        record = self._micro_record
-        live = [path for path in paths if not self._stops_gradient(path)]
-        uppers = {p.name: p.trainable_parameters() for p in self._parents}
-        with_upper = record is not None and self._needs.upper_gradient
-        keep = record is not None and record.graph is not None
-        groups: list[list[Tensor]] = [record.graph[0] if keep else list(params)]  # type: ignore[index,union-attr]
-        groups += [list(path[1].meta_trainable_parameters()) for path in live]
-        groups += list(uppers.values()) if with_upper else []
-
-        flat = [x for group in groups for x in group]
-        grads = torch.autograd.grad(
-            loss,
-            flat,
-            create_graph=create_graph or keep,
-            retain_graph=retain_graph or keep,
-            allow_unused=allow_unused,
-        )
-        parts: list[list[Tensor | None]] = []
-        for group in groups:
-            parts.append(list(grads[: len(group)]))
-            grads = grads[len(group) :]
-        inverse = self._inverse_scale()
-
-        direct = parts.pop(0)
-        if keep:
-            leaves = record.graph[0]  # type: ignore[union-attr,index]
-            record.graph = (  # type: ignore[union-attr]
-                leaves,
-                [
-                    torch.zeros_like(p) if g is None else g * inverse
-                    for g, p in zip(direct, leaves, strict=True)
-                ],
-            )
-            direct = [None if g is None else g.detach() for g in direct]
-        self.set_grads(params, self._averaged(direct))
-
-        for path in live:
-            vector = [
-                torch.zeros_like(p) if g is None else g * inverse
-                for g, p in zip(parts.pop(0), path[1].meta_trainable_parameters(), strict=True)
-            ]
-            vector = self._averaged(vector)
-            for lower, upper in zip(path[1:-1], path[2:], strict=True):
-                vector = jvp_fn_mapping[lower.config.type](vector, lower, upper, False)
-            self.set_grads(params, [g / inverse for g in vector])
-        if with_upper:
-            for name, values in uppers.items():
-                found = [
-                    torch.zeros_like(p) if g is None else g.detach() * inverse
-                    for g, p in zip(parts.pop(0), values, strict=True)
-                ]
-                found = self._averaged(found)
-                total = record.upper_gradient.get(name)  # type: ignore[union-attr]
-                record.upper_gradient[name] = (  # type: ignore[union-attr]
-                    found if total is None else [a + b for a, b in zip(total, found, strict=True)]
-                )
-        for hook in self.gradient_hooks:
-            hook(self, self.last_loss)  # type: ignore[arg-type]
-
-    def _averaged(self, grads: list[Any]) -> list[Any]:
-        """Mean over ranks; Nones stay."""
-        if self.world.size == 1:
-            return grads
-        means = iter(averaged([g for g in grads if g is not None], self.world))
-        return [None if g is None else next(means) for g in grads]
-
-    def _stops_gradient(self, path: Sequence[ImplicitProblem]) -> bool:
-        for problem in path[1:-1]:
-            if problem.config.type not in jvp_fn_mapping:
-                allowed = ", ".join(sorted(jvp_fn_mapping))
-                raise UserError(
-                    f"problem {problem.name!r} names the hypergradient {problem.config.type!r}; "
-                    f"allowed: {allowed}"
-                )
-        estimators = [estimator_of(problem.config) for problem in path[1:-1]]
-        return any(e is not None and e.is_zero for e in estimators)
-
-    def clip_grad(self) -> None:
-        """Clip the global gradient norm of this level's parameters."""
-        nn.utils.clip_grad_norm_(self.trainable_parameters(), self.gradient_clipping)
-
-    # ------------------------------------------------------------------ steps
 
     def one_step_descent(self, batch: Any = None) -> dict[str, Any]:
         """Take one micro-batch; at the accumulation boundary, one optimiser step."""
@@ -335,14 +55,31 @@ class BilevelProblem(ImplicitProblem):
         if self.gradient_accumulation_boundary():
             if record is not None:
                 self._close_record(record)
-            scale_before = self.scaler.get_scale() if self.scaler is not None else None
-            self.optimizer_step()
-            if record is not None and scale_before is not None:
-                record.applied = self.scaler.get_scale() >= scale_before
+            if self.scaler is None:
+                self.optimizer_step()
+            else:
+                before = self.scaler.get_scale()
+                self.optimizer_step()
+                if record is not None:  # the scale falls when the step was skipped
+                    record.applied = self.scaler.get_scale() >= before
             if self.is_implemented("param_callback"):
                 self.param_callback()
             self.zero_grad()
         return stats
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Clip, then step the optimiser as it was given (Betty's adds entries to its state)."""
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        if self.gradient_clipping > 0.0:
+            self.clip_grad()
+        if self.is_implemented("custom_optimizer_step"):
+            self.custom_optimizer_step(*args, **kwargs)
+        elif self.scaler is not None:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            self.optimizer.step()
 
     def _open_record(self, batch: Any) -> StepRecord | None:
         """Remember what the coming micro-batch needs to be computed again."""
@@ -413,8 +150,6 @@ class BilevelProblem(ImplicitProblem):
             self._inner_loop_start = True
         elif due:
             self._inner_loop_start = True
-
-    # ------------------------------------------------------------------ states
 
     def cache_states(self) -> None:
         """Copy what a roll-back restores: this level's parameters and optimiser, no backbone."""

@@ -36,12 +36,9 @@ class Needs:
 
     def __or__(self, other: Needs) -> Needs:
         """The least that satisfies both."""
-        if self.depth is None or other.depth is None:
-            depth = None
-        else:
-            depth = max(self.depth, other.depth)
+        unbounded = self.depth is None or other.depth is None
         return Needs(
-            depth,
+            None if unbounded else max(self.depth or 0, other.depth or 0),
             self.optimizer or other.optimizer,
             self.upper_gradient or other.upper_gradient,
             self.graph or other.graph,

@@ -56,7 +56,7 @@ class Hypergradient(ABC):
         """What ``lower`` must record between two upper steps."""
         return Needs(depth=1)
 
-    def prepare(self, lower: BilevelProblem) -> None:
+    def prepare(self, lower: BilevelProblem) -> None:  # noqa: B027 - optional hook
         """Called once before training: refuse what cannot work, naming the way out."""
 
     def __call__(

@@ -1,0 +1,31 @@
+# Every target works from a bare checkout with Python 3.11+ and pip: .venv is made when missing.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-all lint bench clean
+
+# Betty's wheel claims Python < 3.11, so pip has to be told once; see README, "Installing".
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(f"Python 3.11 or newer is needed, this is {v[0]}.{v[1]}" if v < (3, 11) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --no-deps --ignore-requires-python betty-ml==0.2.1
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,sweep]'
+	touch $@
+
+demo: .venv/.installed
+	$(BIN)/python -m experiments.demo
+
+test: .venv/.installed
+	$(BIN)/python -m pytest
+
+lint: .venv/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/.installed
+	$(BIN)/python -m benchmarks.step_cost
+	$(BIN)/python -m benchmarks.memory
+
+clean:
+	rm -rf .venv build *.egg-info outputs multirun
