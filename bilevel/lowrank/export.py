@@ -1,0 +1,232 @@
+"""Export to plain LoRA, in two layouts of one and the same update, for stock PEFT to load.
+
+- ``adapter`` (uniform): every layer zero-padded to one rank r, each layer's scale multiplied into
+  B, ``lora_alpha = r`` so that the reader's scale is 1, no patterns. Right also in readers that
+  know ``r`` and ``lora_alpha`` only and apply one scale everywhere.
+- ``adapter_compact``: true ranks; ``rank_pattern`` with full names behind ``^``, and an
+  ``alpha_pattern`` that keeps each layer's scale as in training. Layers of rank 0 are absent.
+
+Heads (``modules_to_save``) and trained biases are in both.
+"""
+
+from __future__ import annotations
+
+import copy
+import errno
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from torch import Tensor
+
+from bilevel.errors import UserError
+from bilevel.lowrank.gates import gated_layers
+from bilevel.lowrank.layers import lora_factors, lora_layers, lora_pattern, lora_scales
+
+__all__ = ["COMPACT", "UNIFORM", "ExportReport", "export_adapter"]
+
+UNIFORM = "adapter"
+COMPACT = "adapter_compact"
+
+Factors = dict[str, tuple[Tensor, Tensor]]  # layer name -> A (r x in), B (out x r)
+
+# Starts of LoRA that leave the base model's weights as they are; others (PiSSA, OLoRA, ...) move
+# part of the base into the adapter, which is then wrong on an untouched base.
+_STARTS_ON_A_PLAIN_BASE = (True, False, "gaussian", "orthogonal", "eva")
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written.
+
+    ranks: layer -> rank (0 for a layer cut completely). parameters: of A and B in the compact
+    layout; head_parameters: of the heads and biases saved beside them. cut: the Frobenius norm of
+    all that was cut from the updates, as a fraction of the norm of all updates (0: lossless).
+    """
+
+    ranks: dict[str, int]
+    parameters: int
+    head_parameters: int
+    cut: float
+    adapter: Path
+    compact: Path
+
+
+def export_adapter(
+    model: PeftModel,
+    folder: str | Path,
+    keep: Mapping[str, Tensor] | None = None,
+    threshold: float | None = None,
+    adapter: str = "default",
+) -> ExportReport:
+    """Write ``folder/adapter`` and ``folder/adapter_compact``; the model stays as it is.
+
+    keep: layer name -> boolean mask (r,) of the components to keep (see ``ranks.Rule.keep``).
+    threshold: keep the components whose gate is at least this large in size; needs gates.
+    With neither, all components are kept but those whose gate is exactly 0, which changes nothing.
+
+    Gates are multiplied into A at their noise-free values, whether folded already or not.
+
+    Raises UserError for keep and threshold together, masks that do not fit the layers, a threshold
+    without gates, an adapter that is no plain LoRA on an untouched base, or a full disk.
+    """
+    layers = lora_layers(model, adapter)
+    config = _plain_config(model.peft_config[adapter])
+    masks = _masks(model, adapter, keep, threshold)
+    scales = lora_scales(model, adapter)
+    factors: Factors = {}
+    cut_square, full_square = 0.0, 0.0
+    for name, layer in layers.items():
+        A, B = (_at_least_fp32(factor.cpu()) for factor in lora_factors(layer, adapter))
+        mask = masks[name]
+        full_square += scales[name] ** 2 * _squared_norm(A, B)
+        cut_square += scales[name] ** 2 * _squared_norm(A[~mask], B[:, ~mask])
+        factors[name] = (A[mask], B[:, mask])
+    others = _other_tensors(model, adapter)
+    report = ExportReport(
+        ranks={name: len(A) for name, (A, _) in factors.items()},
+        parameters=sum(A.numel() + B.numel() for A, B in factors.values()),
+        head_parameters=sum(tensor.numel() for tensor in others.values()),
+        cut=(cut_square / full_square) ** 0.5 if full_square > 0 else 0.0,
+        adapter=Path(folder) / UNIFORM,
+        compact=Path(folder) / COMPACT,
+    )
+    _write(report.adapter, config, *_uniform(factors, scales), others)
+    _write(report.compact, config, *_compact(factors, scales), others)
+    return report
+
+
+def _plain_config(config: PeftConfig) -> LoraConfig:
+    """Return a copy without anything that only mattered in training or that we write ourselves.
+
+    Raises UserError for options that plain ``W + scale * B A`` on an untouched base cannot express.
+    """
+    if not isinstance(config, LoraConfig):
+        raise UserError(f"only LoRA adapters can be exported, not {config.peft_type}")
+    if config.init_lora_weights not in _STARTS_ON_A_PLAIN_BASE:
+        raise UserError(
+            f"init_lora_weights={config.init_lora_weights!r} changes the base model's weights, so "
+            "the adapter is no plain LoRA on that base; use True, gaussian, orthogonal or eva"
+        )
+    for field in ("trainable_token_indices", "target_parameters", "layer_replication"):
+        if getattr(config, field, None):
+            raise UserError(f"an adapter with {field} cannot be exported as plain LoRA")
+    plain = copy.deepcopy(config)
+    plain.inference_mode = True
+    plain.use_rslora = False  # the layers' own scales already hold it
+    plain.init_lora_weights = True
+    plain.eva_config = None
+    if plain.modules_to_save:
+        # PEFT's own list names a head twice when the user and the task type both do.
+        plain.modules_to_save = list(dict.fromkeys(plain.modules_to_save))
+    plain.exclude_modules = plain.layers_to_transform = plain.layers_pattern = None
+    return plain
+
+
+def _masks(
+    model: PeftModel, adapter: str, keep: Mapping[str, Tensor] | None, threshold: float | None
+) -> dict[str, Tensor]:
+    """Return which components of every layer stay, as boolean masks on the CPU."""
+    if keep is not None and threshold is not None:
+        raise UserError("give the export either keep masks or a threshold, not both")
+    sizes = {name: layer.r[adapter] for name, layer in lora_layers(model, adapter).items()}
+    if keep is not None:
+        strange = sorted(set(sizes) ^ set(keep))
+        if strange:
+            raise UserError(f"the keep masks and the adapter do not agree on layer {strange[0]!r}")
+        for name, size in sizes.items():
+            if keep[name].dtype != torch.bool or keep[name].shape != (size,):
+                raise UserError(f"the keep mask of {name} must be {size} booleans, one a component")
+        return {name: keep[name].detach().cpu() for name in sizes}
+    gated = gated_layers(model, adapter)
+    if not gated:
+        if threshold is not None:
+            raise UserError("an export threshold needs gates, and this adapter has none attached")
+        return {name: torch.ones(size, dtype=torch.bool) for name, size in sizes.items()}
+    values = {n: g.gates.values()[g.index].detach().abs().cpu() for n, g in gated.items()}
+    return {n: v > 0 if threshold is None else v >= threshold for n, v in values.items()}
+
+
+def _at_least_fp32(factor: Tensor) -> Tensor:
+    return factor if factor.dtype == torch.float64 else factor.float()
+
+
+def _squared_norm(A: Tensor, B: Tensor) -> float:
+    """Return ||B A||_F^2 = <B^T B, A A^T>, without forming the (out x in) product."""
+    A, B = A.double(), B.double()
+    return float(((B.T @ B) * (A @ A.T)).sum())
+
+
+def _other_tensors(model: PeftModel, adapter: str) -> dict[str, Tensor]:
+    """Return what PEFT saves beside A and B (heads, biases), under the names it saves them by."""
+    # save_embedding_layers="auto" may look for the base model on the hub.
+    state = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
+    return {
+        key: tensor.detach().cpu().clone()
+        for key, tensor in state.items()
+        if ".lora_A." not in key and ".lora_B." not in key
+    }
+
+
+def _uniform(factors: Factors, scales: Mapping[str, float]) -> tuple[Factors, dict[str, Any]]:
+    """Pad every layer with zeros to the largest rank, at least 1, and fold its scale into B."""
+    r = max(1, *(len(A) for A, _ in factors.values()))
+    padded = {}
+    for name, (A, B) in factors.items():
+        missing = r - len(A)
+        padded[name] = (
+            torch.nn.functional.pad(A, (0, 0, 0, missing)),
+            torch.nn.functional.pad(B * scales[name], (0, missing)),
+        )
+    fields = {"r": r, "lora_alpha": r, "target_modules": list(factors)}
+    return padded, fields | {"rank_pattern": {}, "alpha_pattern": {}}
+
+
+def _compact(factors: Factors, scales: Mapping[str, float]) -> tuple[Factors, dict[str, Any]]:
+    """Leave out layers of rank 0 and give every other layer its own rank and alpha."""
+    kept = {name: (A, B) for name, (A, B) in factors.items() if len(A)}
+    if not kept:
+        # PEFT refuses an adapter that targets nothing: one layer of zeros carries the heads.
+        name, (A, B) = next(iter(factors.items()))
+        kept = {name: (A.new_zeros(1, A.shape[1]), B.new_zeros(B.shape[0], 1))}
+    return kept, lora_pattern({name: len(A) for name, (A, _) in kept.items()}, scales)
+
+
+def _write(
+    folder: Path,
+    config: LoraConfig,
+    factors: Factors,
+    fields: Mapping[str, Any],
+    others: Mapping[str, Tensor],
+) -> None:
+    tensors = dict(others)
+    for name, (A, B) in factors.items():
+        tensors[f"base_model.model.{name}.lora_A.weight"] = A.contiguous()
+        tensors[f"base_model.model.{name}.lora_B.weight"] = B.contiguous()
+    config = copy.deepcopy(config)
+    for field, value in fields.items():
+        setattr(config, field, value)
+    with _told_when_full(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        data = safetensors.torch.save(tensors, metadata={"format": "pt"})
+        (folder / SAFETENSORS_WEIGHTS_NAME).write_bytes(data)
+        # Last, so that a folder whose writing was cut short does not load.
+        config.save_pretrained(str(folder))
+
+
+@contextmanager
+def _told_when_full(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"no space left on the disk while writing the adapter to {folder}"
+        ) from error
