@@ -115,8 +115,8 @@ def _raw_share(logits: Keep) -> Keep:
     return _mean(logits)
 
 
-def _budget(values: Keep, *, costs: Mapping[str, int], total: int, at_least: int = 0) -> Keep:
-    """Keep the largest gates of all layers together that fit into ``total`` parameters.
+def _budget(values: Keep, *, costs: Mapping[str, int], budget: int, at_least: int = 0) -> Keep:
+    """Keep the largest gates of all layers together that fit into ``budget`` parameters.
 
     costs: layer name -> parameters of one component (see ``component_costs``). at_least: components
     every layer keeps whatever their size. A component that no longer fits is passed over; smaller
@@ -129,7 +129,7 @@ def _budget(values: Keep, *, costs: Mapping[str, int], total: int, at_least: int
         raise UserError(f"no cost is given for layer {missing[0]}")
     keep = {name: torch.zeros(len(row), dtype=torch.bool) for name, row in values.items()}
     candidates = []
-    left = int(total)
+    left = int(budget)
     for order, (name, row) in enumerate(values.items()):
         ranking = row.abs().argsort(descending=True, stable=True).tolist()
         for place, component in enumerate(ranking):
@@ -140,8 +140,8 @@ def _budget(values: Keep, *, costs: Mapping[str, int], total: int, at_least: int
                 candidates.append((-row[component].abs().item(), place, order, name, component))
     if left < 0:
         raise UserError(
-            f"{at_least} component(s) in every layer take {total - left} parameters, "
-            f"more than the budget of {total}"
+            f"{at_least} component(s) in every layer take {budget - left} parameters, "
+            f"more than the budget of {budget}"
         )
     for _, _, _, name, component in sorted(candidates):
         if costs[name] <= left:

@@ -91,30 +91,30 @@ def test_positive_keeps_hard_concrete_gates_above_their_closed_form_bound():
 def test_budget_takes_the_largest_gates_of_all_layers():
     values = layers(a=[0.9, 0.2], b=[0.5, 0.4])
     costs = {"a": 10, "b": 10}
-    assert budget(values, costs=costs, total=30) == {"a": 1, "b": 2}
-    assert budget(values, costs=costs, total=29) == {"a": 1, "b": 1}
-    assert budget(values, costs=costs, total=0) == {"a": 0, "b": 0}
-    assert budget(values, costs=costs, total=10**6) == {"a": 2, "b": 2}
+    assert budget(values, costs=costs, budget=30) == {"a": 1, "b": 2}
+    assert budget(values, costs=costs, budget=29) == {"a": 1, "b": 1}
+    assert budget(values, costs=costs, budget=0) == {"a": 0, "b": 0}
+    assert budget(values, costs=costs, budget=10**6) == {"a": 2, "b": 2}
 
 
 def test_budget_knows_that_layers_differ_in_size():
     values = layers(a=[0.9, 0.8], b=[0.7, 0.1])
-    assert budget(values, costs={"a": 60, "b": 20}, total=100) == {"a": 1, "b": 2}
+    assert budget(values, costs={"a": 60, "b": 20}, budget=100) == {"a": 1, "b": 2}
 
 
 def test_budget_with_a_floor():
     values = layers(a=[0.9, 0.8, 0.7], b=[0.1, 0.2, 0.0])
     costs = {"a": 10, "b": 10}
-    keep = budget.keep(values, costs=costs, total=30, at_least=1)
+    keep = budget.keep(values, costs=costs, budget=30, at_least=1)
     assert keep["a"].tolist() == [True, True, False]
     assert keep["b"].tolist() == [False, True, False]
     with pytest.raises(UserError, match="take 20 parameters, more than the budget of 19"):
-        budget(values, costs=costs, total=19, at_least=1)
+        budget(values, costs=costs, budget=19, at_least=1)
 
 
 def test_budget_shares_equal_gates_out_evenly():
     values = {name: torch.full((4,), 0.25) for name in "abcd"}
-    assert set(budget(values, costs=dict.fromkeys("abcd", 10), total=80).values()) == {2}
+    assert set(budget(values, costs=dict.fromkeys("abcd", 10), budget=80).values()) == {2}
 
 
 def test_budget_is_never_exceeded_and_never_leaves_room_for_a_component():
@@ -122,7 +122,7 @@ def test_budget_is_never_exceeded_and_never_leaves_room_for_a_component():
     values = {str(i): torch.rand(6, generator=generator) for i in range(5)}
     costs = {str(i): 7 + 5 * i for i in range(5)}
     for total, at_least in itertools.product(range(90, 600, 37), (0, 1)):
-        ranks = budget(values, costs=costs, total=total, at_least=at_least)
+        ranks = budget(values, costs=costs, budget=total, at_least=at_least)
         spent = sum(costs[n] * r for n, r in ranks.items())
         assert spent <= total
         assert all(spent + costs[n] > total for n, r in ranks.items() if r < 6)
@@ -145,7 +145,7 @@ def test_bad_values_are_refused():
     with pytest.raises(UserError, match="gates of a are not finite"):
         threshold(layers(a=[float("nan"), 1.0]))
     with pytest.raises(UserError, match="no cost is given for layer b"):
-        budget(layers(a=[1.0], b=[1.0]), costs={"a": 3}, total=5)
+        budget(layers(a=[1.0], b=[1.0]), costs={"a": 3}, budget=5)
 
 
 def test_component_costs_add_up_to_the_adapter(adapted):
