@@ -15,6 +15,9 @@ from transformers import (
     RobertaConfig,
 )
 
+from bilevel.lowrank.gates import Gates, attach_gates
+from bilevel.lowrank.layers import lora_layers
+
 VOCABULARY = 50
 
 
@@ -116,6 +119,21 @@ def _batch() -> dict[str, Tensor]:
         "attention_mask": torch.tensor([[1] * 6, [1] * 6, [1] * 4 + [0] * 2]),
         "labels": torch.tensor([0, 1, 2]),
     }
+
+
+def _with_gates(model: PeftModel, kind: str, k: int = 4) -> Gates:
+    """Attach gates with random logits, always the same ones."""
+    gates = Gates(list(lora_layers(model)), k, kind).double()
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        gates.logits.copy_(2 * torch.randn(gates.logits.shape, generator=generator))
+    attach_gates(model, gates)
+    return gates
+
+
+@pytest.fixture
+def with_gates() -> Callable[..., Gates]:
+    return _with_gates
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from peft.utils.other import get_pattern_key
 
 from bilevel.errors import UserError
 from bilevel.lowrank.gates import Gates
@@ -164,6 +165,16 @@ def test_pattern_gives_each_layer_its_own_rank_and_scale(adapted):
     found = {n: layer.r["default"] for n, layer in lora_layers(model).items()}
     assert found == {n: r for n, r in ranks.items() if r}
     assert lora_scales(model) == pytest.approx({n: scales[n] for n in found}, abs=1e-12)
+
+
+def test_pattern_keys_tell_layer_1_from_layer_11():
+    ranks = {f"model.layers.{i}.q_proj": 1 + i for i in range(12)}
+    made = lora_pattern(ranks, dict.fromkeys(ranks, 2.0))
+    for name, rank in ranks.items():
+        key = get_pattern_key(made["rank_pattern"], name)
+        assert made["rank_pattern"].get(key, made["r"]) == rank
+        key = get_pattern_key(made["alpha_pattern"], name)
+        assert made["alpha_pattern"].get(key, made["lora_alpha"]) == 2 * rank
 
 
 def test_pattern_refuses_an_adapter_without_any_component():
