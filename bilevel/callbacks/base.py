@@ -1,4 +1,4 @@
-"""What watches a run: the callback interface of the engine."""
+"""The callback interface of the engine."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from bilevel.engine import BilevelEngine
     from betty.problems import Problem
+
+    from bilevel.engine import BilevelEngine
 
 __all__ = ["Callback"]
 

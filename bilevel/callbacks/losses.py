@@ -1,0 +1,53 @@
+"""Training losses of the levels, summed where they are: reading them is left to who shows them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from betty.problems import Problem
+
+    from bilevel.engine import BilevelEngine
+
+__all__ = ["LossMeans", "level_names"]
+
+
+def level_names(engine: BilevelEngine) -> dict[str, str]:
+    """Problem name -> "lower" or "upper" where that says it all, else the problem's own name."""
+    leaves = [problem for problem in engine.problems if problem.leaf]
+    if len(engine.problems) <= 2 and len(leaves) == 1:
+        return {p.name: "lower" if p.leaf else "upper" for p in engine.problems}
+    return {problem.name: problem.name for problem in engine.problems}
+
+
+class LossMeans:
+    """Mean loss per problem since the last :meth:`read`; adding never waits for the device."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, problem: Problem, loss: Tensor) -> None:
+        """Count one (micro-)batch's loss, a detached 0-d tensor."""
+        name = problem.name
+        # A new tensor, not in place: a checkpoint may hold the old one.
+        self._sums[name] = self._sums[name] + loss if name in self._sums else loss.clone()
+        self._counts[name] = self._counts.get(name, 0) + 1
+
+    def read(self) -> dict[str, float]:
+        """Problem name -> mean; waits for the device, and starts anew."""
+        means = {name: total.item() / self._counts[name] for name, total in self._sums.items()}
+        self._sums, self._counts = {}, {}
+        return means
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums so far."""
+        return {"sums": dict(self._sums), "counts": dict(self._counts)}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device | str) -> None:
+        """Go on from saved sums."""
+        self._sums = {name: total.to(device) for name, total in state["sums"].items()}
+        self._counts = dict(state["counts"])

@@ -1,0 +1,61 @@
+"""Checkpoints while training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from bilevel.callbacks.base import Callback
+from bilevel.callbacks.guard import NonFiniteGuard
+from bilevel.checkpoint import Checkpointer
+from bilevel.errors import UserError
+
+if TYPE_CHECKING:
+    from bilevel.engine import BilevelEngine
+
+__all__ = ["CheckpointEvery"]
+
+
+class CheckpointEvery(Callback):
+    """Saves the engine's state every ``every`` global steps, and after the last one.
+
+    Must be the last of the engine's callbacks: what another one does at the end of the step would
+    be missing in the checkpoint, and not be done again by a resumed run.
+
+    Args:
+        checkpointer: where to.
+        every: global steps between checkpoints.
+        stage: name of the stage.
+        state: engine -> what to save; by default ``engine.state_dict()``.
+    """
+
+    def __init__(
+        self,
+        checkpointer: Checkpointer,
+        every: int,
+        stage: str = "train",
+        state: Callable[[BilevelEngine], Any] | None = None,
+    ) -> None:
+        if every < 1:
+            raise UserError(f"checkpoints must be made every 1 step or more, got every={every}")
+        self.checkpointer = checkpointer
+        self.every = every
+        self.stage = stage
+        self.state = state or (lambda engine: engine.state_dict())
+
+    def on_start(self, engine: BilevelEngine) -> None:
+        """Refuse a place before other callbacks."""
+        if engine.callbacks[-1] is not self:
+            raise UserError("CheckpointEvery must be the last of the engine's callbacks")
+
+    def on_step_end(self, engine: BilevelEngine) -> None:
+        """Save if it is time; a state after something non-finite is never saved."""
+        step = engine.global_step
+        last = step == engine.train_iters or engine.stop_reason is not None
+        if step % self.every and not last:
+            return
+        for callback in engine.callbacks:
+            if isinstance(callback, NonFiniteGuard):
+                callback.check()
+        if engine.is_rank_zero():
+            self.checkpointer.save(self.stage, step, self.state(engine))
