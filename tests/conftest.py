@@ -1,0 +1,15 @@
+"""Settings for the whole suite, made before torch is imported."""
+
+import os
+
+# The models here are tiny: one thread is faster than two, and suites run side by side on two cores
+# would otherwise spend their time waiting for one another's threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# The suite never touches the network.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+
+import torch
+
+torch.set_num_threads(1)
