@@ -101,16 +101,14 @@ class ModelSpec:
             found = importlib.util.find_spec(self.package)
             if found is None or not found.submodule_search_locations:
                 raise UserError(f"model={self.name} needs a package: {self.install}")
-            return str(Path(found.submodule_search_locations[0]) / self.package_folder)
+            return _folder(Path(found.submodule_search_locations[0]) / self.package_folder)
         if self.pretrained is None:
             raise UserError(
                 f"model={self.name} needs model.pretrained=ID_OR_FOLDER, a hub id or local folder"
             )
         folder = Path(self.pretrained).expanduser()
         if folder.is_dir():
-            if not (folder / "config.json").is_file():
-                raise UserError(f"the folder {folder} holds no model: it has no config.json")
-            return str(folder)
+            return _folder(folder)
         # A hub id is NAME or OWNER/NAME, and nothing else.
         if self.pretrained[0] in "./~" or self.pretrained.count("/") > 1:
             raise UserError(f"the model folder {self.pretrained} does not exist")
@@ -223,6 +221,12 @@ class ModelSpec:
             raise UserError(
                 f"the model {source} cannot be loaded for {auto_class.__name__}: {reason}"
             ) from error
+
+
+def _folder(folder: Path) -> str:
+    if not (folder / "config.json").is_file():
+        raise UserError(f"the folder {folder} holds no model: it has no config.json")
+    return str(folder)
 
 
 @contextmanager

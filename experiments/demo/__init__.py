@@ -1,0 +1,1 @@
+"""The demo's language, and the tiny model pretrained on it (`model/`)."""

@@ -1,0 +1,116 @@
+"""The demo's language: opinions on films, meals and journeys, with negation and contrast.
+
+The sentiment of a sentence is not in its words alone. A clause may negate ("far from dull"), and
+of two clauses that disagree the one in the main clause, or after "but", decides. Everything is
+a function of a seed.
+"""
+
+import random
+
+from experiments.demo.lexicon import (
+    ADJECTIVES,
+    ADVERBS,
+    NEUTRAL,
+    NOUNS,
+    OUTCOMES,
+    SUBJECTS,
+    VERBS,
+)
+
+__all__ = ["labelled", "riddles", "unlabelled"]
+
+NEGATED = 0.35  # share of negated clauses
+
+
+def labelled(count: int, seed: int, noise: float = 0.0) -> list[tuple[str, int]]:
+    """Return sentences with labels 0 (negative) and 1 (positive), half of each.
+
+    Args:
+        count: number of sentences.
+        seed: decides them all; the same seed with another `noise` gives the same sentences.
+        noise: share of the labels, drawn at random, that are wrong.
+    """
+    sentences = random.Random(f"sentences {seed}")
+    flips = random.Random(f"noise {seed}")
+    examples = []
+    for number in range(count):
+        label = number % 2
+        text = _sentence(sentences, +1 if label else -1)
+        examples.append((text, 1 - label if flips.random() < noise else label))
+    sentences.shuffle(examples)
+    return examples
+
+
+def unlabelled(count: int, seed: int) -> list[str]:
+    """Return reviews: a sentence and what it led to."""
+    source = random.Random(f"unlabelled {seed}")
+    return [review for review, _, _ in (_review(source) for _ in range(count))]
+
+
+def riddles(count: int, seed: int, gap: str) -> list[tuple[str, str, str]]:
+    """Return reviews with a gap, the word that belongs there, and the one that does not."""
+    source = random.Random(f"riddles {seed}")
+    found = []
+    for _ in range(count):
+        review, right, wrong = _review(source)
+        head, _, tail = review.rpartition(right)
+        found.append((head + gap + tail, right, wrong))
+    return found
+
+
+def _review(source: random.Random) -> tuple[str, str, str]:
+    """A sentence and its outcome, the word that shows the sentiment, and its opposite."""
+    polarity = source.choice((+1, -1))
+    outcome, good, bad = source.choice(OUTCOMES)
+    right, wrong = (good, bad) if polarity > 0 else (bad, good)
+    return f"{_sentence(source, polarity)} , {outcome.format(right)}", right, wrong
+
+
+def _sentence(source: random.Random, polarity: int) -> str:
+    """One or two clauses, of which the one that counts has this polarity."""
+    form = source.choice(("one", "one", "and", "but", "although", "although after"))
+    main = _clause(source, polarity)
+    if form == "one":
+        text = main
+    elif form == "and":
+        text = f"{main} and {_clause(source, polarity)}"
+    elif form == "but":
+        text = f"{_clause(source, -polarity)} but {main}"
+    elif form == "although":
+        text = f"although {_clause(source, -polarity)} , {main}"
+    else:
+        text = f"{main} , although {_clause(source, -polarity)}"
+    if source.random() < 0.3:
+        place = source.choice(NEUTRAL)
+        text = f"{place} , {text}" if source.random() < 0.5 else f"{text} {place}"
+    return text
+
+
+def _clause(source: random.Random, polarity: int) -> str:
+    """A clause of this polarity, by a word of it or by negating a word of the other."""
+    negated = source.random() < NEGATED
+    word = -polarity if negated else polarity
+    noun = source.choice(NOUNS)
+    subject = source.choice(SUBJECTS)
+    adjective = source.choice(ADJECTIVES[word])
+    article = "an" if adjective[0] in "aeiou" else "a"
+    past, infinitive = source.choice(VERBS[word])
+    if negated:
+        forms = [
+            f"the {noun} was not {adjective}",
+            f"the {noun} was far from {adjective}",
+            f"the {noun} was never {adjective}",
+            f"the {noun} was anything but {adjective}",
+            f"{subject} did not {infinitive} the {noun}",
+            f"nobody {past} the {noun}",
+            f"nobody found the {noun} {adjective}",
+        ]
+    else:
+        forms = [
+            f"the {noun} was {adjective}",
+            f"the {noun} was {source.choice(ADVERBS)} {adjective}",
+            f"it was {article} {adjective} {noun}",
+            f"{subject} {past} the {noun}",
+            f"{subject} found the {noun} {adjective}",
+        ]
+    return source.choice(forms)
