@@ -1,0 +1,94 @@
+"""What a global step (T1 = T2 = 1) costs, in plain PEFT LoRA steps of the same precision.
+
+    python -m benchmarks.step_cost [--rounds 15] [--device cpu]
+
+MiniLM-L6's shape, batch 32, length 64, dropout 0.1, rank 8 on query and value. All candidates take
+one step in turn, round after round, so that a machine whose speed drifts slows all of them alike;
+the table gives medians over rounds of each round's ratio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import statistics
+from collections.abc import Callable
+
+import betty.logging
+import torch
+
+from benchmarks.common import lora_step, our_engine, stock_engine, timed
+from bilevel.hypergradient import (
+    Alignment,
+    ConjugateGradient,
+    FiniteDifference,
+    Hypergradient,
+    Neumann,
+    NoHypergradient,
+    Sama,
+    Unrolled,
+)
+
+ESTIMATORS: dict[str, tuple[Hypergradient, str]] = {
+    "none": (NoHypergradient(), "sdpa"),
+    "alignment": (Alignment(calibrate_every=0), "sdpa"),
+    "alignment, calibrated every 50": (Alignment(), "sdpa"),
+    "finite_difference (central)": (FiniteDifference(), "sdpa"),
+    "finite_difference (forward)": (FiniteDifference(difference="forward"), "sdpa"),
+    "unrolled (graph kept)": (Unrolled(), "eager"),
+    "unrolled (recomputed)": (Unrolled(keep_graph=False), "eager"),
+    "sama": (Sama(), "sdpa"),
+    "neumann, 1 iteration": (Neumann(alpha=0.1), "eager"),
+    "cg, 5 iterations": (ConjugateGradient(), "eager"),
+}
+
+
+def candidates(device: str, only: str | None) -> dict[str, Callable[[], None]]:
+    steps: dict[str, Callable[[], None]] = {}
+    for precision in ("fp32", "bf16"):
+        steps[f"LoRA {precision}"] = lora_step(precision, device)
+        for name, (estimator, attention) in ESTIMATORS.items():
+            if only is None or only in name:
+                engine = our_engine(estimator, precision, device=device, attention=attention)
+                engine.train()
+                steps[f"{name} {precision}"] = engine.train_step
+    if device == "cpu":
+        stock = stock_engine()
+        stock.train()
+        steps["stock Betty darts fp32"] = stock.train_step
+    return steps
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--only", default=None, help="estimators whose name contains this")
+    options = parser.parse_args()
+    betty.logging.get_logger().setLevel(logging.WARNING)
+    steps = candidates(options.device, options.only)
+    for step in steps.values():  # warm-up
+        step()
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(options.rounds):
+        for name, step in steps.items():
+            seconds[name].append(timed(step, options.device))
+
+    def ratio(name: str, base: str) -> float:
+        pairs = zip(seconds[name], seconds[base], strict=True)
+        return statistics.median(a / b for a, b in pairs)
+
+    print(f"torch {torch.__version__}, {options.device}, {torch.get_num_threads()} threads")
+    print("| step | precision | ms | LoRA steps | stock Betty's time |")
+    print("|---|---|---|---|---|")
+    for name in steps:
+        label, precision = name.rsplit(" ", 1)
+        ms = 1000 * statistics.median(seconds[name])
+        lora = f"{ratio(name, f'LoRA {precision}'):.2f}"
+        stock = "stock Betty darts fp32"
+        betty_ratio = f"{ratio(name, stock):.2f}" if stock in steps else "-"
+        print(f"| {label} | {precision} | {ms:.0f} | {lora} | {betty_ratio} |")
+
+
+if __name__ == "__main__":
+    main()
