@@ -58,12 +58,14 @@ def lora_model(gated: bool, **options: Any) -> tuple[PeftModel, Gates | None]:
 class Batches:
     """An endless loader of one fixed batch."""
 
-    def __init__(self, seed: int, device: str = "cpu", length: int = LENGTH) -> None:
+    def __init__(
+        self, seed: int, device: str = "cpu", length: int = LENGTH, batch: int = BATCH
+    ) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.batch = {
-            "input_ids": torch.randint(1000, 30000, (BATCH, length), generator=generator).to(device),
-            "attention_mask": torch.ones(BATCH, length, dtype=torch.long, device=device),
-            "labels": torch.randint(0, 2, (BATCH,), generator=generator).to(device),
+            "input_ids": torch.randint(1000, 30000, (batch, length), generator=generator).to(device),
+            "attention_mask": torch.ones(batch, length, dtype=torch.long, device=device),
+            "labels": torch.randint(0, 2, (batch,), generator=generator).to(device),
         }
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
@@ -90,6 +92,8 @@ def our_engine(
     precision: str,
     unroll_steps: int = 1,
     device: str = "cpu",
+    batch: int = BATCH,
+    length: int = LENGTH,
     **options: Any,
 ) -> BilevelEngine:
     """AutoLoRA's search as this engine runs it."""
@@ -99,7 +103,7 @@ def our_engine(
         ProblemConfig(hypergradient=estimator, precision=precision, unroll_steps=unroll_steps),
         module=model,
         optimizer=torch.optim.AdamW(trainable(model), lr=1e-3),
-        train_data_loader=Batches(1, device),
+        train_data_loader=Batches(1, device, length, batch),
     )
     assert gates is not None
     upper = Upper(
@@ -107,7 +111,7 @@ def our_engine(
         ProblemConfig(precision=precision),
         module=gates,
         optimizer=torch.optim.Adam(gates.parameters(), lr=1e-3),
-        train_data_loader=Batches(2, device),
+        train_data_loader=Batches(2, device, length, batch),
     )
     return BilevelEngine(
         [lower, upper],
