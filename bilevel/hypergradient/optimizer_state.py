@@ -9,6 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+# DistributedDataParallel's own; in Python the many views cost as much as the arithmetic.
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from bilevel.errors import UserError
@@ -139,13 +142,14 @@ def snapshot(optimizer: Optimizer, params: Sequence[Tensor]) -> OptimizerSnapsho
 
 def lay_flat(tensors: Sequence[Tensor]) -> Tensor:
     """All elements end to end, in a new vector."""
-    return torch.cat([t.reshape(-1) for t in tensors])
+    if len(tensors) == 1:  # which PyTorch's would not copy
+        return tensors[0].reshape(-1).clone()
+    return _flatten_dense_tensors(tensors)
 
 
-def split_like(vector: Tensor, likes: Sequence[Tensor]) -> list[Tensor]:
+def split_like(vector: Tensor, likes: Sequence[Tensor]) -> Sequence[Tensor]:
     """Undo :func:`lay_flat`: views of ``vector`` in the shapes of ``likes``."""
-    pieces = vector.split([like.numel() for like in likes])
-    return [piece.view(like.shape) for piece, like in zip(pieces, likes, strict=True)]
+    return _unflatten_dense_tensors(vector, likes)
 
 
 def _same_step(cls: type[Optimizer], known: type[Optimizer]) -> bool:

@@ -238,10 +238,11 @@ def _safe_sqrt(x: Tensor) -> Tensor:
     """Square root whose derivative at 0 is 0.
 
     LoRA's A has zero gradients while B is zero. There the first moment is zero too, which cancels
-    the infinite slope of the root; autograd would make NaN (infinity times zero) of it.
+    the infinite slope of the root; autograd would make NaN (infinity times zero) of it. A clamp at
+    the smallest positive number stops the slope at 0 and changes no other value.
     """
-    positive = x > 0
-    return torch.where(positive, torch.where(positive, x, 1.0).sqrt(), 0.0)
+    kind = torch.finfo(x.dtype)
+    return x.clamp(min=kind.tiny * kind.eps).sqrt()
 
 
 def _is_zero(value: float | Tensor) -> bool:
