@@ -63,7 +63,9 @@ class Batches:
     ) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.batch = {
-            "input_ids": torch.randint(1000, 30000, (batch, length), generator=generator).to(device),
+            "input_ids": torch.randint(1000, 30000, (batch, length), generator=generator).to(
+                device
+            ),
             "attention_mask": torch.ones(batch, length, dtype=torch.long, device=device),
             "labels": torch.randint(0, 2, (batch,), generator=generator).to(device),
         }

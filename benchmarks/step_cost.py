@@ -33,7 +33,7 @@ ESTIMATORS: dict[str, tuple[Hypergradient, str]] = {
     "none": (NoHypergradient(), "sdpa"),
     "alignment": (Alignment(calibrate_every=0), "sdpa"),
     "alignment, calibrated every 50": (Alignment(), "sdpa"),
-    "finite_difference (central)": (FiniteDifference(), "sdpa"),
+    "finite_difference (central)": (FiniteDifference(difference="central"), "sdpa"),
     "finite_difference (forward)": (FiniteDifference(difference="forward"), "sdpa"),
     "unrolled (graph kept)": (Unrolled(), "eager"),
     "unrolled (recomputed)": (Unrolled(keep_graph=False), "eager"),

@@ -110,7 +110,7 @@ class ProblemGradient(ProblemSetup):
             self.scaled(loss), inputs, create_graph=create_graph, allow_unused=True
         )
         filled = self._unscaled(grads, inputs)
-        return filled if create_graph else self._averaged(filled)
+        return filled if create_graph else self._averaged(filled, filled)
 
     def backward(
         self,
@@ -150,17 +150,17 @@ class ProblemGradient(ProblemSetup):
             assert record.graph is not None
             record.graph = (record.graph[0], self._unscaled(direct, record.graph[0]))
             direct = [None if g is None else g.detach() for g in direct]
-        self.set_grads(params, self._averaged(direct))
+        self.set_grads(params, self._averaged(direct, params))
         for path in live:
             vector = self._unscaled(next(parts), path[1].meta_trainable_parameters())
-            vector = self._averaged(vector)
+            vector = self._averaged(vector, vector)
             for lower, upper in itertools.pairwise(path[1:]):
                 vector = jvp_fn_mapping[lower.config.type](vector, lower, upper, False)
             self.set_grads(params, [self.scaled(g) for g in vector])
         for upper in uppers:
             assert record is not None
             found = self._unscaled(next(parts), upper.trainable_parameters())
-            found = self._averaged([g.detach() for g in found])
+            found = self._averaged([g.detach() for g in found], found)
             before = record.upper_gradient.get(upper.name, [])
             record.upper_gradient[upper.name] = (
                 [a + b for a, b in zip(before, found, strict=True)] if before else found
@@ -176,12 +176,17 @@ class ProblemGradient(ProblemSetup):
             for g, x in zip(grads, like, strict=True)
         ]
 
-    def _averaged(self, grads: list[Any]) -> list[Any]:
-        """Mean over ranks; Nones stay."""
+    def _averaged(
+        self, grads: Sequence[Tensor | None], like: Sequence[Tensor] | None = None
+    ) -> list[Any]:
+        """Mean over ranks. Ranks may differ in what is None, so there it becomes zeros."""
         if self.world.size == 1:
-            return grads
-        means = iter(averaged([g for g in grads if g is not None], self.world))
-        return [None if g is None else next(means) for g in grads]
+            return list(grads)
+        return averaged(self._filled(grads, like or self.trainable_parameters()), self.world)
+
+    @staticmethod
+    def _filled(grads: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor]:
+        return [torch.zeros_like(x) if g is None else g for g, x in zip(grads, like, strict=True)]
 
     def _stops_gradient(self, path: Sequence[ImplicitProblem]) -> bool:
         for problem in path[1:-1]:

@@ -43,6 +43,7 @@ class CheckResult:
         norm: |term|.
         exact_norm: |exact|.
         direct_norm: |direct partial|.
+        exact_direct_cosine: of the exact implicit term to the direct partial.
         seconds: to compute the term, after the lower steps and the upper gradient.
     """
 
@@ -53,6 +54,7 @@ class CheckResult:
     norm: float
     exact_norm: float
     direct_norm: float
+    exact_direct_cosine: float
     seconds: float
 
 
@@ -84,6 +86,7 @@ def check(
     before = clone_nested({p.name: p.state_dict() for p in engine.problems})
     random_state = RandomState.capture()
     needs, estimator_state = lower._needs, dict(lower.estimator_state)
+    hooks, lower.gradient_hooks = lower.gradient_hooks, []  # these steps are nobody's training
     lower._needs = Needs(depth=None, optimizer=True)
     for estimator in (exact_estimator, *estimators):
         lower._needs |= estimator.needs(lower)
@@ -99,7 +102,7 @@ def check(
                 term, seconds = _timed(estimator, vector, lower, upper)
                 results.append(_compare(estimator, term, exact, direct, seconds))
     finally:
-        lower._needs = needs
+        lower._needs, lower.gradient_hooks = needs, hooks
         lower.window = Window()
         for problem in engine.problems:
             problem.load_state_dict(before[problem.name])
@@ -181,6 +184,7 @@ def _compare(
         norm=float(norm(term)),
         exact_norm=exact_norm,
         direct_norm=float(norm(direct)),
+        exact_direct_cosine=cosine(exact, direct),
         seconds=seconds,
     )
 

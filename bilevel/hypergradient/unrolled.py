@@ -92,11 +92,13 @@ class Unrolled(Hypergradient):
     def prepare(self, lower: BilevelProblem) -> None:
         """Refuse optimisers and kernels that cannot be differentiated."""
         check_supported(lower.optimizer)
-        if lower.is_implemented("custom_optimizer_step"):
-            raise UserError(
-                f"hypergradient unrolled cannot differentiate the custom_optimizer_step of problem "
-                f"{lower.name!r}; use hypergradient=finite_difference"
-            )
+        for hook in ("custom_optimizer_step", "grad_callback", "param_callback"):
+            if lower.is_implemented(hook):
+                raise UserError(
+                    f"hypergradient unrolled cannot differentiate the {hook} of problem "
+                    f"{lower.name!r}, which may change what a step does; use "
+                    "hypergradient=finite_difference"
+                )
         check_double_backward(lower, self.product)
 
     def implicit_term(

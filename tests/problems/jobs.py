@@ -1,0 +1,89 @@
+"""A Job without the application: a tiny BERT, random token sequences with a learnable rule."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import torch
+from transformers import AutoModelForSequenceClassification, BertConfig
+
+from bilevel import BilevelEngine, BilevelEngineConfig
+from bilevel.hypergradient import FiniteDifference
+from problems import TrainData, TrainSettings
+
+
+def collate(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    width = max(len(e["input_ids"]) for e in examples)
+    pad = lambda ids, fill: ids + [fill] * (width - len(ids))  # noqa: E731
+    return {
+        "input_ids": torch.tensor([pad(e["input_ids"], 0) for e in examples]),
+        "attention_mask": torch.tensor([pad([1] * len(e["input_ids"]), 0) for e in examples]),
+        "labels": torch.tensor([e["labels"] for e in examples]),
+    }
+
+
+def make_data(n: int = 48, seed: int = 0) -> TrainData:
+    generator = random.Random(seed)
+    examples = []
+    for _ in range(n):
+        ids = [generator.randrange(2, 30) for _ in range(generator.randrange(4, 9))]
+        examples.append({"input_ids": ids, "labels": int(ids[0] > 15)})
+    return TrainData(
+        examples=examples,
+        collate=collate,
+        labels=[e["labels"] for e in examples],
+        lengths=[len(e["input_ids"]) for e in examples],
+    )
+
+
+class SmallJob:
+    """The whole Job protocol in memory; also its own StageRunner."""
+
+    def __init__(self, hypergradient=None, seed: int = 0, n: int = 48, **settings: Any) -> None:
+        self.seed = seed
+        self.data = make_data(n)
+        self.settings = TrainSettings(
+            **{"epochs": 1, "batch_size": 8, "precision": "fp32", "lr": 1e-2, **settings}
+        )
+        self.hypergradient = hypergradient or FiniteDifference()
+        self.target_modules = ["query", "value"]
+        self.head_modules = ["classifier"]
+        self.stages: list[str] = []
+        self.runs: list[dict[str, Any]] = []
+
+    def build_model(self):
+        torch.manual_seed(self.seed)
+        config = BertConfig(
+            vocab_size=32,
+            hidden_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=16,
+            max_position_embeddings=16,
+        )
+        return AutoModelForSequenceClassification.from_config(config)
+
+    def stage(self, name, body, last=False):
+        self.stages.append(name)
+        torch.manual_seed(self.seed)
+        return body(self)
+
+    def run(
+        self, problems, dependencies, steps, model, *, validation=(), gates=None, roll_back=False
+    ):
+        config = BilevelEngineConfig(train_iters=steps, strategy="cpu", roll_back=roll_back)
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        engine = BilevelEngine(problems, config, dependencies)
+        engine.run()
+        self.runs.append(
+            {
+                "problems": problems,
+                "steps": steps,
+                "model": model,
+                "validation": list(validation),
+                "gates": gates,
+                "before": before,
+            }
+        )
+        return {"validation_loss": 0.5} if validation else {}

@@ -1,0 +1,61 @@
+"""LoRA as a one-problem graph: equal to a plain PyTorch loop over the same batches."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import get_scheduler
+
+from bilevel import UserError
+from problems import LoRA, OptimizerSettings
+from problems.base import add_lora, loader, optimizer_and_scheduler, trainable
+
+sys.path.insert(0, str(Path(__file__).parent))
+from jobs import SmallJob
+
+
+def test_the_engine_takes_the_steps_of_a_plain_loop():
+    job = SmallJob(epochs=2)
+    method = LoRA(rank=4, optimizer=OptimizerSettings(lr=1e-2, weight_decay=0.1))
+    outcome = method.run(job)
+
+    plain = SmallJob(epochs=2)
+    torch.manual_seed(0)
+    model = add_lora(plain, plain.build_model(), r=4, lora_alpha=16.0, lora_dropout=0.0)
+    model.train()
+    parameters = trainable(model)
+    optimizer = torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0.1)
+    scheduler = get_scheduler("linear", optimizer, num_warmup_steps=0, num_training_steps=12)
+    batches = loader(plain)
+    for _ in range(2):
+        for batch in batches:
+            model(**batch).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            scheduler.step()
+    ours = dict(outcome.model.named_parameters())
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(ours[name], p, rtol=0, atol=0)
+
+
+def test_the_outcome_tells_ranks_and_parameters():
+    outcome = LoRA(rank=3).run(SmallJob())
+    assert set(outcome.ranks.values()) == {3}
+    assert outcome.trainable_parameters == 4 * 3 * (16 + 16) + 16 * 2 + 2
+    assert outcome.split == {"train": 48}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (OptimizerSettings(name="lion", lr=1e-3), "allowed: adamw, adam, sgd"),
+        (OptimizerSettings(schedule="sometimes", lr=1e-3), "unknown or unusable schedule"),
+        (OptimizerSettings(), "no learning rate"),
+    ],
+)
+def test_wrong_optimizer_settings_are_named(settings, words):
+    with pytest.raises(UserError, match=words):
+        optimizer_and_scheduler(settings, [torch.nn.Parameter(torch.zeros(1))], 10, None)
