@@ -122,3 +122,50 @@ class Recorder:
                 [p.grad.clone() for p in problem.trainable_parameters()]
             )
         )
+
+
+def upper_gradient(engine, upper):
+    """Run the engine to its end; the last total upper gradient, as one vector."""
+    recorder = Recorder(upper)
+    engine.run()
+    return torch.cat([g.reshape(-1) for g in recorder.grads[-1]])
+
+
+def brute_force(build, before=0, h=1e-5):
+    """d (upper loss after the last global step) / d (upper parameter), by central differences.
+
+    ``build()`` makes the same engine each time. It takes ``before`` global steps; then the upper
+    parameter is moved by +-h and the rest of the run is done again, dropout masks and all, by
+    torch's own optimisers. Nothing of the estimators is used: the engine must have
+    ``hypergradient=NoHypergradient()`` and an upper learning rate of 0.
+    """
+
+    def loss(index, shift):
+        engine, _, upper = build()
+        total = engine.train_iters
+        engine.train_iters = before
+        if before:
+            engine.run()
+        (parameter,) = upper.trainable_parameters()
+        with torch.no_grad():
+            parameter.view(-1)[index] += shift
+        engine.train_iters = total
+        engine.run()
+        return upper.last_loss
+
+    (parameter,) = build()[2].trainable_parameters()
+    return torch.stack(
+        [(loss(i, h) - loss(i, -h)) / (2 * h) for i in range(parameter.numel())]
+    ).reshape(-1)
+
+
+def relative_error(found, expected):
+    return float(torch.linalg.vector_norm(found - expected) / torch.linalg.vector_norm(expected))
+
+
+def cosine(a, b):
+    return float(torch.dot(a, b) / (torch.linalg.vector_norm(a) * torch.linalg.vector_norm(b)))
+
+
+def flat(tensors):
+    return torch.cat([t.detach().reshape(-1) for t in tensors])
