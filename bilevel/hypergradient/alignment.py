@@ -6,7 +6,9 @@ dependence of dL1/dP_i on V, the second-order part) gives, with no further pass,
 
     - (d2L1/dg dV v)_i  ~  - ( <dL1/dA_i, v_Ai> + <dL1/dB_i, v_Bi> ) / g_i,
 
-from the lower step's own gradient; the gate's map chains it to the selection variables. Its
+from the lower step's own gradient; the gate's map chains it to the selection variables. With
+``preconditioned``, v is first taken through the last optimiser step (D v of ``sama``), as the exact
+one-step term is. Its
 direction is good and its length is not (0.07 of the exact term's norm in our measurements), so it
 is scaled: every ``calibrate_every`` upper steps the exact term of the lower steps (``unrolled``) is
 computed too, and scale = <exact, closed form> / |closed form|^2 is used until the next time.
@@ -25,7 +27,8 @@ from torch import Tensor
 from bilevel.errors import UserError
 from bilevel.hypergradient.base import Hypergradient, last_step, register
 from bilevel.hypergradient.derivatives import dot
-from bilevel.hypergradient.unrolled import Unrolled
+from bilevel.hypergradient.optimizers import check_supported
+from bilevel.hypergradient.unrolled import Unrolled, step_through
 from bilevel.lowrank.gates import GatedLayer, Gates, gated_layers
 from bilevel.recording import Needs, StepRecord
 
@@ -43,11 +46,13 @@ class Alignment(Hypergradient):
     Args:
         calibrate_every: upper steps between two calibrations against ``unrolled``; 0 for never.
         scale: factor in use until the first calibration, and always without one.
+        preconditioned: use D v, D = d update / d gradient of the last step, instead of v.
     """
 
     name: ClassVar[str] = "alignment"
     calibrate_every: int = 50
     scale: float = 1.0
+    preconditioned: bool = True
 
     def __post_init__(self) -> None:
         if self.calibrate_every < 0:
@@ -64,7 +69,7 @@ class Alignment(Hypergradient):
         """The last step's gradient; for a calibration, all of the window."""
         if self.calibrate_every:
             return self._exact.needs(lower)
-        return Needs(depth=1)
+        return Needs(depth=1, optimizer=self.preconditioned)
 
     def prepare(self, lower: BilevelProblem) -> None:
         """Refuse modules without gated layers.
@@ -85,6 +90,8 @@ class Alignment(Hypergradient):
                 "hypergradient alignment divides by the gate values, which hard-concrete gates "
                 "draw at random and may be 0; use hypergradient=finite_difference"
             )
+        if self.preconditioned:
+            check_supported(lower.optimizer)
         if self.calibrate_every:
             self._exact.prepare(lower)
 
@@ -94,7 +101,11 @@ class Alignment(Hypergradient):
         """See the module's docstring."""
         record = last_step(lower, self.name)
         values = lower.window.upper_values[upper.name]
-        closed = self.closed_form(vector, lower, upper, record, values)
+        direction = vector
+        if self.preconditioned:
+            _, a_grads, _ = step_through(record, vector, [{} for _ in vector])
+            direction = [-a for a in a_grads]  # the step is minus the update
+        closed = self.closed_form(direction, lower, upper, record, values)
         memory = lower.estimator_state
         calls = memory.get("alignment_calls", 0)
         if self.calibrate_every and calls % self.calibrate_every == 0:
