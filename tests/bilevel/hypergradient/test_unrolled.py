@@ -180,9 +180,7 @@ def test_depth_equals_truncation(depth):
     found = upper_gradient(*two_levels(Unrolled(depth=depth), **options())[::2])
 
     def truncated():
-        engine, lower, upper = two_levels(
-            NoHypergradient(), classes=(Detached, Upper), **options()
-        )
+        engine, lower, upper = two_levels(NoHypergradient(), classes=(Detached, Upper), **options())
         lower.start = upper().detach()
         return engine, lower, upper
 
@@ -207,9 +205,7 @@ class FixedUpper(Upper):
 def test_second_upper_step_differentiates_the_trajectory_that_was_taken(T1):
     """T2 = 2: the second gradient is that of L2(V(E0 + d), E1 + d) in d, at d = 0."""
     options = options_of("adamw", T1, upper_steps=2)
-    engine, _, upper = two_levels(
-        Unrolled(), upper_optimizer=lambda p: SGD(p, lr=1.0), **options
-    )
+    engine, _, upper = two_levels(Unrolled(), upper_optimizer=lambda p: SGD(p, lr=1.0), **options)
     recorder, visited = Recorder(upper), []
     upper.gradient_hooks.append(lambda p, loss: visited.append(p.module.logits.detach().clone()))
     engine.run()
@@ -217,9 +213,7 @@ def test_second_upper_step_differentiates_the_trajectory_that_was_taken(T1):
     assert not torch.equal(*visited)
 
     def loss(index, h):
-        engine, _, upper = two_levels(
-            NoHypergradient(), classes=(Lower, FixedUpper), **options
-        )
+        engine, _, upper = two_levels(NoHypergradient(), classes=(Lower, FixedUpper), **options)
         shift = torch.zeros(5, dtype=torch.float64)
         shift[index] = h
         upper.given, upper.shift = visited, shift
@@ -275,9 +269,7 @@ def test_zero_factor_gives_finite_gradients():
 
 def test_memory_of_a_window_is_the_adapter_only():
     """A record holds copies of the trainable parameters, never of the frozen ones."""
-    engine, lower, _ = two_levels(
-        Unrolled(), optimizer=lambda p: AdamW(p, lr=0.05), unroll_steps=4
-    )
+    engine, lower, _ = two_levels(Unrolled(), optimizer=lambda p: AdamW(p, lr=0.05), unroll_steps=4)
     engine.run()
     assert len(lower.window.steps) == 4
     owned = [p.shape for p in lower.trainable_parameters()]
