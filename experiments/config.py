@@ -1,0 +1,150 @@
+"""Types and choices of the configuration that every run has.
+
+Hydra holds each value against these classes before anything else happens. The open groups (method,
+task, model, hypergradient) are held against the signature of the class they name, see
+:mod:`experiments.targets`.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+from bilevel.errors import UserError
+
+__all__ = [
+    "Backend",
+    "Config",
+    "Engine",
+    "Precision",
+    "Run",
+    "Strategy",
+    "Train",
+    "check_ranges",
+    "register",
+]
+
+
+class Precision(enum.Enum):
+    """Of the forward and backward passes; trained parameters are always fp32."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+class Strategy(enum.Enum):
+    """Which devices and processes; see :mod:`bilevel.distributed`."""
+
+    default = "default"
+    cpu = "cpu"
+    gpu = "gpu"
+    distributed = "distributed"
+    accelerate = "accelerate"
+
+
+class Backend(enum.Enum):
+    """Of the process group, with several processes."""
+
+    auto = "auto"
+    gloo = "gloo"
+    nccl = "nccl"
+
+
+@dataclass
+class Engine:
+    """How the machine does the work; comments are in conf/engine/default.yaml."""
+
+    precision: Precision = MISSING
+    strategy: Strategy = MISSING
+    backend: Backend = MISSING
+    evaluate_every: float = MISSING
+    evaluate_examples: int | None = MISSING
+    metrics_every: int = MISSING
+    checkpoint_every: int = MISSING
+    keep_checkpoints: int = MISSING
+    check_hypergradient_every: int = MISSING
+    early_stopping: int = MISSING
+
+
+@dataclass
+class Train:
+    """How long and in what portions to train; comments are in conf/config.yaml."""
+
+    epochs: float = MISSING
+    max_steps: int | None = MISSING
+    batch_size: int = MISSING
+    gradient_accumulation: int = MISSING
+    gradient_clipping: float = MISSING
+    group_by_length: bool = MISSING
+    lr: float | None = MISSING
+    target_modules: Any = MISSING  # str or list of str
+
+
+@dataclass
+class Run:
+    """Of this run, not of its result."""
+
+    resume: str | None = MISSING
+    figures: bool = MISSING
+
+
+@dataclass
+class Config:
+    """The root of the configuration."""
+
+    seed: int = MISSING
+    method: Any = MISSING
+    task: Any = MISSING
+    model: Any = MISSING
+    hypergradient: Any = MISSING
+    train: Train = field(default_factory=Train)
+    engine: Engine = field(default_factory=Engine)
+    run: Run = field(default_factory=Run)
+
+
+def register() -> None:
+    """Enter the schema where conf/config.yaml looks for it."""
+    ConfigStore.instance().store(name="schema", node=Config)
+
+
+LEAST = {
+    "train.batch_size": 1,
+    "train.gradient_accumulation": 1,
+    "train.max_steps": 1,
+    "train.gradient_clipping": 0,
+    "engine.evaluate_every": 0,
+    "engine.evaluate_examples": 1,
+    "engine.metrics_every": 1,
+    "engine.checkpoint_every": 0,
+    "engine.keep_checkpoints": 1,
+    "engine.check_hypergradient_every": 0,
+    "engine.early_stopping": 0,
+}
+POSITIVE = ("train.epochs", "train.lr")
+
+
+def check_ranges(config: Any) -> None:
+    """Raise UserError for a number that is too small, or targets that are no names."""
+
+    def value(key: str) -> Any:
+        group, name = key.split(".")
+        return config[group][name]
+
+    for key, least in LEAST.items():
+        if value(key) is not None and value(key) < least:
+            raise UserError(f"{key}={value(key)}: this must be {least} or more")
+    for key in POSITIVE:
+        if value(key) is not None and value(key) <= 0:
+            raise UserError(f"{key}={value(key)}: this must be more than 0")
+    targets = config.train.target_modules
+    names = [targets] if isinstance(targets, (str, int, float)) else list(targets or [])
+    if not names or not all(isinstance(name, str) for name in names):
+        raise UserError(
+            f"train.target_modules={targets}: this must be qv, all or a list of module names"
+        )

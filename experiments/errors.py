@@ -1,0 +1,117 @@
+"""One clear sentence for every mistake on the command line, Hydra's own errors included."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from omegaconf import DictConfig
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationResolutionError,
+    OmegaConfBaseException,
+    ValidationError,
+)
+
+from bilevel.errors import UserError
+
+__all__ = ["USER_ERRORS", "listed", "nearest", "sentence"]
+
+# What a person can cause by typing; anything else is a defect and keeps its traceback.
+USER_ERRORS = (UserError, HydraException, OmegaConfBaseException)
+
+
+def sentence(error: Exception) -> str:
+    """Say in one line what is wrong and what is allowed instead."""
+    if isinstance(error, MissingConfigException):
+        text = _missing_option(error)
+    elif isinstance(error, OverrideParseException):
+        text = _unreadable(error)
+    elif isinstance(error, ConfigCompositionException) and error.__cause__ is not None:
+        text = _configuration(error.__cause__, error)
+    else:
+        text = _configuration(error, error)
+    return " ".join(text.split())
+
+
+def listed(names: Iterable[Any]) -> str:
+    """``a, b, c``, or ``nothing`` when there is none."""
+    return ", ".join(str(name) for name in names) or "nothing"
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """``; did you mean 'x'?`` for the closest of ``names``, else an empty string."""
+    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _missing_option(error: MissingConfigException) -> str:
+    path = error.missing_cfg_file or ""
+    group, _, option = path.rpartition("/")
+    if not group:
+        return str(error).splitlines()[0]
+    if not error.options:
+        return f"{group}={option}: there is no such option (give one name, not a list)"
+    hint = nearest(option, error.options)
+    return f"unknown {group} {option!r}: allowed are {listed(error.options)}{hint}"
+
+
+def _unreadable(error: OverrideParseException) -> str:
+    return (
+        f"cannot read the option {error.override!r}: options look like name=value; quote a value "
+        "that holds spaces, commas, brackets or equal signs twice: 'name=\"a value\"'"
+    )
+
+
+def _configuration(cause: BaseException, error: Exception) -> str:
+    """Tell an OmegaConf error; anything else speaks for itself."""
+    if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and cause.full_key:
+        return _unknown_key(cause)
+    if isinstance(cause, InterpolationResolutionError):
+        return f"{cause.full_key}: {_first_line(cause)}"
+    if isinstance(cause, ValidationError) and cause.full_key:
+        value = "null" if cause.value is None else cause.value
+        return f"{cause.full_key}={value}: {_reason(cause)}"
+    return str(error)
+
+
+def _unknown_key(cause: Any) -> str:
+    parent, _, key = str(cause.full_key).rpartition(".")
+    known = _keys(cause.parent_node)
+    where = f" in {parent}" if parent else ""
+    return f"unknown option {key!r}{where}: allowed are {listed(known)}{nearest(key, known)}"
+
+
+def _keys(node: Any) -> list[str]:
+    if not isinstance(node, DictConfig) or node._is_missing() or node._is_none():
+        return []
+    return [str(key) for key in node if str(key) not in ("_target_", "hydra")]
+
+
+def _reason(cause: ValidationError) -> str:
+    """OmegaConf's reason in plain words."""
+    text = _first_line(cause)
+    if "is not Optional" in text:
+        return "a value is needed, null is not allowed"
+    if "could not be converted to" in text:
+        kind = text.rsplit(" ", 1)[-1].lower()
+        article = "an" if kind[0] in "aeiou" else "a"
+        return f"this must be {article} {kind}"
+    if "is not a subclass of" in text:
+        options = listed(f"{cause.full_key}.{key}" for key in _keys(cause.child_node))
+        return f"this is a group of options, not a value; set one of {options}"
+    if "expected one of" in text:
+        return "allowed are " + text.split("expected one of")[-1].strip(" []")
+    return text
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

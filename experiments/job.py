@@ -1,0 +1,174 @@
+"""One run from data to result: what a method is handed, and what happens before and after it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import transformers
+from peft import PeftModel
+from transformers import DataCollatorWithPadding, PreTrainedModel
+
+from bilevel.checkpoint import Checkpointer
+from bilevel.errors import UserError
+from bilevel.lowrank import ExportReport, export_adapter
+from experiments import figures, result
+from experiments.architecture import check_rank, target_modules
+from experiments.journal import Journal
+from experiments.plan import Plan
+from experiments.resume import exclusive
+from experiments.scoring import mean_loss, outputs, score, some
+from experiments.stage import Stage
+from experiments.tasks.base import TaskData
+from problems.base import Outcome, StageRunner, TrainData
+
+__all__ = ["FineTuningJob", "execute"]
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# The train loss in the result is over this many training examples at most.
+TRAIN_LOSS_EXAMPLES = 5000
+
+
+class FineTuningJob:
+    """What the application hands to a method; see :class:`problems.base.Job`.
+
+    Args:
+        plan: what to do.
+        folder: the run's folder.
+
+    Raises:
+        UserError: the data or the model cannot be had, or do not suit the method.
+    """
+
+    def __init__(self, plan: Plan, folder: Path) -> None:
+        self.plan = plan
+        self.folder = folder
+        self.seed = plan.seed
+        self.settings = plan.settings
+        self.hypergradient = plan.hypergradient
+        self.task: TaskData = plan.task.load()
+        self._check_size()
+        self.journal = Journal(folder / "checkpoints" / "stages.json", plan.config, plan.resume)
+        self.checkpointer = Checkpointer(folder / "checkpoints", plan.engine["keep_checkpoints"])
+        self.stages: list[Stage] = []
+
+        loaded = plan.model.load(self.task.num_labels, self.task.problem_type, self.seed)
+        self._fresh: PreTrainedModel | None = loaded.model
+        self.tokenizer = loaded.tokenizer
+        self.head_modules = loaded.head_modules
+        self.target_modules = target_modules(loaded.model, plan.targets)
+        rank = getattr(plan.method, "rank", None)
+        if rank is not None:
+            check_rank(loaded.model, self.target_modules, rank)
+        self.data = self._train_data()
+        self.tests = {
+            name: self.task.tokenise(self.tokenizer, rows) for name, rows in self.task.tests.items()
+        }
+
+    def build_model(self) -> PreTrainedModel:
+        """A fresh pretrained model with its head, the same at every call."""
+        fresh, self._fresh = self._fresh, None
+        if fresh is None:
+            task = self.task
+            fresh = self.plan.model.load(task.num_labels, task.problem_type, self.seed).model
+        return fresh
+
+    def stage(self, name: str, body: Callable[[StageRunner], T], last: bool = False) -> T:
+        """Run a stage, or take its outcome from before the interruption."""
+        if not last and name in self.journal.finished:
+            log.info("stage %s: finished before the interruption", name)
+            return self.journal.finished[name]["outcome"]
+        # A stage starts from the seed, whatever was done before it: so a resumed run, which does
+        # not repeat the stages before, starts it in the same way.
+        transformers.set_seed(self.seed)
+        stage = Stage(self, name)
+        self.stages.append(stage)
+        outcome = body(stage)
+        if not last:
+            self.journal.finish(name, outcome, stage.summary())
+        return outcome
+
+    def summaries(self) -> dict[str, dict[str, Any]]:
+        """What each stage says of itself (seconds, steps, T1, ...), those before a resume too."""
+        before = {name: entry["summary"] for name, entry in self.journal.finished.items()}
+        return {**before, **{stage.name: stage.summary() for stage in self.stages}}
+
+    def _check_size(self) -> None:
+        size, batch = len(self.task.train), self.settings.batch_size
+        if size < batch:
+            raise UserError(
+                f"the training set has {size} examples, fewer than train.batch_size={batch}: give "
+                "more data or a smaller batch"
+            )
+
+    def _train_data(self) -> TrainData:
+        examples = self.task.tokenise(self.tokenizer, self.task.train)
+        return TrainData(
+            examples=examples,
+            collate=DataCollatorWithPadding(self.tokenizer),
+            labels=self.task.stratify(self.task.train),
+            lengths=[len(example["input_ids"]) for example in examples],
+        )
+
+
+def execute(plan: Plan, folder: Path) -> dict[str, Any]:
+    """Run a plan in ``folder``; returns what its result.json says.
+
+    Raises:
+        UserError: the folder holds another run, or one that is not to be resumed; or anything
+            that stops the run.
+    """
+    with exclusive(folder):
+        finished = result.read(folder) if plan.resume else None
+        if finished is not None:
+            log.info("%s is finished already", folder)
+            return finished
+        _refuse_leftovers(plan, folder)
+        log.info("run in %s", folder)
+        _quiet()
+        job = FineTuningJob(plan, folder)
+        log.info(
+            "data: %s",
+            ", ".join(f"{name} {size}" for name, size in result.test_sizes(job.task).items()),
+        )
+        outcome = plan.method.run(job)
+        exported = export_adapter(outcome.model, folder)
+        values = result.assemble(job, outcome, exported, _final_scores(job, outcome, exported))
+        if plan.figures:
+            figures.draw(folder, values)
+        result.write(folder, values)
+        print(result.summary(values, folder))
+        return values
+
+
+def _final_scores(job: FineTuningJob, outcome: Outcome, exported: ExportReport) -> dict[str, Any]:
+    """Scores of the adapter as it lies on the disk, read by PEFT, in full precision.
+
+    What is reported is what a user of the adapter gets, by construction.
+    """
+    device = next(outcome.model.parameters()).device
+    outcome.model.cpu()
+    model = PeftModel.from_pretrained(job.build_model(), str(exported.adapter)).to(device)
+    metrics, test_loss = score(model, job.task, job.tests, job.data.collate)
+    rows = [job.data.examples[i] for i in some(len(job.data.examples), TRAIN_LOSS_EXAMPLES)]
+    logits = outputs(model, rows, job.data.collate)
+    train_loss = mean_loss(logits, rows, job.task.problem_type)
+    return {"metrics": metrics, "test_loss": test_loss, "train_loss": train_loss}
+
+
+def _refuse_leftovers(plan: Plan, folder: Path) -> None:
+    if not plan.resume and (folder / "metrics.jsonl").exists():
+        raise UserError(f"{folder} holds a run already: give another folder, or run.resume=DIR")
+
+
+def _quiet() -> None:
+    """No progress bars and advice of the libraries between our own lines."""
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    torch.set_printoptions(sci_mode=False)

@@ -1,0 +1,73 @@
+"""Which stages of a run are finished, and with what outcome: a small JSON file."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from bilevel.errors import UserError
+from experiments.resume import check_same
+
+__all__ = ["Journal", "write_atomically"]
+
+
+class Journal:
+    """The finished stages of the run in a folder.
+
+    Args:
+        path: the file.
+        config: the run's configuration, which a file that is there must have too.
+        resume: take over what the file says; otherwise it must not be there.
+
+    Attributes:
+        finished: stage -> ``{"outcome", "summary"}``, in order.
+
+    Raises:
+        UserError: the file is of another run, or not readable.
+    """
+
+    def __init__(self, path: Path, config: dict[str, Any], resume: bool) -> None:
+        self.path = path
+        self.config = config
+        self.finished: dict[str, dict[str, Any]] = {}
+        if not resume or not path.is_file():
+            self._write()
+            return
+        try:
+            saved = json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path} is damaged ({error}): start the run afresh") from error
+        check_same(path.parent.parent, saved["config"], config)
+        self.finished = saved["stages"]
+
+    def finish(self, name: str, outcome: Any, summary: dict[str, Any]) -> None:
+        """Note a stage's end; both values must be plain JSON data."""
+        self.finished[name] = {"outcome": outcome, "summary": summary}
+        self._write()
+
+    def _write(self) -> None:
+        values = {"config": self.config, "stages": self.finished}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.path, json.dumps(values, indent=1))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file that afterwards holds all of ``text``, or what it held before.
+
+    Raises:
+        UserError: the disk is full, or the folder not writable.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        try:
+            with open(aside, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error

@@ -1,0 +1,93 @@
+"""What a configuration asks for, as checked objects; nothing heavy is loaded to make one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from bilevel.hypergradient import Hypergradient
+from experiments.command import user_modules
+from experiments.config import check_ranges
+from experiments.models import ModelSpec
+from experiments.resume import plain
+from experiments.targets import build
+from experiments.tasks.base import Task
+from problems.base import Method, TrainSettings
+
+__all__ = ["Plan"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run.
+
+    Attributes:
+        names: the option chosen of each group, for results and messages.
+        config: the whole configuration as plain values.
+        engine: the options of conf/engine.
+        targets: where adapters go: "qv", "all" or module names.
+    """
+
+    seed: int
+    method: Method
+    task: Task
+    model: ModelSpec
+    hypergradient: Hypergradient
+    settings: TrainSettings
+    targets: str | list[str]
+    engine: dict[str, Any]
+    resume: bool
+    figures: bool
+    names: dict[str, str] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, config: DictConfig, hydra_config: Any = None) -> Plan:
+        """Check a composed configuration and build its small objects.
+
+        Args:
+            config: the configuration; with Hydra's own part unless ``hydra_config`` is given.
+            hydra_config: Hydra's own part.
+
+        Raises:
+            UserError: a value that is unknown, missing, of the wrong type or out of range.
+        """
+        runtime = (hydra_config or config.hydra).runtime
+        modules = user_modules(runtime.config_sources)
+        check_ranges(config)
+        values = plain(config)
+        train = dict(values["train"])
+        targets = train.pop("target_modules")
+        spec = build(config.model, "model", ModelSpec, modules)
+        if train["lr"] is None:
+            train["lr"] = spec.lr
+        names = {group: str(name) for group, name in runtime.choices.items() if "/" not in group}
+        if names.get("model") == "hub":
+            names["model"] = str(spec.pretrained)
+        if train["lr"] is None:
+            train["lr"] = spec.lr  # None leaves it to the method
+        plan = cls(
+            seed=config.seed,
+            method=build(config.method, "method", Method, modules),  # type: ignore[type-abstract]
+            task=build(config.task, "task", Task, modules),  # type: ignore[type-abstract]
+            model=spec,
+            hypergradient=build(config.hypergradient, "hypergradient", Hypergradient, modules),  # type: ignore[type-abstract]
+            settings=TrainSettings(precision=values["engine"]["precision"], **train),
+            targets=targets,
+            engine=values["engine"],
+            resume=config.run.resume is not None,
+            figures=config.run.figures,
+            names=names,
+            config=values,
+        )
+        spec.source()  # last: a model that is not there matters less than a slip in an option
+        return plan
+
+    def execute(self, folder: Path) -> dict[str, Any]:
+        """Run it in ``folder``; returns what result.json says."""
+        from experiments.job import execute  # here: torch models are not needed to check a plan
+
+        return execute(self, folder)

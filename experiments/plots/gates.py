@@ -1,0 +1,101 @@
+"""How the gates of every module moved, and which of them stayed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from experiments.plots.modules import grid
+from experiments.plots.style import BLUE, GREY, INK, canvas
+
+__all__ = ["draw"]
+
+# Panels in one row of the figure; more layers go to further rows.
+COLUMNS = 12
+
+
+def draw(records: Sequence[dict[str, Any]], result: dict[str, Any], path: Path) -> bool:
+    """Write the figure: a panel a module, a line a component; False when no gates were recorded.
+
+    Components that were kept (as many as the module's rank, the largest in the end) are drawn
+    strong, the others pale.
+    """
+    found = [record for record in records if record["kind"] == "gates"]
+    if not found:
+        return False
+    steps = np.array([record["step"] for record in found])
+    names = list(found[0]["gates"])
+    values = {name: np.array([record["gates"][name] for record in found]) for name in names}
+    layers, parts, cells = grid(names)
+    columns = min(COLUMNS, len(layers))
+    blocks = -(-len(layers) // columns)
+    rows = blocks * len(parts)
+    everything = np.concatenate([v.ravel() for v in values.values()])
+    low, high = everything.min(), everything.max()
+    margin = 0.05 * (high - low) or 0.05
+    with canvas(path, max(6.5, 1.25 * columns + 1.2), 1.25 * rows + 1.5) as figure:
+        panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        for axes in panels.ravel():
+            axes.set_visible(False)
+        for name, (row, column) in cells.items():
+            axes = panels[(column // columns) * len(parts) + row, column % columns]
+            axes.set_visible(True)
+            _panel(axes, steps, values[name], (result["ranks"] or {}).get(name))
+            if row == 0:
+                axes.set_title(f"layer {layers[column]}", fontsize=9, loc="center")
+            if column % columns == 0:
+                axes.set_ylabel(parts[row].replace(".", "\n"), fontsize=9)
+        panels[0, 0].set_ylim(low - margin, high + margin)
+        k = next(iter(values.values())).shape[1]
+        figure.supxlabel("step of the search", fontsize=10)
+        figure.supylabel("gate value", fontsize=10)
+        figure.legend(
+            handles=[
+                Line2D([], [], color=BLUE, label="kept"),
+                Line2D([], [], color=GREY, linewidth=1.0, label="dropped"),
+                Line2D([], [], color=INK, linewidth=0.8, linestyle=":", label=f"1/k, k = {k}"),
+            ],
+            loc="outside upper right",
+            ncols=3,
+        )
+        figure.suptitle(
+            f"Gates of {result['method']} on {result['task']}, {result['model']}",
+            fontsize=11,
+            fontweight="bold",
+            x=0.01,
+            ha="left",
+        )
+    return True
+
+
+def _panel(axes: Axes, steps: np.ndarray, values: np.ndarray, rank: int | None) -> None:
+    k = values.shape[1]
+    order = np.argsort(-np.abs(values[-1]), kind="stable")
+    kept = set(order[: k if rank is None else rank].tolist())
+    for component in reversed(order.tolist()):
+        strong = component in kept
+        axes.plot(
+            steps,
+            values[:, component],
+            color=BLUE if strong else GREY,
+            linewidth=1.4 if strong else 0.9,
+            alpha=0.85 if strong else 0.7,
+        )
+    axes.axhline(1 / k, color=INK, linewidth=0.8, linestyle=":")
+    axes.tick_params(labelsize=7, length=2)
+    if rank is not None:
+        axes.text(
+            0.96,
+            0.93,
+            f"r = {rank}",
+            transform=axes.transAxes,
+            ha="right",
+            va="top",
+            fontsize=8,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1.0},
+        )

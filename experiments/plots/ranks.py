@@ -1,0 +1,66 @@
+"""The rank of every adapted module, as a heat map."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.ticker import MaxNLocator
+
+from experiments.plots.modules import grid
+from experiments.plots.style import canvas
+
+__all__ = ["draw"]
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Write the figure: a column a layer, a row a module, the number in its cell.
+
+    Args:
+        result: result.json, whose ``ranks`` are not null.
+        path: the PNG to write.
+    """
+    ranks: dict[str, int] = result["ranks"]
+    layers, parts, cells = grid(ranks)
+    table = np.full((len(parts), len(layers)), np.nan)
+    for name, (row, column) in cells.items():
+        table[row, column] = ranks[name]
+    top = max(1, int(np.nanmax(table)))
+    colours = colormaps["viridis"].with_extremes(bad="white").resampled(top + 1)
+    height = 1.9 + 0.5 * len(parts)
+    with canvas(path, max(6.0, 2.2 + 0.52 * len(layers)), height) as figure:
+        axes = figure.subplots()
+        axes.grid(False)
+        image = axes.imshow(table, cmap=colours, vmin=-0.5, vmax=top + 0.5, aspect="auto")
+        for (row, column), rank in np.ndenumerate(table):
+            if not np.isnan(rank):
+                dark = rank < 0.55 * top
+                axes.text(
+                    column,
+                    row,
+                    f"{int(rank)}",
+                    ha="center",
+                    va="center",
+                    color="white" if dark else "black",
+                    fontsize=11,
+                )
+        axes.set_xticks(range(len(layers)), ["" if x is None else str(x) for x in layers])
+        axes.set_yticks(range(len(parts)), parts)
+        # White lines between the cells.
+        axes.set_xticks(np.arange(-0.5, len(layers)), minor=True)
+        axes.set_yticks(np.arange(-0.5, len(parts)), minor=True)
+        axes.grid(True, which="minor", color="white", linewidth=2)
+        axes.tick_params(which="both", length=0)
+        axes.spines[:].set_visible(False)
+        axes.set_xlabel("layer")
+        bar = figure.colorbar(image, ax=axes, label="rank", pad=0.02, fraction=0.04)
+        bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=min(top + 1, 9)))
+        bar.outline.set_visible(False)
+        axes.set_title(
+            f"Ranks of {result['method']} on {result['task']}, {result['model']}\n"
+            f"mean {np.nanmean(table):.2f}, "
+            f"{result['adapter_parameters']:,} adapter parameters",
+            fontsize=10,
+        )

@@ -1,0 +1,206 @@
+"""One table out of many runs: ``python -m experiments.report DIR`` (done by itself after ``-m``).
+
+Runs that differ in their seed only make one row: mean and standard deviation over seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from bilevel.errors import UserError
+from experiments import result
+from experiments.command import one_sentence
+from experiments.journal import write_atomically
+
+__all__ = ["Report", "failures", "report", "rows"]
+
+# Already in the table by other columns, or without influence on the result.
+NOT_A_VARIANT = ("method", "task", "model", "seed", "run.", "task.data_dir", "hydra")
+
+_failures: list[Path] = []
+
+
+class Report(Callback):
+    """Hydra callback: the table, at the end of a multirun."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Write and print the table, and remember which runs failed."""
+        folder = Path(config.hydra.sweep.dir)
+        finished, failed = _collect([folder])
+        _failures.extend(failed)
+        if finished:
+            print(report([folder], folder))
+        for path in failed:
+            print(f"failed: {path} (see its run.log)")
+
+
+def failures() -> list[Path]:
+    """Folders of the multirun's runs that did not finish."""
+    return list(_failures)
+
+
+def report(folders: Sequence[Path], out: Path) -> str:
+    """Write summary.csv, summary.md and comparison.png into ``out``; returns the table as text.
+
+    Raises:
+        UserError: no finished run is in the folders.
+    """
+    from experiments.plots import comparison  # matplotlib is slow to load, and --help needs it not
+
+    finished, _ = _collect(folders)
+    if not finished:
+        raise UserError(f"no finished run (result.json) in {', '.join(map(str, folders))}")
+    table = rows(finished)
+    out.mkdir(parents=True, exist_ok=True)
+    _write_csv(table, out / "summary.csv")
+    text = markdown(table)
+    write_atomically(out / "summary.md", text + "\n")
+    labelled = [{**r, "method": f"{r['method']} {r['variant']}".strip()} for r in finished]
+    comparison.draw(labelled, out / "comparison.png")
+    return f"{text}\n\n{out / 'summary.csv'}, summary.md, comparison.png"
+
+
+def rows(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One row a method, variant, task and model.
+
+    Args:
+        results: result.json of each run, with its ``variant``.
+
+    Returns:
+        ``method``, ``variant``, ``task``, ``model``, ``seeds`` (how many), and for each measure
+        ``NAME_mean`` and ``NAME_std`` (sample standard deviation; None for a single seed).
+    """
+    groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for r in results:
+        key = (r["task"], r["model"], r["method"], r.get("variant", ""))
+        groups.setdefault(key, []).append(r)
+    table = []
+    for (task, model, method, variant), members in sorted(groups.items()):
+        row: dict[str, Any] = {
+            "method": method,
+            "variant": variant,
+            "task": task,
+            "model": model,
+            "seeds": len(members),
+        }
+        for name in _measures(members[0]):
+            values = [value for r in members if (value := _measures(r)[name]) is not None]
+            row[f"{name}_mean"] = statistics.fmean(values) if values else None
+            row[f"{name}_std"] = statistics.stdev(values) if len(values) > 1 else None
+        table.append(row)
+    return table
+
+
+def _measures(r: Mapping[str, Any]) -> dict[str, float | None]:
+    ranks = r["ranks"]
+    return {
+        **r["metrics"],
+        "train_loss": r["train_loss"],
+        "validation_loss": r["validation_loss"],
+        "test_loss": r["test_loss"],
+        "gap": r["test_loss"] - r["train_loss"],
+        "mean_rank": statistics.fmean(ranks.values()) if ranks else None,
+        "adapter_parameters": r["adapter_parameters"],
+        "seconds": sum(r["seconds"].values()),
+        "peak_memory_mib": r["peak_memory_mib"],
+    }
+
+
+def markdown(table: Sequence[Mapping[str, Any]]) -> str:
+    """The rows as a Markdown table, padded so that it reads well on a terminal too."""
+    measures: list[str] = []
+    for row in table:
+        measures += [
+            name
+            for key in row
+            if key.endswith("_mean")
+            and (name := key.removesuffix("_mean")) not in measures
+            and any(other.get(key) is not None for other in table)
+        ]
+    fixed = ["method", "variant", "task", "model", "seeds"]
+    if not any(row["variant"] for row in table):
+        fixed.remove("variant")
+    cells = [[*fixed, *measures]]
+    for row in table:
+        numbers = [_mean_and_spread(row, name) for name in measures]
+        cells.append([*(str(row[name]) for name in fixed), *numbers])
+    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
+    lines = [
+        "| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |"
+        for line in cells
+    ]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)
+
+
+def _mean_and_spread(row: Mapping[str, Any], name: str) -> str:
+    mean, spread = row.get(f"{name}_mean"), row.get(f"{name}_std")
+    if mean is None:
+        return ""
+    digits = 0 if abs(mean) >= 1000 else 1 if abs(mean) >= 100 else 2 if abs(mean) >= 2 else 4
+    return f"{mean:.{digits}f}" + ("" if spread is None else f" ± {spread:.{digits}f}")
+
+
+def _write_csv(table: Sequence[Mapping[str, Any]], path: Path) -> None:
+    columns = list(dict.fromkeys(key for row in table for key in row))
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, restval="")
+        writer.writeheader()
+        writer.writerows(table)
+
+
+def _collect(folders: Sequence[Path]) -> tuple[list[dict[str, Any]], list[Path]]:
+    """The results below some folders, each with its variant, and the folders of unfinished runs."""
+    runs = sorted({path.parent.parent for f in folders for path in f.rglob(".hydra/config.yaml")})
+    runs += sorted({path.parent for f in folders for path in f.rglob(result.FILE)}.difference(runs))
+    finished, failed, overrides = [], [], []
+    for run in runs:
+        values = result.read(run)
+        if values is None:
+            failed.append(run)
+        else:
+            finished.append(values)
+            overrides.append(_overrides(run))
+    common = set.intersection(*overrides) if overrides else set()
+    for values, given in zip(finished, overrides, strict=True):
+        values["variant"] = " ".join(sorted(given - common))
+    return finished, failed
+
+
+def _overrides(run: Path) -> set[str]:
+    path = run / ".hydra" / "overrides.yaml"
+    if not path.is_file():
+        return set()
+    words = [str(word) for word in OmegaConf.load(path)]
+    return {
+        word
+        for word in words
+        if not any(
+            word.startswith(name if name.endswith(".") else f"{name}=") for name in NOT_A_VARIANT
+        )
+    }
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """The program."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.report",
+        description="One table (and a figure) of all runs in the folders; seeds are averaged.",
+    )
+    parser.add_argument("folders", type=Path, nargs="+", metavar="DIR")
+    parser.add_argument("--out", type=Path, help="where to write; default: the first DIR")
+    given = parser.parse_args(words)
+    with one_sentence():
+        print(report(given.folders, given.out or given.folders[0]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""result.json: what a run found, in one file of a fixed form."""
+
+from __future__ import annotations
+
+import json
+import platform
+import resource
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from bilevel.errors import UserError
+from bilevel.lowrank import ExportReport
+from experiments.journal import write_atomically
+from experiments.tasks.base import TaskData
+from problems.base import Outcome
+
+if TYPE_CHECKING:
+    from experiments.job import FineTuningJob
+
+__all__ = ["FILE", "SCHEMA_VERSION", "assemble", "read", "summary", "test_sizes", "write"]
+
+SCHEMA_VERSION = 1
+FILE = "result.json"
+PACKAGES = (
+    *("torch", "transformers", "peft", "betty-ml", "datasets", "hydra-core", "numpy"),
+    "bilevel-finetuning",
+)
+
+
+def assemble(
+    job: FineTuningJob, outcome: Outcome, exported: ExportReport, scores: dict[str, Any]
+) -> dict[str, Any]:
+    """The values of result.json; docs/results.md explains each."""
+    stages = job.summaries()
+    two_level = [s for s in stages.values() if s["T1"] is not None]
+    first: dict[str, Any] = two_level[0] if two_level else {"T1": None, "T2": None}
+    estimator = job.hypergradient
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "method": job.plan.names["method"],
+        "task": job.plan.names["task"],
+        "model": job.plan.names["model"],
+        "seed": job.seed,
+        "metrics": scores["metrics"],
+        "primary_metric": job.task.primary_metric,
+        "train_loss": scores["train_loss"],
+        "validation_loss": outcome.validation_loss,
+        "test_loss": scores["test_loss"],
+        "ranks": outcome.ranks,
+        "trainable_parameters": outcome.trainable_parameters,
+        "adapter_parameters": exported.parameters,
+        "head_parameters": exported.head_parameters,
+        "data": {**outcome.split, **test_sizes(job.task)},
+        "test_source": job.task.test_source,
+        "hypergradient": {"name": estimator.name, **asdict(estimator)}  # type: ignore[call-overload]
+        if two_level
+        else None,
+        "engine": {
+            "T1": first["T1"],
+            "T2": first["T2"],
+            "steps": {name: s["steps"] for name, s in stages.items()},
+            "precision": next(iter(stages.values()))["precision"],
+        },
+        "seconds": {name: s["seconds"] for name, s in stages.items()},
+        "peak_memory_mib": round(_peak_memory_mib(), 1),
+        "adapter_dir": str(exported.adapter),
+        "versions": {"python": platform.python_version(), **_versions()},
+    }
+
+
+def test_sizes(task: TaskData) -> dict[str, int]:
+    """Examples in each test set: ``test``, or ``test_matched`` and so on."""
+    sizes = {name: len(rows) for name, rows in task.tests.items()}
+    return {name if name == "test" else f"test_{name}": size for name, size in sizes.items()}
+
+
+def write(folder: Path, values: dict[str, Any]) -> None:
+    """Write result.json, all of it or nothing."""
+    write_atomically(folder / FILE, json.dumps(values, indent=2) + "\n")
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """What result.json says, None if there is none.
+
+    Raises:
+        UserError: the file is not what :func:`write` writes.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is no JSON: {error}") from error
+    if not isinstance(values, dict) or values.get("schema_version") != SCHEMA_VERSION:
+        raise UserError(f"{path} is not of schema version {SCHEMA_VERSION}")
+    return values
+
+
+def summary(values: dict[str, Any], folder: Path) -> str:
+    """A few lines for the person who waited."""
+    metrics = ", ".join(f"{name} {value:.4f}" for name, value in values["metrics"].items())
+    lines = [
+        f"{values['method']} on {values['task']}, {values['model']}, seed {values['seed']}",
+        f"  test      {metrics}",
+        f"  loss      train {values['train_loss']:.4f}, test {values['test_loss']:.4f}: "
+        f"over-fitting gap {values['test_loss'] - values['train_loss']:.4f}",
+    ]
+    if values["ranks"]:
+        ranks = list(values["ranks"].values())
+        lines.append(
+            f"  ranks     mean {sum(ranks) / len(ranks):.2f}, {min(ranks)} to {max(ranks)} "
+            f"in {len(ranks)} modules, {values['adapter_parameters']:,} parameters"
+        )
+    total = sum(values["seconds"].values())
+    lines += [
+        f"  time      {total:.1f} s ("
+        + ", ".join(f"{name} {s:.1f}" for name, s in values["seconds"].items())
+        + f"), peak memory {values['peak_memory_mib']:.0f} MiB",
+        f"  adapter   {values['adapter_dir']}",
+        f"  figures   {folder / 'figures'}",
+    ]
+    return "\n".join(lines)
+
+
+def _peak_memory_mib() -> float:
+    """Most memory held at once: of the GPU if one was used, else of the process."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated() > 0:
+        return torch.cuda.max_memory_allocated() / 2**20
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Kilobytes on Linux, bytes on macOS.
+    return largest / (2**20 if platform.system() == "Darwin" else 2**10)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "unknown"
+    return found

@@ -1,0 +1,141 @@
+"""Continuing an interrupted run: which folder, and is it this run's?
+
+``run.resume=DIR`` takes the run's own configuration from DIR; what is given besides must not
+contradict it. ``run.resume=auto`` takes the newest unfinished run of the configuration given.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from bilevel.errors import UserError
+from experiments.command import CommandLine, compose_config
+from experiments.errors import listed
+
+__all__ = ["check_same", "exclusive", "expand", "plain"]
+
+AUTO = "auto"
+# May change between the interruption and the continuation: they do not touch the result.
+FREE = ("run.", "engine.checkpoint_every", "engine.keep_checkpoints")
+GROUPS = ("method", "task", "model", "hypergradient")
+
+
+def expand(line: CommandLine) -> list[str]:
+    """The overrides that continue the run asked for by ``run.resume``; else those given.
+
+    Raises:
+        UserError: the folder is no run's, or another run's.
+    """
+    wanted = line.value("run.resume")
+    if wanted in (None, "null", ""):
+        return line.overrides
+    if wanted == AUTO:
+        if line.multirun:  # each run looks into its own folder, see experiments.job
+            return line.overrides
+        folder = _newest_unfinished(line)
+        return line.overrides if folder is None else [*line.overrides, f"hydra.run.dir={folder}"]
+    if line.multirun:
+        raise UserError(f"run.resume={wanted} continues one run; with -m use run.resume=auto")
+    folder = Path(str(wanted))
+    saved, choices, overrides = _read(folder)
+    overrides = [*(o for o in overrides if not o.startswith("run.resume=")), *line.overrides]
+    config = compose_config(overrides, line.config_dir)
+    check_same(folder, saved, plain(config), choices, dict(config.hydra.runtime.choices))
+    return [*overrides, f"hydra.run.dir={folder}"]
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """The run's part of a configuration as plain values."""
+    values = OmegaConf.to_container(config, resolve=False, enum_to_str=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items() if key != "hydra"}
+
+
+def check_same(
+    folder: Path,
+    saved: Mapping[str, Any],
+    asked: Mapping[str, Any],
+    saved_choices: Mapping[str, Any] | None = None,
+    asked_choices: Mapping[str, Any] | None = None,
+) -> None:
+    """Raise UserError naming every key in which two configurations differ."""
+    old, new = _flat(saved), _flat(asked)
+    differing = []
+    for group in GROUPS:
+        before, now = (saved_choices or {}).get(group), (asked_choices or {}).get(group)
+        if before != now:
+            differing.append(f"{group} ({before} there, {now} here)")
+            old = {key: v for key, v in old.items() if not key.startswith(f"{group}.")}
+            new = {key: v for key, v in new.items() if not key.startswith(f"{group}.")}
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key) and not key.startswith(FREE):
+            differing.append(f"{key} ({old.get(key)} there, {new.get(key)} here)")
+    if differing:
+        raise UserError(
+            f"{folder} holds another run, different in {listed(differing)}: give its own values, "
+            "or run.resume=DIR alone, which takes them from there"
+        )
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Keep a run's folder to this process.
+
+    Raises:
+        UserError: another process is at work in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "run.lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process is at work on the run in {folder}") from None
+        yield  # the kernel lets go of the lock when the process ends, however it ends
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """Configuration, group choices and overrides of the run in a folder."""
+    if not folder.is_dir():
+        raise UserError(f"run.resume={folder}: there is no such folder")
+    hydra = folder / ".hydra"
+    if not (hydra / "config.yaml").is_file():
+        raise UserError(
+            f"run.resume={folder}: this is no run's folder, .hydra/config.yaml is missing"
+        )
+    choices = OmegaConf.load(hydra / "hydra.yaml").hydra.runtime.choices
+    overrides = OmegaConf.to_container(OmegaConf.load(hydra / "overrides.yaml"))
+    assert isinstance(overrides, list)
+    return plain(OmegaConf.load(hydra / "config.yaml")), dict(choices), list(map(str, overrides))
+
+
+def _newest_unfinished(line: CommandLine) -> Path | None:
+    config = compose_config(line.overrides, line.config_dir)
+    asked, choices = plain(config), dict(config.hydra.runtime.choices)
+    for folder in sorted(Path(config.hydra.run.dir).parent.glob("*"), reverse=True):
+        if (folder / "result.json").exists() or not (folder / ".hydra" / "config.yaml").is_file():
+            continue
+        saved, saved_choices, _ = _read(folder)
+        try:
+            check_same(folder, saved, asked, saved_choices, choices)
+            with exclusive(folder):
+                return folder
+        except UserError:
+            continue
+    return None
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one of dotted keys; other values as JSON, so that 1.0 is not "1.0"."""
+    if isinstance(values, Mapping):
+        items: dict[str, Any] = {}
+        for key, value in values.items():
+            items |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+        return items
+    return {prefix: json.dumps(values)}

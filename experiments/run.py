@@ -1,0 +1,87 @@
+"""Train and score one method on one task, or, with ``-m``, several.
+
+    python -m experiments.run method=autolora task=sst2 task.data_dir=DIR model=minilm
+
+``python -m experiments.run --help`` explains the options.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from experiments import config as schema
+from experiments import report, resume
+from experiments.command import (
+    FAILURE,
+    CommandLine,
+    compose_config,
+    fail,
+    one_sentence,
+    user_modules,
+)
+from experiments.errors import USER_ERRORS, sentence
+
+log = logging.getLogger(__name__)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """The program: checks everything that can be checked, then lets Hydra start the run(s)."""
+    schema.register()
+    words = sys.argv[1:] if words is None else list(words)
+    with one_sentence():
+        line = CommandLine.parse(words)
+        if not line.flags:  # --help and the like run nothing
+            overrides = resume.expand(line)
+            if not line.multirun:
+                # Before Hydra makes a folder: what is wrong now leaves nothing behind.
+                from experiments.plan import Plan
+
+                Plan.of(compose_config(overrides, line.config_dir))
+            words = line.words(overrides)
+        sys.argv[1:] = words
+        _hydra_main()
+    if report.failures():
+        raise SystemExit(FAILURE)
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
+def _hydra_main(config: DictConfig) -> float:
+    return job(config)
+
+
+def job(config: DictConfig) -> float:
+    """One run, in Hydra's output folder; returns the primary metric (for sweepers that search)."""
+    from experiments.plan import Plan  # after --help and the like, which need no torch
+
+    hydra_config = HydraConfig.get()
+    user_modules(hydra_config.runtime.config_sources)
+    try:
+        result = Plan.of(config, hydra_config).execute(Path(hydra_config.runtime.output_dir))
+    except USER_ERRORS as error:
+        log.debug("stopped by", exc_info=error)
+        if hydra_config.mode == RunMode.MULTIRUN:
+            # The other runs go on; the table at the end says which failed, and so does the status.
+            log.error("error: %s", sentence(error))
+            return math.nan
+        logging.getLogger().handlers = _files_only()
+        log.error("error: %s", sentence(error))
+        fail(error)
+    return float(result["metrics"][result["primary_metric"]])
+
+
+def _files_only() -> list[logging.Handler]:
+    handlers = logging.getLogger().handlers
+    return [handler for handler in handlers if isinstance(handler, logging.FileHandler)]
+
+
+if __name__ == "__main__":
+    main()

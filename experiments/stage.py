@@ -1,0 +1,172 @@
+"""One stage of a run: its problems in an engine, watched, evaluated, saved and resumed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peft import PeftModel
+
+from bilevel import BilevelEngine, BilevelEngineConfig, BilevelProblem, Callback
+from bilevel.callbacks import CheckpointEvery, MetricsWriter, NonFiniteGuard, ProgressBar
+from bilevel.errors import UserError
+from bilevel.lowrank import Gates
+from experiments.watching import Evaluation, GateLog, HypergradientCheck
+
+if TYPE_CHECKING:
+    from experiments.job import FineTuningJob
+
+__all__ = ["Stage"]
+
+log = logging.getLogger(__name__)
+
+
+class Stage:
+    """Runs a stage's problems; see :class:`problems.base.StageRunner`."""
+
+    def __init__(self, job: FineTuningJob, name: str) -> None:
+        self.job = job
+        self.name = name
+        self._summary: dict[str, Any] = {}
+
+    def summary(self) -> dict[str, Any]:
+        """Seconds, steps, T1, T2 and precision; plain data, complete once the stage has run."""
+        return dict(self._summary)
+
+    def run(
+        self,
+        problems: Sequence[BilevelProblem],
+        dependencies: dict[str, dict[Any, list[Any]]],
+        steps: int,
+        model: PeftModel,
+        *,
+        validation: Sequence[dict[str, Any]] = (),
+        gates: Gates | None = None,
+        roll_back: bool = False,
+    ) -> dict[str, float]:
+        """Train for ``steps`` global steps and return the evaluation at the end.
+
+        Args:
+            problems, dependencies: the levels and their graph.
+            steps: global steps.
+            model: what is evaluated.
+            validation: the upper level's examples; none for a single level.
+            gates: selection variables to record over time.
+            roll_back: take the last lower step again after an upper step.
+        """
+        options = self.job.plan.engine
+        levels = _levels(dependencies)
+        lower = levels[0] if levels else problems[0]
+        evaluation = Evaluation(self.job, model, lower, validation)
+        writer = MetricsWriter(
+            Path(self.job.folder) / "metrics.jsonl", options["metrics_every"], self.name
+        )
+        engine = BilevelEngine(
+            problems,
+            config=self._config(steps, lower, bool(validation), roll_back),
+            dependencies=dependencies,
+            callbacks=self._callbacks(writer, evaluation, gates, bool(levels), steps),
+            validation=evaluation,
+        )
+        self._resume(engine)
+        log.info("stage %s: %d steps on %s", self.name, steps, engine.device)
+        engine.run()
+        if engine.stop_reason is not None:
+            log.info("stage %s: stopped early, %s", self.name, engine.stop_reason)
+        stats = evaluation.finish(engine, writer)
+        self._summary = {
+            "seconds": round(writer.seconds(), 3),
+            "steps": engine.global_step,
+            "T1": lower.config.unroll_steps if levels else None,
+            "T2": getattr(levels[1].config, "steps", 1) if levels else None,
+            "precision": lower.precision,
+        }
+        engine.cleanup()
+        return stats
+
+    def _config(
+        self, steps: int, lower: BilevelProblem, validates: bool, roll_back: bool
+    ) -> BilevelEngineConfig:
+        options = self.job.plan.engine
+        patience = options["early_stopping"]
+        return BilevelEngineConfig(
+            train_iters=steps,
+            valid_step=self._evaluation_interval(lower),
+            roll_back=roll_back,
+            strategy=options["strategy"],
+            backend=options["backend"],
+            # Without validation data there is nothing to stop by: test data must not decide.
+            early_stopping=bool(patience) and validates,
+            early_stopping_metric="validation_loss",
+            early_stopping_mode="min",
+            early_stopping_tolerance=patience,
+        )
+
+    def _evaluation_interval(self, lower: BilevelProblem) -> int:
+        """Global steps between two evaluations, 0 for none."""
+        epochs = self.job.plan.engine["evaluate_every"]
+        if not epochs:
+            return 0
+        loader: Any = lower.train_data_loader
+        batches = len(loader[0] if isinstance(loader, (list, tuple)) else loader)
+        config = lower.config
+        return max(1, round(epochs * batches / config.gradient_accumulation / config.unroll_steps))
+
+    def _callbacks(
+        self,
+        writer: MetricsWriter,
+        evaluation: Evaluation,
+        gates: Gates | None,
+        two_levels: bool,
+        steps: int,
+    ) -> list[Callback]:
+        options = self.job.plan.engine
+        callbacks: list[Callback] = [
+            NonFiniteGuard(checkpointer=self.job.checkpointer),
+            writer,
+            ProgressBar(self.name),
+            evaluation,
+        ]
+        if gates is not None:
+            callbacks.append(GateLog(gates, writer, steps))
+        if two_levels and options["check_hypergradient_every"]:
+            callbacks.append(
+                HypergradientCheck(
+                    self.job.hypergradient, writer, options["check_hypergradient_every"]
+                )
+            )
+        if options["checkpoint_every"]:
+            callbacks.append(
+                CheckpointEvery(
+                    self.job.checkpointer,
+                    options["checkpoint_every"],
+                    self.name,
+                    lambda engine: {"stage": self.name, "engine": engine.state_dict()},
+                )
+            )
+        return callbacks
+
+    def _resume(self, engine: BilevelEngine) -> None:
+        """Load the newest checkpoint, if it is of this stage and a resume is asked for."""
+        if not self.job.plan.resume:
+            return
+        found = self.job.checkpointer.latest()
+        if found is None:
+            return
+        path, state = found
+        if state.get("stage") != self.name:
+            return  # of a stage before: this one has not come to its first checkpoint
+        try:
+            engine.load_state_dict(state["engine"])
+        except KeyError as error:
+            raise UserError(f"{path} is of another version of this program") from error
+        log.info("stage %s: goes on at step %d (%s)", self.name, engine.global_step, path.name)
+
+
+def _levels(dependencies: dict[str, dict[Any, list[Any]]]) -> tuple[Any, Any] | None:
+    """The first lower problem with an upper one, and that upper problem."""
+    for upper, lowers in dependencies["u2l"].items():
+        return lowers[0], upper
+    return None

@@ -1,0 +1,180 @@
+"""Callbacks of the application: evaluation, gates over time, and the hypergradient's accuracy."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import PeftModel
+
+from bilevel import BilevelEngine, BilevelProblem, Callback, Hypergradient
+from bilevel import precision as precisions
+from bilevel.callbacks import MetricsWriter
+from bilevel.hypergradient import check
+from bilevel.lowrank import Gates
+from experiments.scoring import mean_loss, outputs, score, some
+
+if TYPE_CHECKING:
+    from experiments.job import FineTuningJob
+
+__all__ = ["Evaluation", "GateLog", "HypergradientCheck"]
+
+log = logging.getLogger(__name__)
+
+# Records of gate values in a stage: enough for a smooth line, whatever the number of steps.
+GATE_RECORDS = 100
+
+
+class Evaluation(Callback):
+    """Train, validation and test loss and the test metrics, all in evaluation mode.
+
+    While training, a fixed random choice of examples is used; at the end of the stage all of the
+    validation and test examples are.
+
+    Args:
+        job: tells task, test data and how many examples to use.
+        model: what is evaluated.
+        lower: the problem whose loader tells the training examples.
+        validation: the upper level's examples.
+    """
+
+    def __init__(
+        self,
+        job: FineTuningJob,
+        model: PeftModel,
+        lower: BilevelProblem,
+        validation: Sequence[dict[str, Any]],
+    ) -> None:
+        self.job = job
+        self.model = model
+        self.lower = lower
+        self.validation = validation
+        self.limit: int | None = job.plan.engine["evaluate_examples"]
+        self.final: dict[str, float] | None = None
+
+    def __call__(self, engine: BilevelEngine) -> dict[str, float]:
+        """Evaluate during training; at the last step with all examples."""
+        if engine.global_step < engine.train_iters:
+            return self._evaluate(engine, self.limit)
+        self.final = self._evaluate(engine, None)
+        return self.final
+
+    def finish(self, engine: BilevelEngine, writer: MetricsWriter) -> dict[str, float]:
+        """The evaluation at the end of the stage; made and written now if it was not yet."""
+        if self.final is None:
+            self.final = self._evaluate(engine, None)
+            writer.on_validation(engine, self.final)
+        return self.final
+
+    def state_dict(self) -> dict[str, Any]:
+        """The last evaluation, once it is made."""
+        return {"final": self.final}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take it back."""
+        self.final = state["final"]
+
+    def _evaluate(self, engine: BilevelEngine, limit: int | None) -> dict[str, float]:
+        task, collate = self.job.task, self.job.data.collate
+
+        def autocast() -> Any:  # anew each time: it remembers casts of weights
+            return precisions.autocast(self.lower.precision, torch.device(engine.device).type)
+
+        stats: dict[str, float] = {}
+        loader = self.lower.train_data_loader[0]
+        train = [int(loader.indices[i]) for i in some(len(loader.indices), self.limit)]
+        groups = {
+            "train_loss": [loader.dataset[i] for i in train],
+            "validation_loss": [self.validation[i] for i in some(len(self.validation), limit)],
+        }
+        for name, rows in groups.items():
+            if rows:
+                logits = outputs(self.model, rows, collate, autocast())
+                stats[name] = mean_loss(logits, rows, task.problem_type)
+        chosen = {name: some(len(rows), limit) for name, rows in self.job.tests.items()}
+        part = replace(
+            task,
+            tests={name: [task.tests[name][i] for i in rows] for name, rows in chosen.items()},
+        )
+        tests = {name: [self.job.tests[name][i] for i in rows] for name, rows in chosen.items()}
+        metrics, stats["test_loss"] = score(self.model, part, tests, collate, autocast())
+        stats |= {f"test_{name}": value for name, value in metrics.items()}
+        log.info(
+            "step %d: %s", engine.global_step, ", ".join(f"{k} {v:.4f}" for k, v in stats.items())
+        )
+        return stats
+
+
+class GateLog(Callback):
+    """Writes the gate values to metrics.jsonl now and then: ``{"kind": "gates", "gates": ...}``.
+
+    Args:
+        gates: whose values.
+        writer: of metrics.jsonl, an earlier callback.
+        steps: of the stage.
+    """
+
+    def __init__(self, gates: Gates, writer: MetricsWriter, steps: int) -> None:
+        self.gates = gates
+        self.writer = writer
+        self.every = math.ceil(steps / GATE_RECORDS)
+
+    def on_start(self, engine: BilevelEngine) -> None:
+        """Write where the gates start."""
+        if engine.global_step == 0:
+            self._write(engine)
+
+    def on_step_end(self, engine: BilevelEngine) -> None:
+        """Write if it is time."""
+        step = engine.global_step
+        if step % self.every == 0 or step == engine.train_iters:
+            self._write(engine)
+
+    @torch.no_grad()
+    def _write(self, engine: BilevelEngine) -> None:
+        rows = self.gates.values().detach().float().cpu().tolist()
+        values = {
+            name: [round(value, 6) for value in row]
+            for name, row in zip(self.gates.names, rows, strict=True)
+        }
+        self.writer.write("gates", engine.global_step, {"gates": values})
+
+
+class HypergradientCheck(Callback):
+    """Holds the estimator in use against the exact implicit term, every so many global steps.
+
+    Args:
+        estimator: in use.
+        writer: of metrics.jsonl; records are of kind ``hypergradient``.
+        every: global steps.
+    """
+
+    def __init__(self, estimator: Hypergradient, writer: MetricsWriter, every: int) -> None:
+        self.estimator = estimator
+        self.writer = writer
+        self.every = every
+
+    def on_step_end(self, engine: BilevelEngine) -> None:
+        """Check if it is time."""
+        if engine.global_step % self.every:
+            return
+        hooks = [problem.gradient_hooks for problem in engine.problems]
+        for problem in engine.problems:  # the check's own steps are not the run's
+            problem.gradient_hooks = []
+        try:
+            found = check(engine, [self.estimator])[0]
+        finally:
+            for problem, hook in zip(engine.problems, hooks, strict=True):
+                problem.gradient_hooks = hook
+        self.writer.write("hypergradient", engine.global_step, asdict(found))
+        log.info(
+            "step %d: %s, cosine %.4f to the exact implicit term, relative error %.3g",
+            engine.global_step,
+            found.name,
+            found.cosine,
+            found.relative_error,
+        )

@@ -1,0 +1,87 @@
+"""Mistakes on the command line: one sentence, exit status 2, and nothing left behind."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from experiments.run import main
+
+
+def said(capsys: pytest.CaptureFixture[str], words: list[str]) -> str:
+    """What the program says on stderr; it must be one line, and the exit status 2."""
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 2
+    text = capsys.readouterr().err
+    assert text.startswith("error: ")
+    assert len(text.splitlines()) == 1
+    return text
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+CASES = {
+    "unknown method": (["method=autolara"], ["method 'autolara'", "autolora, lora", "mean 'auto"]),
+    "unknown task": (["task=sst3"], ["task 'sst3'", "demo", "did you mean 'sst2'"]),
+    "unknown model": (["model=robertabase"], ["model 'robertabase'", "roberta-base"]),
+    "unknown estimator": (["hypergradient=darts"], ["'darts'", "finite_difference", "unrolled"]),
+    "unknown engine": (["engine=fast"], ["engine 'fast'", "default"]),
+    "misspelt group": (["metod=lora"], ["unknown option 'metod'", "did you mean 'method'"]),
+    "misspelt option": (["method.rnk=3"], ["'rnk' in method", "did you mean 'rank'"]),
+    "misspelt nested": (["method.lower.weight_dekay=0"], ["in method.lower", "'weight_decay'"]),
+    "misspelt train": (["train.epoch=3"], ["'epoch' in train", "did you mean 'epochs'"]),
+    "appended option": (["+method.foo=3"], ["'foo' in method", "rank"]),
+    "not an integer": (["method.rank=abc"], ["method.rank=abc", "an integer"]),
+    "not a number": (["train.lr=fast"], ["train.lr=fast", "float"]),
+    "half a seed": (["seed=1.5"], ["seed=1.5", "integer"]),
+    "null": (["train.epochs=null"], ["train.epochs=null", "null is not allowed"]),
+    "null group": (["method=null"], ["must be a string"]),
+    "wrong list": (["method.lower.betas=[0.9]"], ["method.lower.betas", "2 values"]),
+    "wrong choice": (["engine.precision=fp8"], ["engine.precision=fp8", "auto, fp32, bf16, fp16"]),
+    "wrong gate": (["method.gate=soft"], ["'soft'", "softmax, sigmoid, real"]),
+    "wrong rule": (["method.rank_rule=best"], ["'best'", "threshold"]),
+    "wrong estimator option": (["hypergradient.scale=one"], ["'one'", "identity, inner_lr"]),
+    "no batch": (["train.batch_size=0"], ["train.batch_size=0", "1 or more"]),
+    "negative rate": (["train.lr=-1"], ["train.lr=-1.0", "more than 0"]),
+    "no targets": (["train.target_modules=[]"], ["train.target_modules", "qv, all or a list"]),
+    "a value for a group": (["train=fast"], ["train=fast", "group of options", "train.epochs"]),
+    "no value": (["seed"], ["cannot read the option 'seed'", "name=value"]),
+    "interpolation": (["task.name=${nothing}"], ["task.name", "'nothing' not found"]),
+    "flag": (["--methd=lora"], ["unknown flag --methd", "name=value"]),
+    "forbidden target": (["method._target_=os.system"], ["os.system", "only classes of"]),
+    "target of another kind": (
+        ["method._target_=problems.base.OptimizerSettings"],
+        ["unknown option", "allowed are name, lr"],
+    ),
+    "no such class": (["method._target_=problems.lora.Lora"], ["has no class Lora"]),
+    "no such module": (["method._target_=problems.loro.LoRA"], ["no module problems.loro"]),
+    "deleted": (["~seed"], ["seed"]),
+    "no folder to resume": (["run.resume=nowhere"], ["nowhere", "no such folder"]),
+    "no run to resume": (["run.resume=."], ["no run's folder"]),
+    "resume in multirun": (["-m", "run.resume=x"], ["continues one run", "auto"]),
+    "hub without id": (["model=hub"], ["model.pretrained=ID_OR_FOLDER"]),
+    "no model folder": (["model=hub", "model.pretrained=./nothing"], ["./nothing", "not exist"]),
+    "no data": (["task=classification", "model=demo"], ["task.data_dir"]),
+    "unknown in a multirun": (["-m", "method=lora,foo"], ["unknown method 'foo'"]),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_one_sentence(case: str, capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    words, expected = CASES[case]
+    text = said(capsys, words)
+    for part in expected:
+        assert part in text
+    assert [p.name for p in folder.iterdir() if p.name != "multirun"] == []
+
+
+def test_traceback_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(Exception, match="Could not find 'method/foo'"):
+        main(["method=foo"])
+    assert os.environ["HYDRA_FULL_ERROR"] == "1"
