@@ -189,13 +189,6 @@ class ProblemGradient(ProblemSetup):
         return [torch.zeros_like(x) if g is None else g for g, x in zip(grads, like, strict=True)]
 
     def _stops_gradient(self, path: Sequence[ImplicitProblem]) -> bool:
-        for problem in path[1:-1]:
-            if problem.config.type not in jvp_fn_mapping:
-                allowed = ", ".join(sorted(jvp_fn_mapping))
-                raise UserError(
-                    f"problem {problem.name!r} names the hypergradient {problem.config.type!r}; "
-                    f"allowed: {allowed}"
-                )
         estimators = [estimator_of(problem.config) for problem in path[1:-1]]
         return any(e is not None and e.is_zero for e in estimators)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from betty.hypergradient import jvp_fn_mapping
 from betty.problems import ImplicitProblem
 from torch import Tensor, nn
 
@@ -56,11 +57,20 @@ class ProblemSetup(ImplicitProblem):
         self.precision = precisions.resolve(requested, torch.device(self.device))
         self.scaler = precisions.make_scaler(self.precision, torch.device(self.device))
         self.warmup_steps = self.config.warmup_steps * self.gas  # Betty counts micro-batches
+        self._check_estimators()
         if self._parents:
             estimator = estimator_of(self.config)
             if estimator is not None:
                 estimator.prepare(self)
                 self._needs = estimator.needs(self)
+
+    def _check_estimators(self) -> None:
+        for problem in {p for path in self._paths for p in path[1:-1]}:
+            if problem.config.type not in jvp_fn_mapping:
+                raise UserError(
+                    f"problem {problem.name!r} names the hypergradient {problem.config.type!r}; "
+                    f"allowed: {', '.join(sorted(jvp_fn_mapping))}"
+                )
 
     def _settle_parameters(self) -> list[nn.Parameter]:
         if self.optimizer is not None:

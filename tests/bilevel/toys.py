@@ -89,7 +89,7 @@ def two_levels(
     """An engine over Net and Gate; the upper learning rate is 0 unless given."""
     torch.manual_seed(seed)
     net, gate = Net(dropout), Gate()
-    optim = optimizer(list(p for p in net.parameters() if p.requires_grad))
+    optim = optimizer([p for p in net.parameters() if p.requires_grad])
     lower = classes[0](
         "lower",
         ProblemConfig(

@@ -325,6 +325,6 @@ def test_custom_steps_are_refused():
 def test_options_are_checked():
     with pytest.raises(UserError, match="depth must be 1 or more, got 0"):
         Unrolled(depth=0)
-    with pytest.raises(UserError, match="unknown product 'fast'.*double_backward"):
+    with pytest.raises(UserError, match=r"unknown product 'fast'.*double_backward"):
         two_levels(Unrolled(product="fast"))
     assert dataclasses.asdict(Unrolled())["depth"] is None

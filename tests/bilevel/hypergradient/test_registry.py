@@ -1,0 +1,113 @@
+"""Estimators in Betty's own mapping, chosen by name or object; names that do not exist."""
+
+import pytest
+import torch
+from betty.configs import Config
+from betty.hypergradient import jvp_fn_mapping
+from betty.hypergradient.darts import darts
+from toys import Lower, Upper, relative_error, two_levels, upper_gradient
+
+from bilevel import ProblemConfig
+from bilevel.errors import UserError
+from bilevel.hypergradient import (
+    Alignment,
+    ConjugateGradient,
+    FiniteDifference,
+    Hypergradient,
+    Neumann,
+    NoHypergradient,
+    Sama,
+    Unrolled,
+    estimator_of,
+    register,
+)
+
+ALL = [
+    NoHypergradient,
+    FiniteDifference,
+    Unrolled,
+    Neumann,
+    ConjugateGradient,
+    Sama,
+    Alignment,
+]
+
+
+def test_all_are_in_bettys_mapping():
+    names = [cls.name for cls in ALL]
+    assert names == "none finite_difference unrolled neumann cg sama alignment".split()
+    assert all(name in jvp_fn_mapping for name in names)
+    assert jvp_fn_mapping["darts"] is darts  # Betty's own stays reachable
+
+
+@pytest.mark.parametrize("cls", ALL)
+def test_a_name_gives_default_options(cls):
+    found = estimator_of(Config(type=cls.name))
+    assert type(found) is cls
+    if cls not in (Neumann, ConjugateGradient):
+        assert found == cls()
+
+
+def test_bettys_fields_are_options():
+    config = Config(type="neumann", neumann_iterations=7, neumann_alpha=0.3)
+    assert estimator_of(config) == Neumann(iterations=7, alpha=0.3)
+    config = Config(type="cg", cg_iterations=9, cg_alpha=2.0)
+    assert estimator_of(config) == ConjugateGradient(iterations=9, alpha=2.0)
+    assert estimator_of(Config(type="darts")) is None
+
+
+def test_an_object_sets_the_type():
+    config = ProblemConfig(hypergradient=Unrolled(depth=2))
+    assert config.type == "unrolled"
+    assert estimator_of(config) == Unrolled(depth=2)
+
+
+def test_a_level_of_ours_does_not_fall_into_stock_darts_by_default():
+    _, lower, _ = two_levels(None)
+    assert lower.hypergradient == FiniteDifference()
+
+
+def test_name_and_object_do_the_same():
+    found = [
+        upper_gradient(*two_levels(given, dropout=0.3, lower_options=options)[::2])
+        for given, options in ((Unrolled(), {}), (None, {"type": "unrolled"}))
+    ]
+    assert torch.equal(*found)
+
+
+def test_stock_darts_can_still_be_named():
+    gradient = upper_gradient(*two_levels(None, lower_options={"type": "darts"})[::2])
+    ours = FiniteDifference(point="after", difference="central")
+    assert relative_error(gradient, upper_gradient(*two_levels(ours)[::2])) < 1e-6
+
+
+def test_an_unknown_name_is_said_before_training():
+    with pytest.raises(UserError, match="'dart'.*allowed: .*finite_difference.*unrolled"):
+        two_levels(None, lower_options={"type": "dart"})
+
+
+def test_alignment_needs_gates():
+    with pytest.raises(UserError, match=r"gated LoRA layers.*'lower'.*finite_difference"):
+        two_levels(Alignment())
+
+
+def test_registering_needs_a_name():
+    with pytest.raises(TypeError, match="name"):
+        register(type("Nameless", (Hypergradient,), {}))
+
+
+def test_none_is_plain_alternation():
+    """The direct partial alone; the lower level is not even asked for a gradient."""
+    engine, lower, upper = two_levels(NoHypergradient(), classes=(Lower, Upper), dropout=0.3)
+    asked = []
+    lower.meta_trainable_parameters = lambda: asked.append(1)
+    state = torch.get_rng_state()
+    found = upper_gradient(engine, upper)
+    assert not asked
+    torch.set_rng_state(state)
+    engine, lower, upper = two_levels(NoHypergradient(), dropout=0.3)
+    torch.set_rng_state(state)
+    lower.one_step_descent()
+    lower.zero_grad()
+    (direct,) = torch.autograd.grad(upper.loss(upper.get_batch()), upper.module.logits)
+    assert relative_error(found, direct) < 1e-12
