@@ -109,7 +109,7 @@ class Gates(nn.Module):
         if self.kind == "sigmoid":
             return torch.sigmoid(v)
         if self.kind == "real":
-            return v
+            return v.view_as(v)  # not the parameter itself, which a module would register
         if sample:
             # Uniform noise can be exactly 0, whose logit is infinite.
             tiny = torch.finfo(v.dtype).eps
