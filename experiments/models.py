@@ -71,6 +71,8 @@ class ModelSpec:
         attn_implementation: "sdpa", "eager" or "auto" (sdpa where the architecture has it).
         dropout: replaces every dropout probability; None keeps the model's own.
         revision: the hub's branch, tag or commit.
+        lr: a learning rate for LoRA that suits this model, where neither train.lr nor the method
+            names one; None leaves it to the method's paper.
     """
 
     name: str
@@ -81,6 +83,7 @@ class ModelSpec:
     attn_implementation: str = "auto"
     dropout: float | None = None
     revision: str | None = None
+    lr: float | None = None
 
     def __post_init__(self) -> None:
         if self.attn_implementation not in ATTENTIONS:
