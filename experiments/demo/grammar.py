@@ -21,6 +21,10 @@ __all__ = ["labelled", "riddles", "unlabelled"]
 
 NEGATED = 0.35  # share of negated clauses
 
+# Share of plain clauses in the unlabelled text. What a word means is learned from them; from the
+# others, what negation and contrast do to it.
+PLAIN = 0.7
+
 
 def labelled(count: int, seed: int, noise: float = 0.0) -> list[tuple[str, int]]:
     """Return sentences with labels 0 (negative) and 1 (positive), half of each.
@@ -44,7 +48,7 @@ def labelled(count: int, seed: int, noise: float = 0.0) -> list[tuple[str, int]]
 def unlabelled(count: int, seed: int) -> list[str]:
     """Return reviews: a sentence and what it led to."""
     source = random.Random(f"unlabelled {seed}")
-    return [review for review, _, _ in (_review(source) for _ in range(count))]
+    return [review for review, _, _ in (_review(source, PLAIN) for _ in range(count))]
 
 
 def riddles(count: int, seed: int, gap: str) -> list[tuple[str, str, str]]:
@@ -52,50 +56,58 @@ def riddles(count: int, seed: int, gap: str) -> list[tuple[str, str, str]]:
     source = random.Random(f"riddles {seed}")
     found = []
     for _ in range(count):
-        review, right, wrong = _review(source)
+        review, right, wrong = _review(source, 0.0)
         head, _, tail = review.rpartition(right)
         found.append((head + gap + tail, right, wrong))
     return found
 
 
-def _review(source: random.Random) -> tuple[str, str, str]:
+def _review(source: random.Random, plain: float) -> tuple[str, str, str]:
     """A sentence and its outcome, the word that shows the sentiment, and its opposite."""
     polarity = source.choice((+1, -1))
+    if source.random() < plain:
+        sentence = _clause(source, polarity, negated=0.0)
+    else:
+        sentence = _sentence(source, polarity)
     outcome, good, bad = source.choice(OUTCOMES)
     right, wrong = (good, bad) if polarity > 0 else (bad, good)
-    return f"{_sentence(source, polarity)} , {outcome.format(right)}", right, wrong
+    return (
+        f"{sentence} , {outcome.format(right)}",
+        right,
+        wrong,
+    )
 
 
 def _sentence(source: random.Random, polarity: int) -> str:
     """One or two clauses, of which the one that counts has this polarity."""
     form = source.choice(("one", "one", "and", "but", "although", "although after"))
-    main = _clause(source, polarity)
+    main = _clause(source, polarity, NEGATED)
     if form == "one":
         text = main
     elif form == "and":
-        text = f"{main} and {_clause(source, polarity)}"
+        text = f"{main} and {_clause(source, polarity, NEGATED)}"
     elif form == "but":
-        text = f"{_clause(source, -polarity)} but {main}"
+        text = f"{_clause(source, -polarity, NEGATED)} but {main}"
     elif form == "although":
-        text = f"although {_clause(source, -polarity)} , {main}"
+        text = f"although {_clause(source, -polarity, NEGATED)} , {main}"
     else:
-        text = f"{main} , although {_clause(source, -polarity)}"
+        text = f"{main} , although {_clause(source, -polarity, NEGATED)}"
     if source.random() < 0.3:
         place = source.choice(NEUTRAL)
         text = f"{place} , {text}" if source.random() < 0.5 else f"{text} {place}"
     return text
 
 
-def _clause(source: random.Random, polarity: int) -> str:
+def _clause(source: random.Random, polarity: int, negated: float) -> str:
     """A clause of this polarity, by a word of it or by negating a word of the other."""
-    negated = source.random() < NEGATED
-    word = -polarity if negated else polarity
+    negate = source.random() < negated
+    word = -polarity if negate else polarity
     noun = source.choice(NOUNS)
     subject = source.choice(SUBJECTS)
     adjective = source.choice(ADJECTIVES[word])
     article = "an" if adjective[0] in "aeiou" else "a"
     past, infinitive = source.choice(VERBS[word])
-    if negated:
+    if negate:
         forms = [
             f"the {noun} was not {adjective}",
             f"the {noun} was far from {adjective}",

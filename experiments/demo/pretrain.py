@@ -7,28 +7,32 @@ cores. The result is part of the project: this needs to be run again only when t
 """
 
 import argparse
+import itertools
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import (
     BertConfig,
     BertForMaskedLM,
-    DataCollatorForLanguageModeling,
     PreTrainedTokenizerFast,
     get_linear_schedule_with_warmup,
 )
 
+from bilevel.data import ResumableLoader
 from experiments.demo.grammar import riddles, unlabelled
+from experiments.demo.lexicon import OUTCOMES
 
 FOLDER = Path(__file__).parent / "model"
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 LENGTH = 48  # positions; the longest sentence of the language has 38 tokens
 LEARNING_RATE = 1e-3
-MASKED = 0.2  # share of masked words
+DROPOUT = 0.1  # of the finished model
+TEXTS = 100_000
+MASKED = 0.15  # share of masked words ...
+TELLING = 0.9  # ... and of those that can be guessed only by understanding the sentence
 
 
 def build_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
@@ -65,44 +69,76 @@ def build_model(vocabulary: int) -> BertForMaskedLM:
             num_attention_heads=4,
             intermediate_size=192,
             max_position_embeddings=LENGTH,
+            # About 1/sqrt(hidden size). With BERT's own 0.02 so small a model takes very long to
+            # attend to anything.
+            initializer_range=0.1,
+            # The text is made afresh and plentiful: nothing to over-fit.
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
         )
     )
+
+
+def mask(
+    ids: torch.Tensor, rates: torch.Tensor, generator: torch.Generator, mask_token: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mask words at random.
+
+    Args:
+        ids: (batch, length) token numbers.
+        rates: (vocabulary,) probability of each token to be masked.
+        generator: the random source.
+        mask_token: number of [MASK].
+
+    Returns:
+        (batch, length) input, and labels that are -100 wherever nothing is masked.
+    """
+    masked = torch.rand(ids.shape, generator=generator) < rates[ids]
+    return ids.masked_fill(masked, mask_token), ids.masked_fill(~masked, -100)
+
+
+def masking_rates(tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
+    """Return each token's probability to be masked, (vocabulary,)."""
+    rates = torch.full((len(tokenizer),), MASKED)
+    rates[tokenizer.convert_tokens_to_ids(SPECIAL)] = 0.0
+    telling = [word for _, *words in OUTCOMES for word in words]
+    rates[tokenizer.convert_tokens_to_ids(telling)] = TELLING
+    return rates
 
 
 def pretrain(
     steps: int, batch_size: int, seed: int
 ) -> tuple[BertForMaskedLM, PreTrainedTokenizerFast]:
-    """Train on fresh sentences for so many steps; float32, CPU."""
+    """Train for so many steps on the CPU, in float32."""
     torch.manual_seed(seed)
-    texts = unlabelled(min(steps * batch_size, 100_000), seed)
-    tokenizer = build_tokenizer(texts)
+    generator = torch.Generator().manual_seed(seed)
+    tokenizer = build_tokenizer(texts := unlabelled(TEXTS, seed))
     model = build_model(len(tokenizer))
-    loader: DataLoader = DataLoader(
-        [{"input_ids": ids} for ids in tokenizer(texts)["input_ids"]],  # type: ignore[arg-type]
-        batch_size=batch_size,
-        shuffle=True,
-        drop_last=True,
-        collate_fn=DataCollatorForLanguageModeling(tokenizer, mlm_probability=MASKED),
+    rates = masking_rates(tokenizer)
+    encoded = tokenizer(texts)["input_ids"]
+    loader = ResumableLoader(
+        encoded,
+        batch_size,
+        lambda ids: tokenizer.pad({"input_ids": ids}, return_tensors="pt"),
+        seed=seed,
+        lengths=[len(ids) for ids in encoded],
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
     scheduler = get_linear_schedule_with_warmup(optimizer, steps // 20, steps)
-    model.train()
-    step = 0
-    with tqdm(total=steps, desc="masked words") as bar:
-        while step < steps:
-            for batch in loader:
-                loss = model(**batch).loss
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                optimizer.step()
-                scheduler.step()
-                optimizer.zero_grad()
-                step += 1
-                bar.update()
-                if step % 50 == 0:
-                    bar.set_postfix(loss=f"{loss.item():.3f}")
-                if step == steps:
-                    break
+    batches = itertools.chain.from_iterable(itertools.repeat(loader))
+    bar = tqdm(itertools.islice(batches, steps), total=steps, desc="masked words")
+    for step, batch in enumerate(bar):
+        ids, labels = mask(batch["input_ids"], rates, generator, tokenizer.mask_token_id)
+        model.train()
+        loss = model(ids, attention_mask=batch["attention_mask"], labels=labels).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+        if step % 250 == 0:
+            guessed = understanding(model, tokenizer)
+            bar.set_postfix(loss=f"{loss.item():.3f}", guessed=f"{guessed:.0%}")
     return model.eval(), tokenizer
 
 
@@ -113,6 +149,7 @@ def understanding(model: BertForMaskedLM, tokenizer: PreTrainedTokenizerFast) ->
     The outcome's one telling word is masked, so that only the sentence before it can tell.
     """
     texts, right, wrong = zip(*riddles(1000, seed=1, gap=tokenizer.mask_token), strict=True)
+    model.eval()
     batch = tokenizer(list(texts), padding=True, return_tensors="pt")
     logits = model(**batch).logits[batch["input_ids"] == tokenizer.mask_token_id]
     rows = torch.arange(len(logits))
@@ -125,12 +162,14 @@ def understanding(model: BertForMaskedLM, tokenizer: PreTrainedTokenizerFast) ->
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=FOLDER)
     arguments = parser.parse_args()
     model, tokenizer = pretrain(arguments.steps, arguments.batch_size, arguments.seed)
+    # Fine-tuning, on few examples, needs the dropout that pretraining did without.
+    model.config.hidden_dropout_prob = model.config.attention_probs_dropout_prob = DROPOUT
     # The backbone alone: what a fine-tuning task needs.
     model.bert.save_pretrained(arguments.out)
     tokenizer.save_pretrained(arguments.out)
