@@ -38,6 +38,7 @@ class BilevelProblem(ProblemGradient):
         if record is not None and record.graph is not None:
             with self.slots.holding(record.graph[0], replay=False):
                 loss, stats = self.get_loss(batch)
+                self.slots.verify(loss, self.name)
         else:
             loss, stats = self.get_loss(batch)
         self._micro_record = record

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -47,10 +47,15 @@ def _split(
 class ProblemGradient(ProblemSetup):
     """The part of :class:`bilevel.problem.BilevelProblem` that computes."""
 
+    def kernels(self) -> AbstractContextManager[Any]:
+        """Attention kernels that this problem's passes, forward and backward, have to use."""
+        return sdpa_kernel(SDPBackend.MATH) if self._needs.double_backward else nullcontext()
+
     def training_step_exec(self, batch: Any) -> Any:
         """``training_step`` under this problem's autocast and attention kernels."""
-        kernels = sdpa_kernel(SDPBackend.MATH) if self._needs.double_backward else nullcontext()
-        with kernels, precisions.autocast(self.precision, torch.device(self.device).type):
+        if type(batch) is dict:
+            batch = dict(batch)  # a training step may take it apart, and it is needed again
+        with self.kernels(), precisions.autocast(self.precision, torch.device(self.device).type):
             return self.training_step(batch)
 
     def loss(self, batch: Any) -> Tensor:
@@ -135,13 +140,14 @@ class ProblemGradient(ProblemSetup):
         ]
         groups += [path[1].meta_trainable_parameters() for path in live]
         groups += [upper.trainable_parameters() for upper in uppers]
-        grads = torch.autograd.grad(
-            loss,
-            [x for group in groups for x in group],
-            create_graph=create_graph or keep,
-            retain_graph=retain_graph or keep,
-            allow_unused=allow_unused,
-        )
+        with self.kernels():
+            grads = torch.autograd.grad(
+                loss,
+                [x for group in groups for x in group],
+                create_graph=create_graph or keep,
+                retain_graph=retain_graph or keep,
+                allow_unused=allow_unused,
+            )
         parts = iter(_split(grads, groups))
 
         direct = next(parts)
@@ -167,6 +173,23 @@ class ProblemGradient(ProblemSetup):
             )
         for hook in self.gradient_hooks:
             hook(self, self.last_loss)
+
+    def set_grads(self, params: Sequence[nn.Parameter], grads: Sequence[Tensor | None]) -> None:
+        """Add ``grads`` to the parameters' own.
+
+        Autograd may hand out one tensor for two parameters, or a view of one number; what becomes
+        a ``p.grad`` must have memory of its own, since clipping and unscaling work in place.
+        """
+        taken: set[int] = set()
+        for param, grad in zip(params, grads, strict=True):
+            if grad is None:
+                continue
+            if param.grad is not None:
+                param.grad = param.grad + grad
+                continue
+            shared = grad.data_ptr() in taken or 0 in grad.stride()
+            param.grad = grad.clone(memory_format=torch.contiguous_format) if shared else grad
+            taken.add(grad.data_ptr())
 
     def _unscaled(self, grads: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor]:
         """Gradients of the loss itself (a scaler multiplies it); zeros where there is none."""

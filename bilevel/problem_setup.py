@@ -15,6 +15,7 @@ from bilevel.config import ProblemConfig
 from bilevel.distributed import World, broadcast
 from bilevel.errors import UserError
 from bilevel.hypergradient.base import estimator_of
+from bilevel.hypergradient.derivatives import check_reentrant
 from bilevel.recording import Needs, StepRecord, Window
 from bilevel.swap import ParameterSlots
 
@@ -57,6 +58,7 @@ class ProblemSetup(ImplicitProblem):
         self.precision = precisions.resolve(requested, torch.device(self.device))
         self.scaler = precisions.make_scaler(self.precision, torch.device(self.device))
         self.warmup_steps = self.config.warmup_steps * self.gas  # Betty counts micro-batches
+        check_reentrant(self.module)
         self._check_estimators()
         if self._parents:
             estimator = estimator_of(self.config)
@@ -108,7 +110,12 @@ class ProblemSetup(ImplicitProblem):
         self.world = dictionary.get("world", World())
 
     def trainable_parameters(self) -> list[nn.Parameter]:
-        """The parameters this level owns, a list that is settled once."""
+        """The parameters this level owns, a list that is settled once.
+
+        While a loss is replayed at other values, these are the values it is replayed at.
+        """
+        if self._slots is not None and self._slots.held is not None:
+            return list(self._slots.held)  # type: ignore[arg-type]
         if self._parameters is None:
             self._parameters = self._settle_parameters()
         return self._parameters

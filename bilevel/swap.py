@@ -31,6 +31,8 @@ class ParameterSlots:
 
     def __init__(self, module: nn.Module, parameters: Iterable[nn.Parameter]) -> None:
         self.parameters = list(parameters)
+        self.held: Sequence[Tensor] | None = None  # the values in use inside `holding`
+        self.verified = False  # whether a loss was seen to read its parameters through the module
         position = {id(p): i for i, p in enumerate(self.parameters)}
         self._slots: list[tuple[nn.Module, str, int]] = []
         self._running: list[nn.Module] = []
@@ -65,13 +67,33 @@ class ParameterSlots:
             for module in (self._running if replay else ())
             for buffer in module.buffers(recurse=False)
         ]
+        outer, self.held = self.held, values
         for owner, name, index in self._slots:
             owner._parameters[name] = values[index]  # type: ignore[assignment]
         try:
             yield
         finally:
+            self.held = outer
             for owner, name, index in self._slots:
-                owner._parameters[name] = self.parameters[index]
+                owner._parameters[name] = (outer or self.parameters)[index]  # type: ignore[assignment]
             with torch.no_grad():
                 for buffer, value in running:
                     buffer.copy_(value)
+
+    def verify(self, loss: Tensor, name: str) -> None:
+        """Make sure, once, that ``loss`` was computed from the held values and nothing else.
+
+        Raises:
+            UserError: it also depends on a parameter itself, read from somewhere else.
+        """
+        if self.verified:
+            return
+        live = [p for p in self.parameters if p.requires_grad]
+        found = torch.autograd.grad(loss, live, retain_graph=True, allow_unused=True)
+        if any(g is not None for g in found):
+            raise UserError(
+                f"a loss that depends on problem {name!r} reads a parameter that was stored "
+                "somewhere, so it cannot be evaluated at other values; read it from self.module or "
+                "self.trainable_parameters() each time"
+            )
+        self.verified = True

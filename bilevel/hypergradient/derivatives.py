@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bilevel.distributed import averaged
 from bilevel.errors import UserError
@@ -16,7 +17,16 @@ from bilevel.swap import ParameterSlots
 if TYPE_CHECKING:
     from bilevel.problem import BilevelProblem
 
-__all__ = ["ReplayedLoss", "check_double_backward", "dot", "norm", "supports_double_backward"]
+__all__ = [
+    "ReplayedLoss",
+    "check_double_backward",
+    "check_reentrant",
+    "checkpoints_activations",
+    "dot",
+    "norm",
+    "supports_double_backward",
+    "vector_jacobian",
+]
 
 PRODUCTS = ("auto", "double_backward", "central_difference")
 
@@ -49,25 +59,37 @@ def check_double_backward(lower: BilevelProblem, product: str) -> None:
     """Refuse what cannot be differentiated twice.
 
     Raises:
-        UserError: an unknown ``product``, an attention kernel without double backward, or
-            re-entrant gradient checkpointing (which torch cannot use with ``autograd.grad``).
+        UserError: an unknown ``product``, or an attention kernel without double backward.
     """
     if product not in PRODUCTS:
         raise UserError(f"unknown product {product!r}; allowed: {', '.join(PRODUCTS)}")
-    for module in lower.module.modules():
-        function = getattr(module, "_gradient_checkpointing_func", None)
-        if getattr(module, "gradient_checkpointing", False) and getattr(
-            function, "keywords", {}
-        ).get("use_reentrant", False):
-            raise UserError(
-                "gradient checkpointing is re-entrant, and hypergradients cannot pass through it; "
-                'enable it with gradient_checkpointing_kwargs={"use_reentrant": False}'
-            )
     if product == "double_backward" and not supports_double_backward(lower):
         raise UserError(
             "product=double_backward needs attention that can be differentiated twice; load the "
             "model with attn_implementation=eager or sdpa, or use product=central_difference"
         )
+
+
+def checkpoints_activations(module: nn.Module) -> bool:
+    """Whether a transformer in ``module`` computes its activations again in backward passes."""
+    return any(getattr(m, "gradient_checkpointing", False) for m in module.modules())
+
+
+def check_reentrant(module: nn.Module) -> None:
+    """Refuse re-entrant gradient checkpointing, which torch's ``autograd.grad`` cannot use.
+
+    Raises:
+        UserError: naming the other kind.
+    """
+    for part in module.modules():
+        function = getattr(part, "_gradient_checkpointing_func", None)
+        if getattr(part, "gradient_checkpointing", False) and getattr(function, "keywords", {}).get(
+            "use_reentrant", False
+        ):
+            raise UserError(
+                "gradient checkpointing is re-entrant, and gradients of two levels cannot pass "
+                'through it; enable it with gradient_checkpointing_kwargs={"use_reentrant": False}'
+            )
 
 
 class ReplayedLoss:
@@ -90,6 +112,7 @@ class ReplayedLoss:
         self._lower = lower
         self._lower_slots = _slots_of(lower)
         self._upper_slots = _slots_of(upper)
+        self._upper_name = upper.name
         # One state for all calls, so that two calls differ by their arguments alone.
         self._batches = [
             (batch, state or RandomState.capture(lower.device)) for batch, state in batches
@@ -97,15 +120,27 @@ class ReplayedLoss:
         values = upper.trainable_parameters() if upper_values is None else upper_values
         self.upper_values = [value.detach().requires_grad_() for value in values]
 
-    def _evaluate(self, weights: Sequence[Tensor], micro: int) -> Tensor:
-        batch, state = self._batches[micro]
+    @contextmanager
+    def _holding(self, weights: Sequence[Tensor]) -> Iterator[None]:
+        """Let the modules hold V = ``weights`` and E, and use the lower problem's kernels.
+
+        Not only for the forward pass: with gradient checkpointing a backward pass is one, too.
+        """
         with (
             self._lower_slots.holding(weights),
             self._upper_slots.holding(self.upper_values),
-            state.replayed(),
+            getattr(self._lower, "kernels", nullcontext)(),
         ):
+            yield
+
+    def _evaluate(self, micro: int) -> Tensor:
+        """L1 of a micro-batch, inside :meth:`_holding`."""
+        batch, state = self._batches[micro]
+        with state.replayed():
             result = self._lower.training_step_exec(batch)
         loss = result["loss"] if isinstance(result, Mapping) else result
+        self._lower_slots.verify(loss, self._lower.name)
+        self._upper_slots.verify(loss, self._upper_name)
         return -loss if getattr(self._lower.config, "maximize", False) else loss
 
     def gradient(
@@ -116,7 +151,8 @@ class ReplayedLoss:
         inputs = (leaves if wrt == "both" else []) + self.upper_values
         total: list[Tensor] | None = None
         for micro in range(len(self._batches)):
-            grads = _gradient(self._lower, self._evaluate(leaves, micro), inputs)
+            with self._holding(leaves):
+                grads = _gradient(self._lower, self._evaluate(micro), inputs)
             total = grads if total is None else [a + b for a, b in zip(total, grads, strict=True)]
         assert total is not None
         total = [g / len(self._batches) for g in total]
@@ -149,8 +185,9 @@ class ReplayedLoss:
         inputs = (leaves if wrt == "both" else []) + self.upper_values
         total = [torch.zeros_like(x) for x in inputs]
         for micro in range(len(self._batches)):
-            grads = _gradient(self._lower, self._evaluate(leaves, micro), leaves, graph=True)
-            products = vector_jacobian(grads, inputs, direction)
+            with self._holding(leaves):
+                grads = _gradient(self._lower, self._evaluate(micro), leaves, graph=True)
+                products = vector_jacobian(grads, inputs, direction)
             total = [a + b for a, b in zip(total, products, strict=True)]
         total = _average(self._lower, [g / len(self._batches) for g in total])
         split = len(inputs) - len(self.upper_values)
@@ -167,15 +204,17 @@ class ReplayedLoss:
             )
         leaves = [w.detach().requires_grad_() for w in weights]
         count = len(self._batches)
-        graphs = [
-            _gradient(self._lower, self._evaluate(leaves, micro), leaves, graph=True)
-            for micro in range(count)
-        ]
+        with self._holding(leaves):
+            graphs = [
+                _gradient(self._lower, self._evaluate(micro), leaves, graph=True)
+                for micro in range(count)
+            ]
 
         def multiply(u: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
             total = [torch.zeros_like(x) for x in inputs]
             for grads in graphs:
-                part = vector_jacobian(grads, inputs, u, retain_graph=True)
+                with self._holding(leaves):
+                    part = vector_jacobian(grads, inputs, u, retain_graph=True)
                 total = [a + b for a, b in zip(total, part, strict=True)]
             return _average(self._lower, [g / count for g in total])
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from bilevel.errors import UserError
 from bilevel.hypergradient.base import Hypergradient, register
-from bilevel.hypergradient.derivatives import ReplayedLoss, check_double_backward, norm
+from bilevel.hypergradient.derivatives import ReplayedLoss, norm
 from bilevel.recording import Needs, StepRecord
 
 if TYPE_CHECKING:
@@ -98,10 +98,6 @@ class FiniteDifference(Hypergradient):
             optimizer=self.scale == "inner_lr",
             upper_gradient=self.resolve(lower) == "forward",
         )
-
-    def prepare(self, lower: BilevelProblem) -> None:
-        """Refuse re-entrant checkpointing."""
-        check_double_backward(lower, "auto")
 
     def implicit_term(
         self, vector: Sequence[Tensor], lower: BilevelProblem, upper: BilevelProblem

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from bilevel.hypergradient.base import Hypergradient, last_step, register
-from bilevel.hypergradient.derivatives import ReplayedLoss, check_double_backward
+from bilevel.hypergradient.derivatives import ReplayedLoss
 from bilevel.hypergradient.finite_difference import minus_mixed_product, step_size
 from bilevel.hypergradient.optimizers import check_supported
 from bilevel.hypergradient.unrolled import step_through
@@ -49,7 +49,6 @@ class Sama(Hypergradient):
     def prepare(self, lower: BilevelProblem) -> None:
         """Refuse optimisers whose step is unknown."""
         check_supported(lower.optimizer)
-        check_double_backward(lower, "auto")
 
     def implicit_term(
         self, vector: Sequence[Tensor], lower: BilevelProblem, upper: BilevelProblem

@@ -23,11 +23,13 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
+from bilevel.distributed import averaged
 from bilevel.errors import UserError
 from bilevel.hypergradient.base import Hypergradient, last_step, register
 from bilevel.hypergradient.derivatives import (
     ReplayedLoss,
     check_double_backward,
+    checkpoints_activations,
     supports_double_backward,
     vector_jacobian,
 )
@@ -73,12 +75,15 @@ class Unrolled(Hypergradient):
             raise UserError(f"hypergradient unrolled: depth must be 1 or more, got {self.depth}")
 
     def _keeps_graph(self, lower: BilevelProblem) -> bool:
-        one_upper_step = all(
+        # The graph serves once, and holds E itself, which the first upper step changes.
+        one_upper_step = len(lower.parents) == 1 and all(
             getattr(parent.config, "steps", 1) * parent.gas == 1 for parent in lower.parents
         )
         one_lower_step = lower.config.unroll_steps == 1 and lower.gas == 1
         exact = resolve_product(self.product, lower) == "double_backward"
-        return self.keep_graph and one_upper_step and one_lower_step and exact
+        # Checkpointed activations would be computed again after V has changed.
+        keepable = not checkpoints_activations(lower.module)
+        return self.keep_graph and one_upper_step and one_lower_step and exact and keepable
 
     def needs(self, lower: BilevelProblem) -> Needs:
         """Weights, batches and optimiser of the last ``depth`` steps."""
@@ -125,6 +130,7 @@ class Unrolled(Hypergradient):
             adjoint, a_grads, state = step_through(step, adjoint, state)
             if step.graph is not None and age == 0 and len(steps) == 1:
                 part = vector_jacobian(step.graph[1], upper.trainable_parameters(), a_grads)
+                part = averaged(part, lower.world)
                 return [a + b for a, b in zip(total, part, strict=True)]
             loss = ReplayedLoss(lower, upper, list(step.batches), values)
             oldest = age == len(steps) - 1
