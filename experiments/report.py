@@ -23,7 +23,7 @@ from experiments.journal import write_atomically
 __all__ = ["Report", "failures", "report", "rows"]
 
 # Already in the table by other columns, or without influence on the result.
-NOT_A_VARIANT = ("method", "task", "model", "seed", "run.", "task.data_dir", "hydra")
+NOT_A_VARIANT = ("method", "task", "model", "seed", "run.", "task.data_dir", "hydra.")
 
 _failures: list[Path] = []
 

@@ -46,6 +46,9 @@ def expand(line: CommandLine) -> list[str]:
     folder = Path(str(wanted))
     saved, choices, overrides = _read(folder)
     overrides = [*(o for o in overrides if not o.startswith("run.resume=")), *line.overrides]
+    # First the groups by themselves: the saved options of one method are no options of another.
+    given = {group: line.value(group) for group in GROUPS if line.value(group) is not None}
+    check_same(folder, {}, {}, choices, {**choices, **given})
     config = compose_config(overrides, line.config_dir)
     check_same(folder, saved, plain(config), choices, dict(config.hydra.runtime.choices))
     return [*overrides, f"hydra.run.dir={folder}"]

@@ -1,0 +1,170 @@
+"""Hold every hypergradient estimator against the exact value, on your own method, task and model.
+
+    python -m experiments.check_hypergradient [method=... task=... ...] [steps=40] [batches=4]
+
+The first bilevel stage of the method is trained for ``steps`` global steps; then, ``batches``
+times, T1 lower steps are taken and each estimator's implicit term is compared with the exact one
+(reverse mode through all T1 steps, dropout masks and all). Options are those of experiments.run;
+engine.precision is fp32 unless given. Shown are means over the batches.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from peft import PeftModel
+
+from bilevel import BilevelEngine, BilevelEngineConfig, BilevelProblem, Hypergradient
+from bilevel.errors import UserError
+from bilevel.hypergradient import (
+    Alignment,
+    CheckResult,
+    ConjugateGradient,
+    FiniteDifference,
+    Neumann,
+    NoHypergradient,
+    Sama,
+    Unrolled,
+    check,
+)
+from experiments.command import CommandLine, compose_config, one_sentence
+from experiments.job import FineTuningJob
+from experiments.plan import Plan
+from experiments.saved import take
+from problems.base import StageRunner
+
+__all__ = ["ESTIMATORS", "main", "measure", "table"]
+
+ESTIMATORS: tuple[Hypergradient, ...] = (
+    NoHypergradient(),
+    FiniteDifference(difference="central"),
+    FiniteDifference(difference="forward"),
+    FiniteDifference(difference="central", scale="inner_lr"),
+    FiniteDifference(difference="central", point="after"),
+    Sama(),
+    Neumann(),
+    ConjugateGradient(),
+    Alignment(),
+    Unrolled(depth=1),
+    Unrolled(product="central_difference"),
+)
+
+T = TypeVar("T")
+
+
+class _Measured(Exception):  # noqa: N818
+    """Carries the results out of the method, whose further stages are not wanted."""
+
+    def __init__(self, results: list[CheckResult], refused: dict[str, str]) -> None:
+        self.results = results
+        self.refused = refused
+
+
+class _Job(FineTuningJob):
+    """A job whose stages measure instead of training to the end."""
+
+    steps = 0
+    batches = 0
+
+    def stage(self, name: str, body: Callable[[StageRunner], T], last: bool = False) -> T:
+        """Enter the stage; its engine is built, warmed up and measured."""
+        return body(self)
+
+    def run(
+        self,
+        problems: Sequence[BilevelProblem],
+        dependencies: dict[str, dict[Any, list[Any]]],
+        steps: int,
+        model: PeftModel,
+        **unused: Any,
+    ) -> dict[str, float]:
+        """Train a little, then measure; never returns."""
+        if not dependencies["u2l"]:
+            raise UserError(
+                "this method has one level only, there is no hypergradient to check; take "
+                "method=autolora"
+            )
+        config = BilevelEngineConfig(
+            train_iters=min(steps, self.steps),
+            strategy=self.plan.engine["strategy"],
+            backend=self.plan.engine["backend"],
+        )
+        engine = BilevelEngine(problems, config=config, dependencies=dependencies)
+        engine.run()
+        lower = next(iter(dependencies["u2l"].values()))[0]
+        usable, refused = [], {}
+        for estimator in dict.fromkeys((self.hypergradient, *ESTIMATORS)):
+            try:
+                estimator.prepare(lower)
+                usable.append(estimator)
+            except UserError as error:
+                refused[estimator.name] = str(error)
+        raise _Measured(check(engine, usable, self.batches), refused)
+
+
+def measure(plan: Plan, steps: int, batches: int) -> tuple[list[CheckResult], dict[str, str]]:
+    """Results batch by batch, and the estimators that do not apply here with the reason."""
+    with tempfile.TemporaryDirectory() as folder:
+        job = _Job(plan, Path(folder))
+        job.steps, job.batches = steps, batches
+        try:
+            plan.method.run(job)
+        except _Measured as done:
+            return done.results, done.refused
+    raise UserError("the method has no stage to measure")
+
+
+def table(results: Sequence[CheckResult]) -> str:
+    """Mean over batches, one estimator a line."""
+    names = list(dict.fromkeys(r.name for r in results))
+    width = max(map(len, names))
+    lines = [
+        f"{'estimator':{width}}  {'cosine':>8}  {'relative error':>14}  {'norm / exact':>12}  "
+        f"{'total cosine':>12}  {'seconds':>8}"
+    ]
+    for name in names:
+        mine = [r for r in results if r.name == name]
+
+        def mean(value: Callable[[CheckResult], float], of: list[CheckResult] = mine) -> float:
+            return statistics.fmean(value(r) for r in of)
+
+        ratio = mean(lambda r: r.norm / r.exact_norm if r.exact_norm else float("nan"))
+        lines.append(
+            f"{name:{width}}  {mean(lambda r: r.cosine):8.4f}  "
+            f"{mean(lambda r: r.relative_error):14.3g}  {ratio:12.3g}  "
+            f"{mean(lambda r: r.total_cosine):12.4f}  {mean(lambda r: r.seconds):8.3f}"
+        )
+    direct = statistics.fmean(r.direct_norm for r in results)
+    exact = statistics.fmean(r.exact_norm for r in results)
+    lines.append(f"norm of the direct partial {direct:.3g}, of the exact implicit term {exact:.3g}")
+    return "\n".join(lines)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """The program."""
+    words = sys.argv[1:] if words is None else words
+    if {"--help", "-h"} & set(words):
+        print(__doc__)
+        return
+    with one_sentence():
+        line = CommandLine.parse(words)
+        own, overrides = take(line.overrides, steps="40", batches="4")
+        numbers = {}
+        for name, value in own.items():
+            if not (value or "").isdecimal() or int(value or 0) < 1:
+                raise UserError(f"{name}={value}: this must be an integer of 1 or more")
+            numbers[name] = int(value or 0)
+        config = compose_config(["engine.precision=fp32", *overrides], line.config_dir)
+        results, refused = measure(Plan.of(config), **numbers)
+    print(table(results))
+    for name, reason in refused.items():
+        print(f"{name}: not here ({reason})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""Score a saved adapter again, on the same or on other data.
+
+    python -m experiments.evaluate run=DIR [task.data_dir=DIR | task=OPTION | task.KEY=VALUE ...]
+
+The adapter is read by stock PEFT and scored in full precision; ``adapter=DIR`` takes another folder
+than the run's ``adapter``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+
+from bilevel.errors import UserError
+from experiments.command import CommandLine, one_sentence
+from experiments.saved import SavedRun, collator, take
+from experiments.scoring import score
+
+__all__ = ["evaluate", "main"]
+
+
+def evaluate(run: SavedRun, adapter: Path) -> dict[str, float]:
+    """The task's metrics and ``loss`` of an adapter on the run's base model.
+
+    Raises:
+        UserError: there is no adapter, or the task has other labels than it was trained for.
+    """
+    if not (adapter / "adapter_config.json").is_file():
+        raise UserError(f"{adapter} holds no adapter: adapter_config.json is missing")
+    task = run.task()
+    loaded = run.base(task)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        model = PeftModel.from_pretrained(loaded.model, str(adapter)).to(device)
+    except RuntimeError as error:  # the head's shape differs
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise UserError(
+            f"the adapter in {adapter} does not fit task {task.name} with {task.num_labels} labels "
+            f"on model {run.config.model.name}: {reason}"
+        ) from error
+    tests = {name: task.tokenise(loaded.tokenizer, rows) for name, rows in task.tests.items()}
+    metrics, loss = score(model, task, tests, collator(loaded))
+    return {**metrics, "loss": loss}
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """The program."""
+    words = sys.argv[1:] if words is None else words
+    if {"--help", "-h"} & set(words):
+        print(__doc__)
+        return
+    with one_sentence():
+        line = CommandLine.parse(words)
+        own, overrides = take(line.overrides, run=None, adapter=None)
+        run = SavedRun.open(own["run"], line, overrides)
+        scores = evaluate(run, Path(own["adapter"] or run.folder / "adapter"))
+    reported = {**run.result["metrics"], "loss": run.result["test_loss"]}
+    print(f"{run.result['method']} on {run.config.task.name}, {run.result['model']}")
+    for name, value in scores.items():
+        there = "" if name not in reported else f"   (its result.json says {reported[name]:.6g})"
+        print(f"  {name:20} {value:.6g}{there}")
+
+
+if __name__ == "__main__":
+    main()

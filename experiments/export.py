@@ -1,0 +1,73 @@
+"""Export a finished run's adapter again, or merge it into its base model.
+
+    python -m experiments.export run=DIR [out=DIR] [merge=true]
+
+Writes ``adapter`` and ``adapter_compact`` into ``out`` (default: DIR/export). With ``merge=true`` a
+plain transformers model in fp32 goes to ``out/merged``, and the largest difference of its logits to
+the adapter's, over test examples, is printed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from peft import PeftModel
+
+from bilevel.errors import UserError
+from bilevel.lowrank import export_adapter, merge
+from experiments.command import CommandLine, one_sentence
+from experiments.saved import SavedRun, collator, take
+
+__all__ = ["main"]
+
+# Test examples that a merged model is compared on.
+COMPARED = 128
+BATCH = 32
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """The program."""
+    words = sys.argv[1:] if words is None else words
+    if {"--help", "-h"} & set(words):
+        print(__doc__)
+        return
+    with one_sentence():
+        line = CommandLine.parse(words)
+        own, overrides = take(line.overrides, run=None, out=None, merge="false")
+        if own["merge"] not in ("true", "false"):
+            raise UserError(f"merge={own['merge']}: this must be true or false")
+        run = SavedRun.open(own["run"], line, overrides)
+        out = Path(own["out"] or run.folder / "export")
+        if own["merge"] == "true":
+            _merge(run, out)
+        else:
+            _export(run, out)
+
+
+def _export(run: SavedRun, out: Path) -> None:
+    """Both layouts again, out of the compact one: true ranks, as they were trained."""
+    model = PeftModel.from_pretrained(
+        run.base(run.task()).model, str(run.folder / "adapter_compact")
+    )
+    report = export_adapter(model, out)
+    print(f"{report.adapter}\n{report.compact}")
+    print(f"{report.parameters:,} adapter and {report.head_parameters:,} head parameters")
+
+
+def _merge(run: SavedRun, out: Path) -> None:
+    task = run.task()
+    loaded = run.base(task)
+    rows = [row for test in task.tests.values() for row in test][:COMPARED]
+    examples, collate = task.tokenise(loaded.tokenizer, rows), collator(loaded)
+    batches = [collate(examples[i : i + BATCH]) for i in range(0, len(examples), BATCH)]
+    merged, difference = merge(run.folder / "adapter", loaded.model, batches)
+    merged.save_pretrained(out / "merged")
+    loaded.tokenizer.save_pretrained(out / "merged")
+    print(out / "merged")
+    print(f"largest logit difference over {len(examples)} test examples: {difference:.3g}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""A finished run read back: its configuration, its task and its base model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from transformers import DataCollatorWithPadding
+
+from bilevel.errors import UserError
+from experiments import result
+from experiments.command import CommandLine, compose_config, user_modules
+from experiments.models import LoadedModel, ModelSpec
+from experiments.targets import build
+from experiments.tasks.base import Task, TaskData
+
+__all__ = ["SavedRun", "take"]
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """A finished run.
+
+    Attributes:
+        folder: where it is.
+        config: its configuration, with the overrides given now.
+        result: what its result.json says.
+        modules: top-level modules of the user's own that it may name.
+    """
+
+    folder: Path
+    config: DictConfig
+    result: dict[str, Any]
+    modules: list[str]
+
+    @classmethod
+    def open(cls, folder: str | None, line: CommandLine, overrides: Sequence[str]) -> SavedRun:
+        """Read the run in ``folder`` and change its configuration.
+
+        Args:
+            folder: a run's folder; None is told as a mistake.
+            line: the command line, for the user's own configuration folder.
+            overrides: ``task=OPTION`` and ``GROUP.KEY=VALUE`` words.
+
+        Raises:
+            UserError: no finished run is there, or an override has no place in it.
+        """
+        if folder is None:
+            raise UserError("say which run: run=DIR, the folder that holds its result.json")
+        path = Path(folder)
+        values = result.read(path)
+        if values is None:
+            raise UserError(f"run={path}: there is no finished run, result.json is missing")
+        config = OmegaConf.create(_configuration(path))
+        OmegaConf.set_struct(config, True)
+        for word in overrides:
+            key, equals, _ = word.partition("=")
+            if not equals:
+                raise UserError(f"cannot read the option {word!r}: options look like name=value")
+            if key == "task":
+                config.task = compose_config([word], line.config_dir).task
+                OmegaConf.set_struct(config, True)
+            else:
+                # from_dotlist reads the value as YAML; update refuses keys that are not there
+                value = OmegaConf.select(OmegaConf.from_dotlist([word]), key)
+                OmegaConf.update(config, key, value, merge=True)
+        sources = [{"path": line.config_dir, "schema": "file", "provider": "command-line"}]
+        modules = user_modules(sources if line.config_dir else [])
+        return cls(path, config, values, modules)
+
+    def task(self) -> TaskData:
+        """The task's data."""
+        kind: Any = Task
+        return build(self.config.task, "task", kind, self.modules).load()
+
+    def base(self, task: TaskData) -> LoadedModel:
+        """The base model with an untrained head, and its tokenizer."""
+        spec = build(self.config.model, "model", ModelSpec, self.modules)
+        return spec.load(task.num_labels, task.problem_type, int(self.config.seed))
+
+
+def take(
+    overrides: Sequence[str], **defaults: str | None
+) -> tuple[dict[str, str | None], list[str]]:
+    """Take a program's own ``name=value`` words out of those for the configuration."""
+    own, rest = dict(defaults), []
+    for word in overrides:
+        key, equals, value = word.partition("=")
+        if equals and key in defaults:
+            own[key] = value
+        else:
+            rest.append(word)
+    return own, rest
+
+
+def collator(loaded: LoadedModel) -> Any:
+    """Makes padded batches for a model."""
+    return DataCollatorWithPadding(loaded.tokenizer)
+
+
+def _configuration(folder: Path) -> dict[str, Any]:
+    journal = folder / "checkpoints" / "stages.json"
+    hydra = folder / ".hydra" / "config.yaml"
+    if hydra.is_file():
+        found = OmegaConf.to_container(OmegaConf.load(hydra))
+        assert isinstance(found, dict)
+        return {str(key): value for key, value in found.items()}
+    if journal.is_file():  # a run that was not started by Hydra
+        return json.loads(journal.read_text(encoding="utf-8"))["config"]
+    raise UserError(f"run={folder}: its configuration (.hydra/config.yaml) is missing")

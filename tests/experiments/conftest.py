@@ -1,0 +1,64 @@
+"""A model small enough to train in a second, and the words to train it with."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+from experiments.tasks.demo import Demo
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random two-layer BERT (with dropout) that knows the demo task's words."""
+    folder = tmp_path_factory.mktemp("tiny")
+    words = sorted({w for e in Demo(max_train=300).load().train for w in e.texts[0].split()})
+    vocabulary = {word: i for i, word in enumerate([*SPECIAL, *words])}
+    raw = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    raw.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=48,
+    )
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=48,
+    )
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def quick(tiny: Path) -> list[str]:
+    """Overrides of a run of a second or two."""
+    return [
+        "model=hub",
+        f"model.pretrained={tiny}",
+        "task=demo",
+        "task.max_train=96",
+        "task.max_test=80",
+        "train.epochs=2",
+        "train.lr=3e-3",
+        "train.batch_size=8",
+        "method.rank=4",
+        "engine.precision=fp32",
+        "engine.metrics_every=2",
+        "engine.checkpoint_every=4",
+        "engine.evaluate_examples=32",
+    ]

@@ -1,0 +1,101 @@
+"""The table over runs."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from experiments import report
+
+
+def result(method: str, seed: int, accuracy: float, **other: Any) -> dict[str, Any]:
+    return {
+        "schema_version": 1,
+        "method": method,
+        "task": "sst2",
+        "model": "minilm",
+        "seed": seed,
+        "metrics": {"accuracy": accuracy},
+        "primary_metric": "accuracy",
+        "train_loss": 0.1,
+        "validation_loss": None,
+        "test_loss": 0.1 + seed / 10,
+        "ranks": {"a": 1, "b": 4},
+        "adapter_parameters": 5000,
+        "seconds": {"search": 1.0, "retrain": 2.0},
+        "peak_memory_mib": 900.0,
+        **other,
+    }
+
+
+def save(folder: Path, values: dict[str, Any] | None, overrides: list[str]) -> None:
+    (folder / ".hydra").mkdir(parents=True)
+    OmegaConf.save(OmegaConf.create(overrides), folder / ".hydra" / "overrides.yaml")
+    OmegaConf.save(OmegaConf.create({}), folder / ".hydra" / "config.yaml")
+    if values is not None:
+        (folder / "result.json").write_text(json.dumps(values))
+
+
+def test_mean_and_sample_deviation() -> None:
+    (row,) = report.rows([result("lora", seed, 0.9 + seed / 100) for seed in (0, 1, 2)])
+    assert row["seeds"] == 3
+    assert row["accuracy_mean"] == pytest.approx(0.91)
+    assert row["accuracy_std"] == pytest.approx(0.01)
+    assert row["gap_mean"] == pytest.approx(0.1)
+    assert row["mean_rank_mean"] == 2.5
+    assert row["seconds_mean"] == 3.0
+    assert row["validation_loss_mean"] is None
+
+
+def test_one_seed_has_no_deviation() -> None:
+    (row,) = report.rows([result("lora", 0, 0.9)])
+    assert row["accuracy_std"] is None
+    assert "±" not in report.markdown([row])
+
+
+def test_methods_tasks_and_variants_are_apart(tmp_path: Path) -> None:
+    common = ["task.max_train=100", "task.data_dir=here"]
+    for seed in (0, 1):
+        for estimator in ("none", "unrolled"):
+            words = [*common, f"seed={seed}", f"hydra.job.name=x{seed}", f"hypergradient={estimator}"]
+            save(tmp_path / f"{estimator}{seed}", result("autolora", seed, 0.9), words)
+        save(tmp_path / f"lora{seed}", result("lora", seed, 0.8), [*common, f"seed={seed}"])
+    text = report.report([tmp_path], tmp_path)
+    with open(tmp_path / "summary.csv") as file:
+        table = list(csv.DictReader(file))
+    assert [(r["method"], r["variant"], r["seeds"]) for r in table] == [
+        ("autolora", "hypergradient=none", "2"),
+        ("autolora", "hypergradient=unrolled", "2"),
+        ("lora", "", "2"),
+    ]
+    assert "max_train" not in text
+    assert (tmp_path / "summary.md").read_text().strip() in text
+
+
+def test_tasks_with_different_metrics_share_a_table(tmp_path: Path) -> None:
+    other = result("lora", 0, 0.0, task="cola", metrics={"matthews": 0.6})
+    text = report.markdown(report.rows([result("lora", 0, 0.9), other]))
+    head, _, first, second = text.splitlines()
+    assert "accuracy" in head
+    assert "matthews" in head
+    assert "0.6000" in first
+    assert "0.9000" in second
+    assert len({len(line) for line in text.splitlines()}) == 1
+
+
+def test_unfinished_runs_are_told_apart(tmp_path: Path) -> None:
+    save(tmp_path / "good", result("lora", 0, 0.9), [])
+    save(tmp_path / "bad", None, [])
+    finished, failed = report._collect([tmp_path])
+    assert [r["method"] for r in finished] == ["lora"]
+    assert failed == [tmp_path / "bad"]
+
+
+def test_nothing_to_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        report.main([str(tmp_path)])
+    assert stop.value.code == 2
+    assert "no finished run" in capsys.readouterr().err
