@@ -120,7 +120,11 @@ class BilevelEngine(Engine):
         """One global step: every leaf takes its T1 steps and sets off the levels above it."""
         for leaf in self.leaves:
             for _ in range(leaf.config.unroll_steps * leaf.gas):
-                leaf.step(global_step=self.global_step)
+                leaf.step_normal(global_step=self.global_step)
+        # Only now: with several leaves the upper step waits for the last of them.
+        for leaf in self.leaves if self._roll_back else ():
+            if leaf.count > leaf.warmup_steps:
+                leaf.step_after_roll_back()
 
     def request_stop(self, reason: str) -> None:
         """Stop after the global step under way."""

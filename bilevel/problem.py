@@ -34,6 +34,9 @@ class BilevelProblem(ProblemGradient):
         fresh = batch is None
         if fresh:
             batch = self.cur_batch = self.get_batch()
+            if self._rolling:
+                # Those of one optimiser step, for taking it again.
+                self._micro_batches = [*self._micro_batches, batch][-self.gas :]
         record = self._open_record(batch) if fresh and self._parents else None
         if record is not None and record.graph is not None:
             with self.slots.holding(record.graph[0], replay=False):
@@ -124,21 +127,24 @@ class BilevelProblem(ProblemGradient):
             if self.is_implemented("on_inner_loop_start"):
                 self.on_inner_loop_start()
             self._inner_loop_start = False
-            if self._roll_back:
+            # Steps of the warm-up stand: no upper step follows them.
+            end = self._count + self._unroll_steps * self.gas
+            self._rolling = self._roll_back and self._training and end > self.warmup_steps
+            if self._rolling:
                 self.cache_states()
             if self._parents:
                 self.window.open(
                     self._needs.depth,
                     {
-                        parent.name: [p.detach().clone() for p in parent.trainable_parameters()]
-                        for parent in self._parents
+                        above.name: [p.detach().clone() for p in above.trainable_parameters()]
+                        for above in self.ancestors
                     },
                 )
         if self._training:
             self._count += 1
         stats = self.one_step_descent()
         at_boundary = self.gradient_accumulation_boundary()
-        if self.scheduler is not None and not self._roll_back and at_boundary:
+        if self.scheduler is not None and not self._rolling and at_boundary:
             self.scheduler.step()
         if self.log_step > 0 and self._count % self.log_step == 0 and self.is_rank_zero():
             self.log(stats, global_step)
@@ -152,9 +158,33 @@ class BilevelProblem(ProblemGradient):
         elif due:
             self._inner_loop_start = True
 
+    def step_after_roll_back(self) -> None:
+        """Back to the window's start; its last step again, now with the new upper variables."""
+        if not (self.check_ready() and self._training):
+            return
+        if self._rolling and self._inner_loop_start:  # the window is complete
+            self._rolling = False
+            self.recover_states()
+            end = self._count
+            for missing, batch in zip(
+                range(len(self._micro_batches) - 1, -1, -1), self._micro_batches, strict=True
+            ):
+                self._count = end - missing
+                self.one_step_descent(batch)
+            if self.scheduler is not None:
+                self.scheduler.step()
+            for parent in self._parents:
+                if parent._roll_back:
+                    parent.ready[parent.children.index(self)] = True
+                    parent.step_after_roll_back()
+        self.ready = [False] * len(self._children)
+
     def cache_states(self) -> None:
-        """Copy what a roll-back restores: this level's parameters and optimiser, no backbone."""
-        self.module_state_dict_cache = [p.detach().clone() for p in self.trainable_parameters()]
+        """Copy what a roll-back restores: what this level owns, no backbone."""
+        self.module_state_dict_cache = {
+            "parameters": [p.detach().clone() for p in self.trainable_parameters()],
+            "running": [buffer.clone() for buffer in self.slots.running_statistics()],
+        }
         self.opitmizer_state_dict_cache = (
             None if self.optimizer is None else clone_nested(self.optimizer.state_dict())
         )
@@ -162,10 +192,14 @@ class BilevelProblem(ProblemGradient):
     def recover_states(self, clean: bool = True) -> None:
         """Put back what :meth:`cache_states` copied."""
         with torch.no_grad():
-            for p, value in zip(
-                self.trainable_parameters(), self.module_state_dict_cache, strict=True
-            ):
+            cache = self.module_state_dict_cache
+            assert cache is not None
+            for p, value in zip(self.trainable_parameters(), cache["parameters"], strict=True):
                 p.copy_(value)
+            for buffer, value in zip(
+                self.slots.running_statistics(), cache["running"], strict=True
+            ):
+                buffer.copy_(value)
         if self.optimizer is not None:
             self.optimizer.load_state_dict(self.opitmizer_state_dict_cache)
         if clean:
@@ -174,13 +208,10 @@ class BilevelProblem(ProblemGradient):
 
     def state_dict(self) -> dict[str, Any]:
         """Everything of this problem that decides its future; no frozen weights."""
+        running = {id(buffer) for buffer in self.slots.running_statistics()}
         state: dict[str, Any] = {
             "parameters": [p.detach() for p in self.trainable_parameters()],
-            "buffers": {
-                name: buffer
-                for name, buffer in self.module.named_buffers()
-                if any(buffer is b for m in self.slots._running for b in m.buffers(recurse=False))
-            },
+            "buffers": {n: b for n, b in self.module.named_buffers() if id(b) in running},
             "count": self._count,
             "epochs": list(self.epoch_counter or []),
             "estimator": self.estimator_state,
@@ -222,8 +253,11 @@ class BilevelProblem(ProblemGradient):
         self.window = Window()
         self._inner_loop_start = True
         for i, loader_state in enumerate(state["loaders"]):
-            self.train_data_loader[i].load_state_dict(loader_state)
-            self.train_data_iterator[i] = iter(self.train_data_loader[i])
+            loader = self.train_data_loader[i]
+            loader.load_state_dict(loader_state)
+            # An epoch that is all handed out ends at the next batch asked for, with its callback.
+            spent = self._count > 0 and getattr(loader, "position", None) == 0
+            self.train_data_iterator[i] = iter(()) if spent else iter(loader)
 
 
 class LowerProblem(BilevelProblem):

@@ -25,6 +25,10 @@ __all__ = ["ProblemSetup"]
 class ProblemSetup(ImplicitProblem):
     """The part of :class:`bilevel.problem.BilevelProblem` that runs before training."""
 
+    _count: int
+    _inner_loop_start: bool
+    module_state_dict_cache: dict[str, list[Tensor]] | None
+
     def __init__(
         self,
         name: str,
@@ -43,6 +47,8 @@ class ProblemSetup(ImplicitProblem):
         self._slots: ParameterSlots | None = None
         self._needs = Needs(depth=0)
         self._micro_record: StepRecord | None = None
+        self._rolling = False  # whether the window under way will be rolled back
+        self._micro_batches: list[Any] = []
         self.window = Window()
         self.estimator_state: dict[str, Any] = {}
         self.gradient_hooks: list[Callable[[Any, Any], None]] = []
@@ -119,6 +125,18 @@ class ProblemSetup(ImplicitProblem):
         if self._parameters is None:
             self._parameters = self._settle_parameters()
         return self._parameters
+
+    @property
+    def ancestors(self) -> list[Any]:
+        """All problems above this one, nearest first."""
+        found: list[Any] = []
+        waiting = list(self._parents)
+        while waiting:
+            problem = waiting.pop(0)
+            if problem not in found:
+                found.append(problem)
+                waiting += problem.parents
+        return found
 
     def parameters(self) -> list[nn.Parameter]:
         """Same as :meth:`trainable_parameters`: a frozen backbone belongs to no level."""

@@ -53,6 +53,10 @@ class ParameterSlots:
                 "through parameters that the module owns"
             )
 
+    def running_statistics(self) -> list[Tensor]:
+        """The buffers that forward passes in training mode update (batch norm)."""
+        return [buffer for module in self._running for buffer in module.buffers(recurse=False)]
+
     @contextmanager
     def holding(self, values: Sequence[Tensor], replay: bool = True) -> Iterator[None]:
         """Let the module use ``values`` in place of its parameters inside the block.
@@ -62,11 +66,7 @@ class ParameterSlots:
         """
         if len(values) != len(self.parameters):
             raise ValueError(f"{len(values)} values for {len(self.parameters)} parameters")
-        running = [
-            (buffer, buffer.clone())
-            for module in (self._running if replay else ())
-            for buffer in module.buffers(recurse=False)
-        ]
+        running = [(b, b.clone()) for b in self.running_statistics()] if replay else []
         outer, self.held = self.held, values
         for owner, name, index in self._slots:
             owner._parameters[name] = values[index]  # type: ignore[assignment]

@@ -125,10 +125,9 @@ def _two_levels(engine: BilevelEngine) -> tuple[BilevelProblem, BilevelProblem]:
 def _one_window(lower: BilevelProblem, upper: BilevelProblem) -> tuple[list[Tensor], list[Tensor]]:
     """Take T1 lower steps and an upper batch; return v = dL2/dV and the direct dL2/dE."""
     lower._inner_loop_start = True
+    seen = {p.name: [x.detach().clone() for x in p.parameters()] for p in lower.ancestors}
+    lower.window.open(lower._needs.depth, seen)
     parents, lower._parents = lower._parents, []  # no upper step, only its gradient
-    lower.window.open(
-        lower._needs.depth, {p.name: [x.detach().clone() for x in p.parameters()] for p in parents}
-    )
     try:
         for _ in range(lower.config.unroll_steps * lower.gas):
             lower._parents = parents  # one_step_descent records for them

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -113,6 +113,14 @@ class ReplayedLoss:
         self._lower_slots = _slots_of(lower)
         self._upper_slots = _slots_of(upper)
         self._upper_name = upper.name
+        # What the other levels above were when ``lower`` took its steps.
+        window = getattr(lower, "window", None)
+        seen = {} if window is None else window.upper_values
+        self._around = [
+            (above.slots, seen[above.name])
+            for above in getattr(lower, "ancestors", ())
+            if above is not upper and above.name in seen and hasattr(above, "slots")
+        ]
         # One state for all calls, so that two calls differ by their arguments alone.
         self._batches = [
             (batch, state or RandomState.capture(lower.device)) for batch, state in batches
@@ -126,11 +134,12 @@ class ReplayedLoss:
 
         Not only for the forward pass: with gradient checkpointing a backward pass is one, too.
         """
-        with (
-            self._lower_slots.holding(weights),
-            self._upper_slots.holding(self.upper_values),
-            getattr(self._lower, "kernels", nullcontext)(),
-        ):
+        with ExitStack() as stack:
+            stack.enter_context(self._lower_slots.holding(weights))
+            stack.enter_context(self._upper_slots.holding(self.upper_values))
+            for slots, values in self._around:
+                stack.enter_context(slots.holding(values))
+            stack.enter_context(getattr(self._lower, "kernels", nullcontext)())
             yield
 
     def _evaluate(self, micro: int) -> Tensor:

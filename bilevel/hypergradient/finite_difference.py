@@ -106,6 +106,13 @@ class FiniteDifference(Hypergradient):
         difference = self.resolve(lower)
         window = getattr(lower, "window", None)
         record = window.steps[-1] if window is not None and window.steps else None
+        if record is not None and upper.name not in record.upper_gradient:
+            if self.difference == "forward":
+                raise UserError(
+                    "hypergradient finite_difference: difference=forward needs a problem directly "
+                    f"above, and {upper.name!r} is not directly above {lower.name!r}; use central"
+                )
+            difference = "central"
         if record is None:  # a plain Betty problem: same masks in both passes, new ones
             if difference == "forward" or self.scale == "inner_lr":
                 raise UserError(
