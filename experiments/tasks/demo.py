@@ -21,9 +21,9 @@ class Demo(Task):
 
     def __init__(
         self,
-        max_train: int = 600,
+        max_train: int = 500,
         max_test: int = 1000,
-        noise: float = 0.1,
+        noise: float = 0.2,
         max_length: int = 48,
         data_seed: int = 0,
         name: str = "demo",

@@ -2,12 +2,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, TaskType, get_peft_model
+from transformers import DataCollatorWithPadding
 
+from bilevel.data import ResumableLoader
 from bilevel.errors import UserError
+from experiments.architecture import target_modules
 from experiments.demo import pretrain
 from experiments.demo.grammar import labelled, riddles, unlabelled
 from experiments.demo.lexicon import ADJECTIVES, OUTCOMES, VERBS
-from experiments.models import ModelSpec
+from experiments.models import LoadedModel, ModelSpec
 from experiments.tasks.demo import Demo
 
 DEMO = ModelSpec("demo", package="experiments.demo")
@@ -110,6 +114,45 @@ def test_the_committed_model_knows_every_word_and_loads():
     with torch.no_grad():
         logits = loaded.model(**tokenizer(texts[:4], padding=True, return_tensors="pt")).logits
     assert logits.shape == (4, 2)
+
+
+def accuracy_after_lora(loaded, epochs):
+    """Test accuracy of rank-8 LoRA on query and value, trained on the demo task's noisy labels."""
+    data = Demo(max_test=500).load()
+    train = data.tokenise(loaded.tokenizer, data.train)
+    test = data.tokenise(loaded.tokenizer, data.tests["test"])
+    torch.manual_seed(0)
+    model = get_peft_model(
+        loaded.model,
+        LoraConfig(
+            task_type=TaskType.SEQ_CLS,
+            r=8,
+            lora_alpha=16,
+            target_modules=target_modules(loaded.model, "qv"),
+            modules_to_save=loaded.head_modules,
+        ),
+    ).train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
+    loader = ResumableLoader(train, 16, DataCollatorWithPadding(loaded.tokenizer))
+    for _ in range(epochs):
+        for batch in loader:
+            model(**batch).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    model.eval()
+    batch = loader.collate(test)
+    with torch.no_grad():
+        logits = model(**batch).logits
+    return data.score({"test": logits.numpy()})["accuracy"]
+
+
+def test_lora_on_the_committed_model_learns_what_a_random_one_does_not():
+    assert accuracy_after_lora(DEMO.load(2, "classification", seed=0), epochs=4) > 0.75
+    loaded = DEMO.load(2, "classification", seed=0)
+    torch.manual_seed(0)
+    random = type(loaded.model)(loaded.model.config)
+    untrained = LoadedModel(random, loaded.tokenizer, loaded.head_modules)
+    assert accuracy_after_lora(untrained, epochs=4) < 0.7
 
 
 def test_masking_hides_what_it_asks_for_and_nothing_else():
