@@ -27,7 +27,7 @@ from experiments.demo.lexicon import OUTCOMES
 FOLDER = Path(__file__).parent / "model"
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-LENGTH = 48  # positions; the longest sentence of the language has 38 tokens
+LENGTH = 48  # positions; the longest review of the language has about 31 tokens
 LEARNING_RATE = 1e-3
 DROPOUT = 0.1  # of the finished model
 TEXTS = 100_000
