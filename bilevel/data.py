@@ -190,6 +190,15 @@ class ResumableLoader:
         assert self.lengths is not None
         return indices[np.argsort(-self.lengths[indices], kind="stable")]
 
+    def shard(self, rank: int, world_size: int) -> None:
+        """Hand out only this rank's part of every batch from now on.
+
+        Raises:
+            UserError: the processes cannot share a batch equally.
+        """
+        self.rank, self.world_size = rank, world_size
+        self._check()
+
     def state_dict(self) -> dict[str, int]:
         """Return the position, and what it is a position in."""
         return {

@@ -153,8 +153,16 @@ class BilevelEngine(Engine):
             getattr(callback, hook)(self)
 
     def _validate(self) -> None:
-        if not self.do_validation():
-            return
+        if self.do_validation():
+            self._validate_here()
+        if self.early_stopping is not None and self.world.size > 1:
+            # The first rank validates; all have to stop with it.
+            flag = torch.tensor(int(self.stop_reason is not None), device=self.device)
+            distributed.broadcast([flag], self.world)
+            if flag.item() and self.stop_reason is None:
+                self.request_stop("the first process stopped early")
+
+    def _validate_here(self) -> None:
         self.eval()
         with RandomState.capture(self.device).replayed():
             stats = self.validation() or {}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bilevel import precision as precisions
 from bilevel.config import ProblemConfig
+from bilevel.data import ResumableLoader
 from bilevel.distributed import World, broadcast
 from bilevel.errors import UserError
 from bilevel.hypergradient.base import estimator_of
@@ -105,8 +106,12 @@ class ProblemSetup(ImplicitProblem):
         """Keep the scheduler as given: it already drives the optimiser that is in use."""
 
     def patch_data_loader(self, loader: Any) -> Any:
-        """Loaders that shard themselves are kept; others are sharded by Betty."""
-        if self.world.size == 1 or hasattr(loader, "load_state_dict"):
+        """Every rank gets its part: of each batch, or (Betty) of the batches."""
+        if self.world.size == 1:
+            return loader
+        if isinstance(loader, ResumableLoader):
+            if loader.world_size == 1:
+                loader.shard(self.world.rank, self.world.size)
             return loader
         return super().patch_data_loader(loader)
 

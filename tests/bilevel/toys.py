@@ -259,6 +259,7 @@ def two_text_levels(
     classes=(LowerText, UpperText),
     lower_options=None,
     upper_options=None,
+    strategy="cpu",
 ):
     """Factors and head of :func:`gated_bert` below, gates above."""
     torch.manual_seed(seed)
@@ -282,7 +283,7 @@ def two_text_levels(
     )
     engine = BilevelEngine(
         [lower, upper],
-        BilevelEngineConfig(train_iters=steps, strategy="cpu"),
+        BilevelEngineConfig(train_iters=steps, strategy=strategy),
         {"u2l": {upper: [lower]}, "l2u": {lower: [upper]}},
     )
     return engine, lower, upper
