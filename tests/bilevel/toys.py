@@ -84,11 +84,17 @@ def two_levels(
     upper_options=None,
     classes=(Lower, Upper),
     callbacks=(),
+    dtype=torch.float64,
     **engine_kwargs,
 ):
     """An engine over Net and Gate; the upper learning rate is 0 unless given."""
     torch.manual_seed(seed)
-    net, gate = Net(dropout), Gate()
+    net, gate = Net(dropout).to(dtype), Gate().to(dtype)
+
+    def collate(examples):
+        x, y = stack(examples)
+        return x.to(dtype), y
+
     optim = optimizer([p for p in net.parameters() if p.requires_grad])
     lower = classes[0](
         "lower",
@@ -102,14 +108,14 @@ def two_levels(
         module=net,
         optimizer=optim,
         scheduler=None if scheduler is None else scheduler(optim),
-        train_data_loader=ResumableLoader(dataset(64, 1), 8, stack, seed=seed),
+        train_data_loader=ResumableLoader(dataset(64, 1), 8, collate, seed=seed),
     )
     upper = classes[1](
         "upper",
         ProblemConfig(steps=upper_steps, **(upper_options or {})),
         module=gate,
         optimizer=upper_optimizer(list(gate.parameters())),
-        train_data_loader=ResumableLoader(dataset(64, 2), 8, stack, seed=seed + 1),
+        train_data_loader=ResumableLoader(dataset(64, 2), 8, collate, seed=seed + 1),
     )
     engine = BilevelEngine(
         [lower, upper],

@@ -1,0 +1,497 @@
+"""Stock Betty 0.2.1 failing or wrong, and this package right, on the same input.
+
+One test for each thing that is cured. When a newer Betty cures one itself, its test says so.
+"""
+
+import functools
+import importlib.metadata
+
+import pytest
+import torch
+import torch.distributed as dist
+from betty.configs import Config, EngineConfig
+from betty.engine import Engine
+from betty.problems import ImplicitProblem, IterativeProblem
+from packaging.specifiers import SpecifierSet
+from torch import nn
+from toys import (
+    Gate,
+    Lower,
+    Net,
+    Spy,
+    Upper,
+    brute_force,
+    dataset,
+    flat,
+    mixed_product,
+    relative_error,
+    stack,
+    two_levels,
+    two_text_levels,
+    upper_gradient,
+)
+
+from bilevel.hypergradient import FiniteDifference, NoHypergradient, Unrolled
+
+SGD, AdamW = torch.optim.SGD, torch.optim.AdamW
+
+
+class StockLower(ImplicitProblem):
+    training_step = Lower.training_step
+
+
+class StockUpper(ImplicitProblem):
+    training_step = Upper.training_step
+
+
+def stock_levels(
+    optimizer=lambda p: SGD(p, lr=0.1),
+    upper_optimizer=lambda p: SGD(p, lr=0.0),
+    steps=1,
+    dropout=0.0,
+    module=None,
+    classes=(StockLower, StockUpper),
+    engine_options=None,
+    unroll_steps=1,
+    dtype=torch.float64,
+    precision="fp32",
+    engine_class=Engine,
+    scheduler=None,
+    frozen=False,
+):
+    """The same two levels as ``two_levels``, of Betty's own classes.
+
+    Stock Betty cannot take a step with a frozen parameter, so it becomes a buffer unless wanted.
+    """
+    torch.manual_seed(0)
+    net, gate = (Net(dropout) if module is None else module).to(dtype), Gate().to(dtype)
+    if not frozen:
+        net.register_buffer("frozen", net._parameters.pop("frozen").detach())
+
+    def batches(seed):
+        x, y = stack(dataset(64, seed))
+        return [(x[i : i + 8].to(dtype), y[i : i + 8]) for i in range(0, 64, 8)]
+
+    optim = optimizer([p for p in net.parameters() if p.requires_grad])
+    lower = classes[0](
+        "lower",
+        Config(unroll_steps=unroll_steps, precision=precision),
+        module=net,
+        optimizer=optim,
+        scheduler=None if scheduler is None else scheduler(optim),
+        train_data_loader=batches(1),
+    )
+    upper = classes[1](
+        "upper",
+        Config(precision=precision, retain_graph=True),  # it goes through its graph twice
+        module=gate,
+        optimizer=upper_optimizer(gate.parameters()),
+        train_data_loader=batches(2),
+    )
+    engine = engine_class(
+        [lower, upper],
+        EngineConfig(
+            **{
+                "train_iters": steps,
+                "valid_step": 10**6,
+                "strategy": "cpu",
+                **(engine_options or {}),
+            }
+        ),
+        {"u2l": {upper: [lower]}, "l2u": {lower: [upper]}},
+    )
+    return engine, lower, upper
+
+
+# ------------------------------------------------------------------ optimisers and parameters
+
+
+def test_adamw_is_not_rebuilt():
+    with pytest.raises(TypeError, match="decoupled_weight_decay"):
+        stock_levels(lambda p: AdamW(p, lr=0.1))
+    given = []
+    engine, lower, _ = two_levels(
+        NoHypergradient(), optimizer=lambda p: given.append(AdamW(p, lr=0.1)) or given[0]
+    )
+    assert lower.optimizer is given[0]
+    engine.run()
+
+
+def test_parameter_groups_and_momenta_are_kept():
+    def groups(p):
+        return SGD([{"params": p[:1], "lr": 0.5, "weight_decay": 0.1}, {"params": p[1:]}], lr=0.01)
+
+    _, stock, _ = stock_levels(groups)
+    assert [g["lr"] for g in stock.optimizer.param_groups] == [0.01]
+    assert [g["weight_decay"] for g in stock.optimizer.param_groups] == [0]
+    _, ours, _ = two_levels(NoHypergradient(), optimizer=groups)
+    assert [g["lr"] for g in ours.optimizer.param_groups] == [0.5, 0.01]
+    assert [g["weight_decay"] for g in ours.optimizer.param_groups] == [0.1, 0]
+    assert [len(g["params"]) for g in ours.optimizer.param_groups] == [1, 1]
+
+
+def test_a_scheduler_goes_on_driving_the_optimiser_in_use():
+    """Betty builds a second one from the constructor's names; many schedulers have others."""
+
+    def warm(optimizer):
+        return torch.optim.lr_scheduler.SequentialLR(
+            optimizer,
+            [
+                torch.optim.lr_scheduler.ConstantLR(optimizer, 0.5, total_iters=2),
+                torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9),
+            ],
+            milestones=[2],
+        )
+
+    with pytest.raises(AttributeError):
+        stock_levels(scheduler=warm)
+    engine, lower, _ = two_levels(NoHypergradient(), scheduler=warm, steps=3)
+    engine.run()
+    assert lower.optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * 0.9)
+
+
+def test_a_frozen_backbone_is_not_trained():
+    engine, stock, _ = stock_levels(lambda p: SGD(p, lr=0.1), frozen=True)
+    frozen = stock.module.frozen
+    with pytest.raises(RuntimeError, match="requires_grad=False"):
+        engine.run()
+    assert any(p is frozen for p in stock.trainable_parameters())
+    assert any(p is frozen for g in stock.optimizer.param_groups for p in g["params"])
+    engine, ours, _ = two_levels(Unrolled(), steps=3)
+    before = ours.module.frozen.detach().clone()
+    assert all(p is not ours.module.frozen for p in ours.trainable_parameters())
+    engine.run()
+    assert torch.equal(ours.module.frozen, before)
+    assert ours.module.frozen.grad is None
+
+
+def test_a_roll_back_copies_no_backbone():
+    _, stock, _ = stock_levels(engine_options={"roll_back": True})
+    stock.cache_states()
+    assert "frozen" in stock.module_state_dict_cache
+    _, ours, _ = two_levels(NoHypergradient(), engine_options={"roll_back": True})
+    ours.cache_states()
+    sizes = [p.numel() for p in ours.trainable_parameters()]
+    assert [t.numel() for t in ours.module_state_dict_cache["parameters"]] == sizes
+
+
+# ------------------------------------------------------------------ hypergradients
+
+
+def test_dropout_masks_are_replayed():
+    """The estimator's passes see one function; Betty's see two (numbers in test_finite_difference,
+    on eight batches of a transformer)."""
+    seen = {"stock": [], "ours": []}
+
+    class Watching(Net):
+        key = None
+
+        def forward(self, x, gate):
+            hidden = self.dropout(torch.ones(64, 5))
+            if self.key:
+                seen[self.key].append(hidden)
+            return super().forward(x, gate)
+
+    torch.manual_seed(0)
+    net = Watching(0.5)
+    engine, *_ = stock_levels(module=net)
+    net.key = "stock"
+    engine.run()
+    plus, minus = seen["stock"][-2:]
+    assert len(seen["stock"]) == 4  # lower, upper, w + eps v, w - eps v
+    assert not torch.equal(plus, minus)
+
+    engine, ours, _ = two_levels(
+        FiniteDifference(difference="central"), optimizer=lambda p: SGD(p, lr=0.1)
+    )
+    watching = Watching(0.5)
+    ours.module.__class__ = Watching
+    ours.module.dropout = watching.dropout
+    ours.module.key = "ours"
+    engine.run()
+    lower, _, plus, minus = seen["ours"]
+    assert torch.equal(plus, minus)
+    assert torch.equal(plus, lower)
+
+
+def test_the_term_of_all_unrolled_steps_is_computed():
+    """T1 = 8 steps of SGD: Betty differentiates the last batch only, without the learning rate."""
+    errors = {}
+    options = {"unroll_steps": 8, "optimizer": lambda p: SGD(p, lr=0.3)}
+    exact = brute_force(lambda: two_levels(NoHypergradient(), **options))
+    direct = upper_gradient(*two_levels(NoHypergradient(), **options)[::2])
+    for name, given in (
+        ("ours", {"hypergradient": Unrolled()}),
+        ("stock", {"hypergradient": None, "lower_options": {"type": "darts"}}),
+    ):
+        found = upper_gradient(*two_levels(**given, **options)[::2])
+        errors[name] = relative_error(found - direct, exact - direct)
+    print(f"relative error of the implicit term at T1 = 8: {errors}")
+    assert errors["ours"] < 1e-6
+    assert errors["stock"] > 0.2
+
+
+def test_upper_steps_t2():
+    def count(levels):
+        engine, lower, upper = levels
+        order = []
+        for problem in (lower, upper):
+            problem.optimizer.register_step_post_hook(
+                lambda *a, name=problem.name: order.append(name)
+            )
+        engine.run()
+        return order
+
+    engine, lower, upper = stock_levels(steps=2)
+    upper.config.steps = 3  # no such setting
+    assert count((engine, lower, upper)) == ["lower", "upper"] * 2
+    ours = count(two_levels(NoHypergradient(), upper_steps=3, steps=2))
+    assert ours == ["lower", "upper", "upper", "upper"] * 2
+
+
+def test_weights_do_not_drift():
+    """With a learning rate of 0, a thousand upper steps must leave the lower weights alone."""
+
+    def drift(engine, lower, before):
+        engine.run()
+        return max(
+            float((p.detach().float() - b.float()).abs().max())
+            for p, b in zip(lower.trainable_parameters(), before, strict=True)
+        )
+
+    found = {}
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        engine, lower, _ = stock_levels(lambda p: SGD(p, lr=0.0), steps=1000, dtype=dtype)
+        before = [p.detach().clone() for p in lower.trainable_parameters()]
+        found[name] = drift(engine, lower, before)
+        engine, lower, _ = two_levels(
+            FiniteDifference(difference="central"),
+            optimizer=lambda p: SGD(p, lr=0.0),
+            steps=100,
+            dtype=dtype,
+        )
+        before = [p.detach().clone() for p in lower.trainable_parameters()]
+        assert drift(engine, lower, before) == 0.0
+    print(f"drift of stock Betty's weights after 1,000 upper steps: {found}")
+    assert found["fp32"] > 1e-6
+    assert found["bf16"] > 1e-2
+
+
+def test_the_trainable_parameters_are_differentiated_in_cg():
+    """Betty's cg multiplies the Hessian of all parameters; a frozen one is an error there."""
+    from betty.hypergradient.cg import cg
+
+    class Frozen(StockLower):
+        def trainable_parameters(self):
+            return [self.module.A, self.module.B]
+
+    _, lower, upper = stock_levels(classes=(Frozen, StockUpper), frozen=True)
+    lower.cur_batch = lower.get_batch()
+    vector = [torch.ones_like(p) for p in lower.trainable_parameters()]
+    with pytest.raises(RuntimeError):
+        cg(vector, lower, upper, sync=False)
+
+
+def test_iterative_problem_is_dead():
+    """Betty's way to unroll exactly cannot take a step; ``unrolled`` can."""
+
+    class Iterative(IterativeProblem):
+        def training_step(self, batch):
+            x, y = batch
+            return nn.functional.cross_entropy(
+                self.fmodule(self.params, self.buffers, x, self.upper.module()), y
+            )
+
+    with pytest.raises((AttributeError, KeyError, TypeError)):
+        stock_levels(classes=(Iterative, StockUpper))[0].run()
+    assert torch.isfinite(upper_gradient(*two_levels(Unrolled(), unroll_steps=3)[::2])).all()
+
+
+# ------------------------------------------------------------------ engine
+
+
+def validating(scores):
+    class Validating(Engine):
+        def validation(self):
+            return {"loss": scores.pop(0)}
+
+    return Validating
+
+
+def test_early_stopping():
+    options = {"early_stopping": True, "valid_step": 1, "early_stopping_tolerance": 2}
+    engine, *_ = stock_levels(
+        steps=9, engine_options=options, engine_class=validating([3.0, 2.0, 2.5, 2.6, 0.0])
+    )
+    with pytest.raises(AttributeError, match="patience"):
+        engine.run()
+    scores = [3.0, 2.0, 2.5, 2.6, 0.0]
+    engine, *_ = two_levels(
+        NoHypergradient(),
+        steps=9,
+        engine_options=options,
+        validation=lambda engine: {"loss": scores.pop(0)},
+    )
+    engine.run()
+    assert engine.global_step == 4
+
+
+def test_distributed_and_accelerate_on_cpus(monkeypatch):
+    """Ours on two processes: test_engine_distributed."""
+    monkeypatch.setattr(dist, "init_process_group", lambda backend: None)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(ZeroDivisionError):
+        stock_levels(engine_options={"strategy": "distributed", "backend": "gloo"})
+    with pytest.raises(AttributeError, match="accelerator"):
+        stock_levels(engine_options={"strategy": "accelerate"})
+
+
+def test_bf16_on_the_cpu():
+    class Typed:
+        def training_step(self, batch):
+            loss = super().training_step(batch)
+            self.seen = self.module.A.dtype, (self.module.A @ self.module.A.T).dtype
+            return loss
+
+    class StockTyped(Typed, StockLower):
+        pass
+
+    class OurTyped(Typed, Lower):
+        pass
+
+    engine, stock, _ = stock_levels(
+        classes=(StockTyped, StockUpper), precision="bf16", dtype=torch.float32
+    )
+    with pytest.warns(FutureWarning, match="autocast"):
+        engine.run()
+    assert stock.seen == (torch.float32, torch.float32)  # autocast of another device
+    engine, ours, _ = two_levels(
+        FiniteDifference(),
+        classes=(OurTyped, Upper),
+        lower_options={"precision": "bf16"},
+        upper_options={"precision": "bf16"},
+        dtype=torch.float32,
+    )
+    engine.run()
+    assert ours.seen == (torch.float32, torch.bfloat16)
+
+
+def counting_reads(monkeypatch):
+    reads = []
+    for name in ("item", "tolist", "__float__", "__int__", "__bool__", "numpy"):
+        original = getattr(torch.Tensor, name)
+
+        @functools.wraps(original)
+        def read(self, *args, original=original, name=name, **kwargs):
+            reads.append(name)
+            return original(self, *args, **kwargs)
+
+        monkeypatch.setattr(torch.Tensor, name, read)
+    return reads
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        NoHypergradient(),
+        FiniteDifference(difference="central"),
+        FiniteDifference(difference="forward"),
+        Unrolled(),
+        Unrolled(keep_graph=False),
+    ],
+    ids=repr,
+)
+def test_nothing_is_read_from_the_device_in_a_step(estimator, monkeypatch):
+    """On an accelerator each such read waits for the device. SGD, since Adam reads its step count
+    on CPUs, where that is free."""
+    reads = counting_reads(monkeypatch)
+    stock = stock_levels(steps=5)[0]
+    reads.clear()
+    stock.run()
+    assert reads.count("item") >= 3 * 5  # two losses and the norm of v, each step
+    engine, *_ = two_levels(
+        estimator, optimizer=lambda p: SGD(p, lr=0.1, momentum=0.9), steps=5, unroll_steps=1
+    )
+    reads.clear()
+    engine.run()
+    assert reads == []
+
+
+def test_an_engine_has_a_state():
+    engine, *_ = stock_levels()
+    assert not hasattr(engine, "state_dict")
+    engine, lower, _ = two_levels(Unrolled(), steps=3)
+    engine.run()
+    assert engine.state_dict()["global_step"] == 3
+    # Betty's problem state holds the backbone and no position in the data; ours the reverse.
+    stock = stock_levels()[1].state_dict()
+    assert "frozen" in stock["module"]
+    assert set(stock) == {"module", "optimizer"}
+    ours = lower.state_dict()
+    assert len(ours["parameters"]) == 2
+    assert ours["count"] == 3
+    assert ours["loaders"][0]["position"] == 3
+
+
+def test_gradient_accumulation_steps_the_scheduler_by_optimiser_steps():
+    """Betty steps it at every micro-batch."""
+    rates = {}
+    for name, levels in (("stock", stock_levels), ("ours", None)):
+
+        def decay(optimizer):
+            return torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+
+        if levels is None:
+            engine, lower, _ = two_levels(NoHypergradient(), gas=4, scheduler=decay)
+            engine.run()
+        else:
+            engine, lower, _ = levels(scheduler=decay, steps=4)
+            lower.gas = 4
+            engine.run()
+        rates[name] = lower.optimizer.param_groups[0]["lr"] / 0.1
+    assert rates["stock"] == pytest.approx(0.5**4)
+    assert rates["ours"] == pytest.approx(0.5)
+
+
+def test_a_roll_back_redoes_the_whole_accumulated_step():
+    """Betty redoes it on the last micro-batch, at 1/gas of its gradient."""
+    moves = {}
+    for name in ("stock", "ours"):
+        if name == "stock":
+            engine, lower, _ = stock_levels(steps=2, engine_options={"roll_back": True})
+            lower.gas = 2
+        else:
+            engine, lower, _ = two_levels(
+                NoHypergradient(), gas=2, engine_options={"roll_back": True}
+            )
+        sizes = []
+        original = lower.get_loss
+
+        def spy(batch, original=original, sizes=sizes):
+            sizes.append(len(batch[1]))
+            return original(batch)
+
+        lower.get_loss = spy
+        engine.run()
+        moves[name] = sum(sizes)
+    assert moves["stock"] == 8 * 2 + 8  # two micro-batches, and one again
+    assert moves["ours"] == 8 * 2 + 8 * 2
+
+
+def test_bettys_metadata_excludes_this_python():
+    """Hence `pip install --no-deps --ignore-requires-python`."""
+    requires = importlib.metadata.metadata("betty-ml")["Requires-Python"]
+    assert "3.11.0" not in SpecifierSet(requires)
+
+
+def test_exactness_under_dropout_in_one_line():
+    """fp32, dropout 0.1, a gated LoRA transformer: the number the README quotes."""
+
+    def look(vector, lower, upper, answer):
+        exact = mixed_product(lower, upper, lower.window.steps[-1].weights, vector)
+        assert relative_error(flat(answer), flat(exact)) < 5e-3
+
+    engine, *_ = two_text_levels(Spy(FiniteDifference(difference="central"), look), steps=2)
+    engine.run()
