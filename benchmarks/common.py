@@ -1,4 +1,4 @@
-"""What the benchmarks share: MiniLM with gated LoRA, synthetic batches, and the problems to time."""
+"""What the benchmarks share: a MiniLM-shaped gated LoRA model, batches, problems to time."""
 
 from __future__ import annotations
 

@@ -253,7 +253,7 @@ def optimizer_and_scheduler(
         optimizer: torch.optim.Optimizer = cls(
             parameters,
             lr=lr,
-            betas=tuple(settings.betas),
+            betas=(settings.betas[0], settings.betas[1]),
             eps=settings.eps,
             weight_decay=settings.weight_decay,
         )

@@ -7,12 +7,13 @@ dependence of dL1/dP_i on V, the second-order part) gives, with no further pass,
     - (d2L1/dg dV v)_i  ~  - ( <dL1/dA_i, v_Ai> + <dL1/dB_i, v_Bi> ) / g_i,
 
 from the lower step's own gradient; the gate's map chains it to the selection variables. It is the
-cheapest estimator and the crudest: on MiniLM, SST-2, its cosine to the exact term of T1 AdamW steps
-was 0.26, -0.14, 0.53, 0.33 for T1 = 1, 4, 16, 32 (docs/hypergradients.md), and its length is not the
-exact one's at all. So it is scaled: every ``calibrate_every`` upper steps the exact term of the
-lower steps (``unrolled``) is computed too, and scale = <exact, closed form> / |closed form|^2, which
-may be negative, is used until the next time. With ``preconditioned``, v is first taken through the
-last optimiser step (D v of ``sama``): better where the optimiser is young, worse where it is not.
+cheapest estimator and the crudest: on MiniLM, SST-2, its cosine to the exact term of T1 AdamW
+steps was 0.26, -0.14, 0.53, 0.33 for T1 = 1, 4, 16, 32 (docs/hypergradients.md), and its length is
+not the exact one's at all. So it is scaled: every ``calibrate_every`` upper steps the exact term of
+the lower steps (``unrolled``) is computed too, and scale = <exact, closed form> / |closed form|^2,
+which may be negative, is used until the next time. With ``preconditioned``, v is first taken
+through the last optimiser step (D v of ``sama``): better where the optimiser is young, worse where
+it is not.
 """
 
 from __future__ import annotations

@@ -14,10 +14,14 @@ from typing import Any
 from experiments.command import compose_config, one_sentence
 from experiments.plan import Plan
 
+# Long enough to over-fit the small, noisy training set, so that there is something to see.
+EPOCHS = 25
+
 
 def run(method: list[str], overrides: list[str], folder: Path) -> dict[str, Any]:
     """One run of ``python -m experiments.run``, in this process."""
-    return Plan.of(compose_config([*method, "task=demo", *overrides])).execute(folder)
+    words = [*method, "task=demo", f"train.epochs={EPOCHS}", *overrides]
+    return Plan.of(compose_config(words)).execute(folder)
 
 
 def rank_table(ranks: dict[str, int]) -> str:

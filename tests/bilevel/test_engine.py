@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from toys import (
+    STRICT,
     Gate,
     Lower,
     Net,
@@ -32,6 +33,8 @@ from bilevel import (
 )
 from bilevel.errors import UserError
 from bilevel.hypergradient import Alignment, FiniteDifference, NoHypergradient, Unrolled
+
+pytestmark = STRICT
 
 SGD, Adam, AdamW = torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW
 

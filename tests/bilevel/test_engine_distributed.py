@@ -7,7 +7,7 @@ import traceback
 
 import pytest
 import torch
-from toys import Recorder, flat, two_levels, two_text_levels
+from toys import STRICT, Recorder, flat, two_levels, two_text_levels
 
 from bilevel.hypergradient import (
     Alignment,
@@ -18,6 +18,8 @@ from bilevel.hypergradient import (
     Sama,
     Unrolled,
 )
+
+pytestmark = STRICT
 
 ESTIMATORS = [
     NoHypergradient(),

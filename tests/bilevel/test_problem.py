@@ -8,6 +8,7 @@ import torch
 import transformers
 from torch import nn
 from toys import (
+    STRICT,
     Gate,
     Lower,
     LowerText,
@@ -46,6 +47,8 @@ from bilevel.hypergradient import (
     Sama,
     Unrolled,
 )
+
+pytestmark = STRICT
 
 SGD, AdamW = torch.optim.SGD, torch.optim.AdamW
 

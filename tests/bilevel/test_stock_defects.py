@@ -5,6 +5,7 @@ One test for each thing that is cured. When a newer Betty cures one itself, its 
 
 import functools
 import importlib.metadata
+import warnings
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from betty.problems import ImplicitProblem, IterativeProblem
 from packaging.specifiers import SpecifierSet
 from torch import nn
 from toys import (
+    STRICT,
     Gate,
     Lower,
     Net,
@@ -32,6 +34,8 @@ from toys import (
 )
 
 from bilevel.hypergradient import FiniteDifference, NoHypergradient, Unrolled
+
+pytestmark = STRICT
 
 SGD, AdamW = torch.optim.SGD, torch.optim.AdamW
 
@@ -101,6 +105,13 @@ def stock_levels(
         {"u2l": {upper: [lower]}, "l2u": {lower: [upper]}},
     )
     return engine, lower, upper
+
+
+def run_quietly(engine):
+    """Run stock Betty where it makes torch warn."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        engine.run()
 
 
 # ------------------------------------------------------------------ optimisers and parameters
@@ -364,8 +375,7 @@ def test_bf16_on_the_cpu():
     engine, stock, _ = stock_levels(
         classes=(StockTyped, StockUpper), precision="bf16", dtype=torch.float32
     )
-    with pytest.warns(FutureWarning, match="autocast"):
-        engine.run()
+    run_quietly(engine)
     assert stock.seen == (torch.float32, torch.float32)  # autocast of another device
     engine, ours, _ = two_levels(
         FiniteDifference(),
@@ -449,7 +459,7 @@ def test_gradient_accumulation_steps_the_scheduler_by_optimiser_steps():
         else:
             engine, lower, _ = levels(scheduler=decay, steps=4)
             lower.gas = 4
-            engine.run()
+            run_quietly(engine)
         rates[name] = lower.optimizer.param_groups[0]["lr"] / 0.1
     assert rates["stock"] == pytest.approx(0.5**4)
     assert rates["ours"] == pytest.approx(0.5)

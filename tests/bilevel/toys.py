@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 
 import peft
+import pytest
 import torch
 import transformers
 from betty.hypergradient import jvp_fn_mapping
@@ -16,6 +17,12 @@ from bilevel.data import ResumableLoader
 from bilevel.hypergradient import Hypergradient
 from bilevel.lowrank import Gates, attach_gates
 from bilevel.lowrank.layers import lora_layers
+
+# Warnings are errors, but for names that the oldest transformers we allow does not have yet.
+STRICT = [
+    pytest.mark.filterwarnings("error"),
+    pytest.mark.filterwarnings(r"ignore:`\w*gradient_checkpointing\w*` is deprecated"),
+]
 
 
 class Net(nn.Module):

@@ -92,7 +92,10 @@ def test_task_sizes_and_no_test_sentence_in_training():
     assert len(data.tests["test"]) == 150
     assert not {e.texts for e in data.train} & {e.texts for e in data.tests["test"]}
     assert Demo(max_train=100, data_seed=1).load().train != data.train
-    assert all(reader(e.texts[0]) == e.label for e in data.tests["test"])
+    wrong = sum(reader(e.texts[0]) != e.label for e in data.tests["test"])
+    assert 0.03 < wrong / 150 < 0.2, "the share of wrong labels is the task's noise, 0.1"
+    clean = Demo(max_train=100, max_test=150, noise=0.0).load()
+    assert all(reader(e.texts[0]) == e.label for e in clean.tests["test"])
 
 
 @pytest.mark.parametrize("options", [{"max_train": 0}, {"noise": 0.5}, {"noise": -0.1}])

@@ -2,13 +2,15 @@
 
 import pytest
 import torch
-from toys import Spy, cosine, flat, relative_error, two_text_levels
+from toys import STRICT, Spy, cosine, flat, relative_error, two_text_levels
 
 from bilevel.errors import UserError
 from bilevel.hypergradient import Alignment, FiniteDifference, Unrolled
 from bilevel.hypergradient.derivatives import dot
 from bilevel.lowrank import gated_layers
 from bilevel.lowrank.layers import lora_layers
+
+pytestmark = STRICT
 
 
 def block_diagonal(vector, lower, upper, step):

@@ -2,7 +2,17 @@
 
 import pytest
 import torch
-from toys import Net, cosine, dataset, flat, relative_error, stack, two_levels, two_text_levels
+from toys import (
+    STRICT,
+    Net,
+    cosine,
+    dataset,
+    flat,
+    relative_error,
+    stack,
+    two_levels,
+    two_text_levels,
+)
 
 from bilevel import BilevelEngine, BilevelEngineConfig, Callback, LowerProblem, ResumableLoader
 from bilevel.errors import UserError
@@ -15,6 +25,8 @@ from bilevel.hypergradient import (
     Unrolled,
     check,
 )
+
+pytestmark = STRICT
 
 
 def adamw(p):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from betty.hypergradient.darts import darts
 from toys import (
+    STRICT,
     Spy,
     cosine,
     flat,
@@ -18,6 +19,8 @@ from toys import (
 
 from bilevel.errors import UserError
 from bilevel.hypergradient import FiniteDifference, NoHypergradient, Unrolled
+
+pytestmark = STRICT
 
 
 def eight_batches(estimator, look, **options):

@@ -11,11 +11,13 @@ from betty.engine import Engine
 from betty.hypergradient.cg import cg as stock_cg
 from betty.problems import ImplicitProblem
 from torch import nn
-from toys import Spy, flat, mixed_product, relative_error, two_levels, two_text_levels
+from toys import STRICT, Spy, flat, mixed_product, relative_error, two_levels, two_text_levels
 
 from bilevel import LowerProblem, ProblemConfig, UpperProblem
 from bilevel.errors import UserError
 from bilevel.hypergradient import ConjugateGradient, FiniteDifference, Neumann
+
+pytestmark = STRICT
 
 DIM = 6
 

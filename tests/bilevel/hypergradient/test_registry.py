@@ -5,7 +5,7 @@ import torch
 from betty.configs import Config
 from betty.hypergradient import jvp_fn_mapping
 from betty.hypergradient.darts import darts
-from toys import Lower, Upper, relative_error, two_levels, upper_gradient
+from toys import STRICT, Lower, Upper, relative_error, two_levels, upper_gradient
 
 from bilevel import ProblemConfig
 from bilevel.errors import UserError
@@ -21,6 +21,8 @@ from bilevel.hypergradient import (
     estimator_of,
     register,
 )
+
+pytestmark = STRICT
 
 ALL = [
     NoHypergradient,

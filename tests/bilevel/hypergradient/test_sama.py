@@ -2,10 +2,12 @@
 
 import pytest
 import torch
-from toys import Spy, flat, mixed_product, relative_error, two_levels, two_text_levels
+from toys import STRICT, Spy, flat, mixed_product, relative_error, two_levels, two_text_levels
 
 from bilevel.errors import UserError
 from bilevel.hypergradient import FiniteDifference, Sama
+
+pytestmark = STRICT
 
 BETA1, BETA2, EPS, LR = 0.8, 0.95, 1e-8, 1e-2
 

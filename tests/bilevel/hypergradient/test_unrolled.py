@@ -7,6 +7,7 @@ import torch
 import torchopt
 from torch import nn
 from toys import (
+    STRICT,
     Lower,
     Recorder,
     Upper,
@@ -20,6 +21,8 @@ from toys import (
 
 from bilevel.errors import UserError
 from bilevel.hypergradient import NoHypergradient, Unrolled
+
+pytestmark = STRICT
 
 SGD, Adam, AdamW = torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW
 
