@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 import transformers
 from peft import PeftModel
 from transformers import DataCollatorWithPadding, PreTrainedModel
@@ -169,6 +169,7 @@ def _refuse_leftovers(plan: Plan, folder: Path) -> None:
 
 def _quiet() -> None:
     """No progress bars and advice of the libraries between our own lines."""
+    # transformers, of its own code, once a model
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    torch.set_printoptions(sci_mode=False)

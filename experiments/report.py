@@ -43,8 +43,10 @@ class Report(Callback):
 
 
 def failures() -> list[Path]:
-    """Folders of the multirun's runs that did not finish."""
-    return list(_failures)
+    """Folders of the multirun's runs that did not finish; told once."""
+    found = list(_failures)
+    _failures.clear()
+    return found
 
 
 def report(folders: Sequence[Path], out: Path) -> str:

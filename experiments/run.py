@@ -7,10 +7,12 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
@@ -18,6 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from bilevel.errors import UserError
 from experiments import config as schema
 from experiments import report, resume
 from experiments.command import (
@@ -64,8 +67,10 @@ def job(config: DictConfig) -> float:
 
     hydra_config = HydraConfig.get()
     user_modules(hydra_config.runtime.config_sources)
+    folder = Path(hydra_config.runtime.output_dir)
     try:
-        result = Plan.of(config, hydra_config).execute(Path(hydra_config.runtime.output_dir))
+        with resources_as_sentences(folder):
+            result = Plan.of(config, hydra_config).execute(folder)
     except USER_ERRORS as error:
         log.debug("stopped by", exc_info=error)
         if hydra_config.mode == RunMode.MULTIRUN:
@@ -76,6 +81,29 @@ def job(config: DictConfig) -> float:
         log.error("error: %s", sentence(error))
         fail(error)
     return float(result["metrics"][result["primary_metric"]])
+
+
+@contextmanager
+def resources_as_sentences(folder: Path) -> Iterator[None]:
+    """A full disk or memory, and Ctrl-C, are no defects: say them in a sentence."""
+    import torch
+
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"the disk is full ({error.filename or folder}): free some space and continue with "
+            f"run.resume={folder}"
+        ) from error
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            "the accelerator is out of memory: lower train.batch_size (and raise "
+            "train.gradient_accumulation), task.max_length, or use engine.precision=bf16"
+        ) from error
+    except KeyboardInterrupt as error:
+        raise UserError(f"interrupted; continue with run.resume={folder}") from error
 
 
 def _files_only() -> list[logging.Handler]:

@@ -8,6 +8,7 @@ be named: what a configuration file says must not be able to call ``os.system``.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 import typing
@@ -62,7 +63,7 @@ def arguments(
         for name, p in inspect.signature(target).parameters.items()
         if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
     }
-    hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    hints = _hints(target)
     for key, value in values.items():
         if key not in parameters:
             raise UserError(
@@ -97,3 +98,10 @@ def locate(path: str, group: str, extra_modules: Sequence[str] = ()) -> Callable
     if not callable(target):
         raise UserError(f"{group}._target_={path}: module {module} has no class {name}")
     return target
+
+
+def _hints(target: Any) -> dict[str, Any]:
+    if dataclasses.is_dataclass(target):
+        # Of the class: each base's annotations mean what they mean in the base's own module.
+        return typing.get_type_hints(target)
+    return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)

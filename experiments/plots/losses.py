@@ -64,7 +64,7 @@ def _stage(axes: Axes, stage: str, records: Sequence[dict[str, Any]]) -> None:
         color=BLUE,
         linewidth=0.8,
         alpha=0.3,
-        label="train, single batches",
+        label="train, running (with dropout)",
     )
     evaluations = [r for r in records if r["kind"] == "validation"]
     for key, label, colour, marker, dashes in LINES:

@@ -60,7 +60,8 @@ def test_methods_tasks_and_variants_are_apart(tmp_path: Path) -> None:
     common = ["task.max_train=100", "task.data_dir=here"]
     for seed in (0, 1):
         for estimator in ("none", "unrolled"):
-            words = [*common, f"seed={seed}", f"hydra.job.name=x{seed}", f"hypergradient={estimator}"]
+            words = [*common, f"seed={seed}", f"hydra.job.name=x{seed}"]
+            words.append(f"hypergradient={estimator}")
             save(tmp_path / f"{estimator}{seed}", result("autolora", seed, 0.9), words)
         save(tmp_path / f"lora{seed}", result("lora", seed, 0.8), [*common, f"seed={seed}"])
     text = report.report([tmp_path], tmp_path)

@@ -295,3 +295,55 @@ def test_multirun_goes_on_after_a_failure(
     shown = capsys.readouterr().out
     assert "failed: " in shown
     assert len(list(tmp_path.rglob("result.json"))) == 1
+
+
+MINE = """
+from dataclasses import dataclass
+from problems.lora import LoRA
+
+@dataclass(frozen=True)
+class Mine(LoRA):
+    flavour: str = "plain"
+"""
+
+
+def test_a_method_of_the_users_own(
+    tmp_path: Path, quick: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "conf" / "method").mkdir(parents=True)
+    (tmp_path / "conf" / "my_method_of_tests.py").write_text(MINE)
+    text = "_target_: my_method_of_tests.Mine\nrank: 4\nflavour: plain\n"
+    (tmp_path / "conf" / "method" / "mine.yaml").write_text(text)
+    words = ["--config-dir", str(tmp_path / "conf"), *quick, "method=mine", "train.max_steps=2"]
+    main([*words, "run.figures=false", f"hydra.run.dir={tmp_path / 'run'}"])
+    assert result_of(tmp_path / "run")["method"] == "mine"
+    with pytest.raises(SystemExit):
+        main([*words, "method.flavour=3"])
+    assert "method.flavour=3: this must be a text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(28, "No space left on device", "somewhere"), "the disk is full (somewhere)"),
+        (torch.OutOfMemoryError("CUDA"), "lower train.batch_size"),
+        (KeyboardInterrupt(), "interrupted; continue with run.resume="),
+    ],
+)
+def test_what_is_nobodys_mistake(
+    tmp_path: Path,
+    quick: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    expected: str,
+) -> None:
+    def fails(*args: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("experiments.figures.draw", fails)
+    with pytest.raises(SystemExit) as stop:
+        main([*quick, "train.max_steps=1", f"hydra.run.dir={tmp_path / 'run'}"])
+    assert stop.value.code == 2
+    assert expected in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "run" / "result.json").exists()
