@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -184,15 +183,13 @@ def lora_step(precision: str, device: str = "cpu", **options: Any) -> Callable[[
     return step
 
 
-def timed(step: Callable[[], None], device: str = "cpu") -> float:
-    """Seconds of one call."""
+def timed(step: Callable[[], None], device: str = "cpu", clock: str = "wall") -> float:
+    """Seconds of one call, by the wall clock or by this process's processor time."""
+    now = time.process_time if clock == "cpu" else time.perf_counter
     if device == "cuda":
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    start = now()
     step()
     if device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-RESULTS = Path(__file__).parent / "results"
+    return now() - start
