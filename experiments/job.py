@@ -47,6 +47,7 @@ class FineTuningJob:
     """
 
     def __init__(self, plan: Plan, folder: Path) -> None:
+        _quiet()
         self.plan = plan
         self.folder = folder
         self.seed = plan.seed
@@ -131,7 +132,6 @@ def execute(plan: Plan, folder: Path) -> dict[str, Any]:
             return finished
         _refuse_leftovers(plan, folder)
         log.info("run in %s", folder)
-        _quiet()
         job = FineTuningJob(plan, folder)
         log.info(
             "data: %s",
