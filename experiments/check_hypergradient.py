@@ -92,7 +92,6 @@ class _Job(FineTuningJob):
         config = BilevelEngineConfig(
             train_iters=min(steps, self.steps),
             strategy=self.plan.engine["strategy"],
-            backend=self.plan.engine["backend"],
         )
         engine = BilevelEngine(problems, config=config, dependencies=dependencies)
         engine.run()

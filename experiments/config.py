@@ -17,7 +17,6 @@ from omegaconf import MISSING
 from bilevel.errors import UserError
 
 __all__ = [
-    "Backend",
     "Config",
     "Engine",
     "Precision",
@@ -39,21 +38,11 @@ class Precision(enum.Enum):
 
 
 class Strategy(enum.Enum):
-    """Which devices and processes; see :mod:`bilevel.distributed`."""
+    """Which device. Several processes: the engine in Python, :mod:`bilevel.distributed`."""
 
     default = "default"
     cpu = "cpu"
     gpu = "gpu"
-    distributed = "distributed"
-    accelerate = "accelerate"
-
-
-class Backend(enum.Enum):
-    """Of the process group, with several processes."""
-
-    auto = "auto"
-    gloo = "gloo"
-    nccl = "nccl"
 
 
 @dataclass
@@ -62,7 +51,6 @@ class Engine:
 
     precision: Precision = MISSING
     strategy: Strategy = MISSING
-    backend: Backend = MISSING
     evaluate_every: float = MISSING
     evaluate_examples: int | None = MISSING
     metrics_every: int = MISSING

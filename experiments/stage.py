@@ -96,7 +96,6 @@ class Stage:
             valid_step=self._evaluation_interval(lower),
             roll_back=roll_back,
             strategy=options["strategy"],
-            backend=options["backend"],
             # Without validation data there is nothing to stop by: test data must not decide.
             early_stopping=bool(patience) and validates,
             early_stopping_metric="validation_loss",

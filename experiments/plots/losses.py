@@ -38,7 +38,7 @@ def draw(records: Sequence[dict[str, Any]], result: dict[str, Any], path: Path) 
             _stage(axes, stage, [r for r in records if r["stage"] == stage])
         panels[0].set_ylabel("loss (mean over examples)")
         _limits(panels, records)
-        _gap(panels[-1], [r for r in records if r["stage"] == stages[-1]])
+        _gap(panels[-1], [r for r in records if r["stage"] == stages[-1]], result)
         handles = {h.get_label(): h for axes in panels for h in axes.get_lines()}
         figure.legend(
             handles=[h for label, h in handles.items() if not str(label).startswith("_")],
@@ -97,18 +97,12 @@ def _limits(panels: Sequence[Axes], records: Sequence[dict[str, Any]]) -> None:
         panels[0].set_ylim(0, 1.12 * max(values))
 
 
-def _gap(axes: Axes, records: Sequence[dict[str, Any]]) -> None:
-    """Mark the last stage's final difference of test and train loss."""
-    ends = [
-        r
-        for r in records
-        if r["kind"] == "validation"
-        and r.get("train_loss") is not None
-        and r.get("test_loss") is not None
-    ]
+def _gap(axes: Axes, records: Sequence[dict[str, Any]], result: dict[str, Any]) -> None:
+    """Mark the final difference of test and train loss, over all examples as in the result."""
+    ends = [r for r in records if r["kind"] == "validation"]
     if not ends:
         return
-    step, train, test = (ends[-1][key] for key in ("step", "train_loss", "test_loss"))
+    step, train, test = ends[-1]["step"], result["train_loss"], result["test_loss"]
     right = axes.get_xlim()[1]
     axes.set_xlim(right=max(right, step) * 1.28)
     x = step * 1.05

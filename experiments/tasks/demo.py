@@ -45,7 +45,9 @@ class Demo(Task):
         train = labelled(self.max_train, 2 * self.data_seed, self.noise)
         known = {text for text, _ in train}
         # Short sentences recur: make some more, and leave out those that training has.
-        spare = labelled(self.max_test + self.max_test // 2 + 50, 2 * self.data_seed + 1, self.noise)
+        spare = labelled(
+            self.max_test + self.max_test // 2 + 50, 2 * self.data_seed + 1, self.noise
+        )
         test = [(text, label) for text, label in spare if text not in known][: self.max_test]
         return TaskData(
             name=self.name,
