@@ -525,8 +525,9 @@ def test_fp16_scales_and_skips_overflows():
     assert applied == [True, True]
     assert relative_error(found[1], found[0]) < 0.05
 
+    terms = []
     engine, lower, _ = two_text_levels(
-        Unrolled(),
+        Spy(Unrolled(), lambda *given: terms.append(flat(given[-1]))),
         unroll_steps=2,
         lower_options={"precision": "fp16"},
         optimizer=lambda p: SGD(p, lr=0.1),
@@ -536,6 +537,8 @@ def test_fp16_scales_and_skips_overflows():
     engine.run()
     assert [step.applied for step in lower.window.steps] == [False, False]
     assert torch.equal(flat(lower.trainable_parameters()), before)
+    assert len(terms) == 1
+    assert torch.equal(terms[0], torch.zeros_like(terms[0]))
 
 
 # ------------------------------------------------------------------ masks
