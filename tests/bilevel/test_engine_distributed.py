@@ -7,6 +7,7 @@ import traceback
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from toys import STRICT, Recorder, flat, two_levels, two_text_levels
 
 from bilevel.hypergradient import (
@@ -84,6 +85,8 @@ def stopping(strategy):
 
 def worker(rank, port, queue, strategy):
     try:
+        # What earlier tests left in the process that this one was forked from.
+        AcceleratorState._reset_state(reset_partial_state=True)
         os.environ.update(
             RANK=str(rank),
             LOCAL_RANK=str(rank),
