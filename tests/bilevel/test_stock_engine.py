@@ -1,7 +1,4 @@
-"""Stock Betty 0.2.1 failing or wrong, and this package right, on the same input.
-
-One test for each thing that is cured. When a newer Betty cures one itself, its test says so.
-"""
+"""Stock Betty's engine lacks what ours has."""
 
 import functools
 import importlib.metadata
@@ -12,9 +9,8 @@ import torch
 import torch.distributed as dist
 from betty.configs import Config, EngineConfig
 from betty.engine import Engine
-from betty.problems import ImplicitProblem, IterativeProblem
+from betty.problems import ImplicitProblem
 from packaging.specifiers import SpecifierSet
-from torch import nn
 from toys import (
     STRICT,
     Gate,
@@ -22,7 +18,6 @@ from toys import (
     Net,
     Spy,
     Upper,
-    brute_force,
     dataset,
     flat,
     mixed_product,
@@ -30,7 +25,6 @@ from toys import (
     stack,
     two_levels,
     two_text_levels,
-    upper_gradient,
 )
 
 from bilevel.hypergradient import FiniteDifference, NoHypergradient, Unrolled
@@ -112,213 +106,6 @@ def run_quietly(engine):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         engine.run()
-
-
-# ------------------------------------------------------------------ optimisers and parameters
-
-
-def test_adamw_is_not_rebuilt():
-    with pytest.raises(TypeError, match="decoupled_weight_decay"):
-        stock_levels(lambda p: AdamW(p, lr=0.1))
-    given = []
-    engine, lower, _ = two_levels(
-        NoHypergradient(), optimizer=lambda p: given.append(AdamW(p, lr=0.1)) or given[0]
-    )
-    assert lower.optimizer is given[0]
-    engine.run()
-
-
-def test_parameter_groups_and_momenta_are_kept():
-    def groups(p):
-        return SGD([{"params": p[:1], "lr": 0.5, "weight_decay": 0.1}, {"params": p[1:]}], lr=0.01)
-
-    _, stock, _ = stock_levels(groups)
-    assert [g["lr"] for g in stock.optimizer.param_groups] == [0.01]
-    assert [g["weight_decay"] for g in stock.optimizer.param_groups] == [0]
-    _, ours, _ = two_levels(NoHypergradient(), optimizer=groups)
-    assert [g["lr"] for g in ours.optimizer.param_groups] == [0.5, 0.01]
-    assert [g["weight_decay"] for g in ours.optimizer.param_groups] == [0.1, 0]
-    assert [len(g["params"]) for g in ours.optimizer.param_groups] == [1, 1]
-
-
-def test_a_scheduler_goes_on_driving_the_optimiser_in_use():
-    """Betty builds a second one from the constructor's names; many schedulers have others."""
-
-    def warm(optimizer):
-        return torch.optim.lr_scheduler.SequentialLR(
-            optimizer,
-            [
-                torch.optim.lr_scheduler.ConstantLR(optimizer, 0.5, total_iters=2),
-                torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9),
-            ],
-            milestones=[2],
-        )
-
-    with pytest.raises(AttributeError):
-        stock_levels(scheduler=warm)
-    engine, lower, _ = two_levels(NoHypergradient(), scheduler=warm, steps=3)
-    engine.run()
-    assert lower.optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * 0.9)
-
-
-def test_a_frozen_backbone_is_not_trained():
-    engine, stock, _ = stock_levels(lambda p: SGD(p, lr=0.1), frozen=True)
-    frozen = stock.module.frozen
-    with pytest.raises(RuntimeError, match="requires_grad=False"):
-        engine.run()
-    assert any(p is frozen for p in stock.trainable_parameters())
-    assert any(p is frozen for g in stock.optimizer.param_groups for p in g["params"])
-    engine, ours, _ = two_levels(Unrolled(), steps=3)
-    before = ours.module.frozen.detach().clone()
-    assert all(p is not ours.module.frozen for p in ours.trainable_parameters())
-    engine.run()
-    assert torch.equal(ours.module.frozen, before)
-    assert ours.module.frozen.grad is None
-
-
-def test_a_roll_back_copies_no_backbone():
-    _, stock, _ = stock_levels(engine_options={"roll_back": True})
-    stock.cache_states()
-    assert "frozen" in stock.module_state_dict_cache
-    _, ours, _ = two_levels(NoHypergradient(), engine_options={"roll_back": True})
-    ours.cache_states()
-    sizes = [p.numel() for p in ours.trainable_parameters()]
-    assert [t.numel() for t in ours.module_state_dict_cache["parameters"]] == sizes
-
-
-# ------------------------------------------------------------------ hypergradients
-
-
-def test_dropout_masks_are_replayed():
-    """The estimator's passes see one function; Betty's see two (numbers in test_finite_difference,
-    on eight batches of a transformer)."""
-    seen = {"stock": [], "ours": []}
-
-    class Watching(Net):
-        key = None
-
-        def forward(self, x, gate):
-            hidden = self.dropout(torch.ones(64, 5))
-            if self.key:
-                seen[self.key].append(hidden)
-            return super().forward(x, gate)
-
-    torch.manual_seed(0)
-    net = Watching(0.5)
-    engine, *_ = stock_levels(module=net)
-    net.key = "stock"
-    engine.run()
-    plus, minus = seen["stock"][-2:]
-    assert len(seen["stock"]) == 4  # lower, upper, w + eps v, w - eps v
-    assert not torch.equal(plus, minus)
-
-    engine, ours, _ = two_levels(
-        FiniteDifference(difference="central"), optimizer=lambda p: SGD(p, lr=0.1)
-    )
-    watching = Watching(0.5)
-    ours.module.__class__ = Watching
-    ours.module.dropout = watching.dropout
-    ours.module.key = "ours"
-    engine.run()
-    lower, _, plus, minus = seen["ours"]
-    assert torch.equal(plus, minus)
-    assert torch.equal(plus, lower)
-
-
-def test_the_term_of_all_unrolled_steps_is_computed():
-    """T1 = 8 steps of SGD: Betty differentiates the last batch only, without the learning rate."""
-    errors = {}
-    options = {"unroll_steps": 8, "optimizer": lambda p: SGD(p, lr=0.3)}
-    exact = brute_force(lambda: two_levels(NoHypergradient(), **options))
-    direct = upper_gradient(*two_levels(NoHypergradient(), **options)[::2])
-    for name, given in (
-        ("ours", {"hypergradient": Unrolled()}),
-        ("stock", {"hypergradient": None, "lower_options": {"type": "darts"}}),
-    ):
-        found = upper_gradient(*two_levels(**given, **options)[::2])
-        errors[name] = relative_error(found - direct, exact - direct)
-    print(f"relative error of the implicit term at T1 = 8: {errors}")
-    assert errors["ours"] < 1e-6
-    assert errors["stock"] > 0.2
-
-
-def test_upper_steps_t2():
-    def count(levels):
-        engine, lower, upper = levels
-        order = []
-        for problem in (lower, upper):
-            problem.optimizer.register_step_post_hook(
-                lambda *a, name=problem.name: order.append(name)
-            )
-        engine.run()
-        return order
-
-    engine, lower, upper = stock_levels(steps=2)
-    upper.config.steps = 3  # no such setting
-    assert count((engine, lower, upper)) == ["lower", "upper"] * 2
-    ours = count(two_levels(NoHypergradient(), upper_steps=3, steps=2))
-    assert ours == ["lower", "upper", "upper", "upper"] * 2
-
-
-def test_weights_do_not_drift():
-    """With a learning rate of 0, a thousand upper steps must leave the lower weights alone."""
-
-    def drift(engine, lower, before):
-        engine.run()
-        return max(
-            float((p.detach().float() - b.float()).abs().max())
-            for p, b in zip(lower.trainable_parameters(), before, strict=True)
-        )
-
-    found = {}
-    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        engine, lower, _ = stock_levels(lambda p: SGD(p, lr=0.0), steps=1000, dtype=dtype)
-        before = [p.detach().clone() for p in lower.trainable_parameters()]
-        found[name] = drift(engine, lower, before)
-        engine, lower, _ = two_levels(
-            FiniteDifference(difference="central"),
-            optimizer=lambda p: SGD(p, lr=0.0),
-            steps=100,
-            dtype=dtype,
-        )
-        before = [p.detach().clone() for p in lower.trainable_parameters()]
-        assert drift(engine, lower, before) == 0.0
-    print(f"drift of stock Betty's weights after 1,000 upper steps: {found}")
-    assert found["fp32"] > 1e-6
-    assert found["bf16"] > 1e-2
-
-
-def test_the_trainable_parameters_are_differentiated_in_cg():
-    """Betty's cg multiplies the Hessian of all parameters; a frozen one is an error there."""
-    from betty.hypergradient.cg import cg
-
-    class Frozen(StockLower):
-        def trainable_parameters(self):
-            return [self.module.A, self.module.B]
-
-    _, lower, upper = stock_levels(classes=(Frozen, StockUpper), frozen=True)
-    lower.cur_batch = lower.get_batch()
-    vector = [torch.ones_like(p) for p in lower.trainable_parameters()]
-    with pytest.raises(RuntimeError):
-        cg(vector, lower, upper, sync=False)
-
-
-def test_iterative_problem_is_dead():
-    """Betty's way to unroll exactly cannot take a step; ``unrolled`` can."""
-
-    class Iterative(IterativeProblem):
-        def training_step(self, batch):
-            x, y = batch
-            return nn.functional.cross_entropy(
-                self.fmodule(self.params, self.buffers, x, self.upper.module()), y
-            )
-
-    with pytest.raises((AttributeError, KeyError, TypeError)):
-        stock_levels(classes=(Iterative, StockUpper))[0].run()
-    assert torch.isfinite(upper_gradient(*two_levels(Unrolled(), unroll_steps=3)[::2])).all()
-
-
-# ------------------------------------------------------------------ engine
 
 
 def validating(scores):

@@ -1,0 +1,143 @@
+"""A resumed engine goes on bit for bit."""
+
+import pytest
+import torch
+from graphs import (
+    three_levels,
+)
+from toys import (
+    STRICT,
+    Lower,
+    Upper,
+    dataset,
+    flat,
+    stack,
+    two_levels,
+    two_text_levels,
+)
+
+from bilevel.errors import UserError
+from bilevel.hypergradient import Alignment, FiniteDifference, NoHypergradient, Unrolled
+
+pytestmark = STRICT
+
+SGD, Adam, AdamW = torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW
+
+
+def record_steps(*problems):
+    """A list that receives each problem's name at each of its optimiser steps."""
+    order = []
+    for problem in problems:
+        problem.optimizer.register_step_post_hook(
+            lambda *args, name=problem.name: order.append(name)
+        )
+    return order
+
+
+def finish(build, at=None):
+    """All parameters and the last losses of a run, resumed at global step ``at`` if given."""
+    engine, lower, upper = build()
+    total = engine.train_iters
+    if at is not None:
+        engine.train_iters = at
+        engine.run()
+        state = engine.copy_state()
+        torch.manual_seed(999)  # whatever a new process starts from
+        engine, lower, upper = build()
+        torch.rand(17)
+        engine.load_state_dict(state)
+        engine.train_iters = total
+    engine.run()
+    return torch.cat(
+        [
+            flat(lower.trainable_parameters()),
+            flat(upper.trainable_parameters()),
+            lower.last_loss[None].to(lower.trainable_parameters()[0].dtype),
+            upper.last_loss[None].to(lower.trainable_parameters()[0].dtype),
+            *[
+                t.reshape(-1).to(lower.trainable_parameters()[0].dtype)
+                for s in (*lower.optimizer.state.values(), *upper.optimizer.state.values())
+                for t in s.values()
+            ],
+        ]
+    )
+
+
+def decaying(optimizer):
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.9**step)
+
+
+RESUMED = {
+    "plain": {},
+    "T1, T2": {"unroll_steps": 3, "upper_steps": 2},
+    "roll-back": {"unroll_steps": 2, "engine_options": {"roll_back": True}},
+    "accumulation": {"gas": 3, "clipping": 0.1},
+    "schedule, warm-up": {"scheduler": decaying, "lower_options": {"warmup_steps": 3}},
+}
+
+
+@pytest.mark.parametrize("at", [1, 5, 8, 11])
+@pytest.mark.parametrize("options", RESUMED.values(), ids=RESUMED)
+def test_a_resumed_run_is_bit_equal(options, at):
+    """8 batches an epoch: within an epoch, at its end, and in the second one."""
+
+    def build():
+        return two_levels(
+            Unrolled(),
+            optimizer=lambda p: AdamW(p, lr=0.05),
+            upper_optimizer=lambda p: Adam(p, lr=0.1),
+            dropout=0.3,
+            steps=12,
+            **options,
+        )
+
+    assert torch.equal(finish(build), finish(build, at))
+
+
+@pytest.mark.parametrize("estimator", [Alignment(calibrate_every=4), FiniteDifference()], ids=repr)
+def test_a_resumed_run_of_a_transformer_is_bit_equal(estimator):
+    def build():
+        return two_text_levels(estimator, steps=6)
+
+    assert torch.equal(finish(build), finish(build, 3))
+
+
+@pytest.mark.parametrize("at", [7, 8, 9, 16])
+def test_an_epoch_is_announced_once(at):
+    """Also when the run was interrupted just between two epochs."""
+
+    def run(resume):
+        class Counting(Lower):
+            def epoch_callback(self):
+                announced.append(engine.global_step)
+
+        announced = []
+        engine, _, _ = two_levels(NoHypergradient(), classes=(Counting, Upper), steps=20)
+        if resume:
+            engine.train_iters = at
+            engine.run()
+            state = engine.copy_state()
+            engine, _, _ = two_levels(NoHypergradient(), classes=(Counting, Upper), steps=20)
+            engine.load_state_dict(state)
+        engine.run()
+        return announced, engine.lower.epoch_counter
+
+    assert run(True) == run(False) == ([9, 17], [2])
+
+
+def test_states_of_other_engines_are_refused():
+    engine, *_ = two_levels(NoHypergradient())
+    state = engine.copy_state()
+    other = three_levels(FiniteDifference())[0]
+    with pytest.raises(UserError, match=r"lower, upper.*bottom, middle, top"):
+        other.load_state_dict(state)
+    state["problems"]["lower"]["parameters"].pop()
+    with pytest.raises(UserError, match="another run's"):
+        two_levels(NoHypergradient())[0].load_state_dict(state)
+
+
+def test_loaders_without_a_position_cannot_be_saved():
+    engine, lower, _ = two_levels(NoHypergradient())
+    lower.train_data_loader = [[stack(dataset(8, 0))]]
+    with pytest.raises(UserError, match=r"'lower' \(list\).*ResumableLoader"):
+        engine.state_dict()

@@ -1,0 +1,136 @@
+"""Autocast and loss scaling of a problem."""
+
+import torch
+from torch import nn
+from toys import (
+    STRICT,
+    LowerText,
+    Recorder,
+    Spy,
+    UpperText,
+    cosine,
+    dataset,
+    flat,
+    relative_error,
+    stack,
+    two_text_levels,
+    upper_gradient,
+)
+
+from bilevel import (
+    BilevelEngine,
+    BilevelEngineConfig,
+    LowerProblem,
+    ProblemConfig,
+    ResumableLoader,
+)
+from bilevel.hypergradient import (
+    FiniteDifference,
+    NoHypergradient,
+    Unrolled,
+)
+
+pytestmark = STRICT
+
+SGD, AdamW = torch.optim.SGD, torch.optim.AdamW
+
+
+def alone(module, step, options=None, loader=None, optimizer=None, steps=1):
+    """A one-problem engine with ``step(problem, batch)`` as the loss."""
+
+    class Alone(LowerProblem):
+        def training_step(self, batch):
+            return step(self, batch)
+
+    problem = Alone(
+        "alone",
+        ProblemConfig(**(options or {})),
+        module=module,
+        optimizer=optimizer or SGD(module.parameters(), lr=0.1),
+        train_data_loader=loader
+        if loader is not None
+        else ResumableLoader(dataset(32, 0), 4, stack),
+    )
+    return BilevelEngine([problem], BilevelEngineConfig(train_iters=steps)), problem
+
+
+def classify(problem, batch):
+    x, y = batch
+    return nn.functional.cross_entropy(problem.module(x), y)
+
+
+def linear(bias=True):
+    torch.manual_seed(0)
+    return nn.Linear(4, 3, bias=bias, dtype=torch.float64)
+
+
+def test_bf16_on_the_cpu():
+    """Autocast, fp32 parameters and gradients, the exact term to bf16's accuracy."""
+    cosines = {}
+    seen = set()
+
+    class Watched(LowerText):
+        def training_step(self, batch):
+            output = self.module(**batch)
+            seen.add(output.logits.dtype)
+            self.state_at_loss = None
+            return output.loss
+
+    reference = {}
+    for precision in ("fp32", "bf16"):
+        for name, estimator in (
+            ("direct", NoHypergradient()),
+            ("fd", FiniteDifference()),
+            ("unrolled", Unrolled()),
+        ):
+            engine, lower, upper = two_text_levels(
+                estimator,
+                dropout=0.0,
+                optimizer=lambda p: SGD(p, lr=0.3),
+                classes=(Watched, UpperText),
+                lower_options={"precision": precision},
+                upper_options={"precision": precision},
+            )
+            reference[precision, name] = upper_gradient(engine, upper)
+            assert all(p.dtype == torch.float32 for p in lower.trainable_parameters())
+    for name in ("fd", "unrolled"):
+        a, b = (reference[p, name] - reference[p, "direct"] for p in ("bf16", "fp32"))
+        cosines[name] = cosine(a, b)
+    print("bf16 against fp32, cosine of the implicit term:", cosines)
+    assert seen == {torch.float32, torch.bfloat16}
+    assert min(cosines.values()) > 0.98
+
+
+def test_fp16_scales_and_skips_overflows():
+    """The loss scale cancels in gradients and implicit terms; a skipped step is no step."""
+    found = []
+    for precision in ("fp32", "fp16"):
+        engine, lower, upper = two_text_levels(
+            Unrolled(keep_graph=False),
+            dropout=0.0,
+            unroll_steps=2,
+            optimizer=lambda p: SGD(p, lr=0.1),
+            upper_optimizer=lambda p: SGD(p, lr=0.0),
+            lower_options={"precision": precision},
+        )
+        recorder = Recorder(upper)
+        engine.run()
+        found.append(flat(recorder.grads[0]))
+        applied = [step.applied for step in lower.window.steps]
+    assert applied == [True, True]
+    assert relative_error(found[1], found[0]) < 0.05
+
+    terms = []
+    engine, lower, _ = two_text_levels(
+        Spy(Unrolled(), lambda *given: terms.append(flat(given[-1]))),
+        unroll_steps=2,
+        lower_options={"precision": "fp16"},
+        optimizer=lambda p: SGD(p, lr=0.1),
+    )
+    lower.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
+    before = flat(lower.trainable_parameters())
+    engine.run()
+    assert [step.applied for step in lower.window.steps] == [False, False]
+    assert torch.equal(flat(lower.trainable_parameters()), before)
+    assert len(terms) == 1
+    assert torch.equal(terms[0], torch.zeros_like(terms[0]))
