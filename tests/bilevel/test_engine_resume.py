@@ -24,16 +24,6 @@ pytestmark = STRICT
 SGD, Adam, AdamW = torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW
 
 
-def record_steps(*problems):
-    """A list that receives each problem's name at each of its optimiser steps."""
-    order = []
-    for problem in problems:
-        problem.optimizer.register_step_post_hook(
-            lambda *args, name=problem.name: order.append(name)
-        )
-    return order
-
-
 def finish(build, at=None):
     """All parameters and the last losses of a run, resumed at global step ``at`` if given."""
     engine, lower, upper = build()

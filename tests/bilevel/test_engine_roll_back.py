@@ -6,6 +6,7 @@ from graphs import (
     three_levels,
     two_lowers,
 )
+from steps import record_steps
 from torch import nn
 from toys import (
     STRICT,
@@ -27,16 +28,6 @@ from bilevel.hypergradient import FiniteDifference, NoHypergradient, Unrolled
 pytestmark = STRICT
 
 SGD, Adam, AdamW = torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW
-
-
-def record_steps(*problems):
-    """A list that receives each problem's name at each of its optimiser steps."""
-    order = []
-    for problem in problems:
-        problem.optimizer.register_step_post_hook(
-            lambda *args, name=problem.name: order.append(name)
-        )
-    return order
 
 
 def manual_roll_back(T1, gas=1, steps=3, warmup=0, scheduler=None):

@@ -9,6 +9,7 @@ from graphs import (
     two_lowers,
     two_uppers,
 )
+from steps import record_steps
 from torch import nn
 from toys import (
     STRICT,
@@ -34,16 +35,6 @@ from bilevel.hypergradient import FiniteDifference, NoHypergradient, Unrolled
 pytestmark = STRICT
 
 SGD, Adam, AdamW = torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW
-
-
-def record_steps(*problems):
-    """A list that receives each problem's name at each of its optimiser steps."""
-    order = []
-    for problem in problems:
-        problem.optimizer.register_step_post_hook(
-            lambda *args, name=problem.name: order.append(name)
-        )
-    return order
 
 
 @pytest.mark.parametrize(("T1", "T2"), [(1, 1), (3, 1), (1, 2), (3, 2)])
