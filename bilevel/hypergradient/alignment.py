@@ -102,6 +102,8 @@ class Alignment(Hypergradient):
     ) -> list[Tensor]:
         """See the module's docstring."""
         record = last_step(lower, self.name)
+        if not record.applied:  # skipped (fp16): no step, and its gradient is not finite
+            return [torch.zeros_like(p) for p in upper.trainable_parameters()]
         values = lower.window.upper_values[upper.name]
         direction = vector
         if self.preconditioned:
@@ -113,7 +115,10 @@ class Alignment(Hypergradient):
         if self.calibrate_every and calls % self.calibrate_every == 0:
             exact = self._exact.implicit_term(vector, lower, upper)
             tiny = torch.finfo(closed[0].dtype).tiny
-            memory["alignment_scale"] = dot(exact, closed) / (dot(closed, closed) + tiny)
+            best = dot(exact, closed) / (dot(closed, closed) + tiny)
+            # The exact term's own passes may overflow in fp16: the scale so far stays then.
+            so_far = memory.get("alignment_scale", torch.full_like(best, self.scale)).to(best)
+            memory["alignment_scale"] = torch.where(torch.isfinite(best), best, so_far)
         memory["alignment_calls"] = calls + 1
         scale = memory.get("alignment_scale", self.scale)
         return [scale * g for g in closed]
@@ -138,7 +143,7 @@ class Alignment(Hypergradient):
         total = [torch.zeros_like(value) for value in leaves]
         for gates, layers in by_gates.values():
             with upper.slots.holding(leaves):
-                gate_values = gates.values()  # (n, k), differentiable in the upper variables
+                gate_values = gates.values().unbind(0)  # differentiable in the upper variables
             rows = []
             for layer in layers:
                 A, B = index[id(layer.A)], index[id(layer.B)]
@@ -149,8 +154,7 @@ class Alignment(Hypergradient):
                 if gB is not None:
                     row = row + (gB * vector[B]).sum(dim=0)
                 rows.append(row)
-            order = torch.tensor([layer.index for layer in layers], device=gate_values.device)
-            selected = gate_values[order]
+            selected = torch.stack([gate_values[layer.index] for layer in layers])
             wanted = -torch.stack(rows) / _away_from_zero(selected.detach())
             grads = torch.autograd.grad(selected, leaves, wanted, allow_unused=True)
             total = [t if g is None else t + g for t, g in zip(total, grads, strict=True)]

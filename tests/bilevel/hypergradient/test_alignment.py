@@ -156,6 +156,28 @@ def test_calibration_is_part_of_the_state():
     assert lower2.estimator_state["alignment_calls"] == 2
 
 
+def test_an_overflow_in_fp16_does_not_spoil_the_scale():
+    """A step that the gradient scaler skips has no term, and nothing is calibrated on it."""
+    found, applied = [], []
+
+    def look(vector, lower, upper, answer):
+        found.append(flat(answer))
+        applied.append(lower.window.steps[-1].applied)
+
+    engine, lower, _ = two_text_levels(
+        Spy(Alignment(), look), steps=14, lower_options={"precision": "fp16"}
+    )
+    lower.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**28)
+    engine.run()
+    steps = list(zip(applied, found, strict=True))
+    assert not applied[0]
+    assert applied[-1]
+    assert all(torch.isfinite(term).all() for _, term in steps)
+    assert all(bool(term.any()) == step_taken for step_taken, term in steps)
+    assert torch.isfinite(lower.estimator_state["alignment_scale"])
+    assert lower.estimator_state["alignment_calls"] == sum(applied)
+
+
 def test_gates_of_zero_give_finite_terms():
     found = []
     engine, _, upper = two_text_levels(
