@@ -49,6 +49,9 @@ from problems.base import (
     Outcome,
     StageRunner,
     add_lora,
+    check_choice,
+    check_lora,
+    check_range,
     count,
     loader,
     optimizer_and_scheduler,
@@ -117,20 +120,17 @@ class AutoLoRA(Method):
     retrain: OptimizerSettings = field(default_factory=lambda: OptimizerSettings(weight_decay=0.01))
 
     def __post_init__(self) -> None:
-        if self.rank_rule not in ranks.RULES:
-            raise UserError(
-                f"unknown rank_rule {self.rank_rule!r}; allowed: {', '.join(ranks.RULES)}"
-            )
+        check_choice("rank_rule", self.rank_rule, list(ranks.RULES))
         if (self.rank_rule == "budget") != (self.parameter_budget is not None):
             raise UserError("rank_rule=budget and parameter_budget=N go together; give both")
-        if self.gate not in ("softmax", "sigmoid", "real"):
-            raise UserError(
-                f"unknown gate {self.gate!r} for autolora; allowed: softmax, sigmoid, real"
-            )
-        if self.retrain_scale not in ("alpha_over_rank", "constant"):
-            raise UserError(
-                f"unknown retrain_scale {self.retrain_scale!r}; allowed: alpha_over_rank, constant"
-            )
+        check_choice("gate", self.gate, ("softmax", "sigmoid", "real"))
+        check_choice("retrain_scale", self.retrain_scale, ("alpha_over_rank", "constant"))
+        check_lora(self.rank, self.lora_dropout)
+        check_range("split", self.split, 0 < self.split < 1, "between 0 and 1")
+        for name, least in (("unroll_steps", 1), ("upper_steps", 1), ("warmup_steps", 0)):
+            check_range(name, getattr(self, name), getattr(self, name) >= least, f"{least} or more")
+        given = self.search_epochs
+        check_range("search_epochs", given, given is None or given > 0, "more than 0")
 
     def run(self, job: Job) -> Outcome:
         """Search, derive the ranks, retrain on D_train + D_val."""
@@ -165,6 +165,7 @@ class AutoLoRA(Method):
         names = list(lora_layers(model))
         gates = Gates(names, self.rank, self.gate, self.init)
         attach_gates(model, gates)
+        self._check_budget(component_costs(model))
         lower_batches, upper_batches = loader(job, train), loader(job, held_out, stream=1)
         epochs = job.settings.epochs if self.search_epochs is None else self.search_epochs
         steps = total_steps(job, lower_batches, epochs, self.unroll_steps)
@@ -172,7 +173,7 @@ class AutoLoRA(Method):
         factors = trainable(model)
         lr = job.settings.lr if job.settings.lr is not None else 1e-4
         lower_optim, lower_schedule = optimizer_and_scheduler(
-            self.lower, factors, steps * self.unroll_steps, lr
+            self.lower, factors, self._standing_steps(steps), lr
         )
         upper_optim, upper_schedule = optimizer_and_scheduler(
             self.upper, list(gates.parameters()), steps * self.upper_steps, 1e-3
@@ -215,6 +216,24 @@ class AutoLoRA(Method):
             "validation_loss": stats.get("validation_loss"),
             "split": {"train": len(train), "validation": len(held_out)},
         }
+
+    def _standing_steps(self, steps: int) -> int:
+        """Lower optimiser steps that stand after ``steps`` global steps, T1 each.
+
+        With ``roll_back`` only the one taken again does, but for the windows of the warm-up.
+        """
+        if not self.roll_back:
+            return steps * self.unroll_steps
+        warm = min(steps, self.warmup_steps // self.unroll_steps)
+        return warm * self.unroll_steps + steps - warm
+
+    def _check_budget(self, costs: dict[str, int]) -> None:
+        least = min(costs.values())
+        if self.parameter_budget is not None and self.parameter_budget < least:
+            raise UserError(
+                f"parameter_budget={self.parameter_budget} is less than the {least} parameters of "
+                "one component, so nothing would be left to retrain"
+            )
 
     def derive_ranks(self, gates: Gates, costs: dict[str, int]) -> dict[str, int]:
         """Stage 2: the rank of every layer from its selection weights."""

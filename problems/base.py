@@ -39,6 +39,25 @@ __all__ = [
 
 T = TypeVar("T")
 
+OPTIMIZERS = ("adamw", "adam", "sgd")
+# Of transformers' schedules those that need nothing but the number of steps.
+SCHEDULES = (
+    *("linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt"),
+    *("constant", "constant_with_warmup"),
+)
+
+
+def check_choice(what: str, value: str, allowed: Sequence[str]) -> None:
+    """Raise UserError unless a setting is one of those allowed."""
+    if value not in allowed:
+        raise UserError(f"unknown {what} {value!r}; allowed: {', '.join(allowed)}")
+
+
+def check_range(what: str, value: Any, fits: bool, range_: str) -> None:
+    """Raise UserError unless a setting's value ``fits`` its range."""
+    if not fits:
+        raise UserError(f"{what} must be {range_}, got {value}")
+
 
 @dataclass(frozen=True)
 class TrainData:
@@ -91,8 +110,12 @@ class OptimizerSettings:
         lr: learning rate; None takes the job's.
         betas, eps: of Adam and AdamW. momentum: of SGD.
         weight_decay: decoupled for adamw, L2 otherwise.
-        schedule: one of transformers' schedules (linear, cosine, constant, ...).
+        schedule: one of transformers' schedules: linear, cosine, cosine_with_restarts, polynomial,
+            inverse_sqrt, constant, constant_with_warmup.
         warmup_ratio: share of the steps in which the learning rate rises from 0.
+
+    Raises:
+        UserError: an unknown optimiser or schedule, or a number out of range.
     """
 
     name: str = "adamw"
@@ -103,6 +126,16 @@ class OptimizerSettings:
     weight_decay: float = 0.0
     schedule: str = "linear"
     warmup_ratio: float = 0.06
+
+    def __post_init__(self) -> None:
+        check_choice("optimizer", self.name, OPTIMIZERS)
+        check_choice("schedule", self.schedule, SCHEDULES)
+        check_range("lr", self.lr, self.lr is None or self.lr > 0, "more than 0")
+        for name in ("eps", "momentum", "weight_decay"):
+            check_range(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
+        within = all(0 <= beta < 1 for beta in self.betas)
+        check_range("betas", list(self.betas), within, "in [0, 1)")
+        check_range("warmup_ratio", self.warmup_ratio, 0 <= self.warmup_ratio <= 1, "in [0, 1]")
 
 
 @dataclass
@@ -115,7 +148,6 @@ class Outcome:
         trainable_parameters: trained at once, over all levels, at the most.
         validation_loss: of the upper level's data at the end of its last stage; None without one.
         split: examples in the parts of the training data.
-        scales: factor alpha / r of every module, where a method changes it.
     """
 
     model: PeftModel
@@ -223,6 +255,12 @@ def problem_config(job: Job, **values: Any) -> ProblemConfig:
     )
 
 
+def check_lora(rank: int, dropout: float) -> None:
+    """Raise UserError for settings that no LoRA layer can have."""
+    check_range("rank", rank, rank >= 1, "1 or more")
+    check_range("lora_dropout", dropout, 0 <= dropout < 1, "in [0, 1)")
+
+
 def add_lora(job: Job, model: PreTrainedModel, **options: Any) -> PeftModel:
     """Inject LoRA into the job's target modules (or those in ``options``), head trainable."""
     options.setdefault("target_modules", job.target_modules)
@@ -243,7 +281,7 @@ def optimizer_and_scheduler(
     """Build the optimiser and its schedule over ``steps`` optimiser steps.
 
     Raises:
-        UserError: unknown optimiser or schedule, or no learning rate.
+        UserError: no learning rate.
     """
     lr = settings.lr if settings.lr is not None else default_lr
     if lr is None:
@@ -257,24 +295,16 @@ def optimizer_and_scheduler(
             eps=settings.eps,
             weight_decay=settings.weight_decay,
         )
-    elif settings.name == "sgd":
+    else:
         optimizer = torch.optim.SGD(
             parameters, lr=lr, momentum=settings.momentum, weight_decay=settings.weight_decay
         )
-    else:
-        raise UserError(f"unknown optimizer {settings.name!r}; allowed: adamw, adam, sgd")
-    try:
-        scheduler = get_scheduler(
-            settings.schedule,
-            optimizer,
-            num_warmup_steps=int(settings.warmup_ratio * steps),
-            num_training_steps=steps,
-        )
-    except ValueError as error:
-        raise UserError(
-            f"unknown or unusable schedule {settings.schedule!r}; use linear, cosine, constant or "
-            "constant_with_warmup"
-        ) from error
+    scheduler = get_scheduler(
+        settings.schedule,
+        optimizer,
+        num_warmup_steps=int(settings.warmup_ratio * steps),
+        num_training_steps=steps,
+    )
     return optimizer, scheduler
 
 

@@ -21,6 +21,7 @@ from problems.base import (
     Outcome,
     StageRunner,
     add_lora,
+    check_lora,
     count,
     loader,
     optimizer_and_scheduler,
@@ -50,6 +51,9 @@ class LoRA(Method):
     optimizer: OptimizerSettings = field(
         default_factory=lambda: OptimizerSettings(lr=None, weight_decay=0.1)
     )
+
+    def __post_init__(self) -> None:
+        check_lora(self.rank, self.lora_dropout)
 
     def run(self, job: Job) -> Outcome:
         """One stage, one problem."""

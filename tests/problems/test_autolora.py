@@ -143,6 +143,26 @@ def test_constant_scale_keeps_alpha_over_k():
             assert module.scaling["default"] == pytest.approx(2.0)
 
 
+@pytest.mark.parametrize(("T1", "warmup"), [(1, 0), (2, 0), (2, 4), (3, 5)])
+def test_the_schedule_ends_with_the_search_also_with_roll_back(T1, warmup):
+    """After a roll-back one step of T1 stands, and the schedule counts those that stand."""
+    for roll_back in (False, True):
+        job = SmallJob(n=64, epochs=3)
+        AutoLoRA(rank=2, unroll_steps=T1, warmup_steps=warmup, roll_back=roll_back).run(job)
+        lower, _ = job.runs[0]["problems"]
+        assert lower.count == T1 * job.runs[0]["steps"]
+        assert lower.optimizer.param_groups[0]["lr"] == 0.0
+        before_last = lower.scheduler.lr_lambdas[0](lower.scheduler.last_epoch - 1)
+        assert before_last > 0.0, "it ended too early"
+
+
+def test_a_budget_below_one_component_is_said_before_the_search():
+    job = SmallJob()
+    with pytest.raises(UserError, match="parameter_budget=31 is less than the 32 parameters"):
+        AutoLoRA(rank=2, rank_rule="budget", parameter_budget=31).run(job)
+    assert job.runs == []
+
+
 def test_roll_back_is_passed_on():
     seen = {}
 
@@ -162,6 +182,11 @@ def test_roll_back_is_passed_on():
         ({"rank_rule": "budget"}, "parameter_budget"),
         ({"parameter_budget": 10}, "rank_rule=budget"),
         ({"gate": "hard_concrete"}, "allowed: softmax, sigmoid, real"),
+        ({"split": 1.0}, "split must be between 0 and 1, got 1.0"),
+        ({"unroll_steps": 0}, "unroll_steps must be 1 or more"),
+        ({"search_epochs": 0.0}, "search_epochs must be more than 0"),
+        ({"lora_dropout": 1.0}, "lora_dropout must be in"),
+        ({"rank": 0}, "rank must be 1 or more"),
         ({"retrain_scale": "big"}, "alpha_over_rank, constant"),
     ],
 )

@@ -11,7 +11,7 @@ from transformers import get_scheduler
 
 from bilevel import UserError
 from problems import LoRA, OptimizerSettings
-from problems.base import add_lora, loader, optimizer_and_scheduler, trainable
+from problems.base import SCHEDULES, add_lora, loader, optimizer_and_scheduler, trainable
 
 sys.path.insert(0, str(Path(__file__).parent))
 from jobs import SmallJob
@@ -51,11 +51,31 @@ def test_the_outcome_tells_ranks_and_parameters():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (OptimizerSettings(name="lion", lr=1e-3), "allowed: adamw, adam, sgd"),
-        (OptimizerSettings(schedule="sometimes", lr=1e-3), "unknown or unusable schedule"),
-        (OptimizerSettings(), "no learning rate"),
+        ({"name": "lion"}, "optimizer 'lion'; allowed: adamw, adam, sgd"),
+        ({"schedule": "reduce_lr_on_plateau"}, "schedule 'reduce_lr_on_plateau'; allowed: linear"),
+        ({"lr": 0.0}, "lr must be more than 0"),
+        ({"betas": (0.9, 1.0)}, r"betas must be in \[0, 1\), got \[0.9, 1.0\]"),
+        ({"weight_decay": -0.1}, "weight_decay must be 0 or more"),
+        ({"warmup_ratio": 1.5}, "warmup_ratio must be in"),
     ],
 )
 def test_wrong_optimizer_settings_are_named(settings, words):
     with pytest.raises(UserError, match=words):
-        optimizer_and_scheduler(settings, [torch.nn.Parameter(torch.zeros(1))], 10, None)
+        OptimizerSettings(**settings)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_every_schedule_can_be_built_and_stepped(schedule):
+    parameters = [torch.nn.Parameter(torch.zeros(1))]
+    settings = OptimizerSettings(schedule=schedule, lr=1e-3, warmup_ratio=0.5)
+    optimizer, scheduler = optimizer_and_scheduler(settings, parameters, 4, None)
+    for _ in range(4):
+        optimizer.step()
+        scheduler.step()
+    assert optimizer.param_groups[0]["lr"] <= 1e-3
+
+
+def test_a_learning_rate_is_needed():
+    parameters = [torch.nn.Parameter(torch.zeros(1))]
+    with pytest.raises(UserError, match="no learning rate"):
+        optimizer_and_scheduler(OptimizerSettings(), parameters, 10, None)
