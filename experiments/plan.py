@@ -63,12 +63,10 @@ class Plan:
         targets = train.pop("target_modules")
         spec = build(config.model, "model", ModelSpec, modules)
         if train["lr"] is None:
-            train["lr"] = spec.lr
+            train["lr"] = spec.lr  # None leaves it to the method
         names = {group: str(name) for group, name in runtime.choices.items() if "/" not in group}
         if names.get("model") == "hub":
             names["model"] = str(spec.pretrained)
-        if train["lr"] is None:
-            train["lr"] = spec.lr  # None leaves it to the method
         plan = cls(
             seed=config.seed,
             method=build(config.method, "method", Method, modules),  # type: ignore[type-abstract]

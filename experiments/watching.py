@@ -162,14 +162,7 @@ class HypergradientCheck(Callback):
         """Check if it is time."""
         if engine.global_step % self.every:
             return
-        hooks = [problem.gradient_hooks for problem in engine.problems]
-        for problem in engine.problems:  # the check's own steps are not the run's
-            problem.gradient_hooks = []
-        try:
-            found = check(engine, [self.estimator])[0]
-        finally:
-            for problem, hook in zip(engine.problems, hooks, strict=True):
-                problem.gradient_hooks = hook
+        found = check(engine, [self.estimator])[0]
         self.writer.write("hypergradient", engine.global_step, asdict(found))
         log.info(
             "step %d: %s, cosine %.4f to the exact implicit term, relative error %.3g",

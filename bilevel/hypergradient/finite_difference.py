@@ -1,6 +1,6 @@
 r"""DARTS' finite difference of the mixed derivative, with the lower step's randomness replayed.
 
-    (dV/dE)^T v  ~  - S d2L1/dEdV v  ~  - [ dL1/dE(V + eps S v) - dL1/dE(V - eps S v) ] / (2 eps)
+    (dV/dE)^T v  ~  - d2L1/dEdV S v  ~  - [ dL1/dE(V + eps S v) - dL1/dE(V - eps S v) ] / (2 eps)
 
 (Liu, Simonyan, Yang: DARTS, ICLR 2019, section 2.3, equation 8.) S = identity is Betty's reading
 (implicit differentiation with the inverse Hessian replaced by the identity), S = learning rate is
