@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ReplayedLoss",
     "check_double_backward",
+    "check_options",
     "check_reentrant",
     "checkpoints_activations",
     "dot",
@@ -55,14 +56,26 @@ def supports_double_backward(lower: BilevelProblem) -> bool:
     return kernels <= {None, "eager", "sdpa"}
 
 
+def check_options(name: str, epsilon: float | None, product: str = "auto") -> None:
+    """Check what estimators with second-order products have in common.
+
+    Raises:
+        UserError: an unknown ``product``, or a perturbation that is not positive.
+    """
+    if product not in PRODUCTS:
+        raise UserError(
+            f"hypergradient {name}: unknown product {product!r}; allowed: {', '.join(PRODUCTS)}"
+        )
+    if epsilon is not None and not epsilon > 0:
+        raise UserError(f"hypergradient {name}: epsilon must be more than 0, got {epsilon}")
+
+
 def check_double_backward(lower: BilevelProblem, product: str) -> None:
     """Refuse what cannot be differentiated twice.
 
     Raises:
-        UserError: an unknown ``product``, or an attention kernel without double backward.
+        UserError: an attention kernel without double backward.
     """
-    if product not in PRODUCTS:
-        raise UserError(f"unknown product {product!r}; allowed: {', '.join(PRODUCTS)}")
     if product == "double_backward" and not supports_double_backward(lower):
         raise UserError(
             "product=double_backward needs attention that can be differentiated twice; load the "

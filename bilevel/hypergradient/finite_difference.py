@@ -21,7 +21,7 @@ from torch import Tensor
 
 from bilevel.errors import UserError
 from bilevel.hypergradient.base import Hypergradient, register
-from bilevel.hypergradient.derivatives import ReplayedLoss, norm
+from bilevel.hypergradient.derivatives import ReplayedLoss, check_options, norm
 from bilevel.recording import Needs, StepRecord
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ class FiniteDifference(Hypergradient):
                     f"hypergradient finite_difference: {option}={getattr(self, option)!r} is "
                     f"unknown; allowed: {', '.join(allowed)}"
                 )
+        check_options(self.name, self.epsilon)
         if self.difference == "forward" and self.point == "after":
             raise UserError(
                 "hypergradient finite_difference: difference=forward reuses the gradient taken "

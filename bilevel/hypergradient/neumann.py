@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bilevel.errors import UserError
 from bilevel.hypergradient.base import Hypergradient, register
-from bilevel.hypergradient.derivatives import ReplayedLoss, check_double_backward
+from bilevel.hypergradient.derivatives import ReplayedLoss, check_double_backward, check_options
 from bilevel.hypergradient.finite_difference import step_size
 from bilevel.hypergradient.unrolled import resolve_product
 from bilevel.recording import Needs
@@ -50,6 +50,7 @@ class ImplicitFunction(Hypergradient):
                 f"hypergradient {self.name}: iterations must be 0 or more and alpha positive, got "
                 f"iterations={self.iterations}, alpha={self.alpha}"
             )
+        check_options(self.name, self.epsilon, self.product)
 
     def needs(self, lower: BilevelProblem) -> Needs:
         """The last step's batch and random state."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from bilevel.hypergradient.base import Hypergradient, last_step, register
-from bilevel.hypergradient.derivatives import ReplayedLoss
+from bilevel.hypergradient.derivatives import ReplayedLoss, check_options
 from bilevel.hypergradient.finite_difference import minus_mixed_product, step_size
 from bilevel.hypergradient.optimizers import check_supported
 from bilevel.hypergradient.unrolled import step_through
@@ -41,6 +41,9 @@ class Sama(Hypergradient):
 
     name: ClassVar[str] = "sama"
     epsilon: float | None = None
+
+    def __post_init__(self) -> None:
+        check_options(self.name, self.epsilon)
 
     def needs(self, lower: BilevelProblem) -> Needs:
         """The last step with the optimiser's state before it."""

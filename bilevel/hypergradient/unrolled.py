@@ -29,6 +29,7 @@ from bilevel.hypergradient.base import Hypergradient, last_step, register
 from bilevel.hypergradient.derivatives import (
     ReplayedLoss,
     check_double_backward,
+    check_options,
     checkpoints_activations,
     supports_double_backward,
     vector_jacobian,
@@ -73,6 +74,7 @@ class Unrolled(Hypergradient):
     def __post_init__(self) -> None:
         if self.depth is not None and self.depth < 1:
             raise UserError(f"hypergradient unrolled: depth must be 1 or more, got {self.depth}")
+        check_options(self.name, self.epsilon, self.product)
 
     def _keeps_graph(self, lower: BilevelProblem) -> bool:
         # The graph serves once, and holds E itself, which the first upper step changes.

@@ -50,6 +50,13 @@ def test_a_name_gives_default_options(cls):
         assert found == cls()
 
 
+@pytest.mark.parametrize("cls", [FiniteDifference, Unrolled, Neumann, ConjugateGradient, Sama])
+@pytest.mark.parametrize("epsilon", [0.0, -1.0, float("nan")])
+def test_a_perturbation_must_have_a_length(cls, epsilon):
+    with pytest.raises(UserError, match=f"hypergradient {cls.name}: epsilon must be more than 0"):
+        cls(epsilon=epsilon)
+
+
 def test_bettys_fields_are_options():
     config = Config(type="neumann", neumann_iterations=7, neumann_alpha=0.3)
     assert estimator_of(config) == Neumann(iterations=7, alpha=0.3)
