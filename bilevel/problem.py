@@ -207,7 +207,19 @@ class BilevelProblem(ProblemGradient):
             self.opitmizer_state_dict_cache = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything of this problem that decides its future; no frozen weights."""
+        """Everything of this problem that decides its future; no frozen weights.
+
+        Raises:
+            UserError: a data loader without a position, or a window of steps under way (of a middle
+                level, whose T1 steps take several global ones): what it remembers is not saved.
+        """
+        remembers = self._rolling or self._needs.depth not in (0, 1)
+        if self._parents and remembers and not self._inner_loop_start:
+            raise UserError(
+                f"problem {self.name!r} is in the midst of its unroll_steps={self._unroll_steps} "
+                "steps, which cannot be saved: make checkpoints where a window ends, at every "
+                "multiple of unroll_steps"
+            )
         running = {id(buffer) for buffer in self.slots.running_statistics()}
         state: dict[str, Any] = {
             "parameters": [p.detach() for p in self.trainable_parameters()],

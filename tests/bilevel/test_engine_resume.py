@@ -131,3 +131,20 @@ def test_loaders_without_a_position_cannot_be_saved():
     lower.train_data_loader = [[stack(dataset(8, 0))]]
     with pytest.raises(UserError, match=r"'lower' \(list\).*ResumableLoader"):
         engine.state_dict()
+
+
+def test_a_state_in_the_midst_of_a_middle_levels_steps_is_refused():
+    """Steps of a window over two global steps: what a roll-back would restore is not saved."""
+
+    def after(steps, roll_back):
+        engine, _, middle, _ = three_levels(
+            FiniteDifference(), middle_unroll=2, steps=steps, roll_back=roll_back
+        )
+        engine.run()
+        middle.train_data_loader = ()
+        return middle.state_dict()
+
+    with pytest.raises(UserError, match=r"'middle' is in the midst of its unroll_steps=2"):
+        after(1, roll_back=True)
+    assert after(2, roll_back=True)["count"] == 2
+    assert after(1, roll_back=False)["count"] == 1  # a difference needs the last step only
