@@ -20,7 +20,9 @@ these ranks is then trained from scratch on D_train + D_val. Three stages: searc
 | weights | AdamW 1e-4 | Adam 3e-4 | AdamW 1e-4, or train.lr |
 | beta | AdamW 1e-3 | Adam 3e-4, betas (0.5, 0.999) | Adam 1e-3, betas (0.5, 0.999) |
 | implicit term's scale | inner lr | 1 | 1 (hypergradient.scale) |
+| schedule of the search | not said | constant | linear, 6 % warm-up (``lower.schedule``) |
 | retraining's scale | not said | alpha / r_l | alpha / r_l (``retrain_scale``) |
+| retraining's dropout | not said | 0.1, none in the search | none (``retrain_dropout``) |
 
 Ablations: no constraint (``gate=real rank_rule=mean``), sigmoid (``gate=sigmoid rank_rule=fixed``),
 eta = 0 (``hypergradient=none``).
@@ -81,6 +83,7 @@ class AutoLoRA(Method):
     Args:
         rank: k, components of every layer during the search.
         lora_alpha, lora_dropout: as in LoRA, in both trainings.
+        retrain_dropout: LoRA dropout of the retraining; None for that of the search.
         gate: how selection weights come from beta: softmax, sigmoid or real.
         init: start of beta; None for the gate's own (0, or 1 for real).
         rank_rule: threshold, mean, fixed, raw_share or budget; see :mod:`bilevel.lowrank.ranks`.
@@ -100,6 +103,7 @@ class AutoLoRA(Method):
     rank: int = 8
     lora_alpha: float = 16.0
     lora_dropout: float = 0.0
+    retrain_dropout: float | None = None
     gate: str = "softmax"
     init: float | None = None
     rank_rule: str = "threshold"
@@ -125,12 +129,17 @@ class AutoLoRA(Method):
             raise UserError("rank_rule=budget and parameter_budget=N go together; give both")
         check_choice("gate", self.gate, ("softmax", "sigmoid", "real"))
         check_choice("retrain_scale", self.retrain_scale, ("alpha_over_rank", "constant"))
-        check_lora(self.rank, self.lora_dropout)
+        for dropout in (self.lora_dropout, self._retrain_dropout):
+            check_lora(self.rank, dropout)
         check_range("split", self.split, 0 < self.split < 1, "between 0 and 1")
         for name, least in (("unroll_steps", 1), ("upper_steps", 1), ("warmup_steps", 0)):
             check_range(name, getattr(self, name), getattr(self, name) >= least, f"{least} or more")
         given = self.search_epochs
         check_range("search_epochs", given, given is None or given > 0, "more than 0")
+
+    @property
+    def _retrain_dropout(self) -> float:
+        return self.lora_dropout if self.retrain_dropout is None else self.retrain_dropout
 
     def run(self, job: Job) -> Outcome:
         """Search, derive the ranks, retrain on D_train + D_val."""
@@ -246,13 +255,22 @@ class AutoLoRA(Method):
         return ranks.RULES[self.rank_rule](by_name, **options)
 
     def lora_options(self, chosen: dict[str, int], job: Job) -> dict[str, Any]:
-        """``LoraConfig`` options of the retraining: each layer's rank, and its scale."""
+        """``LoraConfig`` options of the retraining: each layer's rank, and its scale.
+
+        Raises:
+            UserError: no layer is left.
+        """
+        if not any(chosen.values()):
+            raise UserError(
+                f"method.rank_rule={self.rank_rule} leaves every layer at rank 0, so there is "
+                "nothing to retrain; threshold and mean keep at least one component a layer"
+            )
         scales = {
             name: self.lora_alpha / (rank if self.retrain_scale == "alpha_over_rank" else self.rank)
             for name, rank in chosen.items()
             if rank > 0
         }
-        return {**lora_pattern(chosen, scales), "lora_dropout": self.lora_dropout}
+        return {**lora_pattern(chosen, scales), "lora_dropout": self._retrain_dropout}
 
 
 def average_rank(chosen: dict[str, int] | Sequence[int]) -> float:

@@ -134,6 +134,21 @@ def test_a_layer_of_rank_zero_gets_no_adapter():
     assert "bert.encoder.layer.0.attention.self.query" not in options["target_modules"]
 
 
+def test_no_layer_left_names_the_way_out():
+    method = AutoLoRA(rank=2, gate="sigmoid", rank_rule="fixed")
+    with pytest.raises(UserError, match=r"rank_rule=fixed .* threshold and mean keep"):
+        method.lora_options({"a": 0, "b": 0}, SmallJob())
+
+
+def test_dropout_of_the_retraining_can_differ_from_the_searchs():
+    """As in the released code: none in the search, 0.1 in the retraining."""
+    for given, expected in ((0.1, 0.1), (None, 0.2)):
+        job = SmallJob()
+        AutoLoRA(rank=2, lora_dropout=0.2, retrain_dropout=given).run(job)
+        search, retrain = (run["model"].peft_config["default"] for run in job.runs)
+        assert (search.lora_dropout, retrain.lora_dropout) == (0.2, expected)
+
+
 def test_constant_scale_keeps_alpha_over_k():
     job = SmallJob()
     method = AutoLoRA(rank=4, lora_alpha=8, retrain_scale="constant")
