@@ -31,7 +31,6 @@ eta = 0 (``hypergradient=none``).
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -271,9 +270,3 @@ class AutoLoRA(Method):
             if rank > 0
         }
         return {**lora_pattern(chosen, scales), "lora_dropout": self._retrain_dropout}
-
-
-def average_rank(chosen: dict[str, int] | Sequence[int]) -> float:
-    """Mean rank over layers, those of rank 0 included."""
-    values = list(chosen.values()) if isinstance(chosen, dict) else list(chosen)
-    return sum(values) / len(values)
