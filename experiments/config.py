@@ -8,6 +8,7 @@ task, model, hypergradient) are held against the signature of the class they nam
 from __future__ import annotations
 
 import enum
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -125,11 +126,13 @@ def check_ranges(config: Any) -> None:
         return config[group][name]
 
     for key, least in LEAST.items():
-        if value(key) is not None and value(key) < least:
+        if value(key) is not None and not least <= value(key) < math.inf:
             raise UserError(f"{key}={value(key)}: this must be {least} or more")
     for key in POSITIVE:
-        if value(key) is not None and value(key) <= 0:
-            raise UserError(f"{key}={value(key)}: this must be more than 0")
+        if value(key) is not None and not 0 < value(key) < math.inf:
+            raise UserError(f"{key}={value(key)}: this must be more than 0, and finite")
+    if config.seed < 0:
+        raise UserError(f"seed={config.seed}: this must be 0 or more")
     targets = config.train.target_modules
     names = [targets] if isinstance(targets, (str, int, float)) else list(targets or [])
     if not names or not all(isinstance(name, str) for name in names):

@@ -14,10 +14,11 @@ from bilevel.data import stratified_order
 from bilevel.errors import UserError
 from experiments.metrics import METRICS
 
-__all__ = ["CLASSIFICATION", "REGRESSION", "Example", "Task", "TaskData", "choose"]
+__all__ = ["CLASSIFICATION", "REGRESSION", "Example", "Task", "TaskData", "check_length", "choose"]
 
 CLASSIFICATION = "classification"
 REGRESSION = "regression"
+LEAST_LENGTH = 8  # a pair of texts has up to 4 tokens that are no text
 
 
 class Example(NamedTuple):
@@ -117,6 +118,12 @@ class Task(ABC):
         Raises:
             UserError: a file, a column or a label is missing, or a split is empty.
         """
+
+
+def check_length(tokens: int) -> None:
+    """Raise UserError unless an example of so many tokens has room for some of its own."""
+    if tokens < LEAST_LENGTH:
+        raise UserError(f"task.max_length={tokens}: this must be {LEAST_LENGTH} or more")
 
 
 def choose(

@@ -7,7 +7,7 @@ from typing import Any
 
 from bilevel.errors import UserError
 from experiments.metrics import METRICS
-from experiments.tasks.base import Task, TaskData, choose
+from experiments.tasks.base import Task, TaskData, check_length, choose
 from experiments.tasks.files import Row, find, read
 from experiments.tasks.rows import (
     class_number,
@@ -72,6 +72,7 @@ class Classification(Task):
                 raise UserError(f"unknown metric {metric!r}: known are {', '.join(METRICS)}")
         self.max_train = max_train
         self.max_test = max_test
+        check_length(max_length)
         self.max_length = max_length
         self.subset_seed = subset_seed
 

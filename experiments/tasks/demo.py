@@ -2,7 +2,7 @@
 
 from bilevel.errors import UserError
 from experiments.demo.grammar import labelled
-from experiments.tasks.base import Example, Task, TaskData
+from experiments.tasks.base import Example, Task, TaskData, check_length
 
 __all__ = ["Demo"]
 
@@ -37,6 +37,7 @@ class Demo(Task):
         self.max_train = max_train
         self.max_test = max_test
         self.noise = noise
+        check_length(max_length)
         self.max_length = max_length
         self.data_seed = data_seed
 

@@ -12,7 +12,7 @@ import datasets
 
 from bilevel.errors import UserError
 from experiments import hub
-from experiments.tasks.base import Task, TaskData, choose
+from experiments.tasks.base import Task, TaskData, check_length, choose
 from experiments.tasks.files import Row, find, read
 from experiments.tasks.rows import class_number, examples, regression_target
 
@@ -75,6 +75,7 @@ class Glue(Task):
         self.data_dir = data_dir
         self.max_train = max_train
         self.max_test = max_test
+        check_length(max_length)
         self.max_length = max_length
         self.subset_seed = subset_seed
         self.metrics = _primary_first(GLUE[name].metrics, primary_metric, name)
