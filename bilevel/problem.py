@@ -133,6 +133,9 @@ class BilevelProblem(ProblemGradient):
             if self._rolling:
                 self.cache_states()
             if self._parents:
+                estimator = estimator_of(self.config)
+                if estimator is not None and estimator.per_window:
+                    self._needs = estimator.needs(self)
                 self.window.open(
                     self._needs.depth,
                     {

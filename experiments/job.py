@@ -54,7 +54,7 @@ class FineTuningJob:
         self.settings = plan.settings
         self.hypergradient = plan.hypergradient
         self.task: TaskData = plan.task.load()
-        self._check_size()
+        plan.method.check_size(len(self.task.train), self.settings.batch_size)
         self.journal = Journal(folder / "checkpoints" / "stages.json", plan.config, plan.resume)
         self.checkpointer = Checkpointer(folder / "checkpoints", plan.engine["keep_checkpoints"])
         self.stages: list[Stage] = []
@@ -99,14 +99,6 @@ class FineTuningJob:
         """What each stage says of itself (seconds, steps, T1, ...), those before a resume too."""
         before = {name: entry["summary"] for name, entry in self.journal.finished.items()}
         return {**before, **{stage.name: stage.summary() for stage in self.stages}}
-
-    def _check_size(self) -> None:
-        size, batch = len(self.task.train), self.settings.batch_size
-        if size < batch:
-            raise UserError(
-                f"the training set has {size} examples, fewer than train.batch_size={batch}: give "
-                "more data or a smaller batch"
-            )
 
     def _train_data(self) -> TrainData:
         examples = self.task.tokenise(self.tokenizer, self.task.train)

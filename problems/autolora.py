@@ -46,21 +46,23 @@ from problems.base import (
     FineTuning,
     Job,
     Method,
-    OptimizerSettings,
     Outcome,
     StageRunner,
     add_lora,
-    check_choice,
     check_lora,
-    check_range,
     count,
     loader,
-    optimizer_and_scheduler,
     problem_config,
     total_steps,
     trainable,
 )
 from problems.lora import train_lora
+from problems.optimizers import (
+    OptimizerSettings,
+    check_choice,
+    check_range,
+    optimizer_and_scheduler,
+)
 
 __all__ = ["AutoLoRA", "Selection"]
 
@@ -139,6 +141,21 @@ class AutoLoRA(Method):
     @property
     def _retrain_dropout(self) -> float:
         return self.lora_dropout if self.retrain_dropout is None else self.retrain_dropout
+
+    def check_size(self, examples: int, batch_size: int) -> None:
+        """Both sides of the split need a batch.
+
+        Raises:
+            UserError: one of them holds fewer examples.
+        """
+        super().check_size(examples, batch_size)
+        sides = (round(self.split * examples), examples - round(self.split * examples))
+        if min(sides) < batch_size:
+            raise UserError(
+                f"method.split={self.split} divides the {examples} training examples into "
+                f"{sides[0]} and {sides[1]}, and train.batch_size={batch_size} is more than the "
+                "smaller part: give more data, another split or a smaller batch"
+            )
 
     def run(self, job: Job) -> Outcome:
         """Search, derive the ranks, retrain on D_train + D_val."""

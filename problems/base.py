@@ -12,51 +12,34 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, TypeVar
 
-import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
-from transformers import PreTrainedModel, get_scheduler
+from transformers import PreTrainedModel
 
 from bilevel import BilevelProblem, Hypergradient, LowerProblem, ProblemConfig, ResumableLoader
 from bilevel.errors import UserError
 from bilevel.lowrank import Gates
+from problems.optimizers import (
+    check_range,
+)
 
 __all__ = [
     "FineTuning",
     "Job",
     "Method",
-    "OptimizerSettings",
     "Outcome",
     "StageRunner",
     "TrainData",
     "TrainSettings",
     "add_lora",
     "loader",
-    "optimizer_and_scheduler",
     "problem_config",
     "steps_per_epoch",
 ]
 
 T = TypeVar("T")
 
-OPTIMIZERS = ("adamw", "adam", "sgd")
 # Of transformers' schedules those that need nothing but the number of steps.
-SCHEDULES = (
-    *("linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt"),
-    *("constant", "constant_with_warmup"),
-)
-
-
-def check_choice(what: str, value: str, allowed: Sequence[str]) -> None:
-    """Raise UserError unless a setting is one of those allowed."""
-    if value not in allowed:
-        raise UserError(f"unknown {what} {value!r}; allowed: {', '.join(allowed)}")
-
-
-def check_range(what: str, value: Any, fits: bool, range_: str) -> None:
-    """Raise UserError unless a setting's value ``fits`` its range."""
-    if not fits:
-        raise UserError(f"{what} must be {range_}, got {value}")
 
 
 @dataclass(frozen=True)
@@ -99,43 +82,6 @@ class TrainSettings:
     precision: str = "auto"
     group_by_length: bool = True
     lr: float | None = None
-
-
-@dataclass(frozen=True)
-class OptimizerSettings:
-    """An optimiser with its schedule.
-
-    Attributes:
-        name: adamw, adam or sgd (torch.optim's).
-        lr: learning rate; None takes the job's.
-        betas, eps: of Adam and AdamW. momentum: of SGD.
-        weight_decay: decoupled for adamw, L2 otherwise.
-        schedule: one of transformers' schedules: linear, cosine, cosine_with_restarts, polynomial,
-            inverse_sqrt, constant, constant_with_warmup.
-        warmup_ratio: share of the steps in which the learning rate rises from 0.
-
-    Raises:
-        UserError: an unknown optimiser or schedule, or a number out of range.
-    """
-
-    name: str = "adamw"
-    lr: float | None = None
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-    schedule: str = "linear"
-    warmup_ratio: float = 0.06
-
-    def __post_init__(self) -> None:
-        check_choice("optimizer", self.name, OPTIMIZERS)
-        check_choice("schedule", self.schedule, SCHEDULES)
-        check_range("lr", self.lr, self.lr is None or self.lr > 0, "more than 0")
-        for name in ("eps", "momentum", "weight_decay"):
-            check_range(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
-        within = all(0 <= beta < 1 for beta in self.betas)
-        check_range("betas", list(self.betas), within, "in [0, 1)")
-        check_range("warmup_ratio", self.warmup_ratio, 0 <= self.warmup_ratio <= 1, "in [0, 1]")
 
 
 @dataclass
@@ -204,6 +150,18 @@ class Method(ABC):
 
     name: ClassVar[str] = ""
 
+    def check_size(self, examples: int, batch_size: int) -> None:
+        """Refuse a training set that is too small, before a model is loaded.
+
+        Raises:
+            UserError: there are fewer examples than one batch holds.
+        """
+        if examples < batch_size:
+            raise UserError(
+                f"the training set has {examples} examples, fewer than "
+                f"train.batch_size={batch_size}: give more data or a smaller batch"
+            )
+
     @abstractmethod
     def run(self, job: Job) -> Outcome:
         """Train on the job's data and return the fine-tuned model."""
@@ -270,42 +228,6 @@ def add_lora(job: Job, model: PreTrainedModel, **options: Any) -> PeftModel:
         **options,
     )
     return get_peft_model(model, config)
-
-
-def optimizer_and_scheduler(
-    settings: OptimizerSettings,
-    parameters: Sequence[nn.Parameter],
-    steps: int,
-    default_lr: float | None,
-) -> tuple[torch.optim.Optimizer, Any]:
-    """Build the optimiser and its schedule over ``steps`` optimiser steps.
-
-    Raises:
-        UserError: no learning rate.
-    """
-    lr = settings.lr if settings.lr is not None else default_lr
-    if lr is None:
-        raise UserError("no learning rate is set: give the method's lr or train.lr")
-    if settings.name in ("adamw", "adam"):
-        cls = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
-        optimizer: torch.optim.Optimizer = cls(
-            parameters,
-            lr=lr,
-            betas=(settings.betas[0], settings.betas[1]),
-            eps=settings.eps,
-            weight_decay=settings.weight_decay,
-        )
-    else:
-        optimizer = torch.optim.SGD(
-            parameters, lr=lr, momentum=settings.momentum, weight_decay=settings.weight_decay
-        )
-    scheduler = get_scheduler(
-        settings.schedule,
-        optimizer,
-        num_warmup_steps=int(settings.warmup_ratio * steps),
-        num_training_steps=steps,
-    )
-    return optimizer, scheduler
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:

@@ -17,18 +17,17 @@ from problems.base import (
     FineTuning,
     Job,
     Method,
-    OptimizerSettings,
     Outcome,
     StageRunner,
     add_lora,
     check_lora,
     count,
     loader,
-    optimizer_and_scheduler,
     problem_config,
     total_steps,
     trainable,
 )
+from problems.optimizers import OptimizerSettings, optimizer_and_scheduler
 
 __all__ = ["LoRA", "train_lora"]
 

@@ -52,6 +52,7 @@ class Alignment(Hypergradient):
     """
 
     name: ClassVar[str] = "alignment"
+    per_window: ClassVar[bool] = True
     calibrate_every: int = 50
     scale: float = 1.0
     preconditioned: bool = False
@@ -63,13 +64,18 @@ class Alignment(Hypergradient):
                 f"{self.calibrate_every}"
             )
 
+    def _calibrates(self, call: int) -> bool:
+        return bool(self.calibrate_every) and call % self.calibrate_every == 0
+
     @property
     def _exact(self) -> Unrolled:
         return Unrolled(keep_graph=False)
 
     def needs(self, lower: BilevelProblem) -> Needs:
-        """The last step's gradient; for a calibration, all of the window."""
-        if self.calibrate_every:
+        """The last step's gradient; for a window that ends in a calibration, all of it."""
+        done = lower.estimator_state.get("alignment_calls", 0)
+        coming = max(getattr(p.config, "steps", 1) * p.gas for p in lower.parents)
+        if any(self._calibrates(done + i) for i in range(coming)):
             return self._exact.needs(lower)
         return Needs(depth=1, optimizer=self.preconditioned)
 
@@ -112,7 +118,7 @@ class Alignment(Hypergradient):
         closed = self.closed_form(direction, lower, upper, record, values)
         memory = lower.estimator_state
         calls = memory.get("alignment_calls", 0)
-        if self.calibrate_every and calls % self.calibrate_every == 0:
+        if self._calibrates(calls):
             exact = self._exact.implicit_term(vector, lower, upper)
             tiny = torch.finfo(closed[0].dtype).tiny
             best = dot(exact, closed) / (dot(closed, closed) + tiny)

@@ -36,6 +36,7 @@ class Hypergradient(ABC):
 
     name: ClassVar[str] = ""
     is_zero: ClassVar[bool] = False
+    per_window: ClassVar[bool] = False  # needs() is asked anew before each window
 
     @abstractmethod
     def implicit_term(

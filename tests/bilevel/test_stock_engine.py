@@ -12,13 +12,8 @@ from stock import StockLower, StockUpper, run_quietly, stock_levels
 from toys import (
     STRICT,
     Lower,
-    Spy,
     Upper,
-    flat,
-    mixed_product,
-    relative_error,
     two_levels,
-    two_text_levels,
 )
 
 from bilevel.hypergradient import FiniteDifference, NoHypergradient, Unrolled
@@ -201,14 +196,3 @@ def test_bettys_metadata_excludes_this_python():
     """Hence `pip install --no-deps --ignore-requires-python`."""
     requires = importlib.metadata.metadata("betty-ml")["Requires-Python"]
     assert "3.11.0" not in SpecifierSet(requires)
-
-
-def test_exactness_under_dropout_in_one_line():
-    """fp32, dropout 0.1, a gated LoRA transformer: the number the README quotes."""
-
-    def look(vector, lower, upper, answer):
-        exact = mixed_product(lower, upper, lower.window.steps[-1].weights, vector)
-        assert relative_error(flat(answer), flat(exact)) < 5e-3
-
-    engine, *_ = two_text_levels(Spy(FiniteDifference(difference="central"), look), steps=2)
-    engine.run()

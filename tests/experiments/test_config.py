@@ -13,7 +13,7 @@ from experiments.annotations import convert
 from experiments.command import compose_config
 from experiments.plan import Plan
 from experiments.targets import arguments
-from problems.base import OptimizerSettings
+from problems.optimizers import OptimizerSettings
 
 FOLDER = Path(conf.__file__).parent
 GROUPS = ("method", "task", "model", "hypergradient", "engine")

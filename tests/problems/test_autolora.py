@@ -208,3 +208,11 @@ def test_roll_back_is_passed_on():
 def test_wrong_settings_are_named(options, words):
     with pytest.raises(UserError, match=words):
         AutoLoRA(**options)
+
+
+def test_each_side_of_the_split_needs_a_batch():
+    AutoLoRA(split=0.5).check_size(32, 16)
+    with pytest.raises(UserError, match=r"method.split=0.5 divides the 20 .* into 10 and 10"):
+        AutoLoRA(split=0.5).check_size(20, 16)
+    with pytest.raises(UserError, match=r"fewer than train\.batch_size=16"):
+        AutoLoRA().check_size(10, 16)

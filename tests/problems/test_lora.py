@@ -11,7 +11,8 @@ from transformers import get_scheduler
 
 from bilevel import UserError
 from problems import LoRA, OptimizerSettings
-from problems.base import SCHEDULES, add_lora, loader, optimizer_and_scheduler, trainable
+from problems.base import add_lora, loader, trainable
+from problems.optimizers import SCHEDULES, optimizer_and_scheduler
 
 sys.path.insert(0, str(Path(__file__).parent))
 from jobs import SmallJob

@@ -194,3 +194,17 @@ def test_noisy_gates_are_refused():
         two_text_levels(Alignment(), kind="hard_concrete")
     with pytest.raises(UserError, match="calibrate_every"):
         Alignment(calibrate_every=-1)
+
+
+def test_only_windows_that_calibrate_are_recorded_in_full():
+    engine, lower, _ = two_text_levels(Alignment(calibrate_every=3), steps=6, unroll_steps=2)
+    depths = []
+    step = lower.one_step_descent
+
+    def watched(batch=None):
+        depths.append(lower._needs.depth)
+        return step(batch)
+
+    lower.one_step_descent = watched
+    engine.run()
+    assert depths == [None, None, 1, 1, 1, 1, None, None, 1, 1, 1, 1]

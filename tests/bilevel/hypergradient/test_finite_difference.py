@@ -24,8 +24,15 @@ pytestmark = STRICT
 
 
 def eight_batches(estimator, look, **options):
-    engine, *_ = two_text_levels(Spy(estimator, look), steps=8, **options)
+    looked = []
+
+    def counted(*arguments):
+        looked.append(1)
+        look(*arguments)
+
+    engine, *_ = two_text_levels(Spy(estimator, counted), steps=8, **options)
     engine.run()
+    assert len(looked) == 8
 
 
 @pytest.mark.parametrize(
