@@ -180,6 +180,7 @@ def draw(rows: list[dict[str, float]], path: Path) -> None:
     left.set(
         xscale="log", yscale="log", xlabel="lower steps T1", ylabel="norm of the gradient in E"
     )
+    left.set_ylim(1e-3, 1e-1)
     left.set_xticks(steps, [str(s) for s in steps])
     left.minorticks_off()
     left.legend(frameon=False, fontsize=8)
@@ -191,6 +192,7 @@ def draw(rows: list[dict[str, float]], path: Path) -> None:
     right.set_ylim(-1.05, max(0.2, max(r["cosine_direct"] for r in rows) + 0.1))
     for axis in (left, right):
         axis.spines[["top", "right"]].set_visible(False)
+    figure.suptitle("MiniLM-L6 on SST-2 after 60 AdamW steps: implicit and direct hypergradient")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
 

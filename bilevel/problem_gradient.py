@@ -28,6 +28,8 @@ def _to_device(item: Any, device: torch.device) -> Any:
         return item.to(device, non_blocking=True)
     if isinstance(item, Mapping):
         return {key: _to_device(value, device) for key, value in item.items()}
+    if isinstance(item, tuple) and hasattr(item, "_fields"):  # a named tuple keeps its names
+        return type(item)(*(_to_device(value, device) for value in item))
     if isinstance(item, (list, tuple)):
         return tuple(_to_device(value, device) for value in item)
     return item

@@ -156,7 +156,7 @@ class ModelSpec:
         head = head_modules(model, fresh=[*info["missing_keys"], *changed])
         poolers = [name for name in head if "." in name]
         if poolers:
-            log.info("%s has no weights for %s: it is trained with the head", self.name, poolers)
+            log.debug("%s has no weights for %s: it is trained with the head", self.name, poolers)
         if model.config.pad_token_id is None:
             model.config.pad_token_id = tokenizer.pad_token_id
         model.eval()

@@ -56,6 +56,7 @@ def assemble(
         "head_parameters": exported.head_parameters,
         "data": {**outcome.split, **test_sizes(job.task)},
         "test_source": job.task.test_source,
+        "labels": job.task.label_names,
         "hypergradient": {"name": estimator.name, **asdict(estimator)}  # type: ignore[call-overload]
         if two_level
         else None,

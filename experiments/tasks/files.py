@@ -56,12 +56,13 @@ def read(path: Path) -> list[Row]:
             if not all(isinstance(row, dict) for row in rows):
                 raise ValueError("every line must be an object {...}")
         else:
-            quoting = csv.QUOTE_NONE if kind == "tsv" else csv.QUOTE_MINIMAL
-            separator = "\t" if kind == "tsv" else ","
             # "NA", "None" and "null" are words here, not missing values.
-            frame = pd.read_csv(
-                path, sep=separator, quoting=quoting, dtype=str, keep_default_na=False
-            )
+            if kind == "tsv":
+                frame = pd.read_csv(
+                    path, sep="\t", quoting=csv.QUOTE_NONE, dtype=str, keep_default_na=False
+                )
+            else:
+                frame = pd.read_csv(path, dtype=str, keep_default_na=False)
             rows = frame.to_dict("records")
     except pd.errors.EmptyDataError:
         rows = []

@@ -235,10 +235,10 @@ def test_failed_run_has_no_result(
     ("words", "expected"),
     [
         (["task.max_train=6"], "fewer than train.batch_size=8"),
-        (["task.max_train=14"], "fewer than one batch of 8"),
+        (["task.max_train=14"], "into 7 and 7, and train.batch_size=8"),
         (["method.rank=64"], "rank 64 is not between 1 and 32"),
         (["train.target_modules=[qwery]"], "'qwery' matches no linear layer"),
-        (["method.split=0.999"], "leaves one side empty"),
+        (["method.split=0.999"], "into 96 and 0, and train.batch_size=8"),
     ],
 )
 def test_wrong_sizes(

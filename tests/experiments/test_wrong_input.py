@@ -66,7 +66,7 @@ CASES = {
     "flag": (["--methd=lora"], ["unknown flag --methd", "name=value"]),
     "forbidden target": (["method._target_=os.system"], ["os.system", "only classes of"]),
     "target of another kind": (
-        ["method._target_=problems.base.OptimizerSettings"],
+        ["method._target_=problems.optimizers.OptimizerSettings"],
         ["unknown option", "allowed are name, lr"],
     ),
     "no such class": (["method._target_=problems.lora.Lora"], ["has no class Lora"]),
