@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -161,7 +160,5 @@ def _refuse_leftovers(plan: Plan, folder: Path) -> None:
 
 def _quiet() -> None:
     """No progress bars and advice of the libraries between our own lines."""
-    # transformers, of its own code, once a model
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()

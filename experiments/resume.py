@@ -40,6 +40,8 @@ def expand(line: CommandLine) -> list[str]:
         if line.multirun:  # each run looks into its own folder, see experiments.job
             return line.overrides
         folder = _newest_unfinished(line)
+        if folder is None:
+            print("run.resume=auto: no unfinished run of this configuration, starting a new one")
         return line.overrides if folder is None else [*line.overrides, f"hydra.run.dir={folder}"]
     if line.multirun:
         raise UserError(f"run.resume={wanted} continues one run; with -m use run.resume=auto")
