@@ -50,7 +50,7 @@ def draw(records: Sequence[dict[str, Any]], result: dict[str, Any], path: Path) 
                 axes.set_title(f"layer {layers[column]}", fontsize=9, loc="center")
             if column % columns == 0:
                 axes.set_ylabel(parts[row].replace(".", "\n"), fontsize=9)
-        panels[0, 0].set_ylim(low - margin, high + margin)
+        panels[0, 0].set_ylim(low - margin, high + 4 * margin)  # room for the ranks above
         k = next(iter(values.values())).shape[1]
         figure.supxlabel("step of the search", fontsize=10)
         figure.supylabel("gate value", fontsize=10)
