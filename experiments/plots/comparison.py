@@ -35,7 +35,13 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
             for axes, (label, values) in zip(panels[row], measures, strict=True):
                 _measure(axes, methods, [r["method"] for r in here], values)
                 axes.set_xlabel(label)
-            panels[row, 0].set_title(f"{task}, {model}")
+            panels[row, 0].set_title(f"{task}, {model}", loc="left")
+            panels[row, -1].set_title(
+                "points: seeds; bars: mean ± one standard deviation",
+                loc="right",
+                fontsize=8,
+                fontweight="normal",
+            )
             for axes in panels[row, 1:]:
                 axes.tick_params(labelleft=False)
 
