@@ -35,50 +35,32 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
-from bilevel import UpperProblem
-from bilevel.data import split as split_indices
 from bilevel.errors import UserError
 from bilevel.lowrank import Gates, attach_gates, ranks
 from bilevel.lowrank.layers import component_costs, lora_layers, lora_pattern
 from problems.base import (
     FineTuning,
     Job,
-    Method,
     Outcome,
     StageRunner,
     add_lora,
     check_lora,
     count,
-    loader,
-    problem_config,
     total_steps,
     trainable,
 )
 from problems.lora import train_lora
-from problems.optimizers import (
-    OptimizerSettings,
-    check_choice,
-    check_range,
-    optimizer_and_scheduler,
-)
+from problems.optimizers import OptimizerSettings, check_choice, check_range
+from problems.two_levels import HeldOut, Level, TwoLevelMethod
 
-__all__ = ["AutoLoRA", "Selection"]
+__all__ = ["AutoLoRA"]
 
 log = logging.getLogger(__name__)
 
 
-class Selection(UpperProblem):
-    """Upper level: the selection variables beta on D_val, at the factors the lower level found."""
-
-    def training_step(self, batch: dict[str, Tensor]) -> Tensor:
-        """L(V, alpha; D_val)."""
-        return self.lower.module(**batch).loss
-
-
 @dataclass(frozen=True)
-class AutoLoRA(Method):
+class AutoLoRA(TwoLevelMethod):
     """Search ranks on two levels, then retrain plain LoRA with them.
 
     Args:
@@ -90,10 +72,8 @@ class AutoLoRA(Method):
         rank_rule: threshold, mean, fixed, raw_share or budget; see :mod:`bilevel.lowrank.ranks`.
         parameter_budget: parameters of all kept components together, for ``rank_rule=budget``.
         split: share of the training data that is D_train; the rest is D_val.
-        unroll_steps, upper_steps: T1 and T2.
-        warmup_steps: lower steps before the first upper step.
-        roll_back: after an upper step, take the last lower step again with the new beta (the
-            released code does).
+        unroll_steps, upper_steps, warmup_steps, roll_back: as in
+            :class:`problems.two_levels.TwoLevelMethod` (the released code rolls back).
         search_epochs: passes over D_train in the search; None for as many as the retraining.
         retrain_scale: ``alpha_over_rank``: alpha / r_l as in the released code; ``constant``:
             alpha / k for every layer, whatever its rank.
@@ -110,10 +90,6 @@ class AutoLoRA(Method):
     rank_rule: str = "threshold"
     parameter_budget: int | None = None
     split: float = 0.5
-    unroll_steps: int = 1
-    upper_steps: int = 1
-    warmup_steps: int = 0
-    roll_back: bool = False
     search_epochs: float | None = None
     retrain_scale: str = "alpha_over_rank"
     lower: OptimizerSettings = field(default_factory=lambda: OptimizerSettings(weight_decay=0.01))
@@ -125,6 +101,7 @@ class AutoLoRA(Method):
     retrain: OptimizerSettings = field(default_factory=lambda: OptimizerSettings(weight_decay=0.01))
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_choice("rank_rule", self.rank_rule, list(ranks.RULES))
         if (self.rank_rule == "budget") != (self.parameter_budget is not None):
             raise UserError("rank_rule=budget and parameter_budget=N go together; give both")
@@ -132,30 +109,12 @@ class AutoLoRA(Method):
         check_choice("retrain_scale", self.retrain_scale, ("alpha_over_rank", "constant"))
         for dropout in (self.lora_dropout, self._retrain_dropout):
             check_lora(self.rank, dropout)
-        check_range("split", self.split, 0 < self.split < 1, "between 0 and 1")
-        for name, least in (("unroll_steps", 1), ("upper_steps", 1), ("warmup_steps", 0)):
-            check_range(name, getattr(self, name), getattr(self, name) >= least, f"{least} or more")
         given = self.search_epochs
         check_range("search_epochs", given, given is None or given > 0, "more than 0")
 
     @property
     def _retrain_dropout(self) -> float:
         return self.lora_dropout if self.retrain_dropout is None else self.retrain_dropout
-
-    def check_size(self, examples: int, batch_size: int) -> None:
-        """Both sides of the split need a batch.
-
-        Raises:
-            UserError: one of them holds fewer examples.
-        """
-        super().check_size(examples, batch_size)
-        sides = (round(self.split * examples), examples - round(self.split * examples))
-        if min(sides) < batch_size:
-            raise UserError(
-                f"method.split={self.split} divides the {examples} training examples into "
-                f"{sides[0]} and {sides[1]}, and train.batch_size={batch_size} is more than the "
-                "smaller part: give more data, another split or a smaller batch"
-            )
 
     def run(self, job: Job) -> Outcome:
         """Search, derive the ranks, retrain on D_train + D_val."""
@@ -178,8 +137,7 @@ class AutoLoRA(Method):
 
     def search(self, job: Job, stage: StageRunner) -> dict[str, Any]:
         """Stage 1: factors and head on D_train, selection variables on D_val."""
-        data = job.data
-        train, held_out = split_indices(len(data.examples), self.split, job.seed, data.labels)
+        sides = self.sides(job)
         model = add_lora(
             job,
             job.build_model(),
@@ -191,47 +149,19 @@ class AutoLoRA(Method):
         gates = Gates(names, self.rank, self.gate, self.init)
         attach_gates(model, gates)
         self._check_budget(component_costs(model))
-        lower_batches, upper_batches = loader(job, train), loader(job, held_out, stream=1)
         epochs = job.settings.epochs if self.search_epochs is None else self.search_epochs
-        steps = total_steps(job, lower_batches, epochs, self.unroll_steps)
-
+        steps = total_steps(job, sides.lower, epochs, self.unroll_steps)
         factors = trainable(model)
         lr = job.settings.lr if job.settings.lr is not None else 1e-4
-        lower_optim, lower_schedule = optimizer_and_scheduler(
-            self.lower, factors, self._standing_steps(steps), lr
-        )
-        upper_optim, upper_schedule = optimizer_and_scheduler(
-            self.upper, list(gates.parameters()), steps * self.upper_steps, 1e-3
-        )
-        lower = FineTuning(
-            "lower",
-            problem_config(
-                job,
-                hypergradient=job.hypergradient,
-                unroll_steps=self.unroll_steps,
-                warmup_steps=self.warmup_steps,
-            ),
-            module=model,
-            optimizer=lower_optim,
-            scheduler=lower_schedule,
-            train_data_loader=lower_batches,
-        )
-        upper = Selection(
-            "upper",
-            problem_config(job, steps=self.upper_steps),
-            module=gates,
-            optimizer=upper_optim,
-            scheduler=upper_schedule,
-            train_data_loader=upper_batches,
-        )
-        stats = stage.run(
-            [lower, upper],
-            {"u2l": {upper: [lower]}, "l2u": {lower: [upper]}},
+        stats = self.train(
+            job,
+            stage,
+            sides,
+            Level(FineTuning, model, factors, self.lower, lr),
+            Level(HeldOut, gates, list(gates.parameters()), self.upper, 1e-3),
             steps,
             model,
-            validation=[data.examples[i] for i in held_out],
             gates=gates,
-            roll_back=self.roll_back,
         )
         chosen = self.derive_ranks(gates, component_costs(model))
         log.info("ranks: %s", ", ".join(f"{name}={rank}" for name, rank in chosen.items()))
@@ -239,18 +169,8 @@ class AutoLoRA(Method):
             "ranks": chosen,
             "trainable_parameters": count(factors) + gates.logits.numel(),
             "validation_loss": stats.get("validation_loss"),
-            "split": {"train": len(train), "validation": len(held_out)},
+            "split": sides.sizes,
         }
-
-    def _standing_steps(self, steps: int) -> int:
-        """Lower optimiser steps that stand after ``steps`` global steps, T1 each.
-
-        With ``roll_back`` only the one taken again does, but for the windows of the warm-up.
-        """
-        if not self.roll_back:
-            return steps * self.unroll_steps
-        warm = min(steps, self.warmup_steps // self.unroll_steps)
-        return warm * self.unroll_steps + steps - warm
 
     def _check_budget(self, costs: dict[str, int]) -> None:
         least = min(costs.values())
