@@ -209,6 +209,13 @@ class BilevelProblem(ProblemGradient):
             self.module_state_dict_cache = None
             self.opitmizer_state_dict_cache = None
 
+    def extra_state(self) -> dict[str, Any]:
+        """What else decides this problem's future; for subclasses. Plain values and tensors."""
+        return {}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Take back what :meth:`extra_state` returned."""
+
     def state_dict(self) -> dict[str, Any]:
         """Everything of this problem that decides its future; no frozen weights.
 
@@ -230,6 +237,7 @@ class BilevelProblem(ProblemGradient):
             "count": self._count,
             "epochs": list(self.epoch_counter or []),
             "estimator": self.estimator_state,
+            "extra": self.extra_state(),
             "loaders": [],
         }
         for part in ("optimizer", "scheduler", "scaler"):
@@ -265,6 +273,7 @@ class BilevelProblem(ProblemGradient):
         self._count = state["count"]
         self.epoch_counter = list(state["epochs"])
         self.estimator_state = state["estimator"]
+        self.load_extra_state(state["extra"])
         self.window = Window()
         self._inner_loop_start = True
         for i, loader_state in enumerate(state["loaders"]):

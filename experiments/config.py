@@ -72,7 +72,7 @@ class Train:
     gradient_clipping: float = MISSING
     group_by_length: bool = MISSING
     lr: float | None = MISSING
-    target_modules: Any = MISSING  # str or list of str
+    target_modules: Any = MISSING  # str, list of str or None
 
 
 @dataclass
@@ -134,7 +134,9 @@ def check_ranges(config: Any) -> None:
     if config.seed < 0:
         raise UserError(f"seed={config.seed}: this must be 0 or more")
     targets = config.train.target_modules
-    names = [targets] if isinstance(targets, (str, int, float)) else list(targets or [])
+    if targets is None:
+        return
+    names = [targets] if isinstance(targets, (str, int, float)) else list(targets)
     if not names or not all(isinstance(name, str) for name in names):
         raise UserError(
             f"train.target_modules={targets}: this must be qv, all or a list of module names"

@@ -1,9 +1,9 @@
-"""Score a saved adapter again, on the same or on other data.
+"""Score a saved adapter (or model) again, on the same or on other data.
 
     python -m experiments.evaluate run=DIR [task.data_dir=DIR | task=OPTION | task.KEY=VALUE ...]
 
-The adapter is read by stock PEFT and scored in full precision; ``adapter=DIR`` takes another folder
-than the run's ``adapter``.
+It is read by stock PEFT or transformers and scored in full precision; ``adapter=DIR`` takes another
+folder than the run's own.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from peft import PeftModel
 
 from bilevel.errors import UserError
+from experiments import artifacts
 from experiments.command import CommandLine, one_sentence
 from experiments.saved import SavedRun, collator, take
 from experiments.scoring import score
@@ -29,18 +29,15 @@ def evaluate(run: SavedRun, adapter: Path) -> dict[str, float]:
     Raises:
         UserError: there is no adapter, or the task has other labels than it was trained for.
     """
-    if not (adapter / "adapter_config.json").is_file():
-        raise UserError(f"{adapter} holds no adapter: adapter_config.json is missing")
     task = run.task()
     loaded = run.base(task)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        model = PeftModel.from_pretrained(loaded.model, str(adapter)).to(device)
-    except RuntimeError as error:  # the head's shape differs
-        reason = str(error).strip().splitlines()[-1].strip()
+        model = artifacts.load(adapter, loaded.model).to(device)
+    except UserError as error:
         raise UserError(
-            f"the adapter in {adapter} does not fit task {task.name} with {task.num_labels} labels "
-            f"on model {run.config.model.name}: {reason}"
+            f"task {task.name} with {task.num_labels} labels on model {run.config.model.name}: "
+            f"{error}"
         ) from error
     tests = {name: task.tokenise(loaded.tokenizer, rows) for name, rows in task.tests.items()}
     metrics, loss = score(model, task, tests, collator(loaded))
@@ -57,7 +54,9 @@ def main(words: Sequence[str] | None = None) -> None:
         line = CommandLine.parse(words)
         own, overrides = take(line.overrides, run=None, adapter=None)
         run = SavedRun.open(own["run"], line, overrides)
-        scores = evaluate(run, Path(own["adapter"] or run.folder / "adapter"))
+        # by its last part: a run may have been moved
+        saved = run.folder / Path(run.result["adapter_dir"]).name
+        scores = evaluate(run, Path(own["adapter"] or saved))
     reported = {**run.result["metrics"], "loss": run.result["test_loss"]}
     print(f"{run.result['method']} on {run.config.task.name}, {run.result['model']}")
     for name, value in scores.items():

@@ -17,6 +17,7 @@ from peft import PeftModel
 
 from bilevel.errors import UserError
 from bilevel.lowrank import export_adapter, merge
+from bilevel.lowrank.export import COMPACT
 from experiments.command import CommandLine, one_sentence
 from experiments.saved import SavedRun, collator, take
 
@@ -39,6 +40,7 @@ def main(words: Sequence[str] | None = None) -> None:
         if own["merge"] not in ("true", "false"):
             raise UserError(f"merge={own['merge']}: this must be true or false")
         run = SavedRun.open(own["run"], line, overrides)
+        _refuse_other_forms(run)
         out = Path(own["out"] or run.folder / "export")
         if own["merge"] == "true":
             _merge(run, out)
@@ -46,11 +48,17 @@ def main(words: Sequence[str] | None = None) -> None:
             _export(run, out)
 
 
+def _refuse_other_forms(run: SavedRun) -> None:
+    if not (run.folder / COMPACT).is_dir():
+        raise UserError(
+            f"run={run.folder}: {run.result['method']} leaves no LoRA adapter to export or merge; "
+            f"what it left is in {run.result['adapter_dir']}"
+        )
+
+
 def _export(run: SavedRun, out: Path) -> None:
     """Both layouts again, out of the compact one: true ranks, as they were trained."""
-    model = PeftModel.from_pretrained(
-        run.base(run.task()).model, str(run.folder / "adapter_compact")
-    )
+    model = PeftModel.from_pretrained(run.base(run.task()).model, str(run.folder / COMPACT))
     report = export_adapter(model, out)
     print(f"{report.adapter}\n{report.compact}")
     print(f"{report.parameters:,} adapter and {report.head_parameters:,} head parameters")

@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import transformers
-from peft import PeftModel
 from transformers import DataCollatorWithPadding, PreTrainedModel
 
 from bilevel.checkpoint import Checkpointer
 from bilevel.errors import UserError
-from bilevel.lowrank import ExportReport, export_adapter
-from experiments import figures, result
+from experiments import artifacts, figures, result
 from experiments.architecture import check_rank, target_modules
 from experiments.journal import Journal
 from experiments.plan import Plan
@@ -22,6 +20,7 @@ from experiments.resume import exclusive
 from experiments.scoring import mean_loss, outputs, score, some
 from experiments.stage import Stage
 from experiments.tasks.base import TaskData
+from experiments.weights import moved
 from problems.base import Outcome, StageRunner, TrainData
 
 __all__ = ["FineTuningJob", "execute"]
@@ -129,8 +128,8 @@ def execute(plan: Plan, folder: Path) -> dict[str, Any]:
             ", ".join(f"{name} {size}" for name, size in result.test_sizes(job.task).items()),
         )
         outcome = plan.method.run(job)
-        exported = export_adapter(outcome.model, folder)
-        values = result.assemble(job, outcome, exported, _final_scores(job, outcome, exported))
+        saved = artifacts.save(outcome, folder)
+        values = result.assemble(job, outcome, saved, _final_scores(job, outcome, saved))
         if plan.figures:
             figures.draw(folder, values)
         result.write(folder, values)
@@ -138,19 +137,24 @@ def execute(plan: Plan, folder: Path) -> dict[str, Any]:
         return values
 
 
-def _final_scores(job: FineTuningJob, outcome: Outcome, exported: ExportReport) -> dict[str, Any]:
-    """Scores of the adapter as it lies on the disk, read by PEFT, in full precision.
+def _final_scores(job: FineTuningJob, outcome: Outcome, saved: artifacts.Saved) -> dict[str, Any]:
+    """Scores of the model as it lies on the disk, read as its users would, in full precision.
 
     What is reported is what a user of the adapter gets, by construction.
     """
     device = next(outcome.model.parameters()).device
     outcome.model.cpu()
-    model = PeftModel.from_pretrained(job.build_model(), str(exported.adapter)).to(device)
+    model = artifacts.load(saved.folder, job.build_model()).to(device)
     metrics, test_loss = score(model, job.task, job.tests, job.data.collate)
     rows = [job.data.examples[i] for i in some(len(job.data.examples), TRAIN_LOSS_EXAMPLES)]
     logits = outputs(model, rows, job.data.collate)
     train_loss = mean_loss(logits, rows, job.task.problem_type)
-    return {"metrics": metrics, "test_loss": test_loss, "train_loss": train_loss}
+    return {
+        "metrics": metrics,
+        "test_loss": test_loss,
+        "train_loss": train_loss,
+        "update": moved(model.cpu(), job.build_model()),
+    }
 
 
 def _refuse_leftovers(plan: Plan, folder: Path) -> None:

@@ -67,14 +67,15 @@ class Plan:
         names = {group: str(name) for group, name in runtime.choices.items() if "/" not in group}
         if names.get("model") == "hub":
             names["model"] = str(spec.pretrained)
+        method = build(config.method, "method", Method, modules)  # type: ignore[type-abstract]
         plan = cls(
             seed=config.seed,
-            method=build(config.method, "method", Method, modules),  # type: ignore[type-abstract]
+            method=method,
             task=build(config.task, "task", Task, modules),  # type: ignore[type-abstract]
             model=spec,
             hypergradient=build(config.hypergradient, "hypergradient", Hypergradient, modules),  # type: ignore[type-abstract]
             settings=TrainSettings(precision=values["engine"]["precision"], **train),
-            targets=targets,
+            targets=targets or method.targets or "qv",
             engine=values["engine"],
             resume=config.run.resume is not None,
             figures=config.run.figures,

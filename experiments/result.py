@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bilevel.errors import UserError
-from bilevel.lowrank import ExportReport
+from experiments.artifacts import Saved
 from experiments.journal import write_atomically
 from experiments.tasks.base import TaskData
-from problems.base import Outcome
+from problems.base import Outcome, TrainSettings
 
 if TYPE_CHECKING:
     from experiments.job import FineTuningJob
@@ -32,7 +32,7 @@ PACKAGES = (
 
 
 def assemble(
-    job: FineTuningJob, outcome: Outcome, exported: ExportReport, scores: dict[str, Any]
+    job: FineTuningJob, outcome: Outcome, saved: Saved, scores: dict[str, Any]
 ) -> dict[str, Any]:
     """The values of result.json; docs/results.md explains each."""
     stages = job.summaries()
@@ -52,8 +52,8 @@ def assemble(
         "test_loss": scores["test_loss"],
         "ranks": outcome.ranks,
         "trainable_parameters": outcome.trainable_parameters,
-        "adapter_parameters": exported.parameters,
-        "head_parameters": exported.head_parameters,
+        "adapter_parameters": saved.parameters,
+        "head_parameters": saved.head_parameters,
         "data": {**outcome.split, **test_sizes(job.task)},
         "test_source": job.task.test_source,
         "labels": job.task.label_names,
@@ -66,11 +66,21 @@ def assemble(
             "steps": {name: s["steps"] for name, s in stages.items()},
             "precision": next(iter(stages.values()))["precision"],
         },
+        "examples_seen": examples_seen(stages, job.settings),
+        "update": scores["update"],
         "seconds": {name: s["seconds"] for name, s in stages.items()},
         "peak_memory_mib": round(_peak_memory_mib(), 1),
-        "adapter_dir": str(exported.adapter),
+        "adapter_dir": str(saved.folder),
         "versions": {"python": platform.python_version(), **_versions()},
     }
+
+
+def examples_seen(stages: dict[str, dict[str, Any]], settings: TrainSettings) -> dict[str, int]:
+    """Training examples that the levels were shown, over all stages, repetitions counted."""
+    step = settings.batch_size * settings.gradient_accumulation
+    lower = sum(s["steps"] * (s["T1"] or 1) for s in stages.values())
+    upper = sum(s["steps"] * s["T2"] for s in stages.values() if s["T2"] is not None)
+    return {"lower": lower * step, "upper": upper * step}
 
 
 def test_sizes(task: TaskData) -> dict[str, int]:

@@ -7,13 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peft import PeftModel
-
 from bilevel import BilevelEngine, BilevelEngineConfig, BilevelProblem, Callback
 from bilevel.callbacks import CheckpointEvery, MetricsWriter, NonFiniteGuard, ProgressBar
 from bilevel.errors import UserError
-from bilevel.lowrank import Gates
-from experiments.watching import Evaluation, GateLog, HypergradientCheck
+from experiments.watching import Evaluation, HypergradientCheck, ValueLog
+from problems.base import ComponentValues, Watch
 
 if TYPE_CHECKING:
     from experiments.job import FineTuningJob
@@ -40,10 +38,11 @@ class Stage:
         problems: Sequence[BilevelProblem],
         dependencies: dict[str, dict[Any, list[Any]]],
         steps: int,
-        model: PeftModel,
+        model: Any,
         *,
         validation: Sequence[dict[str, Any]] = (),
-        gates: Gates | None = None,
+        gates: ComponentValues | None = None,
+        watch: Watch | None = None,
         roll_back: bool = False,
     ) -> dict[str, float]:
         """Train for ``steps`` global steps and return the evaluation at the end.
@@ -53,7 +52,8 @@ class Stage:
             steps: global steps.
             model: what is evaluated.
             validation: the upper level's examples; none for a single level.
-            gates: selection variables to record over time.
+            gates: selection variables, singular values or gates to record over time.
+            watch: other numbers to record over time.
             roll_back: take the last lower step again after an upper step.
         """
         options = self.job.plan.engine
@@ -67,7 +67,11 @@ class Stage:
             problems,
             config=self._config(steps, lower, bool(validation), roll_back),
             dependencies=dependencies,
-            callbacks=self._callbacks(writer, evaluation, gates, bool(levels), steps),
+            callbacks=[
+                *self._before(writer, evaluation),
+                *([ValueLog(gates, watch, writer, steps)] if gates or watch else []),
+                *self._after(writer, bool(levels)),
+            ],
             validation=evaluation,
         )
         self._resume(engine)
@@ -113,23 +117,14 @@ class Stage:
         config = lower.config
         return max(1, round(epochs * batches / config.gradient_accumulation / config.unroll_steps))
 
-    def _callbacks(
-        self,
-        writer: MetricsWriter,
-        evaluation: Evaluation,
-        gates: Gates | None,
-        two_levels: bool,
-        steps: int,
-    ) -> list[Callback]:
+    def _before(self, writer: MetricsWriter, evaluation: Evaluation) -> list[Callback]:
+        guard = NonFiniteGuard(checkpointer=self.job.checkpointer)
+        return [guard, writer, ProgressBar(self.name), evaluation]
+
+    def _after(self, writer: MetricsWriter, two_levels: bool) -> list[Callback]:
+        """The hypergradient's check, and checkpoints last: they include what others wrote."""
         options = self.job.plan.engine
-        callbacks: list[Callback] = [
-            NonFiniteGuard(checkpointer=self.job.checkpointer),
-            writer,
-            ProgressBar(self.name),
-            evaluation,
-        ]
-        if gates is not None:
-            callbacks.append(GateLog(gates, writer, steps))
+        callbacks: list[Callback] = []
         if two_levels and options["check_hypergradient_every"]:
             callbacks.append(
                 HypergradientCheck(

@@ -9,24 +9,23 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import PeftModel
 
 from bilevel import BilevelEngine, BilevelProblem, Callback, Hypergradient
 from bilevel import precision as precisions
 from bilevel.callbacks import MetricsWriter
 from bilevel.hypergradient import check
-from bilevel.lowrank import Gates
 from experiments.scoring import mean_loss, outputs, score, some
+from problems.base import ComponentValues, Watch
 
 if TYPE_CHECKING:
     from experiments.job import FineTuningJob
 
-__all__ = ["Evaluation", "GateLog", "HypergradientCheck"]
+__all__ = ["Evaluation", "HypergradientCheck", "ValueLog"]
 
 log = logging.getLogger(__name__)
 
-# Records of gate values in a stage: enough for a smooth line, whatever the number of steps.
-GATE_RECORDS = 100
+# Records of values in a stage: enough for a smooth line, whatever the number of steps.
+RECORDS = 100
 
 
 class Evaluation(Callback):
@@ -45,7 +44,7 @@ class Evaluation(Callback):
     def __init__(
         self,
         job: FineTuningJob,
-        model: PeftModel,
+        model: torch.nn.Module,
         lower: BilevelProblem,
         validation: Sequence[dict[str, Any]],
     ) -> None:
@@ -109,22 +108,32 @@ class Evaluation(Callback):
         return stats
 
 
-class GateLog(Callback):
-    """Writes the gate values to metrics.jsonl now and then: ``{"kind": "gates", "gates": ...}``.
+class ValueLog(Callback):
+    """Writes what a method wants seen to metrics.jsonl now and then.
+
+    Lines of kind ``gates``, ``{"gates": {layer: [k numbers]}}``, and ``watch``, ``{NAME: number}``.
 
     Args:
-        gates: whose values.
+        gates: values of components, or None.
+        watch: other numbers, or None.
         writer: of metrics.jsonl, an earlier callback.
         steps: of the stage.
     """
 
-    def __init__(self, gates: Gates, writer: MetricsWriter, steps: int) -> None:
+    def __init__(
+        self,
+        gates: ComponentValues | None,
+        watch: Watch | None,
+        writer: MetricsWriter,
+        steps: int,
+    ) -> None:
         self.gates = gates
+        self.watch = watch
         self.writer = writer
-        self.every = math.ceil(steps / GATE_RECORDS)
+        self.every = math.ceil(steps / RECORDS)
 
     def on_start(self, engine: BilevelEngine) -> None:
-        """Write where the gates start."""
+        """Write where the values start."""
         if engine.global_step == 0:
             self._write(engine)
 
@@ -136,12 +145,16 @@ class GateLog(Callback):
 
     @torch.no_grad()
     def _write(self, engine: BilevelEngine) -> None:
-        rows = self.gates.values().detach().float().cpu().tolist()
-        values = {
-            name: [round(value, 6) for value in row]
-            for name, row in zip(self.gates.names, rows, strict=True)
-        }
-        self.writer.write("gates", engine.global_step, {"gates": values})
+        if self.gates is not None:
+            rows = self.gates.values().detach().float().cpu().tolist()
+            values = {
+                name: [round(value, 6) for value in row]
+                for name, row in zip(self.gates.names, rows, strict=True)
+            }
+            self.writer.write("gates", engine.global_step, {"gates": values})
+        if self.watch is not None:
+            numbers = {name: float(value) for name, value in self.watch().items()}
+            self.writer.write("watch", engine.global_step, numbers)
 
 
 class HypergradientCheck(Callback):

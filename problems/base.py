@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -18,12 +18,10 @@ from transformers import PreTrainedModel
 
 from bilevel import BilevelProblem, Hypergradient, LowerProblem, ProblemConfig, ResumableLoader
 from bilevel.errors import UserError
-from bilevel.lowrank import Gates
-from problems.optimizers import (
-    check_range,
-)
+from problems.optimizers import check_range
 
 __all__ = [
+    "ComponentValues",
     "FineTuning",
     "Job",
     "Method",
@@ -39,7 +37,8 @@ __all__ = [
 
 T = TypeVar("T")
 
-# Of transformers' schedules those that need nothing but the number of steps.
+# What a method may want drawn over the steps: name -> number, read about a hundred times a stage.
+Watch = Callable[[], Mapping[str, "float | Tensor"]]
 
 
 @dataclass(frozen=True)
@@ -51,12 +50,14 @@ class TrainData:
         collate: makes a padded batch of tensors out of examples.
         labels: classes to stratify splits by; None for regression.
         lengths: tokens of each example, for grouping by length.
+        validation: the task's own validation split where it has one besides its test set.
     """
 
     examples: Sequence[dict[str, Any]]
     collate: Callable[[list[dict[str, Any]]], dict[str, Tensor]]
     labels: Sequence[int] | None
     lengths: Sequence[int]
+    validation: Sequence[dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -88,19 +89,38 @@ class TrainSettings:
 class Outcome:
     """What a method leaves behind.
 
+    How it is saved follows from the model: plain LoRA as two PEFT adapters of one update, any other
+    PEFT model as PEFT saves it, a plain transformers model as transformers does.
+
     Attributes:
-        model: the fine-tuned model with its adapter.
+        model: the fine-tuned model, a ``PeftModel`` or a plain transformers model.
         ranks: rank of every adapted module, by its name in the base model; None without ranks.
         trainable_parameters: trained at once, over all levels, at the most.
         validation_loss: of the upper level's data at the end of its last stage; None without one.
         split: examples in the parts of the training data.
+        keep: layer -> boolean mask (r,) of the components that are saved (plain LoRA only); None
+            keeps all that are not exactly zero.
     """
 
-    model: PeftModel
+    model: Any
     ranks: dict[str, int] | None
     trainable_parameters: int
     validation_loss: float | None = None
     split: dict[str, int] = field(default_factory=dict)
+    keep: dict[str, Tensor] | None = None
+
+
+class ComponentValues(Protocol):
+    """One number for each component of each layer, to be drawn over the steps.
+
+    Attributes:
+        names: the n layers.
+    """
+
+    names: list[str]
+
+    def values(self) -> Tensor:
+        """The numbers now, (n, k)."""
 
 
 class StageRunner(Protocol):
@@ -111,16 +131,18 @@ class StageRunner(Protocol):
         problems: Sequence[BilevelProblem],
         dependencies: dict[str, dict[Any, list[Any]]],
         steps: int,
-        model: PeftModel,
+        model: Any,
         *,
         validation: Sequence[dict[str, Any]] = (),
-        gates: Gates | None = None,
+        gates: ComponentValues | None = None,
+        watch: Watch | None = None,
         roll_back: bool = False,
     ) -> dict[str, float]:
         """Train for ``steps`` global steps; evaluate ``model`` now and then and at the end.
 
         ``validation`` are the upper level's examples (their loss is reported as
-        ``validation_loss``), ``gates`` are logged over time. Returns the last evaluation.
+        ``validation_loss``), ``gates`` and ``watch`` are logged over time. Returns the last
+        evaluation.
         """
 
 
@@ -146,9 +168,16 @@ class Job(Protocol):
 
 
 class Method(ABC):
-    """A fine-tuning method; subclasses are dataclasses of their settings."""
+    """A fine-tuning method; subclasses are dataclasses of their settings.
+
+    Attributes:
+        name: the method's name.
+        targets: where its adapters go ("qv", "all") unless ``train.target_modules`` says otherwise;
+            None for "qv".
+    """
 
     name: ClassVar[str] = ""
+    targets: ClassVar[str | None] = None
 
     def check_size(self, examples: int, batch_size: int) -> None:
         """Refuse a training set that is too small, before a model is loaded.

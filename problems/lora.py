@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from bilevel.data import split as split_indices
 from bilevel.lowrank.layers import lora_layers
 from problems.base import (
     FineTuning,
@@ -27,7 +28,7 @@ from problems.base import (
     total_steps,
     trainable,
 )
-from problems.optimizers import OptimizerSettings, optimizer_and_scheduler
+from problems.optimizers import OptimizerSettings, check_range, optimizer_and_scheduler
 
 __all__ = ["LoRA", "train_lora"]
 
@@ -40,6 +41,9 @@ class LoRA(Method):
         rank: r of every layer.
         lora_alpha: alpha; the update is scaled by alpha / r.
         lora_dropout: dropout on the input of the low-rank branch.
+        targets: where adapters go ("qv", "all") unless train.target_modules says otherwise.
+        hold_out: share of the training data kept out of the training and reported as
+            ``validation_loss``, for choosing a rank without the test set.
         optimizer: of the factors and the head.
     """
 
@@ -47,12 +51,15 @@ class LoRA(Method):
     rank: int = 8
     lora_alpha: float = 16.0
     lora_dropout: float = 0.0
+    targets: str | None = None  # type: ignore[misc]
+    hold_out: float = 0.0
     optimizer: OptimizerSettings = field(
         default_factory=lambda: OptimizerSettings(lr=None, weight_decay=0.1)
     )
 
     def __post_init__(self) -> None:
         check_lora(self.rank, self.lora_dropout)
+        check_range("hold_out", self.hold_out, 0 <= self.hold_out < 1, "in [0, 1)")
 
     def run(self, job: Job) -> Outcome:
         """One stage, one problem."""
@@ -63,7 +70,9 @@ class LoRA(Method):
         }
         return job.stage(
             "train",
-            lambda stage: train_lora(job, stage, options, self.optimizer, job.settings.epochs),
+            lambda stage: train_lora(
+                job, stage, options, self.optimizer, job.settings.epochs, hold_out=self.hold_out
+            ),
             last=True,
         )
 
@@ -75,10 +84,16 @@ def train_lora(
     optimizer: OptimizerSettings,
     epochs: float,
     default_lr: float = 5e-4,
+    hold_out: float = 0.0,
 ) -> Outcome:
-    """Train LoRA with the given ``LoraConfig`` options on all of the job's training data."""
+    """Train LoRA with the given ``LoraConfig`` options on the training data but ``hold_out``."""
+    data = job.data
+    train: list[int] = list(range(len(data.examples)))
+    held_out: list[int] = []
+    if hold_out:
+        train, held_out = split_indices(len(train), 1 - hold_out, job.seed, data.labels)
     model = add_lora(job, job.build_model(), **lora_options)
-    batches = loader(job)
+    batches = loader(job, train)
     steps = total_steps(job, batches, epochs)
     parameters = trainable(model)
     lr = job.settings.lr if job.settings.lr is not None else default_lr
@@ -91,11 +106,18 @@ def train_lora(
         scheduler=schedule,
         train_data_loader=batches,
     )
-    stage.run([problem], {"u2l": {}, "l2u": {}}, steps, model)
+    stats = stage.run(
+        [problem],
+        {"u2l": {}, "l2u": {}},
+        steps,
+        model,
+        validation=[data.examples[i] for i in held_out],
+    )
     ranks = {name: int(layer.r["default"]) for name, layer in lora_layers(model).items()}
     return Outcome(
         model=model,
         ranks=ranks,
         trainable_parameters=count(parameters),
-        split={"train": len(job.data.examples)},
+        validation_loss=stats.get("validation_loss"),
+        split={"train": len(train), **({"validation": len(held_out)} if held_out else {})},
     )

@@ -5,6 +5,7 @@ from bilevel.lowrank.gates import GatedLayer, Gates, attach_gates, fold_gates, g
 from bilevel.lowrank.layers import component_costs, lora_layers, lora_pattern, lora_scales
 from bilevel.lowrank.merge import merge
 from bilevel.lowrank.ranks import RULES
+from bilevel.lowrank.rebuild import plain_lora
 from bilevel.lowrank.regularizers import density, entropy, expected_l0, orthogonality
 
 __all__ = [
@@ -25,4 +26,5 @@ __all__ = [
     "lora_scales",
     "merge",
     "orthogonality",
+    "plain_lora",
 ]

@@ -28,7 +28,7 @@ POINTS: dict[str, tuple[str, str | None, str, int, bool]] = {
     "between the stages": ("experiments.journal", "Journal", "finish", 1, True),
     "in the retraining, early": ("bilevel.engine", "BilevelEngine", "train_step", 14, True),
     "in the retraining, late": ("bilevel.engine", "BilevelEngine", "train_step", 27, True),
-    "before the export": ("experiments.job", None, "export_adapter", 1, False),
+    "before the export": ("experiments.artifacts", None, "save", 1, False),
     "before the result": ("experiments.result", None, "write", 1, False),
 }
 

@@ -70,7 +70,16 @@ class SmallJob:
         return body(self)
 
     def run(
-        self, problems, dependencies, steps, model, *, validation=(), gates=None, roll_back=False
+        self,
+        problems,
+        dependencies,
+        steps,
+        model,
+        *,
+        validation=(),
+        gates=None,
+        watch=None,
+        roll_back=False,
     ):
         config = BilevelEngineConfig(train_iters=steps, strategy="cpu", roll_back=roll_back)
         before = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -83,6 +92,7 @@ class SmallJob:
                 "model": model,
                 "validation": list(validation),
                 "gates": gates,
+                "watch": watch,
                 "before": before,
             }
         )

@@ -1,0 +1,129 @@
+"""A fine-tuned model on the disk: which form it takes, and reading it back.
+
+| what was trained | folders | read by |
+|---|---|---|
+| plain LoRA, gates or not | ``adapter``, ``adapter_compact`` | stock PEFT |
+| another PEFT method (DoRA, IA3, prompts, ...) | ``adapter`` | stock PEFT |
+| weights of the model itself | ``model`` | stock transformers |
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors
+import torch
+from peft import LoraConfig, PeftModel
+from transformers import PreTrainedModel
+
+from bilevel.errors import UserError
+from bilevel.lowrank import export_adapter
+from problems.base import Outcome
+
+__all__ = ["ADAPTER", "MODEL", "Saved", "load", "save"]
+
+ADAPTER = "adapter"
+MODEL = "model"
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What was written.
+
+    Attributes:
+        folder: the one to load from.
+        parameters: saved, without heads; of LoRA in the compact layout. Those of the whole model
+            when it is saved as a whole.
+        head_parameters: of heads saved beside an adapter.
+        ranks: layer -> rank as saved; None without ranks.
+    """
+
+    folder: Path
+    parameters: int
+    head_parameters: int
+    ranks: dict[str, int] | None = None
+
+
+def save(outcome: Outcome, folder: Path) -> Saved:
+    """Write the fine-tuned model below ``folder``.
+
+    Raises:
+        UserError: the disk is full, or the adapter cannot be written as plain LoRA.
+    """
+    model = outcome.model
+    if isinstance(model, PeftModel) and _is_plain_lora(model):
+        report = export_adapter(model, folder, keep=outcome.keep)
+        return Saved(report.adapter, report.parameters, report.head_parameters, report.ranks)
+    if outcome.keep is not None:
+        raise TypeError("only the components of plain LoRA can be kept or cut")
+    whole = isinstance(model, PreTrainedModel)
+    out = folder / (MODEL if whole else ADAPTER)
+    with _told_when_full(out):
+        if isinstance(model, PeftModel):
+            # "auto" may look for the base model on the hub.
+            model.save_pretrained(str(out), save_embedding_layers=False)
+        else:
+            model.save_pretrained(str(out))
+    heads = () if whole else _heads(model)
+    sizes = {False: 0, True: 0}
+    for name, size in _sizes(out).items():
+        sizes[any(f"{head}." in name for head in heads)] += size
+    return Saved(out, sizes[False], sizes[True])
+
+
+def load(folder: Path, base: PreTrainedModel) -> torch.nn.Module:
+    """Read a saved model back as its users would; ``base`` is the pretrained one, with any head.
+
+    Raises:
+        UserError: the folder holds no adapter and no model, or one that does not fit ``base``.
+    """
+    try:
+        if (folder / "adapter_config.json").is_file():
+            return PeftModel.from_pretrained(base, str(folder))
+        if (folder / "config.json").is_file():
+            return type(base).from_pretrained(str(folder), dtype=torch.float32)
+    except RuntimeError as error:  # the head's shape differs
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise UserError(f"what is in {folder} does not fit the model: {reason}") from error
+    raise UserError(f"{folder} holds no adapter (adapter_config.json) and no model (config.json)")
+
+
+def _is_plain_lora(model: PeftModel) -> bool:
+    config = model.peft_config["default"]
+    return type(config) is LoraConfig and not config.use_dora
+
+
+def _heads(model: PeftModel) -> list[str]:
+    """Names of the modules that are saved in full beside an adapter."""
+    return list(getattr(model.peft_config["default"], "modules_to_save", None) or ())
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Elements of each tensor in a folder's safetensors files."""
+    found = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safetensors.safe_open(str(path), "pt") as file:
+            for name in file.keys():  # noqa: SIM118 (no mapping)
+                size = 1
+                for length in file.get_slice(name).get_shape():
+                    size *= length
+                found[name] = size
+    return found
+
+
+@contextmanager
+def _told_when_full(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(f"no space left on the disk while writing to {folder}") from error
+    except safetensors.SafetensorError as error:
+        if "No space left" not in str(error) and "os error 28" not in str(error):
+            raise
+        raise UserError(f"no space left on the disk while writing to {folder}") from error
