@@ -23,6 +23,7 @@ from bilevel import BilevelEngine, BilevelEngineConfig, BilevelProblem, Hypergra
 from bilevel.errors import UserError
 from bilevel.hypergradient import (
     Alignment,
+    BettyDarts,
     CheckResult,
     ConjugateGradient,
     FiniteDifference,
@@ -46,6 +47,7 @@ ESTIMATORS: tuple[Hypergradient, ...] = (
     FiniteDifference(difference="forward"),
     FiniteDifference(difference="central", scale="inner_lr"),
     FiniteDifference(difference="central", point="after"),
+    BettyDarts(),
     Sama(),
     Neumann(),
     ConjugateGradient(),

@@ -4,6 +4,7 @@ from bilevel.hypergradient.alignment import Alignment as Alignment
 from bilevel.hypergradient.base import Hypergradient as Hypergradient
 from bilevel.hypergradient.base import estimator_of as estimator_of
 from bilevel.hypergradient.base import register as register
+from bilevel.hypergradient.betty_darts import BettyDarts as BettyDarts
 from bilevel.hypergradient.cg import ConjugateGradient as ConjugateGradient
 from bilevel.hypergradient.check import CheckResult as CheckResult
 from bilevel.hypergradient.check import check as check

@@ -37,7 +37,8 @@ def test_each_group_has_options() -> None:
     assert all(options(group) for group in GROUPS)
     assert {"autolora", "lora"} <= set(options("method"))
     assert set(options("hypergradient")) == {
-        *("none", "finite_difference", "unrolled", "neumann", "cg", "sama", "alignment")
+        *("none", "finite_difference", "unrolled", "neumann", "cg", "sama", "alignment"),
+        "betty_darts",
     }
 
 

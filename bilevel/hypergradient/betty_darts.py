@@ -1,0 +1,41 @@
+"""Betty's own ``darts``, fresh dropout masks in each pass and all: what the papers' code ran."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from betty.hypergradient.darts import darts
+from torch import Tensor
+
+from bilevel.hypergradient.base import Hypergradient, register
+from bilevel.recording import Needs
+
+if TYPE_CHECKING:
+    from bilevel.problem import BilevelProblem
+
+__all__ = ["BettyDarts"]
+
+
+@register
+@dataclass(frozen=True)
+class BettyDarts(Hypergradient):
+    """The stock routine, for comparison: under dropout it mostly returns noise.
+
+    A central difference of the last lower batch's gradient, at the weights after the step moved by
+    +- 0.01 v / |v|, where the two passes draw dropout masks of their own. Use
+    ``finite_difference``, the same without that noise, for anything else.
+    """
+
+    name: ClassVar[str] = "betty_darts"
+
+    def needs(self, lower: BilevelProblem) -> Needs:
+        """Nothing: it reads the problem's latest batch."""
+        return Needs(depth=0)
+
+    def implicit_term(
+        self, vector: Sequence[Tensor], lower: BilevelProblem, upper: BilevelProblem
+    ) -> list[Tensor]:
+        """Betty's approximation of -(d2 L1 / dE dV) v."""
+        return list(darts(list(vector), lower, upper, False))
