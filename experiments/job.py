@@ -133,7 +133,6 @@ def execute(plan: Plan, folder: Path) -> dict[str, Any]:
         if plan.figures:
             figures.draw(folder, values)
         result.write(folder, values)
-        print(result.summary(values, folder))
         return values
 
 

@@ -63,14 +63,15 @@ def _hydra_main(config: DictConfig) -> float:
 
 def job(config: DictConfig) -> float:
     """One run, in Hydra's output folder; returns the primary metric (for sweepers that search)."""
-    from experiments.plan import Plan  # after --help and the like, which need no torch
+    from experiments import result  # after --help and the like, which need no torch
+    from experiments.plan import Plan
 
     hydra_config = HydraConfig.get()
     user_modules(hydra_config.runtime.config_sources)
     folder = Path(hydra_config.runtime.output_dir)
     try:
         with resources_as_sentences(folder):
-            result = Plan.of(config, hydra_config).execute(folder)
+            values = Plan.of(config, hydra_config).execute(folder)
     except USER_ERRORS as error:
         log.debug("stopped by", exc_info=error)
         if hydra_config.mode == RunMode.MULTIRUN:
@@ -80,7 +81,8 @@ def job(config: DictConfig) -> float:
         logging.getLogger().handlers = _files_only()
         log.error("error: %s", sentence(error))
         fail(error)
-    return float(result["metrics"][result["primary_metric"]])
+    print(result.summary(values, folder))
+    return float(values["metrics"][values["primary_metric"]])
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from experiments import result
 from experiments.command import compose_config, one_sentence
 from experiments.plan import Plan
 
@@ -23,7 +24,9 @@ EPOCHS = 25
 def run(method: list[str], overrides: list[str], folder: Path) -> dict[str, Any]:
     """One run of ``python -m experiments.run``, in this process."""
     words = [*method, "task=demo", f"train.epochs={EPOCHS}", *overrides]
-    return Plan.of(compose_config(words)).execute(folder)
+    values = Plan.of(compose_config(words)).execute(folder)
+    print(result.summary(values, folder))
+    return values
 
 
 def rank_table(ranks: dict[str, int]) -> str:

@@ -1,0 +1,216 @@
+"""The whole tool from a script or a notebook: no Hydra, no files.
+
+from experiments.api import finetune, search_ranks
+
+run = finetune(model, tokenizer, {"train": train, "test": test}, AutoLoRA())
+run.model, run.lora_config, run.result
+
+config = search_ranks(model, tokenizer, train)      # a LoraConfig for your own trainer
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import importlib.resources
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from peft import LoraConfig, PeftConfig
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from bilevel.errors import UserError
+from bilevel.hypergradient import FiniteDifference, Hypergradient
+from experiments import artifacts
+from experiments.errors import listed, nearest
+from experiments.given import GivenModel, GivenTask
+from experiments.job import FineTuningJob, execute
+from experiments.plan import Plan
+from problems.autolora import AutoLoRA
+from problems.base import Method, TrainSettings
+
+__all__ = ["FineTuned", "finetune", "search_ranks"]
+
+Rows = Iterable[Mapping[str, Any]]
+DEFAULT_METHOD = AutoLoRA()
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """What :func:`finetune` returns.
+
+    Attributes:
+        model: as stock PEFT (or transformers) reads it from the disk, in evaluation mode, fp32.
+        lora_config: the adapter's configuration, true ranks in ``rank_pattern``; of another class
+            for methods that are no LoRA; None where there is no adapter.
+        result: what result.json of a run says (docs/results.md).
+    """
+
+    model: torch.nn.Module
+    lora_config: PeftConfig | None
+    result: dict[str, Any] = field(repr=False)
+
+
+def finetune(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    data: Mapping[str, Rows],
+    method: Method = DEFAULT_METHOD,
+    *,
+    hypergradient: Hypergradient | None = None,
+    target_modules: str | Sequence[str] | None = None,
+    head: Sequence[str] | None = None,
+    metrics: Sequence[str] | None = None,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    resume: bool = False,
+    engine: Mapping[str, Any] | None = None,
+    **train: Any,
+) -> FineTuned:
+    """Fine-tune a model by any method.
+
+    Args:
+        model: a transformers model with a sequence-classification head; it stays as it is (stages
+            work on copies).
+        tokenizer: pads the batches.
+        data: ``train`` and ``test`` (or ``validation``, which then serves as the test set): rows
+            with ``input_ids`` and ``labels`` (or ``label``), a ``datasets.DatasetDict`` for one.
+            D_val of a bilevel method is a part of ``train``.
+        method: an instance of a class in ``problems``.
+        hypergradient: of a bilevel method; ``FiniteDifference()`` unless given.
+        target_modules: "qv", "all" or names; None for the method's own.
+        head: modules trained in full beside the adapter; None for all outside the backbone.
+        metrics: names in ``experiments.metrics.METRICS``; None for the usual of the kind of task.
+        seed: decides splits, order, dropout and new weights.
+        folder: of the run, as ``python -m experiments.run`` leaves it; None leaves nothing behind.
+        resume: continue the interrupted run in ``folder``.
+        engine: options of ``conf/engine/default.yaml`` to change, ``{"precision": "bf16"}``.
+        **train: ``epochs``, ``batch_size``, ``lr`` ...: see ``problems.base.TrainSettings``.
+
+    Raises:
+        UserError: anything that is wrong with what is given.
+    """
+    if not {"test", "validation"} & data.keys():
+        raise UserError("finetune needs data['test'] (or 'validation') to score the result on")
+    plan = _plan(
+        GivenModel(name=_name(model), model=model, tokenizer=tokenizer, head=head),
+        _task(model, data, metrics),
+        method,
+        hypergradient,
+        target_modules,
+        seed,
+        engine,
+        train,
+    )
+    plan = dataclasses.replace(plan, resume=resume, figures=folder is not None)
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(scratch if folder is None else folder)
+        result = execute(plan, place)
+        saved = place / Path(result["adapter_dir"]).name
+        compact = place / "adapter_compact"
+        tuned = artifacts.load(compact if compact.is_dir() else saved, copy.deepcopy(model))
+    if folder is None:
+        result["adapter_dir"] = None
+    config = getattr(tuned, "peft_config", {}).get("default")
+    return FineTuned(tuned.eval(), config, result)
+
+
+def search_ranks(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    train: Rows,
+    method: AutoLoRA = DEFAULT_METHOD,
+    *,
+    hypergradient: Hypergradient | None = None,
+    target_modules: str | Sequence[str] | None = None,
+    head: Sequence[str] | None = None,
+    seed: int = 0,
+    engine: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> LoraConfig:
+    """Only search ranks (AutoLoRA's first stage): a ``LoraConfig`` to train with elsewhere.
+
+    Arguments as :func:`finetune`'s. Pass the result to ``peft.get_peft_model`` on a fresh model.
+    """
+    plan = _plan(
+        GivenModel(name=_name(model), model=model, tokenizer=tokenizer, head=head),
+        _task(model, {"train": train}),
+        method,
+        hypergradient,
+        target_modules,
+        seed,
+        engine,
+        settings,
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        job = FineTuningJob(plan, Path(scratch))
+        found = job.stage("search", lambda stage: method.search(job, stage))
+    heads = job.head_modules
+    return LoraConfig(
+        task_type="SEQ_CLS" if heads else None,
+        modules_to_save=list(heads) or None,
+        **method.lora_options(found["ranks"], job),
+    )
+
+
+def _task(
+    model: PreTrainedModel, data: Mapping[str, Rows], metrics: Sequence[str] | None = None
+) -> GivenTask:
+    names = {int(number): str(name) for number, name in (model.config.id2label or {}).items()}
+    return GivenTask(data, int(model.config.num_labels or 0), names, metrics)
+
+
+def _plan(
+    model: GivenModel,
+    task: GivenTask,
+    method: Method,
+    hypergradient: Hypergradient | None,
+    targets: str | Sequence[str] | None,
+    seed: int,
+    engine: Mapping[str, Any] | None,
+    train: Mapping[str, Any],
+) -> Plan:
+    options = _engine_options(engine or {})
+    allowed = [f.name for f in dataclasses.fields(TrainSettings) if f.name != "precision"]
+    for name in train:
+        if name not in allowed:
+            raise UserError(
+                f"unknown setting {name!r}: allowed are {listed(allowed)}{nearest(name, allowed)}"
+            )
+    targets = targets if isinstance(targets, str | None) else list(targets)
+    return Plan(
+        seed=seed,
+        method=method,
+        task=task,
+        model=model,
+        hypergradient=hypergradient or FiniteDifference(),
+        settings=TrainSettings(precision=options["precision"], **train),
+        targets=targets or method.targets or "qv",
+        engine=options,
+        resume=False,
+        figures=False,
+        names={"method": method.name, "task": "given", "model": model.name},
+        config={"method": repr(method), "train": repr(train), "engine": repr(options)},
+    )
+
+
+def _engine_options(changes: Mapping[str, Any]) -> dict[str, Any]:
+    text = importlib.resources.files("conf").joinpath("engine/default.yaml").read_text("utf-8")
+    options = OmegaConf.to_container(OmegaConf.create(text))
+    assert isinstance(options, dict)
+    known = {str(key): value for key, value in options.items()}
+    for name in changes:
+        if name not in known:
+            raise UserError(
+                f"unknown engine option {name!r}: allowed are {listed(known)}{nearest(name, known)}"
+            )
+    return {**known, **changes}
+
+
+def _name(model: PreTrainedModel) -> str:
+    return model.name_or_path or type(model).__name__

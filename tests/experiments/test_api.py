@@ -1,0 +1,101 @@
+"""The tool without Hydra: what README and docs/python.md say, on a tiny model."""
+
+import pytest
+import torch
+from datasets import Dataset, DatasetDict
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForSequenceClassification
+
+from bilevel.errors import UserError
+from experiments.api import finetune, search_ranks
+from experiments.command import compose_config
+from experiments.plan import Plan
+from problems import AutoLoRA, LoRA
+
+SMALL = {"max_steps": 3, "batch_size": 8}
+
+
+@pytest.fixture(scope="module")
+def given():
+    plan = Plan.of(compose_config(["task=demo", "task.max_train=40", "task.max_test=24"]))
+    task = plan.task.load()
+    loaded = plan.model.load(2, "classification", 0)
+    rows = {
+        "train": task.tokenise(loaded.tokenizer, task.train),
+        "test": task.tokenise(loaded.tokenizer, task.tests["test"]),
+    }
+    return loaded.model, loaded.tokenizer, rows
+
+
+def test_a_tuned_model_its_config_and_the_result(given):
+    model, tokenizer, rows = given
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    data = DatasetDict({name: Dataset.from_list(part) for name, part in rows.items()})
+    run = finetune(model, tokenizer, data, AutoLoRA(rank=4), **SMALL)
+
+    assert isinstance(run.model, PeftModel)
+    assert isinstance(run.lora_config, LoraConfig)
+    ranks = run.result["ranks"]
+    assert max(ranks.values()) == run.lora_config.r
+    uneven = {f"^{name}": rank for name, rank in ranks.items() if rank != run.lora_config.r}
+    assert run.lora_config.rank_pattern == uneven
+    assert run.result["data"] == {"train": 20, "validation": 20, "test": 24}
+    # the model is the one that was scored
+    batch = tokenizer.pad([{k: row[k] for k in row} for row in rows["test"]], return_tensors="pt")
+    with torch.no_grad():
+        found = run.model(**{k: v for k, v in batch.items() if k != "labels"}).logits
+    accuracy = (found.argmax(1) == batch["labels"]).double().mean().item()
+    assert accuracy == pytest.approx(run.result["metrics"]["accuracy"])
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+def test_a_folder_keeps_the_run(given, tmp_path):
+    model, tokenizer, rows = given
+    run = finetune(model, tokenizer, rows, LoRA(rank=2), folder=tmp_path / "run", **SMALL)
+    assert (tmp_path / "run" / "result.json").is_file()
+    assert (tmp_path / "run" / "figures" / "losses.png").is_file()
+    again = PeftModel.from_pretrained(
+        AutoModelForSequenceClassification.from_pretrained(model.name_or_path),
+        str(tmp_path / "run" / "adapter"),
+    )
+    assert again.peft_config["default"].r == 2
+    with pytest.raises(UserError, match="holds a run already"):
+        finetune(model, tokenizer, rows, LoRA(rank=2), folder=tmp_path / "run", **SMALL)
+    same = finetune(
+        model, tokenizer, rows, LoRA(rank=2), folder=tmp_path / "run", resume=True, **SMALL
+    )
+    assert same.result == run.result
+
+
+def test_searched_ranks_make_a_model_elsewhere(given):
+    model, tokenizer, rows = given
+    config = search_ranks(model, tokenizer, rows["train"], AutoLoRA(rank=4), **SMALL)
+    assert isinstance(config, LoraConfig)
+    assert config.modules_to_save == ["classifier"]
+    fresh = AutoModelForSequenceClassification.from_pretrained(model.name_or_path)
+    found = get_peft_model(fresh, config)
+    sizes = {m.r["default"] for m in found.modules() if hasattr(m, "lora_A")}
+    assert sizes <= {1, 2, 3, 4}
+    assert set(config.rank_pattern.values()) | {config.r} == sizes
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"train": []}, r"data\['train'\] is empty"),
+        ({"train": [{"input_ids": [2, 3]}]}, "row 0 of train has no 'label'"),
+        ({"train": [{"label": 0}]}, "row 0 of train has no 'input_ids'"),
+        ({"train": [{"input_ids": [2], "label": 2}]}, "must be a whole number from 0 to 1"),
+        ({"test": None}, "finetune needs data"),
+        ({"epoch": 3}, "unknown setting 'epoch'.*epochs"),
+        ({"engine": {"precison": "bf16"}}, "unknown engine option 'precison'"),
+        ({"metrics": ["accuracy", "f2"]}, "unknown metric 'f2'; allowed: "),
+    ],
+)
+def test_wrong_input_is_one_sentence(given, change, words):
+    model, tokenizer, rows = given
+    data = {**rows, **{k: v for k, v in change.items() if k in ("train", "test")}}
+    data = {k: v for k, v in data.items() if v is not None}
+    others = {k: v for k, v in change.items() if k not in ("train", "test")}
+    with pytest.raises(UserError, match=words):
+        finetune(model, tokenizer, data, LoRA(), **{**SMALL, **others})
