@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from bilevel.errors import UserError
 from experiments import result
 from experiments.command import one_sentence
+from experiments.grid import searched
 from experiments.journal import write_atomically
 
 __all__ = ["Report", "failures", "report", "rows"]
@@ -60,6 +61,7 @@ def report(folders: Sequence[Path], out: Path) -> str:
     finished, _ = _collect(folders)
     if not finished:
         raise UserError(f"no finished run (result.json) in {', '.join(map(str, folders))}")
+    finished += searched(finished)
     table = rows(finished)
     out.mkdir(parents=True, exist_ok=True)
     _write_csv(table, out / "summary.csv")
@@ -110,7 +112,9 @@ def _measures(r: Mapping[str, Any]) -> dict[str, float | None]:
         "test_loss": r["test_loss"],
         "gap": r["test_loss"] - r["train_loss"],
         "mean_rank": statistics.fmean(ranks.values()) if ranks else None,
-        "adapter_parameters": r["adapter_parameters"],
+        "trained": r["trainable_parameters"],
+        "saved": r["adapter_parameters"] + r["head_parameters"],
+        "examples": sum(r["examples_seen"].values()),
         "seconds": sum(r["seconds"].values()),
         "peak_memory_mib": r["peak_memory_mib"],
     }

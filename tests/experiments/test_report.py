@@ -24,7 +24,10 @@ def result(method: str, seed: int, accuracy: float, **other: Any) -> dict[str, A
         "validation_loss": None,
         "test_loss": 0.1 + seed / 10,
         "ranks": {"a": 1, "b": 4},
+        "trainable_parameters": 6000,
         "adapter_parameters": 5000,
+        "head_parameters": 500,
+        "examples_seen": {"lower": 100, "upper": 50},
         "seconds": {"search": 1.0, "retrain": 2.0},
         "peak_memory_mib": 900.0,
         **other,
@@ -100,3 +103,26 @@ def test_nothing_to_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         report.main([str(tmp_path)])
     assert stop.value.code == 2
     assert "no finished run" in capsys.readouterr().err
+
+
+def test_a_grid_is_chosen_by_validation_loss_and_costs_all_its_runs(tmp_path):
+    losses = {0: {1: 0.5, 2: 0.3, 4: 0.4}, 1: {1: 0.2, 2: 0.3, 4: 0.4}}
+    for seed, by_rank in losses.items():
+        for rank, loss in by_rank.items():
+            # the best on the test set is never the best on the validation set
+            values = result("lora_grid", seed, 0.9 if rank == 4 else 0.8, validation_loss=loss)
+            values["ranks"] = {"a": rank}
+            save(tmp_path / f"{seed}_{rank}", values, [f"method.rank={rank}", f"seed={seed}"])
+    text = report.report([tmp_path], tmp_path / "out")
+    with open(tmp_path / "out" / "summary.csv", newline="") as file:
+        table = {row["variant"]: row for row in csv.DictReader(file)}
+    assert set(table) == {
+        *("method.rank=1", "method.rank=2", "method.rank=4"),
+        "best of 3 by validation loss",
+    }
+    best = table["best of 3 by validation loss"]
+    assert float(best["accuracy_mean"]) == pytest.approx(0.8)
+    assert float(best["mean_rank_mean"]) == pytest.approx(1.5)
+    assert float(best["seconds_mean"]) == pytest.approx(9.0)
+    assert float(best["examples_mean"]) == pytest.approx(450)
+    assert "best of 3" in text
