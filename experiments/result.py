@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import platform
 import resource
-from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from bilevel.errors import UserError
 from experiments.artifacts import Saved
 from experiments.journal import write_atomically
 from experiments.tasks.base import TaskData
-from problems.base import Outcome, TrainSettings
+from problems.base import Outcome
 
 if TYPE_CHECKING:
     from experiments.job import FineTuningJob
@@ -37,8 +36,8 @@ def assemble(
     """The values of result.json; docs/results.md explains each."""
     stages = job.summaries()
     two_level = [s for s in stages.values() if s["T1"] is not None]
-    first: dict[str, Any] = two_level[0] if two_level else {"T1": None, "T2": None}
-    estimator = job.hypergradient
+    nothing = {"T1": None, "T2": None, "hypergradient": None}
+    first: dict[str, Any] = two_level[0] if two_level else nothing
     return {
         "schema_version": SCHEMA_VERSION,
         "method": job.plan.names["method"],
@@ -57,30 +56,23 @@ def assemble(
         "data": {**outcome.split, **test_sizes(job.task)},
         "test_source": job.task.test_source,
         "labels": job.task.label_names,
-        "hypergradient": {"name": estimator.name, **asdict(estimator)}  # type: ignore[call-overload]
-        if two_level
-        else None,
+        "hypergradient": first["hypergradient"],
         "engine": {
             "T1": first["T1"],
             "T2": first["T2"],
             "steps": {name: s["steps"] for name, s in stages.items()},
             "precision": next(iter(stages.values()))["precision"],
         },
-        "examples_seen": examples_seen(stages, job.settings),
+        "examples_seen": {
+            level: sum(s["examples"][level] for s in stages.values())
+            for level in ("lower", "upper")
+        },
         "update": scores["update"],
         "seconds": {name: s["seconds"] for name, s in stages.items()},
         "peak_memory_mib": round(_peak_memory_mib(), 1),
         "adapter_dir": str(saved.folder),
         "versions": {"python": platform.python_version(), **_versions()},
     }
-
-
-def examples_seen(stages: dict[str, dict[str, Any]], settings: TrainSettings) -> dict[str, int]:
-    """Training examples that the levels were shown, over all stages, repetitions counted."""
-    step = settings.batch_size * settings.gradient_accumulation
-    lower = sum(s["steps"] * (s["T1"] or 1) for s in stages.values())
-    upper = sum(s["steps"] * s["T2"] for s in stages.values() if s["T2"] is not None)
-    return {"lower": lower * step, "upper": upper * step}
 
 
 def test_sizes(task: TaskData) -> dict[str, int]:

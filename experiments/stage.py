@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bilevel import BilevelEngine, BilevelEngineConfig, BilevelProblem, Callback
 from bilevel.callbacks import CheckpointEvery, MetricsWriter, NonFiniteGuard, ProgressBar
 from bilevel.errors import UserError
+from bilevel.hypergradient import estimator_of
 from experiments.watching import Evaluation, HypergradientCheck, ValueLog
 from problems.base import ComponentValues, Watch
 
@@ -30,7 +32,7 @@ class Stage:
         self._summary: dict[str, Any] = {}
 
     def summary(self) -> dict[str, Any]:
-        """Seconds, steps, T1, T2 and precision; plain data, complete once the stage has run."""
+        """Seconds, steps, T1, T2, ...; plain data, complete once the stage has run."""
         return dict(self._summary)
 
     def run(
@@ -70,7 +72,7 @@ class Stage:
             callbacks=[
                 *self._before(writer, evaluation),
                 *([ValueLog(gates, watch, writer, steps)] if gates or watch else []),
-                *self._after(writer, bool(levels)),
+                *self._after(writer, lower if levels else None),
             ],
             validation=evaluation,
         )
@@ -86,6 +88,8 @@ class Stage:
             "T1": lower.config.unroll_steps if levels else None,
             "T2": getattr(levels[1].config, "steps", 1) if levels else None,
             "precision": lower.precision,
+            "hypergradient": _described(lower) if levels else None,
+            "examples": _examples(problems, lower),
         }
         engine.cleanup()
         return stats
@@ -121,16 +125,14 @@ class Stage:
         guard = NonFiniteGuard(checkpointer=self.job.checkpointer)
         return [guard, writer, ProgressBar(self.name), evaluation]
 
-    def _after(self, writer: MetricsWriter, two_levels: bool) -> list[Callback]:
+    def _after(self, writer: MetricsWriter, lower: BilevelProblem | None) -> list[Callback]:
         """The hypergradient's check, and checkpoints last: they include what others wrote."""
         options = self.job.plan.engine
         callbacks: list[Callback] = []
-        if two_levels and options["check_hypergradient_every"]:
-            callbacks.append(
-                HypergradientCheck(
-                    self.job.hypergradient, writer, options["check_hypergradient_every"]
-                )
-            )
+        every = options["check_hypergradient_every"]
+        estimator = estimator_of(lower.config) if lower is not None else None
+        if every and estimator is not None:
+            callbacks.append(HypergradientCheck(estimator, writer, every))
         if options["checkpoint_every"]:
             callbacks.append(
                 CheckpointEvery(
@@ -157,6 +159,24 @@ class Stage:
         except KeyError as error:
             raise UserError(f"{path} is of another version of this program") from error
         log.info("stage %s: goes on at step %d (%s)", self.name, engine.global_step, path.name)
+
+
+def _described(lower: BilevelProblem) -> dict[str, Any]:
+    """The estimator that the levels above ``lower`` use, with its options."""
+    estimator = estimator_of(lower.config)
+    if estimator is None:  # one of Betty's own
+        return {"name": lower.config.type}
+    return {"name": estimator.name, **asdict(estimator)}  # type: ignore[call-overload]
+
+
+def _examples(problems: Sequence[BilevelProblem], lower: BilevelProblem) -> dict[str, int]:
+    """Training examples that the levels were shown, repetitions counted."""
+    seen = {"lower": 0, "upper": 0}
+    for problem in problems:
+        if problem.train_data_loader:  # a Lagrange multiplier has none
+            batch = problem.train_data_loader[0].batch_size
+            seen["lower" if problem is lower else "upper"] += problem.count * batch
+    return seen
 
 
 def _levels(dependencies: dict[str, dict[Any, list[Any]]]) -> tuple[Any, Any] | None:
