@@ -135,9 +135,9 @@ class TwoLevelMethod(Method):
             train, validation = list(range(len(data.examples))), list(data.validation or ())
             if len(validation) < job.settings.batch_size:
                 raise UserError(
-                    "method.split=null takes the task's own validation split, which has "
-                    f"{len(validation)} examples and would need train.batch_size="
-                    f"{job.settings.batch_size} of them; give a share of the training data"
+                    f"method.split=null needs a task with a validation split of its own, of "
+                    f"train.batch_size={job.settings.batch_size} examples or more; this one has "
+                    f"{len(validation)}: give a share of the training data"
                 )
             lower, upper = loader(job, train), _validation_loader(job, validation)
         sizes = {"train": len(train), "validation": len(validation)}

@@ -1,0 +1,93 @@
+"""What two-level methods share: the data of each side, and how long they train."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import pytest
+
+from bilevel import UserError
+from problems.autolora import AutoLoRA
+from problems.bidora import BiDoRA
+from problems.bilora import BiLoRA
+from problems.lora import LoRA
+
+sys.path.insert(0, str(Path(__file__).parent))
+from jobs import SmallJob, make_data
+
+SINGLE_STAGE = [BiLoRA, BiDoRA]
+
+
+@pytest.mark.parametrize("method", SINGLE_STAGE)
+def test_the_split_is_disjoint_and_complete_and_there_is_one_stage(method):
+    job = SmallJob(n=50)
+    outcome = method(rank=2, split=0.8).run(job)
+    assert job.stages == ["train"]
+    assert outcome.split == {"train": 40, "validation": 10}
+    lower, upper = job.runs[0]["problems"]
+    first, second = (set(p.train_data_loader[0].indices) for p in (lower, upper))
+    assert not first & second
+    assert first | second == set(range(50))
+    assert job.runs[0]["validation"] == [job.data.examples[i] for i in sorted(second)]
+    assert outcome.validation_loss == 0.5
+
+
+@pytest.mark.parametrize("method", SINGLE_STAGE)
+@pytest.mark.parametrize("T1", [1, 2])
+def test_the_lower_level_takes_as_many_steps_as_lora(method, T1):
+    plain = SmallJob(n=64, epochs=3)
+    LoRA(rank=2).run(plain)
+    job = SmallJob(n=64, epochs=3)
+    method(rank=2, unroll_steps=T1, upper_steps=2).run(job)
+    lower, upper = job.runs[0]["problems"]
+    assert lower.count == plain.runs[0]["problems"][0].count == 24
+    assert upper.count == 2 * 24 // T1
+    for problem in (lower, upper):
+        assert problem.optimizer.param_groups[0]["lr"] == 0.0, "the schedule ends with the stage"
+
+
+@pytest.mark.parametrize("method", SINGLE_STAGE)
+def test_without_a_split_the_tasks_own_validation_examples_are_the_upper_levels(method):
+    job = SmallJob(n=32)
+    other = make_data(24, seed=9).examples
+    job.data = dataclasses.replace(job.data, validation=other)
+    outcome = method(rank=2, split=None).run(job)
+    assert outcome.split == {"train": 32, "validation": 24}
+    lower, upper = (p.train_data_loader[0] for p in job.runs[0]["problems"])
+    assert list(lower.indices) == list(range(32))
+    assert lower.dataset is job.data.examples
+    assert list(upper.dataset) == list(other)
+    assert job.runs[0]["validation"] == list(other)
+
+
+def test_no_validation_split_to_take_is_said():
+    with pytest.raises(UserError, match=r"split=null .*batch_size=8 .* one has 0: give"):
+        BiLoRA(split=None).run(SmallJob())
+
+
+def test_each_side_needs_a_batch():
+    BiLoRA(split=0.8).check_size(80, 16)
+    BiLoRA(split=None).check_size(16, 16)
+    with pytest.raises(UserError, match=r"method.split=0.8 divides the 79 .* into 63 and 16"):
+        BiLoRA(split=0.8).check_size(79, 17)
+    with pytest.raises(UserError, match=r"fewer than train\.batch_size=16"):
+        BiDoRA(split=None).check_size(10, 16)
+
+
+@pytest.mark.parametrize("method", [AutoLoRA, BiLoRA, BiDoRA])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"split": 1.0}, "split must be between 0 and 1, got 1.0"),
+        ({"unroll_steps": 0}, "unroll_steps must be 1 or more"),
+        ({"upper_steps": 0}, "upper_steps must be 1 or more"),
+        ({"warmup_steps": -1}, "warmup_steps must be 0 or more"),
+        ({"rank": 0}, "rank must be 1 or more"),
+        ({"lora_dropout": 1.0}, "lora_dropout must be in"),
+    ],
+)
+def test_wrong_settings_are_named(method, options, words):
+    with pytest.raises(UserError, match=words):
+        method(**options)
