@@ -135,7 +135,8 @@ def search_ranks(
 ) -> LoraConfig:
     """Only search ranks (AutoLoRA's first stage): a ``LoraConfig`` to train with elsewhere.
 
-    Arguments as :func:`finetune`'s. Pass the result to ``peft.get_peft_model`` on a fresh model.
+    Arguments as :func:`finetune`'s. Pass the result to ``peft.get_peft_model`` on a fresh model; on
+    GPT-2, whose query and value are one matrix, after ``bilevel.lowrank.split_fused(model)``.
     """
     plan = _plan(
         GivenModel(name=_name(model), model=model, tokenizer=tokenizer, head=head),

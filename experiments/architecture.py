@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from bilevel.errors import UserError
 
-__all__ = ["check_rank", "head_modules", "target_modules"]
+__all__ = ["check_rank", "head_modules", "outside_layers", "target_modules"]
 
 # (query, value) as the architectures call them. The first pair that a model has is taken.
 QUERY_VALUE: tuple[tuple[str, ...], ...] = (
@@ -20,7 +20,13 @@ QUERY_VALUE: tuple[tuple[str, ...], ...] = (
     ("query_proj", "value_proj"),  # DeBERTa v2 and v3
     ("q_lin", "v_lin"),  # DistilBERT
     ("q_proj", "v_proj"),  # Llama, Mistral, Qwen, Gemma, BART
-    ("in_proj",),  # DeBERTa v1: query, key and value are one matrix
+    ("q", "v"),  # T5; GPT-2 after `bilevel.lowrank.split_fused`
+    # Query, key and value are one matrix, and get one adapter.
+    ("in_proj",),  # DeBERTa v1
+    ("Wqkv",),  # ModernBERT
+    ("c_attn",),  # GPT-2 as it is
+    ("query_key_value",),  # GPT-NeoX, Bloom, Falcon
+    ("qkv_proj",),  # Phi-3
 )
 
 
@@ -84,6 +90,11 @@ def head_modules(model: PreTrainedModel, fresh: Sequence[str] = ()) -> list[str]
             f"{type(model).__name__}, e.g. {missing[0]}: it is not of this architecture"
         )
     return head + sorted(poolers)
+
+
+def outside_layers(model: PreTrainedModel) -> list[str]:
+    """Return the names of the linear maps that are in no layer: pooler, head, projections."""
+    return [name for name in _linear_names(model) if not _in_layers(name)]
 
 
 def check_rank(model: PreTrainedModel, targets: Sequence[str], rank: int) -> None:

@@ -61,7 +61,9 @@ def _export(run: SavedRun, out: Path) -> None:
     model = PeftModel.from_pretrained(run.base(run.task()).model, str(run.folder / COMPACT))
     report = export_adapter(model, out)
     print(f"{report.adapter}\n{report.compact}")
-    print(f"{report.parameters:,} adapter and {report.head_parameters:,} head parameters")
+    # As the run counted them: the zeros that fill up a fused projection's B are no parameters.
+    adapter = run.result["adapter_parameters"]
+    print(f"{adapter:,} adapter and {report.head_parameters:,} head parameters")
 
 
 def _merge(run: SavedRun, out: Path) -> None:

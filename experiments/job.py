@@ -12,6 +12,7 @@ from transformers import DataCollatorWithPadding, PreTrainedModel
 
 from bilevel.checkpoint import Checkpointer
 from bilevel.errors import UserError
+from bilevel.lowrank import split_fused
 from experiments import artifacts, figures, result
 from experiments.architecture import check_rank, target_modules
 from experiments.journal import Journal
@@ -58,7 +59,7 @@ class FineTuningJob:
         self.stages: list[Stage] = []
 
         loaded = plan.model.load(self.task.num_labels, self.task.problem_type, self.seed)
-        self._fresh: PreTrainedModel | None = loaded.model
+        self._fresh: PreTrainedModel | None = self._for_training(loaded.model)
         self.tokenizer = loaded.tokenizer
         self.head_modules = loaded.head_modules
         self.target_modules = target_modules(loaded.model, plan.targets)
@@ -73,10 +74,15 @@ class FineTuningJob:
     def build_model(self) -> PreTrainedModel:
         """A fresh pretrained model with its head, the same at every call."""
         fresh, self._fresh = self._fresh, None
-        if fresh is None:
-            task = self.task
-            fresh = self.plan.model.load(task.num_labels, task.problem_type, self.seed).model
-        return fresh
+        return self._for_training(self.stock_model()) if fresh is None else fresh
+
+    def stock_model(self) -> PreTrainedModel:
+        """The same as transformers makes it, which what was saved must fit."""
+        task = self.task
+        return self.plan.model.load(task.num_labels, task.problem_type, self.seed).model
+
+    def _for_training(self, model: PreTrainedModel) -> PreTrainedModel:
+        return split_fused(model) if self.plan.method.splits_fused else model
 
     def stage(self, name: str, body: Callable[[StageRunner], T], last: bool = False) -> T:
         """Run a stage, or take its outcome from before the interruption."""
@@ -143,7 +149,7 @@ def _final_scores(job: FineTuningJob, outcome: Outcome, saved: artifacts.Saved) 
     """
     device = next(outcome.model.parameters()).device
     outcome.model.cpu()
-    model = artifacts.load(saved.folder, job.build_model()).to(device)
+    model = artifacts.load(saved.folder, job.stock_model()).to(device)
     metrics, test_loss = score(model, job.task, job.tests, job.data.collate)
     rows = [job.data.examples[i] for i in some(len(job.data.examples), TRAIN_LOSS_EXAMPLES)]
     logits = outputs(model, rows, job.data.collate)
@@ -152,7 +158,7 @@ def _final_scores(job: FineTuningJob, outcome: Outcome, saved: artifacts.Saved) 
         "metrics": metrics,
         "test_loss": test_loss,
         "train_loss": train_loss,
-        "update": moved(model.cpu(), job.build_model()),
+        "update": moved(model.cpu(), job.stock_model()),
     }
 
 

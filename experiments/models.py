@@ -21,8 +21,9 @@ from transformers import (
 )
 
 from bilevel.errors import UserError
-from experiments import hub
-from experiments.architecture import head_modules
+from bilevel.lowrank.fused import fused_projections
+from experiments import hub, quantization
+from experiments.architecture import head_modules, outside_layers
 from experiments.tasks.base import CLASSIFICATION, REGRESSION
 
 __all__ = ["LoadedModel", "ModelSpec"]
@@ -74,6 +75,8 @@ class ModelSpec:
         revision: the hub's branch, tag or commit.
         lr: a learning rate for LoRA that suits this model, where neither train.lr nor the method
             names one; None leaves it to the method's paper.
+        quantization: "4bit" or "8bit" holds the layers' frozen weights in bitsandbytes' NF4 or
+            int8; None does not.
     """
 
     name: str
@@ -85,6 +88,7 @@ class ModelSpec:
     dropout: float | None = None
     revision: str | None = None
     lr: float | None = None
+    quantization: str | None = None
 
     def __post_init__(self) -> None:
         if self.attn_implementation not in ATTENTIONS:
@@ -94,6 +98,8 @@ class ModelSpec:
             )
         if self.dropout is not None and not 0.0 <= self.dropout < 1.0:
             raise UserError(f"model.dropout must be in [0, 1), not {self.dropout}")
+        if self.quantization is not None:
+            quantization.check_installed(self.quantization)
 
     def source(self) -> str:
         """Return what transformers loads from: a folder or a hub id.
@@ -136,7 +142,7 @@ class ModelSpec:
         return config
 
     def load(self, num_labels: int, problem_type: str, seed: int) -> LoadedModel:
-        """Load the model in float32 with a new head, and the tokenizer.
+        """Load the model in float32 (or quantised) with a new head, and the tokenizer.
 
         Args:
             num_labels: outputs of the head.
@@ -145,9 +151,11 @@ class ModelSpec:
                 is left alone.
 
         Raises:
-            UserError: the model or its tokenizer cannot be found, the hub cannot be reached, or
-                the checkpoint is of another architecture.
+            UserError: the model or its tokenizer cannot be found, the hub cannot be reached, the
+                checkpoint is of another architecture, or quantisation does not run here.
         """
+        if self.quantization is not None:
+            quantization.check_hardware(self.quantization)
         config = self.config(num_labels, problem_type)
         tokenizer = self._tokenizer(config)
         with torch.random.fork_rng(devices=[]), _quiet():
@@ -160,6 +168,8 @@ class ModelSpec:
             log.debug("%s has no weights for %s: it is trained with the head", self.name, poolers)
         if model.config.pad_token_id is None:
             model.config.pad_token_id = tokenizer.pad_token_id
+        if self.quantization is not None:
+            quantization.keep_trainable(model)
         model.eval()
         return LoadedModel(model, tokenizer, head)
 
@@ -171,6 +181,12 @@ class ModelSpec:
             # A head fine-tuned for another number of labels is replaced.
             "ignore_mismatched_sizes": True,
         }
+        if self.quantization is not None:
+            with torch.device("meta"):  # the names alone
+                skeleton = AutoModelForSequenceClassification.from_config(config)
+            options["quantization_config"] = quantization.bitsandbytes_config(
+                self.quantization, keep=[*outside_layers(skeleton), *fused_projections(skeleton)]
+            )
         wanted = "sdpa" if self.attn_implementation == "auto" else self.attn_implementation
         try:
             return self._fetch(

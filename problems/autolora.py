@@ -81,6 +81,7 @@ class AutoLoRA(TwoLevelMethod):
     """
 
     name: ClassVar[str] = "autolora"
+    splits_fused: ClassVar[bool] = True
     rank: int = 8
     lora_alpha: float = 16.0
     lora_dropout: float = 0.0

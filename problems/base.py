@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from bilevel import BilevelProblem, Hypergradient, LowerProblem, ProblemConfig, ResumableLoader
 from bilevel.errors import UserError
+from bilevel.lowrank.fused import built_of_conv1d
 from problems.optimizers import check_range
 
 __all__ = [
@@ -174,10 +175,14 @@ class Method(ABC):
         name: the method's name.
         targets: where its adapters go ("qv", "all") unless ``train.target_modules`` says otherwise;
             None for "qv".
+        splits_fused: it is given GPT-2's fused query-key-value projection as three maps, so that
+            query and value have ranks of their own; only for methods that leave plain LoRA, which
+            is put together again when saved. False: the fused projection is one matrix.
     """
 
     name: ClassVar[str] = ""
     targets: ClassVar[str | None] = None
+    splits_fused: ClassVar[bool] = False
 
     def check_size(self, examples: int, batch_size: int) -> None:
         """Refuse a training set that is too small, before a model is loaded.
@@ -251,6 +256,7 @@ def check_lora(rank: int, dropout: float) -> None:
 def add_lora(job: Job, model: PreTrainedModel, **options: Any) -> PeftModel:
     """Inject LoRA into the job's target modules (or those in ``options``), head trainable."""
     options.setdefault("target_modules", job.target_modules)
+    options.setdefault("fan_in_fan_out", built_of_conv1d(model))
     config = LoraConfig(
         task_type="SEQ_CLS" if job.head_modules else None,
         modules_to_save=list(job.head_modules) or None,

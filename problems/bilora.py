@@ -141,6 +141,7 @@ class BiLoRA(TwoLevelMethod):
     """
 
     name: ClassVar[str] = "bilora"
+    splits_fused: ClassVar[bool] = True
     rank: int = 8
     lora_alpha: float = 16.0
     lora_dropout: float = 0.0

@@ -48,6 +48,7 @@ class LoRA(Method):
     """
 
     name: ClassVar[str] = "lora"
+    splits_fused: ClassVar[bool] = True
     rank: int = 8
     lora_alpha: float = 16.0
     lora_dropout: float = 0.0

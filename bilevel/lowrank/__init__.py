@@ -1,6 +1,7 @@
 """Gates on low-rank adapters: values, penalties, ranks, and export to plain LoRA."""
 
 from bilevel.lowrank.export import ExportReport, export_adapter
+from bilevel.lowrank.fused import built_of_conv1d, split_fused
 from bilevel.lowrank.gates import GatedLayer, Gates, attach_gates, fold_gates, gated_layers
 from bilevel.lowrank.layers import component_costs, lora_layers, lora_pattern, lora_scales
 from bilevel.lowrank.merge import merge
@@ -14,6 +15,7 @@ __all__ = [
     "GatedLayer",
     "Gates",
     "attach_gates",
+    "built_of_conv1d",
     "component_costs",
     "density",
     "entropy",
@@ -27,4 +29,5 @@ __all__ = [
     "merge",
     "orthogonality",
     "plain_lora",
+    "split_fused",
 ]

@@ -6,7 +6,8 @@
 - ``adapter_compact``: true ranks; ``rank_pattern`` with full names behind ``^``, and an
   ``alpha_pattern`` that keeps each layer's scale as in training. Layers of rank 0 are absent.
 
-Heads (``modules_to_save``) and trained biases are in both.
+Heads (``modules_to_save``) and trained biases are in both. The parts of a split projection are put
+together again (:mod:`bilevel.lowrank.fused`), so that both layouts are for the stock model.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from torch import Tensor
 
 from bilevel.errors import UserError
+from bilevel.lowrank.fused import fuse
 from bilevel.lowrank.gates import gated_layers
 from bilevel.lowrank.layers import lora_factors, lora_layers, lora_pattern, lora_scales
 
@@ -45,9 +47,10 @@ _STARTS_ON_A_PLAIN_BASE = (True, False, "gaussian", "orthogonal", "eva")
 class ExportReport:
     """What was written.
 
-    ranks: layer -> rank (0 for a layer cut completely). parameters: of A and B in the compact
-    layout; head_parameters: of the heads and biases saved beside them. cut: the Frobenius norm of
-    all that was cut from the updates, as a fraction of the norm of all updates (0: lossless).
+    ranks: layer -> rank (0 for a layer cut completely), the parts of a split projection each for
+    itself. parameters: of A and B in the compact layout, without the zeros that fill up a fused B;
+    head_parameters: of the heads and biases saved beside them. cut: the Frobenius norm of all that
+    was cut from the updates, as a fraction of the norm of all updates (0: lossless).
     """
 
     ranks: dict[str, int]
@@ -74,7 +77,8 @@ def export_adapter(
     Gates are multiplied into A at their noise-free values, whether folded already or not.
 
     Raises UserError for keep and threshold together, masks that do not fit the layers, a threshold
-    without gates, an adapter that is no plain LoRA on an untouched base, or a full disk.
+    without gates, an adapter that is no plain LoRA on an untouched base, trained biases of a split
+    projection, or a full disk.
     """
     layers = lora_layers(model, adapter)
     config = _plain_config(model.peft_config[adapter])
@@ -97,6 +101,14 @@ def export_adapter(
         adapter=Path(folder) / UNIFORM,
         compact=Path(folder) / COMPACT,
     )
+    config.fan_in_fan_out = any(vars(layer).get("fan_in_fan_out") for layer in layers.values())
+    parts = factors
+    factors, scales = fuse(model.get_base_model(), parts, scales)
+    if factors.keys() != parts.keys() and config.bias != "none":
+        raise UserError(
+            f"bias={config.bias!r} trains biases of a split query-key-value projection, which "
+            "cannot be exported; use bias='none'"
+        )
     _write(report.adapter, config, *_uniform(factors, scales), others)
     _write(report.compact, config, *_compact(factors, scales), others)
     return report

@@ -9,6 +9,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from torch import Tensor
 
 from bilevel.errors import UserError
+from bilevel.lowrank.fused import built_of_conv1d
 from bilevel.lowrank.layers import down_and_up, lora_layers, lora_pattern
 
 __all__ = ["plain_lora"]
@@ -37,12 +38,13 @@ def plain_lora(
         for key, value in state.items()
         if any(f".{head}." in f".{key}" for head in heads)
     }
+    base = model.unload()
     config = LoraConfig(
         task_type=trained.task_type,
         modules_to_save=heads or None,
+        fan_in_fan_out=built_of_conv1d(base),
         **lora_pattern({name: len(A) for name, (A, _) in factors.items()}, scales),
     )
-    base = model.unload()
     strange = sorted(set(factors) - {name for name, _ in base.named_modules()})
     if strange:
         raise UserError(f"there are factors for a layer {strange[0]!r}, which the model lacks")

@@ -1,0 +1,103 @@
+"""Quantised base models: frozen weights in 4 or 8 bits by bitsandbytes, adapters in full precision.
+
+| | 4bit | 8bit |
+|---|---|---|
+| weights | NF4 in blocks of 64 | LLM.int8(), a scale for each row |
+| products | weights unpacked to fp32 | int8, outlier columns in fp16 |
+
+Everything outside the layers (embeddings, pooler, head) stays as it is: the head is trained, and a
+pooler may be. So does GPT-2's fused projection, which is split for training: packed numbers cannot
+be.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from transformers import BitsAndBytesConfig
+from transformers.utils import is_bitsandbytes_available
+
+from bilevel.errors import UserError
+
+__all__ = ["KINDS", "bitsandbytes_config", "check_hardware", "check_installed", "keep_trainable"]
+
+KINDS = ("4bit", "8bit")
+OLDEST = "0.46.1"  # that this transformers takes, and pyproject.toml asks for
+
+
+def check_installed(kind: str) -> None:
+    """Look for the package, without loading a model.
+
+    Raises:
+        UserError: ``kind`` is unknown, or bitsandbytes is not installed or cannot be imported.
+    """
+    if kind not in KINDS:
+        raise UserError(f"model.quantization={kind} is unknown: allowed are null, 4bit, 8bit")
+    # It advises on faster kernels when it is imported, and on rounding at every product in int8.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    try:
+        importlib.import_module("bitsandbytes")
+        if not is_bitsandbytes_available():
+            raise ImportError(f"it must be at least {OLDEST}")
+    except Exception as error:  # its shared library may fail to load in ways of its own
+        reason = "" if isinstance(error, ModuleNotFoundError) else f": {_first_line(error)}"
+        raise UserError(
+            f"model.quantization={kind} needs the package bitsandbytes, "
+            f"pip install '.[quantization]'{reason}"
+        ) from error
+
+
+def check_hardware(kind: str) -> None:
+    """Multiply by a small quantised matrix on the device that the model will be loaded to.
+
+    Raises:
+        UserError: bitsandbytes has no routine for this device.
+    """
+    bnb = importlib.import_module("bitsandbytes")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        with torch.random.fork_rng(devices=[]):
+            if kind == "4bit":
+                layer = bnb.nn.Linear4bit(64, 64, quant_type="nf4")
+            else:
+                layer = bnb.nn.Linear8bitLt(64, 64, has_fp16_weights=False, threshold=6.0)
+            out = layer.to(device)(torch.ones(1, 64, device=device))
+            works = bool(torch.isfinite(out).all())
+    except Exception as error:  # RuntimeError, NotImplementedError, AttributeError by device
+        raise UserError(
+            f"model.quantization={kind} does not run on this machine's {device}, "
+            f"bitsandbytes says: {_first_line(error)}"
+        ) from error
+    if not works:
+        raise UserError(
+            f"model.quantization={kind} gives no finite numbers on this machine's {device}"
+        )
+
+
+def bitsandbytes_config(kind: str, keep: Sequence[str]) -> BitsAndBytesConfig:
+    """Return the options of ``from_pretrained``; the modules in ``keep`` are not quantised."""
+    return BitsAndBytesConfig(
+        load_in_4bit=kind == "4bit",
+        load_in_8bit=kind == "8bit",
+        bnb_4bit_quant_type="nf4",
+        llm_int8_skip_modules=list(keep),
+    )
+
+
+def keep_trainable(model: nn.Module) -> None:
+    """Keep 4-bit layers on the CPU to the routine that has gradients.
+
+    On processors with AVX512-BF16, bitsandbytes repacks a layer's weights at its first evaluation
+    for a faster routine through which no gradient passes, and training does not pack them back.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).partition("\n")[0]
