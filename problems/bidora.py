@@ -20,7 +20,7 @@ gradient that takes the norm for a constant. What that makes of the hypergradien
   the derivative of the step is exact. Over more steps the norm's part of d2L1/dV2 is missing.
 - ``finite_difference`` sees the norm of the perturbed factors, so at T1 = 1 it has a part of the
   mixed derivative that the steps taken do not have.
-- Direct partials are exact in all of them.
+- Direct partials are exact in all of them. ``alignment`` is for plain LoRA and refuses.
 
 | choice | paper | released code | here (default) |
 |---|---|---|---|

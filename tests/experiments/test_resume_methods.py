@@ -1,0 +1,62 @@
+"""Every method's run, killed by SIGKILL and resumed, ends as one left alone, bit for bit.
+
+One list for all methods: a new one adds its name here, with the options that make it quick.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.run import main
+
+sys.path.insert(0, str(Path(__file__).parent))
+from test_resume import killed_at
+
+# Method, and options that put more of it under way when it is killed.
+METHODS: dict[str, tuple[str, list[str]]] = {
+    "bilora": (
+        "bilora",
+        ["method.prune_below=0.25", "hypergradient=unrolled", "method.unroll_steps=2"],
+    ),
+    "bilora_binary": ("bilora_binary", ["method.upper_steps=2", "method.roll_back=true"]),
+    "bidora": ("bidora", ["hypergradient=unrolled", "method.unroll_steps=2"]),
+    "bidora_retrain": ("bidora", ["method.retrain=true"]),
+}
+
+
+def traces(folder: Path) -> dict[str, Any]:
+    """All that a run leaves, without times and places."""
+    lines = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
+    result = json.loads((folder / "result.json").read_text())
+    for key in ("seconds", "peak_memory_mib", "adapter_dir", "model_dir"):
+        result.pop(key, None)
+    return {
+        "metrics": [{k: v for k, v in x.items() if k != "seconds"} for x in lines],
+        "result": result,
+        **{
+            str(path.relative_to(folder)): path.read_bytes()
+            for path in sorted(folder.rglob("*.safetensors"))
+            if "checkpoints" not in path.parts
+        },
+    }
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_killed_and_resumed(name: str, tmp_path: Path, quick: list[str]) -> None:
+    method, options = METHODS[name]
+    words = [*quick, f"method={method}", "run.figures=false", "train.max_steps=8", *options]
+    undisturbed, folder = tmp_path / "undisturbed", tmp_path / "killed"
+    main([*words, f"hydra.run.dir={undisturbed}"])
+    # After the checkpoint at step 4, and not at one.
+    killed_at(
+        ("bilevel.engine", "BilevelEngine", "train_step", 6, True),
+        [*words, f"hydra.run.dir={folder}"],
+    )
+    assert not (folder / "result.json").exists()
+    main([f"run.resume={folder}"])
+    expected = traces(undisturbed)
+    assert traces(folder) == expected
+    assert any(name.startswith(("adapter", "model")) for name in expected)
