@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from bilevel.errors import UserError
 from experiments.command import one_sentence
-from experiments.plots import gates, losses, ranks
+from experiments.plots import cosine, gates, losses, ranks, values, watched
 
 __all__ = ["draw", "read_metrics"]
 
@@ -27,16 +27,16 @@ def draw(folder: Path, result: dict[str, Any]) -> list[Path]:
     """Draw what the run in ``folder`` has data for into ``folder/figures``; returns the files."""
     figures = folder / "figures"
     records = read_metrics(folder)
-    drawn = []
-    if records:
-        losses.draw(records, result, figures / "losses.png")
-        drawn.append(figures / "losses.png")
-    if result["ranks"]:
-        ranks.draw(result, figures / "ranks.png")
-        drawn.append(figures / "ranks.png")
-    if gates.draw(records, result, figures / "gates.png"):
-        drawn.append(figures / "gates.png")
-    return drawn
+    drawings: dict[str, Callable[[Path], bool]] = {
+        "losses.png": lambda path: losses.draw(records, result, path),
+        "ranks.png": lambda path: ranks.draw(result, path),
+        "gates.png": lambda path: gates.draw(records, result, path),
+        "values.png": lambda path: values.draw(records, result, path),
+        "orthogonality.png": lambda path: watched.draw_orthogonality(records, result, path),
+        "density.png": lambda path: watched.draw_density(records, result, path),
+        "cosine.png": lambda path: cosine.draw(result, path),
+    }
+    return [figures / name for name, drawn in drawings.items() if drawn(figures / name)]
 
 
 def main(words: Sequence[str] | None = None) -> None:

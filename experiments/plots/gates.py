@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from experiments.plots.modules import grid
+from experiments.plots.records import is_softmax, last_stage, values_over_steps
 from experiments.plots.style import BLUE, GREY, INK, canvas
 
 __all__ = ["draw"]
@@ -25,19 +26,20 @@ def draw(records: Sequence[dict[str, Any]], result: dict[str, Any], path: Path) 
     Components that were kept (as many as the module's rank, the largest in the end) are drawn
     strong, the others pale.
     """
-    found = [record for record in records if record["kind"] == "gates"]
-    if not found:
+    steps, values = values_over_steps(records)
+    if not values:
         return False
-    steps = np.array([record["step"] for record in found])
-    names = list(found[0]["gates"])
-    values = {name: np.array([record["gates"][name] for record in found]) for name in names}
-    layers, parts, cells = grid(names)
+    layers, parts, cells = grid(values)
     columns = min(COLUMNS, len(layers))
     blocks = -(-len(layers) // columns)
     rows = blocks * len(parts)
     everything = np.concatenate([v.ravel() for v in values.values()])
-    low, high = everything.min(), everything.max()
+    everything = everything[np.isfinite(everything)]
+    low, high = (everything.min(), everything.max()) if everything.size else (0.0, 1.0)
+    k = max(v.shape[1] for v in values.values())
+    softmax = is_softmax(values)  # only then 1/k means anything
     margin = 0.05 * (high - low) or 0.05
+    stage = last_stage(records, "gates")[-1]["stage"]
     with canvas(path, max(6.5, 1.25 * columns + 1.2), 1.25 * rows + 1.5) as figure:
         panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         for axes in panels.ravel():
@@ -45,24 +47,23 @@ def draw(records: Sequence[dict[str, Any]], result: dict[str, Any], path: Path) 
         for name, (row, column) in cells.items():
             axes = panels[(column // columns) * len(parts) + row, column % columns]
             axes.set_visible(True)
-            _panel(axes, steps, values[name], (result["ranks"] or {}).get(name))
+            _panel(axes, steps, values[name], (result["ranks"] or {}).get(name), softmax)
             if row == 0:
                 axes.set_title(f"layer {layers[column]}", fontsize=9, loc="center")
             if column % columns == 0:
                 axes.set_ylabel(parts[row].replace(".", "\n"), fontsize=9)
-        panels[0, 0].set_ylim(low - margin, high + 4 * margin)  # room for the ranks above
-        k = next(iter(values.values())).shape[1]
-        figure.supxlabel("step of the search", fontsize=10)
+        panels[0, 0].set_ylim(low - margin, high + 7 * margin)  # room for the ranks above
+        figure.supxlabel(f"step of stage {stage}", fontsize=10)
         figure.supylabel("gate value", fontsize=10)
-        figure.legend(
-            handles=[
-                Line2D([], [], color=BLUE, label="kept"),
-                Line2D([], [], color=GREY, linewidth=1.0, label="dropped"),
-                Line2D([], [], color=INK, linewidth=0.8, linestyle=":", label=f"1/k, k = {k}"),
-            ],
-            loc="outside upper right",
-            ncols=3,
-        )
+        handles = [
+            Line2D([], [], color=BLUE, label="kept"),
+            Line2D([], [], color=GREY, linewidth=1.0, label="dropped"),
+        ]
+        if softmax:
+            handles.append(
+                Line2D([], [], color=INK, linewidth=0.8, linestyle=":", label=f"1/k, k = {k}")
+            )
+        figure.legend(handles=handles, loc="outside upper right", ncols=3)
         figure.suptitle(
             f"Gates of {result['method']} on {result['task']}, {result['model']}",
             fontsize=11,
@@ -73,7 +74,9 @@ def draw(records: Sequence[dict[str, Any]], result: dict[str, Any], path: Path) 
     return True
 
 
-def _panel(axes: Axes, steps: np.ndarray, values: np.ndarray, rank: int | None) -> None:
+def _panel(
+    axes: Axes, steps: np.ndarray, values: np.ndarray, rank: int | None, softmax: bool
+) -> None:
     k = values.shape[1]
     order = np.argsort(-np.abs(values[-1]), kind="stable")
     kept = set(order[: k if rank is None else rank].tolist())
@@ -86,7 +89,8 @@ def _panel(axes: Axes, steps: np.ndarray, values: np.ndarray, rank: int | None) 
             linewidth=1.4 if strong else 0.9,
             alpha=0.85 if strong else 0.7,
         )
-    axes.axhline(1 / k, color=INK, linewidth=0.8, linestyle=":")
+    if softmax:
+        axes.axhline(1 / k, color=INK, linewidth=0.8, linestyle=":")
     axes.tick_params(labelsize=7, length=2)
     if rank is not None:
         axes.text(

@@ -20,14 +20,17 @@ LINES: tuple[tuple[str, str, str, str, Any], ...] = (
 )
 
 
-def draw(records: Sequence[dict[str, Any]], result: dict[str, Any], path: Path) -> None:
-    """Write the figure; one panel a stage, all with the same loss axis.
+def draw(records: Sequence[dict[str, Any]], result: dict[str, Any], path: Path) -> bool:
+    """Write the figure; one panel a stage, all with the same loss axis. False without losses.
 
     Args:
         records: the lines of metrics.jsonl.
         result: result.json.
         path: the PNG to write.
     """
+    records = [r for r in records if r["kind"] in ("train", "validation")]
+    if not records:
+        return False
     stages = list(dict.fromkeys(record["stage"] for record in records))
     widths = [max((r["step"] for r in records if r["stage"] == s), default=1) for s in stages]
     # Wide enough for its title, however short a stage is.
@@ -52,6 +55,7 @@ def draw(records: Sequence[dict[str, Any]], result: dict[str, Any], path: Path) 
             x=0.01,
             ha="left",
         )
+    return True
 
 
 def _stage(axes: Axes, stage: str, records: Sequence[dict[str, Any]]) -> None:

@@ -15,14 +15,19 @@ from experiments.plots.style import canvas
 __all__ = ["draw"]
 
 
-def draw(result: dict[str, Any], path: Path) -> None:
+def draw(result: dict[str, Any], path: Path) -> bool:
     """Write the figure: a column a layer, a row a module, the number in its cell.
 
     Args:
-        result: result.json, whose ``ranks`` are not null.
+        result: result.json.
         path: the PNG to write.
+
+    Returns:
+        False when the result has no ranks.
     """
-    ranks: dict[str, int] = result["ranks"]
+    ranks: dict[str, int] | None = result["ranks"]
+    if not ranks:
+        return False
     layers, parts, cells = grid(ranks)
     table = np.full((len(parts), len(layers)), np.nan)
     for name, (row, column) in cells.items():
@@ -64,3 +69,4 @@ def draw(result: dict[str, Any], path: Path) -> None:
             f"{result['adapter_parameters']:,} adapter parameters",
             fontsize=10,
         )
+    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,12 +15,26 @@ matplotlib.use("Agg")  # files only: no display is needed
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-__all__ = ["BLUE", "GREEN", "GREY", "INK", "OKABE_ITO", "ORANGE", "VERMILLION", "canvas"]
+__all__ = [
+    "BLUE",
+    "GREEN",
+    "GREY",
+    "INK",
+    "OKABE_ITO",
+    "ORANGE",
+    "VERMILLION",
+    "canvas",
+    "headline",
+    "look",
+    "wrapped",
+]
 
 # Okabe and Ito's palette: distinct under every common colour-vision deficiency.
 BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 OKABE_ITO = (BLUE, VERMILLION, GREEN, "#CC79A7", ORANGE, "#56B4E9", "#000000")
 GREY, INK = "#9A9A9A", "#222222"
+DASHES = ("-", "--", ":", "-.")
+MARKERS = "os^Dv<>PX"
 
 STYLE: Any = {
     "figure.dpi": 100,
@@ -54,3 +69,22 @@ def canvas(path: Path, width: float, height: float) -> Iterator[Figure]:
             figure.savefig(path)
         finally:
             plt.close(figure)
+
+
+def look(index: int) -> dict[str, Any]:
+    """Colour, dashes and marker of the line number ``index``; no two of the first 28 are alike."""
+    return {
+        "color": OKABE_ITO[index % len(OKABE_ITO)],
+        "linestyle": DASHES[index // len(OKABE_ITO) % len(DASHES)],
+        "marker": MARKERS[index % len(MARKERS)],
+    }
+
+
+def wrapped(name: str, width: int = 34) -> str:
+    """A long name on several lines, broken at spaces where it has any."""
+    return "\n".join(textwrap.wrap(name, width)) or name
+
+
+def headline(figure: Figure, text: str) -> None:
+    """The title of a whole figure, at its left end."""
+    figure.suptitle(text, fontsize=11, fontweight="bold", x=0.01, ha="left")

@@ -62,8 +62,9 @@ def draw(folder: Path, lines: list[dict[str, Any]], result: dict[str, Any]) -> l
     return [path.name for path in figures.draw(folder, result)]
 
 
-def test_all_three(tmp_path: Path, kept: list[Figure]) -> None:
-    assert draw(tmp_path, records(), RESULT) == ["losses.png", "ranks.png", "gates.png"]
+def test_what_there_is_data_for(tmp_path: Path, kept: list[Figure]) -> None:
+    names = ["losses.png", "ranks.png", "gates.png", "values.png"]
+    assert draw(tmp_path, records(), RESULT) == names
     for path in (tmp_path / "figures").iterdir():
         image = plt.imread(path)
         assert image.shape[0] > 200

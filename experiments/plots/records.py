@@ -1,0 +1,94 @@
+"""What several figures read out of the lines of metrics.jsonl and of result.json."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+__all__ = [
+    "Record",
+    "final_values",
+    "is_softmax",
+    "last_stage",
+    "lower_steps_each",
+    "method_name",
+    "values_over_steps",
+    "watched",
+]
+
+Record = dict[str, Any]
+
+
+def last_stage(records: Sequence[Record], kind: str) -> list[Record]:
+    """The lines of one kind of the last stage that has any, in order."""
+    found = [record for record in records if record["kind"] == kind]
+    return [record for record in found if record["stage"] == found[-1]["stage"]]
+
+
+def values_over_steps(records: Sequence[Record]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Steps (t,) and each module's gate or singular values (t, k) of the last stage with any.
+
+    No modules without such lines. What was not finite is NaN.
+    """
+    found = last_stage(records, "gates")
+    steps = np.array([record["step"] for record in found])
+    names = list(found[0]["gates"]) if found else []
+    return steps, {n: np.array([r["gates"][n] for r in found], dtype=float) for n in names}
+
+
+def final_values(records: Sequence[Record]) -> dict[str, np.ndarray]:
+    """The values (k,) that each module ended with."""
+    return {name: values[-1] for name, values in values_over_steps(records)[1].items()}
+
+
+def is_softmax(values: dict[str, np.ndarray]) -> bool:
+    """Whether each module's k values, (..., k), sum to 1 and are positive, as written."""
+    # Six decimals are written: the sum of k roundings.
+    return all(
+        v.shape[-1] > 1 and bool(np.all(v >= 0)) and bool(np.all(np.abs(v.sum(-1) - 1) < 1e-4))
+        for v in values.values()
+    )
+
+
+def watched(
+    records: Sequence[Record], name: str
+) -> tuple[np.ndarray, np.ndarray, list[tuple[str, int]]]:
+    """A watched number over the steps of all stages that have it, one after the other.
+
+    Returns:
+        Steps (t,), values (t,) with NaN for null, and each stage with the step it begins at.
+    """
+    found = [r for r in records if r["kind"] == "watch" and name in r]
+    steps: list[int] = []
+    values: list[float] = []
+    starts: list[tuple[str, int]] = []
+    for stage in dict.fromkeys(r["stage"] for r in found):
+        begin = steps[-1] if steps else 0
+        starts.append((stage, begin))
+        for record in (r for r in found if r["stage"] == stage):
+            steps.append(begin + record["step"])
+            values.append(np.nan if record[name] is None else record[name])
+    return np.array(steps), np.array(values, dtype=float), starts
+
+
+def lower_steps_each(records: Sequence[Record], stage: str, result: dict[str, Any]) -> int:
+    """Lower-level optimiser steps in a global step of a stage: T1 with two levels, else 1."""
+    engine = result["engine"]
+    if engine["T1"] is None:
+        return 1
+    if len(engine["steps"]) == 1:
+        return engine["T1"]
+    two_levels = any(
+        key.endswith("_loss") and key != "lower_loss"
+        for record in records
+        if record["stage"] == stage and record["kind"] == "train"
+        for key in record
+    )
+    return engine["T1"] if two_levels else 1
+
+
+def method_name(result: dict[str, Any]) -> str:
+    """The method with what its run was given besides, as the report tells runs apart."""
+    return f"{result['method']} {result.get('variant', '')}".strip()
