@@ -127,7 +127,9 @@ class GivenModel(ModelSpec):
         """A copy of the model."""
         assert self.model is not None
         assert self.tokenizer is not None
-        fresh = copy.deepcopy(self.model).float().eval()
+        fresh = copy.deepcopy(self.model).eval()
+        if not getattr(fresh, "is_quantized", False):  # packed weights have no other precision
+            fresh = fresh.float()
         if fresh.config.pad_token_id is None:
             fresh.config.pad_token_id = self.tokenizer.pad_token_id
         fresh.config.problem_type = (

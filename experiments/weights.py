@@ -21,8 +21,11 @@ def moved(tuned: nn.Module, pretrained: nn.Module) -> dict[str, dict[str, float]
 
     Returns:
         Module name -> ``cosine`` = <W, W0> / (|W| |W0|) and ``relative_norm`` = |W - W0| / |W0|
-        (Frobenius), or None where no weights change (prompts, bottleneck adapters).
+        (Frobenius), or None where no weights change (prompts, bottleneck adapters) and for a
+        quantised base, whose packed numbers are no matrices.
     """
+    if getattr(pretrained, "is_quantized", False):
+        return None
     if isinstance(tuned, PeftModel):
         if tuned.peft_config["default"].is_prompt_learning:
             return None

@@ -46,6 +46,14 @@ ARCHITECTURES = {
         6,
         ["pre_classifier", "classifier"],
     ),
+    "gpt2": (
+        hf.GPT2Config(
+            n_embd=16, n_layer=2, n_head=2, vocab_size=20, bos_token_id=1, eos_token_id=1
+        ),
+        ["c_attn"],
+        4,
+        ["score"],
+    ),
     "llama": (hf.LlamaConfig(**SIZE, pad_token_id=0), ["q_proj", "v_proj"], 7, ["score"]),
     "qwen2": (
         hf.Qwen2Config(**SIZE, num_key_value_heads=1, pad_token_id=0),
