@@ -1,0 +1,67 @@
+"""Interrupting a method's training after any step, and going on in a fresh process' state."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from bilevel import BilevelEngine, BilevelEngineConfig
+from bilevel.state_file import load_state, save_state
+
+sys.path.insert(0, str(Path(__file__).parent))
+from jobs import SmallJob
+
+
+class _StoppedError(Exception):
+    pass
+
+
+class Interrupted(SmallJob):
+    """A job whose training is saved to a file after ``stop`` steps, and ends there."""
+
+    def __init__(self, path, stop, **options):
+        super().__init__(**options)
+        self.path, self.stop = path, stop
+
+    def run(self, problems, dependencies, steps, model, **options):
+        config = BilevelEngineConfig(train_iters=self.stop, strategy="cpu")
+        engine = BilevelEngine(problems, config, dependencies)
+        engine.run()
+        save_state(self.path, engine.state_dict())
+        raise _StoppedError
+
+
+class Resumed(SmallJob):
+    """A job whose training goes on from the file."""
+
+    def __init__(self, path, **options):
+        super().__init__(**options)
+        self.path = path
+
+    def run(self, problems, dependencies, steps, model, **options):
+        engine = BilevelEngine(
+            problems, BilevelEngineConfig(train_iters=steps, strategy="cpu"), dependencies
+        )
+        engine.load_state_dict(load_state(self.path))
+        engine.run()
+        return {}
+
+
+def assert_resumes_exactly(method, path, stop, **options):
+    """The outcome of an interrupted training is that of an undisturbed one, bit for bit."""
+    try:
+        method.run(Interrupted(path, stop, **options))
+    except _StoppedError:
+        pass
+    else:
+        raise AssertionError("it was never interrupted")
+    torch.manual_seed(99)
+    resumed = method.run(Resumed(path, **options))
+    whole = method.run(SmallJob(**options))
+    assert resumed.ranks == whole.ranks
+    ours, theirs = (dict(outcome.model.named_parameters()) for outcome in (resumed, whole))
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        assert torch.equal(ours[name], value), name
