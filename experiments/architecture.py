@@ -5,6 +5,7 @@ of the usual parts is served.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -100,12 +101,12 @@ def outside_layers(model: PreTrainedModel) -> list[str]:
 def check_rank(model: PreTrainedModel, targets: Sequence[str], rank: int) -> None:
     """Raise UserError when a low-rank update of `rank` would exceed the size of a target."""
     for name in targets:
-        weight = model.get_submodule(name).weight
-        assert isinstance(weight, nn.Parameter)
-        if not 1 <= rank <= min(weight.shape):
-            raise UserError(
-                f"rank {rank} is not between 1 and {min(weight.shape)}, the size of layer {name}"
-            )
+        layer: Any = model.get_submodule(name)
+        conv = isinstance(layer, Conv1D)
+        # not the weight's shape: a quantised layer's is packed
+        smaller = min((layer.nx, layer.nf) if conv else (layer.in_features, layer.out_features))
+        if not 1 <= rank <= smaller:
+            raise UserError(f"rank {rank} is not between 1 and {smaller}, the size of layer {name}")
 
 
 def _linear_names(model: PreTrainedModel) -> list[str]:

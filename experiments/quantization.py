@@ -92,7 +92,7 @@ def keep_trainable(model: nn.Module) -> None:
     """Keep 4-bit layers on the CPU to the routine that has gradients.
 
     On processors with AVX512-BF16, bitsandbytes repacks a layer's weights at its first evaluation
-    for a faster routine through which no gradient passes, and training does not pack them back.
+    for a faster routine in bf16 that has no backward pass, and training does not pack them back.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
