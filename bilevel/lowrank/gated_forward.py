@@ -64,11 +64,11 @@ class GatedForward:
         if self._owner is not None:
             return
         values = self.gates.compute(sample=module.training)
-        effective = []
-        # One unbind gives all rows one node of the graph; indexing would give each row its own.
-        for down, gate in zip(self.downs, values.unsqueeze(-1).unbind(0), strict=True):
-            A = chain_of(down).original  # whatever is registered right now
-            effective.append(A * gate.to(A))
+        effective: list[Tensor] = [chain_of(down).original for down in self.downs]  # those of now
+        if self.gates.phase != "open":
+            # One unbind gives all rows one node of the graph; indexing gives each row its own.
+            rows = values.unsqueeze(-1).unbind(0)
+            effective = [A * gate.to(A) for A, gate in zip(effective, rows, strict=True)]
         self._owner, self._current = module, effective
         self.gates._in_use = values
 

@@ -22,9 +22,20 @@ from bilevel.errors import UserError
 from bilevel.lowrank.gated_forward import GatedForward, GateWeight, chain_of, install, uninstall
 from bilevel.lowrank.layers import down_and_up, lora_layers
 
-__all__ = ["KINDS", "GatedLayer", "Gates", "attach_gates", "fold_gates", "gated_layers"]
+__all__ = [
+    "KINDS",
+    "Factors",
+    "GatedLayer",
+    "Gates",
+    "attach_gates",
+    "fold_gates",
+    "gated_layers",
+]
 
 KINDS = ("softmax", "sigmoid", "real", "hard_concrete")
+
+# Points of the quadrature in Gates.expected; its error is below 1e-5 for the default settings.
+POINTS = 256
 
 
 class Gates(nn.Module):
@@ -42,6 +53,12 @@ class Gates(nn.Module):
 
     init: the logits' first value. None takes 0, and 1 for ``real``: a real gate of 0 beside LoRA's
     B = 0 has a zero gradient in all three factors and would never move.
+
+    A method may use its gates for a part of the training only. ``phase`` says where it is:
+
+    - ``learning`` (the start): values from the logits, as above
+    - ``open``: every value is exactly 1, plain LoRA, and costs nothing (:meth:`open`)
+    - ``fixed``: the values are constants (:meth:`fix`), whatever the logits are
 
     The logits are fp32 unless the module is cast. This module must not be registered on the model:
     its logits belong to the upper level, the model's factors to the lower one.
@@ -80,6 +97,9 @@ class Gates(nn.Module):
         if init is None:
             init = 1.0 if kind == "real" else 0.0
         self.logits = nn.Parameter(torch.full((len(self.names), k), init, dtype=torch.float32))
+        self.phase = "learning"
+        self.fixed: Tensor | None
+        self.register_buffer("fixed", None, persistent=False)
         self._rows = {name: row for row, name in enumerate(self.names)}
         self._in_use: Tensor | None = None  # the values of the forward under way
 
@@ -101,9 +121,27 @@ class Gates(nn.Module):
             raise UserError(f"no gates for a layer named {name!r}; the first is {self.names[0]!r}")
         return self._rows[name]
 
+    def open(self) -> None:
+        """Hold every gate at exactly 1."""
+        self.phase = "open"
+
+    def learn(self) -> None:
+        """Let the values follow the logits."""
+        self.phase = "learning"
+
+    def fix(self, values: Tensor) -> None:
+        """Hold the gates at ``values`` (n, k)."""
+        self.fixed = values.detach().to(self.logits, copy=True)
+        self.phase = "fixed"
+
     def compute(self, sample: bool = False) -> Tensor:
         """Return the gate values (n, k); ``sample`` draws the noise of hard-concrete gates."""
         v: Tensor = self.logits
+        if self.phase == "open":
+            return torch.ones_like(v)
+        if self.phase == "fixed":
+            assert self.fixed is not None
+            return self.fixed
         if self.kind == "softmax":
             return torch.softmax(v, dim=-1)
         if self.kind == "sigmoid":
@@ -115,6 +153,20 @@ class Gates(nn.Module):
             tiny = torch.finfo(v.dtype).eps
             v = (torch.rand_like(v).clamp(tiny, 1 - tiny).logit() + v) / self.tau
         return (torch.sigmoid(v) * (self.zeta - self.gamma) + self.gamma).clamp(0.0, 1.0)
+
+    @torch.no_grad()
+    def expected(self) -> Tensor:
+        """Return the mean (n, k) of hard-concrete gates over their noise, from the logits.
+
+        E[g] = integral over t in (0, 1) of P(g > t),
+        P(g > t) = sigmoid(v - tau logit((t - gamma) / (zeta - gamma))),
+
+        by the midpoint rule. It lies between 0 and 1 and is never either.
+        """
+        t = (torch.arange(POINTS, dtype=torch.float64, device=self.logits.device) + 0.5) / POINTS
+        bounds = self.tau * ((t - self.gamma) / (self.zeta - self.gamma)).logit()
+        above = torch.sigmoid(self.logits.double().unsqueeze(-1) - bounds)
+        return above.mean(-1).to(self.logits)
 
     def keep_logit(self) -> float:
         """Return the logit above which a hard-concrete gate's noise-free value is positive.
@@ -136,6 +188,22 @@ class GatedLayer:
     B: nn.Parameter
     gates: Gates
     index: int
+
+
+class Factors:
+    """The factors of all gated layers, without the gates: ``pairs()`` gives (B, A) of each.
+
+    Finds the layers once and reads the parameters registered at each call.
+
+    Raises UserError when the model has no such adapter.
+    """
+
+    def __init__(self, model: PeftModel, adapter: str = "default") -> None:
+        self._maps = [down_and_up(layer, adapter) for layer in lora_layers(model, adapter).values()]
+
+    def pairs(self) -> list[tuple[Tensor, Tensor]]:
+        """(B, A), (out x k) and (k x in), of every layer."""
+        return [(up.weight, chain_of(down).original) for down, up in self._maps]
 
 
 def attach_gates(model: PeftModel, gates: Gates, adapter: str = "default") -> None:

@@ -1,0 +1,161 @@
+"""Hard-concrete gates for a part of the training, held to a density: what SaLoRA is built of.
+
+A :class:`GateWindow` knows in which phase the gates are at each step and what they are fixed at; a
+:class:`Multiplier` with its problem :class:`Ascent` holds their expected density to a target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bilevel import UpperProblem
+from bilevel.errors import UserError
+from bilevel.lowrank import RULES, Gates, density, expected_l0
+
+__all__ = ["PRUNE", "Ascent", "GateWindow", "Multiplier", "window_steps"]
+
+PRUNE = ("budget", "threshold")
+
+
+def window_steps(start: float, end: float, steps: int) -> tuple[int, int]:
+    """Steps T_start and T_end of ``steps`` for shares of them; at least one lies between."""
+    first = min(int(start * steps), steps - 1)
+    return first, max(round(end * steps), first + 1)
+
+
+@dataclass
+class GateWindow:
+    """When gates learn, what they cost, and what they become.
+
+    Before step ``first`` (counted from 0) they are exactly 1, from there to before ``last`` they
+    are drawn and learned, from ``last`` on they are constants.
+
+    Args:
+        gates: hard-concrete gates.
+        costs: layer -> parameters of one component.
+        first, last: steps of the window.
+        target: b, the share of the adapter's parameters that is meant to stay.
+        prune: what stays: ``budget``, the largest gates that fit into the share b, or
+            ``threshold``, those with log theta > log(-gamma / zeta), however many.
+
+    Raises:
+        UserError: the share b has room for no component.
+    """
+
+    gates: Gates
+    costs: Mapping[str, int]
+    first: int
+    last: int
+    target: float
+    prune: str = "budget"
+
+    def __post_init__(self) -> None:
+        self.total = self.gates.k * sum(self.costs.values())
+        self.budget = int(self.target * self.total)
+        if self.prune == "budget" and self.budget < min(self.costs.values()):
+            raise UserError(
+                f"method.density={self.target} of {self.total} adapter parameters has no room for "
+                f"one component of {min(self.costs.values())}: give a larger density or rank"
+            )
+        self._costs = torch.tensor([self.costs[name] for name in self.gates.names])
+
+    def enter(self, step: int) -> None:
+        """Put the gates into their phase at ``step``."""
+        if step < self.first:
+            self.gates.open()
+        elif step < self.last:
+            self.gates.learn()
+        elif self.gates.phase != "fixed":
+            self.close()
+
+    def close(self) -> None:
+        """Fix the gates: those kept at their expected value, the others at 0."""
+        if self.gates.phase == "fixed":
+            return
+        keep = self._chosen()
+        mask = torch.stack([keep[name] for name in self.gates.names])
+        self.gates.fix(self.gates.expected() * mask.to(self.gates.logits.device))
+
+    def _chosen(self) -> dict[str, Tensor]:
+        if self.prune == "threshold":
+            above = self.gates.logits.detach() > self.gates.keep_logit()
+            return dict(zip(self.gates.names, above.cpu(), strict=True))
+        # Of the expected values: unlike the noise-free ones they are nowhere flat.
+        values = dict(zip(self.gates.names, self.gates.expected(), strict=True))
+        return RULES["budget"].keep(values, costs=self.costs, budget=self.budget)
+
+    def kept(self) -> dict[str, Tensor]:
+        """Layer -> boolean mask (k,) of the components that pass anything, as the gates are now."""
+        return RULES["positive"].keep(self.gates)
+
+    @property
+    def learning(self) -> bool:
+        """Whether the gates are drawn and learned at present."""
+        return self.gates.phase == "learning"
+
+    def density(self) -> Tensor:
+        """C(theta), the expected share of parameters in use, differentiable in log theta."""
+        gates = self.gates
+        expected = expected_l0(gates.logits, gates.tau, gates.gamma, gates.zeta)
+        if self._costs.device != expected.device or self._costs.dtype != expected.dtype:
+            self._costs = self._costs.to(expected)  # once: a copy to the device waits for it
+        return density(expected, self._costs, gates.k)
+
+    def state(self) -> dict[str, Any]:
+        """Phase and constants, for a checkpoint."""
+        return {"phase": self.gates.phase, "fixed": self.gates.fixed}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take back what :meth:`state` returned."""
+        if state["fixed"] is not None:
+            self.gates.fix(state["fixed"])
+        self.gates.phase = state["phase"]
+
+
+class Multiplier(nn.Module):
+    """The Lagrange multiplier lambda, starting at 0, and the constraint it weighs."""
+
+    def __init__(self, target: float) -> None:
+        super().__init__()
+        self.target = target
+        self.value = nn.Parameter(torch.zeros(()))
+
+    def forward(self, density: Tensor) -> Tensor:
+        """lambda (C - b)^2."""
+        return self.value * (density - self.target) ** 2
+
+
+class Ascent(UpperProblem):
+    """Max over lambda >= 0 of lambda (C - b)^2: needs no data, steps in the window only.
+
+    Its config has ``maximize=True``, its module is a :class:`Multiplier`.
+
+    Args:
+        gate_window: of the gates whose density is held.
+    """
+
+    def __init__(self, *args: Any, gate_window: GateWindow, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.gate_window = gate_window
+
+    def check_ready(self) -> bool:
+        """Not outside the window, where C does not change."""
+        return bool(super().check_ready()) and self.gate_window.learning
+
+    def get_batch(self) -> dict[str, Tensor]:
+        """No data."""
+        return {}
+
+    def training_step(self, batch: dict[str, Tensor]) -> Tensor:
+        """lambda (C - b)^2, C as it stands."""
+        return self.module(self.gate_window.density().detach())
+
+    @torch.no_grad()
+    def param_callback(self) -> None:
+        """Project to lambda >= 0 after a step."""
+        self.module.value.clamp_(min=0)
