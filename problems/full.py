@@ -1,0 +1,100 @@
+r"""Full fine-tuning, of the whole model or of a part of it; no adapter.
+
+    min over W (or a part of it) and the head of  L(W; D_train + D_val)
+
+| ``train`` | trained besides the head | where it is a baseline |
+|---|---|---|
+| all | every weight | everywhere |
+| frozen_embeddings | all but the token embeddings | Delta-LoRA, section 4 (dagger) |
+| qv | the matrices W_q and W_v, no biases | Delta-LoRA, section 4 (double dagger) |
+| top | the last ``top_layers`` layers | LoRA, GPT-2's FT-Top2 |
+
+| choice | paper | here (default) |
+|---|---|---|
+| which embeddings are frozen | not said; the 49 M that its table lacks are GPT-2's token embeddings | token embeddings, ``train=frozen_embeddings`` |
+| what is above the top layers | its 25.19 M on GPT-2 medium are two layers and nothing else | frozen but for the head, ``train=top`` |
+| optimiser | RoBERTa's (recalled): AdamW, betas (0.9, 0.98), eps 1e-6, decay 0.1, lr 1e-5 to 3e-5, 6 % warm-up | the same, lr 2e-5 |
+| lr of the partial forms | not said | the same (ours) |
+
+The learning rate is the method's own: one that suits LoRA (train.lr, model.lr) would wreck the
+pretrained weights. The model is saved whole, by transformers.
+"""  # noqa: E501
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from transformers import PreTrainedModel
+
+from bilevel.errors import UserError
+from problems.base import Job
+from problems.one_level import OneLevelMethod, train_only
+from problems.optimizers import OptimizerSettings, check_choice, check_range
+from problems.parts import layers
+
+__all__ = ["FullFineTuning", "trained_names"]
+
+TRAINED = ("all", "frozen_embeddings", "qv", "top")
+
+
+@dataclass(frozen=True)
+class FullFineTuning(OneLevelMethod):
+    """Train the model's own weights.
+
+    Args:
+        train: all, frozen_embeddings, qv or top; see the module.
+        top_layers: layers that ``train=top`` trains.
+        optimizer: of all that is trained.
+    """
+
+    name: ClassVar[str] = "full"
+    default_lr: ClassVar[float] = 2e-5
+    train: str = "all"
+    top_layers: int = 2
+    optimizer: OptimizerSettings = field(
+        default_factory=lambda: OptimizerSettings(
+            lr=2e-5, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.1
+        )
+    )
+
+    def __post_init__(self) -> None:
+        check_choice("train", self.train, TRAINED)
+        check_range("top_layers", self.top_layers, self.top_layers >= 1, "1 or more")
+
+    def adapt(self, job: Job, model: PreTrainedModel) -> PreTrainedModel:
+        """Freeze what is not trained."""
+        names = trained_names(model, self.train, self.top_layers, job.target_modules)
+        train_only(model, names, job.head_modules)
+        return model
+
+
+def trained_names(model: PreTrainedModel, train: str, top_layers: int, qv: list[str]) -> set[str]:
+    """Names of the parameters that are trained besides the head.
+
+    Args:
+        model: the pretrained model.
+        train: all, frozen_embeddings, qv or top.
+        top_layers: of ``train=top``.
+        qv: names of the modules W_q and W_v, full or their endings.
+
+    Raises:
+        UserError: the model has fewer layers.
+    """
+    every = dict(model.named_parameters())
+    if train == "qv":
+        wanted = tuple(f".{name}.weight" for name in qv)
+        return {name for name in every if f".{name}".endswith(wanted)}
+    if train == "frozen_embeddings":
+        embeddings = {id(p) for p in model.get_input_embeddings().parameters()}
+        return {name for name, p in every.items() if id(p) not in embeddings}
+    if train == "top":
+        stack = layers(model)
+        if top_layers > len(stack):
+            raise UserError(
+                f"method.top_layers={top_layers} is more than the {len(stack)} layers of "
+                f"{type(model).__name__}"
+            )
+        top = tuple(f"{layer}." for layer in stack[-top_layers:])
+        return {name for name in every if name.startswith(top)}
+    return set(every)

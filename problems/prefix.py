@@ -1,0 +1,73 @@
+r"""Prefix tuning (Li, Liang, ACL 2021, arXiv 2101.00190), as P-tuning v2 uses it for encoders.
+
+    min over P_K, P_V and the head of  L(V; D_train + D_val),
+    attention of every layer over the keys [P_K; K] and the values [P_V; V]
+
+P_K and P_V (virtual_tokens, d) are learned for each layer. PEFT's prefix tuning; saved by PEFT.
+
+| choice | paper | here (default) |
+|---|---|---|
+| reparameterisation | P = MLP(P'), dropped after training; P-tuning v2: depends on the task | none; ``projection`` is the size of the MLP |
+| tokens | 10 (table-to-text), 200 (summaries) | 20 |
+| lr | 5e-5 (with MLP) | 1e-2, as in PEFT's example of a RoBERTa classifier |
+| positions | not said | the text's are counted after the prefix (PEFT, transformers) |
+
+A model must take keys and values of earlier tokens: BERT, RoBERTa, ELECTRA and decoders do;
+DistilBERT and DeBERTa do not, which is said in one sentence.
+"""  # noqa: E501
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from peft import PeftModel, PrefixTuningConfig, get_peft_model
+from transformers import PreTrainedModel
+
+from bilevel.errors import UserError
+from problems.base import Job
+from problems.one_level import OneLevelMethod, peft_head
+from problems.optimizers import OptimizerSettings, check_range
+from problems.parts import positions
+from problems.prompt import check_positions, guard_positions
+
+__all__ = ["PrefixTuning"]
+
+
+@dataclass(frozen=True)
+class PrefixTuning(OneLevelMethod):
+    """Train keys and values that every layer attends to, and the head.
+
+    Args:
+        virtual_tokens: how many.
+        projection: inner size of the MLP that the prefix comes out of; None for no MLP.
+        optimizer: of the prefix and the head.
+    """
+
+    name: ClassVar[str] = "prefix"
+    default_lr: ClassVar[float] = 1e-2
+    virtual_tokens: int = 20
+    projection: int | None = None
+    optimizer: OptimizerSettings = field(default_factory=lambda: OptimizerSettings(lr=1e-2))
+
+    def __post_init__(self) -> None:
+        check_range("virtual_tokens", self.virtual_tokens, self.virtual_tokens >= 1, "1 or more")
+        size = self.projection
+        check_range("projection", size, size is None or size >= 1, "1 or more")
+
+    def adapt(self, job: Job, model: PreTrainedModel) -> PeftModel:
+        """Put the prefix before every layer's keys and values, head trainable."""
+        if "past_key_values" not in inspect.signature(model.base_model.forward).parameters:
+            raise UserError(
+                f"{type(model).__name__} takes no keys and values from outside, which prefix "
+                "tuning needs: use method=prompt, or a model of the BERT or RoBERTa type"
+            )
+        check_positions(job, model, self.virtual_tokens)
+        options = peft_head(job)
+        if self.projection is not None:
+            options |= {"prefix_projection": True, "encoder_hidden_size": self.projection}
+        config = PrefixTuningConfig(num_virtual_tokens=self.virtual_tokens, **options)
+        adapted = get_peft_model(model, config)
+        guard_positions(adapted, positions(model), self.virtual_tokens)
+        return adapted

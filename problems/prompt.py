@@ -1,0 +1,103 @@
+r"""Prompt tuning (Lester, Al-Rfou, Constant, EMNLP 2021, arXiv 2104.08691).
+
+    min over P and the head of  L([P; E(x)]; D_train + D_val)
+
+P (virtual_tokens, d) stands before the embedded input E(x). PEFT's prompt tuning; saved by PEFT.
+
+| choice | paper | here (default) |
+|---|---|---|
+| model | T5, which answers in words | an encoder with a head, trained with P |
+| what the head reads | - | position 0 (BERT, RoBERTa): with PEFT that is the first virtual token |
+| tokens | 1 to 150, 20 enough for large models | 20 |
+| start of P | sampled vocabulary or class names | ``init=vocabulary``; or ``random``: N(0, 1) |
+| lr, optimiser | Adafactor 0.3, constant | AdamW 5e-3, linear (ours; there is a head) |
+
+Virtual tokens take positions: they and the longest text together must fit the model's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from peft import PeftModel, PromptTuningConfig, get_peft_model
+from torch import nn
+from transformers import PreTrainedModel
+
+from bilevel.errors import UserError
+from problems.base import Job
+from problems.one_level import OneLevelMethod, peft_head
+from problems.optimizers import OptimizerSettings, check_choice, check_range
+from problems.parts import positions
+
+__all__ = ["PromptTuning", "check_positions"]
+
+# PEFT's names of the starts.
+STARTS = {"vocabulary": "SAMPLE_VOCAB", "random": "RANDOM"}
+
+
+@dataclass(frozen=True)
+class PromptTuning(OneLevelMethod):
+    """Train embeddings of virtual tokens before the text, and the head.
+
+    Args:
+        virtual_tokens: how many.
+        init: vocabulary (embeddings of random tokens) or random (N(0, 1)).
+        optimizer: of the embeddings and the head.
+    """
+
+    name: ClassVar[str] = "prompt"
+    default_lr: ClassVar[float] = 5e-3
+    virtual_tokens: int = 20
+    init: str = "vocabulary"
+    optimizer: OptimizerSettings = field(default_factory=lambda: OptimizerSettings(lr=5e-3))
+
+    def __post_init__(self) -> None:
+        check_range("virtual_tokens", self.virtual_tokens, self.virtual_tokens >= 1, "1 or more")
+        check_choice("init", self.init, list(STARTS))
+
+    def adapt(self, job: Job, model: PreTrainedModel) -> PeftModel:
+        """Put the virtual tokens before the input, head trainable."""
+        if "score" in job.head_modules:
+            # Decoders: without token ids, transformers takes the last position, maybe padding.
+            raise UserError(
+                f"prompt tuning hides from {type(model).__name__} where a text ends, which its "
+                "head needs to know: use another method, or a model of the BERT type"
+            )
+        check_positions(job, model, self.virtual_tokens)
+        embeddings: Any = model.get_input_embeddings()
+        config = PromptTuningConfig(
+            num_virtual_tokens=self.virtual_tokens,
+            prompt_tuning_init=STARTS[self.init],
+            token_dim=embeddings.embedding_dim,
+            num_layers=model.config.num_hidden_layers,
+            num_attention_heads=model.config.num_attention_heads,
+            **peft_head(job),
+        )
+        adapted = get_peft_model(model, config)
+        guard_positions(adapted, positions(model), self.virtual_tokens)
+        return adapted
+
+
+def check_positions(job: Job, model: PreTrainedModel, virtual_tokens: int) -> None:
+    """Raise UserError if the longest training example leaves no room for the virtual tokens."""
+    limit = positions(model)
+    if limit is not None and max(job.data.lengths) + virtual_tokens > limit:
+        raise _too_long(max(job.data.lengths), virtual_tokens, limit)
+
+
+def guard_positions(model: nn.Module, limit: int | None, virtual_tokens: int) -> None:
+    """The same for every batch: test texts may be longer than those trained on."""
+
+    def check(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        if limit is not None and kwargs["input_ids"].shape[1] + virtual_tokens > limit:
+            raise _too_long(kwargs["input_ids"].shape[1], virtual_tokens, limit)
+
+    model.register_forward_pre_hook(check, with_kwargs=True)
+
+
+def _too_long(length: int, virtual_tokens: int, limit: int) -> UserError:
+    return UserError(
+        f"a text of {length} tokens and method.virtual_tokens={virtual_tokens} exceed the model's "
+        f"{limit} positions: use task.max_length={limit - virtual_tokens} or fewer virtual tokens"
+    )
