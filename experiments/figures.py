@@ -5,17 +5,37 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bilevel.errors import UserError
 from experiments.command import one_sentence
-from experiments.plots import cosine, gates, losses, ranks, values, watched
+from experiments.plots import (
+    comparison,
+    cosine,
+    cosine_compared,
+    curves,
+    gates,
+    losses,
+    planted,
+    ranks,
+    ranks_compared,
+    values,
+    values_compared,
+    watched,
+)
+from experiments.plots.records import Record, method_name
 
-__all__ = ["draw", "read_metrics"]
+__all__ = ["draw", "draw_several", "read_metrics"]
+
+Run = tuple[list[Record], dict[str, Any]]
+
+# Runs side by side in one picture of values; more could not be told apart.
+MOST = 6
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
+def read_metrics(folder: Path) -> list[Record]:
     """The lines of metrics.jsonl; none without the file."""
     path = folder / "metrics.jsonl"
     if not path.is_file():
@@ -34,9 +54,44 @@ def draw(folder: Path, result: dict[str, Any]) -> list[Path]:
         "values.png": lambda path: values.draw(records, result, path),
         "orthogonality.png": lambda path: watched.draw_orthogonality(records, result, path),
         "density.png": lambda path: watched.draw_density(records, result, path),
+        "watched.png": lambda path: watched.draw_others(records, result, path),
         "cosine.png": lambda path: cosine.draw(result, path),
     }
     return [figures / name for name, drawn in drawings.items() if drawn(figures / name)]
+
+
+def draw_several(results: Sequence[dict[str, Any]], out: Path) -> list[Path]:
+    """Draw what there is data for over several runs into ``out``; returns the files.
+
+    Args:
+        results: result.json of each run, with its ``variant`` and ``folder`` (that of the run);
+            without a folder it is left out of the pictures of what happened over the steps.
+        out: where comparison.png and the others go.
+    """
+    runs = [(read_metrics(Path(r["folder"])), r) for r in results if r.get("folder")]
+    comparison.draw(results, out / "comparison.png")
+    drawings: dict[str, Callable[[Path], bool]] = {
+        "losses_compared.png": lambda path: curves.draw(runs, path),
+        "cosine_compared.png": lambda path: cosine_compared.draw(results, path),
+        "planted.png": lambda path: planted.draw(results, path),
+    }
+    for (task, model), chosen in _one_a_method(runs).items():
+        drawings[f"values_{task}_{model}.png"] = partial(values_compared.draw, chosen)
+    for task, model in sorted({(r["task"], r["model"]) for r in results}):
+        here = [r for r in results if (r["task"], r["model"]) == (task, model)]
+        drawings[f"ranks_{task}_{model}.png"] = partial(ranks_compared.draw, here)
+    drawn = [out / name for name, draws in drawings.items() if draws(out / name)]
+    return [out / "comparison.png", *drawn]
+
+
+def _one_a_method(runs: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
+    """Task and model -> one run of each method that has values, of its first seed."""
+    chosen: dict[tuple[str, str], dict[str, Run]] = {}
+    for records, result in sorted(runs, key=lambda run: run[1]["seed"]):
+        if any(record["kind"] == "gates" for record in records):
+            here = chosen.setdefault((result["task"], result["model"]), {})
+            here.setdefault(method_name(result), (records, result))
+    return {key: [here[name] for name in sorted(here)][:MOST] for key, here in chosen.items()}
 
 
 def main(words: Sequence[str] | None = None) -> None:

@@ -8,23 +8,35 @@ from typing import Any
 
 import numpy as np
 
-from experiments.plots.style import OKABE_ITO, canvas
+from experiments.plots.records import method_name
+from experiments.plots.style import BLUE, OKABE_ITO, canvas, headline, wrapped
 
 __all__ = ["draw"]
+
+WIDTH = 46  # characters of a method's name on one line
 
 
 def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
     """Write the figure: a row a task and model, a panel a measure, a line a method.
 
     Every seed is a dot; the bar shows mean and standard deviation.
+
+    Args:
+        results: result.json of each run, with its ``variant`` if it has one.
+        path: the PNG to write.
     """
-    settings = sorted({(r["task"], r["model"]) for r in results})
-    methods = sorted({r["method"] for r in results})
-    height = 1.0 + len(settings) * (0.9 + 0.42 * len(methods))
-    with canvas(path, 12.5, height) as figure:
-        panels = figure.subplots(len(settings), 4, squeeze=False)
-        for row, (task, model) in enumerate(settings):
-            here = [r for r in results if (r["task"], r["model"]) == (task, model)]
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for result in results:
+        groups.setdefault((result["task"], result["model"]), []).append(result)
+    methods = {s: sorted({method_name(r) for r in here}) for s, here in groups.items()}
+    names = [wrapped(name, WIDTH) for here in methods.values() for name in here]
+    inches = max(0.36, 0.12 + 0.14 * max(1 + name.count("\n") for name in names))
+    labels = 0.075 * max(len(line) for name in names for line in name.split("\n"))
+    heights = [0.9 + inches * len(methods[setting]) for setting in sorted(groups)]
+    with canvas(path, 11.5 + labels, sum(heights) + 0.4) as figure:
+        panels = figure.subplots(len(groups), 4, squeeze=False, height_ratios=heights)
+        for row, setting in zip(panels, sorted(groups), strict=True):
+            here = groups[setting]
             metric = here[0]["primary_metric"]
             measures = [
                 (f"test {metric}", [r["metrics"][metric] for r in here]),
@@ -32,39 +44,42 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
                 ("adapter parameters", [r["adapter_parameters"] for r in here]),
                 ("seconds", [sum(r["seconds"].values()) for r in here]),
             ]
-            for axes, (label, values) in zip(panels[row], measures, strict=True):
-                _measure(axes, methods, [r["method"] for r in here], values)
+            owners = [method_name(r) for r in here]
+            for axes, (label, values) in zip(row, measures, strict=True):
+                _measure(axes, methods[setting], owners, values)
                 axes.set_xlabel(label)
-            panels[row, 0].set_title(f"{task}, {model}", loc="left")
-            panels[row, -1].set_title(
-                "points: seeds; bars: mean ± one standard deviation",
-                loc="right",
-                fontsize=8,
-                fontweight="normal",
-            )
-            for axes in panels[row, 1:]:
+            row[0].set_title(", ".join(setting), loc="left")
+            for axes in row[1:]:
                 axes.tick_params(labelleft=False)
+        headline(figure, "Points: seeds; bars: mean ± one standard deviation")
 
 
 def _gap(result: dict[str, Any]) -> float:
     return result["test_loss"] - result["train_loss"]
 
 
-def _measure(axes: Any, methods: Sequence[str], owners: Sequence[str], values: Any) -> None:
+def _measure(
+    axes: Any, methods: Sequence[str], owners: Sequence[str], values: Sequence[float]
+) -> None:
+    few = len(methods) <= len(OKABE_ITO)
     for y, method in enumerate(methods):
         mine = np.array([v for v, owner in zip(values, owners, strict=True) if owner == method])
-        if not len(mine):
-            continue
-        colour = OKABE_ITO[y % len(OKABE_ITO)]
+        colour = OKABE_ITO[y] if few else BLUE  # no two alike, or all: the rows tell them apart
         spread = mine.std(ddof=1) if len(mine) > 1 else 0.0
         axes.errorbar(
-            mine.mean(), y, xerr=spread, fmt="D", color=colour, markersize=7, capsize=4, zorder=3
+            mine.mean(), y, xerr=spread, fmt="D", color=colour, markersize=6, capsize=4, zorder=3
         )
         offsets = np.linspace(-0.12, 0.12, len(mine)) if len(mine) > 1 else np.zeros(1)
         axes.scatter(mine, y + offsets, s=16, color=colour, alpha=0.45, zorder=2, linewidths=0)
-    axes.set_yticks(range(len(methods)), methods)
+        if not few and y % 2:
+            axes.axhspan(y - 0.5, y + 0.5, color="#F4F4F4", linewidth=0, zorder=0)
+    axes.set_yticks(range(len(methods)), [wrapped(method, WIDTH) for method in methods], fontsize=9)
     axes.set_ylim(len(methods) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
     axes.margins(x=0.15)
+    if min(values) > 0 and max(values) > 30 * min(values):
+        axes.set_xscale("log")
+        axes.grid(True, which="minor", axis="x", linewidth=0.4)
+        return
     axes.ticklabel_format(axis="x", style="plain", useOffset=False)
     axes.locator_params(axis="x", nbins=5)

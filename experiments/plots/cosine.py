@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,21 @@ __all__ = ["LINE", "by_part", "draw", "layer_axis"]
 LINE: Any = {"linewidth": 1.4, "markersize": 5}
 
 
-def by_part(update: Mapping[str, Mapping[str, float | None]], key: str) -> dict[str, Any]:
+def by_part(
+    update: Mapping[str, Mapping[str, float | None]], key: str, names: Sequence[str] | None = None
+) -> dict[str, Any]:
     """Part of the layers -> (layers (n,), values (n,)) of ``key`` (``turn`` is 1 - cosine).
+
+    Parts and layers are those of ``names``, or else of the update's own modules.
 
     Cosines are so near 1 that only their distance from it can be seen; it is NaN where rounding
     leaves nothing of it.
     """
-    layers, parts, cells = grid(update)
+    layers, parts, cells = grid(names or update)
     table = np.full((len(parts), len(layers)), np.nan)
-    for name, (row, column) in cells.items():
-        value = update[name]["cosine" if key == "turn" else key]
+    for name, values in update.items():
+        row, column = cells[name]
+        value = values["cosine" if key == "turn" else key]
         if value is not None:
             table[row, column] = 1 - value if key == "turn" else value
     table[table <= 0] = np.nan

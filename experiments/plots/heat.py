@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, ListedColormap, Normalize, TwoSlopeNorm
 from matplotlib.image import AxesImage
 
-from experiments.plots.modules import grid
+from experiments.plots.modules import grid, title
 from experiments.plots.style import INK
 
 __all__ = ["ZERO", "by_magnitude", "colours", "panels"]
@@ -74,7 +74,7 @@ def panels(
             rank = (ranks or {}).get(name)
             if its == row and rank is not None and rank < len(values[name]):
                 axis.vlines(rank - 0.5, layer - 0.5, layer + 0.5, color=INK, linewidth=1.6)
-        axis.set_title(part.replace(".", ".\n", 1), fontsize=9, loc="center")
+        axis.set_title(title(part), fontsize=9, loc="center")
         every = max(1, k // 4)
         axis.set_xticks(range(0, k, every), [str(i + 1) for i in range(0, k, every)])
         some = range(0, len(layers), 1 if len(layers) <= 16 else 4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["grid", "place"]
+__all__ = ["grid", "place", "title"]
 
 
 def place(name: str) -> tuple[int | None, str]:
@@ -29,6 +29,11 @@ def grid(names: Iterable[str]) -> tuple[list[int | None], list[str], dict[str, t
         name: (parts.index(part), layers.index(layer)) for name, (layer, part) in places.items()
     }
     return layers, _shortened(parts), cells
+
+
+def title(part: str) -> str:
+    """A part's name as the title of a small panel: long ones on two lines."""
+    return part.replace(".", ".\n", 1) if len(part) > 14 else part
 
 
 def _shortened(parts: list[str]) -> list[str]:

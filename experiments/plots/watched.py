@@ -1,4 +1,4 @@
-"""Numbers that a method watches over the steps: orthogonality, density and its multiplier."""
+"""Numbers that a method watches over the steps: orthogonality, density and multiplier, others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from matplotlib.axes import Axes
 from experiments.plots.records import Record, watched
 from experiments.plots.style import BLUE, GREY, INK, VERMILLION, canvas, headline
 
-__all__ = ["draw_density", "draw_orthogonality"]
+__all__ = ["draw_density", "draw_orthogonality", "draw_others"]
+
+# Drawn by the functions that are not draw_others, or of every line.
+KNOWN = ("orthogonality", "density", "target_density", "multiplier")
+EVERY = ("stage", "step", "kind", "seconds")
 
 
 def draw_orthogonality(records: Sequence[Record], result: dict[str, Any], path: Path) -> bool:
@@ -73,6 +77,25 @@ def draw_density(records: Sequence[Record], result: dict[str, Any], path: Path) 
         _stages(panels, starts)
         reached = density[np.isfinite(density)][-1]
         headline(figure, f"Density of {_of(result)}: {reached:.3f} at the end")
+    return True
+
+
+def draw_others(records: Sequence[Record], result: dict[str, Any], path: Path) -> bool:
+    """Write what else a method watched, a panel a number; False when there is nothing else."""
+    lines = (record for record in records if record["kind"] == "watch")
+    names = dict.fromkeys(name for r in lines for name in r if name not in (*KNOWN, *EVERY))
+    if not names:
+        return False
+    with canvas(path, 6.5, 0.9 + 2.2 * len(names)) as figure:
+        panels = list(figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0])
+        for axes, name in zip(panels, names, strict=True):
+            steps, values, starts = watched(records, name)
+            axes.plot(steps, values, color=BLUE)
+            axes.set_ylabel(name.replace("_", " "))
+            axes.set_xlim(left=0)
+            _stages([axes], starts)
+        panels[-1].set_xlabel("step")
+        headline(figure, f"Watched in {_of(result)}")
     return True
 
 

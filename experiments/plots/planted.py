@@ -1,0 +1,71 @@
+"""Ranks that were found against ranks that were planted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from experiments.plots.records import method_name
+from experiments.plots.style import BLUE, GREY, canvas, headline, wrapped
+
+__all__ = ["draw"]
+
+COLUMNS = 5
+
+
+def draw(results: Sequence[dict[str, Any]], path: Path) -> bool:
+    """Write the figure: a panel a method, a point a module (of every seed), the diagonal is right.
+
+    Points are moved aside a little, so that they do not hide each other. Titles give the mean over
+    seeds of Spearman's rank correlation (where the ranks vary at all) and of the exact hits.
+
+    Args:
+        results: result.json of each run; those without ``ranks`` and ``true_ranks`` are left out.
+        path: the PNG to write.
+
+    Returns:
+        False when none has both.
+    """
+    found = [r for r in results if r.get("ranks") and r.get("true_ranks")]
+    if not found:
+        return False
+    methods = sorted({method_name(r) for r in found})
+    columns = min(COLUMNS, len(methods))
+    rows = -(-len(methods) // columns)
+    top = max(max(r[key].values()) for r in found for key in ("ranks", "true_ranks"))
+    with canvas(path, max(5.5, 0.8 + 2.6 * columns), 1.0 + 3.0 * rows) as figure:
+        panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+        for empty in panels[len(methods) :]:
+            empty.set_visible(False)
+        for axes, method in zip(panels, methods, strict=False):
+            _panel(axes, method, [r for r in found if method_name(r) == method], top)
+        figure.supxlabel("planted rank", fontsize=10)
+        figure.supylabel("found rank", fontsize=10)
+        settings = sorted({f"{r['task']}, {r['model']}" for r in found})
+        headline(figure, f"Found against planted ranks ({'; '.join(settings)})")
+    return True
+
+
+def _panel(axes: Axes, method: str, results: Sequence[dict[str, Any]], top: int) -> None:
+    pairs = np.array(
+        [(rank, r["ranks"].get(name, 0)) for r in results for name, rank in r["true_ranks"].items()]
+    )
+    moved = pairs + np.random.default_rng(0).uniform(-0.22, 0.22, pairs.shape)
+    axes.plot([-0.5, top + 0.5], [-0.5, top + 0.5], color=GREY, linewidth=1.0, zorder=1)
+    axes.scatter(moved[:, 0], moved[:, 1], s=16, color=BLUE, alpha=0.55, linewidths=0, zorder=2)
+    axes.set_xlim(-0.5, top + 0.5)
+    axes.set_ylim(-0.5, top + 0.5)
+    axes.set_aspect("equal")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True, nbins=7))
+    hits = 100 * float((pairs[:, 0] == pairs[:, 1]).mean())
+    known = [s for r in results if (s := (r.get("planted") or {}).get("spearman")) is not None]
+    correlation = f"Spearman {np.mean(known):.2f}" if known else "Spearman undefined"
+    axes.set_title(
+        f"{wrapped(method, 30)}\n{correlation}, {hits:.0f} % exact", fontsize=9, fontweight="normal"
+    )
