@@ -40,6 +40,7 @@ class TaskData:
         label_names: the classes' names, in the order of their numbers; None for regression.
         metrics: names in `experiments.metrics.METRICS`; the first is the primary one.
         max_length: tokens of an example at most, longer ones are truncated.
+        true_ranks: the right rank of each matrix, by its full name, where it is known.
     """
 
     name: str
@@ -49,6 +50,7 @@ class TaskData:
     label_names: list[str] | None
     metrics: tuple[str, ...]
     max_length: int
+    true_ranks: dict[str, int] | None = None
 
     @property
     def problem_type(self) -> str:

@@ -16,7 +16,7 @@ MODELS = sorted((FOLDER / "model").glob("*.yaml"))
 
 
 def test_every_glue_task_has_its_file():
-    assert {path.stem for path in TASKS} == {*GLUE, "demo", "classification"}
+    assert {path.stem for path in TASKS} == {*GLUE, "demo", "classification", "planted"}
 
 
 @pytest.mark.parametrize("path", TASKS, ids=lambda path: path.stem)
@@ -37,7 +37,7 @@ def test_model_files_build_a_spec(path):
     spec = build(OmegaConf.load(path), "model", ModelSpec)
     assert isinstance(spec, ModelSpec)
     assert spec.name == path.stem
-    assert (spec.pretrained is None) == (path.stem in ("demo", "hub", "minilm"))
+    assert (spec.pretrained is None) == (path.stem in ("demo", "hub", "minilm", "planted"))
 
 
 @pytest.mark.parametrize("path", TASKS + MODELS, ids=lambda path: path.stem)
