@@ -13,6 +13,7 @@ from bilevel.errors import UserError
 from experiments.architecture import head_modules
 from experiments.metrics import METRICS
 from experiments.models import LoadedModel, ModelSpec
+from experiments.quantization import keep_trainable
 from experiments.tasks.base import Task, TaskData
 
 __all__ = ["GivenModel", "GivenTask"]
@@ -119,6 +120,11 @@ class GivenModel(ModelSpec):
     tokenizer: PreTrainedTokenizerBase | None = None
     head: Sequence[str] | None = None
 
+    @property
+    def quantised(self) -> bool:
+        """Whether the layers' weights are packed."""
+        return bool(getattr(self.model, "is_quantized", False))
+
     def source(self) -> str:
         """Nothing to find."""
         return self.name
@@ -128,7 +134,9 @@ class GivenModel(ModelSpec):
         assert self.model is not None
         assert self.tokenizer is not None
         fresh = copy.deepcopy(self.model).eval()
-        if not getattr(fresh, "is_quantized", False):  # packed weights have no other precision
+        if self.quantised:  # packed weights have no other precision
+            keep_trainable(fresh)
+        else:
             fresh = fresh.float()
         if fresh.config.pad_token_id is None:
             fresh.config.pad_token_id = self.tokenizer.pad_token_id

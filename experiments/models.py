@@ -101,6 +101,11 @@ class ModelSpec:
         if self.quantization is not None:
             quantization.check_installed(self.quantization)
 
+    @property
+    def quantised(self) -> bool:
+        """Whether the layers' weights are packed."""
+        return self.quantization is not None
+
     def source(self) -> str:
         """Return what transformers loads from: a folder or a hub id.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from bilevel.errors import UserError
 from bilevel.hypergradient import Hypergradient
 from experiments.command import user_modules
 from experiments.config import check_ranges
@@ -29,6 +30,9 @@ class Plan:
         config: the whole configuration as plain values.
         engine: the options of conf/engine.
         targets: where adapters go: "qv", "all" or module names.
+
+    Raises:
+        UserError: the method cannot train a quantised model.
     """
 
     seed: int
@@ -43,6 +47,14 @@ class Plan:
     figures: bool
     names: dict[str, str] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.method.trains_weights and self.model.quantised:
+            raise UserError(
+                f"method {self.method.name} trains the model's own weights, and those of model "
+                f"{self.model.name} are quantised: take a method with adapters, or "
+                "model.quantization=null"
+            )
 
     @classmethod
     def of(cls, config: DictConfig, hydra_config: Any = None) -> Plan:

@@ -188,6 +188,7 @@ class AdaLoRA(Method):
     """
 
     name: ClassVar[str] = "adalora"
+    splits_fused: ClassVar[bool] = True
     targets: ClassVar[str | None] = "all"
     rank: int = 8
     initial_rank: int | None = None

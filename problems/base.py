@@ -178,11 +178,14 @@ class Method(ABC):
         splits_fused: it is given GPT-2's fused query-key-value projection as three maps, so that
             query and value have ranks of their own; only for methods that leave plain LoRA, which
             is put together again when saved. False: the fused projection is one matrix.
+        trains_weights: it changes the pretrained weights themselves, which therefore must not be
+            quantised.
     """
 
     name: ClassVar[str] = ""
     targets: ClassVar[str | None] = None
     splits_fused: ClassVar[bool] = False
+    trains_weights: ClassVar[bool] = False
 
     def check_size(self, examples: int, batch_size: int) -> None:
         """Refuse a training set that is too small, before a model is loaded.

@@ -278,6 +278,7 @@ class DeltaLoRA(Method):
     """
 
     name: ClassVar[str] = "delta_lora"
+    splits_fused: ClassVar[bool] = True
     mode: str = "factored"
     ratio: float = 0.5
     start_step: int | None = None

@@ -49,6 +49,7 @@ class FullFineTuning(OneLevelMethod):
     """
 
     name: ClassVar[str] = "full"
+    trains_weights: ClassVar[bool] = True
     default_lr: ClassVar[float] = 2e-5
     train: str = "all"
     top_layers: int = 2

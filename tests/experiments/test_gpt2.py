@@ -87,3 +87,21 @@ def test_exported_and_scored_again(finished, tmp_path, capsys):
     assert f"{result(finished)['adapter_parameters']:,} adapter" in said
     evaluate.main([f"run={finished}", f"adapter={tmp_path / 'adapter_compact'}"])
     assert f"accuracy             {accuracy:.6g}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("method", ["delta_lora", "adalora"])
+def test_methods_that_rebuild_plain_lora(gpt2, quick, tmp_path, method):
+    """Their training form is another, and what they leave is put together all the same."""
+    words = [*quick, f"model.pretrained={gpt2}", f"method={method}", "run.figures=false"]
+    found = Plan.of(compose_config([*words, "train.epochs=1"])).execute(tmp_path)
+    assert {name.rsplit(".", 1)[-1] for name in found["ranks"]} >= {"q", "v"}
+    base = AutoModelForSequenceClassification.from_pretrained(gpt2, num_labels=2)
+    PeftModel.from_pretrained(base, tmp_path / "adapter_compact")
+    layers = {n for n, m in base.named_modules() if hasattr(m, "lora_A")}
+    assert "transformer.h.0.attn.c_attn" in layers
+
+
+def test_a_method_that_leaves_no_plain_lora_keeps_the_fused_map(gpt2, quick, tmp_path):
+    words = [*quick, f"model.pretrained={gpt2}", "method=dora", "run.figures=false"]
+    found = Plan.of(compose_config([*words, "train.epochs=1"])).execute(tmp_path)
+    assert list(found["ranks"]) == [f"transformer.h.{layer}.attn.c_attn" for layer in range(2)]

@@ -23,6 +23,7 @@ from experiments.command import compose_config
 from experiments.models import ModelSpec
 from experiments.plan import Plan
 from problems.autolora import AutoLoRA
+from problems.bitfit import BitFit
 
 INSTALLED = hf.utils.is_bitsandbytes_available()
 needs_package = pytest.mark.skipif(not INSTALLED, reason="bitsandbytes is not installed")
@@ -69,6 +70,14 @@ def test_hardware_without_a_routine_is_said_before_weights_are_loaded(monkeypatc
     spec = ModelSpec("x", pretrained=str(tiny), quantization=kind)
     with pytest.raises(UserError, match=rf"{kind} does not run.*no routine for this device$"):
         spec.load(2, "classification", 0)
+
+
+@pytest.mark.parametrize("method", ["full", "full_qv", "bitfit"])
+def test_methods_that_train_the_weights_refuse_packed_ones(monkeypatch, method):
+    monkeypatch.setattr(quantization, "check_installed", lambda kind: None)
+    words = [f"method={method}", "task=demo", "model=demo", "model.quantization=4bit"]
+    with pytest.raises(UserError, match=r"trains the model's own weights.*demo are quantised"):
+        Plan.of(compose_config(words))
 
 
 # ---------------------------------------------------------------- where it runs
@@ -200,6 +209,17 @@ def test_a_whole_run_interrupted_and_resumed(spec, quick, tmp_path, monkeypatch)
 
 
 @needs_package
+def test_delta_lora_moves_a_quantised_weight_by_its_factors(spec, quick, tmp_path):
+    words = [*quick, "method=delta_lora", f"model.quantization={spec.quantization}"]
+    words += ["run.figures=false", "train.epochs=1", "method.start_step=4"]
+    found = Plan.of(compose_config(words)).execute(tmp_path / "run")
+    assert set(found["ranks"].values()) == {8}  # twice the rank: the weight did move
+    plan = Plan.of(compose_config([*words, "method.mode=in_place"]))
+    with pytest.raises(UserError, match=r"quantised: take method\.mode=factored"):
+        plan.execute(tmp_path / "other")
+
+
+@needs_package
 @pytest.mark.parametrize("estimator", [Neumann(), Unrolled()], ids=["neumann", "unrolled"])
 def test_estimators_that_differentiate_twice(tiny, quick, tmp_path, estimator):
     words = [*quick, "model.quantization=4bit", f"hypergradient={estimator.name}"]
@@ -222,6 +242,8 @@ def test_a_given_quantised_model(spec):
     )
     assert run.model.get_base_model().is_quantized
     assert list(run.result["ranks"]) == target_modules(loaded.model, "qv")
+    with pytest.raises(UserError, match="are quantised"):
+        finetune(loaded.model, loaded.tokenizer, {"train": rows, "test": rows}, BitFit())
 
 
 @needs_package
