@@ -70,7 +70,7 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> bool:
                             alpha=0.15,
                             linewidth=0,
                         )
-            row[0].set_ylabel(f"{', '.join(setting)}\n1 − cosine")
+            row[0].set_ylabel(f"{', '.join(setting)}\n1 − cosine", linespacing=1.5)
         figure.legend(
             list(handles.values()),
             [wrapped(name) for name in handles],

@@ -56,7 +56,7 @@ def draw(runs: Sequence[tuple[Sequence[Record], dict[str, Any]]], path: Path) ->
             row[0].set_ylabel("loss (mean over examples)")
         handles = {h.get_label(): h for a in panels.ravel() for h in a.get_lines()}
         figure.legend(
-            handles=[handles[wrapped(name)] for name in names],
+            handles=[handles[w] for name in names if (w := wrapped(name)) in handles],
             loc="outside right upper",
             fontsize=9,
             handlelength=3.5,

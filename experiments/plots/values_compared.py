@@ -88,7 +88,7 @@ def _histograms(figure: Any, found: Sequence[tuple[dict[str, np.ndarray], dict[s
             color=style["color"],
             linestyle=style["linestyle"],
             linewidth=1.6,
-            label=wrapped(_name(result)) + note,
+            label=wrapped(method_name(result)) + note,
         )
     axes.set_yscale("log")
     axes.set_xlabel("value over the run's mean magnitude")
