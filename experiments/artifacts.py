@@ -4,12 +4,14 @@
 |---|---|---|
 | plain LoRA, gates or not | ``adapter``, ``adapter_compact`` | stock PEFT |
 | another PEFT method (DoRA, IA3, prompts, ...) | ``adapter`` | stock PEFT |
+| bottleneck adapters | ``adapter`` | ``problems.adapters.load_adapters`` |
 | weights of the model itself | ``model`` | stock transformers |
 """
 
 from __future__ import annotations
 
 import errno
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from transformers import PreTrainedModel
 
 from bilevel.errors import UserError
 from bilevel.lowrank import export_adapter
+from problems.adapters import BottleneckModel, load_adapters
 from problems.base import Outcome
 
 __all__ = ["ADAPTER", "MODEL", "Saved", "load", "save"]
@@ -82,7 +85,10 @@ def load(folder: Path, base: PreTrainedModel) -> torch.nn.Module:
         UserError: the folder holds no adapter and no model, or one that does not fit ``base``.
     """
     try:
-        if (folder / "adapter_config.json").is_file():
+        config = folder / "adapter_config.json"
+        if config.is_file() and "bottleneck_type" in json.loads(config.read_text("utf-8")):
+            return load_adapters(base, folder)
+        if config.is_file():
             return PeftModel.from_pretrained(base, str(folder))
         if (folder / "config.json").is_file():
             return type(base).from_pretrained(str(folder), dtype=torch.float32)
@@ -97,8 +103,10 @@ def _is_plain_lora(model: PeftModel) -> bool:
     return type(config) is LoraConfig and not config.use_dora
 
 
-def _heads(model: PeftModel) -> list[str]:
+def _heads(model: PeftModel | BottleneckModel) -> list[str]:
     """Names of the modules that are saved in full beside an adapter."""
+    if isinstance(model, BottleneckModel):
+        return model.head_modules
     return list(getattr(model.peft_config["default"], "modules_to_save", None) or ())
 
 
