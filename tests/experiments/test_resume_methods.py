@@ -24,6 +24,10 @@ METHODS: dict[str, tuple[str, list[str]]] = {
     "bilora_binary": ("bilora_binary", ["method.upper_steps=2", "method.roll_back=true"]),
     "bidora": ("bidora", ["hypergradient=unrolled", "method.unroll_steps=2"]),
     "bidora_retrain": ("bidora", ["method.retrain=true"]),
+    "delta_lora": ("delta_lora", ["method.start_step=2", "method.lora_dropout=0.1"]),
+    "delta_lora_in_place": ("delta_lora", ["method.mode=in_place", "method.start_step=2"]),
+    "adalora": ("adalora", ["train.gradient_accumulation=2"]),
+    "dylora": ("dylora", ["method.frozen=true"]),
 }
 
 
