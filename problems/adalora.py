@@ -47,9 +47,10 @@ import torch
 from peft import AdaLoraConfig, PeftModel, get_peft_model
 from peft.tuners.adalora import AdaLoraLayer, AdaLoraModel
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from bilevel.errors import UserError
-from bilevel.lowrank import orthogonality, plain_lora
+from bilevel.lowrank import built_of_conv1d, orthogonality, plain_lora
 from problems.base import (
     FineTuning,
     Job,
@@ -227,7 +228,8 @@ class AdaLoRA(Method):
     def _train(self, job: Job, stage: StageRunner) -> Outcome:
         batches = loader(job)
         steps = total_steps(job, batches, job.settings.epochs)
-        model = get_peft_model(job.build_model(), self.config(job, steps))
+        base = job.build_model()
+        model = get_peft_model(base, self.config(job, base, steps))
         parameters = trainable(model)
         lr = job.settings.lr if job.settings.lr is not None else 8e-4
         optimizer, schedule = optimizer_and_scheduler(self.optimizer, parameters, steps, lr)
@@ -262,8 +264,8 @@ class AdaLoRA(Method):
             split={"train": len(job.data.examples)},
         )
 
-    def config(self, job: Job, steps: int) -> AdaLoraConfig:
-        """PEFT's configuration for a training of ``steps`` optimiser steps.
+    def config(self, job: Job, base: PreTrainedModel, steps: int) -> AdaLoraConfig:
+        """PEFT's configuration for training ``base`` in ``steps`` optimiser steps.
 
         Raises:
             UserError: a single step, after which there is nothing to allocate by.
@@ -276,6 +278,7 @@ class AdaLoRA(Method):
             task_type="SEQ_CLS" if job.head_modules else None,
             modules_to_save=list(job.head_modules) or None,
             target_modules=list(job.target_modules),
+            fan_in_fan_out=built_of_conv1d(base),
             target_r=self.rank,
             init_r=self.initial_rank or math.ceil(1.5 * self.rank),
             lora_alpha=self.lora_alpha,  # type: ignore[arg-type]

@@ -9,10 +9,10 @@ import pytest
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import get_scheduler
+from transformers import GPT2Config, GPT2ForSequenceClassification, get_scheduler
 
 from bilevel import UserError
-from bilevel.lowrank import export_adapter
+from bilevel.lowrank import export_adapter, split_fused
 from bilevel.lowrank.layers import lora_factors, lora_layers
 from problems.base import add_lora, loader, trainable
 from problems.delta_lora import DeltaLoRA
@@ -47,7 +47,7 @@ class Job(SmallJob):
         self.end = {
             "factors": {n: lora_factors(x) for n, x in layers.items()},
             "weights": {n: x.get_base_layer().weight.clone() for n, x in layers.items()},
-            "head": model.get_base_model().classifier.weight.detach().clone(),
+            "head": getattr(model.get_base_model(), self.head_modules[0]).weight.detach().clone(),
             "logits": logits(model, self),
         }
         return stats
@@ -207,6 +207,42 @@ def test_the_adapter_is_plain_lora_on_the_untouched_base(mode, start, rank, tmp_
         loaded = PeftModel.from_pretrained(job.build_model(), str(folder))
         torch.testing.assert_close(logits(loaded, job), job.end["logits"], rtol=0, atol=1e-5)
     assert not torch.allclose(logits(fresh, job), job.end["logits"], atol=1e-3)
+
+
+class GPT2Job(Job):
+    """Conv1D layers, whose weights lie transposed, parts of one fused projection."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.target_modules = [f"transformer.h.{i}.attn.c_attn.{p}" for i in (0, 1) for p in "qv"]
+        self.head_modules = ["score"]
+
+    def stock(self):
+        torch.manual_seed(self.seed)
+        config = GPT2Config(
+            **{"vocab_size": 32, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 16},
+            **{"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0},
+        )
+        return GPT2ForSequenceClassification(config)
+
+    def build_model(self):
+        return split_fused(self.stock())
+
+
+def test_layers_that_keep_their_weight_transposed(tmp_path):
+    saved = []
+    for mode in MODES:
+        job = GPT2Job(epochs=2, lr=5e-2)
+        outcome = DeltaLoRA(mode=mode, rank=4, ratio=2.0, start_step=3).run(job)
+        moved = logits(outcome.model, job)
+        torch.testing.assert_close(moved, job.end["logits"], rtol=0, atol=1e-5)
+        folder = export_adapter(outcome.model, tmp_path / mode).adapter
+        loaded = PeftModel.from_pretrained(job.stock(), str(folder))
+        torch.testing.assert_close(logits(loaded, job), moved, rtol=0, atol=1e-5)
+        saved.append(moved)
+    # in fp32, and Adam magnifies rounding
+    torch.testing.assert_close(*saved, rtol=0, atol=1e-3)
+    assert not torch.allclose(logits(job.stock(), job), moved, atol=1e-2)
 
 
 @pytest.mark.parametrize("mode", MODES)
