@@ -28,14 +28,15 @@ argument class still has fields that only make sense here.
 | start of v | not said | 0 | 0; real values 1, but for ``start=normal`` 0 (``init``) |
 | optimisers | not said | AdamW, betas (0.9, 0.98), eps 1e-6 | the same, no decay, both levels |
 | schedules | not said | linear, warm-up | linear, 10 % warm-up, both levels |
-| lr of P, Q, head | larger than LoRA's | 4e-5 | train.lr, or 1e-3 (LoRA's published: 5e-4) |
+| lr of P, Q, head | larger than LoRA's | 4e-5 | train.lr (or LoRA's 5e-4) / first lambda |
 | lr of v | not said | 4e-5 | 1e-3 (AutoLoRA's paper) |
 | T1, T2 | not said | 1 (field: 5), 1 | 1, 1 |
 | hypergradient | Betty | darts | the job's |
 
 With P = 0 the hypergradient and R1's gradient in P are zero at the first step, so the task moves
 first. Softmax values begin at 1/r, and with them the effective scale at alpha / r^2, where LoRA has
-alpha / r: hence the larger learning rate. Real values of 0 beside P = 0 would never move (all three
+alpha / r; the learning rate is r times LoRA's, so that a step moves dW as far as LoRA's does. (In
+the same way binary values, which begin at 1/2, double it.) ``lower.lr`` is taken as given. Real values of 0 beside P = 0 would never move (all three
 gradients are zero), so that is refused.
 """
 
@@ -183,7 +184,7 @@ class BiLoRA(TwoLevelMethod):
         sides = self.sides(job)
         model, gates = self.adapted(job)
         below = trainable(model)
-        lr = job.settings.lr if job.settings.lr is not None else 1e-3
+        lr = (job.settings.lr if job.settings.lr is not None else 5e-4) * self._speed(gates)
         penalty = partial(orthogonality, squared=self.r1_squared, reduce=self.r1_reduce)
         vectors = partial(SingularVectors, gamma1=self.gamma1, penalty=penalty)
         gamma2 = self.gamma2 if self.values == "binary" else 0.0
@@ -207,6 +208,12 @@ class BiLoRA(TwoLevelMethod):
             split=sides.sizes,
             keep=None if self.prune_below is None else keep,
         )
+
+    @staticmethod
+    def _speed(gates: Gates) -> float:
+        """What makes up for singular values that start below 1: 1 / the first of them."""
+        first = abs(float(gates.values().detach().mean()))
+        return 1 / first if 0 < first < 1 else 1.0
 
     def adapted(self, job: Job) -> tuple[PeftModel, Gates]:
         """A fresh model with P, Q and Lambda at their start."""

@@ -333,3 +333,14 @@ def test_real_values_of_zero_beside_a_zero_factor_would_never_move():
         layers = gated_layers(model).values()
         gradients = [gates.logits.grad, *(x.grad for g in layers for x in (g.A, g.B))]
         assert any(bool(g.any()) for g in gradients) == moves
+
+
+@pytest.mark.parametrize(("values", "times"), [("softmax", 4), ("binary", 2), ("real", 1)])
+def test_the_learning_rate_makes_up_for_small_first_values(values, times):
+    def rate(**options):
+        job = SmallJob(lr=1e-3)
+        BiLoRA(rank=4, values=values, **options).run(job)
+        return job.runs[0]["problems"][0].scheduler.base_lrs[0]
+
+    assert rate() == pytest.approx(times * 1e-3)
+    assert rate(lower=OptimizerSettings(lr=2e-3)) == pytest.approx(2e-3)
