@@ -35,9 +35,9 @@ argument class still has fields that only make sense here.
 
 With P = 0 the hypergradient and R1's gradient in P are zero at the first step, so the task moves
 first. Softmax values begin at 1/r, and with them the effective scale at alpha / r^2, where LoRA has
-alpha / r; the learning rate is r times LoRA's, so that a step moves dW as far as LoRA's does. (In
-the same way binary values, which begin at 1/2, double it.) ``lower.lr`` is taken as given. Real values of 0 beside P = 0 would never move (all three
-gradients are zero), so that is refused.
+alpha / r; so the learning rate is r times LoRA's, and a step moves dW as far as one of LoRA's does.
+(Binary values begin at 1/2 and double it.) A given ``lower.lr`` is taken as it is. Real values of 0
+beside P = 0 would never move (all three gradients are zero), so that is refused.
 """
 
 from __future__ import annotations

@@ -223,7 +223,9 @@ def plain_run(method, shift, T1):
 )
 def test_the_hypergradient_is_that_of_the_whole_run(options, T1):
     """`unrolled` within 1e-5 of a central difference (h = 1e-5, float64) of T1 real steps."""
-    lower = OptimizerSettings(betas=(0.8, 0.9), eps=1e-6, weight_decay=0.1, warmup_ratio=0.0)
+    lower = OptimizerSettings(
+        lr=1e-2, betas=(0.8, 0.9), eps=1e-6, weight_decay=0.1, warmup_ratio=0.0
+    )
     method = BiLoRA(rank=2, unroll_steps=T1, lower=lower, **options)
 
     class Doubled(BiLoRA):
