@@ -209,6 +209,15 @@ def test_a_whole_run_interrupted_and_resumed(spec, quick, tmp_path, monkeypatch)
 
 
 @needs_package
+def test_dora_reads_a_quantised_weight(quick, tmp_path):
+    # 8bit: on the CPU, PEFT's DoRA moves the weight and bitsandbytes loses its scales by that
+    words = [*quick, "method=dora", "model.quantization=4bit"]
+    words += ["run.figures=false", "train.epochs=1"]
+    found = Plan.of(compose_config(words)).execute(tmp_path / "run")
+    assert len(found["ranks"]) == 4
+
+
+@needs_package
 def test_delta_lora_moves_a_quantised_weight_by_its_factors(spec, quick, tmp_path):
     words = [*quick, "method=delta_lora", f"model.quantization={spec.quantization}"]
     words += ["run.figures=false", "train.epochs=1", "method.start_step=4"]
