@@ -29,10 +29,14 @@ def moved(tuned: nn.Module, pretrained: nn.Module) -> dict[str, dict[str, float]
     if isinstance(tuned, PeftModel):
         if tuned.peft_config["default"].is_prompt_learning:
             return None
-        tuned = tuned.merge_and_unload()
+        # Not unloaded: PEFT cannot do that with IA3 beside a head of more than one linear map.
+        tuned.merge_adapter()
+        tuned = tuned.get_base_model()
     elif type(tuned) is not type(pretrained):
         return None
-    after: dict[str, Any] = dict(tuned.named_parameters())
+    after: dict[str, Any] = {
+        name.replace(".base_layer.", "."): parameter for name, parameter in tuned.named_parameters()
+    }
     found = {}
     for name, before in pretrained.named_parameters():
         if before.ndim != 2 or not any(part.isdecimal() for part in name.split(".")):
