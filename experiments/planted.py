@@ -121,7 +121,7 @@ class PlantedProblem:
     strength: float = 2.0
     query_strength: float = 3.0
     gain: float = 1.0
-    attention_gain: float = 1.5
+    attention_gain: float = 1.2
     value_gain: float = 0.7
     logit_scale: float = 6.0
 

@@ -62,7 +62,7 @@ class Planted(Task):
     def __init__(
         self,
         planted: PlantedProblem | None = None,
-        max_train: int = 6000,
+        max_train: int = 8000,
         max_test: int = 1000,
         noise: float = 0.0,
         data_seed: int = 0,
