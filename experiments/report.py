@@ -51,12 +51,12 @@ def failures() -> list[Path]:
 
 
 def report(folders: Sequence[Path], out: Path) -> str:
-    """Write summary.csv, summary.md and comparison.png into ``out``; returns the table as text.
+    """Write summary.csv, summary.md and the figures into ``out``; returns the table as text.
 
     Raises:
         UserError: no finished run is in the folders.
     """
-    from experiments.plots import comparison  # matplotlib is slow to load, and --help needs it not
+    from experiments import figures  # matplotlib is slow to load, and --help needs it not
 
     finished, _ = _collect(folders)
     if not finished:
@@ -67,9 +67,8 @@ def report(folders: Sequence[Path], out: Path) -> str:
     _write_csv(table, out / "summary.csv")
     text = markdown(table)
     write_atomically(out / "summary.md", text + "\n")
-    labelled = [{**r, "method": f"{r['method']} {r['variant']}".strip()} for r in finished]
-    comparison.draw(labelled, out / "comparison.png")
-    return f"{text}\n\n{out / 'summary.csv'}, summary.md, comparison.png"
+    drawn = [path.name for path in figures.draw_several(finished, out)]
+    return f"{text}\n\n{out / 'summary.csv'}, {', '.join(['summary.md', *drawn])}"
 
 
 def rows(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -173,7 +172,7 @@ def _collect(folders: Sequence[Path]) -> tuple[list[dict[str, Any]], list[Path]]
         if values is None:
             failed.append(run)
         else:
-            finished.append(values)
+            finished.append({**values, "folder": str(run)})
             overrides.append(_overrides(run))
     common = set.intersection(*overrides) if overrides else set()
     for values, given in zip(finished, overrides, strict=True):
