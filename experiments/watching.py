@@ -150,7 +150,7 @@ class ValueLog(Callback):
         if self.gates is not None:
             rows = self.gates.values().detach().float().cpu().tolist()
             values = {
-                name: [round(value, 6) for value in row]
+                name: [round(value, 6) if math.isfinite(value) else None for value in row]
                 for name, row in zip(self.gates.names, rows, strict=True)
             }
             self.writer.write("gates", engine.global_step, {"gates": values})
