@@ -167,4 +167,4 @@ def _auc(sizes: np.ndarray, ranks: np.ndarray) -> dict[str, float | None]:
         dealt += ((needs[deals] @ wins) * (1 - needs[deals])).sum(1)
     if not pairs:
         return {"auc": None, "p_value": None}
-    return {"auc": observed / pairs, "p_value": _p_value(observed / pairs, dealt / pairs)}
+    return {"auc": float(observed / pairs), "p_value": _p_value(observed / pairs, dealt / pairs)}
