@@ -17,6 +17,8 @@ from experiments import artifacts, figures, result
 from experiments.architecture import check_rank, target_modules
 from experiments.journal import Journal
 from experiments.plan import Plan
+from experiments.plots.records import final_values
+from experiments.recovery import information, linear_costs, recovery
 from experiments.resume import exclusive
 from experiments.scoring import mean_loss, outputs, score, some
 from experiments.stage import Stage
@@ -158,7 +160,25 @@ def _final_scores(job: FineTuningJob, outcome: Outcome, saved: artifacts.Saved) 
         "metrics": metrics,
         "test_loss": test_loss,
         "train_loss": train_loss,
-        "update": moved(model.cpu(), job.stock_model()),
+        "update": moved(model.cpu(), stock := job.stock_model()),
+        "planted": _planted_score(job, outcome, stock),
+    }
+
+
+def _planted_score(
+    job: FineTuningJob, outcome: Outcome, model: PreTrainedModel
+) -> dict[str, Any] | None:
+    """How well the right ranks were found, where the task knows them and the method has ranks."""
+    true = job.task.true_ranks
+    if true is None or outcome.ranks is None:
+        return None
+    costs = linear_costs(model, list({**true, **outcome.ranks}))
+    values = final_values(figures.read_metrics(job.folder))
+    return {
+        **recovery(true, outcome.ranks, costs),
+        "information": information({k: v.tolist() for k, v in values.items()}, true)
+        if values
+        else None,
     }
 
 

@@ -104,6 +104,7 @@ def rows(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _measures(r: Mapping[str, Any]) -> dict[str, float | None]:
     ranks = r["ranks"]
+    planted = r.get("planted") or {"spearman": None, "exact": None}
     return {
         **r["metrics"],
         "train_loss": r["train_loss"],
@@ -111,6 +112,8 @@ def _measures(r: Mapping[str, Any]) -> dict[str, float | None]:
         "test_loss": r["test_loss"],
         "gap": r["test_loss"] - r["train_loss"],
         "mean_rank": statistics.fmean(ranks.values()) if ranks else None,
+        "rank_correlation": planted["spearman"],
+        "exact_ranks": planted["exact"],
         "trained": r["trainable_parameters"],
         "saved": r["adapter_parameters"] + r["head_parameters"],
         "examples": sum(r["examples_seen"].values()),

@@ -68,6 +68,8 @@ def assemble(
             for level in ("lower", "upper")
         },
         "update": scores["update"],
+        "true_ranks": job.task.true_ranks,
+        "planted": scores["planted"],
         "seconds": {name: s["seconds"] for name, s in stages.items()},
         "peak_memory_mib": round(_peak_memory_mib(), 1),
         "adapter_dir": str(saved.folder),
@@ -118,6 +120,14 @@ def summary(values: dict[str, Any], folder: Path) -> str:
         lines.append(
             f"  ranks     mean {sum(ranks) / len(ranks):.2f}, {min(ranks)} to {max(ranks)} "
             f"in {len(ranks)} modules, {values['adapter_parameters']:,} parameters"
+        )
+    if values["planted"]:
+        found = values["planted"]
+        rank_correlation = "-" if found["spearman"] is None else f"{found['spearman']:.2f}"
+        lines.append(
+            f"  planted   rank correlation {rank_correlation}, exact {found['exact']:.0%} "
+            f"(by chance {found['exact_by_chance']:.0%}), "
+            f"{found['parameter_ratio']:.2f} x the parameters needed"
         )
     total = sum(values["seconds"].values())
     lines += [
