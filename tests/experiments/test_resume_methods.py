@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from experiments.command import compose_config
 from experiments.run import main
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -28,6 +29,14 @@ METHODS: dict[str, tuple[str, list[str]]] = {
     "delta_lora_in_place": ("delta_lora", ["method.mode=in_place", "method.start_step=2"]),
     "adalora": ("adalora", ["train.gradient_accumulation=2"]),
     "dylora": ("dylora", ["method.frozen=true"]),
+    "full": ("full", ["method.optimizer.lr=1e-3"]),
+    "bitfit": ("bitfit", []),
+    "dora": ("dora", ["method.lora_dropout=0.1"]),
+    "ia3": ("ia3", []),
+    "prompt": ("prompt", []),
+    "prefix": ("prefix", ["method.projection=5"]),
+    "houlsby": ("houlsby", []),
+    "pfeiffer": ("pfeiffer", []),
 }
 
 
@@ -51,6 +60,8 @@ def traces(folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("name", METHODS)
 def test_killed_and_resumed(name: str, tmp_path: Path, quick: list[str]) -> None:
     method, options = METHODS[name]
+    if "rank" not in compose_config([f"method={method}"]).method:
+        quick = [word for word in quick if not word.startswith("method.rank=")]
     words = [*quick, f"method={method}", "run.figures=false", "train.max_steps=8", *options]
     undisturbed, folder = tmp_path / "undisturbed", tmp_path / "killed"
     main([*words, f"hydra.run.dir={undisturbed}"])
