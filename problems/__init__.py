@@ -1,5 +1,7 @@
 """Methods, one file each: the Betty problems of a paper and the stages that join them."""
 
+from problems.adalora import AdaLoRA as AdaLoRA
+from problems.adapters import BottleneckAdapters as BottleneckAdapters
 from problems.autolora import AutoLoRA as AutoLoRA
 from problems.base import Job as Job
 from problems.base import Method as Method
@@ -7,5 +9,15 @@ from problems.base import Outcome as Outcome
 from problems.base import StageRunner as StageRunner
 from problems.base import TrainData as TrainData
 from problems.base import TrainSettings as TrainSettings
+from problems.bidora import BiDoRA as BiDoRA
+from problems.bilora import BiLoRA as BiLoRA
+from problems.bitfit import BitFit as BitFit
+from problems.delta_lora import DeltaLoRA as DeltaLoRA
+from problems.dora import DoRA as DoRA
+from problems.dylora import DyLoRA as DyLoRA
+from problems.full import FullFineTuning as FullFineTuning
+from problems.ia3 import IA3 as IA3
 from problems.lora import LoRA as LoRA
 from problems.optimizers import OptimizerSettings as OptimizerSettings
+from problems.prefix import PrefixTuning as PrefixTuning
+from problems.prompt import PromptTuning as PromptTuning
