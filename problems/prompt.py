@@ -12,7 +12,10 @@ P (virtual_tokens, d) stands before the embedded input E(x). PEFT's prompt tunin
 | start of P | sampled vocabulary or class names | ``init=vocabulary``; or ``random``: N(0, 1) |
 | lr, optimiser | Adafactor 0.3, constant | AdamW 5e-3, linear (ours; there is a head) |
 
-Virtual tokens take positions: they and the longest text together must fit the model's.
+Virtual tokens take positions: they and the longest text together must fit the model's. The text
+moves to later positions, in prefix tuning too. A model pretrained on short texts only does not know
+these: on ``model=demo`` LoRA's accuracy falls from 0.88 to 0.56 if positions are moved by 4, to
+0.48 by 20, so both methods are near chance there.
 """
 
 from __future__ import annotations
