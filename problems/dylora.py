@@ -32,6 +32,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from bilevel.distributed import World, broadcast
 from bilevel.lowrank import Gates, attach_gates, gated_layers
 from bilevel.lowrank.layers import lora_layers
 from problems.base import (
@@ -67,9 +68,11 @@ class Prefix(Gates):
         self.logits.requires_grad_(False)
         self.drawn = self.final = final
 
-    def draw(self) -> None:
-        """Draw b for the coming step."""
-        self.drawn = int(torch.randint(1, self.k + 1, ()))
+    def draw(self, world: World | None = None) -> None:
+        """Draw b for the coming step, one for all processes."""
+        b = torch.randint(1, self.k + 1, (1,)).to(self.logits.device)
+        broadcast([b], world or World())
+        self.drawn = int(b)
 
     def compute(self, sample: bool = False) -> Tensor:
         """The gates (n, r): ``sample`` (in training) for the rank drawn, else for the final one."""
@@ -91,10 +94,15 @@ class RandomRank(FineTuning):
         self.prefix = prefix
         self.frozen = frozen
 
+    def initialize(self) -> None:
+        """Set up, the gates on the model's device, which does not own them."""
+        super().initialize()
+        self.prefix.to(self.device)
+
     def training_step(self, batch: dict[str, Tensor]) -> Tensor:
         """The loss, at a new rank with the first batch of an optimiser step."""
         if (self.count - 1) % self.gas == 0:
-            self.prefix.draw()
+            self.prefix.draw(self.world)
         return super().training_step(batch)
 
     def grad_callback(self) -> None:
