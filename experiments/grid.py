@@ -40,7 +40,10 @@ def searched(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             {
                 **best,
                 "variant": f"best of {len(members)} by validation loss",
-                "seconds": {"grid": sum(sum(r["seconds"].values()) for r in members)},
+                **{
+                    key: {"grid": sum(sum(r[key].values()) for r in members)}
+                    for key in ("seconds", "processor_seconds")
+                },
                 "examples_seen": totals,
                 "peak_memory_mib": max(r["peak_memory_mib"] for r in members),
             }

@@ -118,6 +118,7 @@ def _measures(r: Mapping[str, Any]) -> dict[str, float | None]:
         "saved": r["adapter_parameters"] + r["head_parameters"],
         "examples": sum(r["examples_seen"].values()),
         "seconds": sum(r["seconds"].values()),
+        "cpu_seconds": sum(r["processor_seconds"].values()),
         "peak_memory_mib": r["peak_memory_mib"],
     }
 

@@ -71,6 +71,7 @@ def assemble(
         "true_ranks": job.task.true_ranks,
         "planted": scores["planted"],
         "seconds": {name: s["seconds"] for name, s in stages.items()},
+        "processor_seconds": {name: s["processor_seconds"] for name, s in stages.items()},
         "peak_memory_mib": round(_peak_memory_mib(), 1),
         "adapter_dir": str(saved.folder),
         "versions": {"python": platform.python_version(), **_versions()},

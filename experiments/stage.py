@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -78,12 +79,14 @@ class Stage:
         )
         self._resume(engine)
         log.info("stage %s: %d steps on %s", self.name, steps, engine.device)
+        started = time.process_time()
         engine.run()
         if engine.stop_reason is not None:
             log.info("stage %s: stopped early, %s", self.name, engine.stop_reason)
         stats = evaluation.finish(engine, writer)
         self._summary = {
             "seconds": round(writer.seconds(), 3),
+            "processor_seconds": round(time.process_time() - started, 3),
             "steps": engine.global_step,
             "T1": lower.config.unroll_steps if levels else None,
             "T2": getattr(levels[1].config, "steps", 1) if levels else None,

@@ -29,6 +29,7 @@ def result(method: str, seed: int, accuracy: float, **other: Any) -> dict[str, A
         "head_parameters": 500,
         "examples_seen": {"lower": 100, "upper": 50},
         "seconds": {"search": 1.0, "retrain": 2.0},
+        "processor_seconds": {"search": 0.5, "retrain": 1.0},
         "peak_memory_mib": 900.0,
         **other,
     }

@@ -44,7 +44,7 @@ def traces(folder: Path) -> dict[str, Any]:
     """All that a run leaves, without times and places."""
     lines = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
     result = json.loads((folder / "result.json").read_text())
-    for key in ("seconds", "peak_memory_mib", "adapter_dir", "model_dir"):
+    for key in ("seconds", "processor_seconds", "peak_memory_mib", "adapter_dir", "model_dir"):
         result.pop(key, None)
     return {
         "metrics": [{k: v for k, v in x.items() if k != "seconds"} for x in lines],
