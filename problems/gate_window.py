@@ -64,6 +64,10 @@ class GateWindow:
             )
         self._costs = torch.tensor([self.costs[name] for name in self.gates.names])
 
+    def left(self, step: int) -> float:
+        """Share of the window that lies ahead of ``step``: 1 before it, 0 after it."""
+        return min(1.0, max(0.0, (self.last - step) / (self.last - self.first)))
+
     def enter(self, step: int) -> None:
         """Put the gates into their phase at ``step``."""
         if step < self.first:

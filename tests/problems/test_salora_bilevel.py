@@ -1,0 +1,232 @@
+"""SaLoRA on two levels: who trains what on which data, and the gradient through drawn gates."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from bilevel import UserError
+from bilevel.hypergradient import Alignment, FiniteDifference, NoHypergradient, Unrolled
+from bilevel.lowrank import gated_layers
+from problems.base import trainable
+from problems.optimizers import OptimizerSettings
+from problems.salora_bilevel import SaLoRABilevel
+
+sys.path.insert(0, str(Path(__file__).parent))
+from test_salora import Interrupted, WatchedJob
+
+
+def counts(problems):
+    """After a lower step: the levels' steps, and how many are remembered for the gates."""
+    found = {p.name: p.count for p in problems}
+    return found | {"phase": problems[0].gate_window.gates.phase, "kept": len(_records(problems))}
+
+
+def _records(problems):
+    return problems[0].window.steps
+
+
+@pytest.mark.parametrize("T1", [1, 2])
+def test_three_problems_whose_upper_ones_step_in_the_window_only(T1):
+    """10 global steps, window 2 to 5."""
+    job = WatchedJob(counts, max_steps=10, epochs=99, hypergradient=Unrolled())
+    method = SaLoRABilevel(rank=4, start=0.2, end=0.5, unroll_steps=T1, upper_steps=2)
+    outcome = method.run(job)
+    ends = job.seen[T1 - 1 :: T1]  # of the global steps
+    assert [s["phase"] for s in ends] == ["open"] * 2 + ["learning"] * 3 + ["fixed"] * 5
+    assert [s["lower"] for s in ends] == [T1 * (i + 1) for i in range(10)]
+    assert [s["upper"] for s in ends] == [0, 0, 2, 4, 6, 6, 6, 6, 6, 6]
+    assert [s["multiplier"] for s in ends] == [s["upper"] for s in ends]
+    assert [s["kept"] for s in ends] == [0, 0, T1, T1, T1, 0, 0, 0, 0, 0]
+    lower, upper, ascent = job.runs[0]["problems"]
+    gates = job.runs[0]["gates"]
+    assert [id(p) for p in upper.trainable_parameters()] == [id(gates.logits)]
+    below = {id(p) for p in lower.trainable_parameters()}
+    assert below == {id(p) for p in trainable(job.runs[0]["model"])}
+    assert id(gates.logits) not in below
+    D1, D2 = (set(p.train_data_loader[0].indices) for p in (lower, upper))
+    assert not D1 & D2
+    assert set(range(64)) == D1 | D2
+    assert outcome.split == {"train": 51, "validation": 13}
+    assert outcome.validation_loss == 0.5
+    assert gates.logits.any()
+    assert ascent.module.value > 0
+    assert upper.optimizer.param_groups[0]["lr"] == 0, "its schedule ends with the window"
+
+
+def test_the_upper_loss_is_that_of_held_out_data_and_the_density():
+    job = WatchedJob(max_steps=4, epochs=9)
+    SaLoRABilevel(rank=4, start=0.0, end=1.0, density=0.3).run(job)
+    lower, upper, ascent = job.runs[0]["problems"]
+    lower.gate_window.gates.learn()
+    lower.module.eval()
+    with torch.no_grad():
+        ascent.module.value.fill_(3.0)
+    batch = job.data.collate(list(job.data.examples[:8]))
+    task = lower.module(**batch).loss
+    C = lower.gate_window.density()
+    torch.testing.assert_close(upper.loss(batch), task + 3.0 * (C - 0.3) ** 2)
+    R = lower.penalty(lower.factors.pairs())
+    torch.testing.assert_close(lower.loss(batch), task + 0.1 * R)
+
+
+class ExactJob(WatchedJob):
+    """float64, no dropout, and weights large enough that adapters matter."""
+
+    def build_model(self):
+        model = super().build_model().double()
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+            if isinstance(module, nn.Linear):
+                module.weight.data *= 5
+        return model
+
+
+class Doubled(SaLoRABilevel):
+    """With log theta in float64, apart from 0, and factors whose update is not 0."""
+
+    def adapted(self, job, steps):
+        model, window = super().adapted(job, steps)
+        window.gates.double()
+        generator = torch.Generator().manual_seed(5)
+        with torch.no_grad():
+            window.gates.logits.copy_(
+                torch.randn(window.gates.logits.shape, generator=generator, dtype=torch.float64)
+            )
+            for layer in gated_layers(model).values():
+                layer.B.copy_(torch.randn(layer.B.shape, generator=generator) * 0.1)
+        return model, window
+
+
+def method_with(T1):
+    lower = OptimizerSettings(betas=(0.8, 0.9), eps=1e-6, weight_decay=0.1, schedule="constant")
+    return Doubled(
+        rank=2, unroll_steps=T1, optimizer=lower, start=0.0, end=1.0, constraint=False, beta=0.3
+    )
+
+
+def job_with(estimator, T1):
+    job = ExactJob(hypergradient=estimator, max_steps=1, epochs=99)
+    job.target_modules = ["query", "value"]
+    return job
+
+
+def plain_run(shift, T1):
+    """L2 after T1 steps of torch's own AdamW at log theta + shift: no engine, no problems.
+
+    Every forward draws its gates from the same random state as in every other run.
+    """
+    method, job = method_with(T1), job_with(None, T1)
+    torch.manual_seed(0)
+    model, window = method.adapted(job, 1)
+    with torch.no_grad():
+        window.gates.logits.add_(shift)
+    model.train()
+    optimizer = torch.optim.AdamW(
+        trainable(model), lr=1e-2, betas=(0.8, 0.9), eps=1e-6, weight_decay=0.1
+    )
+    sides = method.sides(job)
+    batches = iter(sides.lower)
+    torch.manual_seed(99)
+    for _ in range(T1):
+        loss = model(**next(batches)).loss
+        matrices = [m for g in gated_layers(model).values() for m in (g.A, g.B.T)]
+        one = torch.eye(2, dtype=torch.float64)
+        loss = loss + 0.3 * sum(((m @ m.T - one) ** 2).sum() for m in matrices) / len(matrices)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        return model(**next(iter(sides.upper))).loss
+
+
+@pytest.mark.parametrize("T1", [1, 3])
+def test_the_hypergradient_through_drawn_gates_is_that_of_the_whole_run(T1):
+    """`unrolled` within 1e-5 of a central difference (h = 1e-5, float64) of T1 real steps."""
+
+    def found(estimator):
+        seen = []
+
+        class Listening(ExactJob):
+            def run(self, problems, *args, **options):
+                torch.manual_seed(99)
+                problems[1].gradient_hooks.append(
+                    lambda p, loss: seen.append(p.module.logits.grad.clone())
+                )
+                return super().run(problems, *args, **options)
+
+        job = Listening(hypergradient=estimator, max_steps=1, epochs=99)
+        job.target_modules = ["query", "value"]
+        method_with(T1).run(job)
+        assert len(seen) == 1
+        return seen[0]
+
+    h = 1e-5
+    expected = torch.zeros(4, 2, dtype=torch.float64)
+    for index in range(8):
+        shift = torch.zeros(8, dtype=torch.float64)
+        shift[index] = h
+        shift = shift.view(4, 2)
+        expected.view(-1)[index] = (plain_run(shift, T1) - plain_run(-shift, T1)) / (2 * h)
+    exact, direct = found(Unrolled()), found(NoHypergradient())
+    assert expected.abs().min() < expected.abs().max()
+    error = (exact - expected).norm()
+    assert error < 1e-5 * expected.norm()
+    assert error < 1e-2 * (expected - direct).norm(), "the implicit term is not seen"
+
+
+@pytest.mark.parametrize("density", [0.5, 0.125])
+def test_the_density_reaches_its_target(density):
+    def look(problems):
+        return float(problems[0].gate_window.density())
+
+    job = WatchedJob(look, max_steps=160, epochs=99, hypergradient=NoHypergradient())
+    outcome = SaLoRABilevel(rank=8, density=density, start=0.0, end=0.5).run(job)
+    assert abs(job.seen[-1] - density) < 0.02
+    kept = sum(outcome.ranks.values()) / (8 * 12)  # layers of equal size
+    assert density - 1 / 96 < kept <= density
+
+
+def test_the_closed_form_estimator_is_refused_by_name():
+    with pytest.raises(UserError, match="hard-concrete gates draw at random"):
+        SaLoRABilevel(rank=4).run(WatchedJob(hypergradient=Alignment(), max_steps=2))
+
+
+def test_without_the_constraint_there_are_two_levels():
+    job = WatchedJob(max_steps=4, epochs=9, hypergradient=FiniteDifference())
+    SaLoRABilevel(rank=4, constraint=False, prune="threshold").run(job)
+    assert [p.name for p in job.runs[0]["problems"]] == ["lower", "upper"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"split": 1.0}, "split must be between 0 and 1, got 1.0"),
+        ({"upper_steps": 0}, "upper_steps must be 1 or more, got 0"),
+        ({"density": 2.0}, r"density must be in \(0, 1\], got 2.0"),
+    ],
+)
+def test_wrong_settings_are_named(options, words):
+    with pytest.raises(UserError, match=words):
+        SaLoRABilevel(**options)
+
+
+@pytest.mark.parametrize(("at", "phase"), [(5, "open"), (7, "learning"), (11, "fixed")])
+def test_a_resumed_run_ends_as_one_left_alone(at, phase):
+    """Window 5 to 10 of 20 global steps."""
+    method = SaLoRABilevel(rank=4, start=0.25, end=0.5, unroll_steps=2)
+    options = {"hypergradient": Unrolled()}
+    first = Interrupted(at, **options)
+    whole = method.run(first)
+    second = Interrupted(at, first.saved, **options)
+    resumed = method.run(second)
+    assert second.phase == phase
+    assert torch.equal(first.gates.logits, second.gates.logits)
+    assert torch.equal(first.gates.values(), second.gates.values())
+    for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(a, b)
