@@ -17,10 +17,11 @@ from problems.optimizers import OptimizerSettings
 
 FOLDER = Path(conf.__file__).parent
 GROUPS = ("method", "task", "model", "hypergradient", "engine")
-# The two entries that stand for something of the user's, which must be given.
+# Entries that stand for something of the user's, which must be given, or go with another only.
 NEEDED = {
     "task=classification": ["task.data_dir=here", "task.text_columns=[text]"],
     "model=hub": ["model.pretrained=someone/something"],
+    "model=planted": ["task=planted"],
 }
 # conjugate gradients: a step size does not change a solution.
 WITHOUT_EFFECT = {"hypergradient.alpha"}

@@ -26,7 +26,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 CASES = {
-    "unknown method": (["method=autolara"], ["method 'autolara'", "autolora, lora", "mean 'auto"]),
+    "unknown method": (
+        ["method=autolara"],
+        ["method 'autolara'", "adalora, autolora, bidora", "mean 'auto"],
+    ),
     "unknown task": (["task=sst3"], ["task 'sst3'", "demo", "did you mean 'sst2'"]),
     "unknown model": (["model=robertabase"], ["model 'robertabase'", "roberta-base"]),
     "unknown estimator": (["hypergradient=darts"], ["'darts'", "finite_difference", "unrolled"]),

@@ -55,7 +55,8 @@ def test_merged_model_survives_saving(adapted, base, batch, tmp_path):
     merged.save_pretrained(tmp_path / "merged")
     again = type(merged).from_pretrained(tmp_path / "merged").eval()
     with torch.no_grad():
-        assert torch.equal(again(**batch).logits, merged(**batch).logits)
+        # up to rounding: how a kernel sums depends on where in memory a weight begins
+        torch.testing.assert_close(again(**batch).logits, merged(**batch).logits, rtol=0, atol=1e-6)
 
 
 def test_without_batches_there_is_no_difference_to_report(adapted, base, tmp_path):
