@@ -31,7 +31,7 @@ gradient that takes the norm for a constant. What that makes of the hypergradien
 | penalty | mean of norms, full Gram | the same, 1e-5 | the same, 1e-5, through the norm too |
 | start of A | not said | N(0, 1) | PEFT's Kaiming |
 | optimisers | AdamW | betas (0.9, 0.98), eps 1e-6 | the same |
-| weight decay below, above | not said | 0.1, 0.1 in most scripts, 0 above in two | 0.1, 0 |
+| weight decay below, above | not said | 0.1 below in 7 of 8 base scripts, 0 to 0.1 above | 0.1, 0 |
 | lr below, above | not said | 1e-5 to 5e-5, the same in both | train.lr or 5e-4, above as below |
 | schedules | not said | linear, 10 % warm-up | linear, 10 % warm-up |
 | retraining | optional | some scripts; A, B, head anew, m fixed | off (``retrain``), as the code |

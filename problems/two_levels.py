@@ -172,7 +172,7 @@ class TwoLevelMethod(Method):
             lower.optimizer, lower.parameters, self._standing_steps(steps), lower.lr
         )
         upper_optimizer, upper_schedule = optimizer_and_scheduler(
-            upper.optimizer, upper.parameters, steps * self.upper_steps, upper.lr
+            upper.optimizer, upper.parameters, self._upper_steps(steps), upper.lr
         )
         below = lower.problem(
             "lower",
@@ -215,6 +215,10 @@ class TwoLevelMethod(Method):
             return steps * self.unroll_steps
         warm = min(steps, self.warmup_steps // self.unroll_steps)
         return warm * self.unroll_steps + steps - warm
+
+    def _upper_steps(self, steps: int) -> int:
+        """Upper optimiser steps in ``steps`` global steps: none in the windows of the warm-up."""
+        return max(1, steps - self.warmup_steps // self.unroll_steps) * self.upper_steps
 
 
 def _validation_loader(job: Job, examples: Sequence[dict[str, Any]]) -> ResumableLoader:

@@ -48,6 +48,17 @@ def test_the_lower_level_takes_as_many_steps_as_lora(method, T1):
         assert problem.optimizer.param_groups[0]["lr"] == 0.0, "the schedule ends with the stage"
 
 
+@pytest.mark.parametrize(("T1", "warmup", "skipped"), [(1, 6, 6), (2, 4, 2), (2, 5, 2), (3, 2, 0)])
+def test_after_a_warm_up_the_upper_schedule_ends_with_the_stage_too(T1, warmup, skipped):
+    """No upper step follows a window that ends within the warm-up, so its schedule is shorter."""
+    job = SmallJob(n=64, epochs=3)
+    BiLoRA(rank=2, unroll_steps=T1, upper_steps=2, warmup_steps=warmup).run(job)
+    _, upper = job.runs[0]["problems"]
+    assert upper.count == 2 * (job.runs[0]["steps"] - skipped)
+    assert upper.optimizer.param_groups[0]["lr"] == 0.0
+    assert upper.scheduler.lr_lambdas[0](upper.count - 1) > 0.0, "it ended too early"
+
+
 @pytest.mark.parametrize("method", SINGLE_STAGE)
 def test_without_a_split_the_tasks_own_validation_examples_are_the_upper_levels(method):
     job = SmallJob(n=32)
