@@ -66,7 +66,7 @@ def test_lists_every_option_of_its_class(choice: str) -> None:
 
 
 def _missing(target: typing.Any, node: typing.Any, path: str) -> list[str]:
-    hints = typing.get_type_hints(target.__init__)
+    hints = typing.get_type_hints(target if dataclasses.is_dataclass(target) else target.__init__)
     found = []
     for name in inspect.signature(target).parameters:
         if name not in node:
