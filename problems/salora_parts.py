@@ -26,13 +26,14 @@ from problems.two_levels import full_precision
 
 __all__ = ["GATE_BETAS", "GatedFineTuning", "SaLoRASettings", "gate_lr", "multiplier_lr"]
 
-# How far log theta and lambda can come in a window with all of their steps at full length. Measured
-# over windows of 90 to 450 steps and densities of 0.5 to 0.125.
+# How far log theta and lambda can come in a window with all of their steps at full length; lambda
+# has to outgrow the task's pull on the gates, whose size is not known beforehand. Chosen so that
+# windows of 90 to 450 steps reach densities of 0.5 to 0.125.
 GATE_TRAVEL = 20.0
 MULTIPLIER_TRAVEL = 60.0
-# Adam's for log theta. The density's pull falls by orders of magnitude as it nears its target; with
-# the usual 0.999 Adam would go on dividing by what it was, and not come back from beyond.
-GATE_BETAS = (0.9, 0.95)
+# Adam's for log theta, shorter memories than usual: the density's pull falls by orders of magnitude
+# as it nears its target, and what Adam remembers of it would carry the gates far beyond.
+GATE_BETAS = (0.8, 0.95)
 
 
 class GatedFineTuning(FineTuning):

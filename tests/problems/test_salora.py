@@ -273,8 +273,8 @@ def test_the_expected_density_reaches_its_target(density):
 
 def test_rates_grow_as_windows_shrink_and_end_at_the_papers():
     _, window = SaLoRA(rank=4).adapted(WatchedJob(), 100)
-    assert gate_lr(window) == pytest.approx(40 / 30)
-    assert multiplier_lr(window) == pytest.approx(10 / 30)
+    assert gate_lr(window) == pytest.approx(40 / 30), "falling to 0 over 30 steps: 20 in all"
+    assert multiplier_lr(window) == pytest.approx(60 / 30)
     window.last = window.first + 100_000
     assert gate_lr(window) == multiplier_lr(window) == 0.01
 
