@@ -29,6 +29,11 @@ METHODS: dict[str, tuple[str, list[str]]] = {
     "delta_lora_in_place": ("delta_lora", ["method.mode=in_place", "method.start_step=2"]),
     "adalora": ("adalora", ["train.gradient_accumulation=2"]),
     "dylora": ("dylora", ["method.frozen=true"]),
+    "salora": ("salora", ["method.start=0.4", "method.end=0.8"]),
+    "salora_bilevel": (
+        "salora_bilevel",
+        ["method.start=0.4", "method.end=0.8", "hypergradient=unrolled", "method.unroll_steps=2"],
+    ),
     "full": ("full", ["method.optimizer.lr=1e-3"]),
     "bitfit": ("bitfit", []),
     "dora": ("dora", ["method.lora_dropout=0.1"]),

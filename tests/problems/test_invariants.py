@@ -28,6 +28,7 @@ from bilevel.lowrank.layers import lora_layers
 from problems import AutoLoRA
 from problems.bidora import BiDoRA
 from problems.bilora import BiLoRA
+from problems.salora_bilevel import SaLoRABilevel
 
 sys.path.insert(0, str(Path(__file__).parent))
 from jobs import SmallJob
@@ -108,7 +109,9 @@ def test_6_autoloras_ranks():
         assert RULES["threshold"]({"a": torch.full((k,), 0.7).softmax(0)}) == {"a": k}
 
 
-@pytest.mark.parametrize("method", [AutoLoRA(), BiLoRA(), BiDoRA()])
+@pytest.mark.parametrize(
+    "method", [AutoLoRA(), BiLoRA(), BiDoRA(), SaLoRABilevel(constraint=False)]
+)
 def test_9_two_parts_and_what_is_trained_on_both(method):
     job = SmallJob(n=64)
     method.run(job)
@@ -123,7 +126,9 @@ def test_9_two_parts_and_what_is_trained_on_both(method):
         assert not later
 
 
-@pytest.mark.parametrize("method", [AutoLoRA(), BiLoRA(), BiDoRA()])
+@pytest.mark.parametrize(
+    "method", [AutoLoRA(), BiLoRA(), BiDoRA(), SaLoRABilevel(constraint=False)]
+)
 def test_10_who_owns_what(method):
     job = SmallJob()
     method.run(job)
