@@ -30,6 +30,7 @@ has no data, maximises, and steps in the window only.
 | lambda | the multiplier, and in one equation also the weight of L0 | the multiplier |
 | optimiser of lambda | lr 0.01, else not said | AdamW, ascending, projected to lambda >= 0 |
 | lr of log theta, lambda | 0.01 | 0.01, more in short windows (``gate_lr``, see there) |
+| Adam's betas for log theta | not said | 0.8, 0.95 (why: ``GATE_BETAS``) |
 | their schedule | linear (all) | log theta: linear to 0 in the window; lambda: constant; no decay |
 | R_orth | squared, summed | squared, mean over the matrices, beta 0.1, in full precision |
 | what is cut at T_end | gates whose expected value is 0 | all but the largest gates in the budget |
