@@ -28,16 +28,18 @@ argument class still has fields that only make sense here.
 | start of v | not said | 0 | 0; real values 1, but for ``start=normal`` 0 (``init``) |
 | optimisers | not said | AdamW, betas (0.9, 0.98), eps 1e-6 | the same, no decay, both levels |
 | schedules | not said | linear, warm-up | linear, 10 % warm-up, both levels |
-| lr of P, Q, head | larger than LoRA's | 4e-5 | train.lr (or LoRA's 5e-4) / first lambda |
+| lr of head | larger than LoRA's (all) | 4e-5 | train.lr, or LoRA's 5e-4 |
+| lr of P, Q | | | r times that (softmax), twice (binary), once (real) |
 | lr of v | not said | 4e-5 | 1e-3 (AutoLoRA's paper) |
 | T1, T2 | not said | 1 (field: 5), 1 | 1, 1 |
 | hypergradient | Betty | darts | the job's |
 
 With P = 0 the hypergradient and R1's gradient in P are zero at the first step, so the task moves
 first. Softmax values begin at 1/r, and with them the effective scale at alpha / r^2, where LoRA has
-alpha / r; so the learning rate is r times LoRA's, and a step moves dW as far as one of LoRA's does.
-(Binary values begin at 1/2 and double it.) A given ``lower.lr`` is taken as it is. Real values of 0
-beside P = 0 would never move (all three gradients are zero), so that is refused.
+alpha / r; so the learning rate of P and Q is r times LoRA's, and a step moves dW as far as one of
+LoRA's does. (Binary values begin at 1/2 and double it.) A given ``lower.lr`` is taken as it is, for
+all. Real values of 0 beside P = 0 would never move (all three gradients are zero), so that is
+refused.
 """
 
 from __future__ import annotations
@@ -64,7 +66,7 @@ from problems.base import (
     count,
     trainable,
 )
-from problems.optimizers import OptimizerSettings, check_choice, check_range
+from problems.optimizers import OptimizerSettings, Parameters, check_choice, check_range
 from problems.two_levels import HeldOut, Level, TwoLevelMethod, full_precision
 
 __all__ = ["BiLoRA", "SingularValues", "SingularVectors"]
@@ -184,7 +186,7 @@ class BiLoRA(TwoLevelMethod):
         sides = self.sides(job)
         model, gates = self.adapted(job)
         below = trainable(model)
-        lr = (job.settings.lr if job.settings.lr is not None else 5e-4) * self._speed(gates)
+        lr = job.settings.lr if job.settings.lr is not None else 5e-4
         penalty = partial(orthogonality, squared=self.r1_squared, reduce=self.r1_reduce)
         vectors = partial(SingularVectors, gamma1=self.gamma1, penalty=penalty)
         gamma2 = self.gamma2 if self.values == "binary" else 0.0
@@ -192,7 +194,7 @@ class BiLoRA(TwoLevelMethod):
             job,
             stage,
             sides,
-            Level(vectors, model, below, self.lower, lr),
+            Level(vectors, model, self._groups(model, lr), self.lower, lr),
             Level(partial(SingularValues, gamma2=gamma2), gates, [gates.logits], self.upper, 1e-3),
             self.steps(job),
             model,
@@ -209,11 +211,16 @@ class BiLoRA(TwoLevelMethod):
             keep=None if self.prune_below is None else keep,
         )
 
-    @staticmethod
-    def _speed(gates: Gates) -> float:
-        """What makes up for singular values that start below 1: 1 / the first of them."""
-        first = abs(float(gates.values().detach().mean()))
-        return 1 / first if 0 < first < 1 else 1.0
+    def _groups(self, model: PeftModel, lr: float) -> Parameters:
+        """P and Q with a learning rate that makes up for singular values that start below 1."""
+        if self.lower.lr is not None:
+            return trainable(model)
+        vectors = [factor for pair in factors(model) for factor in pair]
+        own = {id(p) for p in vectors}
+        head = [p for p in trainable(model) if id(p) not in own]
+        times = {"softmax": self.rank, "binary": 2, "real": 1}[self.values]
+        groups = [{"params": vectors, "lr": times * lr}, {"params": head, "lr": lr}]
+        return [group for group in groups if group["params"]]
 
     def adapted(self, job: Job) -> tuple[PeftModel, Gates]:
         """A fresh model with P, Q and Lambda at their start."""

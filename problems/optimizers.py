@@ -12,7 +12,23 @@ from transformers import get_scheduler
 
 from bilevel.errors import UserError
 
-__all__ = ["OptimizerSettings", "check_choice", "check_range", "optimizer_and_scheduler"]
+__all__ = [
+    "OptimizerSettings",
+    "Parameters",
+    "check_choice",
+    "check_range",
+    "optimizer_and_scheduler",
+]
+    "OptimizerSettings",
+    "Parameters",
+    "check_choice",
+    "check_range",
+    "optimizer_and_scheduler",
+]
+
+
+# Those of one group, or groups as torch.optim takes them, each with a learning rate of its own.
+Parameters = Sequence[nn.Parameter] | Sequence[dict[str, Any]]
 
 
 SCHEDULES = (
@@ -75,7 +91,7 @@ class OptimizerSettings:
 
 def optimizer_and_scheduler(
     settings: OptimizerSettings,
-    parameters: Sequence[nn.Parameter],
+    parameters: Parameters,
     steps: int,
     default_lr: float | None,
 ) -> tuple[torch.optim.Optimizer, Any]:

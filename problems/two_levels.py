@@ -29,7 +29,12 @@ from problems.base import (
     problem_config,
     total_steps,
 )
-from problems.optimizers import OptimizerSettings, check_range, optimizer_and_scheduler
+from problems.optimizers import (
+    OptimizerSettings,
+    Parameters,
+    check_range,
+    optimizer_and_scheduler,
+)
 
 __all__ = ["HeldOut", "Level", "Sides", "TwoLevelMethod", "full_precision"]
 
@@ -66,14 +71,14 @@ class Level:
         problem: makes the Betty problem, called as its class is; ``functools.partial`` for a class
             with more arguments.
         module: what the problem owns its parameters in.
-        parameters: the level's own, disjoint from the other level's.
+        parameters: the level's own, disjoint from the other level's; or groups of them.
         optimizer: their optimiser and schedule.
         lr: learning rate where the optimiser's settings name none.
     """
 
     problem: Callable[..., BilevelProblem]
     module: nn.Module
-    parameters: Sequence[nn.Parameter]
+    parameters: Parameters
     optimizer: OptimizerSettings
     lr: float
 

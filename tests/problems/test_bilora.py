@@ -339,10 +339,13 @@ def test_real_values_of_zero_beside_a_zero_factor_would_never_move():
 
 @pytest.mark.parametrize(("values", "times"), [("softmax", 4), ("binary", 2), ("real", 1)])
 def test_the_learning_rate_makes_up_for_small_first_values(values, times):
-    def rate(**options):
+    def rates(**options):
         job = SmallJob(lr=1e-3)
         BiLoRA(rank=4, values=values, **options).run(job)
-        return job.runs[0]["problems"][0].scheduler.base_lrs[0]
+        lower = job.runs[0]["problems"][0]
+        sizes = [sum(p.numel() for p in g["params"]) for g in lower.optimizer.param_groups]
+        return dict(zip(sizes, lower.scheduler.base_lrs, strict=True))
 
-    assert rate() == pytest.approx(times * 1e-3)
-    assert rate(lower=OptimizerSettings(lr=2e-3)) == pytest.approx(2e-3)
+    vectors, head = 4 * 4 * (16 + 16), 16 * 2 + 2
+    assert rates() == {vectors: pytest.approx(times * 1e-3), head: pytest.approx(1e-3)}
+    assert rates(lower=OptimizerSettings(lr=2e-3)) == {vectors + head: pytest.approx(2e-3)}
