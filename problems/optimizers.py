@@ -19,12 +19,6 @@ __all__ = [
     "check_range",
     "optimizer_and_scheduler",
 ]
-    "OptimizerSettings",
-    "Parameters",
-    "check_choice",
-    "check_range",
-    "optimizer_and_scheduler",
-]
 
 
 # Those of one group, or groups as torch.optim takes them, each with a learning rate of its own.
