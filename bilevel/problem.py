@@ -209,6 +209,11 @@ class BilevelProblem(ProblemGradient):
             self.module_state_dict_cache = None
             self.opitmizer_state_dict_cache = None
 
+    @property
+    def differentiated(self) -> bool:
+        """Whether levels above differentiate through the coming steps; for subclasses."""
+        return True
+
     def extra_state(self) -> dict[str, Any]:
         """What else decides this problem's future; for subclasses. Plain values and tensors."""
         return {}

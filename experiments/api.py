@@ -10,7 +10,6 @@ config = search_ranks(model, tokenizer, train)      # a LoraConfig for your own 
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import importlib.resources
 import tempfile
@@ -113,7 +112,8 @@ def finetune(
         result = execute(plan, place)
         saved = place / Path(result["adapter_dir"]).name
         compact = place / "adapter_compact"
-        tuned = artifacts.load(compact if compact.is_dir() else saved, copy.deepcopy(model))
+        base = plan.model.load(0, "", seed).model  # a copy as the method got it, in fp32
+        tuned = artifacts.load(compact if compact.is_dir() else saved, base)
     if folder is None:
         result["adapter_dir"] = None
     config = getattr(tuned, "peft_config", {}).get("default")

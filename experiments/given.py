@@ -141,7 +141,7 @@ class GivenModel(ModelSpec):
         if fresh.config.pad_token_id is None:
             fresh.config.pad_token_id = self.tokenizer.pad_token_id
         fresh.config.problem_type = (
-            "regression" if num_labels == 1 else "single_label_classification"
+            "regression" if self.model.config.num_labels == 1 else "single_label_classification"
         )
         head = head_modules(fresh) if self.head is None else list(self.head)
         return LoadedModel(fresh, self.tokenizer, head)

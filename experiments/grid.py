@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bilevel.errors import UserError
+
 __all__ = ["GRID", "searched"]
 
 GRID = "lora_grid"
@@ -23,6 +25,9 @@ def searched(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         The result of the run with the lowest validation loss, with the seconds and examples of all
         runs of the grid and ``variant`` telling how many they are. The test set plays no part in
         the choice. Grids of a single run are left out.
+
+    Raises:
+        UserError: runs without a validation loss.
     """
     grids: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for r in results:
@@ -32,6 +37,11 @@ def searched(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for members in grids.values():
         if len(members) < 2:
             continue
+        if any(r["validation_loss"] is None for r in members):
+            raise UserError(
+                f"the {GRID} runs on {members[0]['task']} have no validation loss to choose a rank "
+                "by: run them with method.hold_out above 0"
+            )
         best = min(members, key=lambda r: r["validation_loss"])
         totals = {
             level: sum(r["examples_seen"][level] for r in members) for level in ("lower", "upper")

@@ -134,8 +134,8 @@ class Stage:
         callbacks: list[Callback] = []
         every = options["check_hypergradient_every"]
         estimator = estimator_of(lower.config) if lower is not None else None
-        if every and estimator is not None:
-            callbacks.append(HypergradientCheck(estimator, writer, every))
+        if every and lower is not None and estimator is not None:
+            callbacks.append(HypergradientCheck(lower, estimator, writer, every))
         if options["checkpoint_every"]:
             callbacks.append(
                 CheckpointEvery(

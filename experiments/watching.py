@@ -163,19 +163,27 @@ class HypergradientCheck(Callback):
     """Holds the estimator in use against the exact implicit term, every so many global steps.
 
     Args:
+        lower: the problem that is differentiated.
         estimator: in use.
         writer: of metrics.jsonl; records are of kind ``hypergradient``.
         every: global steps.
     """
 
-    def __init__(self, estimator: Hypergradient, writer: MetricsWriter, every: int) -> None:
+    def __init__(
+        self,
+        lower: BilevelProblem,
+        estimator: Hypergradient,
+        writer: MetricsWriter,
+        every: int,
+    ) -> None:
+        self.lower = lower
         self.estimator = estimator
         self.writer = writer
         self.every = every
 
     def on_step_end(self, engine: BilevelEngine) -> None:
         """Check if it is time."""
-        if engine.global_step % self.every:
+        if engine.global_step % self.every or not self.lower.differentiated:
             return
         found = check(engine, [self.estimator])[0]
         self.writer.write("hypergradient", engine.global_step, asdict(found))

@@ -12,7 +12,7 @@ __all__ = ["moved"]
 
 
 @torch.no_grad()
-def moved(tuned: nn.Module, pretrained: nn.Module) -> dict[str, dict[str, float]] | None:
+def moved(tuned: nn.Module, pretrained: nn.Module) -> dict[str, dict[str, float | None]] | None:
     """Compare each matrix of the layers that fine-tuning changed with its pretrained value.
 
     Args:
@@ -45,10 +45,15 @@ def moved(tuned: nn.Module, pretrained: nn.Module) -> dict[str, dict[str, float]
         difference = _norm(a - b)
         if difference > 0:
             found[name.removesuffix(".weight")] = {
-                "cosine": float((a * b).sum()) / (_norm(a) * _norm(b)),
-                "relative_norm": difference / _norm(b),
+                "cosine": _ratio(float((a * b).sum()), _norm(a) * _norm(b)),
+                "relative_norm": _ratio(difference, _norm(b)),
             }
     return found or None
+
+
+def _ratio(x: float, y: float) -> float | None:
+    """x / y, None where a matrix is zero and it means nothing."""
+    return x / y if y else None
 
 
 def _norm(matrix: Tensor) -> float:

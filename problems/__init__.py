@@ -21,3 +21,5 @@ from problems.lora import LoRA as LoRA
 from problems.optimizers import OptimizerSettings as OptimizerSettings
 from problems.prefix import PrefixTuning as PrefixTuning
 from problems.prompt import PromptTuning as PromptTuning
+from problems.salora import SaLoRA as SaLoRA
+from problems.salora_bilevel import SaLoRABilevel as SaLoRABilevel

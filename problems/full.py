@@ -35,6 +35,9 @@ from problems.parts import layers
 
 __all__ = ["FullFineTuning", "trained_names"]
 
+# One matrix for query, key and value: GPT-2, DeBERTa v1, ModernBERT, Phi-3, GPT-NeoX.
+FUSED = ("c_attn", "in_proj", "Wqkv", "qkv_proj", "query_key_value")
+
 TRAINED = ("all", "frozen_embeddings", "qv", "top")
 
 
@@ -80,10 +83,16 @@ def trained_names(model: PreTrainedModel, train: str, top_layers: int, qv: list[
         qv: names of the modules W_q and W_v, full or their endings.
 
     Raises:
-        UserError: the model has fewer layers.
+        UserError: the model has fewer layers, or keeps W_q and W_v in one matrix with W_k.
     """
     every = dict(model.named_parameters())
     if train == "qv":
+        fused = [name for name in qv if name.rsplit(".", 1)[-1] in FUSED]
+        if fused:
+            raise UserError(
+                f"method.train=qv: {type(model).__name__} keeps query, key and value in one matrix "
+                f"({fused[0]}), which cannot be trained in part; use train=top or all"
+            )
         wanted = tuple(f".{name}.weight" for name in qv)
         return {name for name in every if f".{name}".endswith(wanted)}
     if train == "frozen_embeddings":

@@ -89,6 +89,11 @@ class GatedModel(nn.Module):
 class GatesAndFactors(GatedFineTuning):
     """L(D) + beta R_orth + lambda (C - b)^2; theta and the last term in the window only."""
 
+    @property
+    def differentiated(self) -> bool:
+        """Never: the multiplier above has no loss but its own term."""
+        return False
+
     def training_step(self, batch: dict[str, Tensor]) -> Tensor:
         """The loss with its penalties."""
         loss = super().training_step(batch)

@@ -48,6 +48,12 @@ class FactorsBelow(GatedFineTuning):
         """Windows of T1 steps before the one under way: the gates' steps are counted in these."""
         return super().phase_step() // self.config.unroll_steps
 
+    @property
+    def differentiated(self) -> bool:
+        """In the gates' window only."""
+        coming = self._count // self.gas // self.config.unroll_steps
+        return self.gate_window.first <= coming < self.gate_window.last
+
     def _open_record(self, batch: Any) -> StepRecord | None:
         """Nothing to remember outside the window, where no hypergradient is taken."""
         return super()._open_record(batch) if self.gate_window.learning else None

@@ -99,3 +99,27 @@ def test_wrong_input_is_one_sentence(given, change, words):
     others = {k: v for k, v in change.items() if k not in ("train", "test")}
     with pytest.raises(UserError, match=words):
         finetune(model, tokenizer, data, LoRA(), **{**SMALL, **others})
+
+
+def test_a_half_precision_decoder_without_padding_comes_back_whole(given):
+    from transformers import GPT2Config, GPT2ForSequenceClassification
+
+    _, tokenizer, rows = given
+    config = GPT2Config(
+        vocab_size=len(tokenizer), n_positions=64, n_embd=16, n_layer=1, n_head=2, num_labels=2
+    )
+    model = GPT2ForSequenceClassification(config).to(torch.bfloat16)
+    ids = {
+        split: [{"input_ids": r["input_ids"], "label": r["labels"]} for r in part]
+        for split, part in rows.items()
+    }
+    run = finetune(model, tokenizer, ids, LoRA(rank=2), **SMALL)
+    assert {p.dtype for p in run.model.parameters()} == {torch.float32}
+    batch = tokenizer.pad([{"input_ids": r["input_ids"]} for r in ids["test"]], return_tensors="pt")
+    with torch.no_grad():
+        found = run.model(**batch).logits.argmax(1).tolist()
+    labels = [row["label"] for row in ids["test"]]
+    accuracy = sum(a == b for a, b in zip(found, labels, strict=True)) / len(labels)
+    assert accuracy == pytest.approx(run.result["metrics"]["accuracy"])
+    assert model.dtype == torch.bfloat16
+    assert model.config.pad_token_id is None

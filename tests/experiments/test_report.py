@@ -127,3 +127,10 @@ def test_a_grid_is_chosen_by_validation_loss_and_costs_all_its_runs(tmp_path):
     assert float(best["seconds_mean"]) == pytest.approx(9.0)
     assert float(best["examples_mean"]) == pytest.approx(450)
     assert "best of 3" in text
+
+
+def test_a_grid_without_validation_loss_is_refused(tmp_path):
+    for rank in (1, 2):
+        save(tmp_path / str(rank), result("lora_grid", 0, 0.8), [f"method.rank={rank}"])
+    with pytest.raises(report.UserError, match=r"method\.hold_out above 0"):
+        report.report([tmp_path], tmp_path / "out")

@@ -207,6 +207,19 @@ def test_hypergradient_check_leaves_the_run_as_it_is(
         assert {**a, "seconds": 0} == {**b, "seconds": 0}
 
 
+def test_hypergradient_check_keeps_to_steps_that_are_differentiated(tmp_path: Path) -> None:
+    words = ["task=demo", "task.max_train=160", "task.max_test=20", "train.epochs=1"]
+    words += ["engine.check_hypergradient_every=1", "run.figures=false", "hypergradient=unrolled"]
+    steps = {}
+    for method in ("salora", "salora_bilevel"):
+        run(tmp_path / method, [*words, f"method={method}", "method.start=0.3", "method.end=0.7"])
+        text = (tmp_path / method / "metrics.jsonl").read_text()
+        lines = [json.loads(line) for line in text.splitlines()]
+        steps[method] = [x["step"] for x in lines if x["kind"] == "hypergradient"]
+    # the gates learn in the steps 4 to 7: what comes after step 3, ..., 6 is differentiated
+    assert steps == {"salora": [], "salora_bilevel": [3, 4, 5, 6]}
+
+
 def test_check_hypergradient_program(quick: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     check_hypergradient.main([*quick, "steps=4", "batches=2", "method.unroll_steps=2"])
     lines = {x.split("  ")[0]: x.split() for x in capsys.readouterr().out.splitlines()}
