@@ -22,7 +22,7 @@ column of P and its row of Q, each |w dL/dw| smoothed (beta_1) times its smoothe
 | matrices | all six | all six | all (``train.target_modules=qv`` for two) |
 | r, r_0 | 2, 4, 8; 1.5 r | 1; 2 or 3 | 8; 1.5 r (``rank``, ``initial_rank``) |
 | alpha | not said | 16 or 32 | 32 |
-| s | not said | alpha / r_0 throughout | the same, as PEFT has it |
+| s | not said | alpha / r_0 (in-tree code: over the surviving rank) | alpha / r_0, as PEFT |
 | b(t) | jumps at t_i as printed | continuous | continuous |
 | t_i, t_f | 600 to 8000, 1800 to 50000 | the same | 13 %, 47 % of the steps, the tasks' means |
 | dT | 1 to 100 | the same | 0.1 % of the steps (``interval``) |

@@ -29,12 +29,13 @@ has no data, maximises, and steps in the window only.
 | C | sum of the layers' shares, no number in (0, 1) | share of all parameters |
 | lambda | the multiplier, and in one equation also the weight of L0 | the multiplier |
 | optimiser of lambda | lr 0.01, else not said | AdamW, ascending, projected to lambda >= 0 |
-| lr of log theta, lambda | 0.01 | 0.01, more in short windows (``gate_lr``, see there) |
+| lr of log theta, lambda | 0.01 | max(0.01, 40 / W), max(0.01, 60 / W) in a window of W steps |
 | Adam's betas for log theta | not said | 0.8, 0.95 (why: ``GATE_BETAS``) |
 | their schedule | linear (all) | log theta: linear to 0 in the window; lambda: constant; no decay |
 | R_orth | squared, summed | squared, mean over the matrices, beta 0.1, in full precision |
 | what is cut at T_end | gates whose expected value is 0 | all but the largest gates in the budget |
-| what a kept gate becomes | its expected value | its expected value E[g] |
+| what a kept gate becomes | keeps those above 0; their value is not said | its mean E[g] |
+| gates at T_start | not said | from 1 to E[g] = 0.5 in one step: every update halves |
 | lr of factors and head | tuned per task, 8e-5 to 1e-3 | train.lr, or 5e-4 |
 | weight decay, warm-up | not said | 0.1 and 6 %, LoRA's |
 

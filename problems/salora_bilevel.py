@@ -29,6 +29,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from bilevel.errors import UserError
 from bilevel.hypergradient import NoHypergradient
 from bilevel.lowrank.gates import Factors
 from bilevel.recording import StepRecord
@@ -90,8 +91,11 @@ class SaLoRABilevel(SaLoRASettings, TwoLevelMethod):
     Args:
         upper: optimiser of log theta; lr None for 0.01, or more in a short window, see
             :func:`problems.salora_parts.gate_lr`. Its schedule is over the steps in the window.
-        split, unroll_steps, upper_steps, warmup_steps, roll_back: as in
-            :class:`problems.two_levels.TwoLevelMethod`.
+        split, unroll_steps, upper_steps: as in :class:`problems.two_levels.TwoLevelMethod`.
+        warmup_steps, roll_back: have no place here and must stay at 0 and False.
+
+    Raises:
+        UserError: a setting out of range.
     """
 
     name: ClassVar[str] = "salora_bilevel"
@@ -100,6 +104,19 @@ class SaLoRABilevel(SaLoRASettings, TwoLevelMethod):
     upper: OptimizerSettings = field(
         default_factory=lambda: OptimizerSettings(name="adam", betas=GATE_BETAS, warmup_ratio=0.0)
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.warmup_steps:
+            raise UserError(
+                f"warmup_steps={self.warmup_steps}: the gates of salora_bilevel begin to learn at "
+                "method.start; leave warmup_steps at 0"
+            )
+        if self.roll_back:
+            raise UserError(
+                "salora_bilevel cannot roll back: its gates are a lower level too, of the "
+                "multiplier; leave roll_back=false"
+            )
 
     def run(self, job: Job) -> Outcome:
         """One stage, three problems."""

@@ -228,7 +228,6 @@ def test_the_density_in_closed_form_is_that_of_drawn_gates():
     with torch.no_grad():
         gates.logits.normal_(-1.0, 2.0)
     costs = torch.tensor([component_costs(model)[name] for name in gates.names]).double()
-    assert len(set(costs.tolist())) == 1 or costs.min() < costs.max()
     costs[0] = window._costs[0] = 5 * costs[0]  # so that sizes matter
     shares = []
     for _ in range(4000):

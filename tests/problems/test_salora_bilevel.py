@@ -174,7 +174,6 @@ def test_the_hypergradient_through_drawn_gates_is_that_of_the_whole_run(T1):
         shift = shift.view(4, 2)
         expected.view(-1)[index] = (plain_run(shift, T1) - plain_run(-shift, T1)) / (2 * h)
     exact, direct = found(Unrolled()), found(NoHypergradient())
-    assert expected.abs().min() < expected.abs().max()
     error = (exact - expected).norm()
     assert error < 1e-5 * expected.norm()
     assert error < 1e-2 * (expected - direct).norm(), "the implicit term is not seen"
@@ -209,6 +208,8 @@ def test_without_the_constraint_there_are_two_levels():
         ({"split": 1.0}, "split must be between 0 and 1, got 1.0"),
         ({"upper_steps": 0}, "upper_steps must be 1 or more, got 0"),
         ({"density": 2.0}, r"density must be in \(0, 1\], got 2.0"),
+        ({"warmup_steps": 3}, "begin to learn at method.start; leave warmup_steps at 0"),
+        ({"roll_back": True}, "salora_bilevel cannot roll back"),
     ],
 )
 def test_wrong_settings_are_named(options, words):
