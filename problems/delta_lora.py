@@ -46,9 +46,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from torch import Tensor, nn
-
-from bilevel.errors import UserError
 from bilevel.lowrank.layers import lora_layers
 from problems.base import (
     Job,
@@ -143,18 +140,3 @@ class DeltaLoRA(Method):
             trainable_parameters=count(parameters),
             split={"train": len(job.data.examples)},
         )
-
-
-def _check_plain(name: str, base: nn.Module) -> None:
-    """Raise UserError unless a layer's weight is a matrix of floating-point numbers."""
-    weight = base.weight
-    assert isinstance(weight, Tensor)
-    if not weight.is_floating_point() or weight.element_size() < 2:
-        raise UserError(
-            f"method.mode=in_place cannot move the weight of {name}, which is quantised: take "
-            "method.mode=factored"
-        )
-
-
-def _at_least_fp32(weight: Tensor) -> Tensor:
-    return weight.float() if weight.element_size() < 4 else weight

@@ -9,8 +9,9 @@ from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel
-from torch import Tensor
+from torch import Tensor, nn
 
+from bilevel.errors import UserError
 from bilevel.lowrank import plain_lora
 from bilevel.lowrank.layers import down_and_up, lora_factors, lora_layers, lora_scales
 from bilevel.random_state import RandomState
@@ -201,3 +202,18 @@ class InPlace(MovingWeight):
         for name, weight in self.weights.items():
             weight.copy_(self.untouched[name])
         return super().rebuild()
+
+
+def _check_plain(name: str, base: nn.Module) -> None:
+    """Raise UserError unless a layer's weight is a matrix of floating-point numbers."""
+    weight = base.weight
+    assert isinstance(weight, Tensor)
+    if not weight.is_floating_point() or weight.element_size() < 2:
+        raise UserError(
+            f"method.mode=in_place cannot move the weight of {name}, which is quantised: take "
+            "method.mode=factored"
+        )
+
+
+def _at_least_fp32(weight: Tensor) -> Tensor:
+    return weight.float() if weight.element_size() < 4 else weight
