@@ -10,10 +10,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +19,7 @@ import torch
 from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel
 
+from bilevel.disk import told_when_full
 from bilevel.errors import UserError
 from bilevel.lowrank import export_adapter
 from problems.adapters import BottleneckModel, load_adapters
@@ -65,7 +63,7 @@ def save(outcome: Outcome, folder: Path) -> Saved:
         raise TypeError("only the components of plain LoRA can be kept or cut")
     whole = isinstance(model, PreTrainedModel)
     out = folder / (MODEL if whole else ADAPTER)
-    with _told_when_full(out):
+    with told_when_full(out):
         if isinstance(model, PeftModel):
             # "auto" may look for the base model on the hub.
             model.save_pretrained(str(out), save_embedding_layers=False)
@@ -121,17 +119,3 @@ def _sizes(folder: Path) -> dict[str, int]:
                     size *= length
                 found[name] = size
     return found
-
-
-@contextmanager
-def _told_when_full(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise UserError(f"no space left on the disk while writing to {folder}") from error
-    except safetensors.SafetensorError as error:
-        if "No space left" not in str(error) and "os error 28" not in str(error):
-            raise
-        raise UserError(f"no space left on the disk while writing to {folder}") from error

@@ -60,11 +60,11 @@ from problems.base import (
     check_lora,
     count,
     loader,
-    problem_config,
     total_steps,
     trainable,
 )
-from problems.optimizers import OptimizerSettings, check_range, optimizer_and_scheduler
+from problems.one_level import ALONE, only_problem
+from problems.optimizers import OptimizerSettings, check_range
 from problems.two_levels import full_precision
 
 __all__ = ["AdaLoRA", "SingularTriplets"]
@@ -232,19 +232,12 @@ class AdaLoRA(Method):
         model = get_peft_model(base, self.config(job, base, steps))
         parameters = trainable(model)
         lr = job.settings.lr if job.settings.lr is not None else 8e-4
-        optimizer, schedule = optimizer_and_scheduler(self.optimizer, parameters, steps, lr)
-        problem = SingularTriplets(
-            "lower",
-            problem_config(job),
-            module=model,
-            optimizer=optimizer,
-            scheduler=schedule,
-            train_data_loader=batches,
-            gamma=self.gamma,
+        problem = only_problem(
+            SingularTriplets, job, model, batches, self.optimizer, steps, lr, gamma=self.gamma
         )
         stage.run(
             [problem],
-            {"u2l": {}, "l2u": {}},
+            ALONE,
             steps,
             model,
             gates=SingularValues(problem.layers),

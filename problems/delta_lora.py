@@ -56,16 +56,15 @@ from problems.base import (
     check_lora,
     count,
     loader,
-    problem_config,
     total_steps,
     trainable,
 )
 from problems.moving_weight import Factored, InPlace, MovingWeight
+from problems.one_level import ALONE, only_problem
 from problems.optimizers import (
     OptimizerSettings,
     check_choice,
     check_range,
-    optimizer_and_scheduler,
 )
 
 __all__ = ["DeltaLoRA"]
@@ -120,19 +119,13 @@ class DeltaLoRA(Method):
         batches = loader(job)
         steps = total_steps(job, batches, job.settings.epochs)
         lr = job.settings.lr if job.settings.lr is not None else 5e-4
-        optimizer, schedule = optimizer_and_scheduler(self.optimizer, parameters, steps, lr)
         warmup = int(self.optimizer.warmup_ratio * steps)
-        problem = MODES[self.mode](
-            "lower",
-            problem_config(job),
-            module=model,
-            optimizer=optimizer,
-            scheduler=schedule,
-            train_data_loader=batches,
-            ratio=self.ratio,
-            start_step=warmup if self.start_step is None else self.start_step,
+        start = warmup if self.start_step is None else self.start_step
+        options = {"ratio": self.ratio, "start_step": start}
+        problem = only_problem(
+            MODES[self.mode], job, model, batches, self.optimizer, steps, lr, **options
         )
-        stage.run([problem], {"u2l": {}, "l2u": {}}, steps, model)
+        stage.run([problem], ALONE, steps, model)
         rebuilt = problem.rebuild()
         return Outcome(
             model=rebuilt,

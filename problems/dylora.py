@@ -45,11 +45,11 @@ from problems.base import (
     check_lora,
     count,
     loader,
-    problem_config,
     total_steps,
     trainable,
 )
-from problems.optimizers import OptimizerSettings, check_range, optimizer_and_scheduler
+from problems.one_level import ALONE, only_problem
+from problems.optimizers import OptimizerSettings, check_range
 
 __all__ = ["DyLoRA", "Prefix"]
 
@@ -164,18 +164,11 @@ class DyLoRA(Method):
         batches = loader(job)
         steps = total_steps(job, batches, job.settings.epochs)
         lr = job.settings.lr if job.settings.lr is not None else 5e-4
-        optimizer, schedule = optimizer_and_scheduler(self.optimizer, parameters, steps, lr)
-        problem = RandomRank(
-            "lower",
-            problem_config(job),
-            module=model,
-            optimizer=optimizer,
-            scheduler=schedule,
-            train_data_loader=batches,
-            prefix=prefix,
-            frozen=self.frozen,
+        options = {"prefix": prefix, "frozen": self.frozen}
+        problem = only_problem(
+            RandomRank, job, model, batches, self.optimizer, steps, lr, **options
         )
-        stage.run([problem], {"u2l": {}, "l2u": {}}, steps, model)
+        stage.run([problem], ALONE, steps, model)
         return Outcome(
             model=model,
             ranks=dict.fromkeys(names, prefix.final),

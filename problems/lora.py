@@ -24,11 +24,11 @@ from problems.base import (
     check_lora,
     count,
     loader,
-    problem_config,
     total_steps,
     trainable,
 )
-from problems.optimizers import OptimizerSettings, check_range, optimizer_and_scheduler
+from problems.one_level import ALONE, only_problem
+from problems.optimizers import OptimizerSettings, check_range
 
 __all__ = ["LoRA", "train_lora"]
 
@@ -98,18 +98,10 @@ def train_lora(
     steps = total_steps(job, batches, epochs)
     parameters = trainable(model)
     lr = job.settings.lr if job.settings.lr is not None else default_lr
-    optim, schedule = optimizer_and_scheduler(optimizer, parameters, steps, lr)
-    problem = FineTuning(
-        "lower",
-        problem_config(job),
-        module=model,
-        optimizer=optim,
-        scheduler=schedule,
-        train_data_loader=batches,
-    )
+    problem = only_problem(FineTuning, job, model, batches, optimizer, steps, lr)
     stats = stage.run(
         [problem],
-        {"u2l": {}, "l2u": {}},
+        ALONE,
         steps,
         model,
         validation=[data.examples[i] for i in held_out],

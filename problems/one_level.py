@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from torch import nn
 from transformers import PreTrainedModel
 
+from bilevel import BilevelProblem, ResumableLoader
 from problems.base import (
     FineTuning,
     Job,
@@ -31,9 +32,14 @@ from problems.base import (
 )
 from problems.optimizers import OptimizerSettings, optimizer_and_scheduler
 
-__all__ = ["OneLevelMethod", "peft_head", "train_only"]
+__all__ = ["ALONE", "OneLevelMethod", "only_problem", "peft_head", "train_only"]
 
 log = logging.getLogger(__name__)
+
+P = TypeVar("P", bound=BilevelProblem)
+
+# The graph of a single problem.
+ALONE: dict[str, dict[Any, list[Any]]] = {"u2l": {}, "l2u": {}}
 
 
 @dataclass(frozen=True)
@@ -78,24 +84,48 @@ class OneLevelMethod(Method):
                 self.optimizer.lr,
                 given,
             )
-        optimizer, schedule = optimizer_and_scheduler(
-            self.optimizer, parameters, steps, self.default_lr if given is None else given
-        )
-        problem = FineTuning(
-            "lower",
-            problem_config(job),
-            module=model,
-            optimizer=optimizer,
-            scheduler=schedule,
-            train_data_loader=batches,
-        )
-        stage.run([problem], {"u2l": {}, "l2u": {}}, steps, model)
+        lr = self.default_lr if given is None else given
+        problem = only_problem(FineTuning, job, model, batches, self.optimizer, steps, lr)
+        stage.run([problem], ALONE, steps, model)
         return Outcome(
             model=model,
             ranks=self.ranks(model),
             trainable_parameters=count(parameters),
             split={"train": len(job.data.examples)},
         )
+
+
+def only_problem(
+    kind: Callable[..., P],
+    job: Job,
+    model: nn.Module,
+    batches: ResumableLoader,
+    optimizer: OptimizerSettings,
+    steps: int,
+    lr: float,
+    **options: Any,
+) -> P:
+    """The problem of a method that has no other, named ``lower``.
+
+    Args:
+        kind: its class.
+        job: tells precision, accumulation and clipping.
+        model: all of its parameters that require a gradient are trained.
+        batches: training data.
+        optimizer, steps, lr: the optimiser, its schedule's length, and the learning rate where the
+            optimiser's settings name none.
+        **options: further arguments of the class.
+    """
+    optim, schedule = optimizer_and_scheduler(optimizer, trainable(model), steps, lr)
+    return kind(
+        "lower",
+        problem_config(job),
+        module=model,
+        optimizer=optim,
+        scheduler=schedule,
+        train_data_loader=batches,
+        **options,
+    )
 
 
 def train_only(model: nn.Module, names: Collection[str], modules: Collection[str]) -> None:

@@ -13,9 +13,7 @@ together again (:mod:`bilevel.lowrank.fused`), so that both layouts are for the 
 from __future__ import annotations
 
 import copy
-import errno
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from torch import Tensor
 
+from bilevel.disk import told_when_full
 from bilevel.errors import UserError
 from bilevel.lowrank.fused import fuse
 from bilevel.lowrank.gates import gated_layers
@@ -224,21 +223,9 @@ def _write(
     config = copy.deepcopy(config)
     for field, value in fields.items():
         setattr(config, field, value)
-    with _told_when_full(folder):
+    with told_when_full(folder):
         folder.mkdir(parents=True, exist_ok=True)
         data = safetensors.torch.save(tensors, metadata={"format": "pt"})
         (folder / SAFETENSORS_WEIGHTS_NAME).write_bytes(data)
         # Last, so that a folder whose writing was cut short does not load.
         config.save_pretrained(str(folder))
-
-
-@contextmanager
-def _told_when_full(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise UserError(
-            f"no space left on the disk while writing the adapter to {folder}"
-        ) from error
