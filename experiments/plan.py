@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
 
 from bilevel.errors import UserError
@@ -54,6 +55,12 @@ class Plan:
                 f"method {self.method.name} trains the model's own weights, and those of model "
                 f"{self.model.name} are quantised: take a method with adapters, or "
                 "model.quantization=null"
+            )
+        eight = getattr(self.model, "quantization", None) == "8bit"
+        if self.method.reads_weights and eight and not torch.cuda.is_available():
+            raise UserError(
+                f"method {self.method.name} reads the pretrained weights, which packed in 8 bits "
+                "cannot be read without a GPU: take model.quantization=4bit"
             )
 
     @classmethod

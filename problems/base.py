@@ -180,12 +180,15 @@ class Method(ABC):
             is put together again when saved. False: the fused projection is one matrix.
         trains_weights: it changes the pretrained weights themselves, which therefore must not be
             quantised.
+        reads_weights: it computes with the pretrained weights themselves (norms, say), not only
+            with what a layer puts out.
     """
 
     name: ClassVar[str] = ""
     targets: ClassVar[str | None] = None
     splits_fused: ClassVar[bool] = False
     trains_weights: ClassVar[bool] = False
+    reads_weights: ClassVar[bool] = False
 
     def check_size(self, examples: int, batch_size: int) -> None:
         """Refuse a training set that is too small, before a model is loaded.

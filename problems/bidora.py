@@ -161,6 +161,7 @@ class BiDoRA(TwoLevelMethod):
     """
 
     name: ClassVar[str] = "bidora"
+    reads_weights: ClassVar[bool] = True
     rank: int = 4
     lora_alpha: float = 8.0
     lora_dropout: float = 0.0

@@ -37,6 +37,7 @@ class DoRA(OneLevelMethod):
     """
 
     name: ClassVar[str] = "dora"
+    reads_weights: ClassVar[bool] = True
     rank: int = 8
     lora_alpha: float = 16.0
     lora_dropout: float = 0.0

@@ -80,6 +80,18 @@ def test_methods_that_train_the_weights_refuse_packed_ones(monkeypatch, method):
         Plan.of(compose_config(words))
 
 
+@pytest.mark.parametrize("method", ["dora", "bidora"])
+def test_methods_that_read_the_weights_refuse_8_bits_without_a_gpu(monkeypatch, method):
+    monkeypatch.setattr(quantization, "check_installed", lambda kind: None)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    words = [f"method={method}", "task=demo", "model=demo"]
+    with pytest.raises(UserError, match=r"read without a GPU: take model\.quantization=4bit"):
+        Plan.of(compose_config([*words, "model.quantization=8bit"]))
+    Plan.of(compose_config([*words, "model.quantization=4bit"]))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    Plan.of(compose_config([*words, "model.quantization=8bit"]))
+
+
 # ---------------------------------------------------------------- where it runs
 
 
