@@ -28,6 +28,7 @@ from typing import ClassVar
 from transformers import PreTrainedModel
 
 from bilevel.errors import UserError
+from bilevel.lowrank import join_split
 from problems.base import Job
 from problems.one_level import OneLevelMethod, train_only
 from problems.optimizers import OptimizerSettings, check_choice, check_range
@@ -35,8 +36,8 @@ from problems.parts import layers
 
 __all__ = ["FullFineTuning", "trained_names"]
 
-# One matrix for query, key and value: GPT-2, DeBERTa v1, ModernBERT, Phi-3, GPT-NeoX.
-FUSED = ("c_attn", "in_proj", "Wqkv", "qkv_proj", "query_key_value")
+# One matrix for query, key and value: DeBERTa v1, ModernBERT, Phi-3, GPT-NeoX. (GPT-2's is split.)
+FUSED = ("in_proj", "Wqkv", "qkv_proj", "query_key_value")
 
 TRAINED = ("all", "frozen_embeddings", "qv", "top")
 
@@ -66,6 +67,15 @@ class FullFineTuning(OneLevelMethod):
         check_choice("train", self.train, TRAINED)
         check_range("top_layers", self.top_layers, self.top_layers >= 1, "1 or more")
 
+    @property
+    def splits_fused(self) -> bool:  # type: ignore[override]
+        """GPT-2's W_q and W_v are trained without W_k."""
+        return self.train == "qv"
+
+    def finish(self, model: PreTrainedModel) -> PreTrainedModel:
+        """The stock model again."""
+        return join_split(model)
+
     def adapt(self, job: Job, model: PreTrainedModel) -> PreTrainedModel:
         """Freeze what is not trained."""
         names = trained_names(model, self.train, self.top_layers, job.target_modules)
@@ -83,7 +93,7 @@ def trained_names(model: PreTrainedModel, train: str, top_layers: int, qv: list[
         qv: names of the modules W_q and W_v, full or their endings.
 
     Raises:
-        UserError: the model has fewer layers, or keeps W_q and W_v in one matrix with W_k.
+        UserError: the model has fewer layers, or one matrix for W_q, W_k and W_v (but GPT-2's).
     """
     every = dict(model.named_parameters())
     if train == "qv":

@@ -64,6 +64,10 @@ class OneLevelMethod(Method):
             UserError: the method does not suit the model.
         """
 
+    def finish(self, model: Any) -> Any:
+        """What is saved of the trained model; the model itself unless overridden."""
+        return model
+
     def ranks(self, model: Any) -> dict[str, int] | None:
         """Rank of every adapted module; None without ranks."""
         return None
@@ -88,7 +92,7 @@ class OneLevelMethod(Method):
         problem = only_problem(FineTuning, job, model, batches, self.optimizer, steps, lr)
         stage.run([problem], ALONE, steps, model)
         return Outcome(
-            model=model,
+            model=self.finish(model),
             ranks=self.ranks(model),
             trainable_parameters=count(parameters),
             split={"train": len(job.data.examples)},

@@ -1,7 +1,7 @@
 """Gates on low-rank adapters: values, penalties, ranks, and export to plain LoRA."""
 
 from bilevel.lowrank.export import ExportReport, export_adapter
-from bilevel.lowrank.fused import built_of_conv1d, split_fused
+from bilevel.lowrank.fused import built_of_conv1d, join_split, split_fused
 from bilevel.lowrank.gates import GatedLayer, Gates, attach_gates, fold_gates, gated_layers
 from bilevel.lowrank.layers import component_costs, lora_layers, lora_pattern, lora_scales
 from bilevel.lowrank.merge import merge
@@ -23,6 +23,7 @@ __all__ = [
     "export_adapter",
     "fold_gates",
     "gated_layers",
+    "join_split",
     "lora_layers",
     "lora_pattern",
     "lora_scales",

@@ -15,7 +15,7 @@ which stock PEFT reads as a LoRA layer of rank r_q + r_v on the stock model. Cro
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeGuard, TypeVar
+from typing import TypeGuard, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ __all__ = [
     "built_of_conv1d",
     "fuse",
     "fused_projections",
+    "join_split",
     "split_fused",
 ]
 
@@ -86,6 +87,19 @@ def split_fused(model: Model) -> Model:
             )
         if _is_fused(module):
             model.set_submodule(name, SplitProjection(module))
+    return model
+
+
+def join_split(model: Model) -> Model:
+    """Undo :func:`split_fused`, with the parts' weights as they are now: a stock model again."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, SplitProjection):
+            pieces = [cast(Conv1D, getattr(module, part)) for part in PARTS]
+            with torch.device("meta"):
+                fused = Conv1D(sum(piece.nf for piece in pieces), pieces[0].nx)
+            fused.weight = nn.Parameter(torch.cat([p.weight.detach() for p in pieces], dim=1))
+            fused.bias = nn.Parameter(torch.cat([p.bias.detach() for p in pieces]))
+            model.set_submodule(name, fused)
     return model
 
 

@@ -105,3 +105,23 @@ def test_a_method_that_leaves_no_plain_lora_keeps_the_fused_map(gpt2, quick, tmp
     words = [*quick, f"model.pretrained={gpt2}", "method=dora", "run.figures=false"]
     found = Plan.of(compose_config([*words, "train.epochs=1"])).execute(tmp_path)
     assert list(found["ranks"]) == [f"transformer.h.{layer}.attn.c_attn" for layer in range(2)]
+
+
+def test_full_fine_tuning_of_query_and_value_alone(gpt2, quick, tmp_path):
+    words = [*quick, "method=full_qv", f"model.pretrained={gpt2}", "method.optimizer.lr=0.01"]
+    words = [word for word in words if not word.startswith(("method.upper", "method.rank"))]
+    Plan.of(compose_config([*words, "run.figures=false"])).execute(tmp_path / "run")
+    found = result(tmp_path / "run")
+    assert found["trainable_parameters"] == 2 * 2 * 32 * 32 + 2 * 32  # q, v of two layers; head
+    before = GPT2Model.from_pretrained(gpt2).state_dict()
+    after = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "model")
+    assert type(after.transformer.h[0].attn.c_attn).__name__ == "Conv1D"
+    for name, old in before.items():
+        new = after.transformer.state_dict()[name]
+        if name.endswith("c_attn.weight"):
+            q, k, v = (
+                torch.equal(a, b) for a, b in zip(old.chunk(3, 1), new.chunk(3, 1), strict=True)
+            )
+            assert (q, k, v) == (False, True, False)
+        else:
+            assert torch.equal(old, new), name
