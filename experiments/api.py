@@ -138,6 +138,8 @@ def search_ranks(
     Arguments as :func:`finetune`'s. Pass the result to ``peft.get_peft_model`` on a fresh model; on
     GPT-2, whose query and value are one matrix, after ``bilevel.lowrank.split_fused(model)``.
     """
+    if not isinstance(method, AutoLoRA):
+        raise UserError(f"only AutoLoRA searches ranks by itself, not {method!r}")
     plan = _plan(
         GivenModel(name=_name(model), model=model, tokenizer=tokenizer, head=head),
         _task(model, {"train": train}),
@@ -176,6 +178,8 @@ def _plan(
     engine: Mapping[str, Any] | None,
     train: Mapping[str, Any],
 ) -> Plan:
+    if not isinstance(method, Method):
+        raise UserError(f"method={method!r}: this must be an instance, AutoLoRA() and the like")
     options = _engine_options(engine or {})
     allowed = [f.name for f in dataclasses.fields(TrainSettings) if f.name != "precision"]
     for name in train:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -60,6 +61,11 @@ def draw(folder: Path, result: dict[str, Any]) -> list[Path]:
     return [figures / name for name, drawn in drawings.items() if drawn(figures / name)]
 
 
+def _file_name(*parts: str) -> str:
+    """Names joined without anything that makes a folder: a model may be a path."""
+    return re.sub(r"[^A-Za-z0-9-]+", "_", "_".join(parts)).strip("_")
+
+
 def draw_several(results: Sequence[dict[str, Any]], out: Path) -> list[Path]:
     """Draw what there is data for over several runs into ``out``; returns the files.
 
@@ -76,10 +82,10 @@ def draw_several(results: Sequence[dict[str, Any]], out: Path) -> list[Path]:
         "planted.png": lambda path: planted.draw(results, path),
     }
     for (task, model), chosen in _one_a_method(runs).items():
-        drawings[f"values_{task}_{model}.png"] = partial(values_compared.draw, chosen)
+        drawings[f"values_{_file_name(task, model)}.png"] = partial(values_compared.draw, chosen)
     for task, model in sorted({(r["task"], r["model"]) for r in results}):
         here = [r for r in results if (r["task"], r["model"]) == (task, model)]
-        drawings[f"ranks_{task}_{model}.png"] = partial(ranks_compared.draw, here)
+        drawings[f"ranks_{_file_name(task, model)}.png"] = partial(ranks_compared.draw, here)
     drawn = [out / name for name, draws in drawings.items() if draws(out / name)]
     return [out / "comparison.png", *drawn]
 

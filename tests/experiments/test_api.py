@@ -123,3 +123,11 @@ def test_a_half_precision_decoder_without_padding_comes_back_whole(given):
     assert accuracy == pytest.approx(run.result["metrics"]["accuracy"])
     assert model.dtype == torch.bfloat16
     assert model.config.pad_token_id is None
+
+
+def test_classes_and_methods_that_do_not_search_are_refused(given):
+    model, tokenizer, rows = given
+    with pytest.raises(UserError, match=r"must be an instance, AutoLoRA\(\)"):
+        finetune(model, tokenizer, rows, AutoLoRA, **SMALL)
+    with pytest.raises(UserError, match="only AutoLoRA searches ranks"):
+        search_ranks(model, tokenizer, rows["train"], LoRA(), **SMALL)
