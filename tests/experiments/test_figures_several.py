@@ -322,7 +322,7 @@ def test_all_figures_of_several_runs(tmp_path: Path) -> None:
 def test_a_model_that_is_a_path_makes_no_folders(tmp_path: Path) -> None:
     ranks = {name: i for i, name in enumerate(NAMES)}
     for model, expected in (("../x/gpt2", "ranks_sst2_x_gpt2.png"), ("a/b", "ranks_sst2_a_b.png")):
-        named = {**result("autolora", 0, ranks=ranks), "model": model}
-        drawn = figures.draw_several([named], tmp_path / "out")
+        named = [{**result("autolora", seed, ranks=ranks), "model": model} for seed in (0, 1)]
+        drawn = figures.draw_several(named, tmp_path / "out")
         assert expected in [path.name for path in drawn]
         assert {path.parent for path in drawn} == {tmp_path / "out"}
