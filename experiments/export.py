@@ -2,9 +2,9 @@
 
     python -m experiments.export run=DIR [out=DIR] [merge=true]
 
-Writes ``adapter`` and ``adapter_compact`` into ``out`` (default: DIR/export). With ``merge=true`` it
-writes a plain transformers model in fp32 to ``out/merged`` instead, and prints the largest difference
-of its logits to the adapter's, over test examples. For runs that end in LoRA.
+Writes ``adapter`` and ``adapter_compact`` into ``out`` (default: DIR/export). With ``merge=true``
+it writes a plain transformers model in fp32 to ``out/merged`` instead, and prints the largest
+difference of its logits to the adapter's, over test examples. For runs that end in LoRA.
 """
 
 from __future__ import annotations
