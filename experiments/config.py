@@ -72,6 +72,7 @@ class Train:
     gradient_clipping: float = MISSING
     group_by_length: bool = MISSING
     lr: float | None = MISSING
+    label_smoothing: float = MISSING
     target_modules: Any = MISSING  # str, list of str or None
 
 
@@ -131,6 +132,10 @@ def check_ranges(config: Any) -> None:
     for key in POSITIVE:
         if value(key) is not None and not 0 < value(key) < math.inf:
             raise UserError(f"{key}={value(key)}: this must be more than 0, and finite")
+    if not 0 <= config.train.label_smoothing < 1:
+        raise UserError(
+            f"train.label_smoothing={config.train.label_smoothing}: this must be in [0, 1)"
+        )
     if config.seed < 0:
         raise UserError(f"seed={config.seed}: this must be 0 or more")
     targets = config.train.target_modules

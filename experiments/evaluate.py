@@ -17,13 +17,14 @@ import torch
 from bilevel.errors import UserError
 from experiments import artifacts
 from experiments.command import CommandLine, one_sentence
-from experiments.saved import SavedRun, collator, take
+from experiments.result import shown
+from experiments.saved import SavedRun, take
 from experiments.scoring import score
 
 __all__ = ["evaluate", "main"]
 
 
-def evaluate(run: SavedRun, adapter: Path) -> dict[str, float]:
+def evaluate(run: SavedRun, adapter: Path) -> dict[str, float | None]:
     """The task's metrics and ``loss`` of an adapter on the run's base model.
 
     Raises:
@@ -35,13 +36,13 @@ def evaluate(run: SavedRun, adapter: Path) -> dict[str, float]:
     try:
         model = artifacts.load(adapter, loaded.model).to(device)
     except UserError as error:
-        raise UserError(
-            f"task {task.name} with {task.num_labels} labels on model {run.config.model.name}: "
-            f"{error}"
-        ) from error
-    tests = {name: task.tokenise(loaded.tokenizer, rows) for name, rows in task.tests.items()}
-    metrics, loss = score(model, task, tests, collator(loaded))
-    return {**metrics, "loss": loss}
+        raise UserError(f"task {task.name} on model {run.config.model.name}: {error}") from error
+    tests = {
+        name: task.tokenise(loaded.tokenizer, rows, loaded.seq2seq)
+        for name, rows in task.tests.items()
+    }
+    scores = score(model, task, tests, task.collator(loaded.tokenizer), tokenizer=loaded.tokenizer)
+    return {**scores.metrics, "loss": scores.loss}
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -60,8 +61,8 @@ def main(words: Sequence[str] | None = None) -> None:
     reported = {**run.result["metrics"], "loss": run.result["test_loss"]}
     print(f"{run.result['method']} on {run.config.task.name}, {run.result['model']}")
     for name, value in scores.items():
-        there = "" if name not in reported else f"   (its result.json says {reported[name]:.6g})"
-        print(f"  {name:20} {value:.6g}{there}")
+        there = "" if name not in reported else f"   (its result.json says {shown(reported[name])})"
+        print(f"  {name:20} {shown(value)}{there}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from bilevel.errors import UserError
 from bilevel.lowrank import export_adapter, merge
 from bilevel.lowrank.export import COMPACT
 from experiments.command import CommandLine, one_sentence
-from experiments.saved import SavedRun, collator, take
+from experiments.saved import SavedRun, take
 
 __all__ = ["main"]
 
@@ -70,7 +70,8 @@ def _merge(run: SavedRun, out: Path) -> None:
     task = run.task()
     loaded = run.base(task)
     rows = [row for test in task.tests.values() for row in test][:COMPARED]
-    examples, collate = task.tokenise(loaded.tokenizer, rows), collator(loaded)
+    examples = task.tokenise(loaded.tokenizer, rows, loaded.seq2seq)
+    collate = task.collator(loaded.tokenizer)
     batches = [collate(examples[i : i + BATCH]) for i in range(0, len(examples), BATCH)]
     merged, difference = merge(run.folder / "adapter", loaded.model, batches)
     merged.save_pretrained(out / "merged")

@@ -14,7 +14,8 @@ from experiments.architecture import head_modules
 from experiments.metrics import METRICS
 from experiments.models import LoadedModel, ModelSpec
 from experiments.quantization import keep_trainable
-from experiments.tasks.base import Task, TaskData
+from experiments.tasks.base import Answers, Task, TaskData
+from experiments.tasks.labelled import LabelledData
 
 __all__ = ["GivenModel", "GivenTask"]
 
@@ -26,10 +27,12 @@ class TokenisedExample(NamedTuple):
     label: int | float
 
 
-class TokenisedData(TaskData):
-    """`TaskData` of :class:`TokenisedExample` rows."""
+class TokenisedData(LabelledData):
+    """`LabelledData` of :class:`TokenisedExample` rows."""
 
-    def tokenise(self, tokenizer: Any, examples: Sequence[Any]) -> list[dict[str, Any]]:
+    def tokenise(
+        self, tokenizer: Any, examples: Sequence[Any], seq2seq: bool = False
+    ) -> list[dict[str, Any]]:
         """The rows' columns as they are, and ``labels``."""
         return [{**example.features, "labels": example.label} for example in examples]
 
@@ -129,8 +132,12 @@ class GivenModel(ModelSpec):
         """Nothing to find."""
         return self.name
 
-    def load(self, num_labels: int, problem_type: str, seed: int) -> LoadedModel:
-        """A copy of the model."""
+    def load(self, answers: Answers, seed: int) -> LoadedModel:
+        """A copy of the model, which has its head."""
+        return self.copy()
+
+    def copy(self) -> LoadedModel:
+        """A copy of the model in fp32, or quantised as it is."""
         assert self.model is not None
         assert self.tokenizer is not None
         fresh = copy.deepcopy(self.model).eval()
@@ -144,4 +151,4 @@ class GivenModel(ModelSpec):
             "regression" if self.model.config.num_labels == 1 else "single_label_classification"
         )
         head = head_modules(fresh) if self.head is None else list(self.head)
-        return LoadedModel(fresh, self.tokenizer, head)
+        return LoadedModel(fresh, self.tokenizer, head, "SEQ_CLS" if head else None)

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import transformers
-from transformers import DataCollatorWithPadding, PreTrainedModel
+from transformers import PreTrainedModel
 
 from bilevel.checkpoint import Checkpointer
 from bilevel.errors import UserError
 from bilevel.lowrank import split_fused
 from experiments import artifacts, figures, result
 from experiments.architecture import check_rank, target_modules
-from experiments.journal import Journal
+from experiments.journal import Journal, write_atomically
+from experiments.label_smoothing import check_smoothing, smooth_labels
 from experiments.plan import Plan
 from experiments.plots.records import final_values
 from experiments.recovery import information, linear_costs, recovery
 from experiments.resume import exclusive
-from experiments.scoring import mean_loss, outputs, score, some
+from experiments.scoring import forward, score, some
 from experiments.stage import Stage
 from experiments.tasks.base import TaskData
+from experiments.tasks.text import TextData
 from experiments.weights import moved
 from problems.base import Outcome, StageRunner, TrainData
 
@@ -55,23 +58,24 @@ class FineTuningJob:
         self.settings = plan.settings
         self.hypergradient = plan.hypergradient
         self.task: TaskData = plan.task.load()
+        check_smoothing(plan.settings.label_smoothing, self.task.answers)
         plan.method.check_size(len(self.task.train), self.settings.batch_size)
         self.journal = Journal(folder / "checkpoints" / "stages.json", plan.config, plan.resume)
         self.checkpointer = Checkpointer(folder / "checkpoints", plan.engine["keep_checkpoints"])
         self.stages: list[Stage] = []
 
-        loaded = plan.model.load(self.task.num_labels, self.task.problem_type, self.seed)
+        loaded = plan.model.load(self.task.answers, self.seed)
         self._fresh: PreTrainedModel | None = self._for_training(loaded.model)
         self.tokenizer = loaded.tokenizer
         self.head_modules = loaded.head_modules
+        self.task_type = loaded.task_type
+        self._seq2seq = loaded.seq2seq
         self.target_modules = target_modules(loaded.model, plan.targets)
         rank = getattr(plan.method, "rank", None)
         if rank is not None:
             check_rank(loaded.model, self.target_modules, rank)
         self.data = self._train_data()
-        self.tests = {
-            name: self.task.tokenise(self.tokenizer, rows) for name, rows in self.task.tests.items()
-        }
+        self.tests = {name: self._tokenise(rows) for name, rows in self.task.tests.items()}
 
     def build_model(self) -> PreTrainedModel:
         """A fresh pretrained model with its head, the same at every call."""
@@ -80,10 +84,10 @@ class FineTuningJob:
 
     def stock_model(self) -> PreTrainedModel:
         """The same as transformers makes it, which what was saved must fit."""
-        task = self.task
-        return self.plan.model.load(task.num_labels, task.problem_type, self.seed).model
+        return self.plan.model.load(self.task.answers, self.seed).model
 
     def _for_training(self, model: PreTrainedModel) -> PreTrainedModel:
+        smooth_labels(model, self.settings.label_smoothing, self.task.answers)
         return split_fused(model) if self.plan.method.splits_fused else model
 
     def stage(self, name: str, body: Callable[[StageRunner], T], last: bool = False) -> T:
@@ -107,13 +111,18 @@ class FineTuningJob:
         return {**before, **{stage.name: stage.summary() for stage in self.stages}}
 
     def _train_data(self) -> TrainData:
-        examples = self.task.tokenise(self.tokenizer, self.task.train)
+        examples = self._tokenise(self.task.train)
+        validation = self.task.validation
         return TrainData(
             examples=examples,
-            collate=DataCollatorWithPadding(self.tokenizer),
+            collate=self.task.collator(self.tokenizer),
             labels=self.task.stratify(self.task.train),
             lengths=[len(example["input_ids"]) for example in examples],
+            validation=None if validation is None else self._tokenise(validation),
         )
+
+    def _tokenise(self, examples: Sequence[Any]) -> list[dict[str, Any]]:
+        return self.task.tokenise(self.tokenizer, examples, self._seq2seq)
 
 
 def execute(plan: Plan, folder: Path) -> dict[str, Any]:
@@ -152,17 +161,29 @@ def _final_scores(job: FineTuningJob, outcome: Outcome, saved: artifacts.Saved) 
     device = next(outcome.model.parameters()).device
     outcome.model.cpu()
     model = artifacts.load(saved.folder, job.stock_model()).to(device)
-    metrics, test_loss = score(model, job.task, job.tests, job.data.collate)
+    scores = score(model, job.task, job.tests, job.data.collate, tokenizer=job.tokenizer)
+    _write_predictions(job, scores.predictions)
     rows = [job.data.examples[i] for i in some(len(job.data.examples), TRAIN_LOSS_EXAMPLES)]
-    logits = outputs(model, rows, job.data.collate)
-    train_loss = mean_loss(logits, rows, job.task.problem_type)
+    _, train_loss = forward(model, job.task, rows, job.data.collate)
     return {
-        "metrics": metrics,
-        "test_loss": test_loss,
+        "metrics": scores.metrics,
+        "test_loss": scores.loss,
         "train_loss": train_loss,
         "update": moved(model.cpu(), stock := job.stock_model()),
         "planted": _planted_score(job, outcome, stock),
     }
+
+
+def _write_predictions(job: FineTuningJob, predictions: dict[str, list[Any]]) -> None:
+    """predictions.jsonl: what was written for each test, one line an example; for text only."""
+    if not isinstance(job.task, TextData):
+        return
+    lines = [
+        json.dumps({"test": name, "prediction": text, **example._asdict()}, ensure_ascii=False)
+        for name, texts in predictions.items()
+        for text, example in zip(texts, job.task.tests[name], strict=True)
+    ]
+    write_atomically(job.folder / "predictions.jsonl", "\n".join(lines) + "\n")
 
 
 def _planted_score(

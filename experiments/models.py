@@ -13,7 +13,6 @@ import torch
 import transformers
 from transformers import (
     AutoConfig,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -23,15 +22,20 @@ from transformers import (
 from bilevel.errors import UserError
 from bilevel.lowrank.fused import fused_projections
 from experiments import hub, quantization
-from experiments.architecture import head_modules, outside_layers
-from experiments.tasks.base import CLASSIFICATION, REGRESSION
+from experiments.architecture import outside_layers
+from experiments.heads import (
+    auto_class,
+    check_writes,
+    config_options,
+    heads,
+    is_seq2seq,
+    peft_task_type,
+)
+from experiments.tasks.base import TAGS, Answers
 
 __all__ = ["LoadedModel", "ModelSpec"]
 
 log = logging.getLogger(__name__)
-
-# transformers' names for the two kinds of task.
-PROBLEM_TYPES = {CLASSIFICATION: "single_label_classification", REGRESSION: "regression"}
 
 # Every dropout probability that a configuration may have, by architecture.
 DROPOUTS = (
@@ -53,11 +57,18 @@ ATTENTIONS = ("auto", "sdpa", "eager")
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model with its head, its tokenizer, and the modules to train and save in full."""
+    """A model with its head, its tokenizer, and the modules to train and save in full.
+
+    Attributes:
+        task_type: PEFT's name for what it puts out, or None.
+        seq2seq: it reads labels apart from its input.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     head_modules: list[str]
+    task_type: str | None
+    seq2seq: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,45 +140,42 @@ class ModelSpec:
             raise UserError(f"the model folder {self.pretrained} does not exist")
         return self.pretrained
 
-    def config(self, num_labels: int, problem_type: str) -> PretrainedConfig:
+    def config(self, answers: Answers) -> PretrainedConfig:
         """Load the configuration alone: a quick check that the model is there.
 
         Raises:
             UserError: as `load`.
         """
-        config = self._fetch(
-            AutoConfig,
-            num_labels=num_labels,
-            problem_type=PROBLEM_TYPES[problem_type],
-        )
+        config = self._fetch(AutoConfig, **config_options(answers))
+        check_writes(answers, config, self.name)
         if self.dropout is not None:
             for key in DROPOUTS:
                 if hasattr(config, key):
                     setattr(config, key, self.dropout)
         return config
 
-    def load(self, num_labels: int, problem_type: str, seed: int) -> LoadedModel:
+    def load(self, answers: Answers, seed: int) -> LoadedModel:
         """Load the model in float32 (or quantised) with a new head, and the tokenizer.
 
         Args:
-            num_labels: outputs of the head.
-            problem_type: "classification" or "regression".
+            answers: what it is to put out.
             seed: decides the new head's weights, and nothing else does; the global random state
                 is left alone.
 
         Raises:
             UserError: the model or its tokenizer cannot be found, the hub cannot be reached, the
-                checkpoint is of another architecture, or quantisation does not run here.
+                checkpoint is of another architecture, it cannot put out what is wanted, or
+                quantisation does not run here.
         """
         if self.quantization is not None:
             quantization.check_hardware(self.quantization)
-        config = self.config(num_labels, problem_type)
-        tokenizer = self._tokenizer(config)
+        config = self.config(answers)
+        tokenizer = self._tokenizer(config, answers)
         with torch.random.fork_rng(devices=[]), _quiet():
             torch.manual_seed(seed)
-            model, info = self._load_weights(config)
+            model, info = self._load_weights(config, auto_class(answers, config))
         changed = [key for key, *_ in info["mismatched_keys"]]
-        head = head_modules(model, fresh=[*info["missing_keys"], *changed])
+        head = heads(model, answers, fresh=[*info["missing_keys"], *changed])
         poolers = [name for name in head if "." in name]
         if poolers:
             log.debug("%s has no weights for %s: it is trained with the head", self.name, poolers)
@@ -176,9 +184,12 @@ class ModelSpec:
         if self.quantization is not None:
             quantization.keep_trainable(model)
         model.eval()
-        return LoadedModel(model, tokenizer, head)
+        task_type = peft_task_type(model, answers, head)
+        return LoadedModel(model, tokenizer, head, task_type, is_seq2seq(answers, config))
 
-    def _load_weights(self, config: PretrainedConfig) -> tuple[PreTrainedModel, dict[str, Any]]:
+    def _load_weights(
+        self, config: PretrainedConfig, kind: Any
+    ) -> tuple[PreTrainedModel, dict[str, Any]]:
         options: dict[str, Any] = {
             "config": config,
             "dtype": torch.float32,
@@ -188,26 +199,24 @@ class ModelSpec:
         }
         if self.quantization is not None:
             with torch.device("meta"):  # the names alone
-                skeleton = AutoModelForSequenceClassification.from_config(config)
+                skeleton = kind.from_config(config)
             options["quantization_config"] = quantization.bitsandbytes_config(
                 self.quantization, keep=[*outside_layers(skeleton), *fused_projections(skeleton)]
             )
         wanted = "sdpa" if self.attn_implementation == "auto" else self.attn_implementation
         try:
-            return self._fetch(
-                AutoModelForSequenceClassification, attn_implementation=wanted, **options
-            )
+            return self._fetch(kind, attn_implementation=wanted, **options)
         except NoScaledDotProductError as error:
             if self.attn_implementation != "auto":
                 raise UserError(
                     f"{self.source()} has no sdpa attention: use model.attn_implementation=eager"
                 ) from error
-        return self._fetch(
-            AutoModelForSequenceClassification, attn_implementation="eager", **options
-        )
+        return self._fetch(kind, attn_implementation="eager", **options)
 
-    def _tokenizer(self, config: PretrainedConfig) -> PreTrainedTokenizerBase:
-        tokenizer = self._fetch(AutoTokenizer)
+    def _tokenizer(self, config: PretrainedConfig, answers: Answers) -> PreTrainedTokenizerBase:
+        # Words come one by one when they are tagged; byte-level tokenizers need the space before.
+        options = {"add_prefix_space": True} if answers.kind == TAGS else {}
+        tokenizer = self._fetch(AutoTokenizer, **options)
         if tokenizer.pad_token is None:  # Llama-type models come without one
             tokenizer.pad_token = tokenizer.eos_token
         longest = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length

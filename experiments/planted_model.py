@@ -10,7 +10,7 @@ from transformers import BertConfig, PreTrainedTokenizerFast
 from bilevel.errors import UserError
 from experiments.models import LoadedModel, ModelSpec
 from experiments.planted import SPECIAL, PlantedProblem
-from experiments.tasks.base import CLASSIFICATION
+from experiments.tasks.base import CLASSES, Answers
 
 __all__ = ["PlantedModel", "PlantedTokenizer"]
 
@@ -61,24 +61,26 @@ class PlantedModel(ModelSpec):
         self._problem()
         return self.name
 
-    def config(self, num_labels: int, problem_type: str) -> BertConfig:
+    def config(self, answers: Answers) -> BertConfig:
         """The architecture; raises UserError for a task that is not the planted one."""
         config = self._problem().config()
-        if problem_type != CLASSIFICATION or num_labels != config.num_labels:
+        if answers.kind != CLASSES or answers.size != config.num_labels:
             raise UserError(ALONE)
         return config
 
-    def load(self, num_labels: int, problem_type: str, seed: int) -> LoadedModel:
+    def load(self, answers: Answers, seed: int) -> LoadedModel:
         """Make the base model; it has the teacher's head already, so nothing of it is trained.
 
         Raises:
             UserError: the task is not the planted one.
         """
-        self.config(num_labels, problem_type)
+        self.config(answers)
         model = self._problem().base()
         wanted = "sdpa" if self.attn_implementation == "auto" else self.attn_implementation
         model.set_attn_implementation(wanted)
-        return LoadedModel(model, PlantedTokenizer.of(self._problem()), head_modules=[])
+        return LoadedModel(
+            model, PlantedTokenizer.of(self._problem()), head_modules=[], task_type=None
+        )
 
     def _problem(self) -> PlantedProblem:
         if self.planted is None:

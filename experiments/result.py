@@ -46,6 +46,7 @@ def assemble(
         "seed": job.seed,
         "metrics": scores["metrics"],
         "primary_metric": job.task.primary_metric,
+        "metric_settings": job.task.metric_settings,
         "train_loss": scores["train_loss"],
         "validation_loss": outcome.validation_loss,
         "test_loss": scores["test_loss"],
@@ -55,7 +56,7 @@ def assemble(
         "head_parameters": saved.head_parameters,
         "data": {**outcome.split, **test_sizes(job.task)},
         "test_source": job.task.test_source,
-        "labels": job.task.label_names,
+        "labels": None if job.task.answers.names is None else list(job.task.answers.names),
         "hypergradient": first["hypergradient"],
         "engine": {
             "T1": first["T1"],
@@ -109,7 +110,7 @@ def read(folder: Path) -> dict[str, Any] | None:
 
 def summary(values: dict[str, Any], folder: Path) -> str:
     """A few lines for the person who waited."""
-    metrics = ", ".join(f"{name} {value:.4f}" for name, value in values["metrics"].items())
+    metrics = ", ".join(f"{name} {shown(value)}" for name, value in values["metrics"].items())
     lines = [
         f"{values['method']} on {values['task']}, {values['model']}, seed {values['seed']}",
         f"  test      {metrics}",
@@ -139,6 +140,11 @@ def summary(values: dict[str, Any], folder: Path) -> str:
         f"  figures   {folder / 'figures'}",
     ]
     return "\n".join(lines)
+
+
+def shown(value: float | None) -> str:
+    """A score with four digits after the point, or a dash where there is none."""
+    return "-" if value is None else f"{value:.4f}"
 
 
 def _peak_memory_mib() -> float:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from transformers import DataCollatorWithPadding
 
 from bilevel.errors import UserError
 from experiments import result
@@ -80,7 +79,7 @@ class SavedRun:
     def base(self, task: TaskData) -> LoadedModel:
         """The base model with an untrained head, and its tokenizer."""
         spec = build(self.config.model, "model", ModelSpec, self.modules)
-        return spec.load(task.num_labels, task.problem_type, int(self.config.seed))
+        return spec.load(task.answers, int(self.config.seed))
 
 
 def take(
@@ -95,11 +94,6 @@ def take(
         else:
             rest.append(word)
     return own, rest
-
-
-def collator(loaded: LoadedModel) -> Any:
-    """Makes padded batches for a model."""
-    return DataCollatorWithPadding(loaded.tokenizer)
 
 
 def _configuration(folder: Path) -> dict[str, Any]:

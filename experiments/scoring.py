@@ -1,66 +1,60 @@
-"""Outputs and losses of a model on tokenised examples, in evaluation mode."""
+"""Losses and scores of a model on tokenised examples, in evaluation mode."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from experiments.tasks.base import REGRESSION, TaskData
+from experiments.batching import batches, evaluating
+from experiments.generation import generate
+from experiments.tasks.base import TaskData
+from experiments.tasks.text import TextData
 
-__all__ = ["mean_loss", "outputs", "score", "some"]
+__all__ = ["Scores", "forward", "score", "some"]
 
-BATCH_SIZE = 64
+
+class Scores(NamedTuple):
+    """Metrics, the mean loss over all test examples, and what the model said, by test set."""
+
+    metrics: dict[str, float | None]
+    loss: float
+    predictions: dict[str, list[Any]]
 
 
 @torch.no_grad()
-def outputs(
+def forward(
     model: nn.Module,
+    task: TaskData,
     examples: Sequence[dict[str, Any]],
     collate: Callable[[list[dict[str, Any]]], dict[str, Tensor]],
     precision: AbstractContextManager[None] | None = None,
-) -> np.ndarray:
-    """The logits, float32 (n, labels), in the order of the examples.
+) -> tuple[list[Any], float]:
+    """The task's predictions in the order of the examples, and the mean loss.
 
     Args:
         model: a transformers or PEFT model; its training mode is put back at the end.
+        task: reads the model's outputs.
         examples: unpadded, as `TaskData.tokenise` returns them.
         collate: makes a padded batch of tensors.
         precision: an autocast context; None computes in the parameters' own precision.
     """
     device = next(model.parameters()).device
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    # Batches of like length need little padding; where an example is padded changes nothing else.
-    order = sorted(range(len(examples)), key=lambda i: -len(examples[i]["input_ids"]))
-    found: list[np.ndarray] = []
-    try:
-        with precision or nullcontext():
-            for start in range(0, len(order), BATCH_SIZE):
-                rows = [examples[i] for i in order[start : start + BATCH_SIZE]]
-                batch = {k: v.to(device) for k, v in collate(rows).items() if k != "labels"}
-                found.append(model(**batch).logits.float().cpu().numpy())
-    finally:
-        for module, training in modes.items():
-            module.training = training
-    sorted_logits = np.concatenate(found)
-    logits = np.empty_like(sorted_logits)
-    logits[order] = sorted_logits
-    return logits
-
-
-def mean_loss(logits: np.ndarray, examples: Sequence[dict[str, Any]], problem_type: str) -> float:
-    """Mean cross-entropy, or mean squared error for regression: the model's own training loss."""
-    values = torch.from_numpy(logits).double()
-    labels = torch.tensor([example["labels"] for example in examples])
-    if problem_type == REGRESSION:
-        return float(functional.mse_loss(values[:, 0], labels.double()))
-    return float(functional.cross_entropy(values, labels))
+    found: list[Any] = [None] * len(examples)
+    total, count = 0.0, 0
+    with evaluating(model), precision or nullcontext():
+        for indices in batches([len(example["input_ids"]) for example in examples]):
+            batch = {k: v.to(device) for k, v in collate([examples[i] for i in indices]).items()}
+            outputs = model(**batch)
+            for index, prediction in zip(indices, task.predictions(outputs, batch), strict=True):
+                found[index] = prediction
+            loss, terms = task.losses(outputs, batch)
+            total, count = total + loss, count + terms
+    return found, total / count
 
 
 def score(
@@ -69,22 +63,36 @@ def score(
     tests: dict[str, list[dict[str, Any]]],
     collate: Callable[[list[dict[str, Any]]], dict[str, Tensor]],
     precision: AbstractContextManager[None] | None = None,
-) -> tuple[dict[str, float], float]:
-    """Metrics, and the mean loss over all test examples.
+    tokenizer: Any = None,
+) -> Scores:
+    """Score a model on a task's test sets.
 
     Args:
         model: what to score.
         task: its ``tests`` are the examples that ``tests`` holds tokenised.
         tests: tokenised test sets by name.
-        collate, precision: see :func:`outputs`.
+        collate, precision: see :func:`forward`.
+        tokenizer: to write text with, where the task wants text; without it such a task's only
+            score is the loss, which is much faster.
     """
     every = [example for rows in tests.values() for example in rows]
-    logits = outputs(model, every, collate, precision)
-    by_test, start = {}, 0
+    found, loss = forward(model, task, every, collate, precision)
+    if isinstance(task, TextData):
+        if tokenizer is None:
+            return Scores({}, loss, {})
+        prompts = [task.prompt(row, bool(model.config.is_encoder_decoder)) for row in every]  # type: ignore[union-attr]
+        found = generate(model, tokenizer, prompts, task.decoding, precision)
+    predictions = by_test(found, tests)
+    return Scores(task.score(predictions), loss, predictions)
+
+
+def by_test(found: list[Any], tests: dict[str, list[dict[str, Any]]]) -> dict[str, list[Any]]:
+    """Part a list over all test sets, in their order, into one for each."""
+    parts, start = {}, 0
     for name, rows in tests.items():
-        by_test[name] = logits[start : start + len(rows)]
+        parts[name] = found[start : start + len(rows)]
         start += len(rows)
-    return task.score(by_test), mean_loss(logits, every, task.problem_type)
+    return parts
 
 
 def some(count: int, limit: int | None) -> list[int]:

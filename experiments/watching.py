@@ -14,7 +14,7 @@ from bilevel import BilevelEngine, BilevelProblem, Callback, Hypergradient
 from bilevel import precision as precisions
 from bilevel.callbacks import MetricsWriter
 from bilevel.hypergradient import check
-from experiments.scoring import mean_loss, outputs, score, some
+from experiments.scoring import forward, score, some
 from problems.base import ComponentValues, Watch
 
 if TYPE_CHECKING:
@@ -92,8 +92,7 @@ class Evaluation(Callback):
         }
         for name, rows in groups.items():
             if rows:
-                logits = outputs(self.model, rows, collate, autocast())
-                stats[name] = mean_loss(logits, rows, task.problem_type)
+                _, stats[name] = forward(self.model, task, rows, collate, autocast())
         if not self.job.tests:  # a search alone needs none
             return stats
         chosen = {name: some(len(rows), limit) for name, rows in self.job.tests.items()}
@@ -102,8 +101,11 @@ class Evaluation(Callback):
             tests={name: [task.tests[name][i] for i in rows] for name, rows in chosen.items()},
         )
         tests = {name: [self.job.tests[name][i] for i in rows] for name, rows in chosen.items()}
-        metrics, stats["test_loss"] = score(self.model, part, tests, collate, autocast())
-        stats |= {f"test_{name}": value for name, value in metrics.items()}
+        scores = score(self.model, part, tests, collate, autocast())
+        stats["test_loss"] = scores.loss
+        stats |= {
+            f"test_{name}": value for name, value in scores.metrics.items() if value is not None
+        }
         log.info(
             "step %d: %s", engine.global_step, ", ".join(f"{k} {v:.4f}" for k, v in stats.items())
         )

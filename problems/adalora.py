@@ -268,7 +268,7 @@ class AdaLoRA(Method):
         # At least one step gives scores before the final mask, at step T - t_f.
         final = min(int(self.final_share * steps), steps - 2)
         return AdaLoraConfig(
-            task_type="SEQ_CLS" if job.head_modules else None,
+            task_type=job.task_type,
             modules_to_save=list(job.head_modules) or None,
             target_modules=list(job.target_modules),
             fan_in_fan_out=built_of_conv1d(base),

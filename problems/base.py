@@ -74,6 +74,7 @@ class TrainSettings:
         precision: fp32, bf16, fp16 or auto.
         group_by_length: batches of examples of similar length.
         lr: learning rate of low-rank factors and head where the method names none.
+        label_smoothing: weight of the uniform distribution in the training loss, in [0, 1).
     """
 
     epochs: float = 5.0
@@ -84,6 +85,7 @@ class TrainSettings:
     precision: str = "auto"
     group_by_length: bool = True
     lr: float | None = None
+    label_smoothing: float = 0.0
 
 
 @dataclass
@@ -148,7 +150,12 @@ class StageRunner(Protocol):
 
 
 class Job(Protocol):
-    """What the application hands to a method."""
+    """What the application hands to a method.
+
+    Attributes:
+        head_modules: trained and saved in full; none where the model brings its own outputs.
+        task_type: PEFT's name for what the model puts out; None leaves the model unwrapped.
+    """
 
     seed: int
     data: TrainData
@@ -156,6 +163,7 @@ class Job(Protocol):
     hypergradient: Hypergradient
     target_modules: list[str]
     head_modules: list[str]
+    task_type: str | None
 
     def build_model(self) -> PreTrainedModel:
         """A fresh pretrained model with its head, the same at every call."""
@@ -264,7 +272,7 @@ def add_lora(job: Job, model: PreTrainedModel, **options: Any) -> PeftModel:
     options.setdefault("target_modules", job.target_modules)
     options.setdefault("fan_in_fan_out", built_of_conv1d(model))
     config = LoraConfig(
-        task_type="SEQ_CLS" if job.head_modules else None,
+        task_type=job.task_type,
         modules_to_save=list(job.head_modules) or None,
         **options,
     )

@@ -143,6 +143,6 @@ def peft_head(job: Job) -> dict[str, Any]:
     """``PeftConfig`` options by which PEFT trains and saves the head in full."""
     # A copy: PEFT appends its own guesses to the list.
     return {
-        "task_type": "SEQ_CLS" if job.head_modules else None,
+        "task_type": job.task_type,
         "modules_to_save": list(job.head_modules) or None,
     }

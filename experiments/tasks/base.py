@@ -1,111 +1,135 @@
-"""What a task is: examples, and how predictions on them are scored.
+"""What a task is: examples, what a model has to put out for them, and how that is scored.
 
-A task knows no model and no method. It gives texts and labels; a tokenizer makes them tensors.
+A task knows no model and no method. It gives texts and answers; a tokenizer makes them tensors.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from __future__ import annotations
 
-import numpy as np
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from torch import Tensor
 
 from bilevel.data import stratified_order
 from bilevel.errors import UserError
-from experiments.metrics import METRICS
 
-__all__ = ["CLASSIFICATION", "REGRESSION", "Example", "Task", "TaskData", "check_length", "choose"]
+__all__ = [
+    "CLASSES",
+    "NUMBER",
+    "TAGS",
+    "TEXT",
+    "Answers",
+    "Task",
+    "TaskData",
+    "check_length",
+    "choose",
+]
 
-CLASSIFICATION = "classification"
-REGRESSION = "regression"
+# What a model puts out.
+CLASSES = "classes"  # of a text, or of a pair of texts
+NUMBER = "number"  # of a text, or of a pair of texts
+TAGS = "tags"  # a class for each word
+TEXT = "text"  # words
+
 LEAST_LENGTH = 8  # a pair of texts has up to 4 tokens that are no text
 
-
-class Example(NamedTuple):
-    """One or two texts, and a class number (int) or a regression target (float)."""
-
-    texts: tuple[str, ...]
-    label: int | float
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class TaskData:
-    """A loaded task.
+class Answers:
+    """What a task wants out of a model.
+
+    Attributes:
+        kind: `CLASSES`, `NUMBER`, `TAGS` or `TEXT`.
+        size: outputs of the head: the number of classes or tags, 1 for a number, 0 for text (the
+            model's own vocabulary).
+        names: the classes' or tags' names, in the order of their numbers; None without classes.
+    """
+
+    kind: str
+    size: int
+    names: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class TaskData(ABC):
+    """A loaded task; subclasses are its kinds.
 
     Attributes:
         name: the task's name.
         train: the training examples; methods split them further.
         tests: test sets by name: {"test": ...}, or for MNLI {"matched": ..., "mismatched": ...}.
         test_source: the split that the test sets were read from, e.g. "validation".
-        label_names: the classes' names, in the order of their numbers; None for regression.
-        metrics: names in `experiments.metrics.METRICS`; the first is the primary one.
+        metrics: names of scores; the first is the primary one.
         max_length: tokens of an example at most, longer ones are truncated.
+        validation: a split of its own besides training and test set; None without one.
         true_ranks: the right rank of each matrix, by its full name, where it is known.
     """
 
     name: str
-    train: list[Example]
-    tests: dict[str, list[Example]]
+    train: list[Any]
+    tests: dict[str, list[Any]]
     test_source: str
-    label_names: list[str] | None
     metrics: tuple[str, ...]
     max_length: int
+    validation: list[Any] | None = None
     true_ranks: dict[str, int] | None = None
 
     @property
-    def problem_type(self) -> str:
-        """Either "classification" or "regression"."""
-        return REGRESSION if self.label_names is None else CLASSIFICATION
-
-    @property
-    def num_labels(self) -> int:
-        """Outputs of the model: the number of classes, 1 for regression."""
-        return 1 if self.label_names is None else len(self.label_names)
+    @abstractmethod
+    def answers(self) -> Answers:
+        """What a model must put out."""
 
     @property
     def primary_metric(self) -> str:
         """The metric that the task is judged by."""
         return self.metrics[0]
 
-    def stratify(self, examples: Sequence[Example]) -> list[int] | None:
-        """Return class numbers for a stratified split; None for regression."""
-        return None if self.label_names is None else [int(example.label) for example in examples]
+    @property
+    def metric_settings(self) -> dict[str, str]:
+        """How scores are computed that have variants: metric -> one line (tokenisation, ...)."""
+        return {}
 
-    def tokenise(self, tokenizer: Any, examples: Sequence[Example]) -> list[dict[str, Any]]:
-        """Return input_ids, attention_mask, [token_type_ids] and labels of each, unpadded."""
-        if not examples:
-            return []
-        limit = min(self.max_length, tokenizer.model_max_length)
-        columns = [list(column) for column in zip(*(e.texts for e in examples), strict=True)]
-        encoded = tokenizer(*columns, truncation=True, max_length=limit)
-        keys = list(encoded)
-        return [
-            {**{key: encoded[key][i] for key in keys}, "labels": example.label}
-            for i, example in enumerate(examples)
-        ]
+    def stratify(self, examples: Sequence[Any]) -> list[int] | None:
+        """Classes for a stratified split; None where there is none."""
+        return None
 
-    def score(self, logits: dict[str, np.ndarray]) -> dict[str, float]:
-        """Score the (n, num_labels) outputs for each test set, given in the examples' order.
+    @abstractmethod
+    def tokenise(
+        self, tokenizer: Any, examples: Sequence[Any], seq2seq: bool = False
+    ) -> list[dict[str, Any]]:
+        """Columns for the model (input_ids, ...) and ``labels`` of each example, unpadded.
+
+        Args:
+            tokenizer: of the model.
+            examples: any of the task's.
+            seq2seq: for an encoder with a decoder, which has the labels apart from the input.
+        """
+
+    @abstractmethod
+    def collator(self, tokenizer: Any) -> Callable[[list[dict[str, Any]]], dict[str, Tensor]]:
+        """What makes a padded batch out of tokenised examples."""
+
+    @abstractmethod
+    def losses(self, outputs: Any, batch: dict[str, Tensor]) -> tuple[float, int]:
+        """The sum of a batch's losses, and of how many (examples, tags or tokens) it is the sum."""
+
+    @abstractmethod
+    def predictions(self, outputs: Any, batch: dict[str, Tensor]) -> list[Any]:
+        """What the model says of each example of a batch, in the form that :meth:`score` takes."""
+
+    @abstractmethod
+    def score(self, predictions: dict[str, list[Any]]) -> dict[str, float | None]:
+        """Score the predictions for each test set, given in the examples' order.
 
         Returns:
             Each metric over all test sets together and, when there are several, over each of them
-            as `metric_name`: MNLI has accuracy, accuracy_matched and accuracy_mismatched.
+            as `metric_name`: MNLI has accuracy, accuracy_matched and accuracy_mismatched. None is
+            a metric that cannot be computed here.
         """
-        predictions = {name: self._predict(logits[name]) for name in self.tests}
-        labels = {name: np.array([e.label for e in rows]) for name, rows in self.tests.items()}
-        scores = {}
-        for metric in self.metrics:
-            function = METRICS[metric]
-            scores[metric] = function(
-                np.concatenate(list(predictions.values())), np.concatenate(list(labels.values()))
-            )
-            if len(self.tests) > 1:
-                for name in self.tests:
-                    scores[f"{metric}_{name}"] = function(predictions[name], labels[name])
-        return scores
-
-    def _predict(self, logits: np.ndarray) -> np.ndarray:
-        return logits[:, 0] if self.label_names is None else logits.argmax(axis=1)
 
 
 class Task(ABC):
@@ -129,9 +153,20 @@ def check_length(tokens: int) -> None:
 
 
 def choose(
-    examples: list[Example], limit: int | None, seed: int, classification: bool, what: str
-) -> list[Example]:
-    """Return the first `limit` of a seeded, stratified shuffle; all, as they are, without one.
+    examples: list[T],
+    limit: int | None,
+    seed: int,
+    what: str,
+    classes: Sequence[int] | None = None,
+) -> list[T]:
+    """Return the first `limit` of a seeded shuffle; all, as they are, without a limit.
+
+    Args:
+        examples: n of them.
+        limit: how many are wanted.
+        seed: decides which.
+        what: the option that sets the limit, for the message.
+        classes: n class numbers; then the choice has their proportions.
 
     Raises:
         UserError: `limit` is below 1.
@@ -140,5 +175,4 @@ def choose(
         return examples
     if limit < 1:
         raise UserError(f"{what} must be at least 1, not {limit}")
-    labels = [example.label for example in examples] if classification else None
-    return [examples[i] for i in stratified_order(len(examples), seed, labels)[:limit]]
+    return [examples[i] for i in stratified_order(len(examples), seed, classes)[:limit]]

@@ -7,8 +7,9 @@ from typing import Any
 
 from bilevel.errors import UserError
 from experiments.metrics import METRICS
-from experiments.tasks.base import Task, TaskData, check_length, choose
+from experiments.tasks.base import Task, check_length, choose
 from experiments.tasks.files import Row, find, read
+from experiments.tasks.labelled import LabelledData
 from experiments.tasks.rows import (
     class_number,
     class_numbers,
@@ -76,7 +77,7 @@ class Classification(Task):
         self.max_length = max_length
         self.subset_seed = subset_seed
 
-    def load(self) -> TaskData:
+    def load(self) -> LabelledData:
         """Read the training file and the test (or validation) file."""
         path = find(self.data_dir, "train")
         if path is None:
@@ -94,9 +95,10 @@ class Classification(Task):
 
         def prepared(rows: list[Row], where: Path, limit: int | None, what: str) -> list:
             found = examples(rows, self.text_columns, self.label_column, convert, str(where))
-            return choose(found, limit, self.subset_seed, not self.regression, what)
+            classes = None if self.regression else [int(example.label) for example in found]
+            return choose(found, limit, self.subset_seed, what, classes)
 
-        return TaskData(
+        return LabelledData(
             name=self.name,
             train=prepared(train, path, self.max_train, "task.max_train"),
             tests={"test": prepared(test, test_path, self.max_test, "task.max_test")},

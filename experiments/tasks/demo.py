@@ -2,7 +2,8 @@
 
 from bilevel.errors import UserError
 from experiments.demo.grammar import labelled
-from experiments.tasks.base import Example, Task, TaskData, check_length
+from experiments.tasks.base import Task, check_length
+from experiments.tasks.labelled import Example, LabelledData
 
 __all__ = ["Demo"]
 
@@ -41,7 +42,7 @@ class Demo(Task):
         self.max_length = max_length
         self.data_seed = data_seed
 
-    def load(self) -> TaskData:
+    def load(self) -> LabelledData:
         """Make the sentences."""
         train = labelled(self.max_train, 2 * self.data_seed, self.noise)
         known = {text for text, _ in train}
@@ -50,7 +51,7 @@ class Demo(Task):
             self.max_test + self.max_test // 2 + 50, 2 * self.data_seed + 1, self.noise
         )
         test = [(text, label) for text, label in spare if text not in known][: self.max_test]
-        return TaskData(
+        return LabelledData(
             name=self.name,
             train=[Example((text,), label) for text, label in train],
             tests={"test": [Example((text,), label) for text, label in test]},

@@ -12,8 +12,9 @@ import datasets
 
 from bilevel.errors import UserError
 from experiments import hub
-from experiments.tasks.base import Task, TaskData, check_length, choose
+from experiments.tasks.base import Task, check_length, choose
 from experiments.tasks.files import Row, find, read
+from experiments.tasks.labelled import LabelledData
 from experiments.tasks.rows import class_number, examples, regression_target
 
 __all__ = ["GLUE", "Glue"]
@@ -80,7 +81,7 @@ class Glue(Task):
         self.subset_seed = subset_seed
         self.metrics = _primary_first(GLUE[name].metrics, primary_metric, name)
 
-    def load(self) -> TaskData:
+    def load(self) -> LabelledData:
         """Read the training set and the development set."""
         entry = GLUE[self.name]
         train, tests = self._from_hub() if self.data_dir is None else self._from_files()
@@ -94,9 +95,10 @@ class Glue(Task):
         def prepared(split: str, rows: list[Row], limit: int | None, what: str) -> list:
             where = f"{self.data_dir or 'nyu-mll/glue ' + self.name}, split {split}"
             found = examples(rows, entry.columns, "label", convert, where)
-            return choose(found, limit, self.subset_seed, entry.labels is not None, what)
+            classes = [int(example.label) for example in found] if entry.labels else None
+            return choose(found, limit, self.subset_seed, what, classes)
 
-        return TaskData(
+        return LabelledData(
             name=self.name,
             train=prepared("train", train, self.max_train, "task.max_train"),
             tests={

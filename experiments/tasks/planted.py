@@ -16,7 +16,8 @@ from torch.nn import functional
 
 from bilevel.errors import UserError
 from experiments.planted import PlantedProblem
-from experiments.tasks.base import Example, Task, TaskData
+from experiments.tasks.base import Task
+from experiments.tasks.labelled import Example, LabelledData
 
 __all__ = ["Planted", "PlantedData"]
 
@@ -24,7 +25,7 @@ BATCH_SIZE = 1024
 
 
 @dataclass(frozen=True)
-class PlantedData(TaskData):
+class PlantedData(LabelledData):
     """A planted problem's examples.
 
     Attributes:
@@ -36,7 +37,9 @@ class PlantedData(TaskData):
     planted: PlantedProblem | None = None
     reference_losses: dict[str, float] = field(default_factory=dict)
 
-    def tokenise(self, tokenizer: Any, examples: Sequence[Example]) -> list[dict[str, Any]]:
+    def tokenise(
+        self, tokenizer: Any, examples: Sequence[Example], seq2seq: bool = False
+    ) -> list[dict[str, Any]]:
         """As of any task; raises UserError for a tokenizer of another model than the base."""
         if getattr(tokenizer, "planted", None) != self.planted:
             raise UserError(
@@ -81,7 +84,7 @@ class Planted(Task):
         self.noise = noise
         self.data_seed = data_seed
 
-    def load(self) -> TaskData:
+    def load(self) -> PlantedData:
         """Draw the sequences and ask the teacher."""
         problem = self.planted
         draw = problem.generator("data", self.data_seed)

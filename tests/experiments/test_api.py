@@ -10,6 +10,7 @@ from bilevel.errors import UserError
 from experiments.api import finetune, search_ranks
 from experiments.command import compose_config
 from experiments.plan import Plan
+from experiments.tasks.base import CLASSES, Answers
 from problems import AutoLoRA, LoRA
 
 SMALL = {"max_steps": 3, "batch_size": 8}
@@ -19,7 +20,7 @@ SMALL = {"max_steps": 3, "batch_size": 8}
 def given():
     plan = Plan.of(compose_config(["task=demo", "task.max_train=40", "task.max_test=24"]))
     task = plan.task.load()
-    loaded = plan.model.load(2, "classification", 0)
+    loaded = plan.model.load(Answers(CLASSES, 2), 0)
     rows = {
         "train": task.tokenise(loaded.tokenizer, task.train),
         "test": task.tokenise(loaded.tokenizer, task.tests["test"]),

@@ -12,6 +12,7 @@ from experiments.demo import pretrain
 from experiments.demo.grammar import labelled, riddles, unlabelled
 from experiments.demo.lexicon import ADJECTIVES, OUTCOMES, VERBS
 from experiments.models import LoadedModel, ModelSpec
+from experiments.tasks.base import CLASSES, Answers
 from experiments.tasks.demo import Demo
 
 DEMO = ModelSpec("demo", package="experiments.demo")
@@ -105,7 +106,7 @@ def test_impossible_demo_tasks(options):
 
 
 def test_the_committed_model_knows_every_word_and_loads():
-    loaded = DEMO.load(2, "classification", seed=0)
+    loaded = DEMO.load(Answers(CLASSES, 2), 0)
     tokenizer = loaded.tokenizer
     texts = [text for text, _ in labelled(1000, 7)] + unlabelled(1000, 7)
     encoded = tokenizer(texts)["input_ids"]
@@ -150,8 +151,8 @@ def accuracy_after_lora(loaded, epochs):
 
 
 def test_lora_on_the_committed_model_learns_what_a_random_one_does_not():
-    assert accuracy_after_lora(DEMO.load(2, "classification", seed=0), epochs=4) > 0.75
-    loaded = DEMO.load(2, "classification", seed=0)
+    assert accuracy_after_lora(DEMO.load(Answers(CLASSES, 2), 0), epochs=4) > 0.75
+    loaded = DEMO.load(Answers(CLASSES, 2), 0)
     torch.manual_seed(0)
     random = type(loaded.model)(loaded.model.config)
     untrained = LoadedModel(random, loaded.tokenizer, loaded.head_modules)
@@ -192,7 +193,7 @@ def test_pretraining_lowers_the_loss_and_writes_a_loadable_model(tmp_path, monke
             output = candidate(ids, attention_mask=batch["attention_mask"], labels=labels)
         losses.append(output.loss.item())
     assert losses[1] < 0.9 * losses[0]
-    loaded = ModelSpec("new", pretrained=str(tmp_path)).load(2, "classification", 0)
+    loaded = ModelSpec("new", pretrained=str(tmp_path)).load(Answers(CLASSES, 2), 0)
     assert loaded.head_modules == ["classifier", "bert.pooler"]
     name = "encoder.layer.3.output.dense.weight"
     assert torch.equal(loaded.model.bert.get_parameter(name), model.bert.get_parameter(name))

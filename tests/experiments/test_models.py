@@ -8,6 +8,7 @@ from bilevel.errors import UserError
 from experiments import hub
 from experiments.architecture import check_rank, head_modules, target_modules
 from experiments.models import ModelSpec
+from experiments.tasks.base import CLASSES, NUMBER, Answers
 
 SIZE = {
     "hidden_size": 16,
@@ -93,7 +94,7 @@ def architecture(request):
 
 def test_targets_and_head_of_every_architecture(tmp_path, architecture):
     config, query_value, in_layer, head = architecture
-    loaded = save(tmp_path, config).load(3, "classification", seed=0)
+    loaded = save(tmp_path, config).load(Answers(CLASSES, 3), 0)
     found = target_modules(loaded.model, "qv")
     assert [name.rsplit(".", 1)[-1] for name in found] == query_value * 2
     assert len(target_modules(loaded.model, "all")) == 2 * in_layer
@@ -106,7 +107,7 @@ def test_backbone_is_the_checkpoints_and_the_head_comes_from_the_seed(tmp_path, 
     spec = save(tmp_path, config)
     torch.manual_seed(5)
     state = torch.get_rng_state()
-    first, again, other = (spec.load(3, "classification", seed=s) for s in (0, 0, 1))
+    first, again, other = (spec.load(Answers(CLASSES, 3), s) for s in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), state)
     heads = tuple(first.head_modules)
     for name, value in first.model.named_parameters():
@@ -126,7 +127,7 @@ def test_backbone_is_the_checkpoints_and_the_head_comes_from_the_seed(tmp_path, 
 def test_an_adapter_with_this_head_reloads_in_stock_peft(tmp_path, architecture):
     config, *_ = architecture
     spec = save(tmp_path / "base", config)
-    loaded = spec.load(2, "classification", seed=0)
+    loaded = spec.load(Answers(CLASSES, 2), 0)
     peft = get_peft_model(
         loaded.model,
         LoraConfig(
@@ -162,14 +163,14 @@ def test_a_pooler_without_weights_is_part_of_the_head(tmp_path):
     config = ARCHITECTURES["bert"][0]
     with_pooler = save(tmp_path / "a", config)
     without = save(tmp_path / "b", config, hf.AutoModelForMaskedLM)
-    assert with_pooler.load(2, "classification", 0).head_modules == ["classifier"]
-    assert without.load(2, "classification", 0).head_modules == ["classifier", "bert.pooler"]
+    assert with_pooler.load(Answers(CLASSES, 2), 0).head_modules == ["classifier"]
+    assert without.load(Answers(CLASSES, 2), 0).head_modules == ["classifier", "bert.pooler"]
 
 
 def test_a_head_of_another_size_is_replaced(tmp_path):
     config = hf.BertConfig(**SIZE, num_labels=3)
     save(tmp_path, config, hf.AutoModelForSequenceClassification)
-    loaded = ModelSpec("x", pretrained=str(tmp_path)).load(1, "regression", 0)
+    loaded = ModelSpec("x", pretrained=str(tmp_path)).load(Answers(NUMBER, 1), 0)
     assert loaded.model.classifier.weight.shape == (1, 16)
     assert loaded.model.config.problem_type == "regression"
     assert loaded.head_modules == ["classifier"]
@@ -181,13 +182,13 @@ def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
         dim=16, n_layers=2, n_heads=2, hidden_dim=32, vocab_size=20
     ).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="not of this architecture"):
-        ModelSpec("x", pretrained=str(tmp_path)).load(2, "classification", 0)
+        ModelSpec("x", pretrained=str(tmp_path)).load(Answers(CLASSES, 2), 0)
 
 
 def test_dropout_override_reaches_every_dropout(tmp_path, architecture):
     save(tmp_path, architecture[0])
     spec = ModelSpec("x", pretrained=str(tmp_path), dropout=0.25)
-    model = spec.load(2, "classification", 0).model
+    model = spec.load(Answers(CLASSES, 2), 0).model
     dropouts = [m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)]
     assert set(dropouts) <= {0.25}
     assert dropouts or model.config.attention_dropout == 0.25
@@ -197,24 +198,24 @@ def test_dropout_override_reaches_every_dropout(tmp_path, architecture):
 def test_attention_implementation(tmp_path, wanted, used):
     save(tmp_path, ARCHITECTURES["bert"][0])
     spec = ModelSpec("x", pretrained=str(tmp_path), attn_implementation=wanted)
-    assert spec.load(2, "classification", 0).model.config._attn_implementation == used
+    assert spec.load(Answers(CLASSES, 2), 0).model.config._attn_implementation == used
 
 
 def test_an_architecture_without_sdpa_gets_eager_or_an_error(tmp_path):
     spec = save(tmp_path, ARCHITECTURES["deberta-v2"][0])
-    assert spec.load(2, "classification", 0).model.config._attn_implementation == "eager"
+    assert spec.load(Answers(CLASSES, 2), 0).model.config._attn_implementation == "eager"
     spec = ModelSpec("x", pretrained=str(tmp_path), attn_implementation="sdpa")
     with pytest.raises(UserError, match="attn_implementation=eager"):
-        spec.load(2, "classification", 0)
+        spec.load(Answers(CLASSES, 2), 0)
 
 
 def test_tokenizer_has_a_pad_token_and_the_models_longest_input(tmp_path):
     for name, longest in (("bert", 512), ("roberta", 511)):
         spec = save(tmp_path / name, ARCHITECTURES[name][0])
-        assert spec.load(2, "classification", 0).tokenizer.model_max_length == longest
+        assert spec.load(Answers(CLASSES, 2), 0).tokenizer.model_max_length == longest
     spec = save(tmp_path / "llama", hf.LlamaConfig(**SIZE))
     save_tokenizer(tmp_path / "llama", pad_token=None)
-    loaded = spec.load(2, "classification", 0)
+    loaded = spec.load(Answers(CLASSES, 2), 0)
     assert loaded.tokenizer.pad_token == "[SEP]"
     assert loaded.model.config.pad_token_id == 3
 
@@ -233,7 +234,7 @@ def test_targets_that_match_nothing_are_told_with_what_there_is():
 def test_models_that_cannot_be_found(tmp_path, monkeypatch):
     def refused(match, **options):
         with pytest.raises(UserError, match=match):
-            ModelSpec("x", **options).load(2, "classification", 0)
+            ModelSpec("x", **options).load(Answers(CLASSES, 2), 0)
 
     refused("does not exist", pretrained=str(tmp_path / "nowhere"))
     refused("no config.json", pretrained=str(tmp_path))

@@ -15,7 +15,8 @@ from experiments.plan import Plan
 from experiments.planted import PlantedProblem, plant
 from experiments.planted_model import PlantedModel
 from experiments.run import main
-from experiments.scoring import outputs
+from experiments.scoring import forward
+from experiments.tasks.base import CLASSES, Answers
 from experiments.tasks.planted import Planted
 
 PROBLEM = PlantedProblem()
@@ -125,7 +126,7 @@ def test_attention_is_neither_uniform_nor_on_one_word():
 
 def test_a_student_with_the_planted_factors_is_the_teacher():
     data = Planted(PROBLEM, 10, 500).load()
-    loaded = PlantedModel("planted", planted=PROBLEM).load(16, "classification", seed=5)
+    loaded = PlantedModel("planted", planted=PROBLEM).load(Answers(CLASSES, 16), 5)
     assert loaded.head_modules == []
     updates = PROBLEM.updates()
     scales = dict.fromkeys(updates, 2.0)
@@ -139,8 +140,9 @@ def test_a_student_with_the_planted_factors_is_the_teacher():
     collate = lambda part: {  # noqa: E731
         "input_ids": torch.tensor([row["input_ids"] for row in part]),
         "attention_mask": torch.tensor([row["attention_mask"] for row in part]),
+        "labels": torch.tensor([row["labels"] for row in part]),
     }
-    found = outputs(student, rows, collate)
+    found, loss = forward(student, data, rows, collate)
     ids = torch.tensor([row["input_ids"] for row in rows])
     expected = logits(PROBLEM.teacher(), ids).numpy()
     assert np.abs(found - expected).max() < 1e-3  # float32 against float64, outputs of size 6
@@ -148,6 +150,7 @@ def test_a_student_with_the_planted_factors_is_the_teacher():
     labels = torch.tensor([row["labels"] for row in rows])
     best = functional.cross_entropy(torch.from_numpy(expected), labels)
     assert data.reference_losses["teacher"] == pytest.approx(float(best))
+    assert loss == pytest.approx(float(best), abs=1e-3)
     assert data.reference_losses["base"] > 1.5
 
 
@@ -201,9 +204,9 @@ def test_model_and_task_go_together_only():
     with pytest.raises(UserError, match="model=planted is the base of task=planted"):
         Plan.of(compose_config(["task=demo", "model=planted"]))
     with pytest.raises(UserError, match="goes with that task alone"):
-        PlantedModel("planted", planted=PROBLEM).load(2, "classification", 0)
+        PlantedModel("planted", planted=PROBLEM).load(Answers(CLASSES, 2), 0)
     data = Planted(SMALL, 10, 10).load()
-    other = PlantedModel("planted", planted=replace(SMALL, seed=1)).load(4, "classification", 0)
+    other = PlantedModel("planted", planted=replace(SMALL, seed=1)).load(Answers(CLASSES, 4), 0)
     with pytest.raises(UserError, match="use model=planted"):
         data.tokenise(other.tokenizer, data.train)
 

@@ -22,6 +22,7 @@ from experiments.architecture import target_modules
 from experiments.command import compose_config
 from experiments.models import ModelSpec
 from experiments.plan import Plan
+from experiments.tasks.base import CLASSES, Answers
 from problems.autolora import AutoLoRA
 from problems.bitfit import BitFit
 
@@ -69,7 +70,7 @@ def test_hardware_without_a_routine_is_said_before_weights_are_loaded(monkeypatc
     monkeypatch.setattr(ModelSpec, "_load_weights", lambda *_: pytest.fail("weights were loaded"))
     spec = ModelSpec("x", pretrained=str(tiny), quantization=kind)
     with pytest.raises(UserError, match=rf"{kind} does not run.*no routine for this device$"):
-        spec.load(2, "classification", 0)
+        spec.load(Answers(CLASSES, 2), 0)
 
 
 @pytest.mark.parametrize("method", ["full", "full_qv", "bitfit"])
@@ -127,8 +128,8 @@ def lora(loaded, r=4) -> PeftModel:
 
 @needs_package
 def test_only_the_layers_are_quantised(spec, tiny):
-    loaded = spec.load(2, "classification", 0)
-    plain = ModelSpec("x", pretrained=str(tiny)).load(2, "classification", 0)
+    loaded = spec.load(Answers(CLASSES, 2), 0)
+    plain = ModelSpec("x", pretrained=str(tiny)).load(Answers(CLASSES, 2), 0)
     assert loaded.head_modules == plain.head_modules == ["classifier"]
     for name, module in plain.model.named_modules():
         if isinstance(module, torch.nn.Linear):
@@ -143,7 +144,7 @@ def test_only_the_layers_are_quantised(spec, tiny):
 @needs_package
 def test_gates_train_through_a_quantised_base_after_an_evaluation_too(spec):
     torch.manual_seed(2)
-    model = lora(spec.load(2, "classification", 0))
+    model = lora(spec.load(Answers(CLASSES, 2), 0))
     layers = lora_layers(model)
     assert len(layers) == 4
     assert all(type(layer).__module__ == "peft.tuners.lora.bnb" for layer in layers.values())
@@ -174,15 +175,15 @@ def test_gates_train_through_a_quantised_base_after_an_evaluation_too(spec):
 
 @needs_package
 def test_an_export_reads_back_on_quantised_and_on_full_bases(spec, tiny, tmp_path):
-    model = lora(spec.load(2, "classification", 0))
+    model = lora(spec.load(Answers(CLASSES, 2), 0))
     gates = Gates(list(lora_layers(model)), 4, "softmax")
     attach_gates(model, gates)
     torch.nn.init.normal_(gates.logits)
     expected = logits(model)
     report = export_adapter(model, tmp_path)
-    full = ModelSpec("x", pretrained=str(tiny)).load(2, "classification", 0).model
+    full = ModelSpec("x", pretrained=str(tiny)).load(Answers(CLASSES, 2), 0).model
     for folder in (report.adapter, report.compact):
-        base = spec.load(2, "classification", 0).model
+        base = spec.load(Answers(CLASSES, 2), 0).model
         tolerance = 1e-5 if spec.quantization == "4bit" else 1e-3  # int8 rounds activations
         reread = PeftModel.from_pretrained(base, folder)
         torch.testing.assert_close(logits(reread), expected, rtol=0, atol=tolerance)
@@ -191,7 +192,7 @@ def test_an_export_reads_back_on_quantised_and_on_full_bases(spec, tiny, tmp_pat
     near = logits(PeftModel.from_pretrained(full, report.compact))
     torch.testing.assert_close(near, expected, rtol=0, atol=0.1)
     with pytest.raises(UserError, match="quantised base model cannot take a merged adapter"):
-        merge(report.compact, spec.load(2, "classification", 0).model)
+        merge(report.compact, spec.load(Answers(CLASSES, 2), 0).model)
 
 
 @needs_package
@@ -251,7 +252,7 @@ def test_estimators_that_differentiate_twice(tiny, quick, tmp_path, estimator):
 
 @needs_package
 def test_a_given_quantised_model(spec):
-    loaded = spec.load(2, "classification", 0)
+    loaded = spec.load(Answers(CLASSES, 2), 0)
     rows = [{"input_ids": torch.randint(5, 20, (6,)).tolist(), "labels": i % 2} for i in range(16)]
     run = finetune(
         loaded.model,

@@ -7,10 +7,11 @@ import pytest
 
 from bilevel.errors import UserError
 from experiments import hub
-from experiments.tasks.base import Example, TaskData
+from experiments.tasks.base import CLASSES, NUMBER, Answers
 from experiments.tasks.classification import Classification
 from experiments.tasks.files import SUFFIXES, read
 from experiments.tasks.glue import GLUE, Glue
+from experiments.tasks.labelled import Example, LabelledData
 
 ROWS = [
     {"text": 'a "fine" film', "label": "good"},
@@ -60,8 +61,8 @@ def test_labels_as_names_or_numbers(tmp_path, suffix, labels):
     data = user_task(folder(tmp_path, suffix, train=rows, validation=rows)).load()
     assert data.label_names == {"good": ["bad", "good"], 7: ["3", "7"], 1.0: ["0", "1"]}[labels[0]]
     assert [example.label for example in data.train] == [1, 0, 1, 0, 1, 0]
-    assert data.num_labels == 2
-    assert data.problem_type == "classification"
+    assert data.answers.size == 2
+    assert data.answers.kind == CLASSES
 
 
 def test_numeric_labels_are_ordered_as_numbers(tmp_path):
@@ -91,7 +92,7 @@ def test_regression_targets(tmp_path):
     rows = [{"text": "x", "label": value} for value in (0.5, 2, 3.25)]
     data = user_task(folder(tmp_path, ".csv", train=rows, validation=rows), regression=True).load()
     assert [example.label for example in data.train] == [0.5, 2.0, 3.25]
-    assert (data.num_labels, data.label_names, data.problem_type) == (1, None, "regression")
+    assert (data.label_names, data.answers) == (None, Answers(NUMBER, 1))
     assert data.stratify(data.train) is None
     scores = data.score({"test": np.array([[1.0], [2.0], [3.0]])})
     assert set(scores) == {"pearson", "spearman"}
@@ -242,7 +243,7 @@ class WordTokenizer:
 
 
 def test_tokenise_truncates_to_the_shorter_of_task_and_model():
-    data = TaskData("t", [], {}, "test", ["a", "b"], ("accuracy",), max_length=3)
+    data = LabelledData("t", [], {}, "test", ("accuracy",), 3, label_names=["a", "b"])
     rows = [Example(("aa b", "c d"), 1), Example(("x", "yyy"), 0)]
     assert data.tokenise(WordTokenizer(), rows) == [
         {"input_ids": [2, 1, 1], "attention_mask": [1, 1, 1], "labels": 1},

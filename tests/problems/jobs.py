@@ -49,6 +49,7 @@ class SmallJob:
         self.hypergradient = hypergradient or FiniteDifference()
         self.target_modules = ["query", "value"]
         self.head_modules = ["classifier"]
+        self.task_type = "SEQ_CLS"
         self.stages: list[str] = []
         self.runs: list[dict[str, Any]] = []
 

@@ -1,0 +1,80 @@
+"""Which of transformers' classes puts out what a task wants, and what PEFT calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+from bilevel.errors import UserError
+from experiments.architecture import head_modules
+from experiments.tasks.base import CLASSES, NUMBER, TAGS, TEXT, Answers
+
+__all__ = ["auto_class", "check_writes", "config_options", "heads", "is_seq2seq", "peft_task_type"]
+
+# transformers' names for the kinds that a head has.
+PROBLEM_TYPES = {CLASSES: "single_label_classification", NUMBER: "regression"}
+
+
+def config_options(answers: Answers) -> dict[str, Any]:
+    """What a model's configuration has to say of its head; nothing for text."""
+    if answers.kind == TEXT:
+        return {}
+    options: dict[str, Any] = {"num_labels": answers.size}
+    if answers.kind in PROBLEM_TYPES:
+        options["problem_type"] = PROBLEM_TYPES[answers.kind]
+    if answers.kind == TAGS and answers.names is not None:
+        options["id2label"] = dict(enumerate(answers.names))
+        options["label2id"] = {name: i for i, name in enumerate(answers.names)}
+    return options
+
+
+def auto_class(answers: Answers, config: PretrainedConfig) -> Any:
+    """The auto class that loads a model for these answers."""
+    if answers.kind == TAGS:
+        return AutoModelForTokenClassification
+    if answers.kind != TEXT:
+        return AutoModelForSequenceClassification
+    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+
+
+def check_writes(answers: Answers, config: PretrainedConfig, name: str) -> None:
+    """Raise UserError where text is wanted from an encoder, which cannot write any."""
+    if answers.kind != TEXT or config.is_encoder_decoder:
+        return
+    # transformers has causal classes for BERT and its kin too; they were not pretrained to write.
+    if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        raise UserError(
+            f"model={name} is an encoder ({config.model_type}) and writes no text, which this task "
+            "needs: take a causal model (GPT-2, Llama, Qwen, Mistral, model=demo_causal) or one "
+            "with encoder and decoder (BART, T5)"
+        )
+
+
+def is_seq2seq(answers: Answers, config: PretrainedConfig) -> bool:
+    """Whether the model reads labels apart from its input."""
+    return answers.kind == TEXT and bool(config.is_encoder_decoder)
+
+
+def heads(model: PreTrainedModel, answers: Answers, fresh: Sequence[str]) -> list[str]:
+    """Modules to train in full: those of a new head; none where the vocabulary is the output."""
+    found = head_modules(model, fresh)
+    return [] if answers.kind == TEXT else found
+
+
+def peft_task_type(model: PreTrainedModel, answers: Answers, head: Sequence[str]) -> str | None:
+    """PEFT's task type; None where it would look for a head to train that there is not."""
+    if answers.kind == TEXT:
+        return "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
+    if not head:
+        return None
+    return "TOKEN_CLS" if answers.kind == TAGS else "SEQ_CLS"

@@ -1,0 +1,115 @@
+"""One or two texts with one answer: a class or a number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+from torch.nn import functional
+from transformers import DataCollatorWithPadding
+
+from experiments.metrics import METRICS
+from experiments.tasks.base import CLASSES, NUMBER, Answers, TaskData
+
+__all__ = ["Example", "LabelledData", "over_tests"]
+
+
+class Example(NamedTuple):
+    """One or two texts, and a class number (int) or a regression target (float)."""
+
+    texts: tuple[str, ...]
+    label: int | float
+
+
+@dataclass(frozen=True)
+class LabelledData(TaskData):
+    """Texts with labels; predictions are the model's outputs, (num_labels,) for each example.
+
+    Attributes:
+        label_names: the classes' names, in the order of their numbers; None for regression.
+    """
+
+    label_names: list[str] | None = None
+
+    @property
+    def answers(self) -> Answers:
+        """Classes, or one number."""
+        if self.label_names is None:
+            return Answers(NUMBER, 1)
+        return Answers(CLASSES, len(self.label_names), tuple(self.label_names))
+
+    def stratify(self, examples: Sequence[Any]) -> list[int] | None:
+        """Class numbers for a stratified split; None for regression."""
+        return None if self.label_names is None else [int(example.label) for example in examples]
+
+    def tokenise(
+        self, tokenizer: Any, examples: Sequence[Any], seq2seq: bool = False
+    ) -> list[dict[str, Any]]:
+        """Return input_ids, attention_mask, [token_type_ids] and labels of each, unpadded."""
+        if not examples:
+            return []
+        limit = min(self.max_length, tokenizer.model_max_length)
+        columns = [list(column) for column in zip(*(e.texts for e in examples), strict=True)]
+        encoded = tokenizer(*columns, truncation=True, max_length=limit)
+        keys = list(encoded)
+        return [
+            {**{key: encoded[key][i] for key in keys}, "labels": example.label}
+            for i, example in enumerate(examples)
+        ]
+
+    def collator(self, tokenizer: Any) -> Callable[[list[dict[str, Any]]], dict[str, Tensor]]:
+        """Pads to the batch's longest example."""
+        return DataCollatorWithPadding(tokenizer)
+
+    def losses(self, outputs: Any, batch: dict[str, Tensor]) -> tuple[float, int]:
+        """Cross-entropy, or the squared error for regression: the model's own training loss."""
+        logits, labels = outputs.logits.double(), batch["labels"]
+        if self.label_names is None:
+            total = functional.mse_loss(logits[:, 0], labels.double(), reduction="sum")
+        else:
+            total = functional.cross_entropy(logits, labels, reduction="sum")
+        return float(total), len(labels)
+
+    def predictions(self, outputs: Any, batch: dict[str, Tensor]) -> list[np.ndarray]:
+        """The logits, float32 (num_labels,) for each example."""
+        return list(outputs.logits.float().cpu().numpy())
+
+    def score(self, predictions: dict[str, list[Any]]) -> dict[str, float | None]:
+        """See :meth:`TaskData.score`."""
+        found = {name: self._decide(predictions[name]) for name in self.tests}
+        labels = {name: np.array([e.label for e in rows]) for name, rows in self.tests.items()}
+        return over_tests(
+            self.metrics,
+            lambda metric, names: METRICS[metric](
+                np.concatenate([found[name] for name in names]),
+                np.concatenate([labels[name] for name in names]),
+            ),
+            list(self.tests),
+        )
+
+    def _decide(self, logits: list[np.ndarray]) -> np.ndarray:
+        table = np.array(logits)
+        return table[:, 0] if self.label_names is None else table.argmax(axis=1)
+
+
+def over_tests(
+    metrics: Sequence[str],
+    score: Callable[[str, list[str]], float | None],
+    tests: list[str],
+) -> dict[str, float | None]:
+    """Each metric over all test sets and, when there are several, over each as `metric_name`.
+
+    Args:
+        metrics: their names.
+        score: from a metric's name and names of test sets to its value on all of them together.
+        tests: the names of the test sets.
+    """
+    scores = {}
+    for metric in metrics:
+        scores[metric] = score(metric, tests)
+        if len(tests) > 1:
+            scores |= {f"{metric}_{name}": score(metric, [name]) for name in tests}
+    return scores

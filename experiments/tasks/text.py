@@ -1,0 +1,190 @@
+"""Text to text: a source, a target to learn, and the references that a test is scored by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from torch import Tensor
+from transformers import DataCollatorForSeq2Seq
+
+from bilevel.errors import UserError
+from experiments.tasks.base import LEAST_LENGTH, TEXT, Answers, TaskData
+from experiments.tasks.labelled import over_tests
+from experiments.text_metrics import TEXT_METRICS, score_text
+
+__all__ = ["Decoding", "TextData", "TextExample"]
+
+NO_LABEL = -100  # transformers' label of a token that is not learned
+
+
+class TextExample(NamedTuple):
+    """A source, the target that is learned, and all references (of a test; else none)."""
+
+    source: str
+    target: str
+    references: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How text is written: beam search, never sampling.
+
+    Attributes:
+        beams: 1 is greedy.
+        max_new_tokens: at most.
+        length_penalty: a finished beam's log-probability is divided by its length to this power.
+        no_repeat_ngram: no n-gram of this size twice; 0 for no such rule.
+        repetition_penalty: 1 for none.
+    """
+
+    beams: int = 1
+    max_new_tokens: int = 64
+    length_penalty: float = 1.0
+    no_repeat_ngram: int = 0
+    repetition_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, least in (("beams", 1), ("max_new_tokens", 1), ("no_repeat_ngram", 0)):
+            if getattr(self, name) < least:
+                raise UserError(
+                    f"task.decoding.{name}={getattr(self, name)}: this must be {least} or more"
+                )
+        if self.repetition_penalty <= 0:
+            raise UserError(
+                f"task.decoding.repetition_penalty={self.repetition_penalty}: "
+                "this must be more than 0"
+            )
+
+
+@dataclass(frozen=True)
+class TextData(TaskData):
+    """Sources and targets; predictions are texts.
+
+    A causal model reads ``source SEPARATOR target END`` and learns the target and END alone; one
+    with a decoder reads the source and learns the target. The loss is a mean over these tokens, of
+    a test over its first reference's.
+
+    Attributes:
+        decoding: how a test's answer is written.
+        separator: between source and target for causal models; None for the model's token of the
+            beginning (GPT-2: its only special token, as in LoRA's code).
+        max_target_length: longer targets are cut; None refuses those that do not fit.
+    """
+
+    decoding: Decoding = field(default_factory=Decoding)
+    separator: str | None = None
+    max_target_length: int | None = None
+
+    @property
+    def answers(self) -> Answers:
+        """Text."""
+        return Answers(TEXT, 0)
+
+    @property
+    def metric_settings(self) -> dict[str, str]:
+        """How each metric is computed."""
+        return {name: TEXT_METRICS[name].settings for name in self.metrics}
+
+    def tokenise(
+        self, tokenizer: Any, examples: Sequence[Any], seq2seq: bool = False
+    ) -> list[dict[str, Any]]:
+        """Return input_ids, attention_mask and labels of each; see :meth:`TaskData.tokenise`.
+
+        Raises:
+            UserError: a target leaves no room for its source, or the decoding needs more
+                positions than the model has.
+        """
+        limit = min(self.max_length, tokenizer.model_max_length)
+        beside = 0 if seq2seq else LEAST_LENGTH  # a decoder has positions of its own
+        if self.decoding.max_new_tokens + beside > tokenizer.model_max_length:
+            raise UserError(
+                f"task.decoding.max_new_tokens={self.decoding.max_new_tokens} does not fit "
+                f"the model's {tokenizer.model_max_length} positions, source included"
+            )
+        rows = []
+        for number, example in enumerate(examples):
+            target = self._target(tokenizer, example.target, seq2seq)
+            # written or learned, the target stands in the same positions as the source
+            taken = 0 if seq2seq else max(len(target), self.decoding.max_new_tokens)
+            room = min(limit - (0 if seq2seq else len(target)), tokenizer.model_max_length - taken)
+            if room < LEAST_LENGTH or len(target) > tokenizer.model_max_length:
+                raise UserError(
+                    f"example {number} of task {self.name} has a target of {len(target)} tokens, "
+                    f"and {limit} tokens are allowed (the smaller of task.max_length and the "
+                    "model's positions): cut targets by task.max_target_length"
+                )
+            source = self._source(tokenizer, example.source, room, seq2seq)
+            inputs = source if seq2seq else source + target
+            labels = target if seq2seq else [NO_LABEL] * len(source) + target
+            rows.append(
+                {"input_ids": inputs, "attention_mask": [1] * len(inputs), "labels": labels}
+            )
+        return rows
+
+    def prompt(self, row: dict[str, Any], seq2seq: bool) -> list[int]:
+        """The tokens of a tokenised example that the answer is written after."""
+        if seq2seq:
+            return list(row["input_ids"])
+        return row["input_ids"][: sum(label == NO_LABEL for label in row["labels"])]
+
+    def _source(self, tokenizer: Any, text: str, room: int, seq2seq: bool) -> list[int]:
+        if seq2seq:
+            return list(tokenizer(text, truncation=True, max_length=room)["input_ids"])
+        tokens = list(tokenizer(text)["input_ids"])
+        if tokens and tokens[-1] == tokenizer.eos_token_id:  # some add it by themselves
+            tokens.pop()
+        if self.separator is None:
+            begin = tokenizer.bos_token_id
+            middle = [tokenizer.eos_token_id if begin is None else begin]
+        else:
+            middle = list(tokenizer(self.separator, add_special_tokens=False)["input_ids"])
+        return tokens[: room - len(middle)] + middle
+
+    def _target(self, tokenizer: Any, text: str, seq2seq: bool) -> list[int]:
+        if seq2seq:
+            tokens = list(tokenizer(text_target=text)["input_ids"])
+        else:
+            tokens = list(
+                tokenizer(_spaced(tokenizer, text), add_special_tokens=False)["input_ids"]
+            )
+            tokens.append(tokenizer.eos_token_id)
+        cut = self.max_target_length
+        if cut is not None and len(tokens) > cut:
+            tokens = [*tokens[: cut - 1], tokens[-1]]  # the end of text stays
+        return tokens
+
+    def collator(self, tokenizer: Any) -> Callable[[list[dict[str, Any]]], dict[str, Tensor]]:
+        """Pads inputs, and labels by `NO_LABEL`."""
+        return DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=NO_LABEL)
+
+    def losses(self, outputs: Any, batch: dict[str, Tensor]) -> tuple[float, int]:
+        """The cross-entropy of the targets' tokens, the end of text included."""
+        # A causal model predicts no first token, but that is the source's in any case.
+        count = int((batch["labels"] != NO_LABEL).sum())
+        return float(outputs.loss) * count, count
+
+    def predictions(self, outputs: Any, batch: dict[str, Tensor]) -> list[None]:
+        """Nothing: texts are written by `experiments.generation`."""
+        return [None] * len(batch["labels"])
+
+    def score(self, predictions: dict[str, list[Any]]) -> dict[str, float | None]:
+        """Scores of written texts; see :meth:`TaskData.score`."""
+
+        def value(metric: str, names: list[str]) -> float | None:
+            written = [text for name in names for text in predictions[name]]
+            references = [list(e.references) for name in names for e in self.tests[name]]
+            return score_text([metric], written, references)[0][metric]
+
+        return over_tests(self.metrics, value, list(self.tests))
+
+
+def _spaced(tokenizer: Any, text: str) -> str:
+    """A text as it stands inside another: with a space, where that makes a token of its own kind.
+
+    For GPT-2 " The" is the common token and "The" the rare one; tokenizers that begin every text
+    with a space by themselves (Llama) would see two.
+    """
+    plain, spaced = tokenizer.tokenize("a"), tokenizer.tokenize(" a")
+    return f" {text}" if len(spaced) == 1 and spaced != plain else text
