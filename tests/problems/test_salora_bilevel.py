@@ -17,7 +17,7 @@ from problems.optimizers import OptimizerSettings
 from problems.salora_bilevel import SaLoRABilevel
 
 sys.path.insert(0, str(Path(__file__).parent))
-from test_salora import Interrupted, WatchedJob
+from salora_jobs import Interrupted, WatchedJob
 
 
 def counts(problems):
