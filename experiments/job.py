@@ -18,6 +18,7 @@ from experiments.architecture import check_rank, target_modules
 from experiments.journal import Journal
 from experiments.plan import Plan
 from experiments.plots.records import final_values
+from experiments.quiet import quiet
 from experiments.recovery import information, linear_costs, recovery
 from experiments.resume import exclusive
 from experiments.scoring import mean_loss, outputs, score, some
@@ -48,7 +49,7 @@ class FineTuningJob:
     """
 
     def __init__(self, plan: Plan, folder: Path) -> None:
-        _quiet()
+        quiet()
         self.plan = plan
         self.folder = folder
         self.seed = plan.seed
@@ -185,9 +186,3 @@ def _planted_score(
 def _refuse_leftovers(plan: Plan, folder: Path) -> None:
     if not plan.resume and (folder / "metrics.jsonl").exists():
         raise UserError(f"{folder} holds a run already: give another folder, or run.resume=DIR")
-
-
-def _quiet() -> None:
-    """No progress bars and advice of the libraries between our own lines."""
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
