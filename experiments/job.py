@@ -132,10 +132,8 @@ def execute(plan: Plan, folder: Path) -> dict[str, Any]:
         _refuse_leftovers(plan, folder)
         log.info("run in %s", folder)
         job = FineTuningJob(plan, folder)
-        log.info(
-            "data: %s",
-            ", ".join(f"{name} {size}" for name, size in result.test_sizes(job.task).items()),
-        )
+        sizes = {"train": len(job.task.train), **result.test_sizes(job.task)}
+        log.info("data: %s", ", ".join(f"{name} {size}" for name, size in sizes.items()))
         outcome = plan.method.run(job)
         saved = artifacts.save(outcome, folder)
         values = result.assemble(job, outcome, saved, _final_scores(job, outcome, saved))
