@@ -85,7 +85,7 @@ def test_every_layer_attends_to_its_prefix() -> None:
 def test_texts_that_leave_no_room_are_told_with_the_way_out(method) -> None:
     job = SmallJob()  # 16 positions, texts of up to 8
     message = r"a text of 8 tokens and method.virtual_tokens=9 exceed the model's 16 positions: "
-    with pytest.raises(UserError, match=message + "use task.max_length=7"):
+    with pytest.raises(UserError, match=message + "use at most 8 virtual tokens"):
         method.run(job)
 
 
