@@ -1,9 +1,11 @@
-"""What a run says of itself, in its log and at its end."""
+"""What a run says of itself: in its help, in its log and at its end."""
 
 from pathlib import Path
 
 import pytest
 
+import conf
+import experiments
 from experiments.run import main
 
 
@@ -35,3 +37,10 @@ def test_lines_at_the_end_name_what_there_is(
     assert f"  adapter   {lora / 'adapter'}\n  figures   {lora / 'figures'}\n" in end
     _, end = said(bitfit, [*words, "method=bitfit", "run.figures=false"], capsys)
     assert end.endswith(f"  model     {bitfit / 'model'}\n")
+
+
+def test_the_help_names_every_program() -> None:
+    text = (Path(conf.__file__).parent / "hydra" / "help" / "bilevel.yaml").read_text()
+    for path in Path(experiments.__file__).parent.glob("*.py"):
+        if '__name__ == "__main__"' in path.read_text():
+            assert f"python -m experiments.{path.stem}" in text
