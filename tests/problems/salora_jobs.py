@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+from jobs import SmallJob
 
 from bilevel import BilevelEngine, BilevelEngineConfig
-
-sys.path.insert(0, str(Path(__file__).parent))
-from jobs import SmallJob
 
 ALL = ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"]
 

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from jobs import SmallJob, collate
 from transformers import AutoModelForSequenceClassification, ElectraConfig
 
 from bilevel import UserError
 from problems.prefix import PrefixTuning
 from problems.prompt import PromptTuning
-
-sys.path.insert(0, str(Path(__file__).parent))
-from jobs import SmallJob, collate
 
 
 def two_texts() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:

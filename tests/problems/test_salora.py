@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from salora_jobs import WatchedJob, parts
 
 from bilevel import UserError
 from bilevel.lowrank import component_costs, expected_l0, gated_layers, orthogonality
 from problems.optimizers import OptimizerSettings
 from problems.salora import SaLoRA
 from problems.salora_parts import gate_lr, multiplier_lr
-
-sys.path.insert(0, str(Path(__file__).parent))
-from salora_jobs import WatchedJob, parts
 
 
 def test_the_losses_of_both_levels():

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from jobs import logits_of
 from peft import PeftModel
+from salora_jobs import WatchedJob
 
 from bilevel import UserError
 from bilevel.lowrank import Gates, component_costs, export_adapter, gated_layers
 from problems.gate_window import GateWindow
 from problems.salora import SaLoRA
-
-sys.path.insert(0, str(Path(__file__).parent))
-from jobs import logits_of
-from salora_jobs import WatchedJob
 
 
 def window_of(logits, costs=(10, 30), **options):

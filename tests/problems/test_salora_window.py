@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from salora_jobs import Interrupted, WatchedJob, parts
 
 from problems.gate_window import window_steps
 from problems.lora import LoRA
 from problems.optimizers import OptimizerSettings
 from problems.salora import SaLoRA
-
-sys.path.insert(0, str(Path(__file__).parent))
-from salora_jobs import Interrupted, WatchedJob, parts
 
 
 @pytest.mark.parametrize(
