@@ -4,7 +4,7 @@ import importlib.util
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from transformers import (
 
 from bilevel.errors import UserError
 from bilevel.lowrank.fused import fused_projections
-from experiments import hub, quantization
+from experiments import hub, quantization, warm_start
 from experiments.architecture import outside_layers
 from experiments.heads import (
     auto_class,
@@ -87,6 +87,8 @@ class ModelSpec:
             names one; None leaves it to the method's paper.
         quantization: "4bit" or "8bit" holds the layers' frozen weights in bitsandbytes' NF4 or
             int8; None does not.
+        warm_start: the folder of a finished run of this model, on another task; its backbone is
+            taken instead of the pretrained one (:mod:`experiments.warm_start`).
     """
 
     name: str
@@ -99,6 +101,7 @@ class ModelSpec:
     revision: str | None = None
     lr: float | None = None
     quantization: str | None = None
+    warm_start: str | None = None
 
     def __post_init__(self) -> None:
         if self.attn_implementation not in ATTENTIONS:
@@ -110,11 +113,20 @@ class ModelSpec:
             raise UserError(f"model.dropout must be in [0, 1), not {self.dropout}")
         if self.quantization is not None:
             quantization.check_installed(self.quantization)
+        if self.warm_start is not None:
+            if self.quantization is not None:
+                raise UserError("model.warm_start merges weights, and quantised ones cannot be")
+            warm_start.read_run(self.warm_start, self.title)
 
     @property
     def quantised(self) -> bool:
         """Whether the layers' weights are packed."""
         return self.quantization is not None
+
+    @property
+    def title(self) -> str:
+        """The model's name in results: a hub model's is its id or folder."""
+        return str(self.pretrained) if self.name == "hub" else self.name
 
     def source(self) -> str:
         """Return what transformers loads from: a folder or a hub id.
@@ -173,6 +185,10 @@ class ModelSpec:
         with torch.random.fork_rng(devices=[]), _quiet():
             torch.manual_seed(seed)
             model, info = self._load_weights(config, auto_class(answers, config))
+            if self.warm_start is not None:
+                values = warm_start.read_run(self.warm_start, self.title)
+                start = replace(self, warm_start=None).load(warm_start.answers_of(values), 0).model
+                warm_start.take_over(model, start, self.warm_start, values)
         changed = [key for key, *_ in info["mismatched_keys"]]
         head = heads(model, answers, fresh=[*info["missing_keys"], *changed])
         poolers = [name for name in head if "." in name]

@@ -85,7 +85,7 @@ class Plan:
             train["lr"] = spec.lr  # None leaves it to the method
         names = {group: str(name) for group, name in runtime.choices.items() if "/" not in group}
         if names.get("model") == "hub":
-            names["model"] = str(spec.pretrained)
+            names["model"] = spec.title
         method = build(config.method, "method", Method, modules)  # type: ignore[type-abstract]
         plan = cls(
             seed=config.seed,
