@@ -18,6 +18,7 @@ from experiments import artifacts, figures, result, warm_start
 from experiments.architecture import check_rank, target_modules
 from experiments.journal import Journal, write_atomically
 from experiments.label_smoothing import check_smoothing, smooth_labels
+from experiments.memory import recompute
 from experiments.plan import Plan
 from experiments.plots.records import final_values
 from experiments.quiet import quiet
@@ -97,6 +98,8 @@ class FineTuningJob:
 
     def _for_training(self, model: PreTrainedModel) -> PreTrainedModel:
         smooth_labels(model, self.settings.label_smoothing, self.task.answers)
+        if self.plan.model.gradient_checkpointing:
+            recompute(model)
         return split_fused(model) if self.plan.method.splits_fused else model
 
     def stage(self, name: str, body: Callable[[StageRunner], T], last: bool = False) -> T:

@@ -30,6 +30,7 @@ from experiments.heads import (
     is_seq2seq,
     peft_task_type,
 )
+from experiments.memory import check_dtype, heads_in_float32
 from experiments.tasks.base import TAGS, Answers
 
 __all__ = ["LoadedModel", "ModelSpec"]
@@ -89,6 +90,8 @@ class ModelSpec:
             int8; None does not.
         warm_start: the folder of a finished run of this model, on another task; its backbone is
             taken instead of the pretrained one (:mod:`experiments.warm_start`).
+        dtype: "float32", or "bfloat16" for the frozen weights; what is trained is in float32.
+        gradient_checkpointing: less memory for more time; see :func:`experiments.memory.recompute`.
     """
 
     name: str
@@ -102,6 +105,8 @@ class ModelSpec:
     lr: float | None = None
     quantization: str | None = None
     warm_start: str | None = None
+    dtype: str = "float32"
+    gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
         if self.attn_implementation not in ATTENTIONS:
@@ -111,6 +116,7 @@ class ModelSpec:
             )
         if self.dropout is not None and not 0.0 <= self.dropout < 1.0:
             raise UserError(f"model.dropout must be in [0, 1), not {self.dropout}")
+        check_dtype(self.dtype)
         if self.quantization is not None:
             quantization.check_installed(self.quantization)
         if self.warm_start is not None:
@@ -166,7 +172,7 @@ class ModelSpec:
         return config
 
     def load(self, answers: Answers, seed: int) -> LoadedModel:
-        """Load the model in float32 (or quantised) with a new head, and the tokenizer.
+        """Load the model (in `dtype`, or quantised) with a new head, and the tokenizer.
 
         Args:
             answers: what it is to put out.
@@ -198,6 +204,7 @@ class ModelSpec:
             model.config.pad_token_id = tokenizer.pad_token_id
         if self.quantization is not None:
             quantization.keep_trainable(model)
+        heads_in_float32(model, head)
         model.eval()
         task_type = peft_task_type(model, answers, head)
         return LoadedModel(model, tokenizer, head, task_type, is_seq2seq(answers, config))
@@ -207,7 +214,7 @@ class ModelSpec:
     ) -> tuple[PreTrainedModel, dict[str, Any]]:
         options: dict[str, Any] = {
             "config": config,
-            "dtype": torch.float32,
+            "dtype": getattr(torch, self.dtype),
             "output_loading_info": True,
             # A head fine-tuned for another number of labels is replaced.
             "ignore_mismatched_sizes": True,
