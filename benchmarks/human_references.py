@@ -47,11 +47,12 @@ def nist(hypotheses: Texts, references: list[Texts]) -> float:
     words = sum(len(text) for texts in references for text in texts)
     shorter, found = {(): words}, 0.0
     for n in range(1, 6):
-        seen = sum((grams(text, n) for texts in references for text in texts), Counter())
+        seen = Counter(g for ts in references for text in ts for g in grams(text, n).elements())
         gain = 0.0
         for hypothesis, texts in zip(hypotheses, references, strict=True):
+            there = [grams(text, n) for text in texts]
             for gram, count in grams(hypothesis, n).items():
-                allowed = max(grams(text, n)[gram] for text in texts)
+                allowed = max(counts[gram] for counts in there)
                 if allowed:
                     gain += min(count, allowed) * math.log2(shorter[gram[:-1]] / seen[gram])
         found += gain / sum(max(len(text) - n + 1, 0) for text in hypotheses)
