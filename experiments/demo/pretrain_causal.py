@@ -20,7 +20,7 @@ FOLDER = Path(__file__).parent / "causal_model"
 PAD, UNKNOWN, BEGIN, END = SPECIAL = ["[PAD]", "[UNK]", "[BOS]", "[EOS]"]
 LENGTH = 128  # positions; the longest text, with BEGIN and END, has about 85 tokens
 DROPOUT = 0.1  # of the finished model
-TEXTS = 100_000
+TEXTS = 40_000
 
 
 def build_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
