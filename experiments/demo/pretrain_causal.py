@@ -110,7 +110,7 @@ def held_out_loss(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast) ->
 
 def main() -> None:
     """Run from the command line."""
-    arguments = training.command_line(__doc__, FOLDER, steps=6000)
+    arguments = training.command_line(__doc__, FOLDER, steps=2500)
     model, tokenizer = pretrain(arguments.steps, arguments.batch_size, arguments.seed)
     # Fine-tuning, on few examples, needs the dropout that pretraining did without.
     for kind in ("resid_pdrop", "embd_pdrop", "attn_pdrop"):
