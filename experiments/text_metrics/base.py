@@ -1,0 +1,98 @@
+"""What a metric of generated text is, and the texts that it takes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+
+from bilevel.errors import UserError
+
+__all__ = ["JAVA", "Hypotheses", "References", "TextMetric", "check_texts"]
+
+Hypotheses = Sequence[str]
+References = Sequence[Sequence[str]]
+
+JAVA = "java"
+
+
+@dataclass(frozen=True)
+class TextMetric:
+    """A score of a whole corpus.
+
+    Attributes:
+        name: its key in ``TEXT_METRICS`` and in ``result.json``.
+        function: takes n hypotheses and, for each, its references (one or more), and returns the
+            score of all of them together.
+        needs: Python packages that must be installed, and ``"java"`` for a Java program.
+        choices: what the number depends on beside the texts: tokenisation, case, smoothing, scale.
+        higher_is_better: False for an error rate.
+    """
+
+    name: str
+    function: Callable[[Hypotheses, References], float]
+    needs: tuple[str, ...]
+    choices: str
+    higher_is_better: bool = True
+
+    @property
+    def settings(self) -> str:
+        """One line that makes the number citable: packages with their versions, and the choices.
+
+        Raises:
+            UserError: a package is missing.
+        """
+        self.require_packages()
+        packages = [name for name in self.needs if name != JAVA]
+        return f"{', '.join(f'{p} {metadata.version(p)}' for p in packages)}: {self.choices}"
+
+    def require_packages(self) -> None:
+        """Check that the packages are there.
+
+        Raises:
+            UserError: one is not; it names the extra that holds it.
+        """
+        for name in self.needs:
+            if name != JAVA and not _installed(name):
+                raise UserError(
+                    f"metric {self.name} needs the package {name}: pip install '.[text]'"
+                )
+
+    def unavailable(self) -> str | None:
+        """Why this machine cannot compute the metric, in one sentence; None when it can."""
+        if JAVA in self.needs and shutil.which(JAVA) is None:
+            return (
+                f"metric {self.name} is left out: it is computed by a Java program, and there is "
+                "no java on the PATH."
+            )
+        return None
+
+
+def check_texts(hypotheses: Hypotheses, references: References) -> None:
+    """Check that every hypothesis has its references; an empty hypothesis is only a bad text.
+
+    Raises:
+        UserError: nothing to score, lengths that differ, or an example without a reference.
+    """
+    if not hypotheses:
+        raise UserError("there are no texts to score")
+    if len(hypotheses) != len(references):
+        raise UserError(
+            f"{len(hypotheses)} hypotheses, but references of {len(references)} examples"
+        )
+    for number, texts in enumerate(references, start=1):
+        if isinstance(texts, str):
+            raise UserError(f"the references of example {number} are a text, not a list of texts")
+        if not texts:
+            raise UserError(f"example {number} has no reference")
+        if not all(text.strip() for text in texts):
+            raise UserError(f"example {number} has an empty reference")
+
+
+def _installed(package: str) -> bool:
+    try:
+        metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
