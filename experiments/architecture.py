@@ -131,6 +131,6 @@ def _nothing(model: PreTrainedModel, what: str, names: list[str]) -> list[str]:
         last = max(i for i, part in enumerate(parts) if part.isdecimal())
         endings[".".join(parts[last + 1 :])] = None
     raise UserError(
-        f"{what} matches no linear layer of {type(model).__name__}: there are "
-        f"{', '.join(endings) or ', '.join(names)}"
+        f"{what} matches no linear layer of {type(model).__name__}: allowed are "
+        f"qv | all | a list of module names, here of {', '.join(endings) or ', '.join(names)}"
     )

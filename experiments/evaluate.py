@@ -17,6 +17,7 @@ import torch
 from bilevel.errors import UserError
 from experiments import artifacts
 from experiments.command import CommandLine, one_sentence
+from experiments.quiet import quiet
 from experiments.result import shown
 from experiments.saved import SavedRun, take
 from experiments.scoring import score
@@ -51,6 +52,7 @@ def main(words: Sequence[str] | None = None) -> None:
     if {"--help", "-h"} & set(words):
         print(__doc__)
         return
+    quiet()
     with one_sentence():
         line = CommandLine.parse(words)
         own, overrides = take(line.overrides, run=None, adapter=None)

@@ -19,6 +19,7 @@ from bilevel.errors import UserError
 from bilevel.lowrank import export_adapter, merge
 from bilevel.lowrank.export import COMPACT
 from experiments.command import CommandLine, one_sentence
+from experiments.quiet import quiet
 from experiments.saved import SavedRun, take
 
 __all__ = ["main"]
@@ -34,6 +35,7 @@ def main(words: Sequence[str] | None = None) -> None:
     if {"--help", "-h"} & set(words):
         print(__doc__)
         return
+    quiet()
     with one_sentence():
         line = CommandLine.parse(words)
         own, overrides = take(line.overrides, run=None, out=None, merge="false")

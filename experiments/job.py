@@ -20,6 +20,7 @@ from experiments.journal import Journal, write_atomically
 from experiments.label_smoothing import check_smoothing, smooth_labels
 from experiments.plan import Plan
 from experiments.plots.records import final_values
+from experiments.quiet import quiet
 from experiments.recovery import information, linear_costs, recovery
 from experiments.resume import exclusive
 from experiments.scoring import forward, score, some
@@ -51,7 +52,7 @@ class FineTuningJob:
     """
 
     def __init__(self, plan: Plan, folder: Path) -> None:
-        _quiet()
+        quiet()
         self.plan = plan
         self.folder = folder
         self.seed = plan.seed
@@ -140,10 +141,8 @@ def execute(plan: Plan, folder: Path) -> dict[str, Any]:
         _refuse_leftovers(plan, folder)
         log.info("run in %s", folder)
         job = FineTuningJob(plan, folder)
-        log.info(
-            "data: %s",
-            ", ".join(f"{name} {size}" for name, size in result.test_sizes(job.task).items()),
-        )
+        sizes = {"train": len(job.task.train), **result.test_sizes(job.task)}
+        log.info("data: %s", ", ".join(f"{name} {size}" for name, size in sizes.items()))
         outcome = plan.method.run(job)
         saved = artifacts.save(outcome, folder)
         values = result.assemble(job, outcome, saved, _final_scores(job, outcome, saved))
@@ -206,9 +205,3 @@ def _planted_score(
 def _refuse_leftovers(plan: Plan, folder: Path) -> None:
     if not plan.resume and (folder / "metrics.jsonl").exists():
         raise UserError(f"{folder} holds a run already: give another folder, or run.resume=DIR")
-
-
-def _quiet() -> None:
-    """No progress bars and advice of the libraries between our own lines."""
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()

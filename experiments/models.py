@@ -2,7 +2,6 @@
 
 import importlib.util
 import logging
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -266,8 +265,6 @@ def _folder(folder: Path) -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence the progress bar and the report of missing weights: a new head is no news here."""
-    # transformers warns of its own code, once a model
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
     logger = transformers.utils.logging
     verbosity, bar = logger.get_verbosity(), logger.is_progress_bar_enabled()
     logger.set_verbosity_error()

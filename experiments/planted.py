@@ -28,7 +28,6 @@ state, nor from the method's seed: several seeds of a method can be run on one p
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -226,9 +225,7 @@ class PlantedProblem:
         return torch.randint(*words, (count, self.length), generator=draw)
 
     def _without_head(self) -> BertForSequenceClassification:
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            # transformers warns of its own code, and draws weights that are replaced below
-            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+        with torch.random.fork_rng(devices=[]):  # it draws weights that are replaced below
             model = BertForSequenceClassification(self.config())
         draw = self.generator("weights")
         with torch.no_grad():

@@ -136,9 +136,11 @@ def summary(values: dict[str, Any], folder: Path) -> str:
         f"  time      {total:.1f} s ("
         + ", ".join(f"{name} {s:.1f}" for name, s in values["seconds"].items())
         + f"), peak memory {values['peak_memory_mib']:.0f} MiB",
-        f"  adapter   {values['adapter_dir']}",
-        f"  figures   {folder / 'figures'}",
+        # as the folder is called: adapter, or model where the whole of it is saved
+        f"  {Path(values['adapter_dir']).name:9} {values['adapter_dir']}",
     ]
+    if (folder / "figures").is_dir():
+        lines.append(f"  figures   {folder / 'figures'}")
     return "\n".join(lines)
 
 

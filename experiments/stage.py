@@ -78,7 +78,8 @@ class Stage:
             validation=evaluation,
         )
         self._resume(engine)
-        log.info("stage %s: %d steps on %s", self.name, steps, engine.device)
+        parts = _parts(lower, validation)
+        log.info("stage %s: %d steps on %s%s", self.name, steps, engine.device, parts)
         started = time.process_time()
         engine.run()
         if engine.stop_reason is not None:
@@ -119,8 +120,7 @@ class Stage:
         epochs = self.job.plan.engine["evaluate_every"]
         if not epochs:
             return 0
-        loader: Any = lower.train_data_loader
-        batches = len(loader[0] if isinstance(loader, (list, tuple)) else loader)
+        batches = len(_loader(lower))
         config = lower.config
         return max(1, round(epochs * batches / config.gradient_accumulation / config.unroll_steps))
 
@@ -162,6 +162,21 @@ class Stage:
         except KeyError as error:
             raise UserError(f"{path} is of another version of this program") from error
         log.info("stage %s: goes on at step %d (%s)", self.name, engine.global_step, path.name)
+
+
+def _loader(problem: BilevelProblem) -> Any:
+    """The batches of a problem: the engine makes a list of what it is given."""
+    loader: Any = problem.train_data_loader
+    return loader[0] if isinstance(loader, (list, tuple)) else loader
+
+
+def _parts(lower: BilevelProblem, validation: Sequence[dict[str, Any]]) -> str:
+    """Sizes of the two parts of the data, for the log; nothing where it is not divided."""
+    if not validation:
+        return ""
+    batches = _loader(lower)
+    trained = getattr(batches, "indices", batches.dataset)  # a loader of one's own has none
+    return f"; D_train {len(trained)}, D_val {len(validation)}"
 
 
 def _described(lower: BilevelProblem) -> dict[str, Any]:

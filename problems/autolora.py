@@ -44,11 +44,11 @@ from problems.base import (
     Job,
     Outcome,
     StageRunner,
-    add_lora,
     check_lora,
     count,
     total_steps,
     trainable,
+    with_lora,
 )
 from problems.lora import train_lora
 from problems.optimizers import OptimizerSettings, check_choice, check_range
@@ -139,13 +139,7 @@ class AutoLoRA(TwoLevelMethod):
     def search(self, job: Job, stage: StageRunner) -> dict[str, Any]:
         """Stage 1: factors and head on D_train, selection variables on D_val."""
         sides = self.sides(job)
-        model = add_lora(
-            job,
-            job.build_model(),
-            r=self.rank,
-            lora_alpha=self.lora_alpha,
-            lora_dropout=self.lora_dropout,
-        )
+        model = with_lora(job, self.rank, self.lora_alpha, self.lora_dropout)
         names = list(lora_layers(model))
         gates = Gates(names, self.rank, self.gate, self.init)
         attach_gates(model, gates)

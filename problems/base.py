@@ -34,6 +34,7 @@ __all__ = [
     "loader",
     "problem_config",
     "steps_per_epoch",
+    "with_lora",
 ]
 
 T = TypeVar("T")
@@ -277,6 +278,12 @@ def add_lora(job: Job, model: PreTrainedModel, **options: Any) -> PeftModel:
         **options,
     )
     return get_peft_model(model, config)
+
+
+def with_lora(job: Job, rank: int, alpha: float, dropout: float, **options: Any) -> PeftModel:
+    """The job's pretrained model with LoRA of this size, injected by :func:`add_lora`."""
+    sizes = {"r": rank, "lora_alpha": alpha, "lora_dropout": dropout}
+    return add_lora(job, job.build_model(), **sizes, **options)
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:

@@ -61,13 +61,13 @@ from problems.base import (
     Job,
     Outcome,
     StageRunner,
-    add_lora,
     check_lora,
     count,
     loader,
     problem_config,
     total_steps,
     trainable,
+    with_lora,
 )
 from problems.optimizers import OptimizerSettings, check_range, optimizer_and_scheduler
 from problems.two_levels import HeldOut, Level, TwoLevelMethod, full_precision
@@ -259,14 +259,7 @@ class BiDoRA(TwoLevelMethod):
         return job.settings.lr if job.settings.lr is not None else 5e-4
 
     def _dora(self, job: Job) -> PeftModel:
-        return add_lora(
-            job,
-            job.build_model(),
-            r=self.rank,
-            lora_alpha=self.lora_alpha,
-            lora_dropout=self.lora_dropout,
-            use_dora=True,
-        )
+        return with_lora(job, self.rank, self.lora_alpha, self.lora_dropout, use_dora=True)
 
 
 def _relative_change(now: list[nn.Parameter], start: list[Tensor]) -> Tensor:

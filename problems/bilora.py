@@ -61,10 +61,10 @@ from problems.base import (
     Job,
     Outcome,
     StageRunner,
-    add_lora,
     check_lora,
     count,
     trainable,
+    with_lora,
 )
 from problems.optimizers import OptimizerSettings, Parameters, check_choice, check_range
 from problems.two_levels import HeldOut, Level, TwoLevelMethod, full_precision
@@ -224,13 +224,7 @@ class BiLoRA(TwoLevelMethod):
 
     def adapted(self, job: Job) -> tuple[PeftModel, Gates]:
         """A fresh model with P, Q and Lambda at their start."""
-        model = add_lora(
-            job,
-            job.build_model(),
-            r=self.rank,
-            lora_alpha=self.lora_alpha,
-            lora_dropout=self.lora_dropout,
-        )
+        model = with_lora(job, self.rank, self.lora_alpha, self.lora_dropout)
         layers = lora_layers(model)
         if self.start == "normal":
             for layer in layers.values():

@@ -52,12 +52,12 @@ from problems.base import (
     Method,
     Outcome,
     StageRunner,
-    add_lora,
     check_lora,
     count,
     loader,
     total_steps,
     trainable,
+    with_lora,
 )
 from problems.moving_weight import Factored, InPlace, MovingWeight
 from problems.one_level import ALONE, only_problem
@@ -108,13 +108,7 @@ class DeltaLoRA(Method):
         return job.stage("train", lambda stage: self._train(job, stage), last=True)
 
     def _train(self, job: Job, stage: StageRunner) -> Outcome:
-        model = add_lora(
-            job,
-            job.build_model(),
-            r=self.rank,
-            lora_alpha=self.lora_alpha,
-            lora_dropout=self.lora_dropout,
-        )
+        model = with_lora(job, self.rank, self.lora_alpha, self.lora_dropout)
         parameters = trainable(model)
         batches = loader(job)
         steps = total_steps(job, batches, job.settings.epochs)

@@ -41,12 +41,12 @@ from problems.base import (
     Method,
     Outcome,
     StageRunner,
-    add_lora,
     check_lora,
     count,
     loader,
     total_steps,
     trainable,
+    with_lora,
 )
 from problems.one_level import ALONE, only_problem
 from problems.optimizers import OptimizerSettings, check_range
@@ -150,13 +150,7 @@ class DyLoRA(Method):
         return job.stage("train", lambda stage: self._train(job, stage), last=True)
 
     def _train(self, job: Job, stage: StageRunner) -> Outcome:
-        model = add_lora(
-            job,
-            job.build_model(),
-            r=self.rank,
-            lora_alpha=self.lora_alpha,
-            lora_dropout=self.lora_dropout,
-        )
+        model = with_lora(job, self.rank, self.lora_alpha, self.lora_dropout)
         names = list(lora_layers(model))
         prefix = Prefix(names, self.rank, self.export_rank or self.rank)
         attach_gates(model, prefix)

@@ -12,8 +12,8 @@ P_K and P_V (virtual_tokens, d) are learned for each layer. PEFT's prefix tuning
 | lr | 5e-5 (with MLP) | 1e-2, as in PEFT's example of a RoBERTa classifier |
 | positions | not said | the text's are counted after the prefix (PEFT, transformers) |
 
-A model must take keys and values of earlier tokens: BERT, RoBERTa, ELECTRA and decoders do;
-DistilBERT and DeBERTa do not, which is said in one sentence.
+A model must take keys and values of earlier tokens: BERT, RoBERTa, ELECTRA and decoders (GPT-2,
+Llama) do; DistilBERT, DeBERTa and ModernBERT do not, which is said in one sentence.
 """  # noqa: E501
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class PrefixTuning(OneLevelMethod):
         if "past_key_values" not in inspect.signature(model.base_model.forward).parameters:
             raise UserError(
                 f"{type(model).__name__} takes no keys and values from outside, which prefix "
-                "tuning needs: use method=prompt, or a model of the BERT or RoBERTa type"
+                "tuning needs: use method=prompt, or a model of the BERT, RoBERTa or GPT-2 type"
             )
         check_positions(job, model, self.virtual_tokens)
         options = peft_head(job)

@@ -35,6 +35,9 @@ from problems.parts import positions
 
 __all__ = ["PromptTuning", "check_positions"]
 
+# The smallest task.max_length that can be given.
+LEAST_TEXT = 8
+
 # PEFT's names of the starts.
 STARTS = {"vocabulary": "SAMPLE_VOCAB", "random": "RANDOM"}
 
@@ -100,7 +103,10 @@ def guard_positions(model: nn.Module, limit: int | None, virtual_tokens: int) ->
 
 
 def _too_long(length: int, virtual_tokens: int, limit: int) -> UserError:
+    for_text, for_tokens = limit - virtual_tokens, limit - length
+    ways = [f"task.max_length={for_text}"] if for_text >= LEAST_TEXT else []
+    ways += [f"at most {for_tokens} virtual tokens" if for_tokens > 0 else "fewer virtual tokens"]
     return UserError(
         f"a text of {length} tokens and method.virtual_tokens={virtual_tokens} exceed the model's "
-        f"{limit} positions: use task.max_length={limit - virtual_tokens} or fewer virtual tokens"
+        f"{limit} positions: use {' or '.join(ways)}"
     )

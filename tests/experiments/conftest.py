@@ -1,13 +1,21 @@
-"""A model small enough to train in a second, and the words to train it with."""
+"""A model small enough to train in a second, the words to train it with, and figures kept open."""
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
+from experiments.plots.style import STYLE
 from experiments.tasks.demo import Demo
+
+# Makes `import drawn` work in the tests of this folder, however pytest is started.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
@@ -62,3 +70,15 @@ def quick(tiny: Path) -> list[str]:
         "engine.checkpoint_every=4",
         "engine.evaluate_examples=32",
     ]
+
+
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Figure]]:
+    """The figures that are drawn, still open; their files are coarse, to be quick."""
+    found: list[Figure] = []
+    close = plt.close
+    monkeypatch.setattr(plt, "close", found.append)
+    monkeypatch.setitem(STYLE, "savefig.dpi", 40)
+    yield found
+    for figure in found:
+        close(figure)

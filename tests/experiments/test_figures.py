@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from drawn import write
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
@@ -49,20 +50,12 @@ def records() -> list[dict[str, Any]]:
     return lines
 
 
-@pytest.fixture
-def kept(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that are drawn, still open."""
-    found: list[Figure] = []
-    monkeypatch.setattr(plt, "close", found.append)
-    return found
-
-
 def draw(folder: Path, lines: list[dict[str, Any]], result: dict[str, Any]) -> list[str]:
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    write(folder, lines)
     return [path.name for path in figures.draw(folder, result)]
 
 
-def test_what_there_is_data_for(tmp_path: Path, kept: list[Figure]) -> None:
+def test_what_there_is_data_for(tmp_path: Path) -> None:
     names = ["losses.png", "ranks.png", "gates.png", "values.png"]
     assert draw(tmp_path, records(), RESULT) == names
     for path in (tmp_path / "figures").iterdir():

@@ -1,14 +1,12 @@
 """Figures of several runs: what is drawn, from their files alone."""
 
-import json
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib import pyplot as plt
+from drawn import assert_nothing_cut, evaluations, result, write
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
@@ -21,60 +19,13 @@ from experiments.plots import (
     ranks_compared,
     values_compared,
 )
-from experiments.plots.style import BLUE, STYLE
+from experiments.plots.style import BLUE
 
 NAMES = [f"bert.layer.{layer}.{part}" for layer in range(3) for part in ("query", "value")]
 
 
-def result(method: str, seed: int = 0, **other: Any) -> dict[str, Any]:
-    base = {
-        "method": method,
-        "task": "sst2",
-        "model": "tiny",
-        "seed": seed,
-        "metrics": {"accuracy": 0.9 + seed / 100},
-        "primary_metric": "accuracy",
-        "train_loss": 0.2,
-        "test_loss": 0.4,
-        "ranks": None,
-        "adapter_parameters": 1000,
-        "seconds": {"train": 2.0},
-        "engine": {"T1": None, "steps": {"train": 30}},
-        "update": None,
-    }
-    return {**base, **other}
-
-
-def evaluations(losses: dict[int, float], stage: str = "train") -> list[dict[str, Any]]:
-    return [
-        {"stage": stage, "step": step, "kind": "validation", "train_loss": x, "test_loss": x + 1}
-        for step, x in losses.items()
-    ]
-
-
 def gate_line(values: list[float], names: list[str] = NAMES) -> dict[str, Any]:
     return {"stage": "train", "step": 30, "kind": "gates", "gates": dict.fromkeys(names, values)}
-
-
-@pytest.fixture
-def kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Figure]]:
-    """The figures that are drawn, still open; their files are coarse, to be quick."""
-    found: list[Figure] = []
-    close = plt.close
-    monkeypatch.setattr(plt, "close", found.append)
-    monkeypatch.setitem(STYLE, "savefig.dpi", 40)
-    yield found
-    for figure in found:
-        close(figure)
-
-
-def assert_nothing_cut(figure: Figure) -> None:
-    """No artist reaches over the edge of the picture by more than a hair."""
-    box = figure.get_tightbbox(figure.canvas.get_renderer())  # type: ignore[attr-defined]
-    width, height = figure.get_size_inches()
-    assert min(box.x0, box.y0) > -0.03
-    assert box.x1 < width + 0.03
-    assert box.y1 < height + 0.03
 
 
 # ---- losses
@@ -301,7 +252,7 @@ def test_all_figures_of_several_runs(tmp_path: Path) -> None:
             folder = tmp_path / f"{method}{seed}"
             folder.mkdir()
             lines = [gate_line([0.5, 0.5, seed]), *evaluations({10: 1.0})]
-            (folder / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+            write(folder, lines)
             ranks = {name: i for i, name in enumerate(NAMES)}
             results.append(result(method, seed, ranks=ranks, true_ranks=ranks, folder=str(folder)))
             results[-1]["update"] = update(NAMES, 1e-3)

@@ -1,32 +1,29 @@
 """Figures of one run's values, watched numbers and weights: what is drawn, from files alone."""
 
-import json
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib import pyplot as plt
+from drawn import assert_nothing_cut, result, write
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from experiments import figures
 from experiments.plots import cosine, gates, heat, values, watched
 from experiments.plots.records import final_values, lower_steps_each
-from experiments.plots.style import STYLE, look
+from experiments.plots.style import look
 
 SIX = [f"attention.self.{part}" for part in ("query", "key", "value")]
 SIX += ["attention.output.dense", "intermediate.dense", "output.dense"]
 
 
+bilora = partial(result, "bilora", 3)
+
+
 def names(layers: int, parts: list[str]) -> list[str]:
     return [f"bert.encoder.layer.{layer}.{part}" for layer in range(layers) for part in parts]
-
-
-def result(**other: Any) -> dict[str, Any]:
-    base = {"method": "bilora", "task": "sst2", "model": "tiny", "seed": 3, "ranks": None}
-    return {**base, **other}
 
 
 def gate_lines(last: dict[str, list[Any]], stage: str = "train") -> list[dict[str, Any]]:
@@ -44,27 +41,6 @@ def watch_lines(stage: str = "train", **numbers: list[float | None]) -> list[dic
         | {name: series[i] for name, series in numbers.items()}
         for i in range(length)
     ]
-
-
-@pytest.fixture
-def kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Figure]]:
-    """The figures that are drawn, still open; their files are coarse, to be quick."""
-    found: list[Figure] = []
-    close = plt.close
-    monkeypatch.setattr(plt, "close", found.append)
-    monkeypatch.setitem(STYLE, "savefig.dpi", 40)
-    yield found
-    for figure in found:
-        close(figure)
-
-
-def assert_nothing_cut(figure: Figure) -> None:
-    """No artist reaches over the edge of the picture by more than a hair."""
-    box = figure.get_tightbbox(figure.canvas.get_renderer())  # type: ignore[attr-defined]
-    width, height = figure.get_size_inches()
-    assert min(box.x0, box.y0) > -0.03
-    assert box.x1 < width + 0.03
-    assert box.y1 < height + 0.03
 
 
 def maps(figure: Figure) -> list[Any]:
@@ -89,7 +65,7 @@ def test_values_sorted_in_their_cells_and_counted_in_the_bars(
     a, b, c, d = names(2, ["query", "value"])
     rows = {a: [0.1, 0.7, 0.0, 0.2], b: [0.3, 0.3, 0.2, 0.2], c: [0.0, 0.0, 0.0, 1.0], d: [1] * 4}
     ranks = {a: 3, b: 2, c: 1, d: 4}
-    assert values.draw(gate_lines(rows), result(ranks=ranks), tmp_path / "v.png")
+    assert values.draw(gate_lines(rows), bilora(ranks=ranks), tmp_path / "v.png")
     (figure,) = kept
     query, value = maps(figure)
     assert [axes.get_title(loc="center") for axes in (query, value)] == ["query", "value"]
@@ -110,7 +86,7 @@ def test_values_sorted_in_their_cells_and_counted_in_the_bars(
 
 def test_softmax_values_are_held_against_one_over_k(tmp_path: Path, kept: list[Figure]) -> None:
     rows = {name: [0.4, 0.3, 0.2, 0.1] for name in names(2, ["query"])}
-    values.draw(gate_lines(rows), result(), tmp_path / "v.png")
+    values.draw(gate_lines(rows), bilora(), tmp_path / "v.png")
     (line,) = kept[0].axes[0].get_lines()
     assert line.get_xdata() == [0.25, 0.25]
     assert line.get_label() == "1/k, k = 4"
@@ -118,7 +94,7 @@ def test_softmax_values_are_held_against_one_over_k(tmp_path: Path, kept: list[F
 
 def test_negative_values_get_two_sided_colours(tmp_path: Path, kept: list[Figure]) -> None:
     (name,) = names(1, ["query"])
-    values.draw(gate_lines({name: [0.5, -2.0, 1.0]}), result(), tmp_path / "v.png")
+    values.draw(gate_lines({name: [0.5, -2.0, 1.0]}), bilora(), tmp_path / "v.png")
     image = maps(kept[0])[0].images[1]
     assert image.get_array().tolist() == [[-2.0, 1.0, 0.5]]  # by magnitude
     assert (image.norm.vmin, image.norm.vmax) == (-2.0, 2.0)
@@ -129,7 +105,7 @@ def test_negative_values_get_two_sided_colours(tmp_path: Path, kept: list[Figure
 
 def test_nulls_are_white_and_told(tmp_path: Path, kept: list[Figure]) -> None:
     (name,) = names(1, ["query"])
-    values.draw(gate_lines({name: [None, 0.25, 0.5]}), result(), tmp_path / "v.png")
+    values.draw(gate_lines({name: [None, 0.25, 0.5]}), bilora(), tmp_path / "v.png")
     array = maps(kept[0])[0].images[1].get_array()
     assert array.filled(-1).tolist() == [[0.5, 0.25, -1]]
     assert "1 not finite" in kept[0].axes[0].get_title(loc="left")
@@ -138,8 +114,8 @@ def test_nulls_are_white_and_told(tmp_path: Path, kept: list[Figure]) -> None:
 @pytest.mark.parametrize("row", [[0.0, 0.0], [1.0, 1.0], [None, None]])
 def test_values_all_alike(tmp_path: Path, kept: list[Figure], row: list[Any]) -> None:
     lines = gate_lines(dict.fromkeys(names(2, ["query"]), row))
-    assert values.draw(lines, result(), tmp_path / "v.png")
-    assert gates.draw(lines, result(), tmp_path / "g.png")
+    assert values.draw(lines, bilora(), tmp_path / "v.png")
+    assert gates.draw(lines, bilora(), tmp_path / "g.png")
     assert len(maps(kept[0])) == 1
     assert_nothing_cut(kept[0])
 
@@ -149,7 +125,7 @@ def test_six_parts_of_many_layers(tmp_path: Path, kept: list[Figure], layers: in
     rng = np.random.default_rng(0)
     rows = {name: rng.random(8).tolist() for name in names(layers, SIX)}
     ranks = {name: int(rng.integers(0, 9)) for name in rows}
-    assert values.draw(gate_lines(rows), result(ranks=ranks), tmp_path / "v.png")
+    assert values.draw(gate_lines(rows), bilora(ranks=ranks), tmp_path / "v.png")
     panels = maps(kept[0])
     assert [axes.images[1].get_array().shape for axes in panels] == [(layers, 8)] * 6
     assert panels[3].get_title(loc="center") == "attention.\noutput.dense"
@@ -158,14 +134,14 @@ def test_six_parts_of_many_layers(tmp_path: Path, kept: list[Figure], layers: in
 
 def test_modules_of_other_rank_leave_their_row_short(tmp_path: Path, kept: list[Figure]) -> None:
     a, b = names(2, ["query"])
-    values.draw(gate_lines({a: [0.3, 0.7], b: [0.5]}), result(), tmp_path / "v.png")
+    values.draw(gate_lines({a: [0.3, 0.7], b: [0.5]}), bilora(), tmp_path / "v.png")
     assert maps(kept[0])[0].images[1].get_array().filled(-1).tolist() == [[0.7, 0.3], [0.5, -1]]
 
 
 def test_gates_over_steps_know_their_kind(tmp_path: Path, kept: list[Figure]) -> None:
     (name,) = names(1, ["query"])
-    gates.draw(gate_lines({name: [0.75, 0.25]}, "search"), result(), tmp_path / "a.png")
-    gates.draw(gate_lines({name: [-0.5, None]}), result(), tmp_path / "b.png")
+    gates.draw(gate_lines({name: [0.75, 0.25]}, "search"), bilora(), tmp_path / "a.png")
+    gates.draw(gate_lines({name: [-0.5, None]}), bilora(), tmp_path / "b.png")
     dashed = [
         [line for line in figure.axes[0].get_lines() if line.get_linestyle() == ":"]
         for figure in kept
@@ -179,7 +155,7 @@ def test_gates_over_steps_know_their_kind(tmp_path: Path, kept: list[Figure]) ->
 
 def test_orthogonality_on_a_logarithmic_axis(tmp_path: Path, kept: list[Figure]) -> None:
     lines = watch_lines(orthogonality=[8.0, None, 0.5, 0.001])
-    assert watched.draw_orthogonality(lines, result(), tmp_path / "o.png")
+    assert watched.draw_orthogonality(lines, bilora(), tmp_path / "o.png")
     axes = kept[0].axes[0]
     assert axes.get_yscale() == "log"
     line = axes.get_lines()[0]
@@ -192,14 +168,14 @@ def test_orthogonality_on_a_logarithmic_axis(tmp_path: Path, kept: list[Figure])
 @pytest.mark.parametrize("series", [[None, None], [0.0, 0.0]])
 def test_nothing_to_draw_on_a_logarithmic_axis(tmp_path: Path, series: list[Any]) -> None:
     path = tmp_path / "o.png"
-    assert not watched.draw_orthogonality(watch_lines(orthogonality=series), result(), path)
+    assert not watched.draw_orthogonality(watch_lines(orthogonality=series), bilora(), path)
     assert not path.exists()
 
 
 def test_density_with_target_and_multiplier(tmp_path: Path, kept: list[Figure]) -> None:
     lines = watch_lines(density=[0.9, 0.6, 0.502], multiplier=[0.0, 1.0, 3.0])
     lines = [{**line, "target_density": 0.5} for line in lines]
-    assert watched.draw_density(lines, result(), tmp_path / "d.png")
+    assert watched.draw_density(lines, bilora(), tmp_path / "d.png")
     density, multiplier = kept[0].axes
     assert list(density.get_lines()[0].get_ydata()) == [0.9, 0.6, 0.502]
     assert density.get_lines()[1].get_linestyle() == "--"
@@ -211,20 +187,20 @@ def test_density_with_target_and_multiplier(tmp_path: Path, kept: list[Figure]) 
 
 def test_density_without_multiplier_over_two_stages(tmp_path: Path, kept: list[Figure]) -> None:
     lines = [*watch_lines("warm", density=[0.9, 0.8]), *watch_lines(density=[0.8, 0.7])]
-    assert watched.draw_density(lines, result(), tmp_path / "d.png")
+    assert watched.draw_density(lines, bilora(), tmp_path / "d.png")
     (axes,) = kept[0].axes
     assert list(axes.get_lines()[0].get_xdata()) == [0, 10, 10, 20]  # one after the other
     assert [text.get_text().strip() for text in axes.texts] == ["warm", "train"]
-    assert not watched.draw_density(watch_lines(multiplier=[1.0]), result(), tmp_path / "n.png")
+    assert not watched.draw_density(watch_lines(multiplier=[1.0]), bilora(), tmp_path / "n.png")
 
 
 def test_other_watched_numbers_have_a_panel_each(tmp_path: Path, kept: list[Figure]) -> None:
     lines = watch_lines(orthogonality=[1.0, 0.5], budget=[96, 48], magnitude_change=[0.0, 0.1])
-    assert watched.draw_others(lines, result(), tmp_path / "w.png")
+    assert watched.draw_others(lines, bilora(), tmp_path / "w.png")
     budget, change = kept[0].axes
     assert (budget.get_ylabel(), change.get_ylabel()) == ("budget", "magnitude change")
     assert list(budget.get_lines()[0].get_ydata()) == [96, 48]
-    assert not watched.draw_others(watch_lines(density=[1.0]), result(), tmp_path / "n.png")
+    assert not watched.draw_others(watch_lines(density=[1.0]), bilora(), tmp_path / "n.png")
 
 
 # ---- cosine
@@ -235,7 +211,7 @@ def test_cosine_by_layer_and_part(tmp_path: Path, kept: list[Figure]) -> None:
         name: {"cosine": 1 - 10.0 ** -(3 + i), "relative_norm": 0.01 * (i + 1)}
         for i, name in enumerate(names(2, ["query", "value"]))
     }
-    assert cosine.draw(result(update=update), tmp_path / "c.png")
+    assert cosine.draw(bilora(update=update), tmp_path / "c.png")
     turn, norm = kept[0].axes
     assert (turn.get_yscale(), norm.get_yscale()) == ("log", "log")
     query, value = turn.get_lines()
@@ -249,7 +225,7 @@ def test_cosine_by_layer_and_part(tmp_path: Path, kept: list[Figure]) -> None:
 
 def test_cosine_of_one_layer_has_one_tick(tmp_path: Path, kept: list[Figure]) -> None:
     update = {"model.layers.0.q_proj": {"cosine": 0.999, "relative_norm": 0.1}}
-    assert cosine.draw(result(update=update), tmp_path / "c.png")
+    assert cosine.draw(bilora(update=update), tmp_path / "c.png")
     axes = kept[0].axes[0]
     ticks = [t for t in axes.get_xticks() if axes.get_xlim()[0] <= t <= axes.get_xlim()[1]]
     assert ticks == [0]
@@ -262,12 +238,12 @@ def test_cosines_that_rounding_leaves_nothing_of(tmp_path: Path, kept: list[Figu
         b: {"cosine": None, "relative_norm": None},
         c: {"cosine": 0.99, "relative_norm": 0.1},
     }
-    assert cosine.draw(result(update=update), tmp_path / "c.png")
+    assert cosine.draw(bilora(update=update), tmp_path / "c.png")
     turn, norm = kept[0].axes
     assert list(turn.get_lines()[0].get_xdata()) == [2]
     assert list(norm.get_lines()[0].get_xdata()) == [0, 2]
-    assert not cosine.draw(result(update=None), tmp_path / "n.png")
-    assert not cosine.draw(result(update={b: update[b]}), tmp_path / "n.png")
+    assert not cosine.draw(bilora(update=None), tmp_path / "n.png")
+    assert not cosine.draw(bilora(update={b: update[b]}), tmp_path / "n.png")
 
 
 # ---- all of a run, and what they share
@@ -280,8 +256,10 @@ def test_a_run_that_has_everything(tmp_path: Path) -> None:
         *watch_lines(orthogonality=[1.0, 0.1], density=[0.9, 0.5], budget=[4, 2]),
         {"stage": "train", "step": 10, "kind": "validation", "train_loss": 0.2, "test_loss": 0.4},
     ]
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    write(tmp_path, lines)
     everything = result(
+        "bilora",
+        3,
         ranks=dict.fromkeys(found, 1),
         update={name: {"cosine": 0.99, "relative_norm": 0.1} for name in found},
         metrics={"accuracy": 0.9},
@@ -297,8 +275,8 @@ def test_a_run_that_has_everything(tmp_path: Path) -> None:
 
 
 def test_values_alone_make_no_figure_of_losses(tmp_path: Path) -> None:
-    (tmp_path / "metrics.jsonl").write_text(json.dumps(watch_lines(orthogonality=[1.0])[0]) + "\n")
-    drawn = figures.draw(tmp_path, result())
+    write(tmp_path, watch_lines(orthogonality=[1.0]))
+    drawn = figures.draw(tmp_path, bilora())
     assert [path.name for path in drawn] == ["orthogonality.png"]
 
 

@@ -223,7 +223,8 @@ def test_tokenizer_has_a_pad_token_and_the_models_longest_input(tmp_path):
 def test_targets_that_match_nothing_are_told_with_what_there_is():
     model = hf.AutoModelForSequenceClassification.from_config(ARCHITECTURES["bert"][0])
     for target in ("q_proj", ["query", "q_proj"], []):
-        with pytest.raises(UserError, match=r"attention\.self\.query, attention\.self\.key"):
+        names = r"a list of module names, here of attention\.self\.query, attention\.self\.key"
+        with pytest.raises(UserError, match=rf"allowed are qv \| all \| {names}"):
             target_modules(model, target)
     with pytest.raises(UserError, match="rank 17 is not between 1 and 16"):
         check_rank(model, target_modules(model, "qv"), 17)

@@ -4,17 +4,14 @@ One list for all methods: a new one adds its name here, with the options that ma
 """
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from test_resume import killed_at
 
 from experiments.command import compose_config
 from experiments.run import main
-
-sys.path.insert(0, str(Path(__file__).parent))
-from test_resume import killed_at
 
 # Method, and options that put more of it under way when it is killed.
 METHODS: dict[str, tuple[str, list[str]]] = {

@@ -6,6 +6,7 @@ import random
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoModelForSequenceClassification, BertConfig
 
 from bilevel import BilevelEngine, BilevelEngineConfig
@@ -98,3 +99,26 @@ class SmallJob:
             }
         )
         return {"validation_loss": 0.5} if validation else {}
+
+
+class ExactJob(SmallJob):
+    """In float64, without dropout, and with weights large enough that adapters matter."""
+
+    def build_model(self):
+        model = super().build_model().double()
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+            if isinstance(module, nn.Linear):
+                module.weight.data *= 5
+        return model
+
+
+def logits_of(model, job):
+    """What the model says to the job's first sixteen examples, without dropout."""
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        logits = model(**job.data.collate(list(job.data.examples[:16]))).logits
+    model.train(training)
+    return logits

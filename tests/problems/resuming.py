@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import torch
+from jobs import SmallJob
 
 from bilevel import BilevelEngine, BilevelEngineConfig
 from bilevel.state_file import load_state, save_state
-
-sys.path.insert(0, str(Path(__file__).parent))
-from jobs import SmallJob
 
 
 class _StoppedError(Exception):

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from jobs import SmallJob, logits_of
 from peft import PeftModel
+from resuming import assert_resumes_exactly
 
 from bilevel import UserError
 from bilevel.lowrank import export_adapter
 from bilevel.lowrank.layers import lora_layers
 from problems.adalora import AdaLoRA, adalora_layers
-
-sys.path.insert(0, str(Path(__file__).parent))
-from jobs import SmallJob
-from resuming import assert_resumes_exactly
 
 
 class Job(SmallJob):
@@ -41,18 +36,12 @@ class Job(SmallJob):
 
         problem.param_callback = recorded
         stats = super().run(problems, dependencies, steps, model, **options)
-        self.logits = logits(model, self)
+        self.logits = logits_of(model, self)
         self.ranknum = {
             n: (x.ranknum["default"].item(), x.scaling["default"])
             for n, x in adalora_layers(model).items()
         }
         return stats
-
-
-def logits(model, job):
-    model.eval()
-    with torch.no_grad():
-        return model(**job.data.collate(list(job.data.examples[:16]))).logits
 
 
 # 2 layers, query and value: 4 matrices of 6 components, 4 on average at the end; 30 steps
@@ -157,8 +146,8 @@ def test_the_outcome_is_plain_lora_at_the_survivors_ranks(tmp_path):
     assert {n: r for n, r in outcome.ranks.items() if r} == report.ranks
     for folder in (report.adapter, report.compact):
         loaded = PeftModel.from_pretrained(job.build_model(), str(folder))
-        torch.testing.assert_close(logits(loaded, job), job.logits, rtol=0, atol=1e-5)
-    assert not torch.allclose(logits(job.build_model(), job), job.logits, atol=1e-3)
+        torch.testing.assert_close(logits_of(loaded, job), job.logits, rtol=0, atol=1e-5)
+    assert not torch.allclose(logits_of(job.build_model(), job), job.logits, atol=1e-3)
 
 
 @pytest.mark.parametrize("stop", [4, 13, 21, 25])

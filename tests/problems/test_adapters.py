@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from jobs import SmallJob, collate
 from torch import nn
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, BertConfig, DebertaV2Config
@@ -15,9 +15,6 @@ from transformers import AutoModelForSequenceClassification, BertConfig, Deberta
 from bilevel import UserError
 from problems.adapters import BottleneckAdapters, BottleneckModel, load_adapters
 from problems.bottleneck import BottleneckConfig
-
-sys.path.insert(0, str(Path(__file__).parent))
-from jobs import SmallJob, collate
 
 
 def config(kind: str, **values) -> BottleneckConfig:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from jobs import SmallJob
 
 from bilevel import UserError
 from bilevel.hypergradient import Alignment, NoHypergradient, Unrolled
 from bilevel.lowrank import Gates
 from problems import AutoLoRA
-
-sys.path.insert(0, str(Path(__file__).parent))
-from jobs import SmallJob
 
 
 def test_the_three_stages_give_plain_lora_at_the_searched_ranks():

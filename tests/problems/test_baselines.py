@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from jobs import SmallJob, collate
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import (
@@ -31,9 +31,6 @@ from problems.optimizers import OptimizerSettings
 from problems.parts import layers, positions
 from problems.prefix import PrefixTuning
 from problems.prompt import PromptTuning
-
-sys.path.insert(0, str(Path(__file__).parent))
-from jobs import SmallJob, collate
 
 SMALL = {
     "vocab_size": 32,

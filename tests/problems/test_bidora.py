@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from jobs import ExactJob, SmallJob, collate, logits_of
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import nn
@@ -24,29 +23,6 @@ from bilevel.hypergradient import (
 )
 from problems.bidora import BiDoRA, direction_residual, dora_layers, magnitudes
 from problems.optimizers import OptimizerSettings
-
-sys.path.insert(0, str(Path(__file__).parent))
-from jobs import SmallJob, collate
-
-
-class ExactJob(SmallJob):
-    """In float64, without dropout, and with weights large enough that adapters matter."""
-
-    def build_model(self):
-        model = super().build_model().double()
-        for module in model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
-            if isinstance(module, nn.Linear):
-                module.weight.data *= 5
-        return model
-
-
-def logits_of(model, job):
-    batch = job.data.collate(list(job.data.examples[:16]))
-    model.eval()
-    with torch.no_grad():
-        return model(**batch).logits
 
 
 def test_the_upper_level_owns_the_magnitudes_and_the_lower_one_all_else_that_is_trained():

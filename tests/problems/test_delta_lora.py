@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from jobs import SmallJob, logits_of
 from peft import PeftModel
+from resuming import assert_resumes_exactly
 from torch import nn
 from transformers import GPT2Config, GPT2ForSequenceClassification, get_scheduler
 
@@ -18,10 +17,6 @@ from problems.base import add_lora, loader, trainable
 from problems.delta_lora import DeltaLoRA
 from problems.lora import LoRA
 from problems.optimizers import OptimizerSettings
-
-sys.path.insert(0, str(Path(__file__).parent))
-from jobs import SmallJob
-from resuming import assert_resumes_exactly
 
 MODES = ("factored", "in_place")
 TUNED = OptimizerSettings(lr=1e-2, weight_decay=0.1, warmup_ratio=0.25)
@@ -48,7 +43,7 @@ class Job(SmallJob):
             "factors": {n: lora_factors(x) for n, x in layers.items()},
             "weights": {n: x.get_base_layer().weight.clone() for n, x in layers.items()},
             "head": getattr(model.get_base_model(), self.head_modules[0]).weight.detach().clone(),
-            "logits": logits(model, self),
+            "logits": logits_of(model, self),
         }
         return stats
 
@@ -57,15 +52,6 @@ class ExactJob(Job):
     """In float64, with weights large enough that adapters matter, and with dropout."""
 
     exact = True
-
-
-def logits(model, job):
-    training = model.training
-    model.eval()
-    with torch.no_grad():
-        found = model(**job.data.collate(list(job.data.examples[:16]))).logits
-    model.train(training)
-    return found
 
 
 def published(job, method, K):
@@ -135,7 +121,7 @@ def test_both_modes_are_the_published_algorithm(mode, options, settings):
         torch.testing.assert_close(job.end["weights"][name], expected, rtol=0, atol=1e-9)
     head = model.get_base_model().classifier.weight
     torch.testing.assert_close(job.end["head"], head, rtol=0, atol=1e-9)
-    torch.testing.assert_close(job.end["logits"], logits(model, plain), rtol=0, atol=1e-8)
+    torch.testing.assert_close(job.end["logits"], logits_of(model, plain), rtol=0, atol=1e-8)
 
 
 def test_gradients_flow_through_the_moved_weight_too():
@@ -172,7 +158,7 @@ def test_weights_that_never_move_are_lora_exactly(mode):
         theirs = LoRA(rank=4, lora_dropout=0.1).run(other)
         assert ours.ranks == theirs.ranks
         assert ours.trainable_parameters == theirs.trainable_parameters
-        assert torch.equal(logits(ours.model, job), logits(theirs.model, other))
+        assert torch.equal(logits_of(ours.model, job), logits_of(theirs.model, other))
         parameters = dict(ours.model.named_parameters())
         for name, value in theirs.model.named_parameters():
             if "original_module" not in name:  # the head before training, never used
@@ -205,8 +191,8 @@ def test_the_adapter_is_plain_lora_on_the_untouched_base(mode, start, rank, tmp_
         assert torch.equal(layer.get_base_layer().weight, fresh.get_submodule(name).weight)
     for folder in (report.adapter, report.compact):
         loaded = PeftModel.from_pretrained(job.build_model(), str(folder))
-        torch.testing.assert_close(logits(loaded, job), job.end["logits"], rtol=0, atol=1e-5)
-    assert not torch.allclose(logits(fresh, job), job.end["logits"], atol=1e-3)
+        torch.testing.assert_close(logits_of(loaded, job), job.end["logits"], rtol=0, atol=1e-5)
+    assert not torch.allclose(logits_of(fresh, job), job.end["logits"], atol=1e-3)
 
 
 class GPT2Job(Job):
@@ -234,15 +220,15 @@ def test_layers_that_keep_their_weight_transposed(tmp_path):
     for mode in MODES:
         job = GPT2Job(epochs=2, lr=5e-2)
         outcome = DeltaLoRA(mode=mode, rank=4, ratio=2.0, start_step=3).run(job)
-        moved = logits(outcome.model, job)
+        moved = logits_of(outcome.model, job)
         torch.testing.assert_close(moved, job.end["logits"], rtol=0, atol=1e-5)
         folder = export_adapter(outcome.model, tmp_path / mode).adapter
         loaded = PeftModel.from_pretrained(job.stock(), str(folder))
-        torch.testing.assert_close(logits(loaded, job), moved, rtol=0, atol=1e-5)
+        torch.testing.assert_close(logits_of(loaded, job), moved, rtol=0, atol=1e-5)
         saved.append(moved)
     # in fp32, and Adam magnifies rounding
     torch.testing.assert_close(*saved, rtol=0, atol=1e-3)
-    assert not torch.allclose(logits(job.stock(), job), moved, atol=1e-2)
+    assert not torch.allclose(logits_of(job.stock(), job), moved, atol=1e-2)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
+from jobs import ExactJob, logits_of
 from peft import PeftModel
-from torch import nn
+from resuming import assert_resumes_exactly
 
 from bilevel import UserError
 from bilevel.lowrank import export_adapter, gated_layers
@@ -20,22 +19,11 @@ from problems.dylora import DyLoRA, Prefix
 from problems.lora import LoRA
 from problems.optimizers import OptimizerSettings
 
-sys.path.insert(0, str(Path(__file__).parent))
-from jobs import SmallJob
-from resuming import assert_resumes_exactly
-
 CONSTANT = OptimizerSettings(lr=1e-2, schedule="constant", weight_decay=0.1)
 
 
-class Job(SmallJob):
-    """In float64 without dropout; keeps the ranks drawn, a step each."""
-
-    def build_model(self):
-        model = super().build_model().double()
-        for module in model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
-        return model
+class Job(ExactJob):
+    """Keeps the ranks drawn, a step each."""
 
     def run(self, problems, *args, **options):
         (problem,) = problems
@@ -50,12 +38,6 @@ class Job(SmallJob):
 
         problem.optimizer_step = recorded
         return super().run(problems, *args, **options)
-
-
-def logits(model, job):
-    model.eval()
-    with torch.no_grad():
-        return model(**job.data.collate(list(job.data.examples[:16]))).logits
 
 
 def small_lora(job, layers, b):
@@ -127,15 +109,12 @@ def test_all_ranks_are_drawn_equally_often():
 
 def test_rank_one_is_lora():
     """Nothing to draw: only the random numbers that drawing takes differ, and nothing uses them."""
-    job, other = Job(epochs=2), PlainJob(epochs=2)
+    job, other = Job(epochs=2), ExactJob(epochs=2)
     ours = DyLoRA(rank=1).run(job)
     theirs = LoRA(rank=1).run(other)
-    torch.testing.assert_close(logits(ours.model, job), logits(theirs.model, other), rtol=0, atol=0)
-
-
-class PlainJob(Job):
-    def run(self, *args, **options):
-        return SmallJob.run(self, *args, **options)
+    torch.testing.assert_close(
+        logits_of(ours.model, job), logits_of(theirs.model, other), rtol=0, atol=0
+    )
 
 
 @pytest.mark.parametrize("b", [1, 3, 4, None])
@@ -145,13 +124,13 @@ def test_the_saved_adapter_is_the_model_at_its_rank(b, tmp_path):
     b = b or 4
     assert set(outcome.ranks.values()) == {b}
     assert outcome.trainable_parameters == 4 * 4 * (16 + 16) + 16 * 2 + 2
-    trained = logits(outcome.model, job)
+    trained = logits_of(outcome.model, job)
     report = export_adapter(outcome.model, tmp_path)
     assert report.ranks == outcome.ranks
     for folder in (report.adapter, report.compact):
         loaded = PeftModel.from_pretrained(job.build_model(), str(folder))
-        torch.testing.assert_close(logits(loaded, job), trained, rtol=0, atol=1e-5)
-    assert not torch.allclose(logits(job.build_model(), job), trained, atol=1e-3)
+        torch.testing.assert_close(logits_of(loaded, job), trained, rtol=0, atol=1e-5)
+    assert not torch.allclose(logits_of(job.build_model(), job), trained, atol=1e-3)
 
 
 def test_a_full_adapter_may_be_cut_later(tmp_path):
@@ -173,9 +152,9 @@ def test_a_full_adapter_may_be_cut_later(tmp_path):
     config["r"] = 2  # the scale becomes 16 / 2
     (report.compact / "adapter_config.json").write_text(json.dumps(config))
     cut = PeftModel.from_pretrained(job.build_model(), str(report.compact))
-    expected = logits(small.model, other)
-    torch.testing.assert_close(logits(cut, job), expected, rtol=0, atol=1e-5)
-    assert not torch.allclose(logits(full.model, job), expected, atol=1e-3)
+    expected = logits_of(small.model, other)
+    torch.testing.assert_close(logits_of(cut, job), expected, rtol=0, atol=1e-5)
+    assert not torch.allclose(logits_of(full.model, job), expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("frozen", [False, True])

@@ -6,11 +6,9 @@ budget) in test_adalora.py, 8 (counts) in tests/experiments/test_published_count
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from jobs import SmallJob
 from peft import get_peft_model_state_dict
 from torch import nn
 
@@ -29,9 +27,6 @@ from problems import AutoLoRA
 from problems.bidora import BiDoRA
 from problems.bilora import BiLoRA
 from problems.salora_bilevel import SaLoRABilevel
-
-sys.path.insert(0, str(Path(__file__).parent))
-from jobs import SmallJob
 
 
 def test_1_bettys_implicit_term_has_no_learning_rate():

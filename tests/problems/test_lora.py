@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from jobs import SmallJob
 from transformers import get_scheduler
 
 from bilevel import UserError
 from problems import LoRA, OptimizerSettings
 from problems.base import add_lora, loader, trainable
 from problems.optimizers import SCHEDULES, optimizer_and_scheduler
-
-sys.path.insert(0, str(Path(__file__).parent))
-from jobs import SmallJob
 
 
 def test_the_engine_takes_the_steps_of_a_plain_loop():

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from jobs import SmallJob, collate
 from transformers import AutoModelForSequenceClassification, ElectraConfig
 
 from bilevel import UserError
 from problems.prefix import PrefixTuning
 from problems.prompt import PromptTuning
-
-sys.path.insert(0, str(Path(__file__).parent))
-from jobs import SmallJob, collate
 
 
 def two_texts() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
@@ -85,7 +80,7 @@ def test_every_layer_attends_to_its_prefix() -> None:
 def test_texts_that_leave_no_room_are_told_with_the_way_out(method) -> None:
     job = SmallJob()  # 16 positions, texts of up to 8
     message = r"a text of 8 tokens and method.virtual_tokens=9 exceed the model's 16 positions: "
-    with pytest.raises(UserError, match=message + "use task.max_length=7"):
+    with pytest.raises(UserError, match=message + "use at most 8 virtual tokens"):
         method.run(job)
 
 

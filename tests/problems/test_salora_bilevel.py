@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-from torch import nn
+from jobs import ExactJob
+from salora_jobs import Interrupted, WatchedJob
+from whole_runs import assert_unrolled_is_exact
 
 from bilevel import UserError
 from bilevel.hypergradient import Alignment, FiniteDifference, NoHypergradient, Unrolled
@@ -15,9 +14,6 @@ from bilevel.lowrank import gated_layers
 from problems.base import trainable
 from problems.optimizers import OptimizerSettings
 from problems.salora_bilevel import SaLoRABilevel
-
-sys.path.insert(0, str(Path(__file__).parent))
-from test_salora import Interrupted, WatchedJob
 
 
 def counts(problems):
@@ -74,19 +70,6 @@ def test_the_upper_loss_is_that_of_held_out_data_and_the_density():
     torch.testing.assert_close(lower.loss(batch), task + 0.1 * R)
 
 
-class ExactJob(WatchedJob):
-    """float64, no dropout, and weights large enough that adapters matter."""
-
-    def build_model(self):
-        model = super().build_model().double()
-        for module in model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
-            if isinstance(module, nn.Linear):
-                module.weight.data *= 5
-        return model
-
-
 class Doubled(SaLoRABilevel):
     """With log theta in float64, apart from 0, and factors whose update is not 0."""
 
@@ -110,18 +93,12 @@ def method_with(T1):
     )
 
 
-def job_with(estimator, T1):
-    job = ExactJob(hypergradient=estimator, max_steps=1, epochs=99)
-    job.target_modules = ["query", "value"]
-    return job
-
-
 def plain_run(shift, T1):
     """L2 after T1 steps of torch's own AdamW at log theta + shift: no engine, no problems.
 
     Every forward draws its gates from the same random state as in every other run.
     """
-    method, job = method_with(T1), job_with(None, T1)
+    method, job = method_with(T1), ExactJob(n=64, max_steps=1)
     torch.manual_seed(0)
     model, window = method.adapted(job, 1)
     with torch.no_grad():
@@ -147,36 +124,8 @@ def plain_run(shift, T1):
 
 @pytest.mark.parametrize("T1", [1, 3])
 def test_the_hypergradient_through_drawn_gates_is_that_of_the_whole_run(T1):
-    """`unrolled` within 1e-5 of a central difference (h = 1e-5, float64) of T1 real steps."""
-
-    def found(estimator):
-        seen = []
-
-        class Listening(ExactJob):
-            def run(self, problems, *args, **options):
-                torch.manual_seed(99)
-                problems[1].gradient_hooks.append(
-                    lambda p, loss: seen.append(p.module.logits.grad.clone())
-                )
-                return super().run(problems, *args, **options)
-
-        job = Listening(hypergradient=estimator, max_steps=1, epochs=99)
-        job.target_modules = ["query", "value"]
-        method_with(T1).run(job)
-        assert len(seen) == 1
-        return seen[0]
-
-    h = 1e-5
-    expected = torch.zeros(4, 2, dtype=torch.float64)
-    for index in range(8):
-        shift = torch.zeros(8, dtype=torch.float64)
-        shift[index] = h
-        shift = shift.view(4, 2)
-        expected.view(-1)[index] = (plain_run(shift, T1) - plain_run(-shift, T1)) / (2 * h)
-    exact, direct = found(Unrolled()), found(NoHypergradient())
-    error = (exact - expected).norm()
-    assert error < 1e-5 * expected.norm()
-    assert error < 1e-2 * (expected - direct).norm(), "the implicit term is not seen"
+    """Of T1 real steps, in float64."""
+    assert_unrolled_is_exact(method_with(T1), lambda shift: plain_run(shift, T1))
 
 
 @pytest.mark.parametrize("density", [0.5, 0.125])

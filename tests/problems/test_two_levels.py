@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
-from pathlib import Path
 
 import pytest
+from jobs import SmallJob, make_data
 
 from bilevel import UserError
 from problems.autolora import AutoLoRA
 from problems.bidora import BiDoRA
 from problems.bilora import BiLoRA
 from problems.lora import LoRA
-
-sys.path.insert(0, str(Path(__file__).parent))
-from jobs import SmallJob, make_data
 
 SINGLE_STAGE = [BiLoRA, BiDoRA]
 

@@ -1,14 +1,12 @@
 """Export: stock PEFT, on a fresh copy of the base, must give the logits the model gave."""
 
 import itertools
-import json
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
+from exported import config, logits, pruned, weights
 from peft import PeftModel
-from safetensors.torch import load_file
 
 from bilevel.lowrank.export import export_adapter
 from bilevel.lowrank.gates import KINDS, fold_gates
@@ -16,31 +14,11 @@ from bilevel.lowrank.layers import component_costs, lora_layers, lora_pattern
 from bilevel.lowrank.ranks import budget, fixed, positive, threshold
 
 
-def logits(model, batch) -> torch.Tensor:
-    model.eval()
-    with torch.no_grad():
-        return model(**batch).logits
-
-
 def reloaded(base, folder, batch, **options) -> torch.Tensor:
     """Return the logits of stock PEFT; a warning (missing keys, unmatched pattern) is an error."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         return logits(PeftModel.from_pretrained(base(**options), folder), batch)
-
-
-def pruned(model, masks) -> None:
-    """Zero the components outside ``masks`` in the live model: the reference for pruned exports."""
-    for name, layer in lora_layers(model).items():
-        layer.lora_B["default"].weight.data[:, ~masks[name]] = 0.0
-
-
-def config(folder: Path) -> dict:
-    return json.loads((folder / "adapter_config.json").read_text())
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "adapter_model.safetensors")
 
 
 # ---------------------------------------------------------------- equal logits

@@ -1,7 +1,6 @@
 """Export: what is in the written folders, who can read them, and what is refused."""
 
 import errno
-import json
 import os
 import subprocess
 import sys
@@ -9,32 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from exported import config, logits, pruned, weights
 
 from bilevel.errors import UserError
 from bilevel.lowrank.export import export_adapter
 from bilevel.lowrank.layers import component_costs, lora_layers
 from bilevel.lowrank.ranks import threshold
-
-
-def logits(model, batch) -> torch.Tensor:
-    model.eval()
-    with torch.no_grad():
-        return model(**batch).logits
-
-
-def pruned(model, masks) -> None:
-    """Zero the components outside ``masks`` in the live model: the reference for pruned exports."""
-    for name, layer in lora_layers(model).items():
-        layer.lora_B["default"].weight.data[:, ~masks[name]] = 0.0
-
-
-def config(folder: Path) -> dict:
-    return json.loads((folder / "adapter_config.json").read_text())
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "adapter_model.safetensors")
 
 
 def test_uniform_layout_needs_nothing_but_r_and_alpha(adapted, with_gates, tmp_path):

@@ -1,0 +1,22 @@
+"""Silence of the libraries, so that what a program prints is its own."""
+
+from __future__ import annotations
+
+import warnings
+
+import datasets
+import transformers
+
+__all__ = ["quiet"]
+
+
+def quiet() -> None:
+    """No progress bars, advice or known warnings of the libraries between our own lines."""
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    # PEFT asks every model for this attribute, which transformers has renamed: no one else can
+    # do anything about it.
+    warnings.filterwarnings(
+        "ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning
+    )

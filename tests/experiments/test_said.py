@@ -1,0 +1,46 @@
+"""What a run says of itself: in its help, in its log and at its end."""
+
+from pathlib import Path
+
+import pytest
+
+import conf
+import experiments
+from experiments.run import main
+
+
+def said(folder: Path, words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
+    """The log and the lines at the end of a run."""
+    main([*words, "train.max_steps=1", f"hydra.run.dir={folder}"])
+    return (folder / "run.log").read_text(), capsys.readouterr().out
+
+
+def test_sizes_of_the_data(
+    tmp_path: Path, quick: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*quick, "run.figures=false"]
+    log, _ = said(tmp_path / "two", words, capsys)
+    assert "data: train 96, test 80" in log
+    search, retrain = (line for line in log.splitlines() if "1 steps on" in line)
+    assert search.endswith("; D_train 48, D_val 48")
+    assert "D_train" not in retrain
+    log, _ = said(tmp_path / "held", [*words, "method=lora", "method.hold_out=0.25"], capsys)
+    assert "; D_train 72, D_val 24\n" in log
+
+
+def test_lines_at_the_end_name_what_there_is(
+    tmp_path: Path, quick: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [word for word in quick if not word.startswith("method.")]
+    lora, bitfit = tmp_path / "lora", tmp_path / "bitfit"
+    _, end = said(lora, [*words, "method=lora"], capsys)
+    assert f"  adapter   {lora / 'adapter'}\n  figures   {lora / 'figures'}\n" in end
+    _, end = said(bitfit, [*words, "method=bitfit", "run.figures=false"], capsys)
+    assert end.endswith(f"  model     {bitfit / 'model'}\n")
+
+
+def test_the_help_names_every_program() -> None:
+    text = (Path(conf.__file__).parent / "hydra" / "help" / "bilevel.yaml").read_text()
+    for path in Path(experiments.__file__).parent.glob("*.py"):
+        if '__name__ == "__main__"' in path.read_text():
+            assert f"python -m experiments.{path.stem}" in text
