@@ -37,7 +37,7 @@ def test_model_files_build_a_spec(path):
     spec = build(OmegaConf.load(path), "model", ModelSpec)
     assert isinstance(spec, ModelSpec)
     assert spec.name == path.stem
-    assert (spec.pretrained is None) == (path.stem in ("demo", "hub", "minilm", "planted"))
+    assert (spec.pretrained is None) == (path.stem in ("demo", "demo_causal", "hub", "minilm", "planted"))
 
 
 @pytest.mark.parametrize("path", TASKS + MODELS, ids=lambda path: path.stem)
