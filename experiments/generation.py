@@ -7,6 +7,13 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+from torch import Tensor
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    NoRepeatNGramLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
+)
 
 from experiments.batching import batches, evaluating
 from experiments.memory import matching_autocast
@@ -25,6 +32,9 @@ def generate(
 ) -> list[str]:
     """What the model writes after each prompt, in the prompts' order, without special tokens.
 
+    Nothing depends on how the prompts are batched. What a model's own generation settings say of
+    the beams, lengths and penalties does not count, ``decoding`` does.
+
     Args:
         model: a transformers or PEFT model that writes text; its training mode is put back.
         tokenizer: of the model.
@@ -33,13 +43,15 @@ def generate(
         precision: an autocast context; None computes in the parameters' own precision.
     """
     device = next(model.parameters()).device
+    causal = not model.config.is_encoder_decoder
     written = [""] * len(prompts)
     room = [(len(prompt) + decoding.max_new_tokens) * decoding.beams for prompt in prompts]
     options = {
         "num_beams": decoding.beams,
         "max_new_tokens": decoding.max_new_tokens,
-        "no_repeat_ngram_size": decoding.no_repeat_ngram,
-        "repetition_penalty": decoding.repetition_penalty,
+        "min_length": 0,
+        "no_repeat_ngram_size": 0,
+        "repetition_penalty": 1.0,
         "do_sample": False,
         "pad_token_id": tokenizer.pad_token_id,
         "eos_token_id": tokenizer.eos_token_id,
@@ -54,13 +66,42 @@ def generate(
                 padding_side="left",
                 return_tensors="pt",
             ).to(device)
+            start = batch["input_ids"].shape[1] if causal else 0
             tokens = model.generate(
-                input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], **options
+                input_ids=batch["input_ids"],
+                attention_mask=batch["attention_mask"],
+                logits_processor=_rules(decoding, start),
+                **options,
             )
-            if not model.config.is_encoder_decoder:
-                tokens = tokens[:, batch["input_ids"].shape[1] :]
             for index, text in zip(
-                indices, tokenizer.batch_decode(tokens, skip_special_tokens=True), strict=True
+                indices,
+                tokenizer.batch_decode(tokens[:, start:], skip_special_tokens=True),
+                strict=True,
             ):
                 written[index] = text.strip()
     return written
+
+
+def _rules(decoding: Decoding, start: int) -> LogitsProcessorList:
+    """The decoding's rules against repetition, which hold from the token ``start`` on."""
+    rules: list[LogitsProcessor] = []
+    if decoding.repetition_penalty != 1:
+        rules.append(RepetitionPenaltyLogitsProcessor(decoding.repetition_penalty))
+    if decoding.no_repeat_ngram:
+        rules.append(NoRepeatNGramLogitsProcessor(decoding.no_repeat_ngram))
+    return LogitsProcessorList(_Written(rule, start) for rule in rules)
+
+
+class _Written(LogitsProcessor):
+    """A rule for what is written alone, as in LoRA's code: names of the source may be copied.
+
+    transformers holds a causal model's prompt, padding included, against what it writes.
+    """
+
+    def __init__(self, rule: LogitsProcessor, start: int) -> None:
+        self.rule = rule
+        self.start = start
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
+        written = input_ids[:, self.start :]
+        return self.rule(written, scores) if written.shape[1] else scores  # type: ignore[call-arg, arg-type]

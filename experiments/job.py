@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import transformers
 from transformers import PreTrainedModel
 
+from bilevel import distributed
 from bilevel.checkpoint import Checkpointer
 from bilevel.errors import UserError
 from bilevel.lowrank import split_fused
@@ -170,13 +171,13 @@ def _final_scores(job: FineTuningJob, outcome: Outcome, saved: artifacts.Saved) 
 
     What is reported is what a user of the adapter gets, by construction.
     """
-    device = next(outcome.model.parameters()).device
+    device = distributed.setup(job.plan.engine["strategy"]).device
     outcome.model.cpu()
     model = artifacts.load(saved.folder, job.stock_model()).to(device)
     scores = score(model, job.task, job.tests, job.data.collate, tokenizer=job.tokenizer)
     _write_predictions(job, scores.predictions)
     rows = [job.data.examples[i] for i in some(len(job.data.examples), TRAIN_LOSS_EXAMPLES)]
-    _, train_loss = forward(model, job.task, rows, job.data.collate)
+    train_loss = forward(model, job.task, rows, job.data.collate)[1] if rows else None
     return {
         "metrics": scores.metrics,
         "test_loss": scores.loss,

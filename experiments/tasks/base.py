@@ -67,6 +67,7 @@ class TaskData(ABC):
         max_length: tokens of an example at most, longer ones are truncated.
         validation: a split of its own besides training and test set; None without one.
         true_ranks: the right rank of each matrix, by its full name, where it is known.
+        train_source: the split that the training examples were read from; None without any.
     """
 
     name: str
@@ -77,6 +78,7 @@ class TaskData(ABC):
     max_length: int
     validation: list[Any] | None = None
     true_ranks: dict[str, int] | None = None
+    train_source: str | None = "train"
 
     @property
     @abstractmethod
