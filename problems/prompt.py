@@ -53,6 +53,7 @@ class PromptTuning(OneLevelMethod):
     """
 
     name: ClassVar[str] = "prompt"
+    takes_targets: ClassVar[bool] = False
     default_lr: ClassVar[float] = 5e-3
     virtual_tokens: int = 20
     init: str = "vocabulary"

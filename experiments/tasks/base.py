@@ -139,6 +139,13 @@ class Task(ABC):
 
     name: str
 
+    def check_model(self, model: Any) -> None:  # noqa: B027 (most tasks take any)
+        """Refuse a ``ModelSpec`` that cannot serve this task, before anything is loaded.
+
+        Raises:
+            UserError: the task needs a model of its own.
+        """
+
     @abstractmethod
     def load(self) -> TaskData:
         """Read or make the examples.
