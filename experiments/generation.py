@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from experiments.batching import batches, evaluating
+from experiments.memory import matching_autocast
 from experiments.tasks.text import Decoding
 
 __all__ = ["generate"]
@@ -57,7 +58,7 @@ def generate(
     }
     if decoding.beams > 1:
         options |= {"length_penalty": decoding.length_penalty, "early_stopping": True}
-    with evaluating(model), precision or nullcontext():
+    with evaluating(model), precision or matching_autocast(model):
         for indices in batches(room):
             # A causal model's answer goes on where its prompt ends. An encoder counts positions
             # from the left, padding or not (BART), and was trained with the padding on the right.

@@ -25,7 +25,7 @@ MODELS = sorted((FOLDER / "model").glob("*.yaml"))
 
 
 def test_every_glue_task_has_its_file():
-    others = {"demo", "demo_generation", "classification", "planted", *WRITING}
+    others = {"demo", "classification", "planted", "tagging", "jnlpba", *WRITING}
     assert {path.stem for path in TASKS} == {*GLUE, *others}
 
 
@@ -33,7 +33,8 @@ def test_every_glue_task_has_its_file():
 def test_task_files_build_their_task(path):
     node = OmegaConf.load(path)
     node = node.get("task", node)  # a task that names its usual model is one level deeper
-    if path.stem in ("classification", "text_to_text", "webnlg", "dart"):
+    local = ("classification", "text_to_text", "tagging", "jnlpba", "webnlg", "dart")
+    if path.stem in local:
         with pytest.raises(UserError, match=r"task\.data_dir"):
             build(node, "task", Task)
         node.data_dir = "somewhere"
@@ -55,7 +56,8 @@ def test_model_files_build_a_spec(path):
     spec = build(OmegaConf.load(path), "model", ModelSpec)
     assert isinstance(spec, ModelSpec)
     assert spec.name == path.stem
-    assert (spec.pretrained is None) == (path.stem in ("demo", "demo_causal", "hub", "minilm", "planted"))
+    without = ("demo", "demo_causal", "hub", "minilm", "planted")
+    assert (spec.pretrained is None) == (path.stem in without)
 
 
 @pytest.mark.parametrize("path", TASKS + MODELS, ids=lambda path: path.stem)
