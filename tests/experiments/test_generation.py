@@ -108,9 +108,7 @@ def test_an_adapter_writes_as_the_merged_model(kind):
     torch.manual_seed(1)
     model = get_peft_model(
         base,
-        LoraConfig(
-            r=2, target_modules=targets, task_type=task, init_lora_weights=False, **options
-        ),
+        LoraConfig(r=2, target_modules=targets, task_type=task, init_lora_weights=False, **options),
     )
     model.train()
     adapted = generate(model, tokenizer, prompts(), DECODINGS["beams"])

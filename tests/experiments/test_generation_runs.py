@@ -53,10 +53,10 @@ def test_a_run(kind, data, tmp_path, capsys):
     assert set(found["metrics"]) == {"bleu", "rougeL"}
     assert found["data"] == {"train": 24, "test": 6}
     assert (found["train_source"], found["test_source"]) == ("train", "test")
-    lines = (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()
-    assert [json.loads(line)["target"] for line in lines][0] == json.loads(
-        (data / "test.jsonl").read_text().splitlines()[0]
-    )["summary"]
+    told = [json.loads(x) for x in (tmp_path / "run/predictions.jsonl").read_text().splitlines()]
+    asked = [json.loads(x) for x in (data / "test.jsonl").read_text().splitlines()]
+    assert [x["target"] for x in told] == [x["summary"] for x in asked]
+    assert all(isinstance(x["prediction"], str) for x in told)
     evaluate.main([f"run={tmp_path / 'run'}"])  # once more, from the files
     printed = capsys.readouterr().out
     assert f"{found['metrics']['bleu']:.4f}" in printed
@@ -82,13 +82,13 @@ def test_a_model_as_it_is_without_training_data(data, tmp_path):
 def test_nothing_to_train_on(data, tmp_path):
     model = writers.folder(tmp_path / "model", "gpt2")
     options = words(data, model, "method=lora", "task.train_split=null")
-    with pytest.raises(UserError, match="no training data.*method=pretrained"):
+    with pytest.raises(UserError, match=r"no training data.*method=pretrained"):
         run(tmp_path / "run", options)
 
 
 def test_an_encoder_is_refused_before_anything_is_tokenised(data, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("experiments.tasks.text.TextData.tokenise", None)
-    with pytest.raises(UserError, match="is an encoder .* and writes no text"):
+    with pytest.raises(UserError, match=r"is an encoder .* and writes no text"):
         run(tmp_path / "run", words(data, tiny, "method=pretrained"))
 
 

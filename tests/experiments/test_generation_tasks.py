@@ -1,4 +1,4 @@
-"""The papers' tasks of written text: rows to pairs and test sets, and what is said of wrong ones."""
+"""The papers' tasks of written text: rows to pairs and tests, and what is said of wrong ones."""
 
 import json
 from pathlib import Path
