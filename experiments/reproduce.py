@@ -133,7 +133,7 @@ class Reproduction:
         """Write table.md and table.csv; returns the text."""
         failed = [cell for cell, _ in self.failed.values()]
         tables = [
-            (block, table.collect(block, self.cells, self.finished, failed))
+            (block, table.collect(block, self.cells, self.finished, failed, self.options.smoke))
             for block in self.entry.blocks
         ]
         prefix = "smoke " if self.options.smoke else ""
@@ -172,9 +172,9 @@ class Reproduction:
 
 
 MARKS = (
-    "Ours: mean ± sample standard deviation over seeds. Figures of the paper without a mark were read "  # noqa: E501
-    "in it, in a picture of it or in its code; (third party): another paper or a review says so; "
-    "(recalled): remembered or assumed, not checked against the paper."
+    "Ours: mean ± sample standard deviation over seeds; n/a: finished, but without such a score. "
+    "The paper's figures: those without a mark were read in a paper, in a picture of it or in its "
+    "code; (third party): somebody else says so; (recalled): remembered or assumed, not checked."
 )
 
 
@@ -196,11 +196,11 @@ def listing() -> str:
     lines = []
     for name in names():
         entry = load(name)
-        count = len(plan(entry, Options(table=name)))
-        models = ", ".join(dict.fromkeys(block.model for block in entry.blocks))
-        shared = {block.table for block in entry.blocks} - {name}
-        of = f" of {', '.join(sorted(shared))}" if shared else ""
-        lines.append((name, f"{entry.heading}; {_runs(count)}{of}; {models}"))
+        cells = plan(entry, Options(table=name))
+        models = ", ".join(dict.fromkeys(b.model for b in entry.blocks))
+        shared = [cell.block.table for cell in cells if cell.block.table != name]
+        of = f" ({len(shared)} of them of {shared[0]})" if shared else ""
+        lines.append((name, f"{entry.heading}; {_runs(len(cells))}{of}; {models}"))
     width = max(len(name) for name, _ in lines)
     return "\n".join(f"{name:{width}}  {text}" for name, text in lines)
 

@@ -25,7 +25,7 @@ __all__ = ["Cell", "plan"]
 FREE = ("task.data_dir", "hydra.", "run.")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cell:
     """One run.
 

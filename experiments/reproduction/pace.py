@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from experiments.reproduction.cells import Cell
@@ -18,7 +18,6 @@ EXAMPLES = {
 }
 # conf/config.yaml's.
 EPOCHS, BATCH = 5.0, 16.0
-Finished = Mapping[Any, dict[str, Any]]
 
 
 def forecast(missing: Sequence[Cell], finished: Sequence[tuple[Cell, dict[str, Any]]]) -> str:

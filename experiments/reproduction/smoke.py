@@ -30,6 +30,8 @@ SHORT = {
     "engine.evaluate_every": 0,
     "engine.metrics_every": 1,
 }
+# Beams of long texts are most of a short run's time.
+WRITE = {"task.decoding.beams": 1, "task.decoding.max_new_tokens": 8}
 # Virtual tokens need room among the 48 positions of the demo model.
 VIRTUAL = {"task.max_length": 28}
 
@@ -50,5 +52,7 @@ def stand_in(
         for key, value in settings.items()
         if not key.startswith(LEFT_OUT) and key not in LENGTH
     }
-    virtual = VIRTUAL if groups["method"] in ("prompt", "prefix") else {}
-    return {**groups, "task": task, "model": model}, {**kept, **SHORT, **virtual}
+    special: dict[str, Any] = dict(WRITE) if (task, model) == GENERATE else {}
+    if groups["method"] in ("prompt", "prefix"):
+        special |= VIRTUAL
+    return {**groups, "task": task, "model": model}, {**kept, **SHORT, **special}

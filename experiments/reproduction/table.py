@@ -18,6 +18,10 @@ from experiments.reproduction.published import Published, find, shown
 __all__ = ["FAILED", "Ours", "as_csv", "collect", "markdown"]
 
 FAILED = "failed"
+HEADER = (
+    *("scale", "model", "caption", "row", "method", "column", "ours_mean", "ours_std", "seeds"),
+    *("paper", "paper_spread", "confidence", "source"),
+)
 Results = Sequence[tuple[Cell, dict[str, Any]]]
 
 
@@ -38,7 +42,7 @@ class Ours:
 
     def __str__(self) -> str:
         if self.mean is None:
-            return FAILED if self.failed else "-"
+            return FAILED if self.failed else "n/a" if self.seeds else "-"
         text = number(self.mean) + ("" if self.spread is None else f" ± {number(self.spread)}")
         return text if self.seeds == self.asked else f"{text} ({self.seeds} of {self.asked} seeds)"
 
@@ -49,7 +53,11 @@ def number(value: float) -> str:
 
 
 def collect(
-    block: Block, cells: Sequence[Cell], results: Results, failed: Sequence[Cell]
+    block: Block,
+    cells: Sequence[Cell],
+    results: Results,
+    failed: Sequence[Cell],
+    stand_ins: bool = False,
 ) -> dict[tuple[str, str], Ours]:
     """Our figures of a block by row and column, the average included.
 
@@ -58,17 +66,23 @@ def collect(
         cells: all runs that were asked for.
         results: those that are finished.
         failed: those that failed this time.
+        stand_ins: whether the tasks are stand-ins, whose primary metric then stands in too.
     """
     table: dict[tuple[str, str], Ours] = {}
     for label in block.rows:
         for task, name, column in block.columns():
-            here = [c for c in cells if (c.block, c.row, c.task) == (block, label, task)]
-            if here:
-                found = [r for c, r in results if (c.block, c.row, c.task) == (block, label, task)]
-                points = max(1, len({tuple(_point(c).items()) for c in here}))
-                table[label, name] = _ours(
-                    found, column, points, len(here) // points, any(c in failed for c in here)
-                )
+            here = [c for c in cells if c.block is block and (c.row, c.task) == (label, task)]
+            if not here:
+                continue
+            found = [r for c, r in results if c in here]
+            points = len({tuple(_point(c).items()) for c in here})
+            table[label, name] = _ours(
+                _whole(found, points),
+                column,
+                len(here) // points,
+                any(c in failed for c in here),
+                stand_ins,
+            )
         if block.average:
             means = [table.get((label, name)) for _, name, _ in block.columns()]
             values = [ours.mean for ours in means if ours is not None and ours.mean is not None]
@@ -83,18 +97,25 @@ def _point(cell: Cell) -> dict[str, str]:
     return {key: cell.settings[key] for key in cell.block.rows[cell.row].grid}
 
 
+def _whole(found: list[dict[str, Any]], points: int) -> list[dict[str, Any]]:
+    """Of a grid's runs the best one a seed, at the cost of all, where all of them are there."""
+    if points == 1:
+        return found
+    seeds = [r["seed"] for r in found]
+    return searched([r for r in found if seeds.count(r["seed"]) == points])
+
+
 def _ours(
-    found: list[dict[str, Any]], column: Column, points: int, asked: int, failed: bool
+    found: list[dict[str, Any]], column: Column, asked: int, failed: bool, stand_ins: bool
 ) -> Ours:
-    if points > 1:  # a grid counts where it is whole: its best run at the cost of all
-        seeds = [r["seed"] for r in found]
-        whole = [r for r in found if seeds.count(r["seed"]) == points]
-        found = searched(whole)
     if not found:
         return Ours(None, None, 0, asked, failed)
     # One row: all are of the same method, task and model.
     (row,) = report.rows([{**r, "variant": ""} for r in found])
-    metric = column.metric or found[0]["primary_metric"]
+    primary = found[0]["primary_metric"]
+    metric = column.metric or primary
+    if stand_ins and f"{metric}_mean" not in row:
+        metric = primary
     mean, spread = (row.get(f"{metric}_{what}") for what in ("mean", "std"))
     return Ours(
         None if mean is None else mean * column.factor,
@@ -123,8 +144,7 @@ def markdown(block: Block, ours: Mapping[tuple[str, str], Ours], prefix: str = "
         if row.method is None:
             lines.append([first, "not run", "", *("" for _ in names)])
         else:
-            cells = ["-" if o is None else f"{prefix}{o}" if o.mean is not None else str(o) for o in mine]  # noqa: E501
-            lines.append([first, "ours", "", *cells])
+            lines.append([first, "ours", "", *(_cell(o, prefix) for o in mine)])
         figures = [shown(p, name) for p, name in zip(theirs, names, strict=True)]
         lines.append(["", "paper", params or "", *figures])
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
@@ -136,14 +156,17 @@ def markdown(block: Block, ours: Mapping[tuple[str, str], Ours], prefix: str = "
     return "\n".join(text)
 
 
+def _cell(ours: Ours | None, prefix: str) -> str:
+    if ours is None:
+        return "-"
+    return str(ours) if ours.mean is None else f"{prefix}{ours}"
+
+
 def as_csv(tables: Sequence[tuple[Block, Mapping[tuple[str, str], Ours]]], smoke: bool) -> str:
     """All blocks, one line a row and column."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(
-        ["scale", "model", "caption", "row", "method", "column", "ours_mean", "ours_std", "seeds"]
-        + ["paper", "paper_spread", "confidence", "source"]
-    )
+    writer.writerow(HEADER)
     for block, ours in tables:
         names = [name for _, name, _ in block.columns()] + ([AVERAGE] if block.average else [])
         for label, row in block.rows.items():
