@@ -266,7 +266,7 @@ def _recipe(name: str | None, root: Path) -> dict[str, Settings]:
 
 
 def _shared(shared: Reader, root: Path) -> list[Block]:
-    """Blocks of another entry, cut to some rows and tasks, perhaps with other columns and figures."""
+    """Blocks of another entry, cut to some rows and tasks; columns and figures may be others."""
     other = load(shared.text("table"), root)
     rows, tasks, models = (shared.texts(key) for key in ("rows", "tasks", "models"))
     measure = shared.text("measure", optional=True)

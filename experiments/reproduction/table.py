@@ -186,8 +186,8 @@ def as_csv(tables: Sequence[tuple[Block, Mapping[tuple[str, str], Ours]]], smoke
 
 def _numbers(ours: Ours) -> tuple[Any, Any, int]:
     return (
-        "" if ours.mean is None else ours.mean,
-        "" if ours.spread is None else ours.spread,
+        "" if ours.mean is None else round(ours.mean, 6),
+        "" if ours.spread is None else round(ours.spread, 6),
         ours.seeds,
     )
 
