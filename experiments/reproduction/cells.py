@@ -106,16 +106,17 @@ def plan(entry: Entry, options: Options) -> list[Cell]:
     Raises:
         UserError: nothing matches ``only``.
     """
-    cells = [cell for block in entry.blocks for cell in _cells(block, entry, options)]
+    every = [cell for block in entry.blocks for cell in _cells(block, entry, options)]
+    cells = every
     for patterns in options.only:
         for pattern in patterns:
-            if not any(_matches(cell, pattern) for cell in cells):
-                known = sorted({name for cell in cells for name in _names(cell)})
+            if not any(_matches(cell, pattern) for cell in every):
+                known = sorted({name for cell in every for name in _names(cell)})
                 raise UserError(
                     f"only={pattern} matches no task, row, method or model of {entry.name}: it has "
                     f"{listed(known)}{nearest(pattern, known)}"
                 )
-        cells = [c for c in cells if any(_matches(c, pattern) for pattern in patterns)]
+        cells = [cell for cell in cells if any(_matches(cell, p) for p in patterns)]
     if not cells:
         raise UserError(f"no run of {entry.name} matches all of the only= that were given")
     return cells
