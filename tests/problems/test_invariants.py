@@ -125,7 +125,7 @@ def test_9_two_parts_and_what_is_trained_on_both(method):
     "method", [AutoLoRA(), BiLoRA(), BiDoRA(), SaLoRABilevel(constraint=False)]
 )
 def test_10_who_owns_what(method):
-    job = SmallJob()
+    job = SmallJob(epochs=2)
     method.run(job)
     lower, upper = job.runs[0]["problems"]
     model = job.runs[0]["model"]
