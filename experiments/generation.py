@@ -7,12 +7,43 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+from peft import PeftModel
 
+from bilevel.errors import UserError
 from experiments.batching import batches, evaluating
 from experiments.memory import matching_autocast
 from experiments.tasks.text import Decoding
 
-__all__ = ["generate"]
+__all__ = ["check_room", "generate"]
+
+
+def check_room(
+    prompts: Sequence[list[int]],
+    decoding: Decoding,
+    virtual_tokens: int,
+    positions: int | None,
+    seq2seq: bool,
+) -> None:
+    """Refuse, before anything is trained, answers that would run out of the model's positions.
+
+    Args:
+        prompts: token ids; without virtual tokens the task has seen to it that they fit.
+        decoding: how long an answer may be.
+        virtual_tokens: that a method puts before each prompt.
+        positions: that the model has; None without a limit.
+        seq2seq: answers have positions of their own.
+
+    Raises:
+        UserError: a prompt is too long.
+    """
+    longest = max(len(prompt) for prompt in prompts)
+    answer = 0 if seq2seq else decoding.max_new_tokens
+    if virtual_tokens and positions is not None and longest + answer + virtual_tokens > positions:
+        raise UserError(
+            f"method.virtual_tokens={virtual_tokens}, a source of {longest} tokens and an answer "
+            f"of up to {answer} exceed the model's {positions} positions: use fewer virtual "
+            "tokens, or a smaller task.max_length or task.decoding.max_new_tokens"
+        )
 
 
 @torch.no_grad()
@@ -46,21 +77,35 @@ def generate(
     }
     if decoding.beams > 1:
         options |= {"length_penalty": decoding.length_penalty, "early_stopping": True}
+    seq2seq = model.config.is_encoder_decoder
+    parts = batches(room)
+    if not seq2seq and isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
+        # PEFT counts padding as positions there.
+        parts = (same for part in parts for same in _of_one_length(part, prompts))
     with evaluating(model), precision or matching_autocast(model):
-        for indices in batches(room):
-            # An answer goes on where its prompt ends, so the padding is on the left.
+        for indices in parts:
+            # An answer goes on where its prompt ends, so the padding is before it; but an encoder
+            # counts positions from its first token, so there it is behind, as in training.
             batch = tokenizer.pad(
                 {"input_ids": [prompts[i] for i in indices]},
-                padding_side="left",
+                padding_side="right" if seq2seq else "left",
                 return_tensors="pt",
             ).to(device)
             tokens = model.generate(
                 input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], **options
             )
-            if not model.config.is_encoder_decoder:
+            if not seq2seq:
                 tokens = tokens[:, batch["input_ids"].shape[1] :]
             for index, text in zip(
                 indices, tokenizer.batch_decode(tokens, skip_special_tokens=True), strict=True
             ):
                 written[index] = text.strip()
     return written
+
+
+def _of_one_length(indices: list[int], prompts: Sequence[list[int]]) -> list[list[int]]:
+    """A batch parted into batches that need no padding."""
+    found: dict[int, list[int]] = {}
+    for index in indices:
+        found.setdefault(len(prompts[index]), []).append(index)
+    return list(found.values())

@@ -16,6 +16,7 @@ from bilevel.errors import UserError
 from bilevel.lowrank import split_fused
 from experiments import artifacts, figures, result, warm_start
 from experiments.architecture import check_rank, target_modules
+from experiments.generation import check_room
 from experiments.journal import Journal, write_atomically
 from experiments.label_smoothing import check_smoothing, smooth_labels
 from experiments.memory import recompute
@@ -30,6 +31,7 @@ from experiments.tasks.base import TaskData
 from experiments.tasks.text import TextData
 from experiments.weights import moved
 from problems.base import Outcome, StageRunner, TrainData
+from problems.parts import positions
 
 __all__ = ["FineTuningJob", "execute"]
 
@@ -78,6 +80,11 @@ class FineTuningJob:
             check_rank(loaded.model, self.target_modules, rank)
         self.data = self._train_data()
         self.tests = {name: self._tokenise(rows) for name, rows in self.task.tests.items()}
+        if isinstance(self.task, TextData):
+            prompts = [self.task.prompt(e, self._seq2seq) for t in self.tests.values() for e in t]
+            virtual = getattr(plan.method, "virtual_tokens", 0)
+            limit = positions(loaded.model)
+            check_room(prompts, self.task.decoding, virtual, limit, self._seq2seq)
 
     @property
     def warm_start(self) -> dict[str, Any] | None:

@@ -81,6 +81,11 @@ class AdaptedLinear(nn.Module):
         self.base = base
         self.adapter = Bottleneck(width, config)
 
+    @property
+    def weight(self) -> Tensor:
+        """The linear map's, whose precision T5 looks at."""
+        return self.base.weight  # type: ignore[return-value]
+
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., d)."""
         y = self.base(x)

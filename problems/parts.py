@@ -117,9 +117,11 @@ def layer_parts(model: PreTrainedModel, wanted: Sequence[str]) -> list[dict[str,
         if found and all(names for row in found for names in row.values()):
             return found
     known = "; ".join(
-        ", ".join(parts[part] for part in wanted)
-        for parts in ARCHITECTURES
-        if set(wanted) <= parts.keys()
+        dict.fromkeys(
+            ", ".join(parts[part].replace("|", ", ") for part in wanted)
+            for parts in ARCHITECTURES
+            if set(wanted) <= parts.keys()
+        )
     )
     raise UserError(
         f"the layers of {type(model).__name__} have no separate "
