@@ -36,7 +36,7 @@ def check_room(
     Raises:
         UserError: a prompt is too long.
     """
-    longest = max(len(prompt) for prompt in prompts)
+    longest = max((len(prompt) for prompt in prompts), default=0)
     answer = 0 if seq2seq else decoding.max_new_tokens
     if virtual_tokens and positions is not None and longest + answer + virtual_tokens > positions:
         raise UserError(

@@ -42,12 +42,11 @@ ARCHITECTURES: tuple[dict[str, str], ...] = (
         "attention_output": "self_attn.o_proj",
         "feed_forward_output": "mlp.down_proj",
     },
-    {  # BART
+    {  # BART; mBART calls another norm, the one before, by the name of BART's
         "key": "self_attn.k_proj|encoder_attn.k_proj",
         "value": "self_attn.v_proj|encoder_attn.v_proj",
         "attention_output": "self_attn.out_proj|encoder_attn.out_proj",
         "feed_forward_output": "fc2",
-        "feed_forward_norm": "final_layer_norm",
     },
     {  # T5; the norms come before the sublayers
         "key": "layer.0.SelfAttention.k|layer.1.EncDecAttention.k",

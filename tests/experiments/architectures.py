@@ -95,14 +95,14 @@ def auto_class(name: str, text: bool):
     return hf.AutoModelForSeq2SeqLM if name in SEQ2SEQ else hf.AutoModelForCausalLM
 
 
-def build(name: str, text: bool = False, **options):
+def build(name: str, text: bool = False, noise: float = 0.1, **options):
     """A random model, weights far enough from zero that everything in it matters."""
     torch.manual_seed(0)
     config = type(CONFIGS[name])(**{**CONFIGS[name].to_dict(), **options})
     model = auto_class(name, text).from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
+            parameter += noise * torch.randn_like(parameter)
     return model
 
 

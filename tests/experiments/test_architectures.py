@@ -1,12 +1,17 @@
 """What `qv` and `all` mean in every architecture, written out by hand."""
 
+import copy
+
 import pytest
 import torch
 import transformers as hf
 from architectures import CAUSAL, CONFIGS, SEQ2SEQ, auto_class
 
+from bilevel.errors import UserError
 from bilevel.lowrank import split_fused
-from experiments.architecture import target_modules
+from experiments.architecture import head_modules, target_modules
+from problems.bitfit import bias_names
+from problems.parts import layer_parts
 
 BERT_QV = "attention.self.query attention.self.value"
 BERT_REST = "attention.self.key attention.output.dense intermediate.dense output.dense"
@@ -94,7 +99,7 @@ def empty(name, kind):
         hf.AutoModelForTokenClassification if kind == "tags" else auto_class(name, kind == "text")
     )
     with torch.device("meta"):
-        return auto.from_config(CONFIGS[name])
+        return auto.from_config(copy.deepcopy(CONFIGS[name]))  # T5's tagger changes it
 
 
 def expected(name, kind):
@@ -127,6 +132,57 @@ def test_gpt2_split_for_training():
     assert [n for n in target_modules(model, "qv") if ".1." in n] == [where + "q", where + "v"]
     assert {n.removeprefix(where) for n in target_modules(model, "all")} >= {"q", "k", "v"}
     assert len(target_modules(model, "all")) == 2 * 6
+
+
+# IA3's vectors (key, value, inside of the feed-forward), adapters behind attention and
+# feed-forward, or behind the norm after both; and biases: what each architecture has.
+PARTS = {
+    "ia3": ("key", "value", "feed_forward_output"),
+    "houlsby": ("attention_output", "feed_forward_output"),
+    "pfeiffer": ("feed_forward_norm",),
+}
+POST_NORM = ("ia3", "houlsby", "pfeiffer", "bitfit")
+HAS = {
+    **dict.fromkeys(("bert", "roberta", "electra", "distilbert"), POST_NORM),
+    **dict.fromkeys(("deberta_v2", "deberta_v3"), POST_NORM),
+    "deberta": ("houlsby", "pfeiffer", "bitfit"),
+    "modernbert": (),
+    "gpt2": ("houlsby", "bitfit"),
+    "gpt_neox": ("bitfit",),
+    **dict.fromkeys(("llama", "mistral", "qwen3"), ("ia3", "houlsby")),
+    "qwen2": ("ia3", "houlsby", "bitfit"),
+    "phi3": ("houlsby",),
+    "bart": ("ia3", "houlsby", "bitfit"),
+    **dict.fromkeys(("t5", "flan_t5", "mt5"), ("ia3", "houlsby")),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_which_methods_find_their_places(name):
+    model = empty(name, "classes")
+    heads = tuple(head_modules(model))
+    found = ["bitfit"] if any(not n.startswith(heads) for n in bias_names(model)) else []
+    for method, parts in PARTS.items():
+        try:
+            rows = layer_parts(model, parts)
+        except UserError:
+            continue
+        found.append(method)
+        assert len(rows) == (4 if name in SEQ2SEQ else 2)
+    assert sorted(found) == sorted(HAS[name])
+
+
+def test_a_decoders_layer_has_two_attentions():
+    rows = layer_parts(empty("bart", "text"), ("key", "feed_forward_output"))
+    assert rows[1] == {
+        "key": ["model.encoder.layers.1.self_attn.k_proj"],
+        "feed_forward_output": ["model.encoder.layers.1.fc2"],
+    }
+    where = "model.decoder.layers.1."
+    assert rows[3] == {
+        "key": [f"{where}self_attn.k_proj", f"{where}encoder_attn.k_proj"],
+        "feed_forward_output": [f"{where}fc2"],
+    }
 
 
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name != "gpt2"])

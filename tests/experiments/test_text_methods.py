@@ -26,7 +26,7 @@ METHODS = {
     "dylora method.rank=2": (None, None, None),
     "ia3": ("have no separate key, value, feed forward output", None, None),
     "houlsby method.size=4": (None, None, None),
-    "pfeiffer method.reduction=4": (NO_NORM, None, NO_NORM),
+    "pfeiffer method.reduction=4": (NO_NORM, NO_NORM, NO_NORM),
     "prompt method.virtual_tokens=3": (None, None, None),
     "prefix method.virtual_tokens=3": (None, *["reaches only the decoder's own attention"] * 2),
     "bitfit": (None, None, "has no biases"),
