@@ -4,7 +4,8 @@
 
 Writes ``adapter`` and ``adapter_compact`` into ``out`` (default: DIR/export). With ``merge=true``
 it writes a plain transformers model in fp32 to ``out/merged`` instead, and prints the largest
-difference of its logits to the adapter's, over test examples. For runs that end in LoRA.
+difference of its logits to the adapter's, over test examples. For runs that end in LoRA; DoRA
+merges by PEFT's own ``merge_and_unload()``.
 """
 
 from __future__ import annotations

@@ -8,42 +8,19 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from torch import Tensor
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    NoRepeatNGramLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
+)
 
-from bilevel.errors import UserError
 from experiments.batching import batches, evaluating
 from experiments.memory import matching_autocast
 from experiments.tasks.text import Decoding
 
-__all__ = ["check_room", "generate"]
-
-
-def check_room(
-    prompts: Sequence[list[int]],
-    decoding: Decoding,
-    virtual_tokens: int,
-    positions: int | None,
-    seq2seq: bool,
-) -> None:
-    """Refuse, before anything is trained, answers that would run out of the model's positions.
-
-    Args:
-        prompts: token ids; without virtual tokens the task has seen to it that they fit.
-        decoding: how long an answer may be.
-        virtual_tokens: that a method puts before each prompt.
-        positions: that the model has; None without a limit.
-        seq2seq: answers have positions of their own.
-
-    Raises:
-        UserError: a prompt is too long.
-    """
-    longest = max((len(prompt) for prompt in prompts), default=0)
-    answer = 0 if seq2seq else decoding.max_new_tokens
-    if virtual_tokens and positions is not None and longest + answer + virtual_tokens > positions:
-        raise UserError(
-            f"method.virtual_tokens={virtual_tokens}, a source of {longest} tokens and an answer "
-            f"of up to {answer} exceed the model's {positions} positions: use fewer virtual "
-            "tokens, or a smaller task.max_length or task.decoding.max_new_tokens"
-        )
+__all__ = ["generate"]
 
 
 @torch.no_grad()
@@ -56,6 +33,9 @@ def generate(
 ) -> list[str]:
     """What the model writes after each prompt, in the prompts' order, without special tokens.
 
+    Nothing depends on how the prompts are batched. What a model's own generation settings say of
+    the beams, lengths and penalties does not count, ``decoding`` does.
+
     Args:
         model: a transformers or PEFT model that writes text; its training mode is put back.
         tokenizer: of the model.
@@ -64,40 +44,45 @@ def generate(
         precision: an autocast context; None computes in the parameters' own precision.
     """
     device = next(model.parameters()).device
+    causal = not model.config.is_encoder_decoder
     written = [""] * len(prompts)
     room = [(len(prompt) + decoding.max_new_tokens) * decoding.beams for prompt in prompts]
     options = {
         "num_beams": decoding.beams,
         "max_new_tokens": decoding.max_new_tokens,
-        "no_repeat_ngram_size": decoding.no_repeat_ngram,
-        "repetition_penalty": decoding.repetition_penalty,
+        "min_length": 0,
+        "no_repeat_ngram_size": 0,
+        "repetition_penalty": 1.0,
         "do_sample": False,
         "pad_token_id": tokenizer.pad_token_id,
         "eos_token_id": tokenizer.eos_token_id,
     }
     if decoding.beams > 1:
         options |= {"length_penalty": decoding.length_penalty, "early_stopping": True}
-    seq2seq = model.config.is_encoder_decoder
     parts = batches(room)
-    if not seq2seq and isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
+    if causal and isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
         # PEFT counts padding as positions there.
         parts = (same for part in parts for same in _of_one_length(part, prompts))
     with evaluating(model), precision or matching_autocast(model):
         for indices in parts:
-            # An answer goes on where its prompt ends, so the padding is before it; but an encoder
-            # counts positions from its first token, so there it is behind, as in training.
+            # A causal model's answer goes on where its prompt ends. An encoder counts positions
+            # from the left, padding or not (BART), and was trained with the padding on the right.
             batch = tokenizer.pad(
                 {"input_ids": [prompts[i] for i in indices]},
-                padding_side="right" if seq2seq else "left",
+                padding_side="left" if causal else "right",
                 return_tensors="pt",
             ).to(device)
+            start = batch["input_ids"].shape[1] if causal else 0
             tokens = model.generate(
-                input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], **options
+                input_ids=batch["input_ids"],
+                attention_mask=batch["attention_mask"],
+                logits_processor=_rules(decoding, start),
+                **options,
             )
-            if not seq2seq:
-                tokens = tokens[:, batch["input_ids"].shape[1] :]
             for index, text in zip(
-                indices, tokenizer.batch_decode(tokens, skip_special_tokens=True), strict=True
+                indices,
+                tokenizer.batch_decode(tokens[:, start:], skip_special_tokens=True),
+                strict=True,
             ):
                 written[index] = text.strip()
     return written
@@ -109,3 +94,28 @@ def _of_one_length(indices: list[int], prompts: Sequence[list[int]]) -> list[lis
     for index in indices:
         found.setdefault(len(prompts[index]), []).append(index)
     return list(found.values())
+
+
+def _rules(decoding: Decoding, start: int) -> LogitsProcessorList:
+    """The decoding's rules against repetition, which hold from the token ``start`` on."""
+    rules: list[LogitsProcessor] = []
+    if decoding.repetition_penalty != 1:
+        rules.append(RepetitionPenaltyLogitsProcessor(decoding.repetition_penalty))
+    if decoding.no_repeat_ngram:
+        rules.append(NoRepeatNGramLogitsProcessor(decoding.no_repeat_ngram))
+    return LogitsProcessorList(_Written(rule, start) for rule in rules)
+
+
+class _Written(LogitsProcessor):
+    """A rule for what is written alone, as in LoRA's code: names of the source may be copied.
+
+    transformers holds a causal model's prompt, padding included, against what it writes.
+    """
+
+    def __init__(self, rule: LogitsProcessor, start: int) -> None:
+        self.rule = rule
+        self.start = start
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        written = input_ids[:, self.start :]
+        return self.rule(written, scores) if written.shape[1] else scores

@@ -8,12 +8,19 @@ import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import datasets
 import huggingface_hub.constants
 
-__all__ = ["cache_only", "reachable"]
+from bilevel.errors import UserError
+
+__all__ = ["PARQUET", "cache_only", "load", "reachable"]
+
+# The branch where the hub itself keeps a data set as Parquet; what was published as a script,
+# which `datasets` no longer runs, is read from there.
+PARQUET = "refs/convert/parquet"
 
 TIMEOUT = 5.0  # seconds
 
@@ -44,3 +51,29 @@ def cache_only() -> Iterator[None]:
         yield
     finally:
         huggingface_hub.constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = saved
+
+
+def load(path: str, *config: str, revision: str | None = None) -> Any:
+    """A data set of the hub, or of the local cache when the hub cannot be reached: split -> rows.
+
+    Args:
+        path: its id.
+        *config: its configuration, where it has several.
+        revision: a branch, tag or commit; None for the main branch.
+
+    Raises:
+        UserError: it is in neither; the message asks for ``task.data_dir``.
+    """
+    online = reachable()
+    options = {} if revision is None else {"revision": revision}
+    name = " ".join([path, *config])
+    try:
+        with nullcontext() if online else cache_only():
+            return datasets.load_dataset(path, *config, **options)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = (
+            f"the hub does not give {name} ({error})"
+            if online
+            else f"the hub cannot be reached and {name} is not in its cache"
+        )
+        raise UserError(f"{reason}: give a folder with its files, task.data_dir=DIR") from error

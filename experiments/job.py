@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 import transformers
 from transformers import PreTrainedModel
 
+from bilevel import distributed
 from bilevel.checkpoint import Checkpointer
 from bilevel.errors import UserError
 from bilevel.lowrank import split_fused
 from experiments import artifacts, figures, result, warm_start
 from experiments.architecture import check_rank, target_modules
-from experiments.generation import check_room
 from experiments.journal import Journal, write_atomically
 from experiments.label_smoothing import check_smoothing, smooth_labels
 from experiments.memory import recompute
@@ -25,6 +25,7 @@ from experiments.plots.records import final_values
 from experiments.quiet import quiet
 from experiments.recovery import information, linear_costs, recovery
 from experiments.resume import exclusive
+from experiments.room import check_room
 from experiments.scoring import forward, score, some
 from experiments.stage import Stage
 from experiments.tasks.base import TaskData
@@ -177,13 +178,13 @@ def _final_scores(job: FineTuningJob, outcome: Outcome, saved: artifacts.Saved) 
 
     What is reported is what a user of the adapter gets, by construction.
     """
-    device = next(outcome.model.parameters()).device
+    device = distributed.setup(job.plan.engine["strategy"]).device
     outcome.model.cpu()
     model = artifacts.load(saved.folder, job.stock_model()).to(device)
     scores = score(model, job.task, job.tests, job.data.collate, tokenizer=job.tokenizer)
     _write_predictions(job, scores.predictions)
     rows = [job.data.examples[i] for i in some(len(job.data.examples), TRAIN_LOSS_EXAMPLES)]
-    _, train_loss = forward(model, job.task, rows, job.data.collate)
+    train_loss = forward(model, job.task, rows, job.data.collate)[1] if rows else None
     return {
         "metrics": scores.metrics,
         "test_loss": scores.loss,

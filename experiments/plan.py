@@ -33,7 +33,8 @@ class Plan:
         targets: where adapters go: "qv", "all" or module names.
 
     Raises:
-        UserError: the method cannot train a quantised model, or one in bfloat16.
+        UserError: parts that do not go together: the method cannot train a quantised model or one in
+            bfloat16, takes no list of targets or not this estimator, or the task has a model of its own.
     """
 
     seed: int
@@ -73,6 +74,13 @@ class Plan:
                 f"method {self.method.name} reads the pretrained weights, which packed in 8 bits "
                 "cannot be read without a GPU: take model.quantization=4bit"
             )
+        if isinstance(self.targets, list) and not self.method.takes_targets:
+            raise UserError(
+                f"train.target_modules=[{', '.join(self.targets)}]: method {self.method.name} has "
+                "places of its own and takes no list of modules; leave it at null"
+            )
+        self.method.check_hypergradient(self.hypergradient)
+        self.task.check_model(self.model)
 
     @classmethod
     def of(cls, config: DictConfig, hydra_config: Any = None) -> Plan:

@@ -142,6 +142,11 @@ class PlantedProblem:
         self._check("most_rank", allowed, f"from least_rank={self.least_rank} to {self.hidden}")
         fit = all(0 <= rank <= self.hidden for rank in self.ranks or ())
         self._check("ranks", fit, f"ranks from 0 to hidden={self.hidden}")
+        with torch.device("meta"):  # the names alone
+            count = len(target_modules(BertForSequenceClassification(self.config()), self.targets))
+        fit = self.ranks is None or len(self.ranks) == count
+        what = f"{count} ranks, one for each module of task.planted.targets={self.targets}"
+        self._check("ranks", fit, what)
 
     def _check(self, key: str, good: bool, allowed: str) -> None:
         if not good:
@@ -190,11 +195,7 @@ class PlantedProblem:
         return {name: update.rank for name, update in self.updates().items()}
 
     def updates(self) -> dict[str, Update]:
-        """The planted update of each target.
-
-        Raises:
-            UserError: a target matches nothing, or there are not as many ranks as targets.
-        """
+        """The planted update of each target."""
         model = self._without_head()
         names = target_modules(model, self.targets)
         draw = self.generator("updates")
@@ -210,10 +211,6 @@ class PlantedProblem:
 
     def _ranks(self, count: int) -> list[int]:
         if self.ranks is not None:
-            if len(self.ranks) != count:
-                raise UserError(
-                    f"task.planted.ranks has {len(self.ranks)} ranks for {count} target modules"
-                )
             return list(self.ranks)
         choices = range(self.least_rank, self.most_rank + 1)
         order = torch.randperm(count, generator=self.generator("ranks")).tolist()

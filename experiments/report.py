@@ -110,7 +110,7 @@ def _measures(r: Mapping[str, Any]) -> dict[str, float | None]:
         "train_loss": r["train_loss"],
         "validation_loss": r["validation_loss"],
         "test_loss": r["test_loss"],
-        "gap": r["test_loss"] - r["train_loss"],
+        "gap": result.gap(r),
         "mean_rank": statistics.fmean(ranks.values()) if ranks else None,
         "rank_correlation": planted["spearman"],
         "exact_ranks": planted["exact"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import resource
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from problems.base import Outcome
 if TYPE_CHECKING:
     from experiments.job import FineTuningJob
 
-__all__ = ["FILE", "SCHEMA_VERSION", "assemble", "read", "summary", "test_sizes", "write"]
+__all__ = ["FILE", "SCHEMA_VERSION", "assemble", "gap", "read", "summary", "test_sizes", "write"]
 
 SCHEMA_VERSION = 1
 FILE = "result.json"
@@ -57,6 +58,7 @@ def assemble(
         "adapter_parameters": saved.parameters,
         "head_parameters": saved.head_parameters,
         "data": {**outcome.split, **test_sizes(job.task)},
+        "train_source": job.task.train_source,
         "test_source": job.task.test_source,
         "labels": None if job.task.answers.names is None else list(job.task.answers.names),
         "hypergradient": first["hypergradient"],
@@ -64,7 +66,7 @@ def assemble(
             "T1": first["T1"],
             "T2": first["T2"],
             "steps": {name: s["steps"] for name, s in stages.items()},
-            "precision": next(iter(stages.values()))["precision"],
+            "precision": next((s["precision"] for s in stages.values()), None),
         },
         "examples_seen": {
             level: sum(s["examples"][level] for s in stages.values())
@@ -116,8 +118,8 @@ def summary(values: dict[str, Any], folder: Path) -> str:
     lines = [
         f"{values['method']} on {values['task']}, {values['model']}, seed {values['seed']}",
         f"  test      {metrics}",
-        f"  loss      train {values['train_loss']:.4f}, test {values['test_loss']:.4f}: "
-        f"over-fitting gap {values['test_loss'] - values['train_loss']:.4f}",
+        f"  loss      train {shown(values['train_loss'])}, test {shown(values['test_loss'])}: "
+        f"over-fitting gap {shown(gap(values))}",
     ]
     if values["ranks"]:
         ranks = list(values["ranks"].values())
@@ -136,7 +138,7 @@ def summary(values: dict[str, Any], folder: Path) -> str:
     total = sum(values["seconds"].values())
     lines += [
         f"  time      {total:.1f} s ("
-        + ", ".join(f"{name} {s:.1f}" for name, s in values["seconds"].items())
+        + (", ".join(f"{name} {s:.1f}" for name, s in values["seconds"].items()) or "no training")
         + f"), peak memory {values['peak_memory_mib']:.0f} MiB",
         # as the folder is called: adapter, or model where the whole of it is saved
         f"  {Path(values['adapter_dir']).name:9} {values['adapter_dir']}",
@@ -144,6 +146,12 @@ def summary(values: dict[str, Any], folder: Path) -> str:
     if (folder / "figures").is_dir():
         lines.append(f"  figures   {folder / 'figures'}")
     return "\n".join(lines)
+
+
+def gap(values: Mapping[str, Any]) -> float | None:
+    """The over-fitting gap, test loss less train loss; None without training data."""
+    train = values["train_loss"]
+    return None if train is None else values["test_loss"] - train
 
 
 def shown(value: float | None) -> str:

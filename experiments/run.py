@@ -82,7 +82,8 @@ def job(config: DictConfig) -> float:
         log.error("error: %s", sentence(error))
         fail(error)
     print(result.summary(values, folder))
-    return float(values["metrics"][values["primary_metric"]])
+    score = values["metrics"][values["primary_metric"]]
+    return math.nan if score is None else float(score)  # None: not to be computed here
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
@@ -35,7 +36,7 @@ def forward(
     collate: Callable[[list[dict[str, Any]]], dict[str, Tensor]],
     precision: AbstractContextManager[None] | None = None,
 ) -> tuple[list[Any], float]:
-    """The task's predictions in the order of the examples, and the mean loss.
+    """The task's predictions in the order of the examples, and the mean loss (nan of none).
 
     Args:
         model: a transformers or PEFT model; its training mode is put back at the end.
@@ -56,7 +57,7 @@ def forward(
                 found[index] = prediction
             loss, terms = task.losses(outputs, batch)
             total, count = total + loss, count + terms
-    return found, total / count
+    return found, total / count if count else math.nan
 
 
 def score(

@@ -53,6 +53,7 @@ class BottleneckAdapters(OneLevelMethod):
     """
 
     name: ClassVar[str] = "adapters"
+    takes_targets: ClassVar[bool] = False
     default_lr: ClassVar[float] = 3e-4
     placement: str = "houlsby"
     size: int | None = 64

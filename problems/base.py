@@ -191,6 +191,8 @@ class Method(ABC):
             quantised.
         reads_weights: it computes with the pretrained weights themselves (norms, say), not only
             with what a layer puts out.
+        takes_targets: its adapters go where ``train.target_modules`` says; False for a method that
+            has places of its own.
     """
 
     name: ClassVar[str] = ""
@@ -198,6 +200,14 @@ class Method(ABC):
     splits_fused: ClassVar[bool] = False
     trains_weights: ClassVar[bool] = False
     reads_weights: ClassVar[bool] = False
+    takes_targets: ClassVar[bool] = True
+
+    def check_hypergradient(self, estimator: Hypergradient) -> None:  # noqa: B027 (most take all)
+        """Refuse an estimator that cannot serve this method, before anything is loaded.
+
+        Raises:
+            UserError: it cannot; the message names one that can.
+        """
 
     def check_size(self, examples: int, batch_size: int) -> None:
         """Refuse a training set that is too small, before a model is loaded.

@@ -56,6 +56,8 @@ from peft.utils.other import transpose
 from torch import Tensor, nn
 
 from bilevel import LowerProblem
+from bilevel.errors import UserError
+from bilevel.hypergradient import Alignment, Hypergradient
 from problems.base import (
     FineTuning,
     Job,
@@ -177,6 +179,14 @@ class BiDoRA(TwoLevelMethod):
         check_range("gamma", self.gamma, self.gamma >= 0, "0 or more")
         lr = self.retrain_lr
         check_range("retrain_lr", lr, lr is None or lr > 0, "more than 0")
+
+    def check_hypergradient(self, estimator: Hypergradient) -> None:
+        """Any but the closed form, which is one of gated layers."""
+        if isinstance(estimator, Alignment):
+            raise UserError(
+                "hypergradient=alignment needs gated LoRA layers, which method=bidora has not: "
+                "use hypergradient=finite_difference"
+            )
 
     def run(self, job: Job) -> Outcome:
         """One stage, or with ``retrain`` two."""

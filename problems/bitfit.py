@@ -38,6 +38,7 @@ class BitFit(OneLevelMethod):
     """
 
     name: ClassVar[str] = "bitfit"
+    takes_targets: ClassVar[bool] = False
     trains_weights: ClassVar[bool] = True
     default_lr: ClassVar[float] = 1e-3
     optimizer: OptimizerSettings = field(default_factory=lambda: OptimizerSettings(lr=1e-3))

@@ -39,6 +39,7 @@ class IA3(OneLevelMethod):
     """
 
     name: ClassVar[str] = "ia3"
+    takes_targets: ClassVar[bool] = False
     default_lr: ClassVar[float] = 3e-3
     optimizer: OptimizerSettings = field(default_factory=lambda: OptimizerSettings(lr=3e-3))
 

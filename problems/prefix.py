@@ -47,6 +47,7 @@ class PrefixTuning(OneLevelMethod):
     """
 
     name: ClassVar[str] = "prefix"
+    takes_targets: ClassVar[bool] = False
     default_lr: ClassVar[float] = 1e-2
     virtual_tokens: int = 20
     projection: int | None = None

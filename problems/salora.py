@@ -144,6 +144,7 @@ class SaLoRA(SaLoRASettings, Method):
     def _train(self, job: Job, stage: StageRunner) -> Outcome:
         batches = loader(job)
         steps = total_steps(job, batches, job.settings.epochs)
+        self.check_window(steps)
         model, window = self.adapted(job, steps)
         gates, factors = window.gates, Factors(model)
         weights = trainable(model)

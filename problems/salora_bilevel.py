@@ -30,7 +30,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from bilevel.errors import UserError
-from bilevel.hypergradient import NoHypergradient
+from bilevel.hypergradient import Alignment, Hypergradient, NoHypergradient
 from bilevel.lowrank.gates import Factors
 from bilevel.recording import StepRecord
 from problems.base import Job, Outcome, StageRunner, count, problem_config, trainable
@@ -118,6 +118,15 @@ class SaLoRABilevel(SaLoRASettings, TwoLevelMethod):
                 "multiplier; leave roll_back=false"
             )
 
+    def check_hypergradient(self, estimator: Hypergradient) -> None:
+        """Any but the closed form, which divides by the gates."""
+        if isinstance(estimator, Alignment):
+            raise UserError(
+                "hypergradient=alignment divides by the gate values, which hard-concrete gates "
+                "draw at random and may be 0: use hypergradient=finite_difference with "
+                f"method={self.name}"
+            )
+
     def run(self, job: Job) -> Outcome:
         """One stage, three problems."""
         return job.stage("train", lambda stage: self._train(job, stage), last=True)
@@ -125,6 +134,7 @@ class SaLoRABilevel(SaLoRASettings, TwoLevelMethod):
     def _train(self, job: Job, stage: StageRunner) -> Outcome:
         sides = self.sides(job)
         steps = self.steps(job)
+        self.check_window(steps)
         model, window = self.adapted(job, steps)
         gates, factors = window.gates, Factors(model)
         below = trainable(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,6 +12,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from bilevel import ProblemConfig
+from bilevel.errors import UserError
 from bilevel.lowrank import Gates, attach_gates, component_costs, orthogonality
 from bilevel.lowrank.gates import Factors
 from bilevel.lowrank.layers import lora_layers
@@ -26,11 +28,17 @@ from problems.two_levels import full_precision
 
 __all__ = ["GATE_BETAS", "GatedFineTuning", "SaLoRASettings", "gate_lr", "multiplier_lr"]
 
+log = logging.getLogger(__name__)
+
 # How far log theta and lambda can come in a window with all of their steps at full length; lambda
 # has to outgrow the task's pull on the gates, whose size is not known beforehand. Chosen so that
 # windows of 90 to 450 steps reach densities of 0.5 to 0.125.
 GATE_TRAVEL = 20.0
 MULTIPLIER_TRAVEL = 60.0
+# In a window of one step no gate moves apart from the others, in one of two all jump together: the
+# density went from 0.92 to 0.003, whatever its target. From 20 on it was within 0.02 of it.
+LEAST_STEPS = 3
+ENOUGH_STEPS = 20
 # Adam's for log theta, shorter memories than usual: the density's pull falls by orders of magnitude
 # as it nears its target, and what Adam remembers of it would carry the gates far beyond.
 GATE_BETAS = (0.8, 0.95)
@@ -155,6 +163,26 @@ class SaLoRASettings:
         check_range("tau", self.tau, self.tau > 0, "more than 0")
         check_range("gamma", self.gamma, self.gamma < 0, "less than 0")
         check_range("zeta", self.zeta, self.zeta > 1, "more than 1")
+
+    def check_window(self, steps: int) -> None:
+        """Hold the window in ``steps`` steps against what gates need to learn.
+
+        Raises:
+            UserError: it is so short that chance decides what is kept.
+        """
+        first, last = window_steps(self.start, self.end, steps)
+        said = (
+            f"the gates learn for {last - first} of {steps} steps, from method.start={self.start} "
+            f"to method.end={self.end}"
+        )
+        help_ = "raise train.epochs or train.max_steps, or widen this window"
+        if last - first < LEAST_STEPS:
+            raise UserError(f"{said}: chance would decide what is kept; {help_}")
+        if last - first < ENOUGH_STEPS:
+            log.warning(
+                "%s: in fewer than %d the density may end far from method.density=%g; %s",
+                *(said, ENOUGH_STEPS, self.density, help_),
+            )
 
     def adapted(self, job: Job, steps: int) -> tuple[PeftModel, GateWindow]:
         """A fresh model with gates, and their window in ``steps`` steps."""

@@ -6,21 +6,13 @@ writes experiments/demo/model/ (safetensors, configuration, tokenizer) in a few 
 cores. The result is part of the project: this needs to be run again only when the language changes.
 """
 
-import argparse
-import itertools
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from tqdm import tqdm
-from transformers import (
-    BertConfig,
-    BertForMaskedLM,
-    PreTrainedTokenizerFast,
-    get_linear_schedule_with_warmup,
-)
+from tokenizers import processors
+from transformers import BatchEncoding, BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
-from bilevel.data import ResumableLoader
+from experiments.demo import training
 from experiments.demo.grammar import riddles, unlabelled
 from experiments.demo.lexicon import OUTCOMES
 
@@ -28,7 +20,6 @@ FOLDER = Path(__file__).parent / "model"
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 LENGTH = 48  # positions; the longest review of the language has about 31 tokens
-LEARNING_RATE = 1e-3
 DROPOUT = 0.1  # of the finished model
 TEXTS = 100_000
 MASKED = 0.15  # share of masked words ...
@@ -37,15 +28,11 @@ TELLING = 0.9  # ... and of those that can be guessed only by understanding the 
 
 def build_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
     """Return a tokenizer with one token for each word that occurs, and BERT's special ones."""
-    words = SPECIAL + sorted({word for text in texts for word in text.split()})
-    vocabulary = {word: number for number, word in enumerate(words)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer = training.word_tokenizer({word for text in texts for word in text.split()}, SPECIAL)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")],
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -115,31 +102,22 @@ def pretrain(
     tokenizer = build_tokenizer(texts := unlabelled(TEXTS, seed))
     model = build_model(len(tokenizer))
     rates = masking_rates(tokenizer)
-    encoded = tokenizer(texts)["input_ids"]
-    loader = ResumableLoader(
-        encoded,
-        batch_size,
-        lambda ids: tokenizer.pad({"input_ids": ids}, return_tensors="pt"),
-        seed=seed,
-        lengths=[len(ids) for ids in encoded],
-    )
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
-    scheduler = get_linear_schedule_with_warmup(optimizer, steps // 20, steps)
-    batches = itertools.chain.from_iterable(itertools.repeat(loader))
-    bar = tqdm(itertools.islice(batches, steps), total=steps, desc="masked words")
-    for step, batch in enumerate(bar):
+
+    def loss_of(batch: BatchEncoding) -> torch.Tensor:
         ids, labels = mask(batch["input_ids"], rates, generator, tokenizer.mask_token_id)
-        model.train()
-        loss = model(ids, attention_mask=batch["attention_mask"], labels=labels).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        scheduler.step()
-        optimizer.zero_grad()
-        if step % 250 == 0:
-            guessed = understanding(model, tokenizer)
-            bar.set_postfix(loss=f"{loss.item():.3f}", guessed=f"{guessed:.0%}")
-    return model.eval(), tokenizer
+        return model(ids, attention_mask=batch["attention_mask"], labels=labels).loss
+
+    training.train(
+        model,
+        tokenizer,
+        tokenizer(texts)["input_ids"],
+        loss_of,
+        lambda: {"guessed": f"{understanding(model, tokenizer):.0%}"},
+        steps=steps,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    return model, tokenizer
 
 
 @torch.no_grad()
@@ -161,12 +139,7 @@ def understanding(model: BertForMaskedLM, tokenizer: PreTrainedTokenizerFast) ->
 
 def main() -> None:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--steps", type=int, default=8000)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=FOLDER)
-    arguments = parser.parse_args()
+    arguments = training.command_line(__doc__, FOLDER, steps=8000)
     model, tokenizer = pretrain(arguments.steps, arguments.batch_size, arguments.seed)
     # Fine-tuning, on few examples, needs the dropout that pretraining did without.
     model.config.hidden_dropout_prob = model.config.attention_probs_dropout_prob = DROPOUT

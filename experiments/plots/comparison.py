@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
             here = groups[setting]
             metric = here[0]["primary_metric"]
             measures = [
-                (f"test {metric}", [r["metrics"][metric] for r in here]),
+                (f"test {metric}", [_number(r["metrics"][metric]) for r in here]),
                 ("over-fitting gap (test − train loss)", [_gap(r) for r in here]),
                 ("adapter parameters", [r["adapter_parameters"] for r in here]),
                 ("seconds", [sum(r["seconds"].values()) for r in here]),
@@ -55,7 +56,12 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def _gap(result: dict[str, Any]) -> float:
-    return result["test_loss"] - result["train_loss"]
+    return result["test_loss"] - _number(result["train_loss"])
+
+
+def _number(value: float | None) -> float:
+    """Not a number, which is not drawn, for what a run does not have."""
+    return math.nan if value is None else value
 
 
 def _measure(

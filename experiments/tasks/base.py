@@ -67,6 +67,7 @@ class TaskData(ABC):
         max_length: tokens of an example at most, longer ones are truncated.
         validation: a split of its own besides training and test set; None without one.
         true_ranks: the right rank of each matrix, by its full name, where it is known.
+        train_source: the split that the training examples were read from; None without any.
     """
 
     name: str
@@ -77,6 +78,7 @@ class TaskData(ABC):
     max_length: int
     validation: list[Any] | None = None
     true_ranks: dict[str, int] | None = None
+    train_source: str | None = "train"
 
     @property
     @abstractmethod
@@ -136,6 +138,13 @@ class Task(ABC):
     """A named source of `TaskData`; its constructor's arguments are the task's configuration."""
 
     name: str
+
+    def check_model(self, model: Any) -> None:  # noqa: B027 (most tasks take any)
+        """Refuse a ``ModelSpec`` that cannot serve this task, before anything is loaded.
+
+        Raises:
+            UserError: the task needs a model of its own.
+        """
 
     @abstractmethod
     def load(self) -> TaskData:

@@ -4,11 +4,8 @@ As in the papers, the development set (split "validation") is the test set.
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
-
-import datasets
 
 from bilevel.errors import UserError
 from experiments import hub
@@ -126,17 +123,7 @@ class Glue(Task):
         return read(train), {split: read(path) for split, path in tests.items()}  # type: ignore[arg-type]
 
     def _from_hub(self) -> tuple[list[Row], dict[str, list[Row]]]:
-        online = hub.reachable()
-        try:
-            with nullcontext() if online else hub.cache_only():
-                found = datasets.load_dataset("nyu-mll/glue", self.name)
-        except (OSError, ValueError) as error:
-            reason = (
-                f"the hub does not give nyu-mll/glue {self.name} ({error})"
-                if online
-                else f"the hub cannot be reached and nyu-mll/glue {self.name} is not in its cache"
-            )
-            raise UserError(f"{reason}: give a folder with its files, task.data_dir=DIR") from error
+        found = hub.load("nyu-mll/glue", self.name)
         return list(found["train"]), {split: list(found[split]) for split in self._test_splits()}
 
     def _test_splits(self) -> list[str]:

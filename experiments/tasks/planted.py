@@ -41,11 +41,7 @@ class PlantedData(LabelledData):
         self, tokenizer: Any, examples: Sequence[Example], seq2seq: bool = False
     ) -> list[dict[str, Any]]:
         """As of any task; raises UserError for a tokenizer of another model than the base."""
-        if getattr(tokenizer, "planted", None) != self.planted:
-            raise UserError(
-                "task=planted is made for its own base model: use model=planted, whose settings "
-                "follow task.planted"
-            )
+        _check_base(tokenizer, self.planted)
         return super().tokenise(tokenizer, examples)
 
 
@@ -84,6 +80,10 @@ class Planted(Task):
         self.noise = noise
         self.data_seed = data_seed
 
+    def check_model(self, model: Any) -> None:
+        """Raise UserError for another model than the base."""
+        _check_base(model, self.planted)
+
     def load(self) -> PlantedData:
         """Draw the sequences and ask the teacher."""
         problem = self.planted
@@ -115,6 +115,15 @@ class Planted(Task):
                 "base": float(functional.cross_entropy(base, right[test])),
                 "teacher": float(functional.cross_entropy(outputs[test], right[test])),
             },
+        )
+
+
+def _check_base(other: Any, problem: PlantedProblem | None) -> None:
+    """Raise UserError unless a model or a tokenizer is of this problem."""
+    if getattr(other, "planted", None) != problem:
+        raise UserError(
+            "task=planted is made for its own base model: use model=planted, whose settings "
+            "follow task.planted"
         )
 
 

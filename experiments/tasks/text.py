@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -15,6 +16,8 @@ from experiments.tasks.labelled import over_tests
 from experiments.text_metrics import TEXT_METRICS, score_text
 
 __all__ = ["Decoding", "TextData", "TextExample"]
+
+log = logging.getLogger(__name__)
 
 NO_LABEL = -100  # transformers' label of a token that is not learned
 
@@ -84,8 +87,9 @@ class TextData(TaskData):
 
     @property
     def metric_settings(self) -> dict[str, str]:
-        """How each metric is computed."""
-        return {name: TEXT_METRICS[name].settings for name in self.metrics}
+        """How each metric is computed, or why it is not."""
+        metrics = {name: TEXT_METRICS[name] for name in self.metrics}
+        return {name: m.unavailable() or m.settings for name, m in metrics.items()}
 
     def tokenise(
         self, tokenizer: Any, examples: Sequence[Any], seq2seq: bool = False
@@ -171,8 +175,13 @@ class TextData(TaskData):
 
     def score(self, predictions: dict[str, list[Any]]) -> dict[str, float | None]:
         """Scores of written texts; see :meth:`TaskData.score`."""
+        reasons = {name: TEXT_METRICS[name].unavailable() for name in self.metrics}
+        for reason in filter(None, reasons.values()):  # once, not for each test set
+            log.warning("%s", reason)
 
         def value(metric: str, names: list[str]) -> float | None:
+            if reasons[metric] is not None:
+                return None
             written = [text for name in names for text in predictions[name]]
             references = [list(e.references) for name in names for e in self.tests[name]]
             return score_text([metric], written, references)[0][metric]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable
 
@@ -18,6 +19,8 @@ def rouge(name: str) -> Callable[[Hypotheses, References], float]:
 
     def score(hypotheses: Hypotheses, references: References) -> float:
         from rouge_score.rouge_scorer import RougeScorer
+
+        logging.getLogger("absl").setLevel(logging.WARNING)  # it tells of its tokenizer each time
 
         scorer = RougeScorer([name], use_stemmer=True)
         found = [

@@ -182,8 +182,8 @@ def test_impossible_problems(options):
 
 
 def test_ranks_must_be_as_many_as_targets():
-    with pytest.raises(UserError, match="3 ranks for 8 target modules"):
-        replace(PROBLEM, ranks=(1, 2, 3)).updates()
+    with pytest.raises(UserError, match=r"ranks=\(1, 2, 3\): this must be 8 ranks, one for each"):
+        replace(PROBLEM, ranks=(1, 2, 3))
 
 
 def plan(*words):
@@ -203,6 +203,8 @@ def test_files_say_the_defaults_and_the_model_follows_the_task():
 def test_model_and_task_go_together_only():
     with pytest.raises(UserError, match="model=planted is the base of task=planted"):
         Plan.of(compose_config(["task=demo", "model=planted"]))
+    with pytest.raises(UserError, match="task=planted is made for its own base model"):
+        Plan.of(compose_config(["task=planted", "model=demo"]))
     with pytest.raises(UserError, match="goes with that task alone"):
         PlantedModel("planted", planted=PROBLEM).load(Answers(CLASSES, 2), 0)
     data = Planted(SMALL, 10, 10).load()

@@ -81,6 +81,21 @@ CASES = {
     "hub without id": (["model=hub"], ["model.pretrained=ID_OR_FOLDER"]),
     "no model folder": (["model=hub", "model.pretrained=./nothing"], ["./nothing", "not exist"]),
     "no data": (["task=classification", "model=demo"], ["task.data_dir"]),
+    "no gates to divide by": (
+        ["method=salora_bilevel", "hypergradient=alignment"],
+        ["alignment divides by the gate values", "hypergradient=finite_difference"],
+    ),
+    "no gates at all": (["method=bidora", "hypergradient=alignment"], ["gated LoRA layers"]),
+    "places of its own": (
+        ["method=ia3", "train.target_modules=[classifier]"],
+        ["[classifier]", "method ia3", "no list of modules"],
+    ),
+    "not its model": (["task=planted", "model=demo"], ["use model=planted"]),
+    "too few planted ranks": (
+        ["task=planted", "task.planted.ranks=[1,2]"],
+        ["task.planted.ranks=(1, 2)", "8 ranks", "task.planted.targets=qv"],
+    ),
+    "unknown planted targets": (["task=planted", "task.planted.targets=x"], ["qv | all | a list"]),
     "unknown in a multirun": (["-m", "method=lora,foo"], ["unknown method 'foo'"]),
 }
 

@@ -1,0 +1,34 @@
+"""DART v1.1.1 (Nan et al. 2021): triples from tables and other sets, and texts that tell them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from experiments.tasks.files import Row
+from experiments.tasks.generation import Generation, texts
+from experiments.tasks.triples import linearised, triples
+
+__all__ = ["DART"]
+
+
+@dataclass(frozen=True)
+class DART(Generation):
+    """DART; a row is an entry: ``tripleset`` (list of [s, p, o]) and ``references`` (of texts).
+
+    As in LoRA's code, triples are linearised ``s : p : o | s : p : o`` with the properties in lower
+    case, and entries of the test set with the same triples are one input (4,159 of 5,097). The
+    hub has this set as a script only, which `datasets` no longer runs: the files must be local.
+    """
+
+    name: str = "dart"
+    metrics: tuple[str, ...] = ("bleu", "meteor", "ter")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Those of an entry."""
+        return "tripleset", "references"
+
+    def read_row(self, row: Row, place: str) -> tuple[str, list[str]]:
+        """An entry's triples and references."""
+        found = [(s, p.lower(), o) for s, p, o in triples(row["tripleset"], place)]
+        return linearised(found), texts(row["references"])

@@ -1,0 +1,64 @@
+"""E2E NLG (Novikova et al. 2017): a restaurant's attributes, and sentences that tell them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import ClassVar
+
+from bilevel.errors import UserError
+from experiments.tasks.files import Row
+from experiments.tasks.generation import Generation, texts
+
+__all__ = ["E2E", "linearised"]
+
+SLOT = re.compile(r"\s*([^,\[\]]+)\[([^\[\]]*)\]\s*(?:,|$)")
+# What LoRA's code (and Prefix-Tuning's before it) calls the slots; the others keep their names.
+NAMES = {"eatType": "Type", "priceRange": "price", "familyFriendly": "family friendly"}
+
+
+@dataclass(frozen=True)
+class E2E(Generation):
+    """The E2E NLG challenge; its tests are grouped by meaning representation (630 of them).
+
+    Attributes:
+        linearise: write ``name[The Vaults], eatType[pub]`` as LoRA's code has it,
+            ``name : The Vaults | Type : pub``; False leaves the meaning representation as it is.
+    """
+
+    # The original release; the hub's e2e_nlg_cleaned is another one.
+    hub_id: ClassVar[str] = "tuetschek/e2e_nlg"
+
+    name: str = "e2e"
+    linearise: bool = True
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The release's."""
+        return "meaning_representation", "human_reference"
+
+    def read_row(self, row: Row, place: str) -> tuple[str, list[str]]:
+        """A meaning representation and its reference."""
+        meaning = str(row["meaning_representation"])
+        source = linearised(meaning, place) if self.linearise else meaning
+        return source, texts(row["human_reference"])
+
+
+def linearised(meaning: str, place: str) -> str:
+    """``name[Blue Spice], eatType[pub]`` as ``name : Blue Spice | Type : pub``.
+
+    Raises:
+        UserError: it is no such list.
+    """
+    slots, end = [], 0
+    while end < len(meaning):
+        match = SLOT.match(meaning, end)
+        if match is None:
+            raise UserError(
+                f"{place} has no meaning representation like 'name[Blue Spice], area[riverside]' "
+                f"but {meaning!r}: give one, or task.linearise=false"
+            )
+        name, value = match[1].strip(), match[2].strip()
+        slots.append(f"{NAMES.get(name, name)} : {value}")
+        end = match.end()
+    return " | ".join(slots)

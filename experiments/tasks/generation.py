@@ -1,0 +1,203 @@
+"""What tasks of written text share: where their rows come from, and what becomes of each split."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from bilevel.errors import UserError
+from experiments import hub
+from experiments.errors import listed
+from experiments.tasks.base import Task, check_length, choose
+from experiments.tasks.files import Row, find, is_absent, is_missing, read
+from experiments.tasks.rows import check_columns
+from experiments.tasks.text import Decoding, TextData, TextExample
+from experiments.text_metrics import TEXT_METRICS
+
+__all__ = ["Generation", "check_metrics", "grouped", "texts"]
+
+Split = tuple[str, list[Row]]  # where it was read from, for messages, and its rows
+
+
+@dataclass(frozen=True)
+class Generation(Task):
+    """Text to text on splits train, validation and test, of a folder or of the hub.
+
+    Rows of a test with the same source are one input with several references. The validation
+    split is D_val of methods with ``method.split=null``, unless it is trained or tested on.
+
+    Attributes:
+        name: the task's name in results.
+        data_dir: a folder with a file for each split; None for the hub.
+        metrics: names in `experiments.text_metrics.TEXT_METRICS`, the primary one first.
+        decoding: how the tests' answers are written.
+        separator: see `experiments.tasks.text.TextData`.
+        train_split: what is trained on; None for no training data, see `problems.pretrained`.
+        max_train: training pairs at most, None for all.
+        max_test: test inputs at most (of each test set), None for all.
+        max_length: tokens of source (and, for causal models, target) at most.
+        max_target_length: longer targets are cut; None refuses those that do not fit.
+        subset_seed: decides which examples max_train and max_test keep.
+
+    Raises:
+        UserError: no place to read from, an unknown metric, a package that one needs is missing
+            (now: not after the training), or a number out of range.
+    """
+
+    hub_id: ClassVar[str | None] = None  # at `hub.PARQUET`
+    test_splits: ClassVar[tuple[str, ...]] = ("test",)  # the first that is there
+
+    name: str = "generation"
+    data_dir: str | None = None
+    metrics: tuple[str, ...] = ("bleu",)
+    decoding: Decoding = field(default_factory=Decoding)
+    separator: str | None = None
+    train_split: Literal["train", "validation"] | None = "train"
+    max_train: int | None = None
+    max_test: int | None = None
+    max_length: int = 512
+    max_target_length: int | None = None
+    subset_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.data_dir and self.hub_id is None:
+            raise UserError(f"task={self.name} needs task.data_dir=DIR, a folder with its files")
+        check_metrics(self.metrics)
+        check_length(self.max_length)
+
+    @property
+    @abstractmethod
+    def columns(self) -> tuple[str, ...]:
+        """The columns that every row must have."""
+
+    @abstractmethod
+    def read_row(self, row: Row, place: str) -> tuple[str, list[str]] | None:
+        """A row's source and its targets; None leaves the row out.
+
+        Args:
+            row: it has all of the columns.
+            place: where it stands, for messages.
+
+        Raises:
+            UserError: the row does not say what it must.
+        """
+
+    def load(self) -> TextData:
+        """Read the splits."""
+        splits = self._splits()
+        tested = next((name for name in self.test_splits if name in splits), None)
+        if tested is None or tested == self.train_split:
+            raise UserError(
+                f"{self._where} has no split {self.test_splits[0]}, which the task is scored on"
+            )
+        return TextData(
+            name=self.name,
+            train=self._train(splits),
+            tests={
+                name: choose(examples, self.max_test, self.subset_seed, "task.max_test")
+                for name, examples in self.test_sets(*splits[tested]).items()
+            },
+            test_source=tested,
+            train_source=self.train_split,
+            metrics=self.metrics,
+            max_length=self.max_length,
+            validation=self._validation(splits, tested),
+            decoding=self.decoding,
+            separator=self.separator,
+            max_target_length=self.max_target_length,
+        )
+
+    def test_sets(self, where: str, rows: list[Row]) -> dict[str, list[TextExample]]:
+        """The test sets in a split, by name."""
+        return {"test": grouped(self.pairs(where, rows))}
+
+    def pairs(self, where: str, rows: list[Row]) -> list[TextExample]:
+        """Source and target of each row, one pair for each of its targets.
+
+        Raises:
+            UserError: a column or a text is missing.
+        """
+        check_columns(rows, self.columns, where)
+        found = []
+        for number, row in enumerate(rows):
+            place = f"row {number} of {where}"
+            for column in self.columns:
+                if is_missing(row.get(column)):
+                    raise UserError(f"{place} has nothing in column {column!r}")
+            entry = self.read_row(row, place)
+            if entry is not None:
+                source, targets = entry
+                if not targets:
+                    raise UserError(f"{place} has no reference")
+                found += [TextExample(source, target) for target in targets]
+        if not found:
+            raise UserError(f"{where} has no row that can be used")
+        return found
+
+    @property
+    def _where(self) -> str:
+        return f"task.data_dir={self.data_dir}" if self.data_dir else f"the hub's {self.hub_id}"
+
+    def _splits(self) -> dict[str, Split]:
+        """The splits that there are, of those that can be of use."""
+        wanted = dict.fromkeys([*self.test_splits, "validation"])
+        if self.train_split is not None:
+            wanted[self.train_split] = None
+        if self.data_dir:
+            paths = {name: find(self.data_dir, name) for name in wanted}
+            return {name: (str(path), read(path)) for name, path in paths.items() if path}
+        assert self.hub_id is not None
+        found = hub.load(self.hub_id, revision=hub.PARQUET)
+        return {
+            name: (f"{self.hub_id}, split {name}", list(found[name]))
+            for name in wanted
+            if name in found
+        }
+
+    def _train(self, splits: dict[str, Split]) -> list[TextExample]:
+        if self.train_split is None:
+            return []
+        if self.train_split not in splits:
+            others = [name for name in ("validation",) if name in splits]
+            another = "train on task.train_split=validation, or " if others else ""
+            raise UserError(
+                f"{self._where} has no split {self.train_split}: {another}score a model as it is "
+                "by method=pretrained task.train_split=null"
+            )
+        pairs = self.pairs(*splits[self.train_split])
+        return choose(pairs, self.max_train, self.subset_seed, "task.max_train")
+
+    def _validation(self, splits: dict[str, Split], tested: str) -> list[TextExample] | None:
+        if self.train_split != "train" or tested == "validation" or "validation" not in splits:
+            return None
+        return self.pairs(*splits["validation"])
+
+
+def grouped(pairs: Sequence[TextExample]) -> list[TextExample]:
+    """One example for each source, in the order of its first row, with all targets as references.
+
+    The first target is the one that the loss of the test is of.
+    """
+    references: dict[str, dict[str, None]] = {}
+    for pair in pairs:
+        references.setdefault(pair.source, {})[pair.target] = None
+    return [TextExample(source, next(iter(t)), tuple(t)) for source, t in references.items()]
+
+
+def check_metrics(metrics: Sequence[str]) -> None:
+    """Raise UserError for no metric, an unknown one, or one whose package is missing."""
+    if not metrics:
+        raise UserError("task.metrics is empty: name at least one")
+    for metric in metrics:
+        if metric not in TEXT_METRICS:
+            known = listed(TEXT_METRICS)
+            raise UserError(f"task.metrics: unknown metric {metric!r}, known are {known}")
+        TEXT_METRICS[metric].require_packages()
+
+
+def texts(value: Any) -> list[str]:
+    """The texts in a cell, which holds one or (Parquet, jsonl) a list; blank ones are left out."""
+    values = list(value) if isinstance(value, list | tuple) or hasattr(value, "tolist") else [value]
+    return [str(text) for text in values if not is_missing(text)]

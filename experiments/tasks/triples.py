@@ -1,0 +1,39 @@
+"""Subject, property, object: how a set of triples is read from a cell and written as a source."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bilevel.errors import UserError
+
+__all__ = ["Triple", "linearised", "triples"]
+
+Triple = tuple[str, str, str]
+
+SEPARATOR = " | "  # between the parts of a triple that is one text, as WebNLG writes it
+
+
+def triples(cell: Any, place: str) -> list[Triple]:
+    """A cell's triples: each one text "s | p | o", or a list of three.
+
+    Raises:
+        UserError: the cell holds no list of them.
+    """
+    found = []
+    for item in cell if isinstance(cell, list | tuple) or hasattr(cell, "tolist") else [cell]:
+        parts = item.split(SEPARATOR, 2) if isinstance(item, str) else list(item)
+        if len(parts) != 3:
+            raise UserError(
+                f"{place} has {item!r} for a triple: this must be 's | p | o' or a list of three"
+            )
+        subject, relation, thing = (str(part) for part in parts)
+        found.append((subject, relation, thing))
+    if not found:
+        raise UserError(f"{place} has no triples")
+    return found
+
+
+def linearised(found: Sequence[Triple]) -> str:
+    """``s : p : o | s : p : o``, the form of LoRA's code; underscores stay, as there."""
+    return " | ".join(f"{s} : {p} : {o}" for s, p, o in found)

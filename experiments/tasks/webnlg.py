@@ -1,0 +1,75 @@
+"""WebNLG 2017 (Gardent et al.): triples of DBpedia, and sentences that tell them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bilevel.errors import UserError
+from experiments.tasks.files import Row
+from experiments.tasks.generation import Generation, grouped, texts
+from experiments.tasks.rows import check_columns
+from experiments.tasks.text import TextExample
+from experiments.tasks.triples import linearised, triples
+
+__all__ = ["WebNLG"]
+
+# Categories of the training data; the test set has five more.
+SEEN = frozenset(
+    (
+        *("Airport", "Astronaut", "Building", "City", "ComicsCharacter"),
+        *("Food", "Monument", "SportsTeam", "University", "WrittenWork"),
+    )
+)
+
+
+@dataclass(frozen=True)
+class WebNLG(Generation):
+    """The WebNLG challenge of 2017, with test sets of seen and of unseen categories.
+
+    A row is an entry: ``category``, ``triples`` (list of "s | p | o"; the modified ones, as in
+    LoRA's code), ``references`` (list of texts) and ``ref_comments`` (good, toFix or bad, one for
+    each reference). Triples are linearised as in LoRA's code: ``s : p : o | s : p : o``, with the
+    underscores of DBpedia's names. The hub has this release as a script only, which `datasets` no
+    longer runs: the files must be local.
+
+    Attributes:
+        only_good: leave out references with another comment than "good", and entries without
+            a good one, in all splits as LoRA's code does; False takes all and reads no comments.
+    """
+
+    name: str = "webnlg"
+    metrics: tuple[str, ...] = ("bleu", "meteor", "ter")
+    only_good: bool = True
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Those of an entry."""
+        return ("category", "triples", "references") + ("ref_comments",) * self.only_good
+
+    def read_row(self, row: Row, place: str) -> tuple[str, list[str]] | None:
+        """An entry's triples and its references; None without a good one."""
+        source = linearised(triples(row["triples"], place))
+        references = texts(row["references"])
+        if not self.only_good or not references:
+            return source, references
+        comments = texts(row["ref_comments"])
+        if len(comments) != len(references):
+            raise UserError(
+                f"{place} has {len(references)} references and {len(comments)} ref_comments: "
+                "give one for each, or task.only_good=false"
+            )
+        pairs = zip(references, comments, strict=True)
+        good = [text for text, comment in pairs if comment == "good"]
+        return (source, good) if good else None
+
+    def test_sets(self, where: str, rows: list[Row]) -> dict[str, list[TextExample]]:
+        """Seen and unseen; one alone where the rows are of one kind."""
+        check_columns(rows, ["category"], where)
+        parts: dict[str, list[Row]] = {"seen": [], "unseen": []}
+        for row in rows:
+            parts["seen" if row["category"] in SEEN else "unseen"].append(row)
+        return {
+            name: grouped(self.pairs(f"{where} ({name})", part))
+            for name, part in parts.items()
+            if part
+        }

@@ -1,0 +1,35 @@
+"""XSum (Narayan, Cohen and Lapata 2018): a news article, and one sentence that sums it up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from experiments.tasks.files import Row
+from experiments.tasks.generation import Generation, texts
+
+__all__ = ["XSum"]
+
+
+@dataclass(frozen=True)
+class XSum(Generation):
+    """XSum; a row has ``document`` and ``summary``.
+
+    Sources and targets are cut at the lengths of AdaLoRA's script, 768 and 64 tokens.
+    """
+
+    hub_id: ClassVar[str] = "EdinburghNLP/xsum"
+
+    name: str = "xsum"
+    metrics: tuple[str, ...] = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+    max_length: int = 768
+    max_target_length: int | None = 64
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Article and summary."""
+        return "document", "summary"
+
+    def read_row(self, row: Row, place: str) -> tuple[str, list[str]]:
+        """The texts as they are."""
+        return str(row["document"]), texts(row["summary"])
