@@ -33,8 +33,9 @@ class Plan:
         targets: where adapters go: "qv", "all" or module names.
 
     Raises:
-        UserError: parts that do not go together: the method cannot train a quantised model or one in
-            bfloat16, takes no list of targets or not this estimator, or the task has a model of its own.
+        UserError: parts that do not go together: the method cannot train a quantised model or one
+            in bfloat16, takes no list of targets or not this estimator, or the task has a model of
+            its own.
     """
 
     seed: int

@@ -5,6 +5,7 @@ from omegaconf import OmegaConf
 
 import conf
 from bilevel.errors import UserError
+from experiments.command import compose_config
 from experiments.models import ModelSpec
 from experiments.targets import build
 from experiments.tasks.base import Task
@@ -12,11 +13,19 @@ from experiments.tasks.glue import GLUE
 
 FOLDER = Path(conf.__file__).parent
 TASKS = sorted((FOLDER / "task").glob("*.yaml"))
+WRITING = {  # tasks of written text -> the papers' usual model
+    "text_to_text": None,
+    "e2e": "gpt2-medium",
+    "webnlg": "gpt2-medium",
+    "dart": "gpt2-medium",
+    "xsum": "bart-large",
+    "demo_generation": "demo_causal",
+}
 MODELS = sorted((FOLDER / "model").glob("*.yaml"))
 
 
 def test_every_glue_task_has_its_file():
-    others = {"demo", "classification", "planted", "text_to_text", "tagging", "jnlpba"}
+    others = {"demo", "classification", "planted", "tagging", "jnlpba", *WRITING}
     assert {path.stem for path in TASKS} == {*GLUE, *others}
 
 
@@ -24,7 +33,8 @@ def test_every_glue_task_has_its_file():
 def test_task_files_build_their_task(path):
     node = OmegaConf.load(path)
     node = node.get("task", node)  # a task that names its usual model is one level deeper
-    if path.stem in ("classification", "text_to_text", "tagging", "jnlpba"):
+    local = ("classification", "text_to_text", "tagging", "jnlpba", "webnlg", "dart")
+    if path.stem in local:
         with pytest.raises(UserError, match=r"task\.data_dir"):
             build(node, "task", Task)
         node.data_dir = "somewhere"
@@ -33,6 +43,12 @@ def test_task_files_build_their_task(path):
     task = build(node, "task", Task)
     assert isinstance(task, Task)
     assert task.name == path.stem
+
+
+@pytest.mark.parametrize("task", [task for task, model in WRITING.items() if model])
+def test_a_task_of_written_text_names_its_papers_model(task):
+    assert compose_config([f"task={task}"]).model.name == WRITING[task]
+    assert compose_config([f"task={task}", "model=gpt2"]).model.name == "gpt2"
 
 
 @pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)

@@ -1,0 +1,146 @@
+"""The papers' tables as conf/experiment has them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bilevel.errors import UserError
+from experiments.command import compose_config
+from experiments.plan import Plan
+from experiments.reproduction.cells import Cell, plan
+from experiments.reproduction.entries import Entry, folder, load, names
+from experiments.reproduction.options import Options
+from experiments.reproduction.published import find, shown
+from experiments.reproduction.smoke import STAND_INS
+
+CONF = folder().parent
+NAMES = names()
+
+
+def exists(group: str, option: str) -> bool:
+    return (CONF / group / f"{option}.yaml").is_file()
+
+
+def cells_of(entry: Entry, *words: str) -> list[Cell]:
+    return plan(entry, Options.parse([f"table={entry.name}", *words]))
+
+
+def test_every_paper_has_entries() -> None:
+    assert {name.split("/")[0] for name in NAMES} == {
+        *("autolora", "bilora", "delta_lora", "salora", "bidora")
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_entry_parses_and_plans(name: str) -> None:
+    entry = load(name)
+    cells = cells_of(entry)
+    assert entry.heading
+    assert len({cell.folder for cell in cells}) == len(cells)
+    assert entry.kind == "table" or entry.figure
+    # Whatever is not known must be said: no paper tells all of its settings.
+    assert entry.unknown
+    assert len(cells_of(entry, "scale=smoke")) <= len(cells)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_options_named_exist(name: str) -> None:
+    absent = set()
+    for cell in cells_of(load(name)):
+        method, model = cell.settings["method"], cell.settings["model"]
+        assert exists("method", method), f"{name}: method {method}"
+        assert cell.task in STAND_INS
+        absent |= {
+            f"{group}={option}"
+            for group, option in (("task", cell.task), ("model", model))
+            if not exists(group, option)
+        }
+    if absent:
+        pytest.skip(f"{name}: not there yet: {', '.join(sorted(absent))}")
+
+
+def test_shared_runs_are_those_of_the_other_table() -> None:
+    (one,) = cells_of(load("salora/orthogonality"))
+    others = {cell.folder: cell.settings for cell in cells_of(load("salora/glue"))}
+    assert others[one.folder] == one.settings
+
+
+def test_recalled_figures_never_stand_by_themselves() -> None:
+    (block,) = load("autolora/glue").blocks
+    recalled = find(block.published, "AutoLoRA", "cola")
+    assert shown(recalled, "cola") == "(recalled) 61.3"
+    # The one figure of the row that the paper's text has.
+    assert shown(find(block.published, "AutoLoRA", "avg"), "avg") == "85.5"
+    assert shown(None, "cola") == "-"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_published_figures_say_where_they_are_from(name: str) -> None:
+    for block in load(name).blocks:
+        for published in block.published:
+            assert published.source
+            assert published.values
+
+
+def test_a_grid_is_one_run_a_value() -> None:
+    cells = cells_of(load("autolora/cost"), "only=lora_grid", "only=rte", "seeds=0")
+    assert [cell.settings["method.rank"] for cell in cells] == [str(r) for r in range(1, 17)]
+
+
+def write(root: Path, text: str) -> Path:
+    (root / "paper").mkdir(exist_ok=True)
+    (root / "paper" / "one.yaml").write_text(text)
+    return root
+
+
+GOOD = """
+paper: p
+title: t
+seeds: [0]
+blocks:
+  - model: demo
+    tasks: {demo: }
+    rows: {LoRA: {method: lora}}
+    published: [{row: LoRA, confidence: recalled, source: s, values: {demo: 1.0}}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("confidence: recalled, ", "", "confidence"),
+        ("confidence: recalled", "confidence: sure", "verified, third_party, recalled"),
+        ("values: {demo: 1.0}", "values: {demo: '?'}", "must be a number"),
+        ("values: {demo: 1.0}", "values: {cola: 1.0}", "no column of this block"),
+        ("row: LoRA", "row: DoRA", "no row of this block"),
+        ("{method: lora}", "{}", "either method or not_run"),
+        ("title: t", "titel: t", "title is missing"),
+        ("seeds: [0]", "seeds: [0]\nseed: 1", "unknown seed"),
+        ("model: demo", "model: demo\n    recipe: none", "no recipe 'none'"),
+    ],
+)
+def test_slips_in_a_file_are_told(tmp_path: Path, before: str, after: str, message: str) -> None:
+    assert load("paper/one", write(tmp_path, GOOD)).blocks
+    with pytest.raises(UserError, match=message):
+        load("paper/one", write(tmp_path, GOOD.replace(before, after)))
+
+
+def row_samples() -> list[Cell]:
+    """One run of each row of each table, twice where tasks have settings of their own."""
+    found: dict[tuple[str, str, str, str], list[Cell]] = {}
+    for name in NAMES:
+        for cell in cells_of(load(name)):
+            block, row = cell.block, cell.block.rows[cell.row]
+            here = found.setdefault((block.table, block.model, block.caption, cell.row), [])
+            if len(here) < (2 if row.tasks else 1):
+                here.append(cell)
+    return [cell for cells in found.values() for cell in cells]
+
+
+@pytest.mark.slow
+def test_the_settings_are_options_of_their_methods_and_tasks() -> None:
+    for cell in row_samples():
+        if exists("task", cell.task) and exists("model", cell.settings["model"]):
+            Plan.of(compose_config([f"{key}={value}" for key, value in cell.settings.items()]))
