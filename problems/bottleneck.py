@@ -149,7 +149,8 @@ class BottleneckModel(nn.Module):
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """As the base model's, where it writes text."""
-        return self.base.generate(*args, **kwargs)
+        generate: Any = self.base.generate
+        return generate(*args, **kwargs)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write adapters, head and, if they were trained, norms."""

@@ -11,6 +11,8 @@ from experiments.plan import Plan
 
 NO_NORM = "have no separate feed forward norm"
 TWO_STACKS = "2 stacks of numbered layers"
+# Gates need a few steps.
+WINDOW = "train.max_steps=8 train.epochs=4 method.start=0.1 method.end=0.6"
 # method and options: what it says of GPT-2, of BART and of T5; None where it works
 METHODS = {
     "lora method.rank=2": (None, None, None),
@@ -18,8 +20,8 @@ METHODS = {
     "autolora method.rank=2": (None, None, None),
     "bilora method.rank=2": (None, None, None),
     "bidora method.rank=2": (None, None, None),
-    "salora method.rank=2": (None, None, None),
-    "salora_bilevel method.rank=2": (None, None, None),
+    f"salora method.rank=2 {WINDOW}": (None, None, None),
+    f"salora_bilevel method.rank=2 {WINDOW}": (None, None, None),
     "delta_lora method.rank=2": (None, None, None),
     "delta_lora method.rank=2 method.mode=in_place": (None, None, None),
     "adalora method.rank=2": (None, None, None),
