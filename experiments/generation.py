@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor
 from transformers import (
     LogitsProcessor,
@@ -58,8 +59,12 @@ def generate(
     }
     if decoding.beams > 1:
         options |= {"length_penalty": decoding.length_penalty, "early_stopping": True}
+    parts = batches(room)
+    if causal and isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
+        # PEFT counts padding as positions there.
+        parts = (same for part in parts for same in _of_one_length(part, prompts))
     with evaluating(model), precision or matching_autocast(model):
-        for indices in batches(room):
+        for indices in parts:
             # A causal model's answer goes on where its prompt ends. An encoder counts positions
             # from the left, padding or not (BART), and was trained with the padding on the right.
             batch = tokenizer.pad(
@@ -81,6 +86,14 @@ def generate(
             ):
                 written[index] = text.strip()
     return written
+
+
+def _of_one_length(indices: list[int], prompts: Sequence[list[int]]) -> list[list[int]]:
+    """A batch parted into batches that need no padding."""
+    found: dict[int, list[int]] = {}
+    for index in indices:
+        found.setdefault(len(prompts[index]), []).append(index)
+    return list(found.values())
 
 
 def _rules(decoding: Decoding, start: int) -> LogitsProcessorList:

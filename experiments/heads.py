@@ -66,9 +66,22 @@ def is_seq2seq(answers: Answers, config: PretrainedConfig) -> bool:
 
 
 def heads(model: PreTrainedModel, answers: Answers, fresh: Sequence[str]) -> list[str]:
-    """Modules to train in full: those of a new head; none where the vocabulary is the output."""
-    found = head_modules(model, fresh)
-    return [] if answers.kind == TEXT else found
+    """Modules to train in full: those of a new head; none where the vocabulary is the output.
+
+    Raises:
+        UserError: the checkpoint lacks weights that are no new head's.
+    """
+    if answers.kind != TEXT:
+        return head_modules(model, fresh)
+    parameters = {name for name, _ in model.named_parameters()}  # not BART's bias of zeros
+    missing = [name for name in fresh if name in parameters]
+    if missing:
+        raise UserError(
+            f"the checkpoint {model.name_or_path} has no weights for {len(missing)} parameters of "
+            f"{type(model).__name__}, e.g. {missing[0]}: it is not of this architecture, or was "
+            "not pretrained to write text"
+        )
+    return []
 
 
 def peft_task_type(model: PreTrainedModel, answers: Answers, head: Sequence[str]) -> str | None:

@@ -25,12 +25,14 @@ from experiments.plots.records import final_values
 from experiments.quiet import quiet
 from experiments.recovery import information, linear_costs, recovery
 from experiments.resume import exclusive
+from experiments.room import check_room
 from experiments.scoring import forward, score, some
 from experiments.stage import Stage
 from experiments.tasks.base import TaskData
 from experiments.tasks.text import TextData
 from experiments.weights import moved
 from problems.base import Outcome, StageRunner, TrainData
+from problems.parts import positions
 
 __all__ = ["FineTuningJob", "execute"]
 
@@ -79,6 +81,11 @@ class FineTuningJob:
             check_rank(loaded.model, self.target_modules, rank)
         self.data = self._train_data()
         self.tests = {name: self._tokenise(rows) for name, rows in self.task.tests.items()}
+        if isinstance(self.task, TextData):
+            prompts = [self.task.prompt(e, self._seq2seq) for t in self.tests.values() for e in t]
+            virtual = getattr(plan.method, "virtual_tokens", 0)
+            limit = positions(loaded.model)
+            check_room(prompts, self.task.decoding, virtual, limit, self._seq2seq)
 
     @property
     def warm_start(self) -> dict[str, Any] | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import nn
@@ -12,7 +12,14 @@ from transformers import PreTrainedModel
 from bilevel import precision
 from bilevel.errors import UserError
 
-__all__ = ["DTYPES", "check_dtype", "heads_in_float32", "matching_autocast", "recompute"]
+__all__ = [
+    "DTYPES",
+    "check_dtype",
+    "heads_in_float32",
+    "matching_autocast",
+    "recompute",
+    "without_cache",
+]
 
 DTYPES = ("float32", "bfloat16")
 
@@ -43,6 +50,24 @@ def recompute(model: PreTrainedModel) -> None:
             f"model.gradient_checkpointing=true: {type(model).__name__} cannot do that, use false"
         )
     model.activation_checkpointing_enable({"use_reentrant": False})
+
+
+@contextmanager
+def without_cache(model: nn.Module) -> Iterator[None]:
+    """Keep no keys and values for tokens to come, as decoders do in every forward pass.
+
+    That is a copy of them in training, and in evaluation those of all layers at once, for nothing.
+    The configuration has its value back at the end: it is saved with the model.
+    """
+    configs = {id(m.config): m.config for m in model.modules() if isinstance(m, PreTrainedModel)}
+    caching = [config for config in configs.values() if getattr(config, "use_cache", False)]
+    for config in caching:
+        config.use_cache = False
+    try:
+        yield
+    finally:
+        for config in caching:
+            config.use_cache = True
 
 
 def matching_autocast(model: nn.Module) -> AbstractContextManager[None]:

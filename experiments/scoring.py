@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from experiments.batching import batches, evaluating
 from experiments.generation import generate
-from experiments.memory import matching_autocast
+from experiments.memory import matching_autocast, without_cache
 from experiments.tasks.base import TaskData
 from experiments.tasks.text import TextData
 
@@ -49,7 +49,7 @@ def forward(
     device = next(model.parameters()).device
     found: list[Any] = [None] * len(examples)
     total, count = 0.0, 0
-    with evaluating(model), precision or matching_autocast(model):
+    with evaluating(model), without_cache(model), precision or matching_autocast(model):
         for indices in batches([len(example["input_ids"]) for example in examples]):
             batch = {k: v.to(device) for k, v in collate([examples[i] for i in indices]).items()}
             outputs = model(**batch)

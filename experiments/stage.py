@@ -13,6 +13,7 @@ from bilevel import BilevelEngine, BilevelEngineConfig, BilevelProblem, Callback
 from bilevel.callbacks import CheckpointEvery, MetricsWriter, NonFiniteGuard, ProgressBar
 from bilevel.errors import UserError
 from bilevel.hypergradient import estimator_of
+from experiments.memory import without_cache
 from experiments.watching import Evaluation, HypergradientCheck, ValueLog
 from problems.base import ComponentValues, Watch
 
@@ -81,7 +82,8 @@ class Stage:
         parts = _parts(lower, validation)
         log.info("stage %s: %d steps on %s%s", self.name, steps, engine.device, parts)
         started = time.process_time()
-        engine.run()
+        with without_cache(model):
+            engine.run()
         if engine.stop_reason is not None:
             log.info("stage %s: stopped early, %s", self.name, engine.stop_reason)
         stats = evaluation.finish(engine, writer)

@@ -81,6 +81,11 @@ class AdaptedLinear(nn.Module):
         self.base = base
         self.adapter = Bottleneck(width, config)
 
+    @property
+    def weight(self) -> Tensor:
+        """The linear map's, whose precision T5 looks at."""
+        return self.base.weight  # type: ignore[return-value]
+
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., d)."""
         y = self.base(x)
@@ -121,7 +126,8 @@ class BottleneckModel(nn.Module):
     def __init__(self, base: PreTrainedModel, config: BottleneckConfig) -> None:
         super().__init__()
         parts, wrapper = SITES[config.bottleneck_type]
-        sites = [name for layer in layer_parts(base, parts) for name in layer.values()]
+        found = layer_parts(base, parts)
+        sites = [name for layer in found for names in layer.values() for name in names]
         norms = [f"{n}." for n, m in base.named_modules() if "norm" in type(m).__name__.lower()]
         heads = [f"{name}." for name in config.head_modules]
         trained = (*heads, *(norms if config.train_norms else ()))
@@ -132,6 +138,7 @@ class BottleneckModel(nn.Module):
             adapted = wrapper(part, base.config.hidden_size, config)
             base.set_submodule(name, adapted.to(next(part.parameters()).device))
         self.base = base
+        self.config = base.config
         self.bottleneck = config
         self.head_modules = list(config.head_modules)
         self._trained = [n for n, p in base.named_parameters() if p.requires_grad]
@@ -139,6 +146,11 @@ class BottleneckModel(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As the base model's."""
         return self.base(*args, **kwargs)
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """As the base model's, where it writes text."""
+        generate: Any = self.base.generate
+        return generate(*args, **kwargs)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write adapters, head and, if they were trained, norms."""

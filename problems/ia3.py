@@ -47,8 +47,8 @@ class IA3(OneLevelMethod):
         """Inject the vectors, head trainable."""
         parts = layer_parts(model, ("key", "value", "feed_forward_output"))
         config = IA3Config(
-            target_modules=[name for layer in parts for name in layer.values()],
-            feedforward_modules=[layer["feed_forward_output"] for layer in parts],
+            target_modules=[name for layer in parts for names in layer.values() for name in names],
+            feedforward_modules=[name for layer in parts for name in layer["feed_forward_output"]],
             **peft_head(job),
         )
         return get_peft_model(model, config)

@@ -13,7 +13,8 @@ P_K and P_V (virtual_tokens, d) are learned for each layer. PEFT's prefix tuning
 | positions | not said | the text's are counted after the prefix (PEFT, transformers) |
 
 A model must take keys and values of earlier tokens: BERT, RoBERTa, ELECTRA and decoders (GPT-2,
-Llama) do; DistilBERT, DeBERTa and ModernBERT do not, which is said in one sentence.
+Llama) do; DistilBERT, DeBERTa and ModernBERT do not, which is said in one sentence. Nor are BART and
+T5 trained: PEFT gives a prefix to their decoder's own attention only, the paper to all attention.
 """  # noqa: E501
 
 from __future__ import annotations
@@ -63,6 +64,11 @@ class PrefixTuning(OneLevelMethod):
             raise UserError(
                 f"{type(model).__name__} takes no keys and values from outside, which prefix "
                 "tuning needs: use method=prompt, or a model of the BERT, RoBERTa or GPT-2 type"
+            )
+        if model.config.is_encoder_decoder:
+            raise UserError(
+                f"prefix tuning reaches only the decoder's own attention of {type(model).__name__} "
+                "and leaves its encoder alone: use method=prompt, or a model without an encoder"
             )
         check_positions(job, model, self.virtual_tokens)
         options = peft_head(job)

@@ -85,6 +85,7 @@ class PromptTuning(OneLevelMethod):
             token_dim=embeddings.embedding_dim,
             num_layers=model.config.num_hidden_layers,
             num_attention_heads=model.config.num_attention_heads,
+            num_transformer_submodules=1,  # with a decoder too, PEFT puts them before the encoder's
             **peft_head(job),
         )
         adapted = get_peft_model(model, config)
@@ -103,8 +104,9 @@ def guard_positions(model: nn.Module, limit: int | None, virtual_tokens: int) ->
     """The same for every batch: test texts may be longer than those trained on."""
 
     def check(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        if limit is not None and kwargs["input_ids"].shape[1] + virtual_tokens > limit:
-            raise _too_long(kwargs["input_ids"].shape[1], virtual_tokens, limit)
+        length = kwargs["input_ids"].shape[1]
+        if limit is not None and length + virtual_tokens > limit:
+            raise _too_long(length, virtual_tokens, limit)
 
     model.register_forward_pre_hook(check, with_kwargs=True)
 
