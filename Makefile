@@ -16,6 +16,9 @@ demo: .venv/.installed
 	$(BIN)/python -m experiments.demo
 
 test: .venv/.installed
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: .venv/.installed
 	$(BIN)/python -m pytest
 
 lint: .venv/.installed

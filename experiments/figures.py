@@ -32,9 +32,6 @@ __all__ = ["draw", "draw_several", "read_metrics"]
 
 Run = tuple[list[Record], dict[str, Any]]
 
-# Runs side by side in one picture of values; more could not be told apart.
-MOST = 6
-
 
 def read_metrics(folder: Path) -> list[Record]:
     """The lines of metrics.jsonl; none without the file."""
@@ -97,7 +94,7 @@ def _one_a_method(runs: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
         if any(record["kind"] == "gates" for record in records):
             here = chosen.setdefault((result["task"], result["model"]), {})
             here.setdefault(method_name(result), (records, result))
-    return {key: [here[name] for name in sorted(here)][:MOST] for key, here in chosen.items()}
+    return {key: [here[name] for name in sorted(here)] for key, here in chosen.items()}
 
 
 def main(words: Sequence[str] | None = None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from experiments.batching import batches, evaluating
+from experiments.memory import matching_autocast
 from experiments.tasks.text import Decoding
 
 __all__ = ["generate"]
@@ -57,7 +58,7 @@ def generate(
     }
     if decoding.beams > 1:
         options |= {"length_penalty": decoding.length_penalty, "early_stopping": True}
-    with evaluating(model), precision or nullcontext():
+    with evaluating(model), precision or matching_autocast(model):
         for indices in batches(room):
             # An answer goes on where its prompt ends, so the padding is on the left.
             batch = tokenizer.pad(

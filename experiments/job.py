@@ -15,10 +15,11 @@ from bilevel import distributed
 from bilevel.checkpoint import Checkpointer
 from bilevel.errors import UserError
 from bilevel.lowrank import split_fused
-from experiments import artifacts, figures, result
+from experiments import artifacts, figures, result, warm_start
 from experiments.architecture import check_rank, target_modules
 from experiments.journal import Journal, write_atomically
 from experiments.label_smoothing import check_smoothing, smooth_labels
+from experiments.memory import recompute
 from experiments.plan import Plan
 from experiments.plots.records import final_values
 from experiments.quiet import quiet
@@ -79,6 +80,14 @@ class FineTuningJob:
         self.data = self._train_data()
         self.tests = {name: self._tokenise(rows) for name, rows in self.task.tests.items()}
 
+    @property
+    def warm_start(self) -> dict[str, Any] | None:
+        """The run that the model's weights were taken from, None for pretrained ones."""
+        folder = self.plan.model.warm_start
+        if folder is None:
+            return None
+        return warm_start.described(folder, warm_start.read_run(folder, self.plan.names["model"]))
+
     def build_model(self) -> PreTrainedModel:
         """A fresh pretrained model with its head, the same at every call."""
         fresh, self._fresh = self._fresh, None
@@ -90,6 +99,8 @@ class FineTuningJob:
 
     def _for_training(self, model: PreTrainedModel) -> PreTrainedModel:
         smooth_labels(model, self.settings.label_smoothing, self.task.answers)
+        if self.plan.model.gradient_checkpointing:
+            recompute(model)
         return split_fused(model) if self.plan.method.splits_fused else model
 
     def stage(self, name: str, body: Callable[[StageRunner], T], last: bool = False) -> T:
@@ -146,6 +157,8 @@ def execute(plan: Plan, folder: Path) -> dict[str, Any]:
         log.info("data: %s", ", ".join(f"{name} {size}" for name, size in sizes.items()))
         outcome = plan.method.run(job)
         saved = artifacts.save(outcome, folder)
+        if job.warm_start is not None and saved.folder.name != artifacts.MODEL:
+            warm_start.save_base(job.stock_model(), job.tokenizer, folder)
         values = result.assemble(job, outcome, saved, _final_scores(job, outcome, saved))
         if plan.figures:
             figures.draw(folder, values)

@@ -4,7 +4,7 @@ import importlib.util
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from transformers import (
 
 from bilevel.errors import UserError
 from bilevel.lowrank.fused import fused_projections
-from experiments import hub, quantization
+from experiments import hub, quantization, warm_start
 from experiments.architecture import outside_layers
 from experiments.heads import (
     auto_class,
@@ -30,6 +30,7 @@ from experiments.heads import (
     is_seq2seq,
     peft_task_type,
 )
+from experiments.memory import check_dtype, heads_in_float32
 from experiments.tasks.base import TAGS, Answers
 
 __all__ = ["LoadedModel", "ModelSpec"]
@@ -87,6 +88,10 @@ class ModelSpec:
             names one; None leaves it to the method's paper.
         quantization: "4bit" or "8bit" holds the layers' frozen weights in bitsandbytes' NF4 or
             int8; None does not.
+        warm_start: the folder of a finished run of this model, on another task; its backbone is
+            taken instead of the pretrained one (:mod:`experiments.warm_start`).
+        dtype: "float32", or "bfloat16" for the frozen weights; what is trained is in float32.
+        gradient_checkpointing: less memory for more time; see :func:`experiments.memory.recompute`.
     """
 
     name: str
@@ -99,6 +104,9 @@ class ModelSpec:
     revision: str | None = None
     lr: float | None = None
     quantization: str | None = None
+    warm_start: str | None = None
+    dtype: str = "float32"
+    gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
         if self.attn_implementation not in ATTENTIONS:
@@ -108,13 +116,23 @@ class ModelSpec:
             )
         if self.dropout is not None and not 0.0 <= self.dropout < 1.0:
             raise UserError(f"model.dropout must be in [0, 1), not {self.dropout}")
+        check_dtype(self.dtype)
         if self.quantization is not None:
             quantization.check_installed(self.quantization)
+        if self.warm_start is not None:
+            if self.quantization is not None:
+                raise UserError("model.warm_start merges weights, and quantised ones cannot be")
+            warm_start.read_run(self.warm_start, self.title)
 
     @property
     def quantised(self) -> bool:
         """Whether the layers' weights are packed."""
         return self.quantization is not None
+
+    @property
+    def title(self) -> str:
+        """The model's name in results: a hub model's is its id or folder."""
+        return str(self.pretrained) if self.name == "hub" else self.name
 
     def source(self) -> str:
         """Return what transformers loads from: a folder or a hub id.
@@ -154,7 +172,7 @@ class ModelSpec:
         return config
 
     def load(self, answers: Answers, seed: int) -> LoadedModel:
-        """Load the model in float32 (or quantised) with a new head, and the tokenizer.
+        """Load the model (in `dtype`, or quantised) with a new head, and the tokenizer.
 
         Args:
             answers: what it is to put out.
@@ -173,6 +191,10 @@ class ModelSpec:
         with torch.random.fork_rng(devices=[]), _quiet():
             torch.manual_seed(seed)
             model, info = self._load_weights(config, auto_class(answers, config))
+            if self.warm_start is not None:
+                values = warm_start.read_run(self.warm_start, self.title)
+                start = replace(self, warm_start=None).load(warm_start.answers_of(values), 0).model
+                warm_start.take_over(model, start, self.warm_start, values)
         changed = [key for key, *_ in info["mismatched_keys"]]
         head = heads(model, answers, fresh=[*info["missing_keys"], *changed])
         poolers = [name for name in head if "." in name]
@@ -182,6 +204,7 @@ class ModelSpec:
             model.config.pad_token_id = tokenizer.pad_token_id
         if self.quantization is not None:
             quantization.keep_trainable(model)
+        heads_in_float32(model, head)
         model.eval()
         task_type = peft_task_type(model, answers, head)
         return LoadedModel(model, tokenizer, head, task_type, is_seq2seq(answers, config))
@@ -191,7 +214,7 @@ class ModelSpec:
     ) -> tuple[PreTrainedModel, dict[str, Any]]:
         options: dict[str, Any] = {
             "config": config,
-            "dtype": torch.float32,
+            "dtype": getattr(torch, self.dtype),
             "output_loading_info": True,
             # A head fine-tuned for another number of labels is replaced.
             "ignore_mismatched_sizes": True,

@@ -33,7 +33,7 @@ class Plan:
         targets: where adapters go: "qv", "all" or module names.
 
     Raises:
-        UserError: the method cannot train a quantised model.
+        UserError: the method cannot train a quantised model, or one in bfloat16.
     """
 
     seed: int
@@ -56,6 +56,17 @@ class Plan:
                 f"{self.model.name} are quantised: take a method with adapters, or "
                 "model.quantization=null"
             )
+        if self.model.dtype != "float32":
+            if self.method.trains_weights:
+                raise UserError(
+                    f"method {self.method.name} trains the model's own weights, which must be in "
+                    "float32: take model.dtype=float32, or a method with adapters"
+                )
+            if self.settings.precision == "fp32":
+                raise UserError(
+                    f"engine.precision=fp32 and model.dtype={self.model.dtype} do not go together: "
+                    "take engine.precision=bf16, or model.dtype=float32"
+                )
         eight = getattr(self.model, "quantization", None) == "8bit"
         if self.method.reads_weights and eight and not torch.cuda.is_available():
             raise UserError(
@@ -85,7 +96,7 @@ class Plan:
             train["lr"] = spec.lr  # None leaves it to the method
         names = {group: str(name) for group, name in runtime.choices.items() if "/" not in group}
         if names.get("model") == "hub":
-            names["model"] = str(spec.pretrained)
+            names["model"] = spec.title
         method = build(config.method, "method", Method, modules)  # type: ignore[type-abstract]
         plan = cls(
             seed=config.seed,

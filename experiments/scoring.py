@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from experiments.batching import batches, evaluating
 from experiments.generation import generate
+from experiments.memory import matching_autocast
 from experiments.tasks.base import TaskData
 from experiments.tasks.text import TextData
 
@@ -42,12 +43,13 @@ def forward(
         task: reads the model's outputs.
         examples: unpadded, as `TaskData.tokenise` returns them.
         collate: makes a padded batch of tensors.
-        precision: an autocast context; None computes in the parameters' own precision.
+        precision: an autocast context; None computes in the parameters' own precision, under bf16
+            autocast if they have two.
     """
     device = next(model.parameters()).device
     found: list[Any] = [None] * len(examples)
     total, count = 0.0, 0
-    with evaluating(model), precision or nullcontext():
+    with evaluating(model), precision or matching_autocast(model):
         for indices in batches([len(example["input_ids"]) for example in examples]):
             batch = {k: v.to(device) for k, v in collate([examples[i] for i in indices]).items()}
             outputs = model(**batch)

@@ -38,9 +38,11 @@ def draw(runs: Sequence[tuple[Sequence[Record], dict[str, Any]]], path: Path) ->
     grids = [grid(values)[:2] for values, _ in found]
     columns = max(len(parts) for _, parts in grids)
     heights = [max(1.9, 1.1 + 0.13 * len(layers)) for layers, _ in grids]
+    lines = sum(1 + len(wrapped(method_name(result)).split("\n")) for _, result in found)
+    high = max(3.6, 0.6 + 0.19 * lines)  # room for the legend
     wide = max(8.5, 1.4 + 1.6 * columns)
-    with canvas(path, wide, 3.6 + sum(heights)) as figure:
-        bands: Any = figure.subfigures(1 + len(found), 1, height_ratios=[3.6, *heights])
+    with canvas(path, wide, high + sum(heights)) as figure:
+        bands: Any = figure.subfigures(1 + len(found), 1, height_ratios=[high, *heights])
         top, *rows = bands
         _histograms(top, found)
         for row, (values, result), (_, parts) in zip(rows, found, grids, strict=True):

@@ -57,7 +57,7 @@ def _score(hypotheses: list[str], references: list[list[str]]) -> float:
             program.kill()
             program.wait()
             errors.seek(0)
-            said = errors.read().split("\n")[0] or f"no answer within {limit:.0f} seconds"
+            said = errors.read().split("\n")[0] or f"no answer (limit: {limit:.0f} seconds)"
             raise UserError(f"the Java program of METEOR failed: {said}") from error
         finally:
             watchdog.cancel()

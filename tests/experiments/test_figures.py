@@ -130,7 +130,9 @@ def test_comparison(tmp_path: Path, kept: list[Figure]) -> None:
     assert means == pytest.approx([0.91, 0.81])
 
 
-def test_program_draws_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_program_draws_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kept: list[Figure]
+) -> None:
     draw(tmp_path, records(), RESULT)
     (tmp_path / "figures" / "ranks.png").unlink()
     (tmp_path / "result.json").write_text(json.dumps({"schema_version": 1, **RESULT}))

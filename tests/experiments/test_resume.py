@@ -172,6 +172,14 @@ def test_finished_runs_are_not_run_again(
     assert (folder / "result.json").stat().st_mtime_ns == before
 
 
+@pytest.fixture(scope="module")
+def unfinished(tmp_path_factory: pytest.TempPathFactory, words: list[str]) -> Path:
+    """Folder of a killed run, which a refusal leaves as it is."""
+    folder = tmp_path_factory.mktemp("unfinished") / "run"
+    killed_at(POINTS["before the first checkpoint"], [*words, f"hydra.run.dir={folder}"])
+    return folder
+
+
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
@@ -183,24 +191,20 @@ def test_finished_runs_are_not_run_again(
     ],
 )
 def test_folder_of_another_run(
-    tmp_path: Path,
-    words: list[str],
+    unfinished: Path,
     capsys: pytest.CaptureFixture[str],
     changed: list[str],
     expected: list[str],
 ) -> None:
-    folder = tmp_path / "run"
-    (folder / ".hydra").mkdir(parents=True)
-    killed_at(POINTS["before the first checkpoint"], [*words, f"hydra.run.dir={folder}"])
-    before = (folder / ".hydra" / "config.yaml").read_text()
+    before = (unfinished / ".hydra" / "config.yaml").read_text()
     with pytest.raises(SystemExit) as stop:
-        main([*changed, f"run.resume={folder}"])
+        main([*changed, f"run.resume={unfinished}"])
     assert stop.value.code == 2
     text = capsys.readouterr().err
     assert "holds another run, different in" in text
     for part in expected:
         assert part in text
-    assert (folder / ".hydra" / "config.yaml").read_text() == before
+    assert (unfinished / ".hydra" / "config.yaml").read_text() == before
 
 
 def test_a_run_at_work_is_left_alone(

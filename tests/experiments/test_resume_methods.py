@@ -41,6 +41,11 @@ METHODS: dict[str, tuple[str, list[str]]] = {
     "pfeiffer": ("pfeiffer", []),
 }
 
+# One of each kind: two levels, three problems with a window, a budget, a weight that moves, a PEFT
+# adapter, a whole model, adapters of our own. Two stages, as of bidora_retrain, are in test_resume.
+# The others take `make test-all`.
+KINDS = {"bilora", "salora_bilevel", "adalora", "delta_lora", "dora", "bitfit", "houlsby"}
+
 
 def traces(folder: Path) -> dict[str, Any]:
     """All that a run leaves, without times and places."""
@@ -59,7 +64,10 @@ def traces(folder: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in KINDS else pytest.param(name, marks=pytest.mark.slow) for name in METHODS],
+)
 def test_killed_and_resumed(name: str, tmp_path: Path, quick: list[str]) -> None:
     method, options = METHODS[name]
     if "rank" not in compose_config([f"method={method}"]).method:

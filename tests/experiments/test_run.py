@@ -207,9 +207,11 @@ def test_hypergradient_check_leaves_the_run_as_it_is(
         assert {**a, "seconds": 0} == {**b, "seconds": 0}
 
 
-def test_hypergradient_check_keeps_to_steps_that_are_differentiated(tmp_path: Path) -> None:
-    words = ["task=demo", "task.max_train=160", "task.max_test=20", "train.epochs=1"]
-    words += ["engine.check_hypergradient_every=1", "run.figures=false", "hypergradient=unrolled"]
+def test_hypergradient_check_keeps_to_steps_that_are_differentiated(
+    tmp_path: Path, quick: list[str]
+) -> None:
+    words = [*quick, "train.max_steps=10", "run.figures=false", "hypergradient=unrolled"]
+    words += ["engine.check_hypergradient_every=1"]
     steps = {}
     for method in ("salora", "salora_bilevel"):
         run(tmp_path / method, [*words, f"method={method}", "method.start=0.3", "method.end=0.7"])

@@ -133,8 +133,8 @@ def test_the_density_reaches_its_target(density):
     def look(problems):
         return float(problems[0].gate_window.density())
 
-    job = WatchedJob(look, max_steps=160, epochs=99, hypergradient=NoHypergradient())
-    outcome = SaLoRABilevel(rank=8, density=density, start=0.0, end=0.5).run(job)
+    job = WatchedJob(look, max_steps=80, epochs=99, hypergradient=NoHypergradient())
+    outcome = SaLoRABilevel(rank=8, density=density, start=0.0, end=1.0).run(job)
     assert abs(job.seen[-1] - density) < 0.02
     kept = sum(outcome.ranks.values()) / (8 * 12)  # layers of equal size
     assert density - 1 / 96 < kept <= density

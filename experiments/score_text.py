@@ -1,0 +1,91 @@
+"""Score generated texts against human references.
+
+    python -m experiments.score_text hypotheses=FILE references=FILE[,FILE...] metrics=bleu,nist,...
+
+One text a line. References: several files, whose lines belong together (an empty line is no
+reference), or one file with a line for each example, or with groups of lines between empty lines.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from itertools import zip_longest
+from pathlib import Path
+
+from bilevel.errors import UserError
+from experiments.command import one_sentence
+from experiments.errors import listed, nearest
+from experiments.saved import take
+from experiments.text_metrics import TEXT_METRICS, score_text
+
+__all__ = ["main", "read_references", "read_texts"]
+
+OPTIONS = ("hypotheses", "references", "metrics")
+
+
+def read_texts(path: Path) -> list[str]:
+    """The lines of a file, an empty one included, without white space around them.
+
+    Raises:
+        UserError: there is no such file, or it is not UTF-8 text.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise UserError(f"cannot read {path}: {reason}") from error
+    return [line.strip() for line in text.removesuffix("\n").split("\n")]
+
+
+def read_references(paths: Sequence[Path], examples: int) -> list[list[str]]:
+    """For each of so many examples its references; see the program's help for the layouts."""
+    if len(paths) > 1:
+        columns = [read_texts(path) for path in paths]
+        rows = zip_longest(*columns, fillvalue="")
+        return [[text for text in row if text] for row in rows]
+    groups: list[list[str]] = [[]]
+    for line in read_texts(paths[0]):
+        if line:
+            groups[-1].append(line)
+        elif groups[-1]:  # several empty lines separate as one does
+            groups.append([])
+    groups = [group for group in groups if group]
+    if (
+        len(groups) == 1 and examples > 1
+    ):  # no empty line: an example a line, as the E2E script reads it
+        return [[text] for text in groups[0]]
+    return groups
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """The program."""
+    words = sys.argv[1:] if words is None else words
+    if {"--help", "-h"} & set(words):
+        print(f"{__doc__}\nMetrics:")
+        for metric in TEXT_METRICS.values():
+            print(f"  {metric.name:14} {metric.choices} (needs {', '.join(metric.needs)})")
+        return
+    with one_sentence():
+        own, rest = take(list(words), **dict.fromkeys(OPTIONS))
+        for word in rest:
+            key = word.partition("=")[0]
+            raise UserError(
+                f"unknown option {key!r}: allowed are {listed(OPTIONS)}{nearest(key, OPTIONS)}"
+            )
+        for key, value in own.items():
+            if not value:
+                raise UserError(f"{key}= is needed; --help shows how")
+        hypotheses = read_texts(Path(own["hypotheses"] or ""))
+        paths = [Path(name) for name in (own["references"] or "").split(",")]
+        references = read_references(paths, len(hypotheses))
+        names = (own["metrics"] or "").split(",")
+        scores, settings = score_text(names, hypotheses, references)
+    print(f"{len(hypotheses)} texts, {sum(map(len, references))} references")
+    for name, score in scores.items():
+        number = "-" if score is None else f"{score:.4f}"
+        print(f"  {name:14} {number:>9}   {settings[name]}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Start from a model fine-tuned on another task: the papers' MNLI start of MRPC, RTE and STS-B.
+
+``model.warm_start=DIR`` names a finished run of the same model. What it learned is merged into the
+pretrained weights; its head is left behind. (LoRA's code goes on training the very factors of the
+MNLI run instead; the function that training starts from is the same, and any method can follow.)
+An adapter trained from there fits these weights only, so they are saved beside it, in ``base``.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+from bilevel.disk import told_when_full
+from bilevel.errors import UserError
+from experiments import artifacts, result
+from experiments.journal import write_atomically
+from experiments.tasks.base import CLASSES, NUMBER, Answers
+
+__all__ = ["FOLDER", "answers_of", "described", "read_run", "save_base", "take_over"]
+
+FOLDER = "base"
+
+
+def read_run(folder: str, model: str) -> dict[str, Any]:
+    """What result.json of the run to start from says.
+
+    Args:
+        folder: of the run.
+        model: the name of the model that is to start from it.
+
+    Raises:
+        UserError: there is no finished run, or one of another model, of a task that is no
+            classification or regression, or one that was itself started from another.
+    """
+    values = result.read(Path(folder).expanduser())
+    if values is None:
+        raise UserError(f"model.warm_start={folder}: there is no finished run (no result.json)")
+    if values["model"] != model:
+        raise UserError(
+            f"model.warm_start={folder} is a run of model {values['model']}, this one is of {model}"
+        )
+    if values.get("warm_start"):
+        raise UserError(f"model.warm_start={folder} was itself started from another run")
+    if values.get("kind", CLASSES) not in (CLASSES, NUMBER):
+        raise UserError(f"model.warm_start={folder}: {values['task']} is no task with labels")
+    return values
+
+
+def answers_of(values: dict[str, Any]) -> Answers:
+    """What the run's model puts out."""
+    names = values["labels"]
+    return Answers(NUMBER, 1) if names is None else Answers(CLASSES, len(names), tuple(names))
+
+
+def described(folder: str, values: dict[str, Any]) -> dict[str, Any]:
+    """What a result says of the run it was started from."""
+    return {"run": folder, **{key: values[key] for key in ("method", "task", "seed", "metrics")}}
+
+
+@torch.no_grad()
+def take_over(
+    model: PreTrainedModel, base: PreTrainedModel, folder: str, values: dict[str, Any]
+) -> None:
+    """Give ``model`` the backbone that a run left; its head stays new.
+
+    Args:
+        model: pretrained, changed in place.
+        base: the model as that run was handed it; used up.
+        folder: of the run.
+        values: of its result.json.
+
+    Raises:
+        UserError: what the run left is apart from the weights (prompts, bottleneck adapters).
+    """
+    saved = Path(folder).expanduser() / Path(values["adapter_dir"]).name
+    tuned = artifacts.load(saved, base)
+    if isinstance(tuned, PeftModel):
+        if not hasattr(tuned.base_model, "merge_and_unload"):
+            raise UserError(
+                f"model.warm_start={folder}: {values['method']} leaves nothing that can be merged "
+                "into the weights, take a run of LoRA's kind or of full fine-tuning"
+            )
+        tuned = tuned.merge_and_unload()
+    if not isinstance(tuned, PreTrainedModel):
+        raise UserError(
+            f"model.warm_start={folder}: {values['method']} leaves parts outside the weights, "
+            "take a run of LoRA's kind or of full fine-tuning"
+        )
+    model.base_model.load_state_dict(tuned.base_model.state_dict())
+
+
+def save_base(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
+    """Write the weights that an adapter belongs to, and say so in the adapter's configuration.
+
+    Args:
+        model: as the method was handed it.
+        tokenizer: of the model.
+        folder: the run's.
+    """
+    out = folder / FOLDER
+    with told_when_full(out):
+        model.save_pretrained(str(out))
+        tokenizer.save_pretrained(str(out))
+    for path in sorted(folder.glob("adapter*/adapter_config.json")):
+        config = json.loads(path.read_text("utf-8"))
+        if "base_model_name_or_path" in config:  # PEFT's; bottleneck adapters name no base
+            config["base_model_name_or_path"] = str(out.absolute())
+            write_atomically(path, json.dumps(config, indent=2, sort_keys=True) + "\n")

@@ -1,0 +1,64 @@
+"""The program that scores files."""
+
+import pytest
+
+from bilevel.errors import UserError
+from experiments import score_text
+from experiments.score_text import read_references, read_texts
+
+
+@pytest.fixture
+def files(tmp_path):
+    def write(name, text):
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def test_layouts_of_references(files):
+    groups = files("groups", "a b\nc\n\nd\n\n\ne\n\n")
+    assert read_references([groups], 3) == [["a b", "c"], ["d"], ["e"]]
+    lines = files("lines", "a\nb\nc\n")
+    assert read_references([lines], 3) == [["a"], ["b"], ["c"]]
+    assert read_references([lines], 1) == [["a", "b", "c"]]  # one group
+    second = files("second", "x\n\nz\n")
+    assert read_references([lines, second], 3) == [["a", "x"], ["b"], ["c", "z"]]
+
+
+def test_an_empty_line_is_an_empty_hypothesis(files):
+    assert read_texts(files("a", "one\n\n three \u2028 \n")) == ["one", "", "three"]
+    assert read_texts(files("b", "one\n")) == ["one"]
+
+
+def test_it_prints_a_table(files, capsys):
+    hypotheses = files("hypotheses", "The cat sat on a mat\n\n")
+    references = files("references", "the cat sat on the mat\n\nsomething\n")
+    words = [f"hypotheses={hypotheses}", f"references={references}", "metrics=ter,rougeL"]
+    score_text.main(words)
+    first, ter, rouge = capsys.readouterr().out.splitlines()
+    assert first == "2 texts, 2 references"
+    # two edits (a word, a whole text of one word) of seven words
+    assert ter.split()[:2] == ["ter", "28.5714"]
+    assert rouge.split()[:2] == ["rougeL", "41.6667"]  # (5/6 + 0) / 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["hypothesis=x"], "did you mean 'hypotheses'"),
+        (["hypotheses=x"], "references= is needed"),
+        (["hypotheses=none", "references=none", "metrics=bleu"], "cannot read none: No such file"),
+    ],
+)
+def test_mistakes_end_in_a_sentence(words, message, capsys):
+    with pytest.raises(SystemExit):
+        score_text.main(words)
+    assert message in capsys.readouterr().err
+
+
+def test_lengths_that_differ(files):
+    path = files("a", "x\n\ny\n")
+    with pytest.raises(UserError, match="3 hypotheses, but references of 2"):
+        score_text.score_text(["bleu"], read_texts(path), read_references([path], 3))

@@ -1,0 +1,88 @@
+"""model.warm_start: the backbone of another run, a new head, and a result that says so."""
+
+import json
+
+import pytest
+import torch
+from peft import AutoPeftModelForSequenceClassification
+
+from bilevel.errors import UserError
+from experiments import artifacts
+from experiments.command import CommandLine, compose_config
+from experiments.models import ModelSpec
+from experiments.plan import Plan
+from experiments.saved import SavedRun
+from experiments.tasks.base import CLASSES, Answers
+
+SHORT = ["task=demo", "task.max_train=32", "task.max_test=16", "train.max_steps=4"]
+QUIET = ["engine.precision=fp32", "engine.evaluate_every=0", "run.figures=false"]
+DEMO = {"package": "experiments.demo", "package_folder": "model"}
+
+
+def run(folder, *words):
+    return Plan.of(compose_config([*SHORT, *QUIET, *words])).execute(folder)
+
+
+def logits(model):
+    ids = torch.arange(5, 15).reshape(2, 5)
+    with torch.no_grad():
+        return model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("first")
+    run(folder, "method=lora", "train.lr=0.1")
+    return folder
+
+
+def test_the_backbone_is_the_other_runs_and_the_head_is_new(first):
+    spec = ModelSpec("demo", warm_start=str(first), **DEMO)
+    started = spec.load(Answers(CLASSES, 2), seed=1).model
+    fresh = ModelSpec("demo", **DEMO).load(Answers(CLASSES, 2), seed=1).model
+    assert torch.equal(started.classifier.weight, fresh.classifier.weight)
+    base = ModelSpec("demo", **DEMO).load(Answers(CLASSES, 2), seed=0).model
+    tuned = artifacts.load(first / "adapter", base).eval()
+    with torch.no_grad():  # the same hidden states as the adapter's, to fp32 rounding
+        tuned.get_base_model().classifier = fresh.classifier
+        assert torch.allclose(logits(started), logits(tuned), atol=1e-4)
+    assert not torch.allclose(logits(started), logits(fresh), atol=1e-2)
+
+
+@pytest.mark.parametrize("method", ["autolora", "full"])
+def test_the_result_says_so_and_is_loaded_as_usual(first, tmp_path, method):
+    values = run(tmp_path, f"method={method}", f"model.warm_start={first}")
+    assert values["warm_start"]["task"] == "demo"
+    assert values["warm_start"]["run"] == str(first)
+    assert (tmp_path / "base").is_dir() == (method == "autolora")
+    if method == "autolora":
+        config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+        assert config["base_model_name_or_path"] == str(tmp_path / "base")
+        stock = AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "adapter")
+        opened = SavedRun.open(str(tmp_path), CommandLine.parse([]), [])
+        ours = artifacts.load(tmp_path / "adapter", opened.base(opened.task()).model)
+        assert torch.allclose(logits(stock), logits(ours), atol=1e-5)
+
+
+def test_no_warm_start_is_said_too(first):
+    assert json.loads((first / "result.json").read_text())["warm_start"] is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": "roberta-base"}, "is a run of model roberta-base, this one is of demo"),
+        ({"warm_start": {"run": "x"}}, "was itself started from another run"),
+        ({"kind": "text"}, "is no task with labels"),
+    ],
+)
+def test_runs_that_cannot_be_started_from(first, tmp_path, change, message):
+    values = json.loads((first / "result.json").read_text()) | change
+    (tmp_path / "result.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match=message):
+        ModelSpec("demo", warm_start=str(tmp_path), **DEMO)
+
+
+def test_a_folder_without_a_run(tmp_path):
+    with pytest.raises(UserError, match="there is no finished run"):
+        ModelSpec("demo", warm_start=str(tmp_path), **DEMO)
