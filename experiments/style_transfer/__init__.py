@@ -1,0 +1,1 @@
+"""Zero-shot style transfer by an instruction-tuned model: ``python -m experiments.style_transfer``."""
