@@ -1,1 +1,1 @@
-"""Zero-shot style transfer by an instruction-tuned model: ``python -m experiments.style_transfer``."""
+"""Zero-shot style transfer by an instruction-tuned model; the program is `__main__`."""

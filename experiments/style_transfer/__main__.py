@@ -2,11 +2,17 @@
 
     python -m experiments.style_transfer run=DIR classifier=DIR data_dir=DIR [OPTION=VALUE ...]
 
-run: of task=instructions. classifier: of a task with two labels. data_dir: a folder with a file test.
-Options: language_model=ID_OR_FOLDER (default: the run's base model), max_test=N, out=DIR (default:
-RUN/style_transfer), styles=negative,positive (names of 0 and 1), instruction=TEXT with {source} and
-{target}, classifier_labels=0,1 (the classifier's for 0 and 1), text_column=text, label_column=label,
-reference_column=human_reference, and task.KEY=VALUE or model.KEY=VALUE of the run: task.decoding.beams=4.
+run=DIR                 a finished run of task=instructions
+classifier=DIR          a finished run of a task with two labels
+data_dir=DIR            a folder with a file test
+language_model=MODEL    hub id or folder, for the perplexity; default: the run's base model
+max_test=N              sentences at most
+out=DIR                 default: style_transfer in the run's folder
+styles=negative,positive            names of the styles, of the data's labels 0 and 1
+classifier_labels=0,1               the classifier's own labels of these
+instruction=TEXT                    {source} and {target} stand for the names of the styles
+text_column=text  label_column=label  reference_column=human_reference
+task.KEY=VALUE  model.KEY=VALUE     of the run, task.decoding.beams=4
 """
 
 from __future__ import annotations
@@ -39,9 +45,8 @@ def main(words: Sequence[str] | None = None) -> None:
         for direction, row in values[what].items():
             numbers = (shown(row[name]) for name in ("accuracy", "bleu", "perplexity"))
             print(f"  {what:12}{direction:22}" + "".join(f"{number:>10}" for number in numbers))
-    print(
-        f"  the classifier is right about {values['classifier']['accuracy']['overall']:.1%} of the originals"
-    )
+    right = values["classifier"]["accuracy"]["overall"]
+    print(f"  the classifier is right about {right:.1%} of the sentences as they were")
     print(f"  {options.out}")
 
 

@@ -15,7 +15,7 @@ from bilevel.errors import UserError
 from experiments import result
 from experiments.command import CommandLine
 from experiments.journal import write_atomically
-from experiments.models import LoadedModel, ModelSpec
+from experiments.models import ModelSpec
 from experiments.perplexity import SETTINGS, surprises
 from experiments.saved import SavedRun
 from experiments.style_transfer.classifier import StyleClassifier
