@@ -12,7 +12,7 @@ from bilevel.errors import UserError
 from experiments.errors import listed
 from experiments.tasks.files import SUFFIXES, Row, is_missing, read
 from experiments.tasks.generation import Generation, Split, texts
-from experiments.tasks.text import Decoding, TextExample
+from experiments.tasks.text import Decoding
 
 __all__ = ["Instructions"]
 
@@ -91,29 +91,31 @@ class Instructions(Generation):
         template = self.prompt if values["input"] else self.prompt_without_input
         return PLACES.sub(lambda place: values[place[1]], template)
 
-    def pairs(self, where: str, rows: list[Row]) -> list[TextExample]:
-        """Prompts and responses; see :meth:`Generation.pairs`."""
-        # In JSON a row without an input may lack the column.
-        if self.input_column is not None and not any(self.input_column in row for row in rows):
-            raise UserError(
-                f"{where} has no column {self.input_column!r}: its columns are {listed(rows[0])} "
-                "(task.input_column=null where there is none)"
-            )
-        return super().pairs(where, rows)
-
     def _splits(self) -> dict[str, Split]:
+        splits = self._files()
+        for where, rows in splits.values():
+            # In JSON a row without an input may lack the column.
+            if self.input_column is not None and not any(self.input_column in row for row in rows):
+                raise UserError(
+                    f"{where} has no column {self.input_column!r}: its columns are "
+                    f"{listed(rows[0])} (task.input_column=null where there is none)"
+                )
+        if "train" in splits and set(self.test_splits).isdisjoint(splits):
+            return self._parted(*splits["train"])
+        return splits
+
+    def _files(self) -> dict[str, Split]:
         path = Path(str(self.data_dir)).expanduser()
         if path.is_file():
             if not path.name.endswith(SUFFIXES):
                 raise UserError(f"task.data_dir={path}: its name must end in {listed(SUFFIXES)}")
-            splits = {"train": (str(path), read(path))}
-        elif not path.is_dir():
+            return {"train": (str(path), read(path))}
+        if not path.is_dir():
             raise UserError(f"task.data_dir={path}: there is no such file or folder")
-        else:
-            splits = super()._splits()
-        if "train" not in splits or not set(self.test_splits).isdisjoint(splits):
-            return splits
-        where, rows = splits["train"]
+        return super()._splits()
+
+    def _parted(self, where: str, rows: list[Row]) -> dict[str, Split]:
+        """The training rows without those that are held out, and these."""
         sources = [pair.source for pair in self.pairs(where, rows)]  # one a row
         distinct = list(dict.fromkeys(sources))
         chosen = split(len(distinct), self.test_share, self.subset_seed)[0]

@@ -54,8 +54,8 @@ def world(tmp_path_factory):
             f"task.data_dir={place / 'own'}",
             "task.text_columns=[text]",
             f"model.pretrained={styled.reader(place / 'bert')}",
-            "train.lr=3e-3",
-            "train.epochs=8",
+            "method.optimizer.lr=3e-3",
+            "train.epochs=15",
         ],
     )
     return place
