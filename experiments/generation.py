@@ -60,10 +60,11 @@ def generate(
         options |= {"length_penalty": decoding.length_penalty, "early_stopping": True}
     with evaluating(model), precision or matching_autocast(model):
         for indices in batches(room):
-            # An answer goes on where its prompt ends, so the padding is on the left.
+            # A causal model's answer goes on where its prompt ends. An encoder counts positions
+            # from the left, padding or not (BART), and was trained with the padding on the right.
             batch = tokenizer.pad(
                 {"input_ids": [prompts[i] for i in indices]},
-                padding_side="left",
+                padding_side="left" if causal else "right",
                 return_tensors="pt",
             ).to(device)
             start = batch["input_ids"].shape[1] if causal else 0
@@ -102,6 +103,6 @@ class _Written(LogitsProcessor):
         self.rule = rule
         self.start = start
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         written = input_ids[:, self.start :]
-        return self.rule(written, scores) if written.shape[1] else scores  # type: ignore[call-arg, arg-type]
+        return self.rule(written, scores) if written.shape[1] else scores

@@ -31,7 +31,7 @@ from experiments.heads import (
     peft_task_type,
 )
 from experiments.memory import check_dtype, heads_in_float32
-from experiments.tasks.base import TAGS, Answers
+from experiments.tasks.base import Answers
 
 __all__ = ["LoadedModel", "ModelSpec"]
 
@@ -187,7 +187,7 @@ class ModelSpec:
         if self.quantization is not None:
             quantization.check_hardware(self.quantization)
         config = self.config(answers)
-        tokenizer = self._tokenizer(config, answers)
+        tokenizer = self._tokenizer(config)
         with torch.random.fork_rng(devices=[]), _quiet():
             torch.manual_seed(seed)
             model, info = self._load_weights(config, auto_class(answers, config))
@@ -235,10 +235,8 @@ class ModelSpec:
                 ) from error
         return self._fetch(kind, attn_implementation="eager", **options)
 
-    def _tokenizer(self, config: PretrainedConfig, answers: Answers) -> PreTrainedTokenizerBase:
-        # Words come one by one when they are tagged; byte-level tokenizers need the space before.
-        options = {"add_prefix_space": True} if answers.kind == TAGS else {}
-        tokenizer = self._fetch(AutoTokenizer, **options)
+    def _tokenizer(self, config: PretrainedConfig) -> PreTrainedTokenizerBase:
+        tokenizer = self._fetch(AutoTokenizer)
         if tokenizer.pad_token is None:  # Llama-type models come without one
             tokenizer.pad_token = tokenizer.eos_token
         longest = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length

@@ -203,8 +203,13 @@ class Method(ABC):
         """Refuse a training set that is too small, before a model is loaded.
 
         Raises:
-            UserError: there are fewer examples than one batch holds.
+            UserError: there are none, or fewer than one batch holds.
         """
+        if not examples:
+            raise UserError(
+                f"there is no training data for method {self.name}: give some, or score the model "
+                "as it is by method=pretrained"
+            )
         if examples < batch_size:
             raise UserError(
                 f"the training set has {examples} examples, fewer than "

@@ -64,6 +64,12 @@ class PromptTuning(OneLevelMethod):
 
     def adapt(self, job: Job, model: PreTrainedModel) -> PeftModel:
         """Put the virtual tokens before the input, head trainable."""
+        if job.task_type == "TOKEN_CLS":
+            # PEFT tags the virtual tokens too, and then has more tags than labels.
+            raise UserError(
+                "prompt tuning cannot tag words: PEFT takes the virtual tokens for some of them; "
+                "use method=prefix or another method"
+            )
         if "score" in job.head_modules:
             # Decoders: without token ids, transformers takes the last position, maybe padding.
             raise UserError(

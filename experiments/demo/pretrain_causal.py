@@ -20,7 +20,7 @@ FOLDER = Path(__file__).parent / "causal_model"
 PAD, UNKNOWN, BEGIN, END = SPECIAL = ["[PAD]", "[UNK]", "[BOS]", "[EOS]"]
 LENGTH = 128  # positions; the longest text, with BEGIN and END, has about 85 tokens
 DROPOUT = 0.1  # of the finished model
-TEXTS = 100_000
+TEXTS = 40_000
 
 
 def build_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
@@ -110,7 +110,7 @@ def held_out_loss(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast) ->
 
 def main() -> None:
     """Run from the command line."""
-    arguments = training.command_line(__doc__, FOLDER, steps=6000)
+    arguments = training.command_line(__doc__, FOLDER, steps=2500)
     model, tokenizer = pretrain(arguments.steps, arguments.batch_size, arguments.seed)
     # Fine-tuning, on few examples, needs the dropout that pretraining did without.
     for kind in ("resid_pdrop", "embd_pdrop", "attn_pdrop"):

@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,13 @@ Row = dict[str, Any]
 SUFFIXES = (".parquet", ".csv", ".tsv", ".json", ".jsonl", ".csv.gz", ".tsv.gz", ".jsonl.gz")
 
 
-def find(data_dir: str, split: str) -> Path | None:
+def find(data_dir: str, split: str, suffixes: Sequence[str] = SUFFIXES) -> Path | None:
     """Return the file of a split, e.g. DIR/train.csv, or None when there is none.
+
+    Args:
+        data_dir: the folder.
+        split: the file's name without its suffix.
+        suffixes: those that are looked for.
 
     Raises:
         UserError: the folder does not exist, or two files could be meant.
@@ -28,7 +34,7 @@ def find(data_dir: str, split: str) -> Path | None:
     if not folder.is_dir():
         raise UserError(f"task.data_dir={data_dir} is no folder")
     found = [
-        folder / (split + suffix) for suffix in SUFFIXES if (folder / (split + suffix)).is_file()
+        folder / (split + suffix) for suffix in suffixes if (folder / (split + suffix)).is_file()
     ]
     if len(found) > 1:
         names = ", ".join(path.name for path in found)

@@ -11,7 +11,7 @@ from bilevel.errors import UserError
 from experiments import hub
 from experiments.errors import listed
 from experiments.tasks.base import Task, check_length, choose
-from experiments.tasks.files import Row, find, is_absent, is_missing, read
+from experiments.tasks.files import Row, find, is_missing, read
 from experiments.tasks.rows import check_columns
 from experiments.tasks.text import Decoding, TextData, TextExample
 from experiments.text_metrics import TEXT_METRICS

@@ -155,7 +155,7 @@ def test_lora_on_the_committed_model_learns_what_a_random_one_does_not():
     loaded = DEMO.load(Answers(CLASSES, 2), 0)
     torch.manual_seed(0)
     random = type(loaded.model)(loaded.model.config)
-    untrained = LoadedModel(random, loaded.tokenizer, loaded.head_modules)
+    untrained = LoadedModel(random, loaded.tokenizer, loaded.head_modules, loaded.task_type)
     assert accuracy_after_lora(untrained, epochs=4) < 0.7
 
 

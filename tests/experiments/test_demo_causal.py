@@ -11,6 +11,7 @@ from experiments.demo import pretrain_causal
 from experiments.demo.descriptions import pairs, unlabelled
 from experiments.demo.grammar import labelled
 from experiments.models import ModelSpec
+from experiments.tasks.base import CLASSES, Answers
 
 SPEC = ModelSpec("demo_causal", package="experiments.demo", package_folder="causal_model")
 
@@ -72,7 +73,7 @@ def test_the_committed_model_tells_the_same_place_in_other_words(model, tokenize
 
 
 def test_it_is_a_classifiers_backbone_too():
-    loaded = SPEC.load(2, "classification", seed=0)
+    loaded = SPEC.load(Answers(CLASSES, 2), seed=0)
     batch = loaded.tokenizer(["the film was dull", "i loved it"], padding=True, return_tensors="pt")
     with torch.no_grad():
         assert loaded.model(**batch).logits.shape == (2, 2)

@@ -25,11 +25,12 @@ def reader(text):
     padded = f" {text.replace('.', ' ')} "
     found = {}
     for slot in ("name", "kind", "food"):
-        found |= {slot: value for value in SLOTS[slot] if f" {value} " in padded}
+        found.update((slot, value) for value in SLOTS[slot] if f" {value} " in padded)
     for slot, tables in SYNONYMS.items():
         for table in tables:
             for value, forms in table.items():
-                found |= {slot: value for form in forms if f" {form} " in padded}
+                if any(f" {form} " in padded for form in forms):
+                    found[slot] = value
     return found
 
 

@@ -5,6 +5,7 @@ from omegaconf import OmegaConf
 
 import conf
 from bilevel.errors import UserError
+from experiments.command import compose_config
 from experiments.models import ModelSpec
 from experiments.targets import build
 from experiments.tasks.base import Task
@@ -12,24 +13,42 @@ from experiments.tasks.glue import GLUE
 
 FOLDER = Path(conf.__file__).parent
 TASKS = sorted((FOLDER / "task").glob("*.yaml"))
+WRITING = {  # tasks of written text -> the papers' usual model
+    "text_to_text": None,
+    "e2e": "gpt2-medium",
+    "webnlg": "gpt2-medium",
+    "dart": "gpt2-medium",
+    "xsum": "bart-large",
+    "demo_generation": "demo_causal",
+}
 MODELS = sorted((FOLDER / "model").glob("*.yaml"))
 
 
 def test_every_glue_task_has_its_file():
-    assert {path.stem for path in TASKS} == {*GLUE, "demo", "classification", "planted"}
+    others = {"demo", "classification", "planted", "tagging", "jnlpba", *WRITING}
+    assert {path.stem for path in TASKS} == {*GLUE, *others}
 
 
 @pytest.mark.parametrize("path", TASKS, ids=lambda path: path.stem)
 def test_task_files_build_their_task(path):
     node = OmegaConf.load(path)
     node = node.get("task", node)  # a task that names its usual model is one level deeper
-    if path.stem == "classification":
+    local = ("classification", "text_to_text", "tagging", "jnlpba", "webnlg", "dart")
+    if path.stem in local:
         with pytest.raises(UserError, match=r"task\.data_dir"):
             build(node, "task", Task)
-        node.data_dir, node.text_columns = "somewhere", ["text"]
+        node.data_dir = "somewhere"
+    if path.stem == "classification":
+        node.text_columns = ["text"]
     task = build(node, "task", Task)
     assert isinstance(task, Task)
     assert task.name == path.stem
+
+
+@pytest.mark.parametrize("task", [task for task, model in WRITING.items() if model])
+def test_a_task_of_written_text_names_its_papers_model(task):
+    assert compose_config([f"task={task}"]).model.name == WRITING[task]
+    assert compose_config([f"task={task}", "model=gpt2"]).model.name == "gpt2"
 
 
 @pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
@@ -37,7 +56,8 @@ def test_model_files_build_a_spec(path):
     spec = build(OmegaConf.load(path), "model", ModelSpec)
     assert isinstance(spec, ModelSpec)
     assert spec.name == path.stem
-    assert (spec.pretrained is None) == (path.stem in ("demo", "demo_causal", "hub", "minilm", "planted"))
+    without = ("demo", "demo_causal", "hub", "minilm", "planted")
+    assert (spec.pretrained is None) == (path.stem in without)
 
 
 @pytest.mark.parametrize("path", TASKS + MODELS, ids=lambda path: path.stem)

@@ -1,0 +1,173 @@
+"""A tag for every word of a sentence: the first token of a word speaks for it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor
+from torch.nn import functional
+from transformers import DataCollatorForTokenClassification
+
+from bilevel.errors import UserError
+from experiments.tag_metrics import TAG_METRICS, settings
+from experiments.tasks.base import TAGS, Answers, TaskData
+from experiments.tasks.labelled import over_tests
+
+__all__ = ["OUTSIDE", "TaggedData", "TaggedExample"]
+
+log = logging.getLogger(__name__)
+
+OUTSIDE = "O"
+NO_LABEL = -100  # transformers' label of a token that is not learned
+
+
+class TaggedExample(NamedTuple):
+    """The words of a sentence and as many IOB2 tags."""
+
+    words: tuple[str, ...]
+    tags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TaggedData(TaskData):
+    """Sentences with tags; predictions are the names of a sentence's tags.
+
+    A sentence that is longer than allowed is cut. The words cut off are not learned, and in the
+    scores they count as `OUTSIDE`.
+
+    Attributes:
+        tag_names: all tags, in the order of the head's outputs.
+    """
+
+    tag_names: tuple[str, ...] = ()
+
+    @property
+    def answers(self) -> Answers:
+        """Tags."""
+        return Answers(TAGS, len(self.tag_names), self.tag_names)
+
+    @property
+    def metric_settings(self) -> dict[str, str]:
+        """How each metric is computed."""
+        every = settings()
+        return {name: every[name] for name in self.metrics}
+
+    def tokenise(
+        self, tokenizer: Any, examples: Sequence[Any], seq2seq: bool = False
+    ) -> list[dict[str, Any]]:
+        """Return input_ids, attention_mask, [token_type_ids] and labels of each, unpadded.
+
+        The label of a word is that of its first token; other tokens have `NO_LABEL`.
+
+        Raises:
+            UserError: the tokenizer does not tell which token is of which word, it cuts sentences
+                at their beginning, or it has no token for a word.
+        """
+        if not tokenizer.is_fast:
+            raise UserError(
+                f"{type(tokenizer).__name__} does not tell which token is of which word, which "
+                f"task {self.name} needs: take a model with a fast tokenizer (tokenizer.json)"
+            )
+        numbers = {name: i for i, name in enumerate(self.tag_names)}
+        limit = min(self.max_length, tokenizer.model_max_length)
+        space = " " if _words_have_space(tokenizer) else ""
+        rows, cut, lost = [], 0, 0
+        for example in examples:
+            words = [space + word for word in example.words]
+            row, first = _encode(tokenizer, words, limit)
+            labels = [NO_LABEL] * len(row["input_ids"])
+            for position, tag in zip(first, example.tags, strict=False):
+                labels[position] = numbers[tag]
+            rows.append({**row, "labels": labels})
+            cut += len(first) < len(words)
+            lost += len(words) - len(first)
+        if cut:
+            log.warning(
+                "%d of %d sentences have more than %d tokens: %d words are cut off and count as %s",
+                *(cut, len(examples), limit, lost, OUTSIDE),
+            )
+        return rows
+
+    def collator(self, tokenizer: Any) -> Callable[[list[dict[str, Any]]], dict[str, Tensor]]:
+        """Pads inputs, and labels by `NO_LABEL`."""
+        return DataCollatorForTokenClassification(tokenizer, label_pad_token_id=NO_LABEL)
+
+    def losses(self, outputs: Any, batch: dict[str, Tensor]) -> tuple[float, int]:
+        """The cross-entropy over words: the model's own training loss."""
+        labels = batch["labels"].flatten()
+        logits = outputs.logits.double().flatten(0, 1)
+        total = functional.cross_entropy(logits, labels, ignore_index=NO_LABEL, reduction="sum")
+        return float(total), int((labels != NO_LABEL).sum())
+
+    def predictions(self, outputs: Any, batch: dict[str, Tensor]) -> list[list[str]]:
+        """The tags of the words that the model was given."""
+        labelled = batch["labels"] != NO_LABEL
+        best = outputs.logits.argmax(-1)
+        return [
+            [self.tag_names[i] for i in tags[mask].tolist()]
+            for tags, mask in zip(best, labelled, strict=True)
+        ]
+
+    def score(self, predictions: dict[str, list[Any]]) -> dict[str, float | None]:
+        """See :meth:`TaskData.score`."""
+
+        def value(metric: str, names: list[str]) -> float | None:
+            truth = [list(e.tags) for name in names for e in self.tests[name]]
+            given = [tags for name in names for tags in predictions[name]]
+            found = [
+                tags + [OUTSIDE] * (len(right) - len(tags))
+                for tags, right in zip(given, truth, strict=True)
+            ]
+            return TAG_METRICS[metric](truth, found)
+
+        return over_tests(self.metrics, value, list(self.tests))
+
+
+def _words_have_space(tokenizer: Any) -> bool:
+    """Whether a word has to be given with the space before it.
+
+    For byte-level tokenizers (RoBERTa, GPT-2, ModernBERT, Llama 3) " gene" is the common token and
+    "gene" the rare one that goes on with a word. Others (BERT, SentencePiece) mark words
+    themselves. ``add_prefix_space`` does not serve: transformers ignores it for ModernBERT, and
+    for Qwen it puts spaces into words.
+    """
+    options = {"add_special_tokens": False}
+    apart = tokenizer(["a", "a"], is_split_into_words=True, **options)["input_ids"]
+    return apart != tokenizer("a a", **options)["input_ids"]
+
+
+def _encode(
+    tokenizer: Any, words: Sequence[str], limit: int
+) -> tuple[dict[str, list[int]], list[int]]:
+    """The columns of a sentence, and where the first token of each word stands.
+
+    The words cut off are missing at the end; every other word has a token.
+    """
+    row, first = _tokens(tokenizer, words, limit)
+    end = len(words) if len(row["input_ids"]) < limit else max(first, default=-1) + 1
+    silent = set(range(end)) - set(first)
+    if silent and tokenizer.unk_token is not None:
+        # Some tokenizers drop a word of control or zero-width characters, but it has a tag.
+        heard = [tokenizer.unk_token if i in silent else word for i, word in enumerate(words)]
+        row, first = _tokens(tokenizer, heard, limit)
+    if list(first) != list(range(len(first))) or not first:
+        word = min(silent, default=0)
+        raise UserError(
+            f"{type(tokenizer).__name__} has no token for word {word} ({words[word]!r}) of the "
+            f"sentence that begins with {' '.join(words)[:40]!r}, or it cuts sentences at the left"
+        )
+    return row, list(first.values())
+
+
+def _tokens(
+    tokenizer: Any, words: Sequence[str], limit: int
+) -> tuple[dict[str, list[int]], dict[int, int]]:
+    encoded = tokenizer(list(words), is_split_into_words=True, truncation=True, max_length=limit)
+    first: dict[int, int] = {}
+    for position, word in enumerate(encoded.word_ids()):
+        if word is not None:
+            first.setdefault(word, position)
+    return dict(encoded), first

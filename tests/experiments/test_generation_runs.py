@@ -1,0 +1,110 @@
+"""Whole runs of tasks of written text, from the command line's words to result.json."""
+
+import json
+from pathlib import Path
+
+import pytest
+import writers
+
+from bilevel.errors import UserError
+from experiments import evaluate
+from experiments.command import compose_config
+from experiments.plan import Plan
+
+QUICK = [
+    "model=hub",
+    "train.batch_size=4",
+    "train.max_steps=2",
+    "train.lr=1e-2",
+    "engine.precision=fp32",
+    "run.figures=false",
+    "task.decoding.max_new_tokens=8",
+    "task.decoding.beams=2",
+    "task.metrics=[bleu,rougeL]",
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Words to be told backwards, in the form of XSum."""
+    path = tmp_path_factory.mktemp("data")
+    for split, count in (("train", 24), ("validation", 8), ("test", 6)):
+        rows = []
+        for i in range(count):
+            words = [f"w{(i + k * k) % writers.WORDS}" for k in range(3 + i % 4)]
+            rows.append({"document": " ".join(words), "summary": " ".join(reversed(words))})
+        (path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def words(data: Path, model: Path, *more: str) -> list[str]:
+    return [*QUICK, "task=xsum", f"task.data_dir={data}", f"model.pretrained={model}", *more]
+
+
+def run(folder: Path, options: list[str]) -> dict:
+    Plan.of(compose_config(options)).execute(folder)
+    return json.loads((folder / "result.json").read_text())
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "bart", "t5"])
+def test_a_run(kind, data, tmp_path, capsys):
+    model = writers.folder(tmp_path / "model", kind)
+    found = run(tmp_path / "run", words(data, model, "method=lora", "method.rank=2"))
+    assert set(found["metrics"]) == {"bleu", "rougeL"}
+    assert found["data"] == {"train": 24, "test": 6}
+    assert (found["train_source"], found["test_source"]) == ("train", "test")
+    told = [json.loads(x) for x in (tmp_path / "run/predictions.jsonl").read_text().splitlines()]
+    asked = [json.loads(x) for x in (data / "test.jsonl").read_text().splitlines()]
+    assert [x["target"] for x in told] == [x["summary"] for x in asked]
+    assert all(isinstance(x["prediction"], str) for x in told)
+    evaluate.main([f"run={tmp_path / 'run'}"])  # once more, from the files
+    printed = capsys.readouterr().out
+    assert f"{found['metrics']['bleu']:.4f}" in printed
+
+
+def test_a_model_as_it_is_without_training_data(data, tmp_path):
+    model = writers.folder(tmp_path / "model", "bart")
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    (alone / "test.jsonl").write_text((data / "test.jsonl").read_text())
+    options = words(alone, model, "method=pretrained", "task.train_split=null")
+    found = run(tmp_path / "run", options)
+    assert found["data"] == {"test": 6}
+    assert found["train_source"] is found["train_loss"] is found["update"] is None
+    assert found["engine"]["steps"] == found["seconds"] == {}
+    assert (found["trainable_parameters"], found["test_loss"] > 0) == (0, True)
+    # with training data the scores are the same, and there is a training loss
+    again = run(tmp_path / "again", words(data, model, "method=pretrained"))
+    assert again["metrics"] == found["metrics"]
+    assert again["train_loss"] > 0
+
+
+def test_nothing_to_train_on(data, tmp_path):
+    model = writers.folder(tmp_path / "model", "gpt2")
+    options = words(data, model, "method=lora", "task.train_split=null")
+    with pytest.raises(UserError, match=r"no training data.*method=pretrained"):
+        run(tmp_path / "run", options)
+
+
+def test_an_encoder_is_refused_before_anything_is_tokenised(data, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("experiments.tasks.text.TextData.tokenise", None)
+    with pytest.raises(UserError, match=r"is an encoder .* and writes no text"):
+        run(tmp_path / "run", words(data, tiny, "method=pretrained"))
+
+
+def test_a_target_that_does_not_fit(data, tmp_path):
+    model = writers.folder(tmp_path / "model", "gpt2")
+    long = tmp_path / "long"
+    long.mkdir()
+    row = json.dumps({"document": "w1", "summary": "w2 " * writers.POSITIONS})
+    for split in ("train", "test"):
+        (long / f"{split}.jsonl").write_text("\n".join([row] * 4))
+    options = words(long, model, "method=pretrained", "task.max_target_length=null")
+    with pytest.raises(UserError, match=r"example 0 .* target of 65 tokens.*max_target_length"):
+        run(tmp_path / "run", options)
+
+
+@pytest.mark.parametrize("split", ["test", "dev"])
+def test_the_test_set_is_not_trained_on(split, data, tmp_path):
+    with pytest.raises(UserError, match=r"task\.train_split.*one of train, validation"):
+        Plan.of(compose_config(words(data, tmp_path, f"task.train_split={split}")))
