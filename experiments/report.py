@@ -175,7 +175,7 @@ def _collect(folders: Sequence[Path]) -> tuple[list[dict[str, Any]], list[Path]]
         values = result.read(run)
         if values is None:
             failed.append(run)
-        else:
+        elif "program" not in values:  # those of other programs are no runs
             finished.append({**values, "folder": str(run)})
             overrides.append(_overrides(run))
     common = set.intersection(*overrides) if overrides else set()

@@ -21,7 +21,17 @@ from problems.base import Outcome
 if TYPE_CHECKING:
     from experiments.job import FineTuningJob
 
-__all__ = ["FILE", "SCHEMA_VERSION", "assemble", "gap", "read", "summary", "test_sizes", "write"]
+__all__ = [
+    "FILE",
+    "SCHEMA_VERSION",
+    "assemble",
+    "gap",
+    "read",
+    "summary",
+    "test_sizes",
+    "versions",
+    "write",
+]
 
 SCHEMA_VERSION = 1
 FILE = "result.json"
@@ -79,7 +89,7 @@ def assemble(
         "processor_seconds": {name: s["processor_seconds"] for name, s in stages.items()},
         "peak_memory_mib": round(_peak_memory_mib(), 1),
         "adapter_dir": str(saved.folder),
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {"python": platform.python_version(), **versions()},
     }
 
 
@@ -168,7 +178,8 @@ def _peak_memory_mib() -> float:
     return largest / (2**20 if platform.system() == "Darwin" else 2**10)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """The version of each package that a result may depend on."""
     found = {}
     for package in PACKAGES:
         try:

@@ -16,7 +16,7 @@ __all__ = ["SUFFIXES", "Row", "find", "is_absent", "is_missing", "read"]
 
 Row = dict[str, Any]
 
-SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".csv.gz", ".tsv.gz", ".jsonl.gz")
+SUFFIXES = (".parquet", ".csv", ".tsv", ".json", ".jsonl", ".csv.gz", ".tsv.gz", ".jsonl.gz")
 
 
 def find(data_dir: str, split: str, suffixes: Sequence[str] = SUFFIXES) -> Path | None:
@@ -43,10 +43,10 @@ def find(data_dir: str, split: str, suffixes: Sequence[str] = SUFFIXES) -> Path 
 
 
 def read(path: Path) -> list[Row]:
-    """Read the rows of a parquet, csv, tsv or jsonl file (the last three also as .gz).
+    """Read the rows of a parquet, json, csv, tsv or jsonl file (the last three also as .gz).
 
-    Every value of a csv or tsv file is a string. A csv file may quote; a tsv file, like GLUE's
-    own, does not (a quotation mark is an ordinary character).
+    A json file is one array of objects. Every value of a csv or tsv file is a string. A csv file
+    may quote; a tsv file, like GLUE's own, does not (a quotation mark is an ordinary character).
 
     Raises:
         UserError: the file cannot be parsed, or has no rows.
@@ -55,6 +55,10 @@ def read(path: Path) -> list[Row]:
     try:
         if kind == "parquet":
             rows = pd.read_parquet(path).to_dict("records")
+        elif kind == "json":
+            rows = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+                raise ValueError("it must be one array of objects, [{...}, ...]")
         elif kind == "jsonl":
             open_text = gzip.open if path.suffix == ".gz" else open
             with open_text(path, "rt", encoding="utf-8") as lines:

@@ -1,0 +1,1 @@
+"""Zero-shot style transfer by an instruction-tuned model; the program is `__main__`."""

@@ -1,0 +1,54 @@
+"""Zero-shot style transfer by an instruction-tuned model, scored by three other models.
+
+    python -m experiments.style_transfer run=DIR classifier=DIR data_dir=DIR [OPTION=VALUE ...]
+
+run=DIR                 a finished run of task=instructions
+classifier=DIR          a finished run of a task with two labels
+data_dir=DIR            a folder with a file test
+language_model=MODEL    hub id or folder, for the perplexity; default: the run's base model
+max_test=N              sentences at most
+out=DIR                 default: style_transfer in the run's folder
+styles=negative,positive            names of the styles, of the data's labels 0 and 1
+classifier_labels=0,1               the classifier's own labels of these
+instruction=TEXT                    {source} and {target} stand for the names of the styles
+text_column=text  label_column=label  reference_column=human_reference
+task.KEY=VALUE  model.KEY=VALUE     of the run, task.decoding.beams=4
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from experiments.command import CommandLine, one_sentence
+from experiments.quiet import quiet
+from experiments.result import shown
+from experiments.style_transfer.options import Options
+from experiments.style_transfer.transfer import transfer
+
+__all__ = ["main"]
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """The program."""
+    words = sys.argv[1:] if words is None else words
+    if {"--help", "-h"} & set(words):
+        print(__doc__)
+        return
+    quiet()
+    with one_sentence():
+        line = CommandLine.parse(words)
+        options = Options.parse(line)
+        values = transfer(options, line)
+    print(f"{'':14}{'':24}accuracy      bleu  perplexity")
+    for what in ("transfers", "copies", "human"):
+        for direction, row in values[what].items():
+            numbers = (shown(row[name]) for name in ("accuracy", "bleu", "perplexity"))
+            print(f"  {what:12}{direction:22}" + "".join(f"{number:>10}" for number in numbers))
+    right = values["classifier"]["accuracy"]["overall"]
+    print(f"  the classifier is right about {right:.1%} of the sentences as they were")
+    print(f"  {options.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""A run of this tool that tells the two styles apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bilevel.errors import UserError
+from experiments import artifacts, result
+from experiments.command import CommandLine
+from experiments.saved import SavedRun
+from experiments.scoring import forward
+from experiments.tasks.base import CLASSES
+from experiments.tasks.labelled import Example, LabelledData
+
+__all__ = ["StyleClassifier"]
+
+
+class StyleClassifier:
+    """Says of texts which style they have.
+
+    Args:
+        folder: of the run.
+        line: the command line.
+        labels: the run's own labels of the styles 0 and 1; its classes are matched by name, in
+            whatever order it has them.
+        device: to compute on.
+
+    Raises:
+        UserError: no finished run, or one that has other labels or reads pairs of texts.
+    """
+
+    def __init__(
+        self, folder: str, line: CommandLine, labels: tuple[str, str], device: str
+    ) -> None:
+        values = result.read(Path(folder))
+        if values is None:
+            raise UserError(f"classifier={folder}: there is no finished run, no result.json")
+        names = values.get("labels") if values.get("kind") == CLASSES else None
+        if not names or len(names) != 2:
+            has = "no labels" if not names else f"{len(names)} labels"
+            raise UserError(f"classifier={folder} is a run with {has}: one with two is needed")
+        if set(names) != set(labels):
+            raise UserError(
+                f"classifier={folder} has the labels {', '.join(names)}, not {', '.join(labels)}: "
+                "say which of its labels stand for 0 and 1 in the data, by "
+                "classifier_labels=LABEL,LABEL"
+            )
+        self.run = SavedRun.open(folder, line, [])
+        if len(self.run.config.task.get("text_columns", "_")) > 1:
+            raise UserError(
+                f"classifier={folder} reads pairs of texts: one that reads a text is needed"
+            )
+        self.styles_of_classes = [labels.index(name) for name in names]
+        self.data = LabelledData(
+            name=values["task"],
+            train=[],
+            tests={},
+            test_source="none",
+            metrics=("accuracy",),
+            max_length=int(self.run.config.task.max_length),
+            label_names=list(names),
+        )
+        loaded = self.run.base(self.data)
+        saved = self.run.folder / Path(values["adapter_dir"]).name
+        self.model = artifacts.load(saved, loaded.model).to(device)
+        self.tokenizer = loaded.tokenizer
+
+    def styles(self, texts: Sequence[str]) -> list[int | None]:
+        """0 or 1 of each text; None of a blank one, which has no style."""
+        said = [i for i, text in enumerate(texts) if text.strip()]
+        rows = self.data.tokenise(self.tokenizer, [Example((texts[i],), 0) for i in said])
+        logits, _ = forward(self.model, self.data, rows, self.data.collator(self.tokenizer))
+        found: list[int | None] = [None] * len(texts)
+        for i, values in zip(said, logits, strict=True):
+            found[i] = self.styles_of_classes[int(np.argmax(values))]
+        return found

@@ -1,0 +1,104 @@
+"""What the program is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from bilevel.errors import UserError
+from experiments.command import CommandLine
+from experiments.errors import listed, nearest
+from experiments.saved import take
+from experiments.style_transfer.sentences import Columns
+from experiments.style_transfer.writer import INSTRUCTION
+
+__all__ = ["Options"]
+
+DEFAULTS: dict[str, str | None] = {
+    "run": None,
+    "classifier": None,
+    "data_dir": None,
+    "language_model": None,
+    "max_test": None,
+    "out": None,
+    "styles": "negative,positive",
+    "instruction": INSTRUCTION,
+    "classifier_labels": "0,1",
+    "text_column": Columns().text,
+    "label_column": Columns().label,
+    "reference_column": Columns().reference,
+}
+OF_THE_RUN = ("task.", "model.")
+
+
+@dataclass(frozen=True)
+class Options:
+    """The program's options; its help says what each means.
+
+    Attributes:
+        overrides: of the run's own configuration.
+    """
+
+    run: str
+    classifier: str
+    data_dir: str
+    language_model: str | None
+    max_test: int | None
+    out: Path
+    styles: tuple[str, str]
+    instruction: str
+    classifier_labels: tuple[str, str]
+    columns: Columns
+    overrides: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, line: CommandLine) -> Options:
+        """Read a command line.
+
+        Raises:
+            UserError: an option is unknown, missing or no such value.
+        """
+        own, rest = take(line.overrides, **DEFAULTS)
+        for word in rest:
+            key = word.partition("=")[0]
+            if not key.startswith(OF_THE_RUN):
+                raise UserError(
+                    f"unknown option {key!r}: allowed are {listed(DEFAULTS)}, task.KEY and "
+                    f"model.KEY{nearest(key, DEFAULTS)}"
+                )
+        needed = {key: own[key] or "" for key in ("run", "classifier", "data_dir")}
+        for key, value in needed.items():
+            if not value:
+                raise UserError(f"{key}=DIR is needed; --help says what it is")
+        return cls(
+            **needed,
+            language_model=own["language_model"] or None,
+            max_test=_count(own["max_test"]),
+            out=Path(own["out"] or Path(needed["run"]) / "style_transfer"),
+            styles=_two(own, "styles"),
+            instruction=own["instruction"] or "",
+            classifier_labels=_two(own, "classifier_labels"),
+            columns=Columns(*(own[f"{name}_column"] or "" for name in Columns._fields)),
+            overrides=tuple(rest),
+        )
+
+    def shown(self) -> dict[str, object]:
+        """The options as JSON has them."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**values, "out": str(self.out), "columns": self.columns._asdict()}
+
+
+def _count(value: str | None) -> int | None:
+    if value in (None, "", "null"):
+        return None
+    try:
+        return int(str(value))
+    except ValueError as error:
+        raise UserError(f"max_test={value}: this must be a whole number") from error
+
+
+def _two(own: dict[str, str | None], key: str) -> tuple[str, str]:
+    names = [name.strip() for name in (own[key] or "").strip("[]").split(",")]
+    if len(names) != 2 or not all(names) or names[0] == names[1]:
+        raise UserError(f"{key}={own[key]}: two different names are needed, of 0 and of 1")
+    return names[0], names[1]

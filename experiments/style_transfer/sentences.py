@@ -1,0 +1,64 @@
+"""The sentences to transfer, their styles, and what people made of them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from bilevel.errors import UserError
+from experiments.tasks.base import choose
+from experiments.tasks.files import find, is_missing, read
+from experiments.tasks.generation import texts
+from experiments.tasks.rows import check_columns, label_key
+
+__all__ = ["Columns", "Sentence", "read_sentences"]
+
+SPLIT = "test"
+SEED = 0  # of the choice that max_test makes
+
+
+class Columns(NamedTuple):
+    """Names of the columns: Yelp's, unless others are given."""
+
+    text: str = "text"
+    label: str = "label"
+    reference: str = "human_reference"
+
+
+class Sentence(NamedTuple):
+    """A sentence, its style (0 or 1), and human references in the other one."""
+
+    text: str
+    style: int
+    references: tuple[str, ...]
+
+
+def read_sentences(data_dir: str, columns: Columns, limit: int | None) -> list[Sentence]:
+    """The sentences of the file test in a folder.
+
+    Args:
+        data_dir: the folder.
+        columns: the label is 0 or 1; the reference is a text or (Parquet, json) a list of texts.
+        limit: at most so many, in the styles' proportions; None for all.
+
+    Raises:
+        UserError: there is no such file or column, or a row lacks something or has another label.
+    """
+    path = find(data_dir, SPLIT)
+    if path is None:
+        raise UserError(f"data_dir={data_dir} has no file {SPLIT} (.parquet, .csv, .tsv, .jsonl)")
+    rows = read(path)
+    check_columns(rows, columns, str(path))
+    found = []
+    for number, row in enumerate(rows):
+        place = f"row {number} of {path}"
+        for column in columns:
+            if is_missing(row.get(column)):
+                raise UserError(f"{place} has nothing in column {column!r}")
+        style = label_key(row[columns.label])
+        if style not in (0, 1):
+            raise UserError(f"{place} has the label {style!r}: it must be 0 or 1")
+        references = tuple(texts(row[columns.reference]))
+        if not references:
+            raise UserError(f"{place} has no reference")
+        found.append(Sentence(str(row[columns.text]), int(style), references))
+    return choose(found, limit, SEED, "max_test", [sentence.style for sentence in found])

@@ -1,0 +1,126 @@
+"""Instruction tuning: an instruction, often with an input, and the response to it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from bilevel.data import split
+from bilevel.errors import UserError
+from experiments.errors import listed
+from experiments.tasks.files import SUFFIXES, Row, is_missing, read
+from experiments.tasks.generation import Generation, Split, texts
+from experiments.tasks.text import Decoding
+
+__all__ = ["Instructions"]
+
+HELD_OUT = "train_share"
+PLACES = re.compile(r"\{(instruction|input)\}")
+
+PROMPT = "Do what the task says with the text below it.\n\nTask: {instruction}\nText: {input}"
+PROMPT_WITHOUT_INPUT = "Do what the task says.\n\nTask: {instruction}"
+
+
+@dataclass(frozen=True)
+class Instructions(Generation):
+    """Rows of instruction, input and response; the loss is of the response alone.
+
+    The test set is the test file, else the validation file, else a share of the training rows that
+    is not trained on (`TaskData.test_source` is then "train_share"). Rows with the same prompt are
+    on the same side of that split.
+
+    Attributes:
+        data_dir: a folder with files train and perhaps test or validation; or a file, which is all
+            of the training rows.
+        prompt: what the model reads before the separator; ``{instruction}`` and ``{input}`` stand
+            for a row's own.
+        prompt_without_input: the same for rows with no input.
+        instruction_column: the column of the instruction.
+        input_column: of the input, which may be empty; None: no row has one.
+        output_column: of the response.
+        test_share: which part of the training rows is the test, where there is no file for it;
+            `subset_seed` decides which rows.
+    """
+
+    test_splits: ClassVar[tuple[str, ...]] = ("test", "validation", HELD_OUT)
+
+    name: str = "instructions"
+    metrics: tuple[str, ...] = ("bleu", "rougeL")
+    decoding: Decoding = field(default_factory=lambda: Decoding(max_new_tokens=128))
+    # Behind the prompt, so that a prompt that is cut still ends in it.
+    separator: str | None = "\nAnswer:"
+    max_target_length: int | None = 256
+    prompt: str = PROMPT
+    prompt_without_input: str = PROMPT_WITHOUT_INPUT
+    instruction_column: str = "instruction"
+    input_column: str | None = "input"
+    output_column: str = "output"
+    test_share: float = 0.02
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for option, places in (
+            ("prompt", {"instruction", "input"}),
+            ("prompt_without_input", {"instruction"}),
+        ):
+            if set(PLACES.findall(getattr(self, option))) != places:
+                wanted = " and ".join(f"{{{place}}}" for place in sorted(places, reverse=True))
+                raise UserError(f"task.{option} must hold {wanted}, and of these places no other")
+        if not 0 < self.test_share < 1:
+            raise UserError(
+                f"task.test_share={self.test_share}: this must be between 0 and 1 (exclusive)"
+            )
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Those that every row must fill."""
+        return self.instruction_column, self.output_column
+
+    def read_row(self, row: Row, place: str) -> tuple[str, list[str]]:
+        """The prompt and the response."""
+        given = None if self.input_column is None else row.get(self.input_column)
+        instruction = str(row[self.instruction_column])
+        source = self.source(instruction, "" if is_missing(given) else str(given))
+        return source, texts(row[self.output_column])
+
+    def source(self, instruction: str, given: str = "") -> str:
+        """What the model reads, up to the separator."""
+        values = {"instruction": instruction.strip(), "input": given.strip()}
+        template = self.prompt if values["input"] else self.prompt_without_input
+        return PLACES.sub(lambda place: values[place[1]], template)
+
+    def _splits(self) -> dict[str, Split]:
+        splits = self._files()
+        for where, rows in splits.values():
+            # In JSON a row without an input may lack the column.
+            if self.input_column is not None and not any(self.input_column in row for row in rows):
+                raise UserError(
+                    f"{where} has no column {self.input_column!r}: its columns are "
+                    f"{listed(rows[0])} (task.input_column=null where there is none)"
+                )
+        if "train" in splits and set(self.test_splits).isdisjoint(splits):
+            return self._parted(*splits["train"])
+        return splits
+
+    def _files(self) -> dict[str, Split]:
+        path = Path(str(self.data_dir)).expanduser()
+        if path.is_file():
+            if not path.name.endswith(SUFFIXES):
+                raise UserError(f"task.data_dir={path}: its name must end in {listed(SUFFIXES)}")
+            return {"train": (str(path), read(path))}
+        if not path.is_dir():
+            raise UserError(f"task.data_dir={path}: there is no such file or folder")
+        return super()._splits()
+
+    def _parted(self, where: str, rows: list[Row]) -> dict[str, Split]:
+        """The training rows without those that are held out, and these."""
+        sources = [pair.source for pair in self.pairs(where, rows)]  # one a row
+        distinct = list(dict.fromkeys(sources))
+        chosen = split(len(distinct), self.test_share, self.subset_seed)[0]
+        held = {distinct[i] for i in chosen}
+        sides: dict[bool, list[Row]] = {True: [], False: []}
+        for source, row in zip(sources, rows, strict=True):
+            sides[source in held].append(row)
+        return {"train": (where, sides[False]), HELD_OUT: (where, sides[True])}
