@@ -32,8 +32,8 @@ def data(tmp_path_factory):
 def logits(model, text):
     model.eval()
     model.config.pad_token_id = 0
-    labels = {"labels": IDS[:, :3].contiguous()} if text else {}
-    return model(input_ids=IDS, **labels).logits
+    decoded = {"decoder_input_ids": IDS[:, :3]} if text and model.config.is_encoder_decoder else {}
+    return model(input_ids=IDS, **decoded).logits
 
 
 @pytest.mark.parametrize(("name", "text", "hypergradient"), CASES)
