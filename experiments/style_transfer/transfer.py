@@ -63,7 +63,8 @@ def transfer(options: Options, line: CommandLine) -> dict[str, Any]:
     # a reference each, so that sentences and not references have the same weight
     people = [sentence.references[0] for sentence in sentences]
     loaded = spec.load(Answers(TEXT, 0), 0)
-    model = loaded.model.to(device)
+    model: Any = loaded.model
+    model = model.to(device)
 
     def judged(texts: list[str], found: list[int | None]) -> Judged:
         return Judged(texts, found, surprises(model, loaded.tokenizer, texts))
