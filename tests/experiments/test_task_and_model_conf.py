@@ -19,6 +19,7 @@ WRITING = {  # tasks of written text -> the papers' usual model
     "webnlg": "gpt2-medium",
     "dart": "gpt2-medium",
     "xsum": "bart-large",
+    "instructions": "llama-7b",
     "demo_generation": "demo_causal",
 }
 MODELS = sorted((FOLDER / "model").glob("*.yaml"))
@@ -33,7 +34,15 @@ def test_every_glue_task_has_its_file():
 def test_task_files_build_their_task(path):
     node = OmegaConf.load(path)
     node = node.get("task", node)  # a task that names its usual model is one level deeper
-    local = ("classification", "text_to_text", "tagging", "jnlpba", "webnlg", "dart")
+    local = (
+        "classification",
+        "text_to_text",
+        "tagging",
+        "jnlpba",
+        "webnlg",
+        "dart",
+        "instructions",
+    )
     if path.stem in local:
         with pytest.raises(UserError, match=r"task\.data_dir"):
             build(node, "task", Task)
