@@ -23,6 +23,7 @@ class Pretrained(Method):
     """Train nothing."""
 
     name: ClassVar[str] = "pretrained"
+    takes_targets: ClassVar[bool] = False
 
     def check_size(self, examples: int, batch_size: int) -> None:
         """Any size will do."""
