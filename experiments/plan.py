@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from experiments.tasks.base import Task
 from problems.base import Method, TrainSettings
 
 __all__ = ["Plan"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ class Plan:
         train = dict(values["train"])
         targets = train.pop("target_modules")
         spec = build(config.model, "model", ModelSpec, modules)
+        _warn_of_unused_lr(train["lr"], values["method"])
         if train["lr"] is None:
             train["lr"] = spec.lr  # None leaves it to the method
         names = {group: str(name) for group, name in runtime.choices.items() if "/" not in group}
@@ -129,3 +133,15 @@ class Plan:
         from experiments.job import execute  # here: torch models are not needed to check a plan
 
         return execute(self, folder)
+
+
+def _warn_of_unused_lr(lr: float | None, method: dict[str, Any]) -> None:
+    """Say so when train.lr is given and every optimiser of the weights has a rate of its own."""
+    own = {
+        f"method.{part}.lr": method[part]["lr"]
+        for part in ("optimizer", "lower", "retrain")
+        if "lr" in (method.get(part) or {})
+    }
+    if lr is not None and own and None not in own.values():
+        given = ", ".join(f"{name}={value:g}" for name, value in own.items())
+        log.warning("train.lr=%g is not used: the method has %s, which goes first", lr, given)

@@ -6,6 +6,8 @@ import pytest
 
 import conf
 import experiments
+from experiments.command import compose_config
+from experiments.plan import Plan
 from experiments.run import main
 
 
@@ -44,3 +46,13 @@ def test_the_help_names_every_program() -> None:
     for path in Path(experiments.__file__).parent.glob("*.py"):
         if '__name__ == "__main__"' in path.read_text():
             assert f"python -m experiments.{path.stem}" in text
+
+
+@pytest.mark.parametrize(("method", "said"), [("full", True), ("autolora", False), ("lora", False)])
+def test_a_rate_that_is_not_used_is_told(method, said, caplog):
+    Plan.of(compose_config([f"method={method}", "task=demo", "train.lr=0.01"]))
+    told = "train.lr=0.01 is not used: the method has method.optimizer.lr=2e-05" in caplog.text
+    assert told == said
+    caplog.clear()
+    Plan.of(compose_config([f"method={method}", "task=demo"]))
+    assert "not used" not in caplog.text
