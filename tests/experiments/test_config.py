@@ -20,6 +20,10 @@ GROUPS = ("method", "task", "model", "hypergradient", "engine")
 # Entries that stand for something of the user's, which must be given, or go with another only.
 NEEDED = {
     "task=classification": ["task.data_dir=here", "task.text_columns=[text]"],
+    **{
+        f"task={name}": ["task.data_dir=here"]
+        for name in ("dart", "instructions", "jnlpba", "tagging", "text_to_text", "webnlg")
+    },
     "model=hub": ["model.pretrained=someone/something"],
     "model=planted": ["task=planted"],
 }

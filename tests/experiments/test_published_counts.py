@@ -52,7 +52,11 @@ def test_counts(name, targets, r, parameters, gates):
         base = split_fused(kind(config))
         heads = [] if kind is GPT2LMHeadModel else head_modules(base)
         in_head = sum(p.numel() for h in heads for p in base.get_submodule(h).parameters())
-        job = SimpleNamespace(target_modules=target_modules(base, targets), head_modules=heads)
+        job = SimpleNamespace(
+            target_modules=target_modules(base, targets),
+            head_modules=heads,
+            task_type="SEQ_CLS" if heads else None,
+        )
         model = add_lora(job, base, r=r, lora_alpha=16)
         costs = component_costs(model)
         attached = Gates(list(lora_layers(model)), r, "hard_concrete")

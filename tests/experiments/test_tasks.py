@@ -29,6 +29,8 @@ def write(path, rows):
         return
     if kind == "jsonl":
         text = "\n".join(json.dumps(row) for row in rows)
+    elif kind == "json":
+        text = json.dumps(rows)
     elif kind == "csv":
         text = frame.to_csv(index=False)
     else:
