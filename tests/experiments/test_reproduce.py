@@ -46,7 +46,7 @@ blocks:
 @pytest.fixture(autouse=True)
 def entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One entry, paper/one, and an empty folder to work in."""
-    root = tmp_path / "conf"
+    root = tmp_path / "entries"  # not "conf": it would hide the package from a process started here
     (root / "paper").mkdir(parents=True)
     (root / "paper" / "one.yaml").write_text(ENTRY)
     monkeypatch.setattr("experiments.reproduction.entries.folder", lambda: root)
