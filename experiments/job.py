@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -61,6 +62,9 @@ class FineTuningJob:
         self.folder = folder
         self.seed = plan.seed
         self.settings = plan.settings
+        if plan.model.dtype == "bfloat16" and plan.settings.precision == "auto":
+            # a float32 head cannot take bfloat16 input without autocast
+            self.settings = replace(plan.settings, precision="bf16")
         self.hypergradient = plan.hypergradient
         self.task: TaskData = plan.task.load()
         check_smoothing(plan.settings.label_smoothing, self.task.answers)

@@ -122,6 +122,11 @@ class ModelSpec:
         if self.warm_start is not None:
             if self.quantization is not None:
                 raise UserError("model.warm_start merges weights, and quantised ones cannot be")
+            if self.dtype != "float32":
+                raise UserError(
+                    "model.warm_start merges weights, and in bfloat16 most of a small update is "
+                    "rounded away: take model.dtype=float32"
+                )
             warm_start.read_run(self.warm_start, self.title)
 
     @property
@@ -237,6 +242,8 @@ class ModelSpec:
 
     def _tokenizer(self, config: PretrainedConfig) -> PreTrainedTokenizerBase:
         tokenizer = self._fetch(AutoTokenizer)
+        # Virtual tokens stand next to the text; where text is written, padding is decided there.
+        tokenizer.padding_side = "right"
         if tokenizer.pad_token is None:  # Llama-type models come without one
             tokenizer.pad_token = tokenizer.eos_token
         longest = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length

@@ -159,7 +159,14 @@ class Reproduction:
 
         suffix = " (smoke)" if self.options.smoke else ""
         results = [
-            {**values, "method": cell.row + suffix, "variant": "", "folder": str(cell.folder)}
+            {
+                **values,
+                "method": cell.row + suffix,
+                "variant": " ".join(
+                    f"{key}={cell.settings[key]}" for key in cell.block.rows[cell.row].grid
+                ),
+                "folder": str(cell.folder),
+            }
             for cell, values in self.finished
         ]
         drawn = figures.draw_several(results, self.folder)

@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from bilevel.errors import UserError
-from experiments import result
+from experiments import result, warm_start
 from experiments.command import CommandLine, compose_config, user_modules
 from experiments.models import LoadedModel, ModelSpec
 from experiments.targets import build
@@ -78,7 +78,13 @@ class SavedRun:
 
     def base(self, task: TaskData) -> LoadedModel:
         """The base model with an untrained head, and its tokenizer."""
-        spec = build(self.config.model, "model", ModelSpec, self.modules)
+        model = self.config.model
+        own = self.folder / warm_start.FOLDER
+        if own.is_dir():  # the run was started from another, and kept the weights it began with
+            changes = {"warm_start": None, "package": None, "pretrained": str(own)}
+            known = {key: value for key, value in changes.items() if key in model or value}
+            model = OmegaConf.merge(OmegaConf.create(OmegaConf.to_container(model)), known)
+        spec = build(model, "model", ModelSpec, self.modules)
         return spec.load(task.answers, int(self.config.seed))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel
 
 from bilevel.disk import told_when_full
@@ -81,7 +81,7 @@ def take_over(
     saved = Path(folder).expanduser() / Path(values["adapter_dir"]).name
     tuned = artifacts.load(saved, base)
     if isinstance(tuned, PeftModel):
-        if not hasattr(tuned.base_model, "merge_and_unload"):
+        if not isinstance(tuned.peft_config["default"], LoraConfig):  # AdaLoRA's is one too
             raise UserError(
                 f"model.warm_start={folder}: {values['method']} leaves nothing that can be merged "
                 "into the weights, take a run of LoRA's kind or of full fine-tuning"
@@ -92,7 +92,9 @@ def take_over(
             f"model.warm_start={folder}: {values['method']} leaves parts outside the weights, "
             "take a run of LoRA's kind or of full fine-tuning"
         )
-    model.base_model.load_state_dict(tuned.base_model.state_dict())
+    wanted = model.base_model.state_dict().keys()
+    found = {k: v for k, v in tuned.base_model.state_dict().items() if k in wanted}
+    model.base_model.load_state_dict(found)  # without a pooler, where tags are wanted
 
 
 def save_base(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:

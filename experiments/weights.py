@@ -30,6 +30,7 @@ def moved(tuned: nn.Module, pretrained: nn.Module) -> dict[str, dict[str, float 
         if tuned.peft_config["default"].is_prompt_learning:
             return None
         # Not unloaded: PEFT cannot do that with IA3 beside a head of more than one linear map.
+        tuned.float()  # in bfloat16 a small update would be rounded away
         tuned.merge_adapter()
         tuned = tuned.get_base_model()
     elif type(tuned) is not type(pretrained):

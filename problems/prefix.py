@@ -70,6 +70,12 @@ class PrefixTuning(OneLevelMethod):
                 f"prefix tuning reaches only the decoder's own attention of {type(model).__name__} "
                 "and leaves its encoder alone: use method=prompt, or a model without an encoder"
             )
+        smoothing = job.settings.label_smoothing
+        if smoothing and "past_key_values" not in inspect.signature(model.forward).parameters:
+            raise UserError(
+                f"train.label_smoothing={smoothing}: PEFT computes the loss of prefix tuning on "
+                f"{type(model).__name__} itself, without smoothing: use 0, or another method"
+            )
         check_positions(job, model, self.virtual_tokens)
         options = peft_head(job)
         if self.projection is not None:

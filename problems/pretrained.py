@@ -30,4 +30,9 @@ class Pretrained(Method):
 
     def run(self, job: Job) -> Outcome:
         """The model as it is built."""
-        return Outcome(job.build_model(), ranks=None, trainable_parameters=0)
+        return Outcome(
+            job.build_model(),
+            ranks=None,
+            trainable_parameters=0,
+            split={"train": len(job.data.examples)},
+        )

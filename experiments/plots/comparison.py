@@ -40,7 +40,7 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
             here = groups[setting]
             metric = here[0]["primary_metric"]
             measures = [
-                (f"test {metric}", [_number(r["metrics"][metric]) for r in here]),
+                (f"test {metric}", [_number(r["metrics"].get(metric)) for r in here]),
                 ("over-fitting gap (test − train loss)", [_gap(r) for r in here]),
                 ("adapter parameters", [r["adapter_parameters"] for r in here]),
                 ("seconds", [sum(r["seconds"].values()) for r in here]),

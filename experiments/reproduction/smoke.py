@@ -16,7 +16,7 @@ GENERATE = ("demo_generation", "demo_causal")
 STAND_INS = {
     **dict.fromkeys(("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte"), CLASSIFY),
     **dict.fromkeys(("jnlpba",), CLASSIFY),
-    **dict.fromkeys(("e2e", "webnlg", "dart", "xsum", "yelp"), GENERATE),
+    **dict.fromkeys(("e2e", "webnlg", "dart", "xsum", "instructions"), GENERATE),
 }
 # Options that belong to the real data, model and machine, or that say how long to train.
 LEFT_OUT = ("task.", "model.", "engine.")

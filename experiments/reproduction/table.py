@@ -13,7 +13,7 @@ from experiments import report
 from experiments.grid import searched
 from experiments.reproduction.cells import Cell
 from experiments.reproduction.entries import AVERAGE, Block, Column
-from experiments.reproduction.published import Published, find, shown
+from experiments.reproduction.published import CONFIDENCE, Published, find, shown
 
 __all__ = ["FAILED", "Ours", "as_csv", "collect", "markdown"]
 
@@ -120,10 +120,15 @@ def _ours(
     return Ours(
         None if mean is None else mean * column.factor,
         None if spread is None else spread * column.factor,
-        len(found),
+        len(found) if mean is None else sum(_has(r, metric) for r in found),
         asked,
         failed,
     )
+
+
+def _has(found: dict[str, Any], metric: str) -> bool:
+    """Whether a run has a score; METEOR is None where there was no Java."""
+    return metric not in found["metrics"] or found["metrics"][metric] is not None
 
 
 def markdown(block: Block, ours: Mapping[tuple[str, str], Ours], prefix: str = "") -> str:
@@ -138,7 +143,9 @@ def markdown(block: Block, ours: Mapping[tuple[str, str], Ours], prefix: str = "
     lines = [["", "", "parameters", *names]]
     for label, row in block.rows.items():
         theirs = [find(block.published, label, name) for name in names]
-        params = next((p.params for p in block.published if p.row == label and p.params), "")
+        given = [p for p in block.published if p.row == label and p.params]
+        best = min(given, key=lambda p: list(CONFIDENCE).index(p.confidence), default=None)
+        params = f"{CONFIDENCE[best.confidence]}{best.params}" if best else ""
         mine = [ours.get((label, name)) for name in names]
         first = label if row.method is None else f"{label} (method={row.method})"
         if row.method is None:
@@ -146,7 +153,7 @@ def markdown(block: Block, ours: Mapping[tuple[str, str], Ours], prefix: str = "
         else:
             lines.append([first, "ours", "", *(_cell(o, prefix) for o in mine)])
         figures = [shown(p, name) for p, name in zip(theirs, names, strict=True)]
-        lines.append(["", "paper", params or "", *figures])
+        lines.append(["", "paper", params, *figures])
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     text = [
         "| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |"

@@ -18,6 +18,8 @@ from experiments.tasks.text import TextData, TextExample
 
 __all__ = ["INSTRUCTION", "Writer"]
 
+UNCUT = 10**9  # tokens: more than any prompt has
+
 INSTRUCTION = (
     "Rewrite this {source} sentence as a {target} one. Keep what it is about, and change as few "
     "words as you can."
@@ -84,7 +86,7 @@ class Writer:
         rows = data.tokenise(loaded.tokenizer, examples, loaded.seq2seq)
         prompts = [data.prompt(row, loaded.seq2seq) for row in rows]
         for number, (prompt, example) in enumerate(zip(prompts, examples, strict=True)):
-            needed = len(loaded.tokenizer(example.source)["input_ids"])
+            needed = len(data.source(loaded.tokenizer, example.source, UNCUT, loaded.seq2seq))
             if len(prompt) < needed:  # it would lose the end of the sentence
                 raise UserError(
                     f"the prompt of sentence {number} has {needed} tokens, and there is room for "

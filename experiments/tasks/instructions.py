@@ -116,7 +116,8 @@ class Instructions(Generation):
 
     def _parted(self, where: str, rows: list[Row]) -> dict[str, Split]:
         """The training rows without those that are held out, and these."""
-        sources = [pair.source for pair in self.pairs(where, rows)]  # one a row
+        self.pairs(where, rows)  # says what is wrong with a row, and where
+        sources = [self.read_row(row, where)[0] for row in rows]
         distinct = list(dict.fromkeys(sources))
         chosen = split(len(distinct), self.test_share, self.subset_seed)[0]
         held = {distinct[i] for i in chosen}

@@ -119,7 +119,7 @@ class TextData(TaskData):
                     f"and {limit} tokens are allowed (the smaller of task.max_length and the "
                     "model's positions): cut targets by task.max_target_length"
                 )
-            source = self._source(tokenizer, example.source, room, seq2seq)
+            source = self.source(tokenizer, example.source, room, seq2seq)
             inputs = source if seq2seq else source + target
             labels = target if seq2seq else [NO_LABEL] * len(source) + target
             rows.append(
@@ -133,7 +133,8 @@ class TextData(TaskData):
             return list(row["input_ids"])
         return row["input_ids"][: sum(label == NO_LABEL for label in row["labels"])]
 
-    def _source(self, tokenizer: Any, text: str, room: int, seq2seq: bool) -> list[int]:
+    def source(self, tokenizer: Any, text: str, room: int, seq2seq: bool) -> list[int]:
+        """The tokens of a source, and of the separator for a causal model, cut to ``room``."""
         if seq2seq:
             return list(tokenizer(text, truncation=True, max_length=room)["input_ids"])
         tokens = list(tokenizer(text)["input_ids"])
@@ -144,6 +145,11 @@ class TextData(TaskData):
             middle = [tokenizer.eos_token_id if begin is None else begin]
         else:
             middle = list(tokenizer(self.separator, add_special_tokens=False)["input_ids"])
+        if len(middle) >= room:
+            raise UserError(
+                f"task.separator has {len(middle)} tokens, and there is room for {room} in all "
+                "before the target"
+            )
         return tokens[: room - len(middle)] + middle
 
     def _target(self, tokenizer: Any, text: str, seq2seq: bool) -> list[int]:

@@ -1,6 +1,7 @@
 """model.warm_start: the backbone of another run, a new head, and a result that says so."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -9,10 +10,11 @@ from peft import AutoPeftModelForSequenceClassification
 from bilevel.errors import UserError
 from experiments import artifacts
 from experiments.command import CommandLine, compose_config
+from experiments.evaluate import evaluate
 from experiments.models import ModelSpec
 from experiments.plan import Plan
 from experiments.saved import SavedRun
-from experiments.tasks.base import CLASSES, Answers
+from experiments.tasks.base import CLASSES, TAGS, Answers
 
 SHORT = ["task=demo", "task.max_train=32", "task.max_test=16", "train.max_steps=4"]
 QUIET = ["engine.precision=fp32", "engine.evaluate_every=0", "run.figures=false"]
@@ -86,3 +88,34 @@ def test_runs_that_cannot_be_started_from(first, tmp_path, change, message):
 def test_a_folder_without_a_run(tmp_path):
     with pytest.raises(UserError, match="there is no finished run"):
         ModelSpec("demo", warm_start=str(tmp_path), **DEMO)
+
+
+def test_bfloat16_would_round_the_other_runs_update_away(first):
+    with pytest.raises(UserError, match="rounded away"):
+        ModelSpec("demo", warm_start=str(first), dtype="bfloat16", **DEMO)
+
+
+def test_words_are_tagged_from_there_too(first):  # that model has no pooler
+    answers = Answers(TAGS, 3, ("O", "B-X", "I-X"))
+    started = ModelSpec("demo", warm_start=str(first), **DEMO).load(answers, seed=0).model
+    fresh = ModelSpec("demo", **DEMO).load(answers, seed=0).model
+    name = "bert.encoder.layer.0.attention.self.query.weight"
+    assert not torch.equal(started.state_dict()[name], fresh.state_dict()[name])
+
+
+def test_what_cannot_be_merged(tmp_path):
+    run(tmp_path, "method=ia3")
+    spec = ModelSpec("demo", warm_start=str(tmp_path), **DEMO)
+    with pytest.raises(UserError, match="leaves nothing that can be merged"):
+        spec.load(Answers(CLASSES, 2), seed=0)
+
+
+def test_it_is_read_again_without_the_run_it_was_started_from(first, tmp_path):
+    start = tmp_path / "start"
+    shutil.copytree(first, start)
+    values = run(tmp_path / "run", "method=autolora", f"model.warm_start={start}")
+    shutil.rmtree(start)
+    opened = SavedRun.open(str(tmp_path / "run"), CommandLine.parse([]), [])
+    assert evaluate(opened, tmp_path / "run" / "adapter")["loss"] == pytest.approx(
+        values["test_loss"], rel=1e-5
+    )

@@ -111,3 +111,9 @@ def test_embeddings_narrower_than_the_layers() -> None:
     )
     assert model.prompt_encoder["default"].embedding.weight.shape == (4, 8)
     assert model(**two_texts()[0]).loss.isfinite()
+
+
+def test_prefix_tuning_refuses_label_smoothing_that_peft_would_leave_out() -> None:
+    job = SmallJob(label_smoothing=0.1)
+    with pytest.raises(UserError, match="without smoothing"):
+        PrefixTuning().run(job)
