@@ -140,7 +140,7 @@ def _warn_of_unused_lr(lr: float | None, method: dict[str, Any]) -> None:
     own = {
         f"method.{part}.lr": method[part]["lr"]
         for part in ("optimizer", "lower", "retrain")
-        if "lr" in (method.get(part) or {})
+        if isinstance(method.get(part), dict) and "lr" in method[part]
     }
     if lr is not None and own and None not in own.values():
         given = ", ".join(f"{name}={value:g}" for name, value in own.items())
