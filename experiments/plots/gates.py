@@ -53,7 +53,8 @@ def draw(records: Sequence[dict[str, Any]], result: dict[str, Any], path: Path) 
             if column % columns == 0:
                 axes.set_ylabel(parts[row].replace(".", "\n"), fontsize=9)
         panels[0, 0].set_ylim(low - margin, high + 7 * margin)  # room for the ranks above
-        figure.supxlabel(f"step of stage {stage}", fontsize=10)
+        for axes in panels[-1]:
+            axes.set_xlabel(f"step ({stage})", fontsize=9)
         figure.supylabel("gate value", fontsize=10)
         handles = [
             Line2D([], [], color=BLUE, label="kept"),
@@ -63,7 +64,7 @@ def draw(records: Sequence[dict[str, Any]], result: dict[str, Any], path: Path) 
             handles.append(
                 Line2D([], [], color=INK, linewidth=0.8, linestyle=":", label=f"1/k, k = {k}")
             )
-        figure.legend(handles=handles, loc="outside upper right", ncols=3)
+        figure.legend(handles=handles, loc="outside lower center", ncols=3)
         figure.suptitle(
             f"Gates of {result['method']} on {result['task']}, {result['model']}",
             fontsize=11,
