@@ -69,7 +69,7 @@ def test_a_model_as_it_is_without_training_data(data, tmp_path):
     (alone / "test.jsonl").write_text((data / "test.jsonl").read_text())
     options = words(alone, model, "method=pretrained", "task.train_split=null")
     found = run(tmp_path / "run", options)
-    assert found["data"] == {"test": 6}
+    assert found["data"] == {"train": 0, "test": 6}
     assert found["train_source"] is found["train_loss"] is found["update"] is None
     assert found["engine"]["steps"] == found["seconds"] == {}
     assert (found["trainable_parameters"], found["test_loss"] > 0) == (0, True)
