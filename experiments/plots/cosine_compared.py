@@ -80,7 +80,6 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> bool:
         )
         headline(
             figure,
-            "1 − cosine of fine-tuned to pretrained weights (lines: mean over seeds"
-            + ("; bands: their range)" if bands else ")"),
+            "1 − cosine to the pretrained weights (mean" + (" and range)" if bands else ")"),
         )
     return True
