@@ -11,7 +11,6 @@ engine.precision is fp32 unless given. Shown are means over the batches.
 from __future__ import annotations
 
 import statistics
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,9 +32,10 @@ from bilevel.hypergradient import (
     Unrolled,
     check,
 )
-from experiments.command import CommandLine, compose_config, one_sentence
+from experiments.command import CommandLine, compose_config
 from experiments.job import FineTuningJob
 from experiments.plan import Plan
+from experiments.program import program
 from experiments.saved import take
 from problems.base import StageRunner
 
@@ -146,22 +146,18 @@ def table(results: Sequence[CheckResult]) -> str:
     return "\n".join(lines)
 
 
-def main(words: Sequence[str] | None = None) -> None:
+@program(lambda: str(__doc__))
+def main(words: list[str]) -> None:
     """The program."""
-    words = sys.argv[1:] if words is None else words
-    if {"--help", "-h"} & set(words):
-        print(__doc__)
-        return
-    with one_sentence():
-        line = CommandLine.parse(words)
-        own, overrides = take(line.overrides, steps="40", batches="4")
-        numbers = {}
-        for name, value in own.items():
-            if not (value or "").isdecimal() or int(value or 0) < 1:
-                raise UserError(f"{name}={value}: this must be an integer of 1 or more")
-            numbers[name] = int(value or 0)
-        config = compose_config(["engine.precision=fp32", *overrides], line.config_dir)
-        results, refused = measure(Plan.of(config), **numbers)
+    line = CommandLine.parse(words)
+    own, overrides = take(line.overrides, steps="40", batches="4")
+    numbers = {}
+    for name, value in own.items():
+        if not (value or "").isdecimal() or int(value or 0) < 1:
+            raise UserError(f"{name}={value}: this must be an integer of 1 or more")
+        numbers[name] = int(value or 0)
+    config = compose_config(["engine.precision=fp32", *overrides], line.config_dir)
+    results, refused = measure(Plan.of(config), **numbers)
     print(table(results))
     for name, reason in refused.items():
         print(f"{name}: not here ({reason})")

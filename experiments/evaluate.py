@@ -8,16 +8,14 @@ folder than the run's own.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from bilevel.errors import UserError
 from experiments import artifacts
-from experiments.command import CommandLine, one_sentence
-from experiments.quiet import quiet
+from experiments.command import CommandLine
+from experiments.program import program
 from experiments.result import shown
 from experiments.saved import SavedRun, take
 from experiments.scoring import score
@@ -46,20 +44,15 @@ def evaluate(run: SavedRun, adapter: Path) -> dict[str, float | None]:
     return {**scores.metrics, "loss": scores.loss}
 
 
-def main(words: Sequence[str] | None = None) -> None:
+@program(lambda: str(__doc__))
+def main(words: list[str]) -> None:
     """The program."""
-    words = sys.argv[1:] if words is None else words
-    if {"--help", "-h"} & set(words):
-        print(__doc__)
-        return
-    quiet()
-    with one_sentence():
-        line = CommandLine.parse(words)
-        own, overrides = take(line.overrides, run=None, adapter=None)
-        run = SavedRun.open(own["run"], line, overrides)
-        # by its last part: a run may have been moved
-        saved = run.folder / Path(run.result["adapter_dir"]).name
-        scores = evaluate(run, Path(own["adapter"] or saved))
+    line = CommandLine.parse(words)
+    own, overrides = take(line.overrides, run=None, adapter=None)
+    run = SavedRun.open(own["run"], line, overrides)
+    # by its last part: a run may have been moved
+    saved = run.folder / Path(run.result["adapter_dir"]).name
+    scores = evaluate(run, Path(own["adapter"] or saved))
     reported = {**run.result["metrics"], "loss": run.result["test_loss"]}
     print(f"{run.result['method']} on {run.config.task.name}, {run.result['model']}")
     for name, value in scores.items():

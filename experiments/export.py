@@ -10,8 +10,6 @@ merges by PEFT's own ``merge_and_unload()``.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from peft import PeftModel
@@ -19,8 +17,8 @@ from peft import PeftModel
 from bilevel.errors import UserError
 from bilevel.lowrank import export_adapter, merge
 from bilevel.lowrank.export import COMPACT
-from experiments.command import CommandLine, one_sentence
-from experiments.quiet import quiet
+from experiments.command import CommandLine
+from experiments.program import program
 from experiments.saved import SavedRun, take
 
 __all__ = ["main"]
@@ -30,25 +28,20 @@ COMPARED = 128
 BATCH = 32
 
 
-def main(words: Sequence[str] | None = None) -> None:
+@program(lambda: str(__doc__))
+def main(words: list[str]) -> None:
     """The program."""
-    words = sys.argv[1:] if words is None else words
-    if {"--help", "-h"} & set(words):
-        print(__doc__)
-        return
-    quiet()
-    with one_sentence():
-        line = CommandLine.parse(words)
-        own, overrides = take(line.overrides, run=None, out=None, merge="false")
-        if own["merge"] not in ("true", "false"):
-            raise UserError(f"merge={own['merge']}: this must be true or false")
-        run = SavedRun.open(own["run"], line, overrides)
-        _refuse_other_forms(run)
-        out = Path(own["out"] or run.folder / "export")
-        if own["merge"] == "true":
-            _merge(run, out)
-        else:
-            _export(run, out)
+    line = CommandLine.parse(words)
+    own, overrides = take(line.overrides, run=None, out=None, merge="false")
+    if own["merge"] not in ("true", "false"):
+        raise UserError(f"merge={own['merge']}: this must be true or false")
+    run = SavedRun.open(own["run"], line, overrides)
+    _refuse_other_forms(run)
+    out = Path(own["out"] or run.folder / "export")
+    if own["merge"] == "true":
+        _merge(run, out)
+    else:
+        _export(run, out)
 
 
 def _refuse_other_forms(run: SavedRun) -> None:

@@ -8,14 +8,13 @@ reference), or one file with a line for each example, or with groups of lines be
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 
 from bilevel.errors import UserError
-from experiments.command import one_sentence
 from experiments.errors import listed, nearest
+from experiments.program import program
 from experiments.saved import take
 from experiments.text_metrics import TEXT_METRICS, score_text
 
@@ -58,29 +57,30 @@ def read_references(paths: Sequence[Path], examples: int) -> list[list[str]]:
     return groups
 
 
-def main(words: Sequence[str] | None = None) -> None:
+def _help() -> str:
+    lines = [
+        f"  {m.name:14} {m.choices} (needs {', '.join(m.needs)})" for m in TEXT_METRICS.values()
+    ]
+    return "\n".join([f"{__doc__}\nMetrics:", *lines])
+
+
+@program(_help)
+def main(words: list[str]) -> None:
     """The program."""
-    words = sys.argv[1:] if words is None else words
-    if {"--help", "-h"} & set(words):
-        print(f"{__doc__}\nMetrics:")
-        for metric in TEXT_METRICS.values():
-            print(f"  {metric.name:14} {metric.choices} (needs {', '.join(metric.needs)})")
-        return
-    with one_sentence():
-        own, rest = take(list(words), **dict.fromkeys(OPTIONS))
-        for word in rest:
-            key = word.partition("=")[0]
-            raise UserError(
-                f"unknown option {key!r}: allowed are {listed(OPTIONS)}{nearest(key, OPTIONS)}"
-            )
-        for key, value in own.items():
-            if not value:
-                raise UserError(f"{key}= is needed; --help shows how")
-        hypotheses = read_texts(Path(own["hypotheses"] or ""))
-        paths = [Path(name) for name in (own["references"] or "").split(",")]
-        references = read_references(paths, len(hypotheses))
-        names = (own["metrics"] or "").split(",")
-        scores, settings = score_text(names, hypotheses, references)
+    own, rest = take(words, **dict.fromkeys(OPTIONS))
+    for word in rest:
+        key = word.partition("=")[0]
+        raise UserError(
+            f"unknown option {key!r}: allowed are {listed(OPTIONS)}{nearest(key, OPTIONS)}"
+        )
+    for key, value in own.items():
+        if not value:
+            raise UserError(f"{key}= is needed; --help shows how")
+    hypotheses = read_texts(Path(own["hypotheses"] or ""))
+    paths = [Path(name) for name in (own["references"] or "").split(",")]
+    references = read_references(paths, len(hypotheses))
+    names = (own["metrics"] or "").split(",")
+    scores, settings = score_text(names, hypotheses, references)
     print(f"{len(hypotheses)} texts, {sum(map(len, references))} references")
     for name, score in scores.items():
         number = "-" if score is None else f"{score:.4f}"

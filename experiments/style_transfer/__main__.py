@@ -17,11 +17,8 @@ task.KEY=VALUE  model.KEY=VALUE     of the run, task.decoding.beams=4
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
-
-from experiments.command import CommandLine, one_sentence
-from experiments.quiet import quiet
+from experiments.command import CommandLine
+from experiments.program import program
 from experiments.result import shown
 from experiments.style_transfer.options import Options
 from experiments.style_transfer.transfer import transfer
@@ -29,17 +26,12 @@ from experiments.style_transfer.transfer import transfer
 __all__ = ["main"]
 
 
-def main(words: Sequence[str] | None = None) -> None:
+@program(lambda: str(__doc__))
+def main(words: list[str]) -> None:
     """The program."""
-    words = sys.argv[1:] if words is None else words
-    if {"--help", "-h"} & set(words):
-        print(__doc__)
-        return
-    quiet()
-    with one_sentence():
-        line = CommandLine.parse(words)
-        options = Options.parse(line)
-        values = transfer(options, line)
+    line = CommandLine.parse(words)
+    options = Options.parse(line)
+    values = transfer(options, line)
     print(f"{'':14}{'':24}accuracy      bleu  perplexity")
     for what in ("transfers", "copies", "human"):
         for direction, row in values[what].items():

@@ -1,0 +1,42 @@
+"""What every program that takes ``name=value`` words begins and ends with."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from experiments.command import one_sentence
+
+__all__ = ["program"]
+
+
+class Main(Protocol):
+    """A program; without words it reads the command line."""
+
+    def __call__(self, words: Sequence[str] | None = None) -> None: ...
+
+
+def program(explain: Callable[[], str]) -> Callable[[Callable[[list[str]], None]], Main]:
+    """Make a program of a function that takes the command line's words.
+
+    ``--help`` prints what ``explain`` returns and nothing else is done; the libraries are silent;
+    a mistake of the user is one line on stderr and exit status 2.
+    """
+
+    def wrap(body: Callable[[list[str]], None]) -> Main:
+        def main(words: Sequence[str] | None = None) -> None:
+            """The program."""
+            given = list(sys.argv[1:] if words is None else words)
+            if {"--help", "-h"} & set(given):
+                print(explain())
+                return
+            from experiments.quiet import quiet  # loads transformers, which --help needs not
+
+            quiet()
+            with one_sentence():
+                body(given)
+
+        return main
+
+    return wrap
