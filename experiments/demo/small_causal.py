@@ -168,9 +168,7 @@ def main(words: list[str]) -> None:
         raise UserError("say where the model goes: out=DIR")
     for word in overrides:
         if not word.startswith(("task=", "task.")):
-            raise UserError(
-                f"unknown option {word!r}: allowed are out, task and {', '.join(SIZES)}"
-            )
+            raise UserError(f"unknown option {word!r}: allowed are out, task, {', '.join(SIZES)}")
     sizes = _sizes(own)
     texts = _texts(overrides, line.config_dir)
     torch.manual_seed(sizes["seed"])
