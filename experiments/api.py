@@ -27,9 +27,11 @@ from bilevel.errors import UserError
 from bilevel.hypergradient import FiniteDifference, Hypergradient
 from experiments import artifacts
 from experiments.errors import listed, nearest
-from experiments.given import GivenModel, GivenTask
+from experiments.given import GivenModel, GivenTask, answers_of
+from experiments.heads import is_seq2seq
 from experiments.job import FineTuningJob, execute
 from experiments.plan import Plan
+from experiments.tasks.text import Decoding
 from problems.autolora import AutoLoRA
 from problems.base import Method, TrainSettings
 
@@ -65,6 +67,7 @@ def finetune(
     target_modules: str | Sequence[str] | None = None,
     head: Sequence[str] | None = None,
     metrics: Sequence[str] | None = None,
+    decoding: Decoding | None = None,
     seed: int = 0,
     folder: str | Path | None = None,
     resume: bool = False,
@@ -74,17 +77,21 @@ def finetune(
     """Fine-tune a model by any method.
 
     Args:
-        model: a transformers model with a sequence-classification head; it stays as it is (stages
-            work on copies).
-        tokenizer: pads the batches.
+        model: a transformers model that classifies, scores, tags or writes text; it stays as it is
+            (stages work on copies).
+        tokenizer: pads the batches, and reads what is written.
         data: ``train`` and ``test`` (or ``validation``, which then serves as the test set): rows
             with ``input_ids`` and ``labels`` (or ``label``), a ``datasets.DatasetDict`` for one.
-            D_val of a bilevel method is a part of ``train``.
+            Labels of tags and of causal models are one a token, -100 where nothing is learned;
+            ``references`` of a test's text are those to score by. D_val of a bilevel method is a
+            part of ``train``.
         method: an instance of a class in ``problems``.
         hypergradient: of a bilevel method; ``FiniteDifference()`` unless given.
         target_modules: "qv", "all" or names; None for the method's own.
         head: modules trained in full beside the adapter; None for all outside the backbone.
-        metrics: names in ``experiments.metrics.METRICS``; None for the usual of the kind of task.
+        metrics: names in ``experiments.metrics.METRICS`` (of tags ``tag_metrics.TAG_METRICS``, of
+            text ``text_metrics.TEXT_METRICS``); None for the usual of the kind.
+        decoding: how text is written, ``experiments.tasks.text.Decoding(beams=4)``.
         seed: decides splits, order, dropout and new weights.
         folder: of the run, as ``python -m experiments.run`` leaves it; None leaves nothing behind.
         resume: continue the interrupted run in ``folder``.
@@ -99,7 +106,7 @@ def finetune(
     given = GivenModel(name=_name(model), model=model, tokenizer=tokenizer, head=head)
     plan = _plan(
         given,
-        _task(model, data, metrics),
+        _task(model, tokenizer, data, metrics, decoding),
         method,
         hypergradient,
         target_modules,
@@ -143,7 +150,7 @@ def search_ranks(
         raise UserError(f"only AutoLoRA searches ranks by itself, not {method!r}")
     plan = _plan(
         GivenModel(name=_name(model), model=model, tokenizer=tokenizer, head=head),
-        _task(model, {"train": train}),
+        _task(model, tokenizer, {"train": train}),
         method,
         hypergradient,
         target_modules,
@@ -163,10 +170,15 @@ def search_ranks(
 
 
 def _task(
-    model: PreTrainedModel, data: Mapping[str, Rows], metrics: Sequence[str] | None = None
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    data: Mapping[str, Rows],
+    metrics: Sequence[str] | None = None,
+    decoding: Decoding | None = None,
 ) -> GivenTask:
-    names = {int(number): str(name) for number, name in (model.config.id2label or {}).items()}
-    return GivenTask(data, int(model.config.num_labels or 0), names, metrics)
+    answers = answers_of(model)
+    seq2seq = is_seq2seq(answers, model.config)
+    return GivenTask(data, answers, tokenizer, seq2seq, metrics, decoding)
 
 
 def _plan(

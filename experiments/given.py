@@ -4,37 +4,55 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bilevel.errors import UserError
 from experiments.architecture import head_modules
+from experiments.given_rows import GivenLabels, GivenTags, GivenText, labelled, tagged, written
+from experiments.heads import (
+    check_writes,
+    config_options,
+    is_seq2seq,
+    peft_task_type,
+)
 from experiments.metrics import METRICS
 from experiments.models import LoadedModel, ModelSpec
 from experiments.quantization import keep_trainable
-from experiments.tasks.base import Answers, Task, TaskData
-from experiments.tasks.labelled import LabelledData
+from experiments.tag_metrics import TAG_METRICS, check_installed
+from experiments.tasks.base import CLASSES, NUMBER, TAGS, TEXT, Answers, Task, TaskData
+from experiments.tasks.text import Decoding
+from experiments.text_metrics import TEXT_METRICS
+from experiments.tokenizer import prepare
 
-__all__ = ["GivenModel", "GivenTask"]
+__all__ = ["GivenModel", "GivenTask", "answers_of"]
+
+USUAL = {
+    CLASSES: ("accuracy", "macro_f1"),
+    NUMBER: ("pearson", "spearman"),
+    TAGS: tuple(TAG_METRICS),
+    TEXT: ("bleu",),
+}
 
 
-class TokenisedExample(NamedTuple):
-    """An example that needs no tokenizer any more: columns for the model, and its label."""
+def answers_of(model: PreTrainedModel) -> Answers:
+    """What a model with its head puts out, by its class.
 
-    features: dict[str, Any]
-    label: int | float
-
-
-class TokenisedData(LabelledData):
-    """`LabelledData` of :class:`TokenisedExample` rows."""
-
-    def tokenise(
-        self, tokenizer: Any, examples: Sequence[Any], seq2seq: bool = False
-    ) -> list[dict[str, Any]]:
-        """The rows' columns as they are, and ``labels``."""
-        return [{**example.features, "labels": example.label} for example in examples]
+    Raises:
+        UserError: it is an encoder with the head of its pretraining.
+    """
+    kind = type(model).__name__
+    numbers = {int(i): str(name) for i, name in (model.config.id2label or {}).items()}
+    names = tuple(numbers.get(i, str(i)) for i in range(int(model.config.num_labels or 0)))
+    if kind.endswith("ForTokenClassification"):
+        return Answers(TAGS, len(names), names)
+    if not kind.endswith("ForSequenceClassification") and model.can_generate():
+        answers = Answers(TEXT, 0)
+        check_writes(answers, model.config, kind)
+        return answers
+    return Answers(NUMBER, 1) if len(names) == 1 else Answers(CLASSES, len(names), names)
 
 
 @dataclass(frozen=True)
@@ -43,21 +61,31 @@ class GivenTask(Task):
 
     Attributes:
         data: ``train``, and ``test`` or ``validation``.
-        num_labels: classes; 1 for regression.
-        names: class number -> name.
-        metrics: None for accuracy and macro F1, or Pearson's and Spearman's correlation.
+        answers: what the model puts out.
+        tokenizer: turns the tokens of text rows back into text.
+        seq2seq: the model reads labels apart from its input.
+        metrics: None for the usual ones of the kind.
+        decoding: how text is written.
     """
 
     data: Mapping[str, Iterable[Mapping[str, Any]]]
-    num_labels: int
-    names: Mapping[int, str] = field(default_factory=dict)
+    answers: Answers
+    tokenizer: Any = None
+    seq2seq: bool = False
     metrics: Sequence[str] | None = None
+    decoding: Decoding | None = None
     name: str = "given"
 
     def __post_init__(self) -> None:
+        kinds: dict[str, Iterable[str]] = {TAGS: TAG_METRICS, TEXT: TEXT_METRICS}
+        known = list(kinds.get(self.answers.kind, METRICS))
         for metric in self.metrics or ():
-            if metric not in METRICS:
-                raise UserError(f"unknown metric {metric!r}; allowed: {', '.join(METRICS)}")
+            if metric not in known:
+                raise UserError(f"unknown metric {metric!r}; allowed: {', '.join(known)}")
+        if self.decoding is not None and self.answers.kind != TEXT:
+            raise UserError("decoding= is for models that write text, and this one does not")
+        if self.answers.kind == TAGS:
+            check_installed()
 
     def load(self) -> TaskData:
         """Check the rows.
@@ -65,23 +93,26 @@ class GivenTask(Task):
         Raises:
             UserError: there is no training data, or a row lacks a column or has a strange label.
         """
-        regression = self.num_labels == 1
-        usual = ("pearson", "spearman") if regression else ("accuracy", "macro_f1")
         source = "test" if "test" in self.data else "validation"
         if "train" not in self.data:
             raise UserError(f"data has no 'train', only {', '.join(map(str, self.data))}")
         tests = {"test": self._rows(source)} if source in self.data else {}
-        return TokenisedData(
-            name=self.name,
-            train=self._rows("train"),
-            tests=tests,
-            test_source=source if tests else "none",
-            label_names=None
-            if regression
-            else [str(self.names.get(i, i)) for i in range(self.num_labels)],
-            metrics=tuple(self.metrics or usual),
-            max_length=0,
-        )
+        common: dict[str, Any] = {
+            "name": self.name,
+            "train": self._rows("train"),
+            "tests": tests,
+            "test_source": source if tests else "none",
+            "metrics": tuple(self.metrics or USUAL[self.answers.kind]),
+            "max_length": 0,
+        }
+        names = self.answers.names
+        if self.answers.kind == TAGS:
+            return GivenTags(**common, tag_names=names or ())
+        if self.answers.kind == TEXT:
+            # without a test nothing is written, and nothing has to fit
+            decoding = self.decoding or Decoding() if tests else Decoding(max_new_tokens=1)
+            return GivenText(**common, decoding=decoding)
+        return GivenLabels(**common, label_names=None if names is None else list(names))
 
     def _rows(self, split: str) -> list[Any]:
         rows = [self._row(row, f"row {i} of {split}") for i, row in enumerate(self.data[split])]
@@ -89,24 +120,12 @@ class GivenTask(Task):
             raise UserError(f"data[{split!r}] is empty")
         return rows
 
-    def _row(self, row: Mapping[str, Any], where: str) -> TokenisedExample:
-        key = "labels" if "labels" in row else "label"
-        for needed in ("input_ids", key):
-            if needed not in row:
-                raise UserError(f"{where} has no {needed!r}, only {', '.join(map(str, row))}")
-        label = row[key].item() if hasattr(row[key], "item") else row[key]
-        if self.num_labels > 1 and not (isinstance(label, int) and 0 <= label < self.num_labels):
-            raise UserError(
-                f"{where} has the label {label!r}: it must be a whole number from 0 to "
-                f"{self.num_labels - 1}, the classes of the model's head"
-            )
-        # Text columns and the like are left behind: a model takes numbers.
-        features = {
-            str(name): list(column)
-            for name, column in row.items()
-            if name in ("input_ids", "attention_mask", "token_type_ids")
-        }
-        return TokenisedExample(features, label)
+    def _row(self, row: Mapping[str, Any], where: str) -> Any:
+        if self.answers.kind == TAGS:
+            return tagged(row, where, self.answers.names or ())
+        if self.answers.kind == TEXT:
+            return written(row, where, self.tokenizer, self.seq2seq)
+        return labelled(row, where, self.answers.size)
 
 
 @dataclass(frozen=True)
@@ -137,18 +156,26 @@ class GivenModel(ModelSpec):
         return self.copy()
 
     def copy(self) -> LoadedModel:
-        """A copy of the model in fp32, or quantised as it is."""
+        """A copy of the model in fp32, or quantised as it is, and of its tokenizer."""
         assert self.model is not None
         assert self.tokenizer is not None
+        answers = answers_of(self.model)
         fresh = copy.deepcopy(self.model).eval()
+        tokenizer = copy.deepcopy(self.tokenizer)
+        prepare(tokenizer, fresh.config)
         if self.quantised:  # packed weights have no other precision
             keep_trainable(fresh)
         else:
             fresh = fresh.float()
         if fresh.config.pad_token_id is None:
-            fresh.config.pad_token_id = self.tokenizer.pad_token_id
-        fresh.config.problem_type = (
-            "regression" if self.model.config.num_labels == 1 else "single_label_classification"
-        )
-        head = head_modules(fresh) if self.head is None else list(self.head)
-        return LoadedModel(fresh, self.tokenizer, head, "SEQ_CLS" if head else None)
+            fresh.config.pad_token_id = tokenizer.pad_token_id
+        fresh.config.problem_type = config_options(answers).get("problem_type")
+        head = self._head(fresh, answers)
+        task_type = peft_task_type(fresh, answers, head)
+        seq2seq = is_seq2seq(answers, fresh.config)
+        return LoadedModel(fresh, tokenizer, head, task_type, seq2seq)
+
+    def _head(self, model: PreTrainedModel, answers: Answers) -> list[str]:
+        if self.head is not None:
+            return list(self.head)
+        return [] if answers.kind == TEXT else head_modules(model)

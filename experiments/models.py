@@ -32,6 +32,7 @@ from experiments.heads import (
 )
 from experiments.memory import check_dtype, heads_in_float32
 from experiments.tasks.base import Answers
+from experiments.tokenizer import prepare
 
 __all__ = ["LoadedModel", "ModelSpec"]
 
@@ -242,14 +243,7 @@ class ModelSpec:
 
     def _tokenizer(self, config: PretrainedConfig) -> PreTrainedTokenizerBase:
         tokenizer = self._fetch(AutoTokenizer)
-        # Virtual tokens stand next to the text; where text is written, padding is decided there.
-        tokenizer.padding_side = "right"
-        if tokenizer.pad_token is None:  # Llama-type models come without one
-            tokenizer.pad_token = tokenizer.eos_token
-        longest = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
-        if "roberta" in config.model_type:  # positions are counted from the padding index + 1
-            longest -= (config.pad_token_id or 0) + 1
-        tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
+        prepare(tokenizer, config)
         return tokenizer
 
     def _fetch(self, auto_class: Any, **options: Any) -> Any:

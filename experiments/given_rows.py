@@ -1,0 +1,172 @@
+"""Rows that are tokenised already, as the tasks' kinds of data know them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from bilevel.errors import UserError
+from experiments.tasks.labelled import LabelledData
+from experiments.tasks.tags import TaggedData, TaggedExample
+from experiments.tasks.text import NO_LABEL, TextData, TextExample
+
+__all__ = ["GivenLabels", "GivenTags", "GivenText", "labelled", "tagged", "written"]
+
+COLUMNS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+class Labelled(NamedTuple):
+    """Columns for the model, and a class number or a number."""
+
+    columns: dict[str, Any]
+    label: int | float
+
+
+class Tagged(TaggedExample):
+    """The tags that a row's labels mean; ``columns`` is the row itself."""
+
+    columns: dict[str, Any]
+
+
+class Written(TextExample):
+    """The texts that a row's tokens mean; ``columns`` is the row itself."""
+
+    columns: dict[str, Any]
+
+
+class GivenLabels(LabelledData):
+    """`LabelledData` of :class:`Labelled` rows."""
+
+    def tokenise(
+        self, tokenizer: Any, examples: Sequence[Any], seq2seq: bool = False
+    ) -> list[dict[str, Any]]:
+        """The rows' columns as they are, and ``labels``."""
+        return [{**example.columns, "labels": example.label} for example in examples]
+
+
+class GivenTags(TaggedData):
+    """`TaggedData` of :class:`Tagged` rows."""
+
+    def tokenise(
+        self, tokenizer: Any, examples: Sequence[Any], seq2seq: bool = False
+    ) -> list[dict[str, Any]]:
+        """The rows as they are."""
+        return [example.columns for example in examples]
+
+
+class GivenText(TextData):
+    """`TextData` of :class:`Written` rows."""
+
+    def tokenise(
+        self, tokenizer: Any, examples: Sequence[Any], seq2seq: bool = False
+    ) -> list[dict[str, Any]]:
+        """The rows as they are.
+
+        Raises:
+            UserError: the answer does not fit behind a prompt, or the decoder's positions.
+        """
+        rows = [example.columns for example in examples]
+        room = tokenizer.model_max_length - self.decoding.max_new_tokens
+        for number, row in enumerate(rows):
+            taken = 0 if seq2seq else len(self.prompt(row, seq2seq))
+            if taken > room:
+                raise UserError(
+                    f"example {number} has a source of {taken} tokens, and "
+                    f"decoding.max_new_tokens={self.decoding.max_new_tokens} more exceed the "
+                    f"model's {tokenizer.model_max_length} positions"
+                )
+        return rows
+
+
+def labelled(row: Mapping[str, Any], where: str, classes: int) -> Labelled:
+    """Read a row with one answer.
+
+    Args:
+        row: ``input_ids`` and ``labels`` (or ``label``).
+        where: what to call it in a message.
+        classes: how many there are; 1 for regression.
+
+    Raises:
+        UserError: a column is missing, or the label is no class of the model.
+    """
+    columns, label = _columns(row, where)
+    label = label.item() if hasattr(label, "item") else label
+    if classes > 1 and not (isinstance(label, int) and 0 <= label < classes):
+        raise UserError(
+            f"{where} has the label {label!r}: it must be a whole number from 0 to {classes - 1}, "
+            "the classes of the model's head"
+        )
+    return Labelled(columns, label)
+
+
+def tagged(row: Mapping[str, Any], where: str, names: Sequence[str]) -> Tagged:
+    """Read a row with a tag's number for the first token of each word, -100 for other tokens.
+
+    Raises:
+        UserError: a column is missing, or the labels are not so.
+    """
+    columns, numbers = _sequences(row, where)
+    if len(numbers) != len(columns["input_ids"]):
+        raise UserError(
+            f"{where} has {len(columns['input_ids'])} tokens and {len(numbers)} labels: there must "
+            f"be one for each token, {NO_LABEL} where none counts"
+        )
+    wrong = [n for n in numbers if n != NO_LABEL and not 0 <= n < len(names)]
+    if wrong:
+        raise UserError(
+            f"{where} has the label {wrong[0]}: allowed are {NO_LABEL} and 0 to {len(names) - 1}, "
+            "the tags of the model's head"
+        )
+    tags = tuple(names[n] for n in numbers if n != NO_LABEL)
+    example = Tagged(tuple(map(str, row.get("words", ()))), tags)
+    example.columns = {**columns, "labels": numbers}
+    return example
+
+
+def written(row: Mapping[str, Any], where: str, tokenizer: Any, seq2seq: bool) -> Written:
+    """Read a row of text to learn.
+
+    A causal model's ``labels`` are as long as ``input_ids`` and -100 over the source, the first
+    part. References of a test are in ``references``; without them the labels' text is the one.
+
+    Raises:
+        UserError: a column is missing, or the labels are not so.
+    """
+    columns, labels = _sequences(row, where)
+    source = columns["input_ids"]
+    if not seq2seq:
+        if len(labels) != len(source):
+            raise UserError(
+                f"{where} has {len(source)} tokens and {len(labels)} labels: a causal model needs "
+                f"one for each token, {NO_LABEL} over the source"
+            )
+        learned = labels.count(NO_LABEL)
+        if labels[:learned] != [NO_LABEL] * learned or learned in (0, len(labels)):
+            raise UserError(
+                f"{where} must have the label {NO_LABEL} over its first tokens, the source, and "
+                "the target's tokens as labels after it"
+            )
+        source = source[:learned]
+    target = tokenizer.decode([n for n in labels if n != NO_LABEL], skip_special_tokens=True)
+    given = row.get("references", [target.strip()])
+    references = (given,) if isinstance(given, str) else tuple(map(str, given))
+    text = tokenizer.decode(source, skip_special_tokens=True)
+    example = Written(text.strip(), target.strip(), references)
+    example.columns = {**columns, "labels": labels}
+    return example
+
+
+def _sequences(row: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[int]]:
+    columns, labels = _columns(row, where)
+    if not hasattr(labels, "__len__"):
+        raise UserError(f"{where} has the label {labels!r}: this model needs a list, one a token")
+    return columns, [int(n) for n in labels]
+
+
+def _columns(row: Mapping[str, Any], where: str) -> tuple[dict[str, Any], Any]:
+    key = "labels" if "labels" in row else "label"
+    for needed in ("input_ids", key):
+        if needed not in row:
+            raise UserError(f"{where} has no {needed!r}, only {', '.join(map(str, row))}")
+    # Text columns and the like are left behind: a model takes numbers.
+    return {name: list(row[name]) for name in COLUMNS if name in row}, row[key]
