@@ -20,7 +20,7 @@ from experiments import artifacts, figures, result, warm_start
 from experiments.architecture import check_rank, target_modules
 from experiments.journal import Journal, write_atomically
 from experiments.label_smoothing import check_smoothing, smooth_labels
-from experiments.memory import recompute
+from experiments.memory import recompute, settled_precision
 from experiments.plan import Plan
 from experiments.plots.records import final_values
 from experiments.quiet import quiet
@@ -61,19 +61,19 @@ class FineTuningJob:
         self.plan = plan
         self.folder = folder
         self.seed = plan.seed
-        self.settings = plan.settings
-        if plan.model.dtype == "bfloat16" and plan.settings.precision == "auto":
-            # a float32 head cannot take bfloat16 input without autocast
-            self.settings = replace(plan.settings, precision="bf16")
         self.hypergradient = plan.hypergradient
         self.task: TaskData = plan.task.load()
         check_smoothing(plan.settings.label_smoothing, self.task.answers)
-        plan.method.check_size(len(self.task.train), self.settings.batch_size)
+        plan.method.check_size(len(self.task.train), plan.settings.batch_size)
         self.journal = Journal(folder / "checkpoints" / "stages.json", plan.config, plan.resume)
         self.checkpointer = Checkpointer(folder / "checkpoints", plan.engine["keep_checkpoints"])
         self.stages: list[Stage] = []
 
         loaded = plan.model.load(self.task.answers, self.seed)
+        precision = settled_precision(
+            loaded.model.config, plan.model.dtype, plan.settings.precision
+        )
+        self.settings = replace(plan.settings, precision=precision)
         self._fresh: PreTrainedModel | None = self._for_training(loaded.model)
         self.tokenizer = loaded.tokenizer
         self.head_modules = loaded.head_modules

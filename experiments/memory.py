@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from bilevel import precision
 from bilevel.errors import UserError
@@ -18,10 +18,13 @@ __all__ = [
     "heads_in_float32",
     "matching_autocast",
     "recompute",
+    "settled_precision",
     "without_cache",
 ]
 
 DTYPES = ("float32", "bfloat16")
+# DeBERTa v1 adds a float32 bias to its queries, and then fills in float32's least number.
+FLOAT32_ONLY = ("deberta",)
 
 
 def check_dtype(dtype: str) -> None:
@@ -34,6 +37,23 @@ def heads_in_float32(model: nn.Module, heads: Sequence[str]) -> None:
     """Hold the modules that are trained in full in float32, whatever the rest is held in."""
     for name in heads:
         model.get_submodule(name).float()
+
+
+def settled_precision(config: PretrainedConfig, dtype: str, precision: str) -> str:
+    """The precision to train this architecture in, with frozen weights of this dtype.
+
+    Raises:
+        UserError: it computes in float32 only, and another precision is asked for.
+    """
+    if config.model_type in FLOAT32_ONLY:
+        if dtype != "float32" or precision not in ("auto", "fp32"):
+            raise UserError(
+                f"{config.model_type} computes in float32 only (its attention mixes precisions in "
+                "transformers): take engine.precision=fp32 and model.dtype=float32"
+            )
+        return "fp32"
+    # a float32 head cannot take bfloat16 input without autocast
+    return "bf16" if dtype == "bfloat16" and precision == "auto" else precision
 
 
 def recompute(model: PreTrainedModel) -> None:
