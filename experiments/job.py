@@ -191,6 +191,7 @@ def _final_scores(job: FineTuningJob, outcome: Outcome, saved: artifacts.Saved) 
     train_loss = forward(model, job.task, rows, job.data.collate)[1] if rows else None
     return {
         "metrics": scores.metrics,
+        "entities": job.task.entities(scores.predictions),
         "test_loss": scores.loss,
         "train_loss": train_loss,
         "update": moved(model.cpu(), stock := job.stock_model()),
@@ -199,14 +200,14 @@ def _final_scores(job: FineTuningJob, outcome: Outcome, saved: artifacts.Saved) 
 
 
 def _write_predictions(job: FineTuningJob, predictions: dict[str, list[Any]]) -> None:
-    """predictions.jsonl: what was written for each test, one line an example; for text only."""
-    if not isinstance(job.task, TextData):
-        return
+    """predictions.jsonl: what was said of each test example, a line each; none without a test."""
     lines = [
-        json.dumps({"test": name, "prediction": text, **example._asdict()}, ensure_ascii=False)
-        for name, texts in predictions.items()
-        for text, example in zip(texts, job.task.tests[name], strict=True)
+        json.dumps({"test": name, **record}, ensure_ascii=False)
+        for name, found in predictions.items()
+        for record in job.task.records(found, job.task.tests[name])
     ]
+    if not lines:
+        return
     write_atomically(job.folder / "predictions.jsonl", "\n".join(lines) + "\n")
 
 

@@ -60,6 +60,7 @@ def assemble(
         "kind": job.task.answers.kind,
         "primary_metric": job.task.primary_metric,
         "metric_settings": job.task.metric_settings,
+        "entities": scores["entities"],
         "train_loss": scores["train_loss"],
         "validation_loss": outcome.validation_loss,
         "test_loss": scores["test_loss"],
@@ -131,6 +132,10 @@ def summary(values: dict[str, Any], folder: Path) -> str:
         f"  loss      train {shown(values['train_loss'])}, test {shown(values['test_loss'])}: "
         f"over-fitting gap {shown(gap(values))}",
     ]
+    entities = values.get("entities")  # older runs have none
+    if entities:
+        types = [f"{name} {shown(scores['f1'])}" for name, scores in entities.items()]
+        lines.append(f"  F1 of     {', '.join(types)}")
     if values["ranks"]:
         ranks = list(values["ranks"].values())
         lines.append(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
 
 from bilevel.errors import UserError
 
-__all__ = ["TAG_METRICS", "check_installed", "settings"]
+__all__ = ["TAG_METRICS", "by_type", "check_installed", "settings"]
 
 Tags = Sequence[Sequence[str]]
 
@@ -47,6 +47,35 @@ TAG_METRICS: dict[str, Callable[[Tags, Tags], float | None]] = {
     "recall": recall,
     "token_accuracy": token_accuracy,
 }
+
+
+def by_type(
+    truth: Tags, found: Tags, types: Iterable[str]
+) -> dict[str, dict[str, float | int | None]]:
+    """Scores of each type of entity by itself.
+
+    Args:
+        truth: the right tags of n sentences.
+        found: as many tags for each.
+        types: of entities, without B- and I-.
+
+    Returns:
+        Type -> ``precision``, ``recall`` and ``f1`` in [0, 1], and ``support``, the number of its
+        entities in ``truth``; the other three are None where that is 0.
+    """
+    from seqeval.metrics import classification_report
+
+    table = {}
+    if _entities(truth) or _entities(found):  # of none it makes no report
+        table = classification_report(truth, found, output_dict=True, zero_division=0)
+    scores: dict[str, dict[str, float | int | None]] = {}
+    for name in types:
+        row = table.get(name, {"support": 0})
+        keys = {"precision": "precision", "recall": "recall", "f1": "f1-score"}
+        known = row["support"] > 0
+        scores[name] = {ours: float(row[key]) if known else None for ours, key in keys.items()}
+        scores[name]["support"] = int(row["support"])
+    return scores
 
 
 def settings() -> dict[str, str]:

@@ -133,6 +133,21 @@ class TaskData(ABC):
             a metric that cannot be computed here.
         """
 
+    @abstractmethod
+    def records(self, predictions: Sequence[Any], examples: Sequence[Any]) -> list[dict[str, Any]]:
+        """What ``predictions.jsonl`` says of each example of a test set, as JSON knows it.
+
+        Args:
+            predictions: as :meth:`score` takes them.
+            examples: of the test set, equally many.
+        """
+
+    def entities(
+        self, predictions: dict[str, list[Any]]
+    ) -> dict[str, dict[str, float | int | None]] | None:
+        """Scores of each type of entity over all test sets together; None without entities."""
+        return None
+
 
 class Task(ABC):
     """A named source of `TaskData`; its constructor's arguments are the task's configuration."""

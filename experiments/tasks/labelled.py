@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.special import softmax
 from torch import Tensor
 from torch.nn import functional
 from transformers import DataCollatorWithPadding
@@ -15,6 +16,8 @@ from experiments.metrics import METRICS
 from experiments.tasks.base import CLASSES, NUMBER, Answers, TaskData
 
 __all__ = ["Example", "LabelledData", "over_tests"]
+
+DIGITS = 6  # of a probability in predictions.jsonl, after the point
 
 
 class Example(NamedTuple):
@@ -89,6 +92,26 @@ class LabelledData(TaskData):
             ),
             list(self.tests),
         )
+
+    def records(self, predictions: Sequence[Any], examples: Sequence[Any]) -> list[dict[str, Any]]:
+        """``index`` in the test set, ``label`` and ``prediction``; no text.
+
+        Of classes these are names, with ``probabilities`` in the order of `label_names`; of
+        regression they are numbers.
+        """
+        names = self.label_names
+        if names is None:
+            return [
+                {"index": i, "label": float(example.label), "prediction": float(logits[0])}
+                for i, (logits, example) in enumerate(zip(predictions, examples, strict=True))
+            ]
+        found = []
+        for i, (logits, example) in enumerate(zip(predictions, examples, strict=True)):
+            shares = softmax(logits.astype(np.float64)).tolist()
+            label, prediction = names[int(example.label)], names[int(logits.argmax())]
+            row = {"index": i, "label": label, "prediction": prediction}
+            found.append({**row, "probabilities": [round(share, DIGITS) for share in shares]})
+        return found
 
     def _decide(self, logits: list[np.ndarray]) -> np.ndarray:
         table = np.array(logits)

@@ -12,7 +12,7 @@ from torch.nn import functional
 from transformers import DataCollatorForTokenClassification
 
 from bilevel.errors import UserError
-from experiments.tag_metrics import TAG_METRICS, settings
+from experiments.tag_metrics import TAG_METRICS, by_type, settings
 from experiments.tasks.base import TAGS, Answers, TaskData
 from experiments.tasks.labelled import over_tests
 
@@ -115,15 +115,37 @@ class TaggedData(TaskData):
         """See :meth:`TaskData.score`."""
 
         def value(metric: str, names: list[str]) -> float | None:
-            truth = [list(e.tags) for name in names for e in self.tests[name]]
-            given = [tags for name in names for tags in predictions[name]]
-            found = [
-                tags + [OUTSIDE] * (len(right) - len(tags))
-                for tags, right in zip(given, truth, strict=True)
-            ]
-            return TAG_METRICS[metric](truth, found)
+            return TAG_METRICS[metric](*self._compared(predictions, names))
 
         return over_tests(self.metrics, value, list(self.tests))
+
+    def entities(
+        self, predictions: dict[str, list[Any]]
+    ) -> dict[str, dict[str, float | int | None]] | None:
+        """Precision, recall, F1 and support of each type; see `experiments.tag_metrics.by_type`."""
+        types = [name[2:] for name in self.tag_names if name.startswith("B-")]
+        return by_type(*self._compared(predictions, list(self.tests)), types)
+
+    def records(self, predictions: Sequence[Any], examples: Sequence[Any]) -> list[dict[str, Any]]:
+        """``prediction``, ``words`` and ``tags`` (the right ones): three lists of equal length."""
+        return [
+            {"prediction": _whole(tags, example), **example._asdict()}
+            for tags, example in zip(predictions, examples, strict=True)
+        ]
+
+    def _compared(
+        self, predictions: dict[str, list[Any]], names: list[str]
+    ) -> tuple[list[list[str]], list[list[str]]]:
+        """The right tags of the named test sets, and those found."""
+        examples = [example for name in names for example in self.tests[name]]
+        given = [tags for name in names for tags in predictions[name]]
+        found = [_whole(tags, example) for tags, example in zip(given, examples, strict=True)]
+        return [list(example.tags) for example in examples], found
+
+
+def _whole(tags: list[str], example: TaggedExample) -> list[str]:
+    """The tags of all words; those cut off are `OUTSIDE`."""
+    return tags + [OUTSIDE] * (len(example.words) - len(tags))
 
 
 def _words_have_space(tokenizer: Any) -> bool:

@@ -97,8 +97,8 @@ class TextData(TaskData):
         """Return input_ids, attention_mask and labels of each; see :meth:`TaskData.tokenise`.
 
         Raises:
-            UserError: a target leaves no room for its source, or the decoding needs more
-                positions than the model has.
+            UserError: a target leaves no room for its source, the decoding needs more positions
+                than the model has, or the tokenizer knows hardly a word of the targets.
         """
         limit = min(self.max_length, tokenizer.model_max_length)
         beside = 0 if seq2seq else LEAST_LENGTH  # a decoder has positions of its own
@@ -108,8 +108,10 @@ class TextData(TaskData):
                 f"the model's {tokenizer.model_max_length} positions, source included"
             )
         rows = []
+        unknown, tokens = 0, 0
         for number, example in enumerate(examples):
             target = self._target(tokenizer, example.target, seq2seq)
+            unknown, tokens = unknown + target.count(tokenizer.unk_token_id), tokens + len(target)
             # written or learned, the target stands in the same positions as the source
             taken = 0 if seq2seq else max(len(target), self.decoding.max_new_tokens)
             room = min(limit - (0 if seq2seq else len(target)), tokenizer.model_max_length - taken)
@@ -124,6 +126,13 @@ class TextData(TaskData):
             labels = target if seq2seq else [NO_LABEL] * len(source) + target
             rows.append(
                 {"input_ids": inputs, "attention_mask": [1] * len(inputs), "labels": labels}
+            )
+        # GPT-2's unknown token is its end of text too; as a tokenizer of bytes it knows every word.
+        if tokenizer.unk_token_id != tokenizer.eos_token_id and unknown > tokens / 2:
+            raise UserError(
+                f"{unknown} of the {tokens} tokens of task {self.name}'s targets are unknown to "
+                f"the model's tokenizer (its vocabulary has {len(tokenizer)} entries): take "
+                "another model"
             )
         return rows
 
@@ -193,6 +202,13 @@ class TextData(TaskData):
             return score_text([metric], written, references)[0][metric]
 
         return over_tests(self.metrics, value, list(self.tests))
+
+    def records(self, predictions: Sequence[Any], examples: Sequence[Any]) -> list[dict[str, Any]]:
+        """``prediction`` (what was written), ``source``, ``target`` and ``references``."""
+        return [
+            {"prediction": text, **example._asdict()}
+            for text, example in zip(predictions, examples, strict=True)
+        ]
 
 
 def _spaced(tokenizer: Any, text: str) -> str:

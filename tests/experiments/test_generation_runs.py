@@ -10,6 +10,7 @@ from bilevel.errors import UserError
 from experiments import evaluate
 from experiments.command import compose_config
 from experiments.plan import Plan
+from experiments.tasks.text import Decoding, TextData, TextExample
 
 QUICK = [
     "model=hub",
@@ -102,6 +103,15 @@ def test_a_target_that_does_not_fit(data, tmp_path):
     options = words(long, model, "method=pretrained", "task.max_target_length=null")
     with pytest.raises(UserError, match=r"example 0 .* target of 65 tokens.*max_target_length"):
         run(tmp_path / "run", options)
+
+
+def test_a_model_that_knows_hardly_a_word_is_refused():
+    task = TextData("t", [], {}, "test", ("bleu",), 32, decoding=Decoding(max_new_tokens=8))
+    tokenizer = writers.tokenizer()
+    # the end of text is a token too
+    assert task.tokenise(tokenizer, [TextExample("w1", "w1 w2 two three")])
+    with pytest.raises(UserError, match="3 of the 5 tokens of task t's targets are unknown"):
+        task.tokenise(tokenizer, [TextExample("w1", "w1 two three four")])
 
 
 @pytest.mark.parametrize("split", ["test", "dev"])

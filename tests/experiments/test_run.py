@@ -44,7 +44,7 @@ def result_of(folder: Path) -> dict[str, Any]:
 def test_the_folder_holds_what_it_should(finished: Path) -> None:
     files = {str(p.relative_to(finished)) for p in finished.rglob("*") if p.is_file()}
     for name in (
-        *("result.json", "metrics.jsonl", "run.log", ".hydra/config.yaml"),
+        *("result.json", "metrics.jsonl", "predictions.jsonl", "run.log", ".hydra/config.yaml"),
         *("adapter/adapter_config.json", "adapter/adapter_model.safetensors"),
         *("adapter_compact/adapter_config.json", "adapter_compact/adapter_model.safetensors"),
         *("figures/losses.png", "figures/ranks.png", "figures/gates.png"),
@@ -75,6 +75,12 @@ def test_result(finished: Path) -> None:
     assert r["hypergradient"]["name"] == "finite_difference"
     assert set(r["seconds"]) == {"search", "retrain"}
     assert r["validation_loss"] is not None
+    assert r["entities"] is None
+    rows = [json.loads(line) for line in (finished / "predictions.jsonl").read_text().splitlines()]
+    assert [row["index"] for row in rows] == list(range(80))
+    right = sum(row["label"] == row["prediction"] for row in rows)
+    assert right / 80 == pytest.approx(r["metrics"]["accuracy"])
+    assert all(sum(row["probabilities"]) == pytest.approx(1, abs=1e-5) for row in rows)
 
 
 def test_metrics_file(finished: Path) -> None:

@@ -75,6 +75,15 @@ def test_a_run_learns_and_leaves_adapters_for_token_classification(
     folder = tmp_path / "run"
     values = run(folder, [*tagged, "method=lora", "train.epochs=8", "model.dropout=0.0"])
     assert values["metrics"]["f1"] > 0.8
+    # one type alone: its scores are those of all
+    only = values["entities"]["A"]
+    assert [only[name] for name in ("f1", "precision", "recall")] == pytest.approx(
+        [values["metrics"][name] for name in ("f1", "precision", "recall")]
+    )
+    rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    assert [row["test"] for row in rows] == ["test"] * 40
+    assert sum(tag == "B-A" for row in rows for tag in row["tags"]) == only["support"]
+    assert all(len(row["words"]) == len(row["tags"]) == len(row["prediction"]) for row in rows)
     for name in ("adapter", "adapter_compact"):
         config = json.loads((folder / name / "adapter_config.json").read_text())
         assert config["task_type"] == "TOKEN_CLS"

@@ -177,7 +177,24 @@ def test_scores_by_hand():
         "recall": pytest.approx(2 / 4),
         "token_accuracy": pytest.approx(5 / 8),
     }
-    assert task.score({"test": [["O"] * 6, ["O"] * 2]})["f1"] == 0.0
+    assert task.entities({"test": [found, ["O", "I-Y"]]}) == {
+        "X": {
+            "precision": pytest.approx(1 / 3),
+            "recall": pytest.approx(1 / 2),
+            "f1": pytest.approx(2 * 1 / (3 + 2)),
+            "support": 2,
+        },
+        "Y": {
+            "precision": pytest.approx(1 / 1),
+            "recall": pytest.approx(1 / 2),
+            "f1": pytest.approx(2 * 1 / (1 + 2)),
+            "support": 2,
+        },
+    }
+    nothing = {"test": [["O"] * 6, ["O"] * 2]}
+    assert task.score(nothing)["f1"] == 0.0
+    missed = {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 2}
+    assert task.entities(nothing) == {"X": missed, "Y": missed}
     assert task.primary_metric == "f1"
     assert task.answers == Answers(TAGS, 5, NAMES)
 
@@ -186,6 +203,23 @@ def test_without_an_entity_there_is_no_f1():
     task = data([TaggedExample(("a",), ("O",))])
     scores = task.score({"test": [["B-X"]]})
     assert scores == {"f1": None, "precision": None, "recall": None, "token_accuracy": 0.0}
+    absent = {"precision": None, "recall": None, "f1": None, "support": 0}
+    for tag in ("B-X", "O"):
+        assert task.entities({"test": [[tag]]}) == {"X": absent, "Y": absent}
+
+
+def test_records_and_scores_of_a_type_count_words_cut_off_as_outside():
+    task = data([TaggedExample(WORDS, ("B-X", "O", "B-X", "O"))])
+    cut = [["B-X", "O"]]
+    assert task.records(cut, task.tests["test"]) == [
+        {
+            "prediction": ["B-X", "O", "O", "O"],
+            "words": WORDS,
+            "tags": ("B-X", "O", "B-X", "O"),
+        }
+    ]
+    scores = task.entities({"test": cut})["X"]
+    assert scores == {"precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3), "support": 2}
 
 
 def test_settings_say_version_mode_and_scheme(monkeypatch):

@@ -254,6 +254,19 @@ def test_tokenise_truncates_to_the_shorter_of_task_and_model():
     assert data.tokenise(WordTokenizer(), []) == []
 
 
+def test_records_hold_no_text():
+    examples = [Example(("secret",), 1), Example(("secret", "too"), 0)]
+    classes = LabelledData("t", [], {}, "test", ("accuracy",), 8, label_names=["no", "yes"])
+    logits = [np.array([0.0, np.log(3)], np.float32), np.array([1000.0, -1000.0], np.float32)]
+    assert classes.records(logits, examples) == [
+        {"index": 0, "label": "yes", "prediction": "yes", "probabilities": [0.25, 0.75]},
+        {"index": 1, "label": "no", "prediction": "no", "probabilities": [1.0, 0.0]},
+    ]
+    number = LabelledData("t", [], {}, "test", ("pearson",), 8)
+    found = number.records([np.array([0.5], np.float32)], [Example(("secret",), 2)])
+    assert found == [{"index": 0, "label": 2.0, "prediction": 0.5}]
+
+
 def test_jsonl_lines_must_be_objects_and_may_lack_a_key(tmp_path):
     (tmp_path / "train.jsonl").write_text("[1]\n")
     with pytest.raises(UserError, match="every line must be an object"):
