@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,13 @@ from experiments.tasks.demo import Demo
 
 # Makes `import drawn` work in the tests of this folder, however pytest is started.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+with suppress(ImportError):  # rouge_score brings it
+    from absl import logging as absl_logging
+
+    # When Hydra sets up logging, absl closes the stream of its handler, unless it is one of the
+    # process: here it would be pytest's own, and so the end of what pytest can catch.
+    absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 

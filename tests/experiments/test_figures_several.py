@@ -242,6 +242,18 @@ def test_methods_differ_by_task(tmp_path: Path, kept: list[Figure]) -> None:
     assert first.get_xlabel() == "test f1"
 
 
+def test_runs_that_are_scored_by_different_metrics(tmp_path: Path, kept: list[Figure]) -> None:
+    """A run without the first one's metric has no point in that panel, and all others."""
+    other = result("lora", metrics={"f1": 0.7}, primary_metric="f1")
+    comparison.draw([result("adalora"), other], tmp_path / "c.png")
+    score, gap, *_ = kept[0].axes
+    assert score.get_xlabel() == "test accuracy"
+    points = [np.asarray(points.get_offsets())[:, 0] for points in score.collections[1::2]]
+    np.testing.assert_equal(points, [[0.9], [np.nan]])
+    points = [np.asarray(points.get_offsets())[:, 0] for points in gap.collections[1::2]]
+    np.testing.assert_allclose(points, [[0.2], [0.2]])
+
+
 # ---- all of them
 
 

@@ -52,6 +52,17 @@ def test_rows_with_one_prompt_stay_together(tmp_path):
     assert all(len(e.references) == 2 for e in data.tests["test"])
 
 
+@pytest.mark.parametrize("suffix", ["json", "parquet"])
+def test_a_cell_may_hold_several_responses(tmp_path, suffix):
+    rows = [{**row, "output": [row["output"], "else"]} for row in ROWS]
+    path = tmp_path / f"x.{suffix}"
+    styled.write(path, rows) if suffix == "json" else pd.DataFrame(rows).to_parquet(path)
+    data = load(path, test_share=0.2)
+    assert (len(data.train), len(data.tests["test"])) == (48, 6)
+    assert all(e.references == (e.target, "else") for e in data.tests["test"])
+    assert not {e.source for e in data.train} & {e.source for e in data.tests["test"]}
+
+
 def test_other_columns_and_none_for_the_input(tmp_path):
     rows = [{"ask": row["instruction"], "say": row["output"]} for row in ROWS]
     path = styled.write(tmp_path / "x.jsonl", rows)

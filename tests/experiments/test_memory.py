@@ -62,10 +62,13 @@ def test_checkpointing_saves_memory_in_a_run_and_changes_no_result(tmp_path):
     assert again["test_loss"] == pytest.approx(plain["test_loss"], rel=1e-4)
 
 
-def test_frozen_weights_in_bfloat16(tmp_path):
-    values = plan("method=autolora", "model.dtype=bfloat16", "engine.precision=bf16").execute(
-        tmp_path
-    )
+@pytest.mark.parametrize("precision", ["bf16", "auto"])
+def test_frozen_weights_in_bfloat16(precision, tmp_path, monkeypatch):
+    # where auto would be fp32, which does not go together with them
+    monkeypatch.setattr("bilevel.precision._bf16_is_native", lambda device: False)
+    words = ["method=autolora", "model.dtype=bfloat16", f"engine.precision={precision}"]
+    values = plan(*words).execute(tmp_path)
+    assert values["engine"]["precision"] == "bf16"
     spec = ModelSpec("demo", package="experiments.demo", dtype="bfloat16")
     base = spec.load(Answers(CLASSES, 2), seed=0).model
     assert base.classifier.weight.dtype == torch.float32

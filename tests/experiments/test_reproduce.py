@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 from bilevel.errors import UserError
@@ -37,8 +38,9 @@ blocks:
       AutoLoRA: {method: autolora, tasks: {cola: {method.rank: 6}}}
       PreLayer: {not_run: nobody wrote it}
     published:
+      - {row: LoRA, confidence: recalled, source: remembered, params: 0.4M, values: {Spearman: 90.0}}
       - {row: LoRA, confidence: verified, source: its table, params: 0.3M, values: {cola: [63.4, 1.2], avg: 77.0}}
-      - {row: AutoLoRA, confidence: recalled, source: remembered, values: {cola: 61.3}}
+      - {row: AutoLoRA, confidence: recalled, source: remembered, params: 0.2M, values: {cola: 61.3}}
       - {row: PreLayer, confidence: third_party, source: a review, values: {cola: 50.0}}
 """  # noqa: E501
 
@@ -99,7 +101,7 @@ def result(given: dict[str, str]) -> dict[str, Any]:
         "metrics": {"matthews": 0.5 + seed / 10} if cola else {"pearson": 0.7, "spearman": 0.8},
         "primary_metric": "matthews" if cola else "pearson",
         "train_loss": 0.1,
-        "validation_loss": None,
+        "validation_loss": 0.3,
         "test_loss": 0.2,
         "ranks": None,
         "update": None,
@@ -168,14 +170,39 @@ def test_the_table_has_ours_beside_theirs(capsys: pytest.CaptureFixture[str]) ->
     rows = [[cell.strip() for cell in x.split("|")[1:-1]] for x in text.splitlines() if "|" in x]
     assert rows[0] == ["", "", "parameters", "cola", "Spearman", "avg"]
     assert rows[2][1:] == ["ours", "", "55.00 ± 7.07", "80.00 ± 0.00", "67.50"]
-    assert rows[3][1:] == ["paper", "0.3M", "63.4 ± 1.2", "-", "77"]
-    assert rows[5][1:] == ["paper", "", "(recalled) 61.3", "-", "-"]
+    # of two sizes the surest; what is recalled says so, a size as well as a score
+    assert rows[3][1:] == ["paper", "0.3M", "63.4 ± 1.2", "(recalled) 90", "77"]
+    assert rows[5][1:] == ["paper", "(recalled) 0.2M", "(recalled) 61.3", "-", "-"]
     assert rows[6][:2] == ["PreLayer", "not run"]
     assert rows[7][3] == "(third party) 50"
     assert "PreLayer is not run: nobody wrote it" in text
     with open("outputs/reproduce/paper/one/table.csv") as file:
         first = next(csv.DictReader(file))
     assert (first["ours_mean"], first["seeds"], first["confidence"]) == ("55.0", "2", "verified")
+
+
+def test_seeds_without_a_score_are_not_counted() -> None:
+    """METEOR is null where there was no Java."""
+    stub = Stub()
+    reproduce(Options.parse(["table=paper/one", "only=lora", "only=cola"]), stub)
+
+    def without_score(call: list[str]) -> str:
+        path = Path(settings(call)["hydra.run.dir"]) / "result.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"metrics": {"matthews": None}}))
+        return work(stub, "only=lora", "only=cola").write()
+
+    assert "| 50.00 (1 of 2 seeds) " in without_score(stub.calls[1])
+    assert "| n/a " in without_score(stub.calls[0])  # finished, unlike "-"
+
+
+def test_points_of_a_grid_have_lines_of_their_own(kept: list[Figure]) -> None:
+    path = Path("entries/paper/one.yaml")
+    grid = "{method: lora_grid, grid: {method.rank: [2, 3]}}"
+    path.write_text(ENTRY.replace("{method: lora, settings: {method.rank: 4}}", grid))
+    reproduce(Options.parse(["table=paper/one", "only=cola"]), Stub())
+    (axes, *_) = kept[0].axes
+    labels = [text.get_text() for text in axes.get_yticklabels()]
+    assert labels == ["AutoLoRA", "LoRA method.rank=2", "LoRA method.rank=3"]
 
 
 def test_a_failing_run_is_told_and_the_others_go_on(capsys: pytest.CaptureFixture[str]) -> None:

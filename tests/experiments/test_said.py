@@ -56,3 +56,9 @@ def test_a_rate_that_is_not_used_is_told(method, said, caplog):
     caplog.clear()
     Plan.of(compose_config([f"method={method}", "task=demo"]))
     assert "not used" not in caplog.text
+
+
+def test_a_switch_has_no_rate(caplog):
+    """BiDoRA's method.retrain says whether to retrain; elsewhere it is an optimiser."""
+    Plan.of(compose_config(["method=bidora", "method.retrain=true", "task=demo", "train.lr=0.01"]))
+    assert "not used" not in caplog.text

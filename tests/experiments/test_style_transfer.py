@@ -118,6 +118,18 @@ def test_part_of_the_sentences_another_language_model_and_names(world, tmp_path)
     main([*words(world, out=str(tmp_path)), *other])  # its own result may be written over
 
 
+def test_a_prompt_that_would_lose_one_token_is_told(world, tmp_path, capsys):
+    short = [*words(world, out=str(tmp_path)), "max_test=2"]
+    main(short)
+    prompt = json.loads((tmp_path / "result.json").read_text())["settings"]["prompt"]
+    needed = len(prompt.split()) + len(["Answer:"])
+    main([*short, f"task.max_length={needed + 1}"])  # and the end of text
+    with pytest.raises(SystemExit):
+        main([*short, f"task.max_length={needed}"])
+    said = f"the prompt of sentence 0 has {needed} tokens, and there is room for {needed - 1}:"
+    assert said in capsys.readouterr().err
+
+
 def test_a_table_of_runs_leaves_the_transfers_out(world, tmp_path):
     main([*words(world), "max_test=4"])
     assert (world / "writer" / "style_transfer" / "result.json").is_file()

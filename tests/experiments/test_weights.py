@@ -53,6 +53,20 @@ def test_adapters_are_merged_first(base):
     assert moved(model, base)[QUERY]["relative_norm"] == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_small_update_of_a_bfloat16_model_is_not_rounded_away(base):
+    """bfloat16 holds 8 bits of a number: an update of 1/1000 would be lost in most of them."""
+    base.bfloat16()
+    model = get_peft_model(copy.deepcopy(base), LoraConfig(r=2, target_modules=[QUERY]))
+    layer = model.get_base_model().get_submodule(QUERY)
+    before = base.get_submodule(QUERY).weight.double()
+    with torch.no_grad():
+        layer.lora_B["default"].weight.normal_()
+        size = layer.get_delta_weight("default").double().norm()
+        layer.lora_B["default"].weight.mul_(1e-3 * before.norm() / size)
+    found = moved(model, base)[QUERY]
+    assert found["relative_norm"] == pytest.approx(1e-3, rel=1e-3)
+
+
 def test_a_matrix_that_was_zero_has_no_ratio(base):
     with torch.no_grad():
         base.get_submodule(QUERY).weight.zero_()

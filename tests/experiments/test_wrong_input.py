@@ -90,6 +90,10 @@ CASES = {
         ["method=ia3", "train.target_modules=[classifier]"],
         ["[classifier]", "method ia3", "no list of modules"],
     ),
+    "nothing to adapt": (
+        ["method=pretrained", "train.target_modules=[classifier]"],
+        ["method pretrained", "no list of modules"],
+    ),
     "not its model": (["task=planted", "model=demo"], ["use model=planted"]),
     "too few planted ranks": (
         ["task=planted", "task.planted.ranks=[1,2]"],
