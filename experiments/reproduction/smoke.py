@@ -11,11 +11,12 @@ __all__ = ["LABEL", "stand_in"]
 LABEL = "smoke test, NOT a reproduction: tiny stand-ins for data and models, a few steps"
 
 CLASSIFY = ("demo", "demo")
+TAG = ("demo_tagging", "demo")
 GENERATE = ("demo_generation", "demo_causal")
-# Task and model in the place of each task's. Word tags have no stand-in of their own kind.
+# Task and model in the place of each task's, of the same kind.
 STAND_INS = {
     **dict.fromkeys(("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte"), CLASSIFY),
-    **dict.fromkeys(("jnlpba",), CLASSIFY),
+    **dict.fromkeys(("jnlpba",), TAG),
     **dict.fromkeys(("e2e", "webnlg", "dart", "xsum", "instructions"), GENERATE),
 }
 # Options that belong to the real data, model and machine, or that say how long to train.
