@@ -21,12 +21,16 @@ STAND_INS = {
 }
 # Options that belong to the real data, model and machine, or that say how long to train.
 LEFT_OUT = ("task.", "model.", "engine.")
-LENGTH = ("train.epochs", "train.max_steps", "train.batch_size", "train.gradient_accumulation")
+LENGTH = (
+    *("train.epochs", "train.max_steps", "train.warmup_steps"),
+    *("train.batch_size", "train.gradient_accumulation"),
+)
+# SaLoRA's gates need three steps in their window, 0.3 of all by default.
 SHORT = {
     "task.max_train": 48,
     "task.max_test": 16,
     "train.batch_size": 8,
-    "train.max_steps": 4,
+    "train.max_steps": 12,
     "engine.precision": "fp32",
     "engine.evaluate_every": 0,
     "engine.metrics_every": 1,
