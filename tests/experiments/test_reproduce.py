@@ -178,6 +178,14 @@ def test_the_table_has_ours_beside_theirs(capsys: pytest.CaptureFixture[str]) ->
     assert (first["ours_mean"], first["seeds"], first["confidence"]) == ("55.0", "2", "verified")
 
 
+def test_the_table_tells_learning_rates_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "entries" / "paper" / "one.yaml"
+    path.write_text(ENTRY.replace("method: lora,", "method: full,").replace("method.rank: 4", ""))
+    reproduce(Options.parse(["table=paper/one"]), Stub())
+    text = Path("outputs/reproduce/paper/one/table.md").read_text()
+    assert "- learning rates of their own have LoRA 2e-05 (roberta-base)" in text
+
+
 def test_a_failing_run_is_told_and_the_others_go_on(capsys: pytest.CaptureFixture[str]) -> None:
     stub = Stub()
     stub.failing = lambda given: (
