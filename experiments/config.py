@@ -72,6 +72,7 @@ class Train:
     gradient_clipping: float = MISSING
     group_by_length: bool = MISSING
     lr: float | None = MISSING
+    warmup_steps: int | None = MISSING
     label_smoothing: float = MISSING
     target_modules: Any = MISSING  # str, list of str or None
 
@@ -107,6 +108,7 @@ LEAST = {
     "train.batch_size": 1,
     "train.gradient_accumulation": 1,
     "train.max_steps": 1,
+    "train.warmup_steps": 0,
     "train.gradient_clipping": 0,
     "engine.evaluate_every": 0,
     "engine.evaluate_examples": 1,

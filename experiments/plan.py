@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from bilevel.errors import UserError
 from bilevel.hypergradient import Hypergradient
 from experiments.command import user_modules
 from experiments.config import check_ranges
+from experiments.learning_rates import own_rates
 from experiments.models import ModelSpec
 from experiments.resume import plain
 from experiments.targets import build
@@ -105,6 +106,9 @@ class Plan:
         targets = train.pop("target_modules")
         spec = build(config.model, "model", ModelSpec, modules)
         _warn_of_unused_lr(train["lr"], values["method"])
+        # Unresolved: a word may itself hold an interpolation.
+        given = OmegaConf.to_container((hydra_config or config.hydra).overrides.task, resolve=False)
+        _check_warm_up(train["warmup_steps"], given)
         if train["lr"] is None:
             train["lr"] = spec.lr  # None leaves it to the method
         names = {group: str(name) for group, name in runtime.choices.items() if "/" not in group}
@@ -135,13 +139,25 @@ class Plan:
         return execute(self, folder)
 
 
+def _check_warm_up(steps: int | None, given: Any) -> None:
+    """Raise UserError if a warm-up is given as a number of steps and as a share of them too.
+
+    Args:
+        steps: train.warmup_steps.
+        given: the words of the command line.
+    """
+    for word in given if steps is not None else ():
+        key, _, value = word.lstrip("+").partition("=")
+        if key.startswith("method.") and key.endswith(".warmup_ratio"):
+            raise UserError(
+                f"train.warmup_steps={steps} and {key}={value} are both given: the first takes the "
+                "place of every warmup_ratio, so give one of them"
+            )
+
+
 def _warn_of_unused_lr(lr: float | None, method: dict[str, Any]) -> None:
     """Say so when train.lr is given and every optimiser of the weights has a rate of its own."""
-    own = {
-        f"method.{part}.lr": method[part]["lr"]
-        for part in ("optimizer", "lower", "retrain")
-        if isinstance(method.get(part), dict) and "lr" in method[part]
-    }
-    if lr is not None and own and None not in own.values():
+    own = own_rates(method)
+    if lr is not None and own:
         given = ", ".join(f"{name}={value:g}" for name, value in own.items())
         log.warning("train.lr=%g is not used: the method has %s, which goes first", lr, given)

@@ -18,7 +18,7 @@ from typing import Any
 from bilevel.errors import UserError
 from experiments.command import FAILURE, one_sentence
 from experiments.journal import write_atomically
-from experiments.reproduction import runner, smoke, table
+from experiments.reproduction import rates, runner, smoke, table
 from experiments.reproduction.cells import Cell, plan
 from experiments.reproduction.entries import Entry, load, names
 from experiments.reproduction.options import Options
@@ -142,7 +142,9 @@ class Reproduction:
             caption = f"{block.model}, {block.caption}" if block.caption else block.model
             parts += [f"## {caption}", table.markdown(block, ours, prefix)]
         parts += [_bullets("Unknown, so of our choosing", self.entry.unknown)]
-        parts += [_bullets("Notes", [*self.entry.notes, *_not_run(self.entry)])]
+        parts += [
+            _bullets("Notes", [*self.entry.notes, *_rates(self.entry), *_not_run(self.entry)])
+        ]
         failures = [f"{cell.label}: {reason}" for cell, reason in self.failed.values()]
         parts += [_bullets("Failed", failures), MARKS]
         text = "\n\n".join(part for part in parts if part)
@@ -187,6 +189,17 @@ MARKS = (
 
 def _bullets(title: str, items: Sequence[str]) -> str:
     return "\n".join([f"{title}:", "", *(f"- {item}" for item in items)]) if items else ""
+
+
+def _rates(entry: Entry) -> list[str]:
+    """A line on the rows that do not have the learning rate of the others."""
+    found: dict[str, None] = {}
+    for block in entry.blocks:
+        for label, row in block.rows.items():
+            own = {} if row.method is None else rates.own(row.method, row.settings)
+            values = " and ".join(f"{value:g}" for value in own.values())
+            found |= {f"{label} {values} ({block.model})": None} if own else {}
+    return [f"learning rates of their own have {', '.join(found)}"] if found else []
 
 
 def _not_run(entry: Entry) -> list[str]:

@@ -80,7 +80,8 @@ def check_same(
             old = {key: v for key, v in old.items() if not key.startswith(f"{group}.")}
             new = {key: v for key, v in new.items() if not key.startswith(f"{group}.")}
     for key in sorted(old.keys() | new.keys()):
-        if old.get(key) != new.get(key) and not key.startswith(FREE):
+        # An option that is newer than the run there is null for it.
+        if old.get(key, "null") != new.get(key, "null") and not key.startswith(FREE):
             differing.append(f"{key} ({old.get(key)} there, {new.get(key)} here)")
     if differing:
         raise UserError(

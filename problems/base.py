@@ -76,6 +76,8 @@ class TrainSettings:
         group_by_length: batches of examples of similar length.
         lr: learning rate of low-rank factors and head where the method names none.
         label_smoothing: weight of the uniform distribution in the training loss, in [0, 1).
+        warmup_steps: optimiser steps in which every learning rate with a warm-up rises from 0, of
+            each level its own; None leaves it to each optimiser's warmup_ratio.
     """
 
     epochs: float = 5.0
@@ -87,6 +89,7 @@ class TrainSettings:
     group_by_length: bool = True
     lr: float | None = None
     label_smoothing: float = 0.0
+    warmup_steps: int | None = None
 
 
 @dataclass

@@ -252,7 +252,9 @@ class BiDoRA(TwoLevelMethod):
         batches = loader(job)
         steps = total_steps(job, batches, job.settings.epochs)
         settings = replace(self.lower, lr=self.retrain_lr or self.lower.lr)
-        optimizer, schedule = optimizer_and_scheduler(settings, parameters, steps, self._lr(job))
+        optimizer, schedule = optimizer_and_scheduler(
+            settings, parameters, steps, self._lr(job), job.settings.warmup_steps
+        )
         problem: LowerProblem = Directions(
             "lower",
             problem_config(job),

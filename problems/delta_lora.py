@@ -65,6 +65,7 @@ from problems.optimizers import (
     OptimizerSettings,
     check_choice,
     check_range,
+    warm_up,
 )
 
 __all__ = ["DeltaLoRA"]
@@ -113,7 +114,7 @@ class DeltaLoRA(Method):
         batches = loader(job)
         steps = total_steps(job, batches, job.settings.epochs)
         lr = job.settings.lr if job.settings.lr is not None else 5e-4
-        warmup = int(self.optimizer.warmup_ratio * steps)
+        warmup = warm_up(self.optimizer, steps, job.settings.warmup_steps)
         start = warmup if self.start_step is None else self.start_step
         options = {"ratio": self.ratio, "start_step": start}
         problem = only_problem(

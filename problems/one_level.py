@@ -113,14 +113,16 @@ def only_problem(
 
     Args:
         kind: its class.
-        job: tells precision, accumulation and clipping.
+        job: tells precision, accumulation, clipping and warm-up.
         model: all of its parameters that require a gradient are trained.
         batches: training data.
         optimizer, steps, lr: the optimiser, its schedule's length, and the learning rate where the
             optimiser's settings name none.
         **options: further arguments of the class.
     """
-    optim, schedule = optimizer_and_scheduler(optimizer, trainable(model), steps, lr)
+    optim, schedule = optimizer_and_scheduler(
+        optimizer, trainable(model), steps, lr, job.settings.warmup_steps
+    )
     return kind(
         "lower",
         problem_config(job),

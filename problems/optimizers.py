@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +19,11 @@ __all__ = [
     "check_choice",
     "check_range",
     "optimizer_and_scheduler",
+    "warm_up",
 ]
 
+
+log = logging.getLogger(__name__)
 
 # Those of one group, or groups as torch.optim takes them, each with a learning rate of its own.
 Parameters = Sequence[nn.Parameter] | Sequence[dict[str, Any]]
@@ -57,7 +61,8 @@ class OptimizerSettings:
         weight_decay: decoupled for adamw, L2 otherwise.
         schedule: one of transformers' schedules: linear, cosine, cosine_with_restarts, polynomial,
             inverse_sqrt, constant, constant_with_warmup.
-        warmup_ratio: share of the steps in which the learning rate rises from 0.
+        warmup_ratio: share of the steps in which the learning rate rises from 0; where it is more
+            than 0, the job's number of steps goes before it.
 
     Raises:
         UserError: an unknown optimiser or schedule, or a number out of range.
@@ -83,13 +88,41 @@ class OptimizerSettings:
         check_range("warmup_ratio", self.warmup_ratio, 0 <= self.warmup_ratio <= 1, "in [0, 1]")
 
 
+def warm_up(settings: OptimizerSettings, steps: int, given: int | None) -> int:
+    """Steps of ``steps`` in which the learning rate rises from 0.
+
+    Args:
+        settings: with the share, for where no number is given. A share of 0 means that this level
+            has no warm-up, whatever the others have.
+        steps: of the optimiser, in the stage.
+        given: the job's train.warmup_steps.
+    """
+    if given is None or settings.warmup_ratio == 0:
+        return int(settings.warmup_ratio * steps)
+    if given >= steps and settings.schedule != "constant":  # which has none
+        log.warning(
+            "train.warmup_steps=%d are not less than the %d steps of an optimiser in this stage: "
+            "its learning rate never reaches the full value",
+            *(given, steps),
+        )
+    return given
+
+
 def optimizer_and_scheduler(
     settings: OptimizerSettings,
     parameters: Parameters,
     steps: int,
     default_lr: float | None,
+    warmup_steps: int | None = None,
 ) -> tuple[torch.optim.Optimizer, Any]:
     """Build the optimiser and its schedule over ``steps`` optimiser steps.
+
+    Args:
+        settings: of both.
+        parameters: to be trained.
+        steps: length of the schedule.
+        default_lr: where the settings name no rate.
+        warmup_steps: the job's number of warm-up steps; None leaves it to the settings' share.
 
     Raises:
         UserError: no learning rate.
@@ -113,7 +146,7 @@ def optimizer_and_scheduler(
     scheduler = get_scheduler(
         settings.schedule,
         optimizer,
-        num_warmup_steps=int(settings.warmup_ratio * steps),
+        num_warmup_steps=warm_up(settings, steps, warmup_steps),
         num_training_steps=steps,
     )
     return optimizer, scheduler

@@ -193,7 +193,9 @@ class SaLoRA(SaLoRASettings, Method):
         if self.optimizer.name != "sgd":
             theta["betas"] = self.gate_betas
         groups: Any = [{"params": weights}, theta]
-        optimizer, scheduler = optimizer_and_scheduler(self.optimizer, groups, steps, lr)
+        optimizer, scheduler = optimizer_and_scheduler(
+            self.optimizer, groups, steps, lr, job.settings.warmup_steps
+        )
         scheduler.lr_lambdas[1] = window.left
         optimizer.param_groups[1]["lr"] = rate * window.left(0)  # the schedule's own is set already
         return optimizer, scheduler

@@ -140,7 +140,7 @@ class SaLoRABilevel(SaLoRASettings, TwoLevelMethod):
         below = trainable(model)
         lr = job.settings.lr if job.settings.lr is not None else 5e-4
         lower_optimizer, lower_schedule = optimizer_and_scheduler(
-            self.optimizer, below, self._standing_steps(steps), lr
+            self.optimizer, below, self._standing_steps(steps), lr, job.settings.warmup_steps
         )
         lower = FactorsBelow(
             "lower",
@@ -164,6 +164,7 @@ class SaLoRABilevel(SaLoRASettings, TwoLevelMethod):
             [gates.logits],
             (window.last - window.first) * self.upper_steps,
             gate_lr(window),
+            job.settings.warmup_steps,
         )
         upper = GatesAbove(
             "upper",

@@ -218,6 +218,7 @@ class SaLoRASettings:
             list(module.parameters()),
             window.last - window.first,
             multiplier_lr(window),
+            job.settings.warmup_steps,
         )
         return Ascent(
             "multiplier",

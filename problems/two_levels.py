@@ -173,11 +173,12 @@ class TwoLevelMethod(Method):
 
         Their problems are named ``lower`` and ``upper``, and reach each other by these names.
         """
+        warmup = job.settings.warmup_steps
         lower_optimizer, lower_schedule = optimizer_and_scheduler(
-            lower.optimizer, lower.parameters, self._standing_steps(steps), lower.lr
+            lower.optimizer, lower.parameters, self._standing_steps(steps), lower.lr, warmup
         )
         upper_optimizer, upper_schedule = optimizer_and_scheduler(
-            upper.optimizer, upper.parameters, self._upper_steps(steps), upper.lr
+            upper.optimizer, upper.parameters, self._upper_steps(steps), upper.lr, warmup
         )
         below = lower.problem(
             "lower",

@@ -17,7 +17,7 @@ from experiments.demo.lexicon import (
     VERBS,
 )
 
-__all__ = ["labelled", "riddles", "unlabelled"]
+__all__ = ["clauses", "labelled", "riddles", "unlabelled"]
 
 NEGATED = 0.35  # share of negated clauses
 
@@ -78,24 +78,36 @@ def _review(source: random.Random, plain: float) -> tuple[str, str, str]:
     )
 
 
-def _sentence(source: random.Random, polarity: int) -> str:
-    """One or two clauses, of which the one that counts has this polarity."""
+def clauses(source: random.Random, polarity: int) -> list[tuple[str, int]]:
+    """A sentence in its parts: each clause with its polarity, what joins them with 0.
+
+    Args:
+        source: decides everything.
+        polarity: of the clause that counts.
+    """
     form = source.choice(("one", "one", "and", "but", "although", "although after"))
-    main = _clause(source, polarity, NEGATED)
+    main = (_clause(source, polarity, NEGATED), polarity)
     if form == "one":
-        text = main
+        parts = [main]
     elif form == "and":
-        text = f"{main} and {_clause(source, polarity, NEGATED)}"
-    elif form == "but":
-        text = f"{_clause(source, -polarity, NEGATED)} but {main}"
-    elif form == "although":
-        text = f"although {_clause(source, -polarity, NEGATED)} , {main}"
+        parts = [main, ("and", 0), (_clause(source, polarity, NEGATED), polarity)]
     else:
-        text = f"{main} , although {_clause(source, -polarity, NEGATED)}"
+        other = (_clause(source, -polarity, NEGATED), -polarity)
+        if form == "but":
+            parts = [other, ("but", 0), main]
+        elif form == "although":
+            parts = [("although", 0), other, (",", 0), main]
+        else:
+            parts = [main, (", although", 0), other]
     if source.random() < 0.3:
         place = source.choice(NEUTRAL)
-        text = f"{place} , {text}" if source.random() < 0.5 else f"{text} {place}"
-    return text
+        parts = [(f"{place} ,", 0), *parts] if source.random() < 0.5 else [*parts, (place, 0)]
+    return parts
+
+
+def _sentence(source: random.Random, polarity: int) -> str:
+    """One or two clauses, of which the one that counts has this polarity."""
+    return " ".join(text for text, _ in clauses(source, polarity))
 
 
 def _clause(source: random.Random, polarity: int, negated: float) -> str:

@@ -4,6 +4,8 @@ An entry has blocks, one a model: its tasks (with the columns that each gives), 
 with settings, or the reason why a published row is not run) and the published figures. Settings are
 dotted options of ``experiments.run``. Later ones win: recipe, recipe of the task, block, task, row,
 row of the task. A recipe (conf/experiment/recipes) holds settings that several entries share.
+A train.lr that rows share is for those whose method takes it; a row whose method has a rate of its
+own (``method.optimizer.lr``: full fine-tuning, adapters) must not set it.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Any
 
 from bilevel.errors import UserError
 from experiments.errors import listed, nearest
+from experiments.reproduction import rates
 from experiments.reproduction.checks import Reader
 from experiments.reproduction.published import Published
 
@@ -88,7 +91,7 @@ class Block:
 
     def words(self, row: Row, task: str) -> Settings:
         """Settings of a run, the later ones over the earlier."""
-        return {
+        found = {
             **self.recipe.get("", {}),
             **self.recipe.get(task, {}),
             **self.settings,
@@ -96,6 +99,9 @@ class Block:
             **row.settings,
             **row.tasks.get(task, {}),
         }
+        if row.method is not None and rates.own(row.method, found):
+            found.pop(rates.SHARED, None)
+        return found
 
 
 @dataclass(frozen=True)
@@ -233,6 +239,9 @@ def _row(part: Reader, tasks: Mapping[str, TaskPart]) -> Row:
     for task in [*row.tasks, *(row.only or [])]:
         if task not in tasks:
             raise part.error(f"names the task {task}, which its block does not have")
+    for own in row.tasks.values() or [{}]:
+        if row.method is not None and (wrong := rates.unused(row.method, {**row.settings, **own})):
+            raise part.error(wrong)
     return row
 
 

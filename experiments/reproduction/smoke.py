@@ -11,21 +11,26 @@ __all__ = ["LABEL", "stand_in"]
 LABEL = "smoke test, NOT a reproduction: tiny stand-ins for data and models, a few steps"
 
 CLASSIFY = ("demo", "demo")
+TAG = ("demo_tagging", "demo")
 GENERATE = ("demo_generation", "demo_causal")
-# Task and model in the place of each task's. Word tags have no stand-in of their own kind.
+# Task and model in the place of each task's, of the same kind.
 STAND_INS = {
     **dict.fromkeys(("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte"), CLASSIFY),
-    **dict.fromkeys(("jnlpba",), CLASSIFY),
+    **dict.fromkeys(("jnlpba",), TAG),
     **dict.fromkeys(("e2e", "webnlg", "dart", "xsum", "instructions"), GENERATE),
 }
 # Options that belong to the real data, model and machine, or that say how long to train.
 LEFT_OUT = ("task.", "model.", "engine.")
-LENGTH = ("train.epochs", "train.max_steps", "train.batch_size", "train.gradient_accumulation")
+LENGTH = (
+    *("train.epochs", "train.max_steps", "train.warmup_steps"),
+    *("train.batch_size", "train.gradient_accumulation"),
+)
+# SaLoRA's gates need three steps in their window, 0.3 of all by default.
 SHORT = {
     "task.max_train": 48,
     "task.max_test": 16,
     "train.batch_size": 8,
-    "train.max_steps": 4,
+    "train.max_steps": 12,
     "engine.precision": "fp32",
     "engine.evaluate_every": 0,
     "engine.metrics_every": 1,

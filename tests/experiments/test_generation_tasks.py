@@ -225,9 +225,11 @@ def test_without_java_a_metric_is_empty_and_that_is_said_once(tmp_path, monkeypa
 
 
 def test_the_demos_examples():
-    data = DemoGeneration(max_train=20, max_test=10).load()
+    data = DemoGeneration(max_train=20, max_test=10, max_validation=5).load()
     trained, tested = {e.source for e in data.train}, {e.source for e in data.tests["test"]}
-    assert (len(trained), len(tested), trained & tested) == (20, 10, set())
+    held_out = {e.source for e in data.validation}
+    assert (len(trained), len(tested), len(held_out)) == (20, 10, 5)
+    assert len(trained | tested | held_out) == 35
     assert all(2 <= len(e.references) <= 5 for e in data.tests["test"])
     with pytest.raises(UserError, match=r"task\.max_train"):
         DemoGeneration(max_train=0)

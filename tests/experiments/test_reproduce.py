@@ -205,6 +205,14 @@ def test_points_of_a_grid_have_lines_of_their_own(kept: list[Figure]) -> None:
     assert labels == ["AutoLoRA", "LoRA method.rank=2", "LoRA method.rank=3"]
 
 
+def test_the_table_tells_learning_rates_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "entries" / "paper" / "one.yaml"
+    path.write_text(ENTRY.replace("method: lora,", "method: full,").replace("method.rank: 4", ""))
+    reproduce(Options.parse(["table=paper/one"]), Stub())
+    text = Path("outputs/reproduce/paper/one/table.md").read_text()
+    assert "- learning rates of their own have LoRA 2e-05 (roberta-base)" in text
+
+
 def test_a_failing_run_is_told_and_the_others_go_on(capsys: pytest.CaptureFixture[str]) -> None:
     stub = Stub()
     stub.failing = lambda given: (

@@ -109,6 +109,16 @@ blocks:
         ("values: {demo: 1.0}", "values: {cola: 1.0}", "no column of this block"),
         ("row: LoRA", "row: DoRA", "no row of this block"),
         ("{method: lora}", "{}", "either method or not_run"),
+        (
+            "{method: lora}",
+            "{method: full_qv, settings: {train.lr: 1e-4}}",
+            r"sets train.lr, which method full_qv does not use: set method.optimizer.lr \(2e-05\)",
+        ),
+        (
+            "{method: lora}",
+            "{method: lora, settings: {method.optimizer.lr: .001}, tasks: {demo: {train.lr: 1}}}",
+            r"sets train.lr, which method lora does not use: set method.optimizer.lr \(0.001\)",
+        ),
         ("title: t", "titel: t", "title is missing"),
         ("seeds: [0]", "seeds: [0]\nseed: 1", "unknown seed"),
         ("model: demo", "model: demo\n    recipe: none", "no recipe 'none'"),
@@ -118,6 +128,32 @@ def test_slips_in_a_file_are_told(tmp_path: Path, before: str, after: str, messa
     assert load("paper/one", write(tmp_path, GOOD)).blocks
     with pytest.raises(UserError, match=message):
         load("paper/one", write(tmp_path, GOOD.replace(before, after)))
+
+
+def test_a_shared_rate_is_for_the_rows_that_take_it(tmp_path: Path) -> None:
+    shared = GOOD.replace("model: demo", "model: demo\n    settings: {train.lr: 1e-4}")
+    rows = "{LoRA: {method: lora}, FT: {method: full, settings: {method.optimizer.lr: 3e-5}}}"
+    entry = load("paper/one", write(tmp_path, shared.replace("{LoRA: {method: lora}}", rows)))
+    lora, full = (cell.settings for cell in cells_of(entry))
+    assert lora["train.lr"] == "1e-4"
+    assert "train.lr" not in full
+    assert full["method.optimizer.lr"] == "3e-5"
+
+
+def test_full_fine_tuning_of_large_models_has_its_rate_and_not_loras() -> None:
+    for cell in cells_of(load("bilora/glue"), "only=full*", "only=roberta-large"):
+        assert cell.settings["method.optimizer.lr"] == "1e-5"
+        assert "train.lr" not in cell.settings
+
+
+@pytest.mark.parametrize(
+    "name", ["bilora/e2e", "bilora/webnlg_dart", "delta_lora/e2e", "autolora/nlg"]
+)
+def test_gpt2_warms_up_for_500_steps(name: str) -> None:
+    for cell in cells_of(load(name)):
+        assert cell.settings["train.warmup_steps"] == "500"
+    for cell in cells_of(load(name), "scale=smoke"):
+        assert "train.warmup_steps" not in cell.settings
 
 
 def row_samples() -> list[Cell]:
@@ -133,7 +169,10 @@ def row_samples() -> list[Cell]:
 
 
 @pytest.mark.slow
-def test_the_settings_are_options_of_their_methods_and_tasks() -> None:
+def test_the_settings_are_options_of_their_methods_and_tasks(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     for cell in row_samples():
         words = [f"{key}={value}" for key, value in cell.settings.items()]
         Plan.of(compose_config([*words, "task.data_dir=here"]))
+    assert "is not used" not in caplog.text  # of a learning rate that the method ignores

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from experiments.command import compose_config
 from experiments.plan import Plan
@@ -58,9 +59,10 @@ def test_every_row_on_stand_ins(
         *rest, place = words
         target = Path(place.removeprefix("hydra.run.dir="))
         if tuple(rest) in made:
-            shutil.copytree(made[tuple(rest)], target)
+            shutil.copytree(made[tuple(rest)], target)  # places are not compared
         else:
-            target.mkdir(parents=True)
+            (target / ".hydra").mkdir(parents=True)
+            OmegaConf.save(OmegaConf.create(words), target / ".hydra" / "overrides.yaml")
             Plan.of(compose_config(rest)).execute(target)
             made[tuple(rest)] = target
         return None

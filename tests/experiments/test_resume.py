@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from bilevel.errors import UserError
 from experiments import resume
 from experiments.run import main
 
@@ -121,6 +122,14 @@ def test_damaged_checkpoint(
     main([f"run.resume={folder}"])
     assert newest.name in (folder / "run.log").read_text()
     assert traces(folder) == undisturbed
+
+
+def test_an_option_newer_than_the_run_is_null_for_it(tmp_path: Path) -> None:
+    old, new = {"train": {"epochs": 1}}, {"train": {"epochs": 1, "warmup_steps": None}}
+    resume.check_same(tmp_path, old, new)
+    new["train"]["warmup_steps"] = 3
+    with pytest.raises(UserError, match="warmup_steps"):
+        resume.check_same(tmp_path, old, new)
 
 
 @pytest.mark.slow

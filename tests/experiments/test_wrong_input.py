@@ -61,6 +61,11 @@ CASES = {
     "wrong rule": (["method.rank_rule=best"], ["'best'", "threshold"]),
     "wrong estimator option": (["hypergradient.scale=one"], ["'one'", "identity, inner_lr"]),
     "no batch": (["train.batch_size=0"], ["train.batch_size=0", "1 or more"]),
+    "negative warm-up": (["train.warmup_steps=-1"], ["train.warmup_steps=-1", "0 or more"]),
+    "two warm-ups": (
+        ["train.warmup_steps=9", "method.lower.warmup_ratio=0.1"],
+        ["train.warmup_steps=9 and method.lower.warmup_ratio=0.1 are both given"],
+    ),
     "negative rate": (["train.lr=-1"], ["train.lr=-1.0", "more than 0"]),
     "no targets": (["train.target_modules=[]"], ["train.target_modules", "qv, all or a list"]),
     "a value for a group": (["train=fast"], ["train=fast", "group of options", "train.epochs"]),
