@@ -2,14 +2,11 @@
 
 import importlib.util
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -20,7 +17,7 @@ from transformers import (
 
 from bilevel.errors import UserError
 from bilevel.lowrank.fused import fused_projections
-from experiments import hub, quantization, warm_start
+from experiments import quantization, warm_start
 from experiments.architecture import outside_layers
 from experiments.heads import (
     auto_class,
@@ -31,6 +28,12 @@ from experiments.heads import (
     peft_task_type,
 )
 from experiments.memory import check_dtype, heads_in_float32
+from experiments.pretrained_files import (
+    NoScaledDotProductError,
+    checked_folder,
+    fetch,
+    quietly,
+)
 from experiments.tasks.base import Answers
 from experiments.tokenizer import prepare
 
@@ -150,14 +153,14 @@ class ModelSpec:
             found = importlib.util.find_spec(self.package)
             if found is None or not found.submodule_search_locations:
                 raise UserError(f"model={self.name} needs a package: {self.install}")
-            return _folder(Path(found.submodule_search_locations[0]) / self.package_folder)
+            return checked_folder(Path(found.submodule_search_locations[0]) / self.package_folder)
         if self.pretrained is None:
             raise UserError(
                 f"model={self.name} needs model.pretrained=ID_OR_FOLDER, a hub id or local folder"
             )
         folder = Path(self.pretrained).expanduser()
         if folder.is_dir():
-            return _folder(folder)
+            return checked_folder(folder)
         # A hub id is NAME or OWNER/NAME, and nothing else.
         if self.pretrained[0] in "./~" or self.pretrained.count("/") > 1:
             raise UserError(f"the model folder {self.pretrained} does not exist")
@@ -194,7 +197,7 @@ class ModelSpec:
             quantization.check_hardware(self.quantization)
         config = self.config(answers)
         tokenizer = self._tokenizer(config)
-        with torch.random.fork_rng(devices=[]), _quiet():
+        with torch.random.fork_rng(devices=[]), quietly():
             torch.manual_seed(seed)
             model, info = self._load_weights(config, auto_class(answers, config))
             if self.warm_start is not None:
@@ -247,57 +250,4 @@ class ModelSpec:
         return tokenizer
 
     def _fetch(self, auto_class: Any, **options: Any) -> Any:
-        """Call `auto_class.from_pretrained`, turning what can go wrong into one sentence."""
-        source = self.source()
-        local = Path(source).is_dir()
-        online = not local and hub.reachable()
-        if not local:
-            options |= {"revision": self.revision or "main"}
-        try:
-            return auto_class.from_pretrained(source, local_files_only=not online, **options)
-        except ImportError as error:
-            # tokenizers of DeBERTa and Llama-type models need sentencepiece, protobuf or tiktoken
-            reason = str(error).strip().partition("\n")[0]
-            raise UserError(
-                f"loading {source} needs another package (pip install '.[tokenizers]'): {reason}"
-            ) from error
-        except OSError as error:
-            if not local and not online:
-                raise UserError(
-                    f"the hub cannot be reached and the model {source} is not in its cache: give a "
-                    "local folder, model=hub model.pretrained=FOLDER"
-                ) from error
-            reason = str(error).strip().partition("\n")[0]
-            raise UserError(f"the model {source} cannot be loaded: {reason}") from error
-        except ValueError as error:
-            if "scaled_dot_product_attention" in str(error):
-                raise NoScaledDotProductError(str(error)) from error
-            reason = str(error).strip().partition("\n")[0]
-            raise UserError(
-                f"the model {source} cannot be loaded for {auto_class.__name__}: {reason}"
-            ) from error
-
-
-def _folder(folder: Path) -> str:
-    if not (folder / "config.json").is_file():
-        raise UserError(f"the folder {folder} holds no model: it has no config.json")
-    return str(folder)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the progress bar and the report of missing weights: a new head is no news here."""
-    logger = transformers.utils.logging
-    verbosity, bar = logger.get_verbosity(), logger.is_progress_bar_enabled()
-    logger.set_verbosity_error()
-    logger.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logger.set_verbosity(verbosity)
-        if bar:
-            logger.enable_progress_bar()
-
-
-class NoScaledDotProductError(Exception):
-    """The architecture has no sdpa attention."""
+        return fetch(auto_class, self.source(), self.revision, **options)

@@ -8,7 +8,8 @@ import traceback
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from toys import STRICT, Recorder, flat, two_levels, two_text_levels
+from text_toys import two_text_levels
+from toys import STRICT, Recorder, flat, two_levels
 
 from bilevel.hypergradient import (
     Alignment,

@@ -5,16 +5,8 @@ import torch
 from graphs import (
     three_levels,
 )
-from toys import (
-    STRICT,
-    Lower,
-    Upper,
-    dataset,
-    flat,
-    stack,
-    two_levels,
-    two_text_levels,
-)
+from text_toys import two_text_levels
+from toys import STRICT, Lower, Upper, dataset, flat, stack, two_levels
 
 from bilevel.errors import UserError
 from bilevel.hypergradient import Alignment, FiniteDifference, NoHypergradient, Unrolled

@@ -1,18 +1,8 @@
 """Autocast and loss scaling of a problem."""
 
 import torch
-from toys import (
-    STRICT,
-    LowerText,
-    Recorder,
-    Spy,
-    UpperText,
-    cosine,
-    flat,
-    relative_error,
-    two_text_levels,
-    upper_gradient,
-)
+from text_toys import LowerText, UpperText, two_text_levels
+from toys import STRICT, Recorder, Spy, cosine, flat, relative_error, upper_gradient
 
 from bilevel.hypergradient import (
     FiniteDifference,

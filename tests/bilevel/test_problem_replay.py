@@ -5,6 +5,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from text_toys import mixed_product, two_text_levels
 from torch import nn
 from toys import (
     STRICT,
@@ -16,11 +17,9 @@ from toys import (
     brute_force,
     dataset,
     flat,
-    mixed_product,
     relative_error,
     stack,
     two_levels,
-    two_text_levels,
     upper_gradient,
 )
 

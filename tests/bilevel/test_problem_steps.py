@@ -4,20 +4,18 @@ import pytest
 import torch
 import transformers
 from levels import alone, classify, linear
+from text_toys import LowerText, UpperText, two_text_levels
 from torch import nn
 from toys import (
     STRICT,
     Lower,
-    LowerText,
     Upper,
-    UpperText,
     brute_force,
     dataset,
     flat,
     relative_error,
     stack,
     two_levels,
-    two_text_levels,
     upper_gradient,
 )
 

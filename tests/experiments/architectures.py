@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 import transformers as hf
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import processors
+from word_tokens import word_tokenizer
 
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", *(f"w{i}" for i in range(28))]
@@ -108,19 +109,9 @@ def build(name: str, text: bool = False, noise: float = 0.1, **options):
 
 def tokenizer():
     """One word, one token; the end of text behind every text."""
-    raw = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<unk>"))
-    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    raw.post_processor = processors.TemplateProcessing(
-        single="$A </s>", special_tokens=[("</s>", 2)]
-    )
-    return hf.PreTrainedTokenizerFast(
-        tokenizer_object=raw,
-        pad_token="<pad>",
-        bos_token="<s>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        model_max_length=32,
-    )
+    end = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 2)])
+    special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
+    return word_tokenizer(WORDS, 32, end, unk_token="<unk>", **special)
 
 
 def save(name: str, folder: Path, text: bool = False) -> Path:

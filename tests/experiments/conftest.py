@@ -9,8 +9,8 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from tokenizers import processors
+from transformers import BertConfig, BertModel
 
 from experiments.plots.style import STYLE
 from experiments.tasks.demo import Demo
@@ -31,25 +31,18 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a random two-layer BERT (with dropout) that knows the demo task's words."""
+    from word_tokens import word_tokenizer  # not above, where its folder is not looked in yet
+
     folder = tmp_path_factory.mktemp("tiny")
     words = sorted({w for e in Demo(max_train=300).load().train for w in e.texts[0].split()})
-    vocabulary = {word: i for i, word in enumerate([*SPECIAL, *words])}
-    raw = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    raw.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        mask_token="[MASK]",
-        model_max_length=48,
-    )
+    names = dict(zip(("pad", "unk", "cls", "sep", "mask"), SPECIAL, strict=True))
+    special = {f"{name}_token": token for name, token in names.items()}
+    around = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokenizer = word_tokenizer([*SPECIAL, *words], 48, around, **special)
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=len(vocabulary),
+        vocab_size=len(tokenizer),
         hidden_size=32,
         num_hidden_layers=2,
         num_attention_heads=2,

@@ -7,14 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import (
-    BertConfig,
-    BertModel,
-    GPT2Config,
-    GPT2LMHeadModel,
-    PreTrainedTokenizerFast,
-)
+import writers
+from tokenizers import processors
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from word_tokens import word_tokenizer
 
 THINGS = ("soup", "tea", "room", "staff", "view", "bed", "lamp", "door")
 SIDES = (("bad", "awful"), ("good", "lovely"))  # negative, positive
@@ -59,29 +55,15 @@ def write(path: Path, rows: Sequence[dict]) -> Path:
 def tokenizer() -> PreTrainedTokenizerFast:
     """Of whole words."""
     words = ["the", "was", *THINGS, *SIDES[0], *SIDES[1], *FRAME]
-    vocabulary = {word: i for i, word in enumerate(dict.fromkeys([*SPECIAL, *words]))}
-    raw = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     names = dict(zip(("pad_token", "bos_token", "eos_token", "unk_token"), SPECIAL, strict=True))
-    return PreTrainedTokenizerFast(tokenizer_object=raw, model_max_length=POSITIONS, **names)
+    return word_tokenizer(list(dict.fromkeys([*SPECIAL, *words])), POSITIONS, **names)
 
 
 def writer(folder: Path) -> Path:
     """A random two-layer GPT-2."""
     torch.manual_seed(0)
     made = tokenizer()
-    config = GPT2Config(
-        vocab_size=len(made),
-        n_positions=POSITIONS,
-        n_embd=16,
-        n_layer=2,
-        n_head=2,
-        initializer_range=0.3,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-    )
-    GPT2LMHeadModel(config).save_pretrained(folder)
+    writers.gpt2(len(made), POSITIONS).save_pretrained(folder)
     made.save_pretrained(folder)
     return folder
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 import transformers as hf
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
-from tokenizers import Tokenizer, models, pre_tokenizers
+from word_tokens import word_tokenizer
 
 from bilevel.errors import UserError
 from experiments import hub
@@ -68,15 +68,8 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(
 
 
 def save_tokenizer(folder, pad_token="[PAD]"):
-    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    hf.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        unk_token="[UNK]",
-        pad_token=pad_token,
-        eos_token="[SEP]",
-        model_max_length=10**30,
-    ).save_pretrained(folder)
+    special = {"unk_token": "[UNK]", "pad_token": pad_token, "eos_token": "[SEP]"}
+    word_tokenizer(WORDS, 10**30, **special).save_pretrained(folder)
 
 
 def save(folder, config, auto_class=hf.AutoModel):

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
@@ -16,6 +15,7 @@ from transformers import (
     T5Config,
     T5ForConditionalGeneration,
 )
+from word_tokens import word_tokenizer
 
 WORDS = 12
 PAD, BEGIN, END, UNKNOWN = range(4)
@@ -23,39 +23,36 @@ POSITIONS = 64
 SIZE = WORDS + 4
 # Far from flat, so that rounding decides nothing.
 SPREAD = 0.3
+ENDS = {"pad_token_id": PAD, "bos_token_id": BEGIN, "eos_token_id": END}
 
 
 def tokenizer(pad: str = "<pad>") -> PreTrainedTokenizerFast:
     """Of whole words; ``pad="</s>"`` pads by the end of text, as GPT-2 must."""
     words = ["<pad>", "<s>", "</s>", "<unk>", *(f"w{i}" for i in range(WORDS))]
-    raw = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
-    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=raw,
-        pad_token=pad,
-        bos_token="<s>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        model_max_length=POSITIONS,
+    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    return word_tokenizer(words, POSITIONS, pad_token=pad, **special)
+
+
+def gpt2(vocabulary: int = SIZE, positions: int = POSITIONS) -> GPT2LMHeadModel:
+    """A random GPT-2 of two layers of 16."""
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=vocabulary,
+            n_positions=positions,
+            n_embd=16,
+            n_layer=2,
+            n_head=2,
+            initializer_range=SPREAD,
+            **ENDS,
+        )
     )
 
 
 def model(kind: str, seed: int = 0) -> Any:
     """A "gpt2", "bart" or "t5" of two layers of 16."""
     torch.manual_seed(seed)
-    ends = {"pad_token_id": PAD, "bos_token_id": BEGIN, "eos_token_id": END}
     if kind == "gpt2":
-        made = GPT2LMHeadModel(
-            GPT2Config(
-                vocab_size=SIZE,
-                n_positions=POSITIONS,
-                n_embd=16,
-                n_layer=2,
-                n_head=2,
-                initializer_range=SPREAD,
-                **ends,
-            )
-        )
+        made: Any = gpt2()
     elif kind == "bart":
         made = BartForConditionalGeneration(
             BartConfig(
@@ -71,7 +68,7 @@ def model(kind: str, seed: int = 0) -> Any:
                 decoder_start_token_id=END,
                 forced_eos_token_id=END,
                 init_std=SPREAD,
-                **ends,
+                **ENDS,
             )
         )
     else:
@@ -85,7 +82,7 @@ def model(kind: str, seed: int = 0) -> Any:
                 num_heads=2,
                 decoder_start_token_id=PAD,
                 initializer_factor=2.0,
-                **ends,
+                **ENDS,
             )
         )
     return made.eval()

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from toys import STRICT, Spy, cosine, flat, relative_error, two_text_levels
+from text_toys import two_text_levels
+from toys import STRICT, Spy, cosine, flat, relative_error
 
 from bilevel.errors import UserError
 from bilevel.hypergradient import Alignment, FiniteDifference, Unrolled

@@ -2,17 +2,8 @@
 
 import pytest
 import torch
-from toys import (
-    STRICT,
-    Net,
-    cosine,
-    dataset,
-    flat,
-    relative_error,
-    stack,
-    two_levels,
-    two_text_levels,
-)
+from text_toys import two_text_levels
+from toys import STRICT, Net, cosine, dataset, flat, relative_error, stack, two_levels
 
 from bilevel import BilevelEngine, BilevelEngineConfig, Callback, LowerProblem, ResumableLoader
 from bilevel.errors import UserError

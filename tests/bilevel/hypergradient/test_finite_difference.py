@@ -5,17 +5,8 @@ import itertools
 import pytest
 import torch
 from betty.hypergradient.darts import darts
-from toys import (
-    STRICT,
-    Spy,
-    cosine,
-    flat,
-    mixed_product,
-    relative_error,
-    two_levels,
-    two_text_levels,
-    upper_gradient,
-)
+from text_toys import mixed_product, two_text_levels
+from toys import STRICT, Spy, cosine, flat, relative_error, two_levels, upper_gradient
 
 from bilevel.errors import UserError
 from bilevel.hypergradient import FiniteDifference, NoHypergradient, Unrolled

@@ -10,8 +10,9 @@ from betty.configs import Config
 from betty.engine import Engine
 from betty.hypergradient.cg import cg as stock_cg
 from betty.problems import ImplicitProblem
+from text_toys import mixed_product, two_text_levels
 from torch import nn
-from toys import STRICT, Spy, flat, mixed_product, relative_error, two_levels, two_text_levels
+from toys import STRICT, Spy, flat, relative_error, two_levels
 
 from bilevel import LowerProblem, ProblemConfig, UpperProblem
 from bilevel.errors import UserError

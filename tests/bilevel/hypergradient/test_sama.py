@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from toys import STRICT, Spy, flat, mixed_product, relative_error, two_levels, two_text_levels
+from text_toys import mixed_product, two_text_levels
+from toys import STRICT, Spy, flat, relative_error, two_levels
 
 from bilevel.errors import UserError
 from bilevel.hypergradient import FiniteDifference, Sama

@@ -1,7 +1,5 @@
 """`unrolled` against TorchOpt, and against differences of whole training runs, in float64."""
 
-import dataclasses
-
 import pytest
 import torch
 import torchopt
@@ -19,7 +17,6 @@ from toys import (
     upper_gradient,
 )
 
-from bilevel.errors import UserError
 from bilevel.hypergradient import NoHypergradient, Unrolled
 
 pytestmark = STRICT
@@ -285,54 +282,3 @@ def test_memory_of_a_window_is_the_adapter_only():
         assert [w.shape for w in step.weights] == owned
         assert step.graph is None
         assert not any(t.requires_grad for t in [*step.weights, *step.gradient])
-
-
-class Odd(AdamW):
-    def step(self, closure=None):
-        return super().step(closure)
-
-
-@pytest.mark.parametrize(
-    ("optimizer", "words"),
-    [
-        (lambda p: torch.optim.RMSprop(p), "RMSprop.*finite_difference"),
-        (lambda p: Odd(p), "Odd.*finite_difference"),
-    ],
-)
-def test_other_optimisers_are_refused(optimizer, words):
-    with pytest.raises(UserError, match=words):
-        two_levels(Unrolled(), optimizer=optimizer)
-
-
-def test_custom_steps_are_refused():
-    class Custom(Lower):
-        def custom_optimizer_step(self):
-            self.optimizer.step()
-
-    class Clamped(Lower):
-        def param_callback(self):
-            for p in self.trainable_parameters():
-                p.data.clamp_(-1, 1)
-
-    class Sign(Lower):
-        def grad_callback(self):
-            for p in self.trainable_parameters():
-                p.grad.sign_()
-
-    for cls, words in [
-        (Custom, "custom_optimizer_step.*finite_difference"),
-        (Clamped, "param_callback.*finite_difference"),
-        (Sign, "grad_callback.*finite_difference"),
-    ]:
-        with pytest.raises(UserError, match=words):
-            two_levels(Unrolled(), classes=(cls, Upper))
-        engine, _, _ = two_levels(NoHypergradient(), classes=(cls, Upper))
-        engine.run()
-
-
-def test_options_are_checked():
-    with pytest.raises(UserError, match="depth must be 1 or more, got 0"):
-        Unrolled(depth=0)
-    with pytest.raises(UserError, match=r"unknown product 'fast'.*double_backward"):
-        Unrolled(product="fast")
-    assert dataclasses.asdict(Unrolled())["depth"] is None

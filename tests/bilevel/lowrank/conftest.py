@@ -23,42 +23,25 @@ VOCABULARY = 50
 
 def _config(family: str, dropout: float):
     heads = {"num_labels": 3, "pad_token_id": 1}
-    if family == "bert":
-        return BertConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=16,
-            num_hidden_layers=2,
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 2}
+    sizes |= {"intermediate_size": 24, **heads}
+    if family in ("bert", "roberta"):
+        kind, positions = (BertConfig, 16) if family == "bert" else (RobertaConfig, 20)
+        return kind(
+            **sizes,
             num_attention_heads=2,
-            intermediate_size=24,
-            max_position_embeddings=16,
+            max_position_embeddings=positions,
             hidden_dropout_prob=dropout,
             attention_probs_dropout_prob=dropout,
-            **heads,
-        )
-    if family == "roberta":
-        return RobertaConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=16,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=24,
-            max_position_embeddings=20,
-            hidden_dropout_prob=dropout,
-            attention_probs_dropout_prob=dropout,
-            **heads,
         )
     if family == "llama":
         return LlamaConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=16,
-            num_hidden_layers=2,
+            **sizes,
             num_attention_heads=4,
             num_key_value_heads=2,
-            intermediate_size=24,
             max_position_embeddings=16,
             bos_token_id=2,
             eos_token_id=3,
-            **heads,
         )
     return GPT2Config(
         vocab_size=VOCABULARY,

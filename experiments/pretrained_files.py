@@ -1,0 +1,82 @@
+"""Files of pretrained models, from a folder or the hub; what goes wrong becomes one sentence."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from bilevel.errors import UserError
+from experiments import hub
+
+__all__ = ["NoScaledDotProductError", "checked_folder", "fetch", "quietly"]
+
+
+class NoScaledDotProductError(Exception):
+    """The architecture has no sdpa attention."""
+
+
+def fetch(auto_class: Any, source: str, revision: str | None, **options: Any) -> Any:
+    """Call ``auto_class.from_pretrained``.
+
+    Args:
+        auto_class: one of transformers' own, or `AutoTokenizer` or `AutoConfig`.
+        source: a folder or a hub id.
+        revision: the hub's branch, tag or commit; None for its main branch.
+        options: for ``from_pretrained``.
+
+    Raises:
+        UserError: there is no such model, the hub cannot be reached, a package is missing, or the
+            model cannot be loaded as this class.
+        NoScaledDotProductError: that attention was wanted, and the architecture does not have it.
+    """
+    local = Path(source).is_dir()
+    online = not local and hub.reachable()
+    if not local:
+        options |= {"revision": revision or "main"}
+    try:
+        return auto_class.from_pretrained(source, local_files_only=not online, **options)
+    except ImportError as error:
+        # tokenizers of DeBERTa and Llama-type models need sentencepiece, protobuf or tiktoken
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"loading {source} needs another package (pip install '.[tokenizers]'): {reason}"
+        ) from error
+    except OSError as error:
+        if not local and not online:
+            raise UserError(
+                f"the hub cannot be reached and the model {source} is not in its cache: give a "
+                "local folder, model=hub model.pretrained=FOLDER"
+            ) from error
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"the model {source} cannot be loaded: {reason}") from error
+    except ValueError as error:
+        if "scaled_dot_product_attention" in str(error):
+            raise NoScaledDotProductError(str(error)) from error
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"the model {source} cannot be loaded for {auto_class.__name__}: {reason}"
+        ) from error
+
+
+def checked_folder(folder: Path) -> str:
+    """The folder as it is given to transformers, which must hold a model."""
+    if not (folder / "config.json").is_file():
+        raise UserError(f"the folder {folder} holds no model: it has no config.json")
+    return str(folder)
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Silence the progress bar and the report of missing weights: a new head is no news here."""
+    logger = transformers.utils.logging
+    verbosity, bar = logger.get_verbosity(), logger.is_progress_bar_enabled()
+    logger.set_verbosity_error()
+    logger.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logger.set_verbosity(verbosity)
+        if bar:
+            logger.enable_progress_bar()
