@@ -242,6 +242,12 @@ class ModelSpec:
 
     def _tokenizer(self, config: PretrainedConfig) -> PreTrainedTokenizerBase:
         tokenizer = self._fetch(AutoTokenizer)
+        if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+            # Of a folder without a tokenizer's files transformers makes one that knows no word.
+            raise UserError(
+                f"the model {self.source()} has no tokenizer, or one without a vocabulary: put "
+                "the tokenizer's files (tokenizer.json, ...) beside the model's"
+            )
         # Virtual tokens stand next to the text; where text is written, padding is decided there.
         tokenizer.padding_side = "right"
         if tokenizer.pad_token is None:  # Llama-type models come without one
