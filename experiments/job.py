@@ -168,7 +168,9 @@ def execute(plan: Plan, folder: Path) -> dict[str, Any]:
         log.info("data: %s", ", ".join(f"{name} {size}" for name, size in sizes.items()))
         outcome = plan.method.run(job)
         saved = artifacts.save(outcome, folder)
-        if job.warm_start is not None and saved.folder.name != artifacts.MODEL:
+        if saved.folder.name == artifacts.MODEL:
+            job.tokenizer.save_pretrained(str(saved.folder))
+        elif job.warm_start is not None:
             warm_start.save_base(job.stock_model(), job.tokenizer, folder)
         values = result.assemble(job, outcome, saved, _final_scores(job, outcome, saved))
         if plan.figures:

@@ -246,6 +246,12 @@ class ModelSpec:
 
     def _tokenizer(self, config: PretrainedConfig) -> PreTrainedTokenizerBase:
         tokenizer = self._fetch(AutoTokenizer)
+        if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+            # Of a folder without a tokenizer's files transformers makes one that knows no word.
+            raise UserError(
+                f"the model {self.source()} has no tokenizer, or one without a vocabulary: put "
+                "the tokenizer's files (tokenizer.json, ...) beside the model's"
+            )
         prepare(tokenizer, config)
         return tokenizer
 

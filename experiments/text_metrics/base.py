@@ -79,7 +79,7 @@ def check_texts(hypotheses: Hypotheses, references: References) -> None:
         raise UserError("there are no texts to score")
     if len(hypotheses) != len(references):
         raise UserError(
-            f"{len(hypotheses)} hypotheses, but references of {len(references)} examples"
+            f"the texts are {len(hypotheses)}, and there are references for {len(references)}"
         )
     for number, texts in enumerate(references, start=1):
         if isinstance(texts, str):

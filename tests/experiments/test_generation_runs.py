@@ -81,6 +81,15 @@ def test_a_model_as_it_is_without_training_data(data, tmp_path):
     assert again["train_loss"] > 0
 
 
+def test_a_model_that_was_trained_as_a_whole_is_a_model_to_start_from(data, tmp_path):
+    model = writers.folder(tmp_path / "model", "gpt2")
+    first = run(tmp_path / "first", words(data, model, "method=full"))
+    own = tmp_path / "first" / "model"
+    again = run(tmp_path / "again", words(data, own, "method=pretrained"))
+    assert again["metrics"] == first["metrics"]  # by the tokenizer that lies beside it
+    assert again["test_loss"] == pytest.approx(first["test_loss"], rel=1e-6)
+
+
 def test_nothing_to_train_on(data, tmp_path):
     model = writers.folder(tmp_path / "model", "gpt2")
     options = words(data, model, "method=lora", "task.train_split=null")

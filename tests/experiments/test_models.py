@@ -1,6 +1,7 @@
 import pytest
 import torch
 import transformers as hf
+import writers
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from word_tokens import word_tokenizer
 
@@ -8,7 +9,7 @@ from bilevel.errors import UserError
 from experiments import hub
 from experiments.architecture import check_rank, head_modules, target_modules
 from experiments.models import ModelSpec
-from experiments.tasks.base import CLASSES, NUMBER, Answers
+from experiments.tasks.base import CLASSES, NUMBER, TEXT, Answers
 
 SIZE = {
     "hidden_size": 16,
@@ -240,3 +241,10 @@ def test_models_that_cannot_be_found(tmp_path, monkeypatch):
     refused(r"hub cannot be reached.*local folder", pretrained="no-such-owner/no-such-model")
     (tmp_path / "config.json").write_text("{}")
     refused("cannot be loaded", pretrained=str(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "bart"])
+def test_a_folder_without_a_tokenizer_is_refused(kind, tmp_path):
+    writers.model(kind).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"has no tokenizer, or one without a vocabulary"):
+        ModelSpec("x", pretrained=str(tmp_path)).load(Answers(TEXT, 0), 0)

@@ -172,7 +172,7 @@ def test_settings_say_what_the_library_says():
     ("names", "hypotheses", "references", "message"),
     [
         (["bleu"], [], [], "no texts"),
-        (["bleu"], ["a"], [["a"], ["b"]], "1 hypotheses, but references of 2"),
+        (["bleu"], ["a"], [["a"], ["b"]], "the texts are 1, and there are references for 2"),
         (["bleu"], ["a", "b"], [["a"], []], "example 2 has no reference"),
         (["bleu"], ["a"], [["a", " "]], "example 1 has an empty reference"),
         (["bleu"], ["a"], ["a"], "not a list"),
