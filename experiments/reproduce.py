@@ -18,7 +18,7 @@ from typing import Any
 from bilevel.errors import UserError
 from experiments.command import FAILURE, one_sentence
 from experiments.journal import write_atomically
-from experiments.reproduction import rates, runner, smoke, table
+from experiments.reproduction import rates, runner, smoke, start, table
 from experiments.reproduction.cells import Cell, plan
 from experiments.reproduction.entries import Entry, load, names
 from experiments.reproduction.options import Options
@@ -55,8 +55,9 @@ class Reproduction:
 
     @property
     def folder(self) -> Path:
-        """Where table and figures go."""
-        return self.options.out / self.entry.name
+        """Where table and figures go: with a warm start beside those without."""
+        place = self.options.out / self.entry.name
+        return place / start.FOLDER if self.options.warm_start else place
 
     def _look(self, cell: Cell) -> bool:
         """Note a cell as finished, if it is; one of other settings as failed."""
@@ -90,6 +91,7 @@ class Reproduction:
 
     def _labels(self) -> list[str]:
         lines = [smoke.LABEL] if self.options.smoke else []
+        lines += [start.LABEL] if self.options.warm_start else []
         if self.options.overrides:
             given = " ".join(f"{key}={value}" for key, value in self.options.overrides.items())
             lines.append(f"with {given} for all runs, whatever the paper has")
@@ -123,6 +125,8 @@ class Reproduction:
             )
         try:
             cell.check()
+            if cell.start is not None and cell.start.result() is None:
+                return f"the run that it starts from is not finished: {cell.start.label}"
         except UserError as error:
             return str(error)
         words = cell.words()
@@ -136,15 +140,14 @@ class Reproduction:
             (block, table.collect(block, self.cells, self.finished, failed, self.options.smoke))
             for block in self.entry.blocks
         ]
-        prefix = "smoke " if self.options.smoke else ""
+        prefix, warm = "smoke " if self.options.smoke else "", self.options.warm_start
         parts = [f"# {self.entry.heading}", *(f"**{line}**" for line in self._labels())]
         for block, ours in tables:
             caption = f"{block.model}, {block.caption}" if block.caption else block.model
             parts += [f"## {caption}", table.markdown(block, ours, prefix)]
         parts += [_bullets("Unknown, so of our choosing", self.entry.unknown)]
-        parts += [
-            _bullets("Notes", [*self.entry.notes, *_rates(self.entry), *_not_run(self.entry)])
-        ]
+        notes = [*self.entry.notes, *_rates(self.entry), *_not_run(self.entry)]
+        parts += [_bullets("Notes", [*notes, *(_apart(self.entry) if warm else [])])]
         failures = [f"{cell.label}: {reason}" for cell, reason in self.failed.values()]
         parts += [_bullets("Failed", failures), MARKS]
         text = "\n\n".join(part for part in parts if part)
@@ -205,6 +208,12 @@ def _rates(entry: Entry) -> list[str]:
 def _not_run(entry: Entry) -> list[str]:
     rows = {label: row.not_run for block in entry.blocks for label, row in block.rows.items()}
     return [f"{label} is not run: {reason}" for label, reason in rows.items() if reason]
+
+
+def _apart(entry: Entry) -> list[str]:
+    """Rows that a warm start is not for."""
+    rows = {label: row for block in entry.blocks for label, row in block.rows.items()}
+    return [f"{label} {start.OTHERS}" for label, row in rows.items() if row.method in start.APART]
 
 
 def _runs(count: int) -> str:

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from bilevel.errors import UserError
 from experiments import result
 from experiments.errors import listed, nearest
-from experiments.reproduction import smoke
+from experiments.reproduction import smoke, start
 from experiments.reproduction.entries import Block, Entry
 from experiments.reproduction.options import Options
 
@@ -34,6 +34,7 @@ class Cell:
         settings: the options of experiments.run, all but folder and resumption, in order.
         folder: where it goes.
         missing_data: a folder that was named for its data and is not there; None if all is well.
+        start: the run whose weights it starts from; None for the pretrained model's.
     """
 
     block: Block
@@ -43,13 +44,15 @@ class Cell:
     settings: dict[str, str]
     folder: Path
     missing_data: str | None
+    start: Cell | None = None
 
     @property
     def label(self) -> str:
         """What it is, for a person."""
         grid = self.block.rows[self.row].grid
         place = "".join(f", {key.rpartition('.')[2]} {self.settings[key]}" for key in grid)
-        return f"{self.row}{place} on {self.task}, {self.block.model}, seed {self.seed}"
+        origin = "" if self.start is None else f", from {self.start.task}"
+        return f"{self.row}{place} on {self.task}, {self.block.model}, seed {self.seed}{origin}"
 
     def words(self) -> list[str]:
         """The words after ``python -m experiments.run``, as they must be given now."""
@@ -79,8 +82,10 @@ class Cell:
         """Raise UserError if the folder holds a run with other settings."""
         if not (self._begun() or (self.folder / result.FILE).is_file()):
             return
+        # The folder's name says what it starts from; the place of that may be told in other words.
+        free = FREE if self.start is None else (*FREE, start.OPTION)
         there, here = (
-            {k: v for k, v in s.items() if not k.startswith(FREE)}
+            {k: v for k, v in s.items() if not k.startswith(free)}
             for s in (self._saved, self.settings)
         )
         differing = [
@@ -101,12 +106,14 @@ class Cell:
 
 
 def plan(entry: Entry, options: Options) -> list[Cell]:
-    """All runs of an entry that were asked for.
+    """All runs of an entry that were asked for, and those that they start from.
 
     Raises:
-        UserError: nothing matches ``only``.
+        UserError: nothing matches ``only``, or there is nothing to start from.
     """
     every = [cell for block in entry.blocks for cell in _cells(block, entry, options)]
+    if options.warm_start:
+        every = start.warmed(every, entry.name)
     cells = every
     for patterns in options.only:
         for pattern in patterns:
@@ -119,7 +126,7 @@ def plan(entry: Entry, options: Options) -> list[Cell]:
         cells = [cell for cell in cells if any(_matches(cell, p) for p in patterns)]
     if not cells:
         raise UserError(f"no run of {entry.name} matches all of the only= that were given")
-    return cells
+    return start.first(cells)
 
 
 def _cells(block: Block, entry: Entry, options: Options) -> Iterator[Cell]:

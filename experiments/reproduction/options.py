@@ -11,7 +11,7 @@ from experiments.errors import listed, nearest
 
 __all__ = ["Options"]
 
-OWN = ("table", "scale", "seeds", "only", "data", "out", "dry_run")
+OWN = ("table", "scale", "seeds", "only", "data", "out", "dry_run", "warm_start")
 # What may be given without a dot: options of experiments.run. The cell decides the others.
 GROUPS = ("model", "hypergradient")
 TASK = "{task}"
@@ -28,6 +28,7 @@ class Options:
         data: folder of a task's data, with ``{task}`` where the task's name goes; None: the hub.
         data_dirs: the same of single tasks.
         overrides: options of experiments.run for all runs.
+        warm_start: whether MRPC, RTE and STS-B start from MNLI.
     """
 
     table: str
@@ -39,6 +40,7 @@ class Options:
     out: Path = Path("outputs/reproduce")
     dry_run: bool = False
     overrides: dict[str, str] = field(default_factory=dict)
+    warm_start: bool = False
 
     @classmethod
     def parse(cls, words: Sequence[str]) -> Options:
@@ -70,6 +72,9 @@ class Options:
                 )
         if "table" not in own:
             raise UserError("give table=NAME, or table=list to see the names")
+        warm = _one_of("warm_start", own.get("warm_start", "none"), ("none", "mnli")) == "mnli"
+        if warm and "model.warm_start" in overrides:
+            raise UserError("warm_start=mnli and model.warm_start are both given: give one of them")
         smoke = _one_of("scale", own.get("scale", "full"), ("full", "smoke")) == "smoke"
         return cls(
             table=own["table"],
@@ -81,6 +86,7 @@ class Options:
             out=Path(own.get("out", "outputs/reproduce_smoke" if smoke else "outputs/reproduce")),
             dry_run=_one_of("dry_run", own.get("dry_run", "false"), ("true", "false")) == "true",
             overrides=overrides,
+            warm_start=warm,
         )
 
     def data_dir(self, task: str) -> str | None:

@@ -23,6 +23,7 @@ STAND_INS = {
 LEFT_OUT = ("task.", "model.", "engine.")
 LENGTH = (
     *("train.epochs", "train.max_steps", "train.warmup_steps"),
+    "method.start_step",  # Delta-LoRA's: it would never begin
     *("train.batch_size", "train.gradient_accumulation"),
 )
 # SaLoRA's gates need three steps in their window, 0.3 of all by default.

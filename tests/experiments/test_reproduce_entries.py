@@ -156,6 +156,13 @@ def test_gpt2_warms_up_for_500_steps(name: str) -> None:
         assert "train.warmup_steps" not in cell.settings
 
 
+def test_delta_lora_begins_in_a_smoke_run() -> None:
+    (full, *_) = cells_of(load("delta_lora/xsum"), "only=Delta-LoRA")
+    (small,) = cells_of(load("delta_lora/xsum"), "only=Delta-LoRA", "scale=smoke")
+    assert full.settings["method.start_step"] == "1000"
+    assert "method.start_step" not in small.settings
+
+
 def row_samples() -> list[Cell]:
     """One run of each row of each table, twice where tasks have settings of their own."""
     found: dict[tuple[str, str, str, str], list[Cell]] = {}
