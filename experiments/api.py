@@ -34,6 +34,7 @@ from experiments.plan import Plan
 from experiments.tasks.text import Decoding
 from problems.autolora import AutoLoRA
 from problems.base import Method, TrainSettings
+from problems.parts import positions
 
 __all__ = ["FineTuned", "finetune", "search_ranks"]
 
@@ -178,7 +179,7 @@ def _task(
 ) -> GivenTask:
     answers = answers_of(model)
     seq2seq = is_seq2seq(answers, model.config)
-    return GivenTask(data, answers, tokenizer, seq2seq, metrics, decoding)
+    return GivenTask(data, answers, tokenizer, seq2seq, metrics, decoding, positions(model))
 
 
 def _plan(

@@ -23,36 +23,43 @@ from experiments.models import LoadedModel, ModelSpec
 from experiments.quantization import keep_trainable
 from experiments.tag_metrics import TAG_METRICS, check_installed
 from experiments.tasks.base import CLASSES, NUMBER, TAGS, TEXT, Answers, Task, TaskData
-from experiments.tasks.text import Decoding
+from experiments.tasks.text import NO_LABEL, Decoding
 from experiments.text_metrics import TEXT_METRICS
 from experiments.tokenizer import prepare
 
 __all__ = ["GivenModel", "GivenTask", "answers_of"]
 
+ENTITIES = tuple(TAG_METRICS)
 USUAL = {
     CLASSES: ("accuracy", "macro_f1"),
     NUMBER: ("pearson", "spearman"),
-    TAGS: tuple(TAG_METRICS),
+    TAGS: ENTITIES,
     TEXT: ("bleu",),
 }
 
 
 def answers_of(model: PreTrainedModel) -> Answers:
-    """What a model with its head puts out, by its class.
+    """What a model with its head puts out, by its class or those that it is derived from.
 
     Raises:
-        UserError: it is an encoder with the head of its pretraining.
+        UserError: it has no head, or one of another kind.
     """
-    kind = type(model).__name__
+    kinds = [cls.__name__ for cls in type(model).__mro__]
     numbers = {int(i): str(name) for i, name in (model.config.id2label or {}).items()}
     names = tuple(numbers.get(i, str(i)) for i in range(int(model.config.num_labels or 0)))
-    if kind.endswith("ForTokenClassification"):
+    if any(kind.endswith("ForTokenClassification") for kind in kinds):
         return Answers(TAGS, len(names), names)
-    if not kind.endswith("ForSequenceClassification") and model.can_generate():
-        answers = Answers(TEXT, 0)
-        check_writes(answers, model.config, kind)
-        return answers
-    return Answers(NUMBER, 1) if len(names) == 1 else Answers(CLASSES, len(names), names)
+    if any(kind.endswith("ForSequenceClassification") for kind in kinds):
+        return Answers(NUMBER, 1) if len(names) == 1 else Answers(CLASSES, len(names), names)
+    if not model.can_generate():
+        raise UserError(
+            f"{kinds[0]} puts out neither classes, a number, tags nor text: give a model of a "
+            "class ...ForSequenceClassification or ...ForTokenClassification, a causal model, or "
+            "one with encoder and decoder"
+        )
+    answers = Answers(TEXT, 0)
+    check_writes(answers, model.config, kinds[0])
+    return answers
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,7 @@ class GivenTask(Task):
         seq2seq: the model reads labels apart from its input.
         metrics: None for the usual ones of the kind.
         decoding: how text is written.
+        positions: tokens that the model takes; None without a limit.
     """
 
     data: Mapping[str, Iterable[Mapping[str, Any]]]
@@ -74,6 +82,7 @@ class GivenTask(Task):
     seq2seq: bool = False
     metrics: Sequence[str] | None = None
     decoding: Decoding | None = None
+    positions: int | None = None
     name: str = "given"
 
     def __post_init__(self) -> None:
@@ -86,6 +95,16 @@ class GivenTask(Task):
             raise UserError("decoding= is for models that write text, and this one does not")
         if self.answers.kind == TAGS:
             check_installed()
+            self._check_names()
+
+    def _check_names(self) -> None:
+        """Entities are told by the tags' names, which transformers makes up if nobody gives any."""
+        other = [n for n in self.answers.names or () if n != "O" and n[:2] not in ("B-", "I-")]
+        if other and list(self.metrics or ENTITIES) != ["token_accuracy"]:
+            raise UserError(
+                f"the model's tags have names like {other[0]!r}, and entities are told by O, "
+                "B-TYPE and I-TYPE: set model.config.id2label, or metrics=['token_accuracy']"
+            )
 
     def load(self) -> TaskData:
         """Check the rows.
@@ -107,12 +126,29 @@ class GivenTask(Task):
         }
         names = self.answers.names
         if self.answers.kind == TAGS:
+            if tests and not any(example.tags for example in tests["test"]):
+                raise UserError(f"data[{source!r}] has no token with a label")
             return GivenTags(**common, tag_names=names or ())
         if self.answers.kind == TEXT:
             # without a test nothing is written, and nothing has to fit
             decoding = self.decoding or Decoding() if tests else Decoding(max_new_tokens=1)
+            self._check_room(tests, decoding, source)
             return GivenText(**common, decoding=decoding)
         return GivenLabels(**common, label_names=None if names is None else list(names))
+
+    def _check_room(self, tests: dict[str, list[Any]], decoding: Decoding, split: str) -> None:
+        """Refuse answers that would run out of the model's positions."""
+        if self.positions is None:
+            return
+        for number, example in enumerate(tests.get("test", [])):
+            labels = example.columns["labels"]
+            taken = 0 if self.seq2seq else labels.count(NO_LABEL)
+            if taken + decoding.max_new_tokens > self.positions:
+                behind = "" if self.seq2seq else f"row {number} of {split} has {taken} tokens, and "
+                raise UserError(
+                    f"{behind}decoding.max_new_tokens={decoding.max_new_tokens} exceeds the "
+                    f"model's {self.positions} positions"
+                )
 
     def _rows(self, split: str) -> list[Any]:
         rows = [self._row(row, f"row {i} of {split}") for i, row in enumerate(self.data[split])]
@@ -121,11 +157,12 @@ class GivenTask(Task):
         return rows
 
     def _row(self, row: Mapping[str, Any], where: str) -> Any:
+        most = self.positions
         if self.answers.kind == TAGS:
-            return tagged(row, where, self.answers.names or ())
+            return tagged(row, where, self.answers.names or (), most)
         if self.answers.kind == TEXT:
-            return written(row, where, self.tokenizer, self.seq2seq)
-        return labelled(row, where, self.answers.size)
+            return written(row, where, self.tokenizer, self.seq2seq, most)
+        return labelled(row, where, self.answers.size, most)
 
 
 @dataclass(frozen=True)

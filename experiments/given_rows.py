@@ -60,36 +60,23 @@ class GivenText(TextData):
     def tokenise(
         self, tokenizer: Any, examples: Sequence[Any], seq2seq: bool = False
     ) -> list[dict[str, Any]]:
-        """The rows as they are.
-
-        Raises:
-            UserError: the answer does not fit behind a prompt, or the decoder's positions.
-        """
-        rows = [example.columns for example in examples]
-        room = tokenizer.model_max_length - self.decoding.max_new_tokens
-        for number, row in enumerate(rows):
-            taken = 0 if seq2seq else len(self.prompt(row, seq2seq))
-            if taken > room:
-                raise UserError(
-                    f"example {number} has a source of {taken} tokens, and "
-                    f"decoding.max_new_tokens={self.decoding.max_new_tokens} more exceed the "
-                    f"model's {tokenizer.model_max_length} positions"
-                )
-        return rows
+        """The rows as they are."""
+        return [example.columns for example in examples]
 
 
-def labelled(row: Mapping[str, Any], where: str, classes: int) -> Labelled:
+def labelled(row: Mapping[str, Any], where: str, classes: int, most: int | None) -> Labelled:
     """Read a row with one answer.
 
     Args:
         row: ``input_ids`` and ``labels`` (or ``label``).
         where: what to call it in a message.
         classes: how many there are; 1 for regression.
+        most: tokens that the model takes; None without a limit.
 
     Raises:
         UserError: a column is missing, or the label is no class of the model.
     """
-    columns, label = _columns(row, where)
+    columns, label = _columns(row, where, most)
     label = label.item() if hasattr(label, "item") else label
     if classes > 1 and not (isinstance(label, int) and 0 <= label < classes):
         raise UserError(
@@ -99,13 +86,15 @@ def labelled(row: Mapping[str, Any], where: str, classes: int) -> Labelled:
     return Labelled(columns, label)
 
 
-def tagged(row: Mapping[str, Any], where: str, names: Sequence[str]) -> Tagged:
+def tagged(row: Mapping[str, Any], where: str, names: Sequence[str], most: int | None) -> Tagged:
     """Read a row with a tag's number for the first token of each word, -100 for other tokens.
+
+    Its words are those of the column ``words``, if it is a list that has them.
 
     Raises:
         UserError: a column is missing, or the labels are not so.
     """
-    columns, numbers = _sequences(row, where)
+    columns, numbers = _sequences(row, where, most)
     if len(numbers) != len(columns["input_ids"]):
         raise UserError(
             f"{where} has {len(columns['input_ids'])} tokens and {len(numbers)} labels: there must "
@@ -118,12 +107,17 @@ def tagged(row: Mapping[str, Any], where: str, names: Sequence[str]) -> Tagged:
             "the tags of the model's head"
         )
     tags = tuple(names[n] for n in numbers if n != NO_LABEL)
-    example = Tagged(tuple(map(str, row.get("words", ()))), tags)
+    words = row.get("words")
+    known = isinstance(words, Sequence) and not isinstance(words, str) and len(words) >= len(tags)
+    # a word cut off by the tokenizer has no label
+    example = Tagged(tuple(map(str, words[: len(tags)])) if known and words else (), tags)
     example.columns = {**columns, "labels": numbers}
     return example
 
 
-def written(row: Mapping[str, Any], where: str, tokenizer: Any, seq2seq: bool) -> Written:
+def written(
+    row: Mapping[str, Any], where: str, tokenizer: Any, seq2seq: bool, most: int | None
+) -> Written:
     """Read a row of text to learn.
 
     A causal model's ``labels`` are as long as ``input_ids`` and -100 over the source, the first
@@ -132,7 +126,7 @@ def written(row: Mapping[str, Any], where: str, tokenizer: Any, seq2seq: bool) -
     Raises:
         UserError: a column is missing, or the labels are not so.
     """
-    columns, labels = _sequences(row, where)
+    columns, labels = _sequences(row, where, most)
     source = columns["input_ids"]
     if not seq2seq:
         if len(labels) != len(source):
@@ -147,8 +141,10 @@ def written(row: Mapping[str, Any], where: str, tokenizer: Any, seq2seq: bool) -
                 "the target's tokens as labels after it"
             )
         source = source[:learned]
+    elif most is not None and len(labels) > most:
+        raise UserError(f"{where} has {len(labels)} labels, and the model takes {most} tokens")
     target = tokenizer.decode([n for n in labels if n != NO_LABEL], skip_special_tokens=True)
-    given = row.get("references", [target.strip()])
+    given = row.get("references") or [target.strip()]
     references = (given,) if isinstance(given, str) else tuple(map(str, given))
     text = tokenizer.decode(source, skip_special_tokens=True)
     example = Written(text.strip(), target.strip(), references)
@@ -156,17 +152,28 @@ def written(row: Mapping[str, Any], where: str, tokenizer: Any, seq2seq: bool) -
     return example
 
 
-def _sequences(row: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[int]]:
-    columns, labels = _columns(row, where)
-    if not hasattr(labels, "__len__"):
+def _sequences(
+    row: Mapping[str, Any], where: str, most: int | None
+) -> tuple[dict[str, Any], list[int]]:
+    columns, labels = _columns(row, where, most)
+    if not hasattr(labels, "__len__") or isinstance(labels, str):
         raise UserError(f"{where} has the label {labels!r}: this model needs a list, one a token")
     return columns, [int(n) for n in labels]
 
 
-def _columns(row: Mapping[str, Any], where: str) -> tuple[dict[str, Any], Any]:
+def _columns(row: Mapping[str, Any], where: str, most: int | None) -> tuple[dict[str, Any], Any]:
     key = "labels" if "labels" in row else "label"
     for needed in ("input_ids", key):
         if needed not in row:
             raise UserError(f"{where} has no {needed!r}, only {', '.join(map(str, row))}")
     # Text columns and the like are left behind: a model takes numbers.
-    return {name: list(row[name]) for name in COLUMNS if name in row}, row[key]
+    columns = {name: list(row[name]) for name in COLUMNS if name in row}
+    tokens = len(columns["input_ids"])
+    if not tokens:
+        raise UserError(f"{where} has no tokens")
+    if most is not None and tokens > most:
+        raise UserError(
+            f"{where} has {tokens} tokens, and the model takes {most}: cut it with "
+            f"tokenizer(..., truncation=True, max_length={most})"
+        )
+    return columns, row[key]

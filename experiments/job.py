@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from bilevel import distributed
 from bilevel.checkpoint import Checkpointer
+from bilevel.disk import told_when_full
 from bilevel.errors import UserError
 from bilevel.lowrank import split_fused
 from experiments import artifacts, figures, result, warm_start
@@ -169,7 +170,8 @@ def execute(plan: Plan, folder: Path) -> dict[str, Any]:
         outcome = plan.method.run(job)
         saved = artifacts.save(outcome, folder)
         if saved.folder.name == artifacts.MODEL:
-            job.tokenizer.save_pretrained(str(saved.folder))
+            with told_when_full(saved.folder):
+                job.tokenizer.save_pretrained(str(saved.folder))
         elif job.warm_start is not None:
             warm_start.save_base(job.stock_model(), job.tokenizer, folder)
         values = result.assemble(job, outcome, saved, _final_scores(job, outcome, saved))

@@ -148,10 +148,11 @@ def _check_warm_up(steps: int | None, given: Any) -> None:
     """
     for word in given if steps is not None else ():
         key, _, value = word.lstrip("+").partition("=")
-        if key.startswith("method.") and key.endswith(".warmup_ratio"):
+        share = key.startswith("method.") and key.endswith(".warmup_ratio")
+        if share and value not in ("0", "0.0"):  # which says that a level has no warm-up
             raise UserError(
                 f"train.warmup_steps={steps} and {key}={value} are both given: the first takes the "
-                "place of every warmup_ratio, so give one of them"
+                "place of every warmup_ratio that is not 0, so give one of them"
             )
 
 

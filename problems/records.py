@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
+from bilevel.errors import UserError
+
 __all__ = ["Outcome", "TrainData", "TrainSettings"]
+
+COUNTS = {"max_steps": 1, "batch_size": 1, "gradient_accumulation": 1, "warmup_steps": 0}
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,20 @@ class TrainSettings:
     lr: float | None = None
     label_smoothing: float = 0.0
     warmup_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in COUNTS.items():
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, int) and value >= least):
+                raise UserError(f"{name}={value}: this must be a whole number of {least} or more")
+        for name in ("epochs", "lr"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise UserError(f"{name}={value}: this must be more than 0, and finite")
+        if not 0 <= self.gradient_clipping < math.inf:
+            raise UserError(f"gradient_clipping={self.gradient_clipping}: this must be 0 or more")
+        if not 0 <= self.label_smoothing < 1:
+            raise UserError(f"label_smoothing={self.label_smoothing}: this must be in [0, 1)")
 
 
 @dataclass

@@ -22,8 +22,9 @@ import torch
 from tokenizers import ByteLevelBPETokenizer
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from bilevel.disk import told_when_full
 from bilevel.errors import UserError
-from experiments.command import CommandLine, compose_config
+from experiments.command import CommandLine, compose_config, user_modules
 from experiments.demo import training
 from experiments.demo.pretrain_causal import next_word_loss
 from experiments.program import program
@@ -145,9 +146,22 @@ def _sizes(given: Mapping[str, str | None]) -> dict[str, int]:
     return sizes
 
 
+def _free_folder(folder: Path) -> Path:
+    """Make the folder now: a place that cannot be written to is told before the training."""
+    if (folder / "config.json").exists():
+        raise UserError(f"out={folder} holds a model already: give another folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"out={folder} cannot be made: {error.strerror}") from error
+    return folder
+
+
 def _texts(words: list[str], config_dir: str | None) -> list[str]:
     kind: Any = Task
-    task = build(compose_config(words, config_dir).task, "task", kind, [])
+    sources = [{"path": config_dir, "schema": "file", "provider": "command-line"}]
+    modules = user_modules(sources if config_dir else [])
+    task = build(compose_config(words, config_dir).task, "task", kind, modules)
     if not isinstance(task, (Generation, DemoGeneration)):
         raise UserError(f"task={task.name} has no texts to write: e2e, webnlg, text_to_text ... do")
     data = task.load()
@@ -170,6 +184,7 @@ def main(words: list[str]) -> None:
         if not word.startswith(("task=", "task.")):
             raise UserError(f"unknown option {word!r}: allowed are out, task, {', '.join(SIZES)}")
     sizes = _sizes(own)
+    folder = _free_folder(Path(out))
     texts = _texts(overrides, line.config_dir)
     torch.manual_seed(sizes["seed"])
     tokenizer = build_tokenizer(texts, sizes["vocabulary"], sizes["positions"])
@@ -177,8 +192,9 @@ def main(words: list[str]) -> None:
     loss = _pretrain(model, tokenizer, texts, sizes)
     for kind in ("resid_pdrop", "embd_pdrop", "attn_pdrop"):
         setattr(model.config, kind, DROPOUT)
-    model.save_pretrained(Path(out))
-    tokenizer.save_pretrained(Path(out))
+    with told_when_full(folder):
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
     print(f"{out}: {model.num_parameters():,} parameters, {len(tokenizer)} tokens")
     print(f"loss a token on {HELD_OUT} unseen texts: {loss:.3f}")
 

@@ -56,9 +56,12 @@ class Cell:
 
     def words(self) -> list[str]:
         """The words after ``python -m experiments.run``, as they must be given now."""
-        words = [f"{key}={value}" for key, value in self.settings.items()]
+        begun = self._begun()
+        # One that has begun knows what it started from; the place may be told in other words now.
+        known = (start.OPTION,) if begun else ()
+        words = [f"{key}={value}" for key, value in self.settings.items() if key not in known]
         words.append(f"hydra.run.dir={self.folder}")
-        return [*words, f"run.resume={self.folder}"] if self._begun() else words
+        return [*words, f"run.resume={self.folder}"] if begun else words
 
     @cached_property
     def _saved(self) -> dict[str, str]:

@@ -42,11 +42,22 @@ def unused(method: str, settings: Mapping[str, Any]) -> str | None:
     Returns:
         A sentence; None if nothing is wrong.
     """
+    for key, value in settings.items():
+        if key.endswith(".lr") and not _is_number(value):
+            return f"has {key}={value}, which is no number"
     rates = own(method, settings)
     if settings.get(SHARED) is None or not rates:
         return None
     given = ", ".join(f"{name} ({value:g})" for name, value in rates.items())
     return f"sets {SHARED}, which method {method} does not use: set {given} instead"
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value if value is not None else 0)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 @cache

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bilevel.errors import UserError
+from experiments import result
 
 if TYPE_CHECKING:
     from experiments.reproduction.cells import Cell
@@ -64,10 +65,10 @@ def _warmed(cell: Cell, cells: Sequence[Cell], name: str) -> Cell:
 
 
 def first(cells: Sequence[Cell]) -> list[Cell]:
-    """The runs, each after the one that it starts from, which is added where it was not there."""
+    """The runs, each after the one that it starts from, which is added where it is needed."""
     found: dict[object, Cell] = {}
     for cell in cells:
-        if cell.start is not None:
+        if cell.start is not None and not (cell.folder / result.FILE).is_file():
             found.setdefault(cell.start.folder, cell.start)
         found.setdefault(cell.folder, cell)
     return list(found.values())

@@ -7,11 +7,16 @@ from typing import Any
 import pytest
 import torch
 import writers
-from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
 
 from bilevel.errors import UserError
 from experiments.api import finetune, search_ranks
 from experiments.command import compose_config
+from experiments.given_rows import tagged, written
 from experiments.models import ModelSpec
 from experiments.plan import Plan
 from experiments.tasks.base import TAGS, Answers
@@ -26,6 +31,11 @@ SETTINGS |= {"engine": {"precision": "fp32"}, "target_modules": "qv"}
 
 def shared(values: dict[str, Any]) -> dict[str, Any]:
     return {name: values[name] for name in SAME}
+
+
+def tagger(tiny: Path) -> Any:
+    names = {0: "O", 1: "B-A", 2: "I-A"}
+    return AutoModelForTokenClassification.from_pretrained(tiny, num_labels=3, id2label=names)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "bart", "t5"])
@@ -131,8 +141,62 @@ def test_rows_that_are_no_text(row: dict[str, Any], said: str) -> None:
 def test_an_answer_that_does_not_fit() -> None:
     row = {"input_ids": [4] * 60 + [2], "labels": [-100] * 60 + [2]}
     data = {"train": [row] * 40, "test": [row]}
-    with pytest.raises(UserError, match="example 0 has a source of 60 tokens, and decoding"):
+    with pytest.raises(UserError, match=r"row 0 of test has 60 tokens, and decoding\.max"):
         finetune(writers.model("gpt2"), writers.tokenizer(), data)
+    with pytest.raises(UserError, match=r"^decoding\.max_new_tokens=99 exceeds .* 64"):
+        finetune(
+            writers.model("bart"), writers.tokenizer(), data, decoding=Decoding(max_new_tokens=99)
+        )
+
+
+def test_rows_longer_than_the_model() -> None:
+    row = {"input_ids": [4] * 65, "labels": [-100] * 60 + [2] * 5}
+    with pytest.raises(UserError, match="row 0 of train has 65 tokens, and the model takes 64"):
+        search_ranks(writers.model("gpt2"), writers.tokenizer(), [row])
+    row = {"input_ids": [4] * 5, "labels": [5] * 65}
+    with pytest.raises(UserError, match="row 0 of train has 65 labels, and the model takes 64"):
+        search_ranks(writers.model("bart"), writers.tokenizer(), [row])
+    with pytest.raises(UserError, match="row 0 of train has no tokens"):
+        search_ranks(writers.model("bart"), writers.tokenizer(), [{"input_ids": [], "labels": []}])
+
+
+@pytest.mark.parametrize("given", [None, []])
+def test_without_references_the_labels_are_the_one(given: list[str] | None) -> None:
+    row = {"input_ids": [4, 1, 5, 6, 2], "labels": [-100, -100, 5, 6, 2], "references": given}
+    assert written(row, "here", writers.tokenizer(), False, None).references == ("w1 w2",)
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [(["a", "b", "cut"], ("a", "b")), (["a"], ()), ("a b", ()), (None, ())],
+)
+def test_words_of_tags(words: Any, kept: tuple[str, ...]) -> None:
+    row = {"input_ids": [4, 5], "labels": [0, 1], "words": words}
+    example = tagged(row, "here", ["O", "B-A"], None)
+    assert (example.words, example.tags) == (kept, ("O", "B-A"))
+
+
+def test_a_model_of_another_kind(tiny: Path) -> None:
+    model = AutoModel.from_pretrained(tiny)
+    with pytest.raises(UserError, match=r"BertModel puts out neither classes, a number, tags nor"):
+        finetune(model, writers.tokenizer(), {"train": [], "test": []})
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"warmup_steps": -3}, "warmup_steps=-3: this must be a whole number of 0 or more"),
+        ({"warmup_steps": 2.5}, "warmup_steps=2.5: this must be a whole number"),
+        ({"epochs": -1}, "epochs=-1: this must be more than 0"),
+        ({"lr": 0}, "lr=0: this must be more than 0"),
+        ({"label_smoothing": 2.0}, "label_smoothing=2.0: this must be in"),
+        ({"gradient_clipping": -1}, "gradient_clipping=-1: this must be 0 or more"),
+    ],
+)
+def test_settings_out_of_range(settings: dict[str, Any], said: str) -> None:
+    rows = [{**TOKENS, "labels": [-100, -100, -100, 6, 2]}]
+    with pytest.raises(UserError, match=said):
+        search_ranks(writers.model("gpt2"), writers.tokenizer(), rows, **settings)
 
 
 @pytest.mark.parametrize(
@@ -140,15 +204,29 @@ def test_an_answer_that_does_not_fit() -> None:
     [([0, 1], "has 3 tokens and 2 labels"), ([0, 1, 5], "has the label 5: allowed are -100")],
 )
 def test_rows_that_are_no_tags(labels: list[int], said: str, tiny: Path) -> None:
-    model = AutoModelForTokenClassification.from_pretrained(tiny, num_labels=3)
     with pytest.raises(UserError, match=said):
-        search_ranks(model, writers.tokenizer(), [{"input_ids": [4, 5, 6], "labels": labels}])
+        search_ranks(
+            tagger(tiny), writers.tokenizer(), [{"input_ids": [4, 5, 6], "labels": labels}]
+        )
 
 
 def test_what_belongs_to_another_kind(tiny: Path) -> None:
-    model = AutoModelForTokenClassification.from_pretrained(tiny, num_labels=3)
     rows = {"train": [], "test": []}
     with pytest.raises(UserError, match="decoding= is for models that write text"):
-        finetune(model, writers.tokenizer(), rows, decoding=Decoding())
+        finetune(tagger(tiny), writers.tokenizer(), rows, decoding=Decoding())
     with pytest.raises(UserError, match="unknown metric 'accuracy'; allowed: f1"):
-        finetune(model, writers.tokenizer(), rows, metrics=["accuracy"])
+        finetune(tagger(tiny), writers.tokenizer(), rows, metrics=["accuracy"])
+
+
+def test_entities_need_names(tiny: Path) -> None:
+    model = AutoModelForTokenClassification.from_pretrained(tiny, num_labels=3)
+    row = {"input_ids": [4, 5, 6], "labels": [0, 1, 2]}
+    data = {"train": [row] * 8, "test": [{**row, "labels": [-100] * 3}]}
+    with pytest.raises(UserError, match="names like 'LABEL_0', and entities are told by O, B-TYPE"):
+        finetune(model, writers.tokenizer(), data, LoRA(), **SETTINGS)
+    with pytest.raises(UserError, match=r"data\['test'\] has no token with a label"):
+        finetune(tagger(tiny), writers.tokenizer(), data, LoRA(), **SETTINGS)
+    data["test"] = [row]
+    only = ["token_accuracy"]
+    run = finetune(model, writers.tokenizer(), data, LoRA(), metrics=only, **SETTINGS)
+    assert set(run.result["metrics"]) == set(only)

@@ -162,3 +162,9 @@ def test_every_yaml_says_how_to_use_it_or_what_it_is() -> None:
     for path in FOLDER.rglob("*.yaml"):
         assert path.read_text().startswith("#"), path
         assert OmegaConf.load(path) is not None
+
+
+def test_a_level_may_go_without_the_warm_up_in_steps():
+    plan = Plan.of(compose_config(["train.warmup_steps=5", "method.upper.warmup_ratio=0"]))
+    assert plan.settings.warmup_steps == 5
+    assert plan.method.upper.warmup_ratio == 0

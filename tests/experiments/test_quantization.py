@@ -277,7 +277,7 @@ def test_gpt2_keeps_its_fused_projection_in_full(spec, tmp_path):
     hf.GPT2Model(config).save_pretrained(tmp_path)
     hf.AutoTokenizer.from_pretrained(spec.pretrained).save_pretrained(tmp_path)
     loaded = ModelSpec("x", pretrained=str(tmp_path), quantization=spec.quantization).load(
-        2, "classification", 0
+        Answers(CLASSES, 2), 0
     )
     block = loaded.model.transformer.h[0]
     assert type(block.attn.c_attn).__name__ == "Conv1D"

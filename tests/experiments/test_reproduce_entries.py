@@ -119,6 +119,11 @@ blocks:
             "{method: lora, settings: {method.optimizer.lr: .001}, tasks: {demo: {train.lr: 1}}}",
             r"sets train.lr, which method lora does not use: set method.optimizer.lr \(0.001\)",
         ),
+        (
+            "{method: lora}",
+            "{method: lora, settings: {method.optimizer.lr: fast}}",
+            "method.optimizer.lr=fast, which is no number",
+        ),
         ("title: t", "titel: t", "title is missing"),
         ("seeds: [0]", "seeds: [0]\nseed: 1", "unknown seed"),
         ("model: demo", "model: demo\n    recipe: none", "no recipe 'none'"),

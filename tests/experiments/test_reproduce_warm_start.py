@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -106,6 +107,15 @@ def test_real_runs_on_stand_ins(tmp_path: Path) -> None:
     again = [word.replace(str(tmp_path), f"{tmp_path}/../{tmp_path.name}") for word in words]
     assert reproduce(Options.parse(again), runs(made)) == 0
     assert len(made) == 2
+    # What they started from may go; one that has begun goes on from what it started from then.
+    shutil.rmtree(made[1]["model.warm_start"])
+    table = load("bilora/glue")
+    assert Reproduction(table, Options.parse(words)).missing() == []
+    (folder / "result.json").unlink()
+    (folder / ".hydra" / "config.yaml").write_text("")
+    (*_, cell) = Reproduction(table, Options.parse(again)).missing()
+    assert any(word.startswith("run.resume=") for word in cell.words())
+    assert not any(word.startswith("model.warm_start=") for word in cell.words())
 
 
 def test_nothing_starts_from_a_run_that_failed(

@@ -80,3 +80,16 @@ def test_wrong_words(words: list[str], said: str, capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit, match="2"):
         small_causal.main(words)
     assert said in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_to_is_told_first(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    for out, said in (
+        (tmp_path / "file", "cannot be made: File exists"),
+        (made, "a model already"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            small_causal.main([f"out={out}", *DATA, *SMALL])
+        assert said in capsys.readouterr().err
