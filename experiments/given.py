@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bilevel.errors import UserError
 from experiments.architecture import head_modules
+from experiments.errors import listed, nearest
 from experiments.given_rows import GivenLabels, GivenTags, GivenText, labelled, tagged, written
 from experiments.heads import (
     check_writes,
@@ -90,7 +91,8 @@ class GivenTask(Task):
         known = list(kinds.get(self.answers.kind, METRICS))
         for metric in self.metrics or ():
             if metric not in known:
-                raise UserError(f"unknown metric {metric!r}; allowed: {', '.join(known)}")
+                allowed = f"allowed are {listed(known)}{nearest(metric, known)}"
+                raise UserError(f"unknown metric {metric!r}: {allowed}")
         if self.decoding is not None and self.answers.kind != TEXT:
             raise UserError("decoding= is for models that write text, and this one does not")
         if self.answers.kind == TAGS:

@@ -165,7 +165,8 @@ def _columns(row: Mapping[str, Any], where: str, most: int | None) -> tuple[dict
     key = "labels" if "labels" in row else "label"
     for needed in ("input_ids", key):
         if needed not in row:
-            raise UserError(f"{where} has no {needed!r}, only {', '.join(map(str, row))}")
+            name = "'input_ids'" if needed == "input_ids" else "'labels' (or 'label')"
+            raise UserError(f"{where} has no {name}, only {', '.join(map(str, row))}")
     # Text columns and the like are left behind: a model takes numbers.
     columns = {name: list(row[name]) for name in COLUMNS if name in row}
     tokens = len(columns["input_ids"])

@@ -150,6 +150,8 @@ def _free_folder(folder: Path) -> Path:
     """Make the folder now: a place that cannot be written to is told before the training."""
     if (folder / "config.json").exists():
         raise UserError(f"out={folder} holds a model already: give another folder")
+    if folder.is_file():
+        raise UserError(f"out={folder} is a file: give a folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -84,13 +84,13 @@ def test_searched_ranks_make_a_model_elsewhere(given):
     ("change", "words"),
     [
         ({"train": []}, r"data\['train'\] is empty"),
-        ({"train": [{"input_ids": [2, 3]}]}, "row 0 of train has no 'label'"),
+        ({"train": [{"input_ids": [2, 3]}]}, "row 0 of train has no 'labels'"),
         ({"train": [{"label": 0}]}, "row 0 of train has no 'input_ids'"),
         ({"train": [{"input_ids": [2], "label": 2}]}, "must be a whole number from 0 to 1"),
         ({"test": None}, "finetune needs data"),
         ({"epoch": 3}, "unknown setting 'epoch'.*epochs"),
         ({"engine": {"precison": "bf16"}}, "unknown engine option 'precison'"),
-        ({"metrics": ["accuracy", "f2"]}, "unknown metric 'f2'; allowed: "),
+        ({"metrics": ["accuracy", "f2"]}, "unknown metric 'f2': allowed are "),
     ],
 )
 def test_wrong_input_is_one_sentence(given, change, words):

@@ -125,7 +125,7 @@ TOKENS = {"input_ids": [4, 5, 1, 6, 2]}
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({}, "row 0 of train has no 'label', only input_ids"),
+        ({}, "row 0 of train has no 'labels' .or 'label'., only input_ids"),
         ({"labels": 1}, "row 0 of train has the label 1: this model needs a list, one a token"),
         ({"labels": [6, 2]}, "row 0 of train has 5 tokens and 2 labels"),
         ({"labels": [4, 5, 1, 6, 2]}, "must have the label -100 over its first tokens"),
@@ -214,7 +214,7 @@ def test_what_belongs_to_another_kind(tiny: Path) -> None:
     rows = {"train": [], "test": []}
     with pytest.raises(UserError, match="decoding= is for models that write text"):
         finetune(tagger(tiny), writers.tokenizer(), rows, decoding=Decoding())
-    with pytest.raises(UserError, match="unknown metric 'accuracy'; allowed: f1"):
+    with pytest.raises(UserError, match="unknown metric 'accuracy': allowed are f1"):
         finetune(tagger(tiny), writers.tokenizer(), rows, metrics=["accuracy"])
 
 

@@ -87,7 +87,7 @@ def test_a_place_that_cannot_be_written_to_is_told_first(
 ) -> None:
     (tmp_path / "file").write_text("")
     for out, said in (
-        (tmp_path / "file", "cannot be made: File exists"),
+        (tmp_path / "file", "is a file: give a folder"),
         (made, "a model already"),
     ):
         with pytest.raises(SystemExit, match="2"):
