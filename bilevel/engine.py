@@ -15,8 +15,8 @@ from bilevel import distributed
 from bilevel.callbacks import Callback
 from bilevel.config import BilevelEngineConfig
 from bilevel.errors import UserError
-from bilevel.random_state import RandomState
-from bilevel.recording import clone_nested
+from bilevel.replay.random_state import RandomState
+from bilevel.replay.recording import clone_nested
 
 __all__ = ["BilevelEngine", "EarlyStopping"]
 

@@ -9,8 +9,8 @@ import torch
 from bilevel.hypergradient.base import Hypergradient, estimator_of
 from bilevel.hypergradient.optimizers import snapshot
 from bilevel.problem_state import ProblemState
-from bilevel.random_state import RandomState
-from bilevel.recording import StepRecord, clone_nested
+from bilevel.replay.random_state import RandomState
+from bilevel.replay.recording import StepRecord, clone_nested
 
 __all__ = ["BilevelProblem", "LowerProblem", "UpperProblem"]
 

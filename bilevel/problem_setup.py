@@ -17,8 +17,8 @@ from bilevel.distributed import World, broadcast
 from bilevel.errors import UserError
 from bilevel.hypergradient.base import estimator_of
 from bilevel.hypergradient.derivatives import check_reentrant
-from bilevel.recording import Needs, StepRecord, Window
-from bilevel.swap import ParameterSlots
+from bilevel.replay.parameter_slots import ParameterSlots
+from bilevel.replay.recording import Needs, StepRecord, Window
 
 __all__ = ["ProblemSetup"]
 

@@ -8,7 +8,7 @@ import torch
 
 from bilevel.errors import UserError
 from bilevel.problem_gradient import ProblemGradient
-from bilevel.recording import Window
+from bilevel.replay.recording import Window
 
 __all__ = ["ProblemState"]
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bilevel.errors import UserError
 from bilevel.lowrank import plain_lora
 from bilevel.lowrank.layers import down_and_up, lora_factors, lora_layers, lora_scales
-from bilevel.random_state import RandomState
+from bilevel.replay.random_state import RandomState
 from problems.base import FineTuning
 
 __all__ = ["Factored", "InPlace", "MovingWeight"]

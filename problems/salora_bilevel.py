@@ -32,7 +32,7 @@ from torch import Tensor
 from bilevel.errors import UserError
 from bilevel.hypergradient import Alignment, Hypergradient, NoHypergradient
 from bilevel.lowrank.gates import Factors
-from bilevel.recording import StepRecord
+from bilevel.replay.recording import StepRecord
 from problems.base import Job, Outcome, StageRunner, count, problem_config, trainable
 from problems.gate_window import GateWindow
 from problems.optimizers import OptimizerSettings, optimizer_and_scheduler

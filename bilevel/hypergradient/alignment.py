@@ -32,7 +32,7 @@ from bilevel.hypergradient.derivatives import dot
 from bilevel.hypergradient.optimizers import check_supported
 from bilevel.hypergradient.unrolled import Unrolled, step_through
 from bilevel.lowrank.gates import GatedLayer, Gates, gated_layers
-from bilevel.recording import Needs, StepRecord
+from bilevel.replay.recording import Needs, StepRecord
 
 if TYPE_CHECKING:
     from bilevel.problem import BilevelProblem

@@ -21,7 +21,7 @@ from betty.hypergradient import jvp_fn_mapping
 from torch import Tensor
 
 from bilevel.errors import UserError
-from bilevel.recording import Needs, StepRecord
+from bilevel.replay.recording import Needs, StepRecord
 
 if TYPE_CHECKING:
     from bilevel.problem import BilevelProblem

@@ -10,7 +10,7 @@ from betty.hypergradient.darts import darts
 from torch import Tensor
 
 from bilevel.hypergradient.base import Hypergradient, register
-from bilevel.recording import Needs
+from bilevel.replay.recording import Needs
 
 if TYPE_CHECKING:
     from bilevel.problem import BilevelProblem

@@ -21,8 +21,8 @@ from bilevel.errors import UserError
 from bilevel.hypergradient.base import Hypergradient
 from bilevel.hypergradient.derivatives import dot, norm
 from bilevel.hypergradient.unrolled import Unrolled
-from bilevel.random_state import RandomState
-from bilevel.recording import Needs, Window, clone_nested
+from bilevel.replay.random_state import RandomState
+from bilevel.replay.recording import Needs, Window, clone_nested
 
 if TYPE_CHECKING:
     from bilevel.engine import BilevelEngine

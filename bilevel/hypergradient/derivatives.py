@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from bilevel.distributed import averaged
 from bilevel.errors import UserError
-from bilevel.random_state import RandomState
-from bilevel.swap import ParameterSlots
+from bilevel.replay.parameter_slots import ParameterSlots
+from bilevel.replay.random_state import RandomState
 
 if TYPE_CHECKING:
     from bilevel.problem import BilevelProblem

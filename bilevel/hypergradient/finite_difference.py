@@ -22,7 +22,7 @@ from torch import Tensor
 from bilevel.errors import UserError
 from bilevel.hypergradient.base import Hypergradient, register
 from bilevel.hypergradient.derivatives import ReplayedLoss, check_options, norm
-from bilevel.recording import Needs, StepRecord
+from bilevel.replay.recording import Needs, StepRecord
 
 if TYPE_CHECKING:
     from bilevel.problem import BilevelProblem

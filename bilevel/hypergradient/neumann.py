@@ -20,7 +20,7 @@ from bilevel.hypergradient.base import Hypergradient, register
 from bilevel.hypergradient.derivatives import ReplayedLoss, check_double_backward, check_options
 from bilevel.hypergradient.finite_difference import step_size
 from bilevel.hypergradient.unrolled import resolve_product
-from bilevel.recording import Needs
+from bilevel.replay.recording import Needs
 
 if TYPE_CHECKING:
     from bilevel.problem import BilevelProblem

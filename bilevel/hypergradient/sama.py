@@ -22,7 +22,7 @@ from bilevel.hypergradient.derivatives import ReplayedLoss, check_options
 from bilevel.hypergradient.finite_difference import minus_mixed_product, step_size
 from bilevel.hypergradient.optimizers import check_supported
 from bilevel.hypergradient.unrolled import step_through
-from bilevel.recording import Needs
+from bilevel.replay.recording import Needs
 
 if TYPE_CHECKING:
     from bilevel.problem import BilevelProblem

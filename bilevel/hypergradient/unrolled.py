@@ -36,7 +36,7 @@ from bilevel.hypergradient.derivatives import (
 )
 from bilevel.hypergradient.finite_difference import step_size
 from bilevel.hypergradient.optimizers import check_supported, step_vjp
-from bilevel.recording import Needs, StepRecord
+from bilevel.replay.recording import Needs, StepRecord
 
 if TYPE_CHECKING:
     from bilevel.problem import BilevelProblem

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from bilevel.random_state import RandomState
+from bilevel.replay.random_state import RandomState
 
 if TYPE_CHECKING:
     from bilevel.hypergradient.optimizers import OptimizerSnapshot
