@@ -182,7 +182,7 @@ class BilevelEngine(Engine):
     # ------------------------------------------------------------------ states
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that decides the future, for :func:`bilevel.checkpoint.save_state`.
+        """Everything that decides the future, for :func:`bilevel.checkpoint.folder.save_state`.
 
         Tensors are live: save or copy them before the next step.
         """

@@ -19,7 +19,7 @@ import torch
 from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel
 
-from bilevel.disk import told_when_full
+from bilevel.checkpoint.disk import told_when_full
 from bilevel.errors import UserError
 from bilevel.lowrank import export_adapter
 from problems.adapters import BottleneckModel, load_adapters

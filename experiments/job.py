@@ -13,8 +13,8 @@ import transformers
 from transformers import PreTrainedModel
 
 from bilevel import distributed
-from bilevel.checkpoint import Checkpointer
-from bilevel.disk import told_when_full
+from bilevel.checkpoint.disk import told_when_full
+from bilevel.checkpoint.folder import Checkpointer
 from bilevel.errors import UserError
 from bilevel.lowrank import split_fused
 from experiments import artifacts, figures, result, warm_start

@@ -16,7 +16,7 @@ import torch
 from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel
 
-from bilevel.disk import told_when_full
+from bilevel.checkpoint.disk import told_when_full
 from bilevel.errors import UserError
 from experiments import artifacts, result
 from experiments.journal import write_atomically

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bilevel.callbacks.base import Callback
-from bilevel.checkpoint import Checkpointer
+from bilevel.callbacks.callback import Callback
+from bilevel.checkpoint.folder import Checkpointer
 from bilevel.errors import UserError
 
 if TYPE_CHECKING:

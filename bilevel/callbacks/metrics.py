@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from bilevel.callbacks.base import Callback
+from bilevel.callbacks.callback import Callback
 from bilevel.callbacks.losses import LossMeans, level_names
 from bilevel.errors import UserError
 

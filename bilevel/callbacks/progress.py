@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from torch import Tensor
 from tqdm import tqdm
 
-from bilevel.callbacks.base import Callback
+from bilevel.callbacks.callback import Callback
 from bilevel.callbacks.losses import LossMeans, level_names
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from bilevel.callbacks.base import Callback
+from bilevel.callbacks.callback import Callback
 from bilevel.callbacks.guard import NonFiniteGuard
-from bilevel.checkpoint import Checkpointer
+from bilevel.checkpoint.folder import Checkpointer
 from bilevel.errors import UserError
 
 if TYPE_CHECKING:

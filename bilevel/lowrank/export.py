@@ -24,7 +24,7 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from torch import Tensor
 
-from bilevel.disk import told_when_full
+from bilevel.checkpoint.disk import told_when_full
 from bilevel.errors import UserError
 from bilevel.lowrank.fused import fuse
 from bilevel.lowrank.gates import gated_layers

@@ -22,7 +22,7 @@ import torch
 from tokenizers import ByteLevelBPETokenizer
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from bilevel.disk import told_when_full
+from bilevel.checkpoint.disk import told_when_full
 from bilevel.errors import UserError
 from experiments.command import CommandLine, compose_config, user_modules
 from experiments.demo import training

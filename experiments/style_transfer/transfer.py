@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from bilevel.disk import told_when_full
+from bilevel.checkpoint.disk import told_when_full
 from bilevel.errors import UserError
 from experiments import result
 from experiments.command import CommandLine

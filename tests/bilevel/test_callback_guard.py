@@ -20,7 +20,7 @@ from bilevel.callbacks import (
     NonFiniteError,
     NonFiniteGuard,
 )
-from bilevel.checkpoint import Checkpointer
+from bilevel.checkpoint.folder import Checkpointer
 
 
 def poisoned(index, value):

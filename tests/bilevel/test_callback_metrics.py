@@ -20,7 +20,7 @@ from bilevel.callbacks import (
     CheckpointEvery,
     MetricsWriter,
 )
-from bilevel.checkpoint import Checkpointer
+from bilevel.checkpoint.folder import Checkpointer
 
 
 def test_metrics_lines(tmp_path):

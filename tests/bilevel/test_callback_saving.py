@@ -14,7 +14,7 @@ from bilevel.callbacks import (
     CheckpointEvery,
     ProgressBar,
 )
-from bilevel.checkpoint import Checkpointer
+from bilevel.checkpoint.folder import Checkpointer
 
 
 def test_checkpoints_every_and_last(tmp_path):

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from states import EVERYTHING, assert_same
 
-from bilevel.checkpoint import (
+from bilevel.checkpoint.folder import (
     flatten,
     load_state,
     save_state,

@@ -12,12 +12,12 @@ import torch
 from disks import fill_disk
 from safetensors.torch import save_file
 
-from bilevel import state_file
-from bilevel.checkpoint import (
+from bilevel.checkpoint.folder import (
     CheckpointDamaged,
     Checkpointer,
     load_state,
     save_state,
+    state_file,
 )
 from bilevel.errors import UserError
 
@@ -115,7 +115,7 @@ def run_python(body, *arguments):
 def test_kill_at_a_moment_of_the_write_leaves_the_old_one(tmp_path, moment):
     body = """
     from bilevel import state_file
-    from bilevel.checkpoint import Checkpointer
+    from bilevel.checkpoint.folder import Checkpointer
     def die(*_):
         os.kill(os.getpid(), signal.SIGKILL)
     keeper = Checkpointer(sys.argv[1])
@@ -146,7 +146,7 @@ def test_kill_at_a_moment_of_the_write_leaves_the_old_one(tmp_path, moment):
 
 def test_kills_at_any_time_leave_a_good_checkpoint(tmp_path):
     body = """
-    from bilevel.checkpoint import Checkpointer
+    from bilevel.checkpoint.folder import Checkpointer
     keeper = Checkpointer(sys.argv[1])
     found = keeper.latest()
     step = found[1]["step"] if found else 0

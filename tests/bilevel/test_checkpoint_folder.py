@@ -6,7 +6,7 @@ import os
 import pytest
 from disks import fill_disk
 
-from bilevel.checkpoint import (
+from bilevel.checkpoint.folder import (
     Checkpointer,
 )
 from bilevel.errors import UserError

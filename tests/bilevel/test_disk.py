@@ -7,7 +7,7 @@ import pytest
 from safetensors import SafetensorError
 
 from bilevel import UserError
-from bilevel.disk import told_when_full
+from bilevel.checkpoint.disk import told_when_full
 
 FULL = [
     OSError(errno.ENOSPC, "No space left on device"),

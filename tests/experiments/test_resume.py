@@ -22,7 +22,7 @@ POINTS: dict[str, tuple[str, str | None, str, int, bool]] = {
     "before the first checkpoint": ("bilevel.engine", "BilevelEngine", "train_step", 2, True),
     "in the search": ("bilevel.engine", "BilevelEngine", "train_step", 7, True),
     "in a lower step": ("bilevel.problem", "BilevelProblem", "optimizer_step", 11, False),
-    "while saving": ("bilevel.state_file", None, "_sync_folder", 2, False),
+    "while saving": ("bilevel.checkpoint.state_file", None, "_sync_folder", 2, False),
     "in an evaluation": ("experiments.watching", None, "score", 1, True),
     "after the search's last step": ("experiments.watching", "Evaluation", "finish", 1, True),
     "before the journal": ("experiments.journal", "Journal", "finish", 1, False),

@@ -6,7 +6,7 @@ import torch
 from jobs import SmallJob
 
 from bilevel import BilevelEngine, BilevelEngineConfig
-from bilevel.state_file import load_state, save_state
+from bilevel.checkpoint.state_file import load_state, save_state
 
 
 class _StoppedError(Exception):

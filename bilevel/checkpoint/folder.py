@@ -8,14 +8,14 @@ import re
 from pathlib import Path
 from typing import Any
 
-from bilevel.errors import UserError
-from bilevel.state_file import (
+from bilevel.checkpoint.state_file import (
     CheckpointDamaged,
     flatten,
     load_state,
     save_state,
     unflatten,
 )
+from bilevel.errors import UserError
 
 __all__ = [
     "CheckpointDamaged",
