@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from bilevel.lowrank import lora_layers
-from problems.base import FineTuning, Outcome, add_lora, count, trainable
-from problems.optimizers import OptimizerSettings
-from problems.two_levels import HeldOut, Level, TwoLevelMethod
+from problems.common.method import FineTuning, Outcome, add_lora, count, trainable
+from problems.common.optimizer_settings import OptimizerSettings
+from problems.common.two_levels import HeldOut, Level, TwoLevelMethod
 
 
 class Decays(nn.Module):

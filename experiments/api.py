@@ -33,8 +33,8 @@ from experiments.job import FineTuningJob, execute
 from experiments.plan import Plan
 from experiments.tasks.text import Decoding
 from problems.autolora import AutoLoRA
-from problems.base import Method, TrainSettings
-from problems.parts import positions
+from problems.common.layer_names import positions
+from problems.common.method import Method, TrainSettings
 
 __all__ = ["FineTuned", "finetune", "search_ranks"]
 
@@ -97,7 +97,7 @@ def finetune(
         folder: of the run, as ``python -m experiments.run`` leaves it; None leaves nothing behind.
         resume: continue the interrupted run in ``folder``.
         engine: options of ``conf/engine/default.yaml`` to change, ``{"precision": "bf16"}``.
-        **train: ``epochs``, ``batch_size``, ``lr`` ...: see ``problems.base.TrainSettings``.
+        **train: ``epochs``, ``batch_size``, ``lr`` ...: see ``problems.common.method.TrainSettings``.
 
     Raises:
         UserError: anything that is wrong with what is given.

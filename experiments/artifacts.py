@@ -23,7 +23,7 @@ from bilevel.checkpoint.disk import told_when_full
 from bilevel.errors import UserError
 from bilevel.lowrank import export_adapter
 from problems.adapters import BottleneckModel, load_adapters
-from problems.base import Outcome
+from problems.common.method import Outcome
 
 __all__ = ["ADAPTER", "MODEL", "Saved", "load", "save"]
 

@@ -37,7 +37,7 @@ from experiments.job import FineTuningJob
 from experiments.plan import Plan
 from experiments.program import program
 from experiments.saved import take
-from problems.base import StageRunner
+from problems.common.method import StageRunner
 
 __all__ = ["ESTIMATORS", "main", "measure", "table"]
 

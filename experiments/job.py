@@ -33,8 +33,8 @@ from experiments.stage import Stage
 from experiments.tasks.base import TaskData
 from experiments.tasks.text import TextData
 from experiments.weights import moved
-from problems.base import Outcome, StageRunner, TrainData
-from problems.parts import positions
+from problems.common.layer_names import positions
+from problems.common.method import Outcome, StageRunner, TrainData
 
 __all__ = ["FineTuningJob", "execute"]
 
@@ -47,7 +47,7 @@ TRAIN_LOSS_EXAMPLES = 5000
 
 
 class FineTuningJob:
-    """What the application hands to a method; see :class:`problems.base.Job`.
+    """What the application hands to a method; see :class:`problems.common.method.Job`.
 
     Args:
         plan: what to do.

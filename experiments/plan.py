@@ -19,7 +19,7 @@ from experiments.models import ModelSpec
 from experiments.resume import plain
 from experiments.targets import build
 from experiments.tasks.base import Task
-from problems.base import Method, TrainSettings
+from problems.common.method import Method, TrainSettings
 
 __all__ = ["Plan"]
 

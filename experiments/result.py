@@ -16,7 +16,7 @@ from bilevel.errors import UserError
 from experiments.artifacts import Saved
 from experiments.journal import write_atomically
 from experiments.tasks.base import TaskData
-from problems.base import Outcome
+from problems.common.method import Outcome
 
 if TYPE_CHECKING:
     from experiments.job import FineTuningJob

@@ -15,7 +15,7 @@ from bilevel.errors import UserError
 from bilevel.hypergradient import estimator_of
 from experiments.memory import without_cache
 from experiments.watching import Evaluation, HypergradientCheck, ValueLog
-from problems.base import ComponentValues, Watch
+from problems.common.method import ComponentValues, Watch
 
 if TYPE_CHECKING:
     from experiments.job import FineTuningJob
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class Stage:
-    """Runs a stage's problems; see :class:`problems.base.StageRunner`."""
+    """Runs a stage's problems; see :class:`problems.common.method.StageRunner`."""
 
     def __init__(self, job: FineTuningJob, name: str) -> None:
         self.job = job

@@ -15,7 +15,7 @@ from bilevel import precision as precisions
 from bilevel.callbacks import MetricsWriter
 from bilevel.hypergradient import check
 from experiments.scoring import forward, score, some
-from problems.base import ComponentValues, Watch
+from problems.common.method import ComponentValues, Watch
 
 if TYPE_CHECKING:
     from experiments.job import FineTuningJob

@@ -51,7 +51,7 @@ from transformers import PreTrainedModel
 
 from bilevel.errors import UserError
 from bilevel.lowrank import built_of_conv1d, orthogonality, plain_lora
-from problems.base import (
+from problems.common.method import (
     FineTuning,
     Job,
     Method,
@@ -63,9 +63,9 @@ from problems.base import (
     total_steps,
     trainable,
 )
-from problems.one_level import ALONE, only_problem
-from problems.optimizers import OptimizerSettings, check_range
-from problems.two_levels import full_precision
+from problems.common.one_level import ALONE, only_problem
+from problems.common.optimizer_settings import OptimizerSettings, check_range
+from problems.common.two_levels import full_precision
 
 __all__ = ["AdaLoRA", "SingularTriplets"]
 

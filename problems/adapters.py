@@ -28,10 +28,10 @@ from typing import ClassVar
 from transformers import PreTrainedModel
 
 from bilevel.errors import UserError
-from problems.base import Job
 from problems.bottleneck import SITES, BottleneckConfig, BottleneckModel, load_adapters
-from problems.one_level import OneLevelMethod
-from problems.optimizers import OptimizerSettings, check_choice, check_range
+from problems.common.method import Job
+from problems.common.one_level import OneLevelMethod
+from problems.common.optimizer_settings import OptimizerSettings, check_choice, check_range
 
 __all__ = ["BottleneckAdapters", "BottleneckModel", "load_adapters"]
 

@@ -39,7 +39,7 @@ import torch
 from bilevel.errors import UserError
 from bilevel.lowrank import Gates, attach_gates, ranks
 from bilevel.lowrank.layers import component_costs, lora_layers, lora_pattern
-from problems.base import (
+from problems.common.method import (
     FineTuning,
     Job,
     Outcome,
@@ -50,9 +50,9 @@ from problems.base import (
     trainable,
     with_lora,
 )
+from problems.common.optimizer_settings import OptimizerSettings, check_choice, check_range
+from problems.common.two_levels import HeldOut, Level, TwoLevelMethod
 from problems.lora import train_lora
-from problems.optimizers import OptimizerSettings, check_choice, check_range
-from problems.two_levels import HeldOut, Level, TwoLevelMethod
 
 __all__ = ["AutoLoRA"]
 
@@ -73,7 +73,7 @@ class AutoLoRA(TwoLevelMethod):
         parameter_budget: parameters of all kept components together, for ``rank_rule=budget``.
         split: share of the training data that is D_train; the rest is D_val.
         unroll_steps, upper_steps, warmup_steps, roll_back: as in
-            :class:`problems.two_levels.TwoLevelMethod` (the released code rolls back).
+            :class:`problems.common.two_levels.TwoLevelMethod` (the released code rolls back).
         search_epochs: passes over D_train in the search; None for as many as the retraining.
         retrain_scale: ``alpha_over_rank``: alpha / r_l as in the released code; ``constant``:
             alpha / k for every layer, whatever its rank.

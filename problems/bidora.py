@@ -58,7 +58,7 @@ from torch import Tensor, nn
 from bilevel import LowerProblem
 from bilevel.errors import UserError
 from bilevel.hypergradient import Alignment, Hypergradient
-from problems.base import (
+from problems.common.method import (
     FineTuning,
     Job,
     Outcome,
@@ -71,8 +71,12 @@ from problems.base import (
     trainable,
     with_lora,
 )
-from problems.optimizers import OptimizerSettings, check_range, optimizer_and_scheduler
-from problems.two_levels import HeldOut, Level, TwoLevelMethod, full_precision
+from problems.common.optimizer_settings import (
+    OptimizerSettings,
+    check_range,
+    optimizer_and_scheduler,
+)
+from problems.common.two_levels import HeldOut, Level, TwoLevelMethod, full_precision
 
 __all__ = ["BiDoRA", "Directions", "direction_residual", "dora_layers", "magnitudes"]
 
@@ -157,7 +161,7 @@ class BiDoRA(TwoLevelMethod):
         retrain: train a new direction and head on all of the data, at the magnitudes found.
         retrain_lr: its learning rate; None for the lower level's.
         split, unroll_steps, upper_steps, warmup_steps, roll_back: as in
-            :class:`problems.two_levels.TwoLevelMethod`.
+            :class:`problems.common.two_levels.TwoLevelMethod`.
         lower, upper: optimisers of the direction and head, and of the magnitudes (lr None: the
             lower level's).
     """

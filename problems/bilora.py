@@ -56,7 +56,7 @@ from torch import Tensor, nn
 from bilevel.errors import UserError
 from bilevel.lowrank import RULES, Gates, attach_gates, entropy, gated_layers, orthogonality
 from bilevel.lowrank.layers import down_and_up, lora_layers
-from problems.base import (
+from problems.common.method import (
     FineTuning,
     Job,
     Outcome,
@@ -66,8 +66,13 @@ from problems.base import (
     trainable,
     with_lora,
 )
-from problems.optimizers import OptimizerSettings, Parameters, check_choice, check_range
-from problems.two_levels import HeldOut, Level, TwoLevelMethod, full_precision
+from problems.common.optimizer_settings import (
+    OptimizerSettings,
+    Parameters,
+    check_choice,
+    check_range,
+)
+from problems.common.two_levels import HeldOut, Level, TwoLevelMethod, full_precision
 
 __all__ = ["BiLoRA", "SingularValues", "SingularVectors"]
 
@@ -139,7 +144,7 @@ class BiLoRA(TwoLevelMethod):
         prune_below: leave components whose value is smaller than this in size out of the saved
             adapter; None keeps all.
         split, unroll_steps, upper_steps, warmup_steps, roll_back: as in
-            :class:`problems.two_levels.TwoLevelMethod`.
+            :class:`problems.common.two_levels.TwoLevelMethod`.
         lower, upper: optimisers of the vectors and head, and of the values.
     """
 

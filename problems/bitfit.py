@@ -22,9 +22,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from bilevel.errors import UserError
-from problems.base import Job
-from problems.one_level import OneLevelMethod, train_only
-from problems.optimizers import OptimizerSettings
+from problems.common.method import Job
+from problems.common.one_level import OneLevelMethod, train_only
+from problems.common.optimizer_settings import OptimizerSettings
 
 __all__ = ["BitFit", "bias_names"]
 

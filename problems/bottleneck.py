@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
 from bilevel.errors import UserError
-from problems.parts import layer_parts
+from problems.common.layer_names import layer_parts
 
 __all__ = ["BottleneckConfig", "BottleneckModel", "load_adapters"]
 

@@ -47,7 +47,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from bilevel.lowrank.layers import lora_layers
-from problems.base import (
+from problems.common.method import (
     Job,
     Method,
     Outcome,
@@ -59,14 +59,14 @@ from problems.base import (
     trainable,
     with_lora,
 )
-from problems.moving_weight import Factored, InPlace, MovingWeight
-from problems.one_level import ALONE, only_problem
-from problems.optimizers import (
+from problems.common.one_level import ALONE, only_problem
+from problems.common.optimizer_settings import (
     OptimizerSettings,
     check_choice,
     check_range,
     warm_up,
 )
+from problems.moving_weight import Factored, InPlace, MovingWeight
 
 __all__ = ["DeltaLoRA"]
 

@@ -18,10 +18,10 @@ from typing import Any, ClassVar
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from problems.base import Job, add_lora, check_lora
 from problems.bidora import dora_layers
-from problems.one_level import OneLevelMethod
-from problems.optimizers import OptimizerSettings
+from problems.common.method import Job, add_lora, check_lora
+from problems.common.one_level import OneLevelMethod
+from problems.common.optimizer_settings import OptimizerSettings
 
 __all__ = ["DoRA"]
 

@@ -35,7 +35,7 @@ from torch import Tensor
 from bilevel.distributed import World, broadcast
 from bilevel.lowrank import Gates, attach_gates, gated_layers
 from bilevel.lowrank.layers import lora_layers
-from problems.base import (
+from problems.common.method import (
     FineTuning,
     Job,
     Method,
@@ -48,8 +48,8 @@ from problems.base import (
     trainable,
     with_lora,
 )
-from problems.one_level import ALONE, only_problem
-from problems.optimizers import OptimizerSettings, check_range
+from problems.common.one_level import ALONE, only_problem
+from problems.common.optimizer_settings import OptimizerSettings, check_range
 
 __all__ = ["DyLoRA", "Prefix"]
 

@@ -29,10 +29,10 @@ from transformers import PreTrainedModel
 
 from bilevel.errors import UserError
 from bilevel.lowrank import join_split
-from problems.base import Job
-from problems.one_level import OneLevelMethod, train_only
-from problems.optimizers import OptimizerSettings, check_choice, check_range
-from problems.parts import layers
+from problems.common.layer_names import layers
+from problems.common.method import Job
+from problems.common.one_level import OneLevelMethod, train_only
+from problems.common.optimizer_settings import OptimizerSettings, check_choice, check_range
 
 __all__ = ["FullFineTuning", "trained_names"]
 

@@ -22,10 +22,10 @@ from typing import ClassVar
 from peft import IA3Config, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
-from problems.base import Job
-from problems.one_level import OneLevelMethod, peft_head
-from problems.optimizers import OptimizerSettings
-from problems.parts import layer_parts
+from problems.common.layer_names import layer_parts
+from problems.common.method import Job
+from problems.common.one_level import OneLevelMethod, peft_head
+from problems.common.optimizer_settings import OptimizerSettings
 
 __all__ = ["IA3"]
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from bilevel.data import split as split_indices
 from bilevel.lowrank.layers import lora_layers
-from problems.base import (
+from problems.common.method import (
     FineTuning,
     Job,
     Method,
@@ -27,8 +27,8 @@ from problems.base import (
     total_steps,
     trainable,
 )
-from problems.one_level import ALONE, only_problem
-from problems.optimizers import OptimizerSettings, check_range
+from problems.common.one_level import ALONE, only_problem
+from problems.common.optimizer_settings import OptimizerSettings, check_range
 
 __all__ = ["LoRA", "train_lora"]
 

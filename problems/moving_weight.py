@@ -15,7 +15,7 @@ from bilevel.errors import UserError
 from bilevel.lowrank import plain_lora
 from bilevel.lowrank.layers import down_and_up, lora_factors, lora_layers, lora_scales
 from bilevel.replay.random_state import RandomState
-from problems.base import FineTuning
+from problems.common.method import FineTuning
 
 __all__ = ["Factored", "InPlace", "MovingWeight"]
 

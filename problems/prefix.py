@@ -27,10 +27,10 @@ from peft import PeftModel, PrefixTuningConfig, get_peft_model
 from transformers import PreTrainedModel
 
 from bilevel.errors import UserError
-from problems.base import Job
-from problems.one_level import OneLevelMethod, peft_head
-from problems.optimizers import OptimizerSettings, check_range
-from problems.parts import positions
+from problems.common.layer_names import positions
+from problems.common.method import Job
+from problems.common.one_level import OneLevelMethod, peft_head
+from problems.common.optimizer_settings import OptimizerSettings, check_range
 from problems.prompt import check_positions, guard_positions
 
 __all__ = ["PrefixTuning"]

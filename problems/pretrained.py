@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from problems.base import Job, Method, Outcome
+from problems.common.method import Job, Method, Outcome
 
 __all__ = ["Pretrained"]
 

@@ -28,10 +28,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from bilevel.errors import UserError
-from problems.base import Job
-from problems.one_level import OneLevelMethod, peft_head
-from problems.optimizers import OptimizerSettings, check_choice, check_range
-from problems.parts import positions
+from problems.common.layer_names import positions
+from problems.common.method import Job
+from problems.common.one_level import OneLevelMethod, peft_head
+from problems.common.optimizer_settings import OptimizerSettings, check_choice, check_range
 
 __all__ = ["PromptTuning", "check_positions"]
 

@@ -55,7 +55,7 @@ from torch import Tensor, nn
 from bilevel.hypergradient import NoHypergradient
 from bilevel.lowrank import Gates
 from bilevel.lowrank.gates import Factors
-from problems.base import (
+from problems.common.method import (
     Job,
     Method,
     Outcome,
@@ -66,10 +66,10 @@ from problems.base import (
     total_steps,
     trainable,
 )
+from problems.common.optimizer_settings import check_range, optimizer_and_scheduler
+from problems.common.two_levels import full_precision
 from problems.gate_window import GateWindow
-from problems.optimizers import check_range, optimizer_and_scheduler
 from problems.salora_parts import GATE_BETAS, GatedFineTuning, SaLoRASettings, gate_lr
-from problems.two_levels import full_precision
 
 __all__ = ["SaLoRA"]
 

@@ -33,11 +33,11 @@ from bilevel.errors import UserError
 from bilevel.hypergradient import Alignment, Hypergradient, NoHypergradient
 from bilevel.lowrank.gates import Factors
 from bilevel.replay.recording import StepRecord
-from problems.base import Job, Outcome, StageRunner, count, problem_config, trainable
+from problems.common.method import Job, Outcome, StageRunner, count, problem_config, trainable
+from problems.common.optimizer_settings import OptimizerSettings, optimizer_and_scheduler
+from problems.common.two_levels import HeldOut, TwoLevelMethod, full_precision
 from problems.gate_window import GateWindow
-from problems.optimizers import OptimizerSettings, optimizer_and_scheduler
 from problems.salora_parts import GATE_BETAS, GatedFineTuning, SaLoRASettings, gate_lr
-from problems.two_levels import HeldOut, TwoLevelMethod, full_precision
 
 __all__ = ["GatesAbove", "SaLoRABilevel"]
 
@@ -91,7 +91,7 @@ class SaLoRABilevel(SaLoRASettings, TwoLevelMethod):
     Args:
         upper: optimiser of log theta; lr None for 0.01, or more in a short window, see
             :func:`problems.salora_parts.gate_lr`. Its schedule is over the steps in the window.
-        split, unroll_steps, upper_steps: as in :class:`problems.two_levels.TwoLevelMethod`.
+        split, unroll_steps, upper_steps: as in :class:`problems.common.two_levels.TwoLevelMethod`.
         warmup_steps, roll_back: have no place here and must stay at 0 and False.
 
     Raises:

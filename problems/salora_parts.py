@@ -16,15 +16,15 @@ from bilevel.errors import UserError
 from bilevel.lowrank import Gates, attach_gates, component_costs, orthogonality
 from bilevel.lowrank.gates import Factors
 from bilevel.lowrank.layers import lora_layers
-from problems.base import FineTuning, Job, add_lora, check_lora
-from problems.gate_window import PRUNE, Ascent, GateWindow, Multiplier, window_steps
-from problems.optimizers import (
+from problems.common.method import FineTuning, Job, add_lora, check_lora
+from problems.common.optimizer_settings import (
     OptimizerSettings,
     check_choice,
     check_range,
     optimizer_and_scheduler,
 )
-from problems.two_levels import full_precision
+from problems.common.two_levels import full_precision
+from problems.gate_window import PRUNE, Ascent, GateWindow, Multiplier, window_steps
 
 __all__ = ["GATE_BETAS", "GatedFineTuning", "SaLoRASettings", "gate_lr", "multiplier_lr"]
 

@@ -11,7 +11,7 @@ from bilevel.errors import UserError
 from bilevel.lowrank import split_fused
 from experiments.architecture import head_modules, target_modules
 from problems.bitfit import bias_names
-from problems.parts import layer_parts
+from problems.common.layer_names import layer_parts
 
 BERT_QV = "attention.self.query attention.self.value"
 BERT_REST = "attention.self.key attention.output.dense intermediate.dense output.dense"

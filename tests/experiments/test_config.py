@@ -13,7 +13,7 @@ from experiments.annotations import convert
 from experiments.command import compose_config
 from experiments.plan import Plan
 from experiments.targets import arguments
-from problems.optimizers import OptimizerSettings
+from problems.common.optimizer_settings import OptimizerSettings
 
 FOLDER = Path(conf.__file__).parent
 GROUPS = ("method", "task", "model", "hypergradient", "engine")

@@ -74,7 +74,7 @@ CASES = {
     "flag": (["--methd=lora"], ["unknown flag --methd", "name=value"]),
     "forbidden target": (["method._target_=os.system"], ["os.system", "only classes of"]),
     "target of another kind": (
-        ["method._target_=problems.optimizers.OptimizerSettings"],
+        ["method._target_=problems.common.optimizer_settings.OptimizerSettings"],
         ["unknown option", "allowed are name, lr"],
     ),
     "no such class": (["method._target_=problems.lora.Lora"], ["has no class Lora"]),

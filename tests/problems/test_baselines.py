@@ -24,11 +24,11 @@ from transformers import (
 from bilevel import UserError
 from problems.adapters import BottleneckAdapters, load_adapters
 from problems.bitfit import BitFit, bias_names
+from problems.common.layer_names import layers, positions
+from problems.common.optimizer_settings import OptimizerSettings
 from problems.dora import DoRA
 from problems.full import FullFineTuning, trained_names
 from problems.ia3 import IA3
-from problems.optimizers import OptimizerSettings
-from problems.parts import layers, positions
 from problems.prefix import PrefixTuning
 from problems.prompt import PromptTuning
 

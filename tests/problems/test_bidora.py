@@ -22,7 +22,7 @@ from bilevel.hypergradient import (
     Unrolled,
 )
 from problems.bidora import BiDoRA, direction_residual, dora_layers, magnitudes
-from problems.optimizers import OptimizerSettings
+from problems.common.optimizer_settings import OptimizerSettings
 
 
 def test_the_upper_level_owns_the_magnitudes_and_the_lower_one_all_else_that_is_trained():

@@ -13,9 +13,9 @@ from whole_runs import assert_unrolled_is_exact
 
 from bilevel import UserError
 from bilevel.lowrank import export_adapter, gated_layers
-from problems.base import trainable
 from problems.bilora import BiLoRA
-from problems.optimizers import OptimizerSettings
+from problems.common.method import trainable
+from problems.common.optimizer_settings import OptimizerSettings
 
 
 def explicit_r1(model):

@@ -13,10 +13,10 @@ from transformers import GPT2Config, GPT2ForSequenceClassification, get_schedule
 from bilevel import UserError
 from bilevel.lowrank import export_adapter, split_fused
 from bilevel.lowrank.layers import lora_factors, lora_layers
-from problems.base import add_lora, loader, trainable
+from problems.common.method import add_lora, loader, trainable
+from problems.common.optimizer_settings import OptimizerSettings
 from problems.delta_lora import DeltaLoRA
 from problems.lora import LoRA
-from problems.optimizers import OptimizerSettings
 
 MODES = ("factored", "in_place")
 TUNED = OptimizerSettings(lr=1e-2, weight_decay=0.1, warmup_ratio=0.25)

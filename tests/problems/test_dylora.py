@@ -14,10 +14,10 @@ from resuming import assert_resumes_exactly
 from bilevel import UserError
 from bilevel.lowrank import export_adapter, gated_layers
 from bilevel.lowrank.layers import down_and_up, lora_layers
-from problems.base import add_lora, loader
+from problems.common.method import add_lora, loader
+from problems.common.optimizer_settings import OptimizerSettings
 from problems.dylora import DyLoRA, Prefix
 from problems.lora import LoRA
-from problems.optimizers import OptimizerSettings
 
 CONSTANT = OptimizerSettings(lr=1e-2, schedule="constant", weight_decay=0.1)
 

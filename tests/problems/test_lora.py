@@ -9,8 +9,8 @@ from transformers import get_scheduler
 
 from bilevel import UserError
 from problems import LoRA, OptimizerSettings
-from problems.base import add_lora, loader, trainable
-from problems.optimizers import SCHEDULES, optimizer_and_scheduler
+from problems.common.method import add_lora, loader, trainable
+from problems.common.optimizer_settings import SCHEDULES, optimizer_and_scheduler
 
 
 def test_the_engine_takes_the_steps_of_a_plain_loop():

@@ -8,7 +8,7 @@ from salora_jobs import WatchedJob, parts
 
 from bilevel import UserError
 from bilevel.lowrank import component_costs, expected_l0, gated_layers, orthogonality
-from problems.optimizers import OptimizerSettings
+from problems.common.optimizer_settings import OptimizerSettings
 from problems.salora import SaLoRA
 from problems.salora_parts import gate_lr, multiplier_lr
 

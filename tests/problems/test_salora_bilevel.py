@@ -11,8 +11,8 @@ from whole_runs import assert_unrolled_is_exact
 from bilevel import UserError
 from bilevel.hypergradient import Alignment, FiniteDifference, NoHypergradient, Unrolled
 from bilevel.lowrank import gated_layers
-from problems.base import trainable
-from problems.optimizers import OptimizerSettings
+from problems.common.method import trainable
+from problems.common.optimizer_settings import OptimizerSettings
 from problems.salora_bilevel import SaLoRABilevel
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from salora_jobs import Interrupted, WatchedJob, parts
 
+from problems.common.optimizer_settings import OptimizerSettings
 from problems.gate_window import window_steps
 from problems.lora import LoRA
-from problems.optimizers import OptimizerSettings
 from problems.salora import SaLoRA
 
 

@@ -13,11 +13,11 @@ from problems.adalora import AdaLoRA
 from problems.autolora import AutoLoRA
 from problems.bidora import BiDoRA
 from problems.bilora import BiLoRA
+from problems.common.optimizer_settings import OptimizerSettings, optimizer_and_scheduler
 from problems.delta_lora import DeltaLoRA
 from problems.dylora import DyLoRA
 from problems.full import FullFineTuning
 from problems.lora import LoRA
-from problems.optimizers import OptimizerSettings, optimizer_and_scheduler
 from problems.salora import SaLoRA
 from problems.salora_bilevel import SaLoRABilevel
 

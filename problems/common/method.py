@@ -18,8 +18,8 @@ from transformers import PreTrainedModel
 from bilevel import BilevelProblem, Hypergradient, LowerProblem, ProblemConfig, ResumableLoader
 from bilevel.errors import UserError
 from bilevel.lowrank.fused import built_of_conv1d
-from problems.optimizers import check_range
-from problems.records import Outcome, TrainData, TrainSettings
+from problems.common.optimizer_settings import check_range
+from problems.common.records import Outcome, TrainData, TrainSettings
 
 __all__ = [
     "ComponentValues",

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from bilevel import BilevelProblem, ResumableLoader, UpperProblem, precision
 from bilevel.data import split as split_indices
 from bilevel.errors import UserError
-from problems.base import (
+from problems.common.method import (
     ComponentValues,
     Job,
     Method,
@@ -29,7 +29,7 @@ from problems.base import (
     problem_config,
     total_steps,
 )
-from problems.optimizers import (
+from problems.common.optimizer_settings import (
     OptimizerSettings,
     Parameters,
     check_range,

@@ -18,7 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from bilevel import BilevelProblem, ResumableLoader
-from problems.base import (
+from problems.common.method import (
     FineTuning,
     Job,
     Method,
@@ -30,7 +30,7 @@ from problems.base import (
     total_steps,
     trainable,
 )
-from problems.optimizers import OptimizerSettings, optimizer_and_scheduler
+from problems.common.optimizer_settings import OptimizerSettings, optimizer_and_scheduler
 
 __all__ = ["ALONE", "OneLevelMethod", "only_problem", "peft_head", "train_only"]
 
