@@ -24,7 +24,7 @@ from benchmarks.common import Batches, base_model, timed
 from bilevel import BilevelEngine, BilevelEngineConfig
 from problems import TrainData, TrainSettings
 from problems.lora import LoRA
-from problems.salora import SaLoRA
+from problems.salora.one_level import SaLoRA
 
 ALL = ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"]
 STEPS = 1000

@@ -4,7 +4,7 @@
 |---|---|---|
 | plain LoRA, gates or not | ``adapter``, ``adapter_compact`` | stock PEFT |
 | another PEFT method (DoRA, IA3, prompts, ...) | ``adapter`` | stock PEFT |
-| bottleneck adapters | ``adapter`` | ``problems.adapters.load_adapters`` |
+| bottleneck adapters | ``adapter`` | ``problems.adapters.method.load_adapters`` |
 | weights of the model itself | ``model`` | stock transformers |
 """
 
@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from bilevel.checkpoint.disk import told_when_full
 from bilevel.errors import UserError
 from bilevel.lowrank import export_adapter
-from problems.adapters import BottleneckModel, load_adapters
+from problems.adapters.method import BottleneckModel, load_adapters
 from problems.common.method import Outcome
 
 __all__ = ["ADAPTER", "MODEL", "Saved", "load", "save"]

@@ -13,8 +13,8 @@ from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, BertConfig, DebertaV2Config
 
 from bilevel import UserError
-from problems.adapters import BottleneckAdapters, BottleneckModel, load_adapters
-from problems.bottleneck import BottleneckConfig
+from problems.adapters.method import BottleneckAdapters, BottleneckModel, load_adapters
+from problems.adapters.modules import BottleneckConfig
 
 
 def config(kind: str, **values) -> BottleneckConfig:

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from bilevel import UserError
-from problems.adapters import BottleneckAdapters, load_adapters
+from problems.adapters.method import BottleneckAdapters, load_adapters
 from problems.bitfit import BitFit, bias_names
 from problems.common.layer_names import layers, positions
 from problems.common.optimizer_settings import OptimizerSettings

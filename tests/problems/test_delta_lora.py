@@ -15,7 +15,7 @@ from bilevel.lowrank import export_adapter, split_fused
 from bilevel.lowrank.layers import lora_factors, lora_layers
 from problems.common.method import add_lora, loader, trainable
 from problems.common.optimizer_settings import OptimizerSettings
-from problems.delta_lora import DeltaLoRA
+from problems.delta_lora.method import DeltaLoRA
 from problems.lora import LoRA
 
 MODES = ("factored", "in_place")

@@ -26,7 +26,7 @@ from bilevel.lowrank.layers import lora_layers
 from problems import AutoLoRA
 from problems.bidora import BiDoRA
 from problems.bilora import BiLoRA
-from problems.salora_bilevel import SaLoRABilevel
+from problems.salora.bilevel import SaLoRABilevel
 
 
 def test_1_bettys_implicit_term_has_no_learning_rate():

@@ -9,8 +9,8 @@ from salora_jobs import WatchedJob, parts
 from bilevel import UserError
 from bilevel.lowrank import component_costs, expected_l0, gated_layers, orthogonality
 from problems.common.optimizer_settings import OptimizerSettings
-from problems.salora import SaLoRA
-from problems.salora_parts import gate_lr, multiplier_lr
+from problems.salora.one_level import SaLoRA
+from problems.salora.shared import gate_lr, multiplier_lr
 
 
 def test_the_losses_of_both_levels():

@@ -13,7 +13,7 @@ from bilevel.hypergradient import Alignment, FiniteDifference, NoHypergradient, 
 from bilevel.lowrank import gated_layers
 from problems.common.method import trainable
 from problems.common.optimizer_settings import OptimizerSettings
-from problems.salora_bilevel import SaLoRABilevel
+from problems.salora.bilevel import SaLoRABilevel
 
 
 def counts(problems):

@@ -10,8 +10,8 @@ from salora_jobs import WatchedJob
 
 from bilevel import UserError
 from bilevel.lowrank import Gates, component_costs, export_adapter, gated_layers
-from problems.gate_window import GateWindow
-from problems.salora import SaLoRA
+from problems.salora.one_level import SaLoRA
+from problems.salora.window import GateWindow
 
 
 def window_of(logits, costs=(10, 30), **options):

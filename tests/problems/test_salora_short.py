@@ -8,8 +8,8 @@ import pytest
 from salora_jobs import WatchedJob
 
 from bilevel import UserError
-from problems.salora import SaLoRA
-from problems.salora_bilevel import SaLoRABilevel
+from problems.salora.bilevel import SaLoRABilevel
+from problems.salora.one_level import SaLoRA
 
 
 @pytest.mark.parametrize("method", [SaLoRA, SaLoRABilevel])

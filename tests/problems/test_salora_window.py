@@ -9,9 +9,9 @@ import torch
 from salora_jobs import Interrupted, WatchedJob, parts
 
 from problems.common.optimizer_settings import OptimizerSettings
-from problems.gate_window import window_steps
 from problems.lora import LoRA
-from problems.salora import SaLoRA
+from problems.salora.one_level import SaLoRA
+from problems.salora.window import window_steps
 
 
 @pytest.mark.parametrize(

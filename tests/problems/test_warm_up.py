@@ -14,12 +14,12 @@ from problems.autolora import AutoLoRA
 from problems.bidora import BiDoRA
 from problems.bilora import BiLoRA
 from problems.common.optimizer_settings import OptimizerSettings, optimizer_and_scheduler
-from problems.delta_lora import DeltaLoRA
+from problems.delta_lora.method import DeltaLoRA
 from problems.dylora import DyLoRA
 from problems.full import FullFineTuning
 from problems.lora import LoRA
-from problems.salora import SaLoRA
-from problems.salora_bilevel import SaLoRABilevel
+from problems.salora.bilevel import SaLoRABilevel
+from problems.salora.one_level import SaLoRA
 
 GATED = {"rank": 2, "start": 0.1, "end": 0.9}
 

@@ -66,7 +66,7 @@ from problems.common.optimizer_settings import (
     check_range,
     warm_up,
 )
-from problems.moving_weight import Factored, InPlace, MovingWeight
+from problems.delta_lora.moving_weight import Factored, InPlace, MovingWeight
 
 __all__ = ["DeltaLoRA"]
 

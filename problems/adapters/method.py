@@ -16,8 +16,8 @@ arXiv 2005.00247).
 
 With ``train_norms=false`` AdaLoRA's table counts come out (DeBERTa-v3-base: houlsby of size 8 has
 313,536 parameters, its 0.31 M; pfeiffer of size 16 has 304,320, its 0.30 M). PEFT has neither and
-cannot load them; ``problems.adapters.load_adapters(model, folder)`` does, see
-:mod:`problems.bottleneck` for equations and format.
+cannot load them; ``problems.adapters.method.load_adapters(model, folder)`` does, see
+:mod:`problems.adapters.modules` for equations and format.
 """  # noqa: E501
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import ClassVar
 from transformers import PreTrainedModel
 
 from bilevel.errors import UserError
-from problems.bottleneck import SITES, BottleneckConfig, BottleneckModel, load_adapters
+from problems.adapters.modules import SITES, BottleneckConfig, BottleneckModel, load_adapters
 from problems.common.method import Job
 from problems.common.one_level import OneLevelMethod
 from problems.common.optimizer_settings import OptimizerSettings, check_choice, check_range

@@ -1,6 +1,6 @@
 r"""SaLoRA on two levels: its gates learn on data that its factors do not see. Not in the paper.
 
-SaLoRA (:mod:`problems.salora`) trains gates and factors on the same examples, so a component that
+SaLoRA (:mod:`problems.salora.one_level`) trains gates and factors on the same examples, so a component that
 only memorises them keeps its gate. Here, as in AutoLoRA and BiLoRA, they are apart:
 
     lower   V*(theta) = argmin over B, A, head of  L(V, g(theta); D1) + beta R_orth(V)
@@ -36,8 +36,8 @@ from bilevel.replay.recording import StepRecord
 from problems.common.method import Job, Outcome, StageRunner, count, problem_config, trainable
 from problems.common.optimizer_settings import OptimizerSettings, optimizer_and_scheduler
 from problems.common.two_levels import HeldOut, TwoLevelMethod, full_precision
-from problems.gate_window import GateWindow
-from problems.salora_parts import GATE_BETAS, GatedFineTuning, SaLoRASettings, gate_lr
+from problems.salora.shared import GATE_BETAS, GatedFineTuning, SaLoRASettings, gate_lr
+from problems.salora.window import GateWindow
 
 __all__ = ["GatesAbove", "SaLoRABilevel"]
 
@@ -90,7 +90,7 @@ class SaLoRABilevel(SaLoRASettings, TwoLevelMethod):
 
     Args:
         upper: optimiser of log theta; lr None for 0.01, or more in a short window, see
-            :func:`problems.salora_parts.gate_lr`. Its schedule is over the steps in the window.
+            :func:`problems.salora.shared.gate_lr`. Its schedule is over the steps in the window.
         split, unroll_steps, upper_steps: as in :class:`problems.common.two_levels.TwoLevelMethod`.
         warmup_steps, roll_back: have no place here and must stay at 0 and False.
 

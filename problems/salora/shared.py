@@ -24,7 +24,7 @@ from problems.common.optimizer_settings import (
     optimizer_and_scheduler,
 )
 from problems.common.two_levels import full_precision
-from problems.gate_window import PRUNE, Ascent, GateWindow, Multiplier, window_steps
+from problems.salora.window import PRUNE, Ascent, GateWindow, Multiplier, window_steps
 
 __all__ = ["GATE_BETAS", "GatedFineTuning", "SaLoRASettings", "gate_lr", "multiplier_lr"]
 
@@ -117,7 +117,7 @@ class SaLoRASettings:
         lora_alpha, lora_dropout: as in LoRA.
         density: b, share of the adapter's parameters that is meant to stay.
         constraint: hold C to b by the multiplier; False for lambda = 0.
-        prune: ``budget`` or ``threshold``, see :class:`problems.gate_window.GateWindow`.
+        prune: ``budget`` or ``threshold``, see :class:`problems.salora.window.GateWindow`.
         start, end: T_start and T_end, as shares of the steps.
         tau, gamma, zeta: of the hard-concrete gates.
         beta: weight of the orthogonality penalty.

@@ -68,8 +68,8 @@ from problems.common.method import (
 )
 from problems.common.optimizer_settings import check_range, optimizer_and_scheduler
 from problems.common.two_levels import full_precision
-from problems.gate_window import GateWindow
-from problems.salora_parts import GATE_BETAS, GatedFineTuning, SaLoRASettings, gate_lr
+from problems.salora.shared import GATE_BETAS, GatedFineTuning, SaLoRASettings, gate_lr
+from problems.salora.window import GateWindow
 
 __all__ = ["SaLoRA"]
 

@@ -1,0 +1,3 @@
+"""Bottleneck adapters (Houlsby, Pfeiffer), to compare with."""
+
+from problems.adapters.method import BottleneckAdapters as BottleneckAdapters
