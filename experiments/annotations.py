@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin
 
 from bilevel.errors import UserError
-from experiments.errors import listed, nearest
+from experiments.cli.messages import listed, nearest
 
 __all__ = ["convert", "describe", "fits"]
 

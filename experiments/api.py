@@ -26,7 +26,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from bilevel.errors import UserError
 from bilevel.hypergradient import FiniteDifference, Hypergradient
 from experiments import artifacts
-from experiments.errors import listed, nearest
+from experiments.cli.messages import listed, nearest
 from experiments.given import GivenModel, GivenTask, answers_of
 from experiments.heads import is_seq2seq
 from experiments.job import FineTuningJob, execute

@@ -32,10 +32,10 @@ from bilevel.hypergradient import (
     Unrolled,
     check,
 )
-from experiments.command import CommandLine, compose_config
+from experiments.cli.command_line import CommandLine, compose_config
+from experiments.cli.program import program
 from experiments.job import FineTuningJob
 from experiments.plan import Plan
-from experiments.program import program
 from experiments.saved import take
 from problems.common.method import StageRunner
 

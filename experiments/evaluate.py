@@ -14,8 +14,8 @@ import torch
 
 from bilevel.errors import UserError
 from experiments import artifacts
-from experiments.command import CommandLine
-from experiments.program import program
+from experiments.cli.command_line import CommandLine
+from experiments.cli.program import program
 from experiments.result import shown
 from experiments.saved import SavedRun, take
 from experiments.scoring import score

@@ -17,8 +17,8 @@ from peft import PeftModel
 from bilevel.errors import UserError
 from bilevel.lowrank import export_adapter, merge
 from bilevel.lowrank.export import COMPACT
-from experiments.command import CommandLine
-from experiments.program import program
+from experiments.cli.command_line import CommandLine
+from experiments.cli.program import program
 from experiments.saved import SavedRun, take
 
 __all__ = ["main"]

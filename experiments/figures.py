@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bilevel.errors import UserError
-from experiments.command import one_sentence
+from experiments.cli.command_line import one_sentence
 from experiments.plots import (
     comparison,
     cosine,

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bilevel.errors import UserError
 from experiments.architecture import head_modules
-from experiments.errors import listed, nearest
+from experiments.cli.messages import listed, nearest
 from experiments.given_rows import GivenLabels, GivenTags, GivenText, labelled, tagged, written
 from experiments.heads import (
     check_writes,

@@ -19,14 +19,14 @@ from bilevel.errors import UserError
 from bilevel.lowrank import split_fused
 from experiments import artifacts, figures, result, warm_start
 from experiments.architecture import check_rank, target_modules
+from experiments.cli.quiet import quiet
+from experiments.cli.resume import exclusive
 from experiments.journal import Journal, write_atomically
 from experiments.label_smoothing import check_smoothing, smooth_labels
 from experiments.memory import recompute, settled_precision
 from experiments.plan import Plan
 from experiments.plots.records import final_values
-from experiments.quiet import quiet
 from experiments.recovery import information, linear_costs, recovery
-from experiments.resume import exclusive
 from experiments.room import check_room
 from experiments.scoring import forward, score, some
 from experiments.stage import Stage

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bilevel.errors import UserError
-from experiments.resume import check_same
+from experiments.cli.resume import check_same
 
 __all__ = ["Journal", "write_atomically"]
 

@@ -12,11 +12,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from bilevel.errors import UserError
 from bilevel.hypergradient import Hypergradient
-from experiments.command import user_modules
+from experiments.cli.command_line import user_modules
+from experiments.cli.resume import plain
 from experiments.config import check_ranges
 from experiments.learning_rates import own_rates
 from experiments.models import ModelSpec
-from experiments.resume import plain
 from experiments.targets import build
 from experiments.tasks.base import Task
 from problems.common.method import Method, TrainSettings

@@ -8,7 +8,7 @@ from typing import Any
 import transformers
 
 from bilevel.errors import UserError
-from experiments import hub
+from experiments.cli import hub
 
 __all__ = ["NoScaledDotProductError", "checked_folder", "fetch", "quietly"]
 

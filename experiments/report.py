@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bilevel.errors import UserError
 from experiments import result
-from experiments.command import one_sentence
+from experiments.cli.command_line import one_sentence
 from experiments.grid import searched
 from experiments.journal import write_atomically
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bilevel.errors import UserError
-from experiments.command import FAILURE, one_sentence
+from experiments.cli.command_line import FAILURE, one_sentence
 from experiments.journal import write_atomically
 from experiments.reproduction import rates, runner, smoke, start, table
 from experiments.reproduction.cells import Cell, plan

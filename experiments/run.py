@@ -22,8 +22,9 @@ from omegaconf import DictConfig
 
 from bilevel.errors import UserError
 from experiments import config as schema
-from experiments import report, resume
-from experiments.command import (
+from experiments import report
+from experiments.cli import resume
+from experiments.cli.command_line import (
     FAILURE,
     CommandLine,
     compose_config,
@@ -31,7 +32,7 @@ from experiments.command import (
     one_sentence,
     user_modules,
 )
-from experiments.errors import USER_ERRORS, sentence
+from experiments.cli.messages import USER_ERRORS, sentence
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bilevel.errors import UserError
 from experiments import result, warm_start
-from experiments.command import CommandLine, compose_config, user_modules
+from experiments.cli.command_line import CommandLine, compose_config, user_modules
 from experiments.models import LoadedModel, ModelSpec
 from experiments.targets import build
 from experiments.tasks.base import Task, TaskData

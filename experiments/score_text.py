@@ -13,8 +13,8 @@ from itertools import zip_longest
 from pathlib import Path
 
 from bilevel.errors import UserError
-from experiments.errors import listed, nearest
-from experiments.program import program
+from experiments.cli.messages import listed, nearest
+from experiments.cli.program import program
 from experiments.saved import take
 from experiments.text_metrics import TEXT_METRICS, score_text
 

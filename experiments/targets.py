@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bilevel.errors import UserError
 from experiments.annotations import convert
-from experiments.errors import listed, nearest
+from experiments.cli.messages import listed, nearest
 
 __all__ = ["ALLOWED_MODULES", "arguments", "build", "locate"]
 

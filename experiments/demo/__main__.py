@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from experiments import result
-from experiments.command import compose_config, one_sentence
+from experiments.cli.command_line import compose_config, one_sentence
 from experiments.plan import Plan
 
 # Long enough to over-fit the small, noisy training set, so that there is something to see.

@@ -24,10 +24,10 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from bilevel.checkpoint.disk import told_when_full
 from bilevel.errors import UserError
-from experiments.command import CommandLine, compose_config, user_modules
+from experiments.cli.command_line import CommandLine, compose_config, user_modules
+from experiments.cli.program import program
 from experiments.demo import training
 from experiments.demo.pretrain_causal import next_word_loss
-from experiments.program import program
 from experiments.saved import take
 from experiments.targets import build
 from experiments.tasks.base import Task

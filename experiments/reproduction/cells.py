@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from bilevel.errors import UserError
 from experiments import result
-from experiments.errors import listed, nearest
+from experiments.cli.messages import listed, nearest
 from experiments.reproduction import smoke, start
 from experiments.reproduction.entries import Block, Entry
 from experiments.reproduction.options import Options

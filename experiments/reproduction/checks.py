@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from bilevel.errors import UserError
-from experiments.errors import listed
+from experiments.cli.messages import listed
 
 __all__ = ["Reader"]
 

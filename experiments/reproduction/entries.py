@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bilevel.errors import UserError
-from experiments.errors import listed, nearest
+from experiments.cli.messages import listed, nearest
 from experiments.reproduction import rates
 from experiments.reproduction.checks import Reader
 from experiments.reproduction.published import Published

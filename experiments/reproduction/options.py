@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bilevel.errors import UserError
-from experiments.errors import listed, nearest
+from experiments.cli.messages import listed, nearest
 
 __all__ = ["Options"]
 

@@ -17,8 +17,8 @@ task.KEY=VALUE  model.KEY=VALUE     of the run, task.decoding.beams=4
 
 from __future__ import annotations
 
-from experiments.command import CommandLine
-from experiments.program import program
+from experiments.cli.command_line import CommandLine
+from experiments.cli.program import program
 from experiments.result import shown
 from experiments.style_transfer.options import Options
 from experiments.style_transfer.transfer import transfer

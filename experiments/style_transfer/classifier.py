@@ -9,7 +9,7 @@ import numpy as np
 
 from bilevel.errors import UserError
 from experiments import artifacts, result
-from experiments.command import CommandLine
+from experiments.cli.command_line import CommandLine
 from experiments.saved import SavedRun
 from experiments.scoring import forward
 from experiments.tasks.base import CLASSES

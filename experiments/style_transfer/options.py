@@ -6,8 +6,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from bilevel.errors import UserError
-from experiments.command import CommandLine
-from experiments.errors import listed, nearest
+from experiments.cli.command_line import CommandLine
+from experiments.cli.messages import listed, nearest
 from experiments.saved import take
 from experiments.style_transfer.sentences import Columns
 from experiments.style_transfer.writer import INSTRUCTION

@@ -13,7 +13,7 @@ import torch
 from bilevel.checkpoint.disk import told_when_full
 from bilevel.errors import UserError
 from experiments import result
-from experiments.command import CommandLine
+from experiments.cli.command_line import CommandLine
 from experiments.journal import write_atomically
 from experiments.models import ModelSpec
 from experiments.perplexity import SETTINGS, surprises

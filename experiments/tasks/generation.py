@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from bilevel.errors import UserError
-from experiments import hub
-from experiments.errors import listed
+from experiments.cli import hub
+from experiments.cli.messages import listed
 from experiments.tasks.base import Task, check_length, choose
 from experiments.tasks.files import Row, find, is_missing, read
 from experiments.tasks.rows import check_columns

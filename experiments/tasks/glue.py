@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bilevel.errors import UserError
-from experiments import hub
+from experiments.cli import hub
 from experiments.tasks.base import Task, check_length, choose
 from experiments.tasks.files import Row, find, read
 from experiments.tasks.labelled import LabelledData

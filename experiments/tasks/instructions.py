@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from bilevel.data import split
 from bilevel.errors import UserError
-from experiments.errors import listed
+from experiments.cli.messages import listed
 from experiments.tasks.files import SUFFIXES, Row, is_missing, read
 from experiments.tasks.generation import Generation, Split, texts
 from experiments.tasks.text import Decoding

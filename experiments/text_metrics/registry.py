@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable
 
 from bilevel.errors import UserError
-from experiments.errors import listed, nearest
+from experiments.cli.messages import listed, nearest
 from experiments.text_metrics.base import (
     JAVA,
     Hypotheses,

@@ -15,7 +15,7 @@ from transformers import (
 
 from bilevel.errors import UserError
 from experiments.api import finetune, search_ranks
-from experiments.command import compose_config
+from experiments.cli.command_line import compose_config
 from experiments.given_rows import tagged, written
 from experiments.models import ModelSpec
 from experiments.plan import Plan

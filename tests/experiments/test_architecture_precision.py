@@ -9,7 +9,7 @@ from architectures import CAUSAL, CONFIGS, SEQ2SEQ, auto_class, save, words, wri
 from safetensors.torch import load_file
 
 from bilevel.errors import UserError
-from experiments.command import CommandLine, compose_config
+from experiments.cli.command_line import CommandLine, compose_config
 from experiments.evaluate import evaluate
 from experiments.plan import Plan
 from experiments.saved import SavedRun

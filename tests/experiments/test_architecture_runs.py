@@ -8,7 +8,7 @@ from architectures import CAUSAL, CONFIGS, ENCODERS, SEQ2SEQ, auto_class, save, 
 from peft import PeftModel
 
 from experiments import artifacts
-from experiments.command import compose_config
+from experiments.cli.command_line import compose_config
 from experiments.plan import Plan
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 2], [10, 11, 12, 13, 14, 2]])

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 import conf
 from experiments.annotations import convert
-from experiments.command import compose_config
+from experiments.cli.command_line import compose_config
 from experiments.plan import Plan
 from experiments.targets import arguments
 from problems.common.optimizer_settings import OptimizerSettings

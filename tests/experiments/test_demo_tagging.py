@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from bilevel.errors import UserError
-from experiments.command import compose_config
+from experiments.cli.command_line import compose_config
 from experiments.demo.lexicon import ADJECTIVES, VERBS
 from experiments.demo.opinions import TAGS, tagged
 from experiments.plan import Plan

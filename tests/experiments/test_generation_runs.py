@@ -8,7 +8,7 @@ import writers
 
 from bilevel.errors import UserError
 from experiments import evaluate
-from experiments.command import compose_config
+from experiments.cli.command_line import compose_config
 from experiments.plan import Plan
 from experiments.tasks.text import Decoding, TextData, TextExample
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bilevel.errors import UserError
-from experiments import hub
+from experiments.cli import hub
 from experiments.tasks.dart import DART
 from experiments.tasks.demo_generation import DemoGeneration
 from experiments.tasks.e2e import E2E, linearised

@@ -7,7 +7,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig, GPT2Con
 
 import problems
 from bilevel.errors import UserError
-from experiments.command import compose_config
+from experiments.cli.command_line import compose_config
 from experiments.memory import matching_autocast, recompute
 from experiments.models import ModelSpec
 from experiments.plan import Plan

@@ -6,8 +6,8 @@ from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from word_tokens import word_tokenizer
 
 from bilevel.errors import UserError
-from experiments import hub
 from experiments.architecture import check_rank, head_modules, target_modules
+from experiments.cli import hub
 from experiments.models import ModelSpec
 from experiments.tasks.base import CLASSES, NUMBER, TEXT, Answers
 

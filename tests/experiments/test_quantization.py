@@ -19,7 +19,7 @@ from bilevel.lowrank import Gates, attach_gates, export_adapter, lora_layers, me
 from experiments import quantization
 from experiments.api import finetune
 from experiments.architecture import target_modules
-from experiments.command import compose_config
+from experiments.cli.command_line import compose_config
 from experiments.models import ModelSpec
 from experiments.plan import Plan
 from experiments.tasks.base import CLASSES, Answers

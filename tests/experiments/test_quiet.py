@@ -7,7 +7,7 @@ import pytest
 import transformers
 
 from experiments import evaluate, export
-from experiments.command import compose_config
+from experiments.cli.command_line import compose_config
 from experiments.plan import Plan
 
 

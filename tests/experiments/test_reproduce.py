@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from bilevel.errors import UserError
 from experiments import reproduce as program
-from experiments.command import FAILURE
+from experiments.cli.command_line import FAILURE
 from experiments.reproduce import Reproduction, reproduce
 from experiments.reproduction import runner
 from experiments.reproduction.entries import load

@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from bilevel.errors import UserError
-from experiments.command import FAILURE, compose_config
+from experiments.cli.command_line import FAILURE, compose_config
 from experiments.plan import Plan
 from experiments.reproduce import Reproduction, reproduce
 from experiments.reproduction.cells import Cell, plan

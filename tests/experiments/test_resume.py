@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from bilevel.errors import UserError
-from experiments import resume
+from experiments.cli import resume
 from experiments.run import main
 
 # (module, class or None, function, n-th call, whether the call is done before the kill)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from test_resume import killed_at
 
-from experiments.command import compose_config
+from experiments.cli.command_line import compose_config
 from experiments.run import main
 
 # Method, and options that put more of it under way when it is killed.

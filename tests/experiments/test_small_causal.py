@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from experiments.command import compose_config
+from experiments.cli.command_line import compose_config
 from experiments.demo import small_causal
 from experiments.plan import Plan
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import styled
 
-from experiments.command import compose_config
+from experiments.cli.command_line import compose_config
 from experiments.perplexity import Surprise
 from experiments.plan import Plan
 from experiments.report import report

@@ -12,7 +12,7 @@ from transformers import AutoModelForTokenClassification
 
 from bilevel.errors import UserError
 from bilevel.lowrank import export_adapter
-from experiments.command import compose_config
+from experiments.cli.command_line import compose_config
 from experiments.models import ModelSpec
 from experiments.plan import Plan
 from experiments.tasks.base import TAGS, Answers

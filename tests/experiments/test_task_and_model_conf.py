@@ -5,7 +5,7 @@ from omegaconf import OmegaConf
 
 import conf
 from bilevel.errors import UserError
-from experiments.command import compose_config
+from experiments.cli.command_line import compose_config
 from experiments.models import ModelSpec
 from experiments.targets import build
 from experiments.tasks.base import Task

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from bilevel.errors import UserError
-from experiments import hub
+from experiments.cli import hub
 from experiments.tasks.base import CLASSES, NUMBER, Answers
 from experiments.tasks.classification import Classification
 from experiments.tasks.files import SUFFIXES, read

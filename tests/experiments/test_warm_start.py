@@ -9,7 +9,7 @@ from peft import AutoPeftModelForSequenceClassification
 
 from bilevel.errors import UserError
 from experiments import artifacts
-from experiments.command import CommandLine, compose_config
+from experiments.cli.command_line import CommandLine, compose_config
 from experiments.evaluate import evaluate
 from experiments.models import ModelSpec
 from experiments.plan import Plan

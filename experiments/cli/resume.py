@@ -16,8 +16,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from bilevel.errors import UserError
-from experiments.command import CommandLine, compose_config
-from experiments.errors import listed
+from experiments.cli.command_line import CommandLine, compose_config
+from experiments.cli.messages import listed
 
 __all__ = ["check_same", "exclusive", "expand", "plain"]
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from experiments.command import one_sentence
+from experiments.cli.command_line import one_sentence
 
 __all__ = ["program"]
 
@@ -31,7 +31,7 @@ def program(explain: Callable[[], str]) -> Callable[[Callable[[list[str]], None]
             if {"--help", "-h"} & set(given):
                 print(explain())
                 return
-            from experiments.quiet import quiet  # loads transformers, which --help needs not
+            from experiments.cli.quiet import quiet  # loads transformers, which --help needs not
 
             quiet()
             with one_sentence():
