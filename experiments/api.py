@@ -27,10 +27,10 @@ from bilevel.errors import UserError
 from bilevel.hypergradient import FiniteDifference, Hypergradient
 from experiments import artifacts
 from experiments.cli.messages import listed, nearest
+from experiments.config.plan import Plan
 from experiments.given import GivenModel, GivenTask, answers_of
 from experiments.heads import is_seq2seq
 from experiments.job import FineTuningJob, execute
-from experiments.plan import Plan
 from experiments.tasks.text import Decoding
 from problems.autolora import AutoLoRA
 from problems.common.layer_names import positions

@@ -34,8 +34,8 @@ from bilevel.hypergradient import (
 )
 from experiments.cli.command_line import CommandLine, compose_config
 from experiments.cli.program import program
+from experiments.config.plan import Plan
 from experiments.job import FineTuningJob
-from experiments.plan import Plan
 from experiments.saved import take
 from problems.common.method import StageRunner
 

@@ -21,10 +21,10 @@ from experiments import artifacts, figures, result, warm_start
 from experiments.architecture import check_rank, target_modules
 from experiments.cli.quiet import quiet
 from experiments.cli.resume import exclusive
+from experiments.config.plan import Plan
 from experiments.journal import Journal, write_atomically
 from experiments.label_smoothing import check_smoothing, smooth_labels
 from experiments.memory import recompute, settled_precision
-from experiments.plan import Plan
 from experiments.plots.records import final_values
 from experiments.recovery import information, linear_costs, recovery
 from experiments.room import check_room

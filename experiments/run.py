@@ -21,7 +21,6 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from bilevel.errors import UserError
-from experiments import config as schema
 from experiments import report
 from experiments.cli import resume
 from experiments.cli.command_line import (
@@ -33,6 +32,7 @@ from experiments.cli.command_line import (
     user_modules,
 )
 from experiments.cli.messages import USER_ERRORS, sentence
+from experiments.config.schema import schema
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def main(words: Sequence[str] | None = None) -> None:
             overrides = resume.expand(line)
             if not line.multirun:
                 # Before Hydra makes a folder: what is wrong now leaves nothing behind.
-                from experiments.plan import Plan
+                from experiments.config.plan import Plan
 
                 Plan.of(compose_config(overrides, line.config_dir))
             words = line.words(overrides)
@@ -65,7 +65,7 @@ def _hydra_main(config: DictConfig) -> float:
 def job(config: DictConfig) -> float:
     """One run, in Hydra's output folder; returns the primary metric (for sweepers that search)."""
     from experiments import result  # after --help and the like, which need no torch
-    from experiments.plan import Plan
+    from experiments.config.plan import Plan
 
     hydra_config = HydraConfig.get()
     user_modules(hydra_config.runtime.config_sources)

@@ -13,8 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from bilevel.errors import UserError
 from experiments import result, warm_start
 from experiments.cli.command_line import CommandLine, compose_config, user_modules
+from experiments.config.instantiate import build
 from experiments.models import LoadedModel, ModelSpec
-from experiments.targets import build
 from experiments.tasks.base import Task, TaskData
 
 __all__ = ["SavedRun", "take"]

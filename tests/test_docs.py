@@ -12,7 +12,7 @@ from datasets import Dataset, DatasetDict
 import experiments.demo
 from experiments import run as program
 from experiments.cli.command_line import compose_config
-from experiments.plan import Plan
+from experiments.config.plan import Plan
 
 ROOT = Path(__file__).parent.parent
 DEMO = Path(experiments.demo.__file__).parent / "model"

@@ -15,8 +15,8 @@ from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
 from bilevel.errors import UserError
-from experiments import config as schema
 from experiments.cli.messages import USER_ERRORS, nearest, sentence
+from experiments.config.schema import schema
 
 __all__ = ["CommandLine", "compose_config", "fail", "one_sentence", "user_modules"]
 

@@ -15,7 +15,7 @@ import torch
 
 from experiments import result
 from experiments.cli.command_line import compose_config, one_sentence
-from experiments.plan import Plan
+from experiments.config.plan import Plan
 
 # Long enough to over-fit the small, noisy training set, so that there is something to see.
 EPOCHS = 25

@@ -26,10 +26,10 @@ from bilevel.checkpoint.disk import told_when_full
 from bilevel.errors import UserError
 from experiments.cli.command_line import CommandLine, compose_config, user_modules
 from experiments.cli.program import program
+from experiments.config.instantiate import build
 from experiments.demo import training
 from experiments.demo.pretrain_causal import next_word_loss
 from experiments.saved import take
-from experiments.targets import build
 from experiments.tasks.base import Task
 from experiments.tasks.demo_generation import DemoGeneration
 from experiments.tasks.generation import Generation

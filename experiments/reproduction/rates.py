@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from experiments.learning_rates import own_rates
+from experiments.config.learning_rates import own_rates
 
 __all__ = ["SHARED", "own", "unused"]
 

@@ -14,6 +14,7 @@ from bilevel.checkpoint.disk import told_when_full
 from bilevel.errors import UserError
 from experiments import result
 from experiments.cli.command_line import CommandLine
+from experiments.config.instantiate import build
 from experiments.journal import write_atomically
 from experiments.models import ModelSpec
 from experiments.perplexity import SETTINGS, surprises
@@ -23,7 +24,6 @@ from experiments.style_transfer.options import Options
 from experiments.style_transfer.scores import Judged, accuracy, table
 from experiments.style_transfer.sentences import Sentence, read_sentences
 from experiments.style_transfer.writer import Writer
-from experiments.targets import build
 from experiments.tasks.base import TEXT, Answers
 from experiments.text_metrics import TEXT_METRICS
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from bilevel.errors import UserError
 from experiments import artifacts
+from experiments.config.instantiate import build
 from experiments.generation import generate
 from experiments.saved import SavedRun
 from experiments.style_transfer.sentences import Sentence
-from experiments.targets import build
 from experiments.tasks.base import Task
 from experiments.tasks.instructions import Instructions
 from experiments.tasks.text import TextData, TextExample

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 
 from bilevel.errors import UserError
 from experiments.cli.command_line import CommandLine, compose_config
+from experiments.config.plan import Plan
 from experiments.evaluate import evaluate
-from experiments.plan import Plan
 from experiments.saved import SavedRun
 
 HELD = {

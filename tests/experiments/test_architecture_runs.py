@@ -9,7 +9,7 @@ from peft import PeftModel
 
 from experiments import artifacts
 from experiments.cli.command_line import compose_config
-from experiments.plan import Plan
+from experiments.config.plan import Plan
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 2], [10, 11, 12, 13, 14, 2]])
 FINITE, UNROLLED = "finite_difference", "unrolled"

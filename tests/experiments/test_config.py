@@ -9,10 +9,10 @@ import pytest
 from omegaconf import OmegaConf
 
 import conf
-from experiments.annotations import convert
 from experiments.cli.command_line import compose_config
-from experiments.plan import Plan
-from experiments.targets import arguments
+from experiments.config.instantiate import arguments
+from experiments.config.plan import Plan
+from experiments.config.typecheck import convert
 from problems.common.optimizer_settings import OptimizerSettings
 
 FOLDER = Path(conf.__file__).parent

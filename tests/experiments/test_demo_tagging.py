@@ -4,9 +4,9 @@ import pytest
 
 from bilevel.errors import UserError
 from experiments.cli.command_line import compose_config
+from experiments.config.plan import Plan
 from experiments.demo.lexicon import ADJECTIVES, VERBS
 from experiments.demo.opinions import TAGS, tagged
-from experiments.plan import Plan
 from experiments.tasks.demo_tagging import DemoTagging
 from experiments.tasks.iob import to_iob2
 

@@ -9,7 +9,7 @@ import writers
 from bilevel.errors import UserError
 from experiments import evaluate
 from experiments.cli.command_line import compose_config
-from experiments.plan import Plan
+from experiments.config.plan import Plan
 from experiments.tasks.text import Decoding, TextData, TextExample
 
 QUICK = [

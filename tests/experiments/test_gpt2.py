@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2
 
 from experiments import evaluate, export
 from experiments.cli.command_line import compose_config
-from experiments.plan import Plan
+from experiments.config.plan import Plan
 
 PARTS = [f"transformer.h.{layer}.attn.c_attn.{part}" for layer in range(2) for part in "qv"]
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 from bilevel.errors import UserError
 from bilevel.lowrank.layers import lora_layers, lora_pattern
 from experiments.cli.command_line import compose_config
-from experiments.plan import Plan
+from experiments.config.plan import Plan
 from experiments.planted import PlantedProblem, plant
 from experiments.planted_model import PlantedModel
 from experiments.run import main

@@ -20,8 +20,8 @@ from experiments import quantization
 from experiments.api import finetune
 from experiments.architecture import target_modules
 from experiments.cli.command_line import compose_config
+from experiments.config.plan import Plan
 from experiments.models import ModelSpec
-from experiments.plan import Plan
 from experiments.tasks.base import CLASSES, Answers
 from problems.autolora import AutoLoRA
 from problems.bitfit import BitFit

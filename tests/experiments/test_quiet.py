@@ -8,7 +8,7 @@ import transformers
 
 from experiments import evaluate, export
 from experiments.cli.command_line import compose_config
-from experiments.plan import Plan
+from experiments.config.plan import Plan
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import pytest
 
 from bilevel.errors import UserError
 from experiments.cli.command_line import compose_config
-from experiments.plan import Plan
+from experiments.config.plan import Plan
 from experiments.reproduction.cells import Cell, plan
 from experiments.reproduction.entries import Entry, folder, load, names
 from experiments.reproduction.options import Options

@@ -12,7 +12,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from experiments.cli.command_line import compose_config
-from experiments.plan import Plan
+from experiments.config.plan import Plan
 from experiments.reproduce import reproduce
 from experiments.reproduction.entries import folder, load, names
 from experiments.reproduction.options import Options

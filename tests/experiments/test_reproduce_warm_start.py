@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from bilevel.errors import UserError
 from experiments.cli.command_line import FAILURE, compose_config
-from experiments.plan import Plan
+from experiments.config.plan import Plan
 from experiments.reproduce import Reproduction, reproduce
 from experiments.reproduction.cells import Cell, plan
 from experiments.reproduction.entries import load

@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from experiments import check_hypergradient, evaluate, export
 from experiments.cli.command_line import compose_config
-from experiments.plan import Plan
+from experiments.config.plan import Plan
 from experiments.run import main
 from experiments.tasks.demo import Demo
 

@@ -7,7 +7,7 @@ import pytest
 import conf
 import experiments
 from experiments.cli.command_line import compose_config
-from experiments.plan import Plan
+from experiments.config.plan import Plan
 from experiments.run import main
 
 

@@ -7,8 +7,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from experiments.cli.command_line import compose_config
+from experiments.config.plan import Plan
 from experiments.demo import small_causal
-from experiments.plan import Plan
 
 DATA = ["task=demo_generation", "task.max_train=150"]
 SMALL = ["layers=1", "width=16", "heads=2", "positions=128", "vocabulary=300", "batch_size=8"]

@@ -9,8 +9,8 @@ import pytest
 import styled
 
 from experiments.cli.command_line import compose_config
+from experiments.config.plan import Plan
 from experiments.perplexity import Surprise
-from experiments.plan import Plan
 from experiments.report import report
 from experiments.style_transfer.__main__ import main
 from experiments.style_transfer.scores import Judged, table

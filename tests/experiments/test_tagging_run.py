@@ -13,8 +13,8 @@ from transformers import AutoModelForTokenClassification
 from bilevel.errors import UserError
 from bilevel.lowrank import export_adapter
 from experiments.cli.command_line import compose_config
+from experiments.config.plan import Plan
 from experiments.models import ModelSpec
-from experiments.plan import Plan
 from experiments.tasks.base import TAGS, Answers
 from experiments.tasks.demo import Demo
 

@@ -6,8 +6,8 @@ from omegaconf import OmegaConf
 import conf
 from bilevel.errors import UserError
 from experiments.cli.command_line import compose_config
+from experiments.config.instantiate import build
 from experiments.models import ModelSpec
-from experiments.targets import build
 from experiments.tasks.base import Task
 from experiments.tasks.glue import GLUE
 

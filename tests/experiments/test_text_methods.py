@@ -7,7 +7,7 @@ from architectures import save, words, write_data
 from bilevel.errors import UserError
 from experiments import artifacts
 from experiments.cli.command_line import compose_config
-from experiments.plan import Plan
+from experiments.config.plan import Plan
 
 NO_NORM = "have no separate feed forward norm"
 TWO_STACKS = "2 stacks of numbered layers"

@@ -10,9 +10,9 @@ from peft import AutoPeftModelForSequenceClassification
 from bilevel.errors import UserError
 from experiments import artifacts
 from experiments.cli.command_line import CommandLine, compose_config
+from experiments.config.plan import Plan
 from experiments.evaluate import evaluate
 from experiments.models import ModelSpec
-from experiments.plan import Plan
 from experiments.saved import SavedRun
 from experiments.tasks.base import CLASSES, TAGS, Answers
 

@@ -2,7 +2,7 @@
 
 Hydra holds each value against these classes before anything else happens. The open groups (method,
 task, model, hypergradient) are held against the signature of the class they name, see
-:mod:`experiments.targets`.
+:mod:`experiments.config.instantiate`.
 """
 
 from __future__ import annotations

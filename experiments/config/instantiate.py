@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 
 from bilevel.errors import UserError
-from experiments.annotations import convert
 from experiments.cli.messages import listed, nearest
+from experiments.config.typecheck import convert
 
 __all__ = ["ALLOWED_MODULES", "arguments", "build", "locate"]
 

@@ -14,10 +14,10 @@ from bilevel.errors import UserError
 from bilevel.hypergradient import Hypergradient
 from experiments.cli.command_line import user_modules
 from experiments.cli.resume import plain
-from experiments.config import check_ranges
-from experiments.learning_rates import own_rates
+from experiments.config.instantiate import build
+from experiments.config.learning_rates import own_rates
+from experiments.config.schema import check_ranges
 from experiments.models import ModelSpec
-from experiments.targets import build
 from experiments.tasks.base import Task
 from problems.common.method import Method, TrainSettings
 

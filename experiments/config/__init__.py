@@ -1,0 +1,1 @@
+"""The configuration: its options, their checks, and the objects they ask for."""
