@@ -30,8 +30,8 @@ from experiments.cli.messages import listed, nearest
 from experiments.config.plan import Plan
 from experiments.given import GivenModel, GivenTask, answers_of
 from experiments.heads import is_seq2seq
-from experiments.job import FineTuningJob, execute
 from experiments.tasks.text import Decoding
+from experiments.training.job import FineTuningJob, execute
 from problems.autolora import AutoLoRA
 from problems.common.layer_names import positions
 from problems.common.method import Method, TrainSettings

@@ -35,8 +35,8 @@ from bilevel.hypergradient import (
 from experiments.cli.command_line import CommandLine, compose_config
 from experiments.cli.program import program
 from experiments.config.plan import Plan
-from experiments.job import FineTuningJob
 from experiments.saved import take
+from experiments.training.job import FineTuningJob
 from problems.common.method import StageRunner
 
 __all__ = ["ESTIMATORS", "main", "measure", "table"]

@@ -18,7 +18,7 @@ from experiments.cli.command_line import CommandLine
 from experiments.cli.program import program
 from experiments.result import shown
 from experiments.saved import SavedRun, take
-from experiments.scoring import score
+from experiments.training.scoring import score
 
 __all__ = ["evaluate", "main"]
 

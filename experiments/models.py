@@ -17,7 +17,7 @@ from transformers import (
 
 from bilevel.errors import UserError
 from bilevel.lowrank.fused import fused_projections
-from experiments import quantization, warm_start
+from experiments import quantization
 from experiments.architecture import outside_layers
 from experiments.heads import (
     auto_class,
@@ -36,6 +36,7 @@ from experiments.pretrained_files import (
 )
 from experiments.tasks.base import Answers
 from experiments.tokenizer import prepare
+from experiments.training import warm_start
 
 __all__ = ["LoadedModel", "ModelSpec"]
 
@@ -93,7 +94,7 @@ class ModelSpec:
         quantization: "4bit" or "8bit" holds the layers' frozen weights in bitsandbytes' NF4 or
             int8; None does not.
         warm_start: the folder of a finished run of this model, on another task; its backbone is
-            taken instead of the pretrained one (:mod:`experiments.warm_start`).
+            taken instead of the pretrained one (:mod:`experiments.training.warm_start`).
         dtype: "float32", or "bfloat16" for the frozen weights; what is trained is in float32.
         gradient_checkpointing: less memory for more time; see :func:`experiments.memory.recompute`.
     """

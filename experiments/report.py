@@ -19,7 +19,7 @@ from bilevel.errors import UserError
 from experiments import result
 from experiments.cli.command_line import one_sentence
 from experiments.grid import searched
-from experiments.journal import write_atomically
+from experiments.training.finished_stages import write_atomically
 
 __all__ = ["Report", "failures", "report", "rows"]
 

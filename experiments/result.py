@@ -14,12 +14,12 @@ import torch
 
 from bilevel.errors import UserError
 from experiments.artifacts import Saved
-from experiments.journal import write_atomically
 from experiments.tasks.base import TaskData
+from experiments.training.finished_stages import write_atomically
 from problems.common.method import Outcome
 
 if TYPE_CHECKING:
-    from experiments.job import FineTuningJob
+    from experiments.training.job import FineTuningJob
 
 __all__ = [
     "FILE",

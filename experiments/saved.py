@@ -11,11 +11,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from bilevel.errors import UserError
-from experiments import result, warm_start
+from experiments import result
 from experiments.cli.command_line import CommandLine, compose_config, user_modules
 from experiments.config.instantiate import build
 from experiments.models import LoadedModel, ModelSpec
 from experiments.tasks.base import Task, TaskData
+from experiments.training import warm_start
 
 __all__ = ["SavedRun", "take"]
 

@@ -37,7 +37,7 @@ def expand(line: CommandLine) -> list[str]:
     if wanted in (None, "null", ""):
         return line.overrides
     if wanted == AUTO:
-        if line.multirun:  # each run looks into its own folder, see experiments.job
+        if line.multirun:  # each run looks into its own folder, see experiments.training.job
             return line.overrides
         folder = _newest_unfinished(line)
         if folder is None:

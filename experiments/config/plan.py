@@ -134,7 +134,9 @@ class Plan:
 
     def execute(self, folder: Path) -> dict[str, Any]:
         """Run it in ``folder``; returns what result.json says."""
-        from experiments.job import execute  # here: torch models are not needed to check a plan
+        from experiments.training.job import (
+            execute,  # here: torch models are not needed to check a plan
+        )
 
         return execute(self, folder)
 

@@ -11,9 +11,9 @@ from bilevel.errors import UserError
 from experiments import artifacts, result
 from experiments.cli.command_line import CommandLine
 from experiments.saved import SavedRun
-from experiments.scoring import forward
 from experiments.tasks.base import CLASSES
 from experiments.tasks.labelled import Example, LabelledData
+from experiments.training.scoring import forward
 
 __all__ = ["StyleClassifier"]
 

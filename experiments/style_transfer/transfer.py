@@ -15,7 +15,6 @@ from bilevel.errors import UserError
 from experiments import result
 from experiments.cli.command_line import CommandLine
 from experiments.config.instantiate import build
-from experiments.journal import write_atomically
 from experiments.models import ModelSpec
 from experiments.perplexity import SETTINGS, surprises
 from experiments.saved import SavedRun
@@ -26,6 +25,7 @@ from experiments.style_transfer.sentences import Sentence, read_sentences
 from experiments.style_transfer.writer import Writer
 from experiments.tasks.base import TEXT, Answers
 from experiments.text_metrics import TEXT_METRICS
+from experiments.training.finished_stages import write_atomically
 
 __all__ = ["PROGRAM", "transfer"]
 

@@ -7,8 +7,8 @@ from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForSequenceClassification, BertConfig
 
 from bilevel.errors import UserError
-from experiments.label_smoothing import check_smoothing, smooth_labels
 from experiments.tasks.base import CLASSES, NUMBER, TEXT, Answers
+from experiments.training.label_smoothing import check_smoothing, smooth_labels
 
 EPSILON = 0.1
 IDS = torch.tensor([[5, 6, 7, 8, 9, 2], [10, 11, 12, 13, 2, 0]])

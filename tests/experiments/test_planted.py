@@ -15,9 +15,9 @@ from experiments.config.plan import Plan
 from experiments.planted import PlantedProblem, plant
 from experiments.planted_model import PlantedModel
 from experiments.run import main
-from experiments.scoring import forward
 from experiments.tasks.base import CLASSES, Answers
 from experiments.tasks.planted import Planted
+from experiments.training.scoring import forward
 
 PROBLEM = PlantedProblem()
 SMALL = PlantedProblem(layers=2, hidden=16, heads=2, classes=4, most_rank=3)

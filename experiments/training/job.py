@@ -17,21 +17,22 @@ from bilevel.checkpoint.disk import told_when_full
 from bilevel.checkpoint.folder import Checkpointer
 from bilevel.errors import UserError
 from bilevel.lowrank import split_fused
-from experiments import artifacts, figures, result, warm_start
+from experiments import artifacts, figures, result
 from experiments.architecture import check_rank, target_modules
 from experiments.cli.quiet import quiet
 from experiments.cli.resume import exclusive
 from experiments.config.plan import Plan
-from experiments.journal import Journal, write_atomically
-from experiments.label_smoothing import check_smoothing, smooth_labels
 from experiments.memory import recompute, settled_precision
 from experiments.plots.records import final_values
 from experiments.recovery import information, linear_costs, recovery
 from experiments.room import check_room
-from experiments.scoring import forward, score, some
-from experiments.stage import Stage
 from experiments.tasks.base import TaskData
 from experiments.tasks.text import TextData
+from experiments.training import warm_start
+from experiments.training.finished_stages import Journal, write_atomically
+from experiments.training.label_smoothing import check_smoothing, smooth_labels
+from experiments.training.scoring import forward, score, some
+from experiments.training.stage import Stage
 from experiments.weights import moved
 from problems.common.layer_names import positions
 from problems.common.method import Outcome, StageRunner, TrainData

@@ -14,11 +14,11 @@ from bilevel.callbacks import CheckpointEvery, MetricsWriter, NonFiniteGuard, Pr
 from bilevel.errors import UserError
 from bilevel.hypergradient import estimator_of
 from experiments.memory import without_cache
-from experiments.watching import Evaluation, HypergradientCheck, ValueLog
+from experiments.training.callbacks import Evaluation, HypergradientCheck, ValueLog
 from problems.common.method import ComponentValues, Watch
 
 if TYPE_CHECKING:
-    from experiments.job import FineTuningJob
+    from experiments.training.job import FineTuningJob
 
 __all__ = ["Stage"]
 

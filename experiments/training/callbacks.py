@@ -14,11 +14,11 @@ from bilevel import BilevelEngine, BilevelProblem, Callback, Hypergradient
 from bilevel import precision as precisions
 from bilevel.callbacks import MetricsWriter
 from bilevel.hypergradient import check
-from experiments.scoring import forward, score, some
+from experiments.training.scoring import forward, score, some
 from problems.common.method import ComponentValues, Watch
 
 if TYPE_CHECKING:
-    from experiments.job import FineTuningJob
+    from experiments.training.job import FineTuningJob
 
 __all__ = ["Evaluation", "HypergradientCheck", "ValueLog"]
 

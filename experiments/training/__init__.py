@@ -1,0 +1,1 @@
+"""One run: its stages trained, watched, evaluated and taken up again."""
