@@ -28,7 +28,7 @@ from bilevel.hypergradient.derivatives import ReplayedLoss
 from bilevel.lowrank import Gates, attach_gates
 from bilevel.lowrank.layers import lora_layers
 from bilevel.replay.recording import Needs
-from experiments.models import ModelSpec
+from experiments.models.spec import ModelSpec
 from experiments.tasks.glue import Glue
 
 

@@ -28,8 +28,8 @@ from bilevel.hypergradient import FiniteDifference, Hypergradient
 from experiments import artifacts
 from experiments.cli.messages import listed, nearest
 from experiments.config.plan import Plan
-from experiments.given import GivenModel, GivenTask, answers_of
-from experiments.heads import is_seq2seq
+from experiments.models.heads import is_seq2seq
+from experiments.models.in_memory import GivenModel, GivenTask, answers_of
 from experiments.tasks.text import Decoding
 from experiments.training.job import FineTuningJob, execute
 from problems.autolora import AutoLoRA

@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional
 
 from bilevel.errors import UserError
-from experiments.batching import batches, evaluating
-from experiments.memory import matching_autocast
+from experiments.models.batching import batches, evaluating
+from experiments.models.memory import matching_autocast
 
 __all__ = ["SETTINGS", "Surprise", "perplexity", "surprises"]
 

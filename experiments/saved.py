@@ -14,7 +14,7 @@ from bilevel.errors import UserError
 from experiments import result
 from experiments.cli.command_line import CommandLine, compose_config, user_modules
 from experiments.config.instantiate import build
-from experiments.models import LoadedModel, ModelSpec
+from experiments.models.spec import LoadedModel, ModelSpec
 from experiments.tasks.base import Task, TaskData
 from experiments.training import warm_start
 

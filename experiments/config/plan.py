@@ -17,7 +17,7 @@ from experiments.cli.resume import plain
 from experiments.config.instantiate import build
 from experiments.config.learning_rates import own_rates
 from experiments.config.schema import check_ranges
-from experiments.models import ModelSpec
+from experiments.models.spec import ModelSpec
 from experiments.tasks.base import Task
 from problems.common.method import Method, TrainSettings
 

@@ -15,7 +15,7 @@ from bilevel.errors import UserError
 from experiments import result
 from experiments.cli.command_line import CommandLine
 from experiments.config.instantiate import build
-from experiments.models import ModelSpec
+from experiments.models.spec import ModelSpec
 from experiments.perplexity import SETTINGS, surprises
 from experiments.saved import SavedRun
 from experiments.style_transfer.classifier import StyleClassifier

@@ -9,7 +9,7 @@ from typing import Any
 from bilevel.errors import UserError
 from experiments import artifacts
 from experiments.config.instantiate import build
-from experiments.generation import generate
+from experiments.models.generation import generate
 from experiments.saved import SavedRun
 from experiments.style_transfer.sentences import Sentence
 from experiments.tasks.base import Task

@@ -1,7 +1,7 @@
 """Random sequences, labelled by a transformer in which low-rank updates are planted.
 
 The right rank of every matrix is known (`TaskData.true_ranks`), so that a method which searches for
-ranks can be scored on what it finds; see `experiments.planted` and `experiments.recovery`.
+ranks can be scored on what it finds; see `experiments.models.planted_problem` and `experiments.recovery`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from bilevel.errors import UserError
-from experiments.planted import PlantedProblem
+from experiments.models.planted_problem import PlantedProblem
 from experiments.tasks.base import Task
 from experiments.tasks.labelled import Example, LabelledData
 

@@ -185,7 +185,7 @@ class TextData(TaskData):
         return float(outputs.loss) * count, count
 
     def predictions(self, outputs: Any, batch: dict[str, Tensor]) -> list[None]:
-        """Nothing: texts are written by `experiments.generation`."""
+        """Nothing: texts are written by `experiments.models.generation`."""
         return [None] * len(batch["labels"])
 
     def score(self, predictions: dict[str, list[Any]]) -> dict[str, float | None]:

@@ -18,11 +18,11 @@ from bilevel.checkpoint.folder import Checkpointer
 from bilevel.errors import UserError
 from bilevel.lowrank import split_fused
 from experiments import artifacts, figures, result
-from experiments.architecture import check_rank, target_modules
 from experiments.cli.quiet import quiet
 from experiments.cli.resume import exclusive
 from experiments.config.plan import Plan
-from experiments.memory import recompute, settled_precision
+from experiments.models.memory import recompute, settled_precision
+from experiments.models.target_modules import check_rank, target_modules
 from experiments.plots.records import final_values
 from experiments.recovery import information, linear_costs, recovery
 from experiments.room import check_room

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from experiments.batching import batches, evaluating
-from experiments.generation import generate
-from experiments.memory import matching_autocast, without_cache
+from experiments.models.batching import batches, evaluating
+from experiments.models.generation import generate
+from experiments.models.memory import matching_autocast, without_cache
 from experiments.tasks.base import TaskData
 from experiments.tasks.text import TextData
 

@@ -13,7 +13,7 @@ from bilevel import BilevelEngine, BilevelEngineConfig, BilevelProblem, Callback
 from bilevel.callbacks import CheckpointEvery, MetricsWriter, NonFiniteGuard, ProgressBar
 from bilevel.errors import UserError
 from bilevel.hypergradient import estimator_of
-from experiments.memory import without_cache
+from experiments.models.memory import without_cache
 from experiments.training.callbacks import Evaluation, HypergradientCheck, ValueLog
 from problems.common.method import ComponentValues, Watch
 

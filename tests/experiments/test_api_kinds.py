@@ -18,7 +18,7 @@ from experiments.api import finetune, search_ranks
 from experiments.cli.command_line import compose_config
 from experiments.config.plan import Plan
 from experiments.given_rows import tagged, written
-from experiments.models import ModelSpec
+from experiments.models.spec import ModelSpec
 from experiments.tasks.base import TAGS, Answers
 from experiments.tasks.text import Decoding
 from problems import AutoLoRA, LoRA

@@ -6,7 +6,7 @@ import transformers as hf
 
 from bilevel.errors import UserError
 from bilevel.lowrank import split_fused
-from experiments.architecture import head_modules, outside_layers, target_modules
+from experiments.models.target_modules import head_modules, outside_layers, target_modules
 
 SIZE = {
     "hidden_size": 16,

@@ -9,7 +9,7 @@ from architectures import CAUSAL, CONFIGS, SEQ2SEQ, auto_class
 
 from bilevel.errors import UserError
 from bilevel.lowrank import split_fused
-from experiments.architecture import head_modules, target_modules
+from experiments.models.target_modules import head_modules, target_modules
 from problems.bitfit import bias_names
 from problems.common.layer_names import layer_parts
 

@@ -6,8 +6,8 @@ from architectures import CAUSAL, CONFIGS, SEQ2SEQ, build
 from peft import LoraConfig, get_peft_model
 
 from bilevel.lowrank import Gates, attach_gates, lora_layers
-from experiments.architecture import target_modules
-from experiments.memory import recompute, without_cache
+from experiments.models.memory import recompute, without_cache
+from experiments.models.target_modules import target_modules
 
 DROPOUT = {"attention_dropout": 0.1, "hidden_dropout": 0.1, "mlp_dropout": 0.1}
 IDS = torch.tensor([[5, 6, 7, 8, 9, 2], [10, 11, 12, 13, 14, 2]])

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
 from experiments.demo import pretrain_causal
 from experiments.demo.descriptions import pairs, unlabelled
 from experiments.demo.grammar import labelled
-from experiments.models import ModelSpec
+from experiments.models.spec import ModelSpec
 from experiments.tasks.base import CLASSES, Answers
 
 SPEC = ModelSpec("demo_causal", package="experiments.demo", package_folder="causal_model")

@@ -7,8 +7,8 @@ import torch
 import writers
 from peft import LoraConfig, get_peft_model
 
-from experiments import batching
-from experiments.generation import generate
+from experiments.models.generation import generate
+from experiments.models.spec import batching
 from experiments.tasks.text import Decoding
 
 DECODINGS = {

@@ -9,8 +9,8 @@ import problems
 from bilevel.errors import UserError
 from experiments.cli.command_line import compose_config
 from experiments.config.plan import Plan
-from experiments.memory import matching_autocast, recompute
-from experiments.models import ModelSpec
+from experiments.models.memory import matching_autocast, recompute
+from experiments.models.spec import ModelSpec
 from experiments.tasks.base import CLASSES, Answers
 
 SHORT = ["task=demo", "task.max_train=32", "task.max_test=16", "train.max_steps=3"]

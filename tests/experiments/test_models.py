@@ -6,9 +6,9 @@ from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from word_tokens import word_tokenizer
 
 from bilevel.errors import UserError
-from experiments.architecture import check_rank, head_modules, target_modules
 from experiments.cli import hub
-from experiments.models import ModelSpec
+from experiments.models.spec import ModelSpec
+from experiments.models.target_modules import check_rank, head_modules, target_modules
 from experiments.tasks.base import CLASSES, NUMBER, TEXT, Answers
 
 SIZE = {

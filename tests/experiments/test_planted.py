@@ -12,8 +12,8 @@ from bilevel.errors import UserError
 from bilevel.lowrank.layers import lora_layers, lora_pattern
 from experiments.cli.command_line import compose_config
 from experiments.config.plan import Plan
-from experiments.planted import PlantedProblem, plant
-from experiments.planted_model import PlantedModel
+from experiments.models.planted_model import PlantedModel
+from experiments.models.planted_problem import PlantedProblem, plant
 from experiments.run import main
 from experiments.tasks.base import CLASSES, Answers
 from experiments.tasks.planted import Planted

@@ -16,12 +16,11 @@ from bilevel import BilevelEngine
 from bilevel.errors import UserError
 from bilevel.hypergradient import Neumann, Unrolled
 from bilevel.lowrank import Gates, attach_gates, export_adapter, lora_layers, merge, split_fused
-from experiments import quantization
 from experiments.api import finetune
-from experiments.architecture import target_modules
 from experiments.cli.command_line import compose_config
 from experiments.config.plan import Plan
-from experiments.models import ModelSpec
+from experiments.models.spec import ModelSpec, quantization
+from experiments.models.target_modules import target_modules
 from experiments.tasks.base import CLASSES, Answers
 from problems.autolora import AutoLoRA
 from problems.bitfit import BitFit

@@ -14,7 +14,7 @@ from bilevel.errors import UserError
 from bilevel.lowrank import export_adapter
 from experiments.cli.command_line import compose_config
 from experiments.config.plan import Plan
-from experiments.models import ModelSpec
+from experiments.models.spec import ModelSpec
 from experiments.tasks.base import TAGS, Answers
 from experiments.tasks.demo import Demo
 

@@ -7,7 +7,7 @@ import conf
 from bilevel.errors import UserError
 from experiments.cli.command_line import compose_config
 from experiments.config.instantiate import build
-from experiments.models import ModelSpec
+from experiments.models.spec import ModelSpec
 from experiments.tasks.base import Task
 from experiments.tasks.glue import GLUE
 

@@ -6,7 +6,7 @@ import writers
 from transformers import AutoTokenizer
 
 from bilevel.errors import UserError
-from experiments.models import ModelSpec
+from experiments.models.spec import ModelSpec
 from experiments.tasks.base import TEXT, Answers
 from experiments.tasks.text import Decoding, TextData, TextExample
 

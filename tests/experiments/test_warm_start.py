@@ -12,7 +12,7 @@ from experiments import artifacts
 from experiments.cli.command_line import CommandLine, compose_config
 from experiments.config.plan import Plan
 from experiments.evaluate import evaluate
-from experiments.models import ModelSpec
+from experiments.models.spec import ModelSpec
 from experiments.saved import SavedRun
 from experiments.tasks.base import CLASSES, TAGS, Answers
 

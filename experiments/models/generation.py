@@ -16,8 +16,8 @@ from transformers import (
     RepetitionPenaltyLogitsProcessor,
 )
 
-from experiments.batching import batches, evaluating
-from experiments.memory import matching_autocast
+from experiments.models.batching import batches, evaluating
+from experiments.models.memory import matching_autocast
 from experiments.tasks.text import Decoding
 
 __all__ = ["generate"]

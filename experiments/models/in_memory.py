@@ -10,23 +10,23 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bilevel.errors import UserError
-from experiments.architecture import head_modules
 from experiments.cli.messages import listed, nearest
 from experiments.given_rows import GivenLabels, GivenTags, GivenText, labelled, tagged, written
-from experiments.heads import (
+from experiments.metrics import METRICS
+from experiments.models.heads import (
     check_writes,
     config_options,
     is_seq2seq,
     peft_task_type,
 )
-from experiments.metrics import METRICS
-from experiments.models import LoadedModel, ModelSpec
-from experiments.quantization import keep_trainable
+from experiments.models.quantization import keep_trainable
+from experiments.models.spec import LoadedModel, ModelSpec
+from experiments.models.target_modules import head_modules
+from experiments.models.tokenizer import prepare
 from experiments.tag_metrics import TAG_METRICS, check_installed
 from experiments.tasks.base import CLASSES, NUMBER, TAGS, TEXT, Answers, Task, TaskData
 from experiments.tasks.text import NO_LABEL, Decoding
 from experiments.text_metrics import TEXT_METRICS
-from experiments.tokenizer import prepare
 
 __all__ = ["GivenModel", "GivenTask", "answers_of"]
 

@@ -17,9 +17,7 @@ from transformers import (
 
 from bilevel.errors import UserError
 from bilevel.lowrank.fused import fused_projections
-from experiments import quantization
-from experiments.architecture import outside_layers
-from experiments.heads import (
+from experiments.models.heads import (
     auto_class,
     check_writes,
     config_options,
@@ -27,15 +25,17 @@ from experiments.heads import (
     is_seq2seq,
     peft_task_type,
 )
-from experiments.memory import check_dtype, heads_in_float32
-from experiments.pretrained_files import (
+from experiments.models.loading import (
     NoScaledDotProductError,
     checked_folder,
     fetch,
     quietly,
 )
+from experiments.models.memory import check_dtype, heads_in_float32
+from experiments.models.spec import quantization
+from experiments.models.target_modules import outside_layers
+from experiments.models.tokenizer import prepare
 from experiments.tasks.base import Answers
-from experiments.tokenizer import prepare
 from experiments.training import warm_start
 
 __all__ = ["LoadedModel", "ModelSpec"]
@@ -96,7 +96,7 @@ class ModelSpec:
         warm_start: the folder of a finished run of this model, on another task; its backbone is
             taken instead of the pretrained one (:mod:`experiments.training.warm_start`).
         dtype: "float32", or "bfloat16" for the frozen weights; what is trained is in float32.
-        gradient_checkpointing: less memory for more time; see :func:`experiments.memory.recompute`.
+        gradient_checkpointing: less memory for more time; see :func:`experiments.models.memory.recompute`.
     """
 
     name: str

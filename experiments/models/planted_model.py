@@ -8,8 +8,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, PreTrainedTokenizerFast
 
 from bilevel.errors import UserError
-from experiments.models import LoadedModel, ModelSpec
-from experiments.planted import SPECIAL, PlantedProblem
+from experiments.models.planted_problem import SPECIAL, PlantedProblem
+from experiments.models.spec import LoadedModel, ModelSpec
 from experiments.tasks.base import CLASSES, Answers
 
 __all__ = ["PlantedModel", "PlantedTokenizer"]

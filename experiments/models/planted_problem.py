@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
 
 from bilevel.errors import UserError
-from experiments.architecture import target_modules
+from experiments.models.target_modules import target_modules
 
 __all__ = ["SPECIAL", "PlantedProblem", "Update", "plant"]
 
