@@ -30,7 +30,7 @@ from experiments.cli.messages import listed, nearest
 from experiments.config.plan import Plan
 from experiments.models.heads import is_seq2seq
 from experiments.models.in_memory import GivenModel, GivenTask, answers_of
-from experiments.tasks.text import Decoding
+from experiments.tasks.kinds.text import Decoding
 from experiments.training.job import FineTuningJob, execute
 from problems.autolora import AutoLoRA
 from problems.common.layer_names import positions
@@ -92,7 +92,7 @@ def finetune(
         head: modules trained in full beside the adapter; None for all outside the backbone.
         metrics: names in ``experiments.metrics.METRICS`` (of tags ``tag_metrics.TAG_METRICS``, of
             text ``text_metrics.TEXT_METRICS``); None for the usual of the kind.
-        decoding: how text is written, ``experiments.tasks.text.Decoding(beams=4)``.
+        decoding: how text is written, ``experiments.tasks.kinds.text.Decoding(beams=4)``.
         seed: decides splits, order, dropout and new weights.
         folder: of the run, as ``python -m experiments.run`` leaves it; None leaves nothing behind.
         resume: continue the interrupted run in ``folder``.

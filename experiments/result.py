@@ -14,7 +14,7 @@ import torch
 
 from bilevel.errors import UserError
 from experiments.artifacts import Saved
-from experiments.tasks.base import TaskData
+from experiments.tasks.task import TaskData
 from experiments.training.finished_stages import write_atomically
 from problems.common.method import Outcome
 

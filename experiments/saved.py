@@ -15,7 +15,7 @@ from experiments import result
 from experiments.cli.command_line import CommandLine, compose_config, user_modules
 from experiments.config.instantiate import build
 from experiments.models.spec import LoadedModel, ModelSpec
-from experiments.tasks.base import Task, TaskData
+from experiments.tasks.task import Task, TaskData
 from experiments.training import warm_start
 
 __all__ = ["SavedRun", "take"]

@@ -18,7 +18,7 @@ from experiments.config.instantiate import build
 from experiments.config.learning_rates import own_rates
 from experiments.config.schema import check_ranges
 from experiments.models.spec import ModelSpec
-from experiments.tasks.base import Task
+from experiments.tasks.task import Task
 from problems.common.method import Method, TrainSettings
 
 __all__ = ["Plan"]

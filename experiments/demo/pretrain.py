@@ -13,8 +13,8 @@ from tokenizers import processors
 from transformers import BatchEncoding, BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from experiments.demo import training
-from experiments.demo.grammar import riddles, unlabelled
-from experiments.demo.lexicon import OUTCOMES
+from experiments.tasks.made_up.grammar import riddles, unlabelled
+from experiments.tasks.made_up.lexicon import OUTCOMES
 
 FOLDER = Path(__file__).parent / "model"
 

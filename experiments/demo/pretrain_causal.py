@@ -13,7 +13,7 @@ from tokenizers import decoders
 from transformers import BatchEncoding, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from experiments.demo import training
-from experiments.demo.descriptions import SLOTS, unlabelled
+from experiments.tasks.made_up.descriptions import SLOTS, unlabelled
 
 FOLDER = Path(__file__).parent / "causal_model"
 

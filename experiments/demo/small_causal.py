@@ -30,10 +30,10 @@ from experiments.config.instantiate import build
 from experiments.demo import training
 from experiments.demo.pretrain_causal import next_word_loss
 from experiments.saved import take
-from experiments.tasks.base import Task
 from experiments.tasks.demo_generation import DemoGeneration
 from experiments.tasks.generation import Generation
-from experiments.tasks.text import TextData
+from experiments.tasks.kinds.text import TextData
+from experiments.tasks.task import Task
 
 __all__ = ["build_model", "build_tokenizer", "main", "texts_of"]
 

@@ -18,7 +18,7 @@ from transformers import (
 
 from experiments.models.batching import batches, evaluating
 from experiments.models.memory import matching_autocast
-from experiments.tasks.text import Decoding
+from experiments.tasks.kinds.text import Decoding
 
 __all__ = ["generate"]
 

@@ -17,7 +17,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 
 from bilevel.errors import UserError
 from experiments.models.target_modules import head_modules
-from experiments.tasks.base import CLASSES, NUMBER, TAGS, TEXT, Answers
+from experiments.tasks.task import CLASSES, NUMBER, TAGS, TEXT, Answers
 
 __all__ = ["auto_class", "check_writes", "config_options", "heads", "is_seq2seq", "peft_task_type"]
 

@@ -11,7 +11,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bilevel.errors import UserError
 from experiments.cli.messages import listed, nearest
-from experiments.given_rows import GivenLabels, GivenTags, GivenText, labelled, tagged, written
 from experiments.metrics import METRICS
 from experiments.models.heads import (
     check_writes,
@@ -24,8 +23,16 @@ from experiments.models.spec import LoadedModel, ModelSpec
 from experiments.models.target_modules import head_modules
 from experiments.models.tokenizer import prepare
 from experiments.tag_metrics import TAG_METRICS, check_installed
-from experiments.tasks.base import CLASSES, NUMBER, TAGS, TEXT, Answers, Task, TaskData
-from experiments.tasks.text import NO_LABEL, Decoding
+from experiments.tasks.in_memory_rows import (
+    GivenLabels,
+    GivenTags,
+    GivenText,
+    labelled,
+    tagged,
+    written,
+)
+from experiments.tasks.kinds.text import NO_LABEL, Decoding
+from experiments.tasks.task import CLASSES, NUMBER, TAGS, TEXT, Answers, Task, TaskData
 from experiments.text_metrics import TEXT_METRICS
 
 __all__ = ["GivenModel", "GivenTask", "answers_of"]

@@ -10,7 +10,7 @@ from transformers import BertConfig, PreTrainedTokenizerFast
 from bilevel.errors import UserError
 from experiments.models.planted_problem import SPECIAL, PlantedProblem
 from experiments.models.spec import LoadedModel, ModelSpec
-from experiments.tasks.base import CLASSES, Answers
+from experiments.tasks.task import CLASSES, Answers
 
 __all__ = ["PlantedModel", "PlantedTokenizer"]
 

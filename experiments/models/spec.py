@@ -35,7 +35,7 @@ from experiments.models.memory import check_dtype, heads_in_float32
 from experiments.models.spec import quantization
 from experiments.models.target_modules import outside_layers
 from experiments.models.tokenizer import prepare
-from experiments.tasks.base import Answers
+from experiments.tasks.task import Answers
 from experiments.training import warm_start
 
 __all__ = ["LoadedModel", "ModelSpec"]

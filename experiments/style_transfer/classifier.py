@@ -11,8 +11,8 @@ from bilevel.errors import UserError
 from experiments import artifacts, result
 from experiments.cli.command_line import CommandLine
 from experiments.saved import SavedRun
-from experiments.tasks.base import CLASSES
-from experiments.tasks.labelled import Example, LabelledData
+from experiments.tasks.kinds.labelled import Example, LabelledData
+from experiments.tasks.task import CLASSES
 from experiments.training.scoring import forward
 
 __all__ = ["StyleClassifier"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from bilevel.errors import UserError
-from experiments.tasks.base import choose
-from experiments.tasks.files import find, is_missing, read
 from experiments.tasks.generation import texts
-from experiments.tasks.rows import check_columns, label_key
+from experiments.tasks.reading.files import find, is_missing, read
+from experiments.tasks.reading.rows import check_columns, label_key
+from experiments.tasks.task import choose
 
 __all__ = ["Columns", "Sentence", "read_sentences"]
 

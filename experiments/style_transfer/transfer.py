@@ -23,7 +23,7 @@ from experiments.style_transfer.options import Options
 from experiments.style_transfer.scores import Judged, accuracy, table
 from experiments.style_transfer.sentences import Sentence, read_sentences
 from experiments.style_transfer.writer import Writer
-from experiments.tasks.base import TEXT, Answers
+from experiments.tasks.task import TEXT, Answers
 from experiments.text_metrics import TEXT_METRICS
 from experiments.training.finished_stages import write_atomically
 

@@ -12,9 +12,9 @@ from experiments.config.instantiate import build
 from experiments.models.generation import generate
 from experiments.saved import SavedRun
 from experiments.style_transfer.sentences import Sentence
-from experiments.tasks.base import Task
 from experiments.tasks.instructions import Instructions
-from experiments.tasks.text import TextData, TextExample
+from experiments.tasks.kinds.text import TextData, TextExample
+from experiments.tasks.task import Task
 
 __all__ = ["INSTRUCTION", "Writer"]
 

@@ -7,16 +7,16 @@ from typing import Any
 
 from bilevel.errors import UserError
 from experiments.metrics import METRICS
-from experiments.tasks.base import Task, check_length, choose
-from experiments.tasks.files import Row, find, read
-from experiments.tasks.labelled import LabelledData
-from experiments.tasks.rows import (
+from experiments.tasks.kinds.labelled import LabelledData
+from experiments.tasks.reading.files import Row, find, read
+from experiments.tasks.reading.rows import (
     class_number,
     class_numbers,
     examples,
     is_labelled,
     regression_target,
 )
+from experiments.tasks.task import Task, check_length, choose
 
 __all__ = ["Classification"]
 

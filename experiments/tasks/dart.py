@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from experiments.tasks.files import Row
 from experiments.tasks.generation import Generation, texts
-from experiments.tasks.triples import linearised, triples
+from experiments.tasks.reading.files import Row
+from experiments.tasks.reading.triples import linearised, triples
 
 __all__ = ["DART"]
 

@@ -1,9 +1,9 @@
 """Sentiment of made-up sentences: needs no data and no hub."""
 
 from bilevel.errors import UserError
-from experiments.demo.grammar import labelled
-from experiments.tasks.base import Task, check_length
-from experiments.tasks.labelled import Example, LabelledData
+from experiments.tasks.kinds.labelled import Example, LabelledData
+from experiments.tasks.made_up.grammar import labelled
+from experiments.tasks.task import Task, check_length
 
 __all__ = ["Demo"]
 

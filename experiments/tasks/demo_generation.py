@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from bilevel.errors import UserError
-from experiments.demo.descriptions import pairs
-from experiments.tasks.base import Task, check_length
 from experiments.tasks.generation import check_metrics
-from experiments.tasks.text import Decoding, TextData, TextExample
+from experiments.tasks.kinds.text import Decoding, TextData, TextExample
+from experiments.tasks.made_up.descriptions import pairs
+from experiments.tasks.task import Task, check_length
 
 __all__ = ["DemoGeneration"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bilevel.errors import UserError
-from experiments.demo.opinions import TAGS, tagged
 from experiments.tag_metrics import TAG_METRICS, check_installed
-from experiments.tasks.base import Task, check_length
-from experiments.tasks.tags import TaggedData, TaggedExample
+from experiments.tasks.kinds.tags import TaggedData, TaggedExample
+from experiments.tasks.made_up.opinions import TAGS, tagged
+from experiments.tasks.task import Task, check_length
 
 __all__ = ["DemoTagging"]
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from bilevel.errors import UserError
-from experiments.tasks.files import Row
 from experiments.tasks.generation import Generation, texts
+from experiments.tasks.reading.files import Row
 
 __all__ = ["E2E", "linearised"]
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from bilevel.errors import UserError
 from experiments.cli import hub
-from experiments.tasks.base import Task, check_length, choose
-from experiments.tasks.files import Row, find, read
-from experiments.tasks.labelled import LabelledData
-from experiments.tasks.rows import class_number, examples, regression_target
+from experiments.tasks.kinds.labelled import LabelledData
+from experiments.tasks.reading.files import Row, find, read
+from experiments.tasks.reading.rows import class_number, examples, regression_target
+from experiments.tasks.task import Task, check_length, choose
 
 __all__ = ["GLUE", "Glue"]
 

@@ -10,9 +10,9 @@ from typing import ClassVar
 from bilevel.data import split
 from bilevel.errors import UserError
 from experiments.cli.messages import listed
-from experiments.tasks.files import SUFFIXES, Row, is_missing, read
 from experiments.tasks.generation import Generation, Split, texts
-from experiments.tasks.text import Decoding
+from experiments.tasks.kinds.text import Decoding
+from experiments.tasks.reading.files import SUFFIXES, Row, is_missing, read
 
 __all__ = ["Instructions"]
 

@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from bilevel.errors import UserError
 from experiments.models.planted_problem import PlantedProblem
-from experiments.tasks.base import Task
-from experiments.tasks.labelled import Example, LabelledData
+from experiments.tasks.kinds.labelled import Example, LabelledData
+from experiments.tasks.task import Task
 
 __all__ = ["Planted", "PlantedData"]
 

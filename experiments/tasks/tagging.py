@@ -7,11 +7,11 @@ from pathlib import Path
 
 from bilevel.errors import UserError
 from experiments.tag_metrics import TAG_METRICS, check_installed
-from experiments.tasks.base import Task, check_length, choose
-from experiments.tasks.files import find
-from experiments.tasks.iob import SCHEMES, tag_names, to_iob2
-from experiments.tasks.sentences import SUFFIXES, read_sentences
-from experiments.tasks.tags import TaggedData, TaggedExample
+from experiments.tasks.kinds.tags import TaggedData, TaggedExample
+from experiments.tasks.reading.files import find
+from experiments.tasks.reading.iob import SCHEMES, tag_names, to_iob2
+from experiments.tasks.reading.sentences import SUFFIXES, read_sentences
+from experiments.tasks.task import Task, check_length, choose
 
 __all__ = ["Tagging"]
 

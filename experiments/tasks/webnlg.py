@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bilevel.errors import UserError
-from experiments.tasks.files import Row
 from experiments.tasks.generation import Generation, grouped, texts
-from experiments.tasks.rows import check_columns
-from experiments.tasks.text import TextExample
-from experiments.tasks.triples import linearised, triples
+from experiments.tasks.kinds.text import TextExample
+from experiments.tasks.reading.files import Row
+from experiments.tasks.reading.rows import check_columns
+from experiments.tasks.reading.triples import linearised, triples
 
 __all__ = ["WebNLG"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from experiments.tasks.files import Row
 from experiments.tasks.generation import Generation, texts
+from experiments.tasks.reading.files import Row
 
 __all__ = ["XSum"]
 

@@ -25,9 +25,9 @@ from experiments.models.memory import recompute, settled_precision
 from experiments.models.target_modules import check_rank, target_modules
 from experiments.plots.records import final_values
 from experiments.recovery import information, linear_costs, recovery
-from experiments.room import check_room
-from experiments.tasks.base import TaskData
-from experiments.tasks.text import TextData
+from experiments.tasks.kinds.room import check_room
+from experiments.tasks.kinds.text import TextData
+from experiments.tasks.task import TaskData
 from experiments.training import warm_start
 from experiments.training.finished_stages import Journal, write_atomically
 from experiments.training.label_smoothing import check_smoothing, smooth_labels

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from experiments.models.batching import batches, evaluating
 from experiments.models.generation import generate
 from experiments.models.memory import matching_autocast, without_cache
-from experiments.tasks.base import TaskData
-from experiments.tasks.text import TextData
+from experiments.tasks.kinds.text import TextData
+from experiments.tasks.task import TaskData
 
 __all__ = ["Scores", "forward", "score", "some"]
 

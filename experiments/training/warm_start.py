@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from bilevel.checkpoint.disk import told_when_full
 from bilevel.errors import UserError
 from experiments import artifacts, result
-from experiments.tasks.base import CLASSES, NUMBER, Answers
+from experiments.tasks.task import CLASSES, NUMBER, Answers
 from experiments.training.finished_stages import write_atomically
 
 __all__ = ["FOLDER", "answers_of", "described", "read_run", "save_base", "take_over"]

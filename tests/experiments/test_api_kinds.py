@@ -17,10 +17,10 @@ from bilevel.errors import UserError
 from experiments.api import finetune, search_ranks
 from experiments.cli.command_line import compose_config
 from experiments.config.plan import Plan
-from experiments.given_rows import tagged, written
 from experiments.models.spec import ModelSpec
-from experiments.tasks.base import TAGS, Answers
-from experiments.tasks.text import Decoding
+from experiments.tasks.in_memory_rows import tagged, written
+from experiments.tasks.kinds.text import Decoding
+from experiments.tasks.task import TAGS, Answers
 from problems import AutoLoRA, LoRA
 
 SAME = ("metrics", "test_loss", "train_loss", "ranks", "adapter_parameters", "head_parameters")

@@ -8,12 +8,12 @@ from transformers import DataCollatorWithPadding
 from bilevel.data import ResumableLoader
 from bilevel.errors import UserError
 from experiments.demo import pretrain
-from experiments.demo.grammar import labelled, riddles, unlabelled
-from experiments.demo.lexicon import ADJECTIVES, OUTCOMES, VERBS
 from experiments.models.spec import LoadedModel, ModelSpec
 from experiments.models.target_modules import target_modules
-from experiments.tasks.base import CLASSES, Answers
 from experiments.tasks.demo import Demo
+from experiments.tasks.made_up.grammar import labelled, riddles, unlabelled
+from experiments.tasks.made_up.lexicon import ADJECTIVES, OUTCOMES, VERBS
+from experiments.tasks.task import CLASSES, Answers
 
 DEMO = ModelSpec("demo", package="experiments.demo")
 

@@ -8,10 +8,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
 
 from experiments.demo import pretrain_causal
-from experiments.demo.descriptions import pairs, unlabelled
-from experiments.demo.grammar import labelled
 from experiments.models.spec import ModelSpec
-from experiments.tasks.base import CLASSES, Answers
+from experiments.tasks.made_up.descriptions import pairs, unlabelled
+from experiments.tasks.made_up.grammar import labelled
+from experiments.tasks.task import CLASSES, Answers
 
 SPEC = ModelSpec("demo_causal", package="experiments.demo", package_folder="causal_model")
 

@@ -3,9 +3,9 @@ import re
 import pytest
 
 from bilevel.errors import UserError
-from experiments.demo import descriptions
-from experiments.demo.descriptions import SLOTS, meaning, pairs, unlabelled
-from experiments.demo.lexicon import OUTCOMES
+from experiments.tasks.made_up import descriptions
+from experiments.tasks.made_up.descriptions import SLOTS, meaning, pairs, unlabelled
+from experiments.tasks.made_up.lexicon import OUTCOMES
 
 SYNONYMS = {
     "price": (descriptions.PRICES, descriptions.BILLS),

@@ -5,10 +5,10 @@ import pytest
 from bilevel.errors import UserError
 from experiments.cli.command_line import compose_config
 from experiments.config.plan import Plan
-from experiments.demo.lexicon import ADJECTIVES, VERBS
-from experiments.demo.opinions import TAGS, tagged
 from experiments.tasks.demo_tagging import DemoTagging
-from experiments.tasks.iob import to_iob2
+from experiments.tasks.made_up.lexicon import ADJECTIVES, VERBS
+from experiments.tasks.made_up.opinions import TAGS, tagged
+from experiments.tasks.reading.iob import to_iob2
 
 NEGATIONS = {"not", "far", "never", "anything", "nobody"}
 JOINTS = {"and", "but", "although", ","}

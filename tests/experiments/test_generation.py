@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 
 from experiments.models.generation import generate
 from experiments.models.spec import batching
-from experiments.tasks.text import Decoding
+from experiments.tasks.kinds.text import Decoding
 
 DECODINGS = {
     "greedy": Decoding(max_new_tokens=12),

@@ -6,7 +6,7 @@ from architectures import SEQ2SEQ, WORDS, build, tokenizer
 from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
 
 from experiments.models.generation import generate
-from experiments.tasks.text import Decoding
+from experiments.tasks.kinds.text import Decoding
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11, 12], [13, 14, 15], [16, 17, 18, 19, 20], [21, 22, 23]]
 CASES = [

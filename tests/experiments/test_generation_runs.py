@@ -10,7 +10,7 @@ from bilevel.errors import UserError
 from experiments import evaluate
 from experiments.cli.command_line import compose_config
 from experiments.config.plan import Plan
-from experiments.tasks.text import Decoding, TextData, TextExample
+from experiments.tasks.kinds.text import Decoding, TextData, TextExample
 
 QUICK = [
     "model=hub",
@@ -98,7 +98,7 @@ def test_nothing_to_train_on(data, tmp_path):
 
 
 def test_an_encoder_is_refused_before_anything_is_tokenised(data, tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr("experiments.tasks.text.TextData.tokenise", None)
+    monkeypatch.setattr("experiments.tasks.kinds.text.TextData.tokenise", None)
     with pytest.raises(UserError, match=r"is an encoder .* and writes no text"):
         run(tmp_path / "run", words(data, tiny, "method=pretrained"))
 

@@ -10,7 +10,7 @@ from experiments.cli import hub
 from experiments.tasks.dart import DART
 from experiments.tasks.demo_generation import DemoGeneration
 from experiments.tasks.e2e import E2E, linearised
-from experiments.tasks.text import TextExample
+from experiments.tasks.kinds.text import TextExample
 from experiments.tasks.text_to_text import TextToText
 from experiments.tasks.webnlg import WebNLG
 from experiments.tasks.xsum import XSum

@@ -8,7 +8,7 @@ import styled
 
 from bilevel.errors import UserError
 from experiments.tasks.instructions import Instructions
-from experiments.tasks.text import Decoding
+from experiments.tasks.kinds.text import Decoding
 
 ROWS = styled.instructions(30)
 

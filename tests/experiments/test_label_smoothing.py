@@ -7,7 +7,7 @@ from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForSequenceClassification, BertConfig
 
 from bilevel.errors import UserError
-from experiments.tasks.base import CLASSES, NUMBER, TEXT, Answers
+from experiments.tasks.task import CLASSES, NUMBER, TEXT, Answers
 from experiments.training.label_smoothing import check_smoothing, smooth_labels
 
 EPSILON = 0.1

@@ -11,7 +11,7 @@ from experiments.cli.command_line import compose_config
 from experiments.config.plan import Plan
 from experiments.models.memory import matching_autocast, recompute
 from experiments.models.spec import ModelSpec
-from experiments.tasks.base import CLASSES, Answers
+from experiments.tasks.task import CLASSES, Answers
 
 SHORT = ["task=demo", "task.max_train=32", "task.max_test=16", "train.max_steps=3"]
 QUIET = ["engine.evaluate_every=0", "run.figures=false"]

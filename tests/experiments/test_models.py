@@ -9,7 +9,7 @@ from bilevel.errors import UserError
 from experiments.cli import hub
 from experiments.models.spec import ModelSpec
 from experiments.models.target_modules import check_rank, head_modules, target_modules
-from experiments.tasks.base import CLASSES, NUMBER, TEXT, Answers
+from experiments.tasks.task import CLASSES, NUMBER, TEXT, Answers
 
 SIZE = {
     "hidden_size": 16,

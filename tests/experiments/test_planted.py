@@ -15,8 +15,8 @@ from experiments.config.plan import Plan
 from experiments.models.planted_model import PlantedModel
 from experiments.models.planted_problem import PlantedProblem, plant
 from experiments.run import main
-from experiments.tasks.base import CLASSES, Answers
 from experiments.tasks.planted import Planted
+from experiments.tasks.task import CLASSES, Answers
 from experiments.training.scoring import forward
 
 PROBLEM = PlantedProblem()

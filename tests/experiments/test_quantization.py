@@ -21,7 +21,7 @@ from experiments.cli.command_line import compose_config
 from experiments.config.plan import Plan
 from experiments.models.spec import ModelSpec, quantization
 from experiments.models.target_modules import target_modules
-from experiments.tasks.base import CLASSES, Answers
+from experiments.tasks.task import CLASSES, Answers
 from problems.autolora import AutoLoRA
 from problems.bitfit import BitFit
 

@@ -4,9 +4,9 @@ import pandas as pd
 import pytest
 
 from bilevel.errors import UserError
-from experiments.tasks.sentences import LINES
+from experiments.tasks.kinds.tags import TaggedExample
+from experiments.tasks.reading.sentences import LINES
 from experiments.tasks.tagging import Tagging
-from experiments.tasks.tags import TaggedExample
 
 ROWS = [
     {"tokens": ["IL-2", "gene", "and", "Hb"], "ner_tags": ["B-DNA", "I-DNA", "O", "B-protein"]},

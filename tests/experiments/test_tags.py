@@ -17,8 +17,8 @@ from transformers import (
 
 from bilevel.errors import UserError
 from experiments import tag_metrics
-from experiments.tasks.base import TAGS, Answers
-from experiments.tasks.tags import NO_LABEL, TaggedData, TaggedExample
+from experiments.tasks.kinds.tags import NO_LABEL, TaggedData, TaggedExample
+from experiments.tasks.task import TAGS, Answers
 
 NAMES = ("O", "B-X", "I-X", "B-Y", "I-Y")
 TEXT = ["the IL-2 gene and NF-kappa B need oxygen"] * 3

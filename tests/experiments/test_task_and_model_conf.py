@@ -8,8 +8,8 @@ from bilevel.errors import UserError
 from experiments.cli.command_line import compose_config
 from experiments.config.instantiate import build
 from experiments.models.spec import ModelSpec
-from experiments.tasks.base import Task
 from experiments.tasks.glue import GLUE
+from experiments.tasks.task import Task
 
 FOLDER = Path(conf.__file__).parent
 TASKS = sorted((FOLDER / "task").glob("*.yaml"))

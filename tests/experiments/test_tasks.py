@@ -7,11 +7,11 @@ import pytest
 
 from bilevel.errors import UserError
 from experiments.cli import hub
-from experiments.tasks.base import CLASSES, NUMBER, Answers
 from experiments.tasks.classification import Classification
-from experiments.tasks.files import SUFFIXES, read
 from experiments.tasks.glue import GLUE, Glue
-from experiments.tasks.labelled import Example, LabelledData
+from experiments.tasks.kinds.labelled import Example, LabelledData
+from experiments.tasks.reading.files import SUFFIXES, read
+from experiments.tasks.task import CLASSES, NUMBER, Answers
 
 ROWS = [
     {"text": 'a "fine" film', "label": "good"},

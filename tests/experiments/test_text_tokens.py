@@ -7,8 +7,8 @@ from transformers import AutoTokenizer
 
 from bilevel.errors import UserError
 from experiments.models.spec import ModelSpec
-from experiments.tasks.base import TEXT, Answers
-from experiments.tasks.text import Decoding, TextData, TextExample
+from experiments.tasks.kinds.text import Decoding, TextData, TextExample
+from experiments.tasks.task import TEXT, Answers
 
 EXAMPLE = TextExample("w1 w2 w3 w4 w5 w6 w7 w8", "w9")
 

@@ -14,7 +14,7 @@ from experiments.config.plan import Plan
 from experiments.evaluate import evaluate
 from experiments.models.spec import ModelSpec
 from experiments.saved import SavedRun
-from experiments.tasks.base import CLASSES, TAGS, Answers
+from experiments.tasks.task import CLASSES, TAGS, Answers
 
 SHORT = ["task=demo", "task.max_train=32", "task.max_test=16", "train.max_steps=4"]
 QUIET = ["engine.precision=fp32", "engine.evaluate_every=0", "run.figures=false"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bilevel.errors import UserError
-from experiments.tasks.text import Decoding
+from experiments.tasks.kinds.text import Decoding
 
 __all__ = ["check_room"]
 

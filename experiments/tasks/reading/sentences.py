@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bilevel.errors import UserError
-from experiments.tasks.files import read
-from experiments.tasks.rows import check_columns
+from experiments.tasks.reading.files import read
+from experiments.tasks.reading.rows import check_columns
 
 __all__ = ["SUFFIXES", "Sentence", "read_sentences"]
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import random
 
-from experiments.demo.grammar import clauses
-from experiments.demo.lexicon import ADJECTIVES, VERBS
+from experiments.tasks.made_up.grammar import clauses
+from experiments.tasks.made_up.lexicon import ADJECTIVES, VERBS
 
 __all__ = ["TAGS", "tagged"]
 

@@ -13,8 +13,8 @@ from transformers import DataCollatorForTokenClassification
 
 from bilevel.errors import UserError
 from experiments.tag_metrics import TAG_METRICS, by_type, settings
-from experiments.tasks.base import TAGS, Answers, TaskData
-from experiments.tasks.labelled import over_tests
+from experiments.tasks.kinds.labelled import over_tests
+from experiments.tasks.task import TAGS, Answers, TaskData
 
 __all__ = ["OUTSIDE", "TaggedData", "TaggedExample"]
 

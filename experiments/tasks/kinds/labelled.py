@@ -13,7 +13,7 @@ from torch.nn import functional
 from transformers import DataCollatorWithPadding
 
 from experiments.metrics import METRICS
-from experiments.tasks.base import CLASSES, NUMBER, Answers, TaskData
+from experiments.tasks.task import CLASSES, NUMBER, Answers, TaskData
 
 __all__ = ["Example", "LabelledData", "over_tests"]
 

@@ -7,7 +7,7 @@ a function of a seed.
 
 import random
 
-from experiments.demo.lexicon import (
+from experiments.tasks.made_up.lexicon import (
     ADJECTIVES,
     ADVERBS,
     NEUTRAL,

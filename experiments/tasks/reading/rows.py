@@ -7,8 +7,8 @@ from numbers import Real
 from typing import Any
 
 from bilevel.errors import UserError
-from experiments.tasks.files import Row, is_absent, is_missing
-from experiments.tasks.labelled import Example
+from experiments.tasks.kinds.labelled import Example
+from experiments.tasks.reading.files import Row, is_absent, is_missing
 
 __all__ = ["class_numbers", "examples", "is_labelled", "label_key", "regression_target"]
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from bilevel.errors import UserError
-from experiments.demo import grammar
-from experiments.demo.lexicon import words
+from experiments.tasks.made_up import grammar
+from experiments.tasks.made_up.lexicon import words
 
 __all__ = ["SLOTS", "meaning", "pairs", "unlabelled"]
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bilevel.errors import UserError
-from experiments.tasks.labelled import LabelledData
-from experiments.tasks.tags import TaggedData, TaggedExample
-from experiments.tasks.text import NO_LABEL, TextData, TextExample
+from experiments.tasks.kinds.labelled import LabelledData
+from experiments.tasks.kinds.tags import TaggedData, TaggedExample
+from experiments.tasks.kinds.text import NO_LABEL, TextData, TextExample
 
 __all__ = ["GivenLabels", "GivenTags", "GivenText", "labelled", "tagged", "written"]
 

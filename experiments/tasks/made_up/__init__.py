@@ -1,0 +1,1 @@
+"""Made-up text with known answers, for the offline tasks."""
