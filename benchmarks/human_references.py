@@ -2,7 +2,7 @@
 
     python -m benchmarks.human_references data_dir=DIR [split=test] [examples=N] [meteor=no]
 
-``data_dir`` holds the parquet files of the hub's e2e_nlg. Left: experiments.text_metrics. Right:
+``data_dir`` holds the parquet files of the hub's e2e_nlg. Left: experiments.metrics.text. Right:
 nltk's BLEU; NIST, ROUGE and CIDEr written out from their definitions; METEOR's own command line on
 files (its program is the only implementation there is: what this checks is our conversation with
 it); and for the three scores of MS-COCO, pycocoevalcap on the tokens of Stanford's Java program, as
@@ -25,8 +25,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from experiments.metrics.text import TEXT_METRICS
 from experiments.saved import take
-from experiments.text_metrics import TEXT_METRICS
 
 Texts = list[list[str]]
 
@@ -177,7 +177,7 @@ def independent(hypotheses: list[str], references: Texts, with_meteor: bool) -> 
     from nltk.translate.bleu_score import corpus_bleu
     from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 
-    from experiments.text_metrics.coco import words
+    from experiments.metrics.text.coco import words
 
     of_13a, stem = Tokenizer13a(), PorterStemmer().stem
     ways = {

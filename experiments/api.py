@@ -90,7 +90,7 @@ def finetune(
         hypergradient: of a bilevel method; ``FiniteDifference()`` unless given.
         target_modules: "qv", "all" or names; None for the method's own.
         head: modules trained in full beside the adapter; None for all outside the backbone.
-        metrics: names in ``experiments.metrics.METRICS`` (of tags ``tag_metrics.TAG_METRICS``, of
+        metrics: names in ``experiments.metrics.labels.METRICS`` (of tags ``tag_metrics.TAG_METRICS``, of
             text ``text_metrics.TEXT_METRICS``); None for the usual of the kind.
         decoding: how text is written, ``experiments.tasks.kinds.text.Decoding(beams=4)``.
         seed: decides splits, order, dropout and new weights.

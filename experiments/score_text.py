@@ -15,8 +15,8 @@ from pathlib import Path
 from bilevel.errors import UserError
 from experiments.cli.messages import listed, nearest
 from experiments.cli.program import program
+from experiments.metrics.text import TEXT_METRICS, score_text
 from experiments.saved import take
-from experiments.text_metrics import TEXT_METRICS, score_text
 
 __all__ = ["main", "read_references", "read_texts"]
 

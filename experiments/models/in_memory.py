@@ -11,7 +11,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bilevel.errors import UserError
 from experiments.cli.messages import listed, nearest
-from experiments.metrics import METRICS
+from experiments.metrics.labels import METRICS
+from experiments.metrics.tags import TAG_METRICS, check_installed
+from experiments.metrics.text import TEXT_METRICS
 from experiments.models.heads import (
     check_writes,
     config_options,
@@ -22,7 +24,6 @@ from experiments.models.quantization import keep_trainable
 from experiments.models.spec import LoadedModel, ModelSpec
 from experiments.models.target_modules import head_modules
 from experiments.models.tokenizer import prepare
-from experiments.tag_metrics import TAG_METRICS, check_installed
 from experiments.tasks.in_memory_rows import (
     GivenLabels,
     GivenTags,
@@ -33,7 +34,6 @@ from experiments.tasks.in_memory_rows import (
 )
 from experiments.tasks.kinds.text import NO_LABEL, Decoding
 from experiments.tasks.task import CLASSES, NUMBER, TAGS, TEXT, Answers, Task, TaskData
-from experiments.text_metrics import TEXT_METRICS
 
 __all__ = ["GivenModel", "GivenTask", "answers_of"]
 

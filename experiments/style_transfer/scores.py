@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.perplexity import Surprise, perplexity
+from experiments.metrics.perplexity import Surprise, perplexity
+from experiments.metrics.text import score_text
 from experiments.style_transfer.sentences import Sentence
-from experiments.text_metrics import score_text
 
 __all__ = ["Judged", "accuracy", "table"]
 

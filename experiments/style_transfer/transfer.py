@@ -15,8 +15,9 @@ from bilevel.errors import UserError
 from experiments import result
 from experiments.cli.command_line import CommandLine
 from experiments.config.instantiate import build
+from experiments.metrics.perplexity import SETTINGS, surprises
+from experiments.metrics.text import TEXT_METRICS
 from experiments.models.spec import ModelSpec
-from experiments.perplexity import SETTINGS, surprises
 from experiments.saved import SavedRun
 from experiments.style_transfer.classifier import StyleClassifier
 from experiments.style_transfer.options import Options
@@ -24,7 +25,6 @@ from experiments.style_transfer.scores import Judged, accuracy, table
 from experiments.style_transfer.sentences import Sentence, read_sentences
 from experiments.style_transfer.writer import Writer
 from experiments.tasks.task import TEXT, Answers
-from experiments.text_metrics import TEXT_METRICS
 from experiments.training.finished_stages import write_atomically
 
 __all__ = ["PROGRAM", "transfer"]

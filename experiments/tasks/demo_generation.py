@@ -24,7 +24,7 @@ class DemoGeneration(Task):
         max_test: meaning representations of the test; none of them is trained on.
         max_validation: meaning representations of the validation split, which are in neither of
             the others: D_val of methods with ``method.split=null``.
-        metrics: names in `experiments.text_metrics.TEXT_METRICS`, the primary one first.
+        metrics: names in `experiments.metrics.text.TEXT_METRICS`, the primary one first.
         decoding: how the tests' answers are written.
         max_length: tokens of source and target together at most.
         data_seed: decides the examples.

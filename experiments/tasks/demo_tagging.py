@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bilevel.errors import UserError
-from experiments.tag_metrics import TAG_METRICS, check_installed
+from experiments.metrics.tags import TAG_METRICS, check_installed
 from experiments.tasks.kinds.tags import TaggedData, TaggedExample
 from experiments.tasks.made_up.opinions import TAGS, tagged
 from experiments.tasks.task import Task, check_length

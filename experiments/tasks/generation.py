@@ -10,11 +10,11 @@ from typing import Any, ClassVar, Literal
 from bilevel.errors import UserError
 from experiments.cli import hub
 from experiments.cli.messages import listed
+from experiments.metrics.text import TEXT_METRICS
 from experiments.tasks.kinds.text import Decoding, TextData, TextExample
 from experiments.tasks.reading.files import Row, find, is_missing, read
 from experiments.tasks.reading.rows import check_columns
 from experiments.tasks.task import Task, check_length, choose
-from experiments.text_metrics import TEXT_METRICS
 
 __all__ = ["Generation", "check_metrics", "grouped", "texts"]
 
@@ -31,7 +31,7 @@ class Generation(Task):
     Attributes:
         name: the task's name in results.
         data_dir: a folder with a file for each split; None for the hub.
-        metrics: names in `experiments.text_metrics.TEXT_METRICS`, the primary one first.
+        metrics: names in `experiments.metrics.text.TEXT_METRICS`, the primary one first.
         decoding: how the tests' answers are written.
         separator: see `experiments.tasks.kinds.text.TextData`.
         train_split: what is trained on; None for no training data, see `problems.pretrained`.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bilevel.errors import UserError
-from experiments.tag_metrics import TAG_METRICS, check_installed
+from experiments.metrics.tags import TAG_METRICS, check_installed
 from experiments.tasks.kinds.tags import TaggedData, TaggedExample
 from experiments.tasks.reading.files import find
 from experiments.tasks.reading.iob import SCHEMES, tag_names, to_iob2

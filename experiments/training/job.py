@@ -21,10 +21,11 @@ from experiments import artifacts, figures, result
 from experiments.cli.quiet import quiet
 from experiments.cli.resume import exclusive
 from experiments.config.plan import Plan
+from experiments.metrics.ranks import information, linear_costs, recovery
+from experiments.metrics.weight_change import moved
 from experiments.models.memory import recompute, settled_precision
 from experiments.models.target_modules import check_rank, target_modules
 from experiments.plots.records import final_values
-from experiments.recovery import information, linear_costs, recovery
 from experiments.tasks.kinds.room import check_room
 from experiments.tasks.kinds.text import TextData
 from experiments.tasks.task import TaskData
@@ -33,7 +34,6 @@ from experiments.training.finished_stages import Journal, write_atomically
 from experiments.training.label_smoothing import check_smoothing, smooth_labels
 from experiments.training.scoring import forward, score, some
 from experiments.training.stage import Stage
-from experiments.weights import moved
 from problems.common.layer_names import positions
 from problems.common.method import Outcome, StageRunner, TrainData
 

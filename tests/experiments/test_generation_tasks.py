@@ -7,6 +7,7 @@ import pytest
 
 from bilevel.errors import UserError
 from experiments.cli import hub
+from experiments.metrics.text import TextMetric
 from experiments.tasks.dart import DART
 from experiments.tasks.demo_generation import DemoGeneration
 from experiments.tasks.e2e import E2E, linearised
@@ -14,7 +15,6 @@ from experiments.tasks.kinds.text import TextExample
 from experiments.tasks.text_to_text import TextToText
 from experiments.tasks.webnlg import WebNLG
 from experiments.tasks.xsum import XSum
-from experiments.text_metrics import TextMetric
 
 MR = "name[The Vaults], eatType[pub], priceRange[£20-25], familyFriendly[no], near[Café A]"
 E2E_ROWS = [

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from experiments.metrics import METRICS
+from experiments.metrics.labels import METRICS
 
 
 def test_values_worked_out_by_hand():

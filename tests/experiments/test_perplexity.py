@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bilevel.errors import UserError
-from experiments.perplexity import Surprise, perplexity, surprises
+from experiments.metrics.perplexity import Surprise, perplexity, surprises
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy import stats
 
-from experiments.recovery import information, linear_costs, recovery
+from experiments.metrics.ranks import information, linear_costs, recovery
 
 NAMES = [f"layer{i}" for i in range(8)]
 TRUE = dict(zip(NAMES, [1, 2, 3, 4, 5, 6, 1, 2], strict=True))

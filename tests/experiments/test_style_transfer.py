@@ -10,7 +10,7 @@ import styled
 
 from experiments.cli.command_line import compose_config
 from experiments.config.plan import Plan
-from experiments.perplexity import Surprise
+from experiments.metrics.perplexity import Surprise
 from experiments.report import report
 from experiments.style_transfer.__main__ import main
 from experiments.style_transfer.scores import Judged, table

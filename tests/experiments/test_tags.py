@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from bilevel.errors import UserError
-from experiments import tag_metrics
+from experiments.metrics.labels import tags as tag_metrics
 from experiments.tasks.kinds.tags import NO_LABEL, TaggedData, TaggedExample
 from experiments.tasks.task import TAGS, Answers
 

@@ -7,9 +7,9 @@ import shutil
 import pytest
 
 from bilevel.errors import UserError
-from experiments.text_metrics import TEXT_METRICS, score_text
-from experiments.text_metrics.coco import words
-from experiments.text_metrics.nist import nist_of_tokens
+from experiments.metrics.text import TEXT_METRICS, score_text
+from experiments.metrics.text.coco import words
+from experiments.metrics.text.nist import nist_of_tokens
 
 WITHOUT_JAVA = [name for name, metric in TEXT_METRICS.items() if "java" not in metric.needs]
 BEST = {"bleu": 100, "rouge_l_coco": 100, "cider": 10, "ter": 0}

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from bilevel.errors import UserError
-from experiments.text_metrics import TEXT_METRICS, meteor
+from experiments.metrics.text import TEXT_METRICS, meteor
 
 # Its protocol: an example's statistics are the lengths of its texts, its score the first one.
 ANSWERS = """

@@ -9,8 +9,8 @@ from nltk.metrics.distance import edit_distance
 from nltk.translate.bleu_score import corpus_bleu
 from nltk.translate.nist_score import corpus_nist
 
-from experiments.text_metrics import TEXT_METRICS
-from experiments.text_metrics.nist import nist_of_tokens
+from experiments.metrics.text import TEXT_METRICS
+from experiments.metrics.text.nist import nist_of_tokens
 
 RNG = random.Random(3)
 VOCABULARY = [a + b for a in "bdfklm" for b in ("ak", "en", "ip", "od", "ul")]

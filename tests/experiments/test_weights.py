@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from transformers import BertConfig, BertForSequenceClassification
 
-from experiments.weights import moved
+from experiments.metrics.weight_change import moved
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import DataCollatorWithPadding
 
-from experiments.metrics import METRICS
+from experiments.metrics.labels import METRICS
 from experiments.tasks.task import CLASSES, NUMBER, Answers, TaskData
 
 __all__ = ["Example", "LabelledData", "over_tests"]

@@ -12,7 +12,7 @@ from torch.nn import functional
 from transformers import DataCollatorForTokenClassification
 
 from bilevel.errors import UserError
-from experiments.tag_metrics import TAG_METRICS, by_type, settings
+from experiments.metrics.tags import TAG_METRICS, by_type, settings
 from experiments.tasks.kinds.labelled import over_tests
 from experiments.tasks.task import TAGS, Answers, TaskData
 
@@ -122,7 +122,7 @@ class TaggedData(TaskData):
     def entities(
         self, predictions: dict[str, list[Any]]
     ) -> dict[str, dict[str, float | int | None]] | None:
-        """Precision, recall, F1 and support of each type; see `experiments.tag_metrics.by_type`."""
+        """Precision, recall, F1 and support of each type; see `experiments.metrics.tags.by_type`."""
         types = [name[2:] for name in self.tag_names if name.startswith("B-")]
         return by_type(*self._compared(predictions, list(self.tests)), types)
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers import DataCollatorForSeq2Seq
 
 from bilevel.errors import UserError
+from experiments.metrics.text import TEXT_METRICS, score_text
 from experiments.tasks.kinds.labelled import over_tests
 from experiments.tasks.task import LEAST_LENGTH, TEXT, Answers, TaskData
-from experiments.text_metrics import TEXT_METRICS, score_text
 
 __all__ = ["Decoding", "TextData", "TextExample"]
 

@@ -12,7 +12,7 @@ import re
 from functools import cache, lru_cache
 from typing import Any
 
-from experiments.text_metrics.base import Hypotheses, References
+from experiments.metrics.text.base import Hypotheses, References
 
 __all__ = ["cider", "rouge_l_coco", "words"]
 

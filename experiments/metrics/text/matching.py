@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import zip_longest
 from typing import Any
 
-from experiments.text_metrics.base import Hypotheses, References
+from experiments.metrics.text.base import Hypotheses, References
 
 __all__ = ["bleu", "ter"]
 

@@ -7,18 +7,18 @@ from collections.abc import Iterable
 
 from bilevel.errors import UserError
 from experiments.cli.messages import listed, nearest
-from experiments.text_metrics.base import (
+from experiments.metrics.text.base import (
     JAVA,
     Hypotheses,
     References,
     TextMetric,
     check_texts,
 )
-from experiments.text_metrics.coco import cider, rouge_l_coco
-from experiments.text_metrics.matching import bleu, ter
-from experiments.text_metrics.meteor import meteor, meteor_coco
-from experiments.text_metrics.nist import nist
-from experiments.text_metrics.rouge import rouge
+from experiments.metrics.text.coco import cider, rouge_l_coco
+from experiments.metrics.text.matching import bleu, ter
+from experiments.metrics.text.meteor import meteor, meteor_coco
+from experiments.metrics.text.nist import nist
+from experiments.metrics.text.rouge import rouge
 
 __all__ = ["TEXT_METRICS", "score_text"]
 

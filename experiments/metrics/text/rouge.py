@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Callable
 
-from experiments.text_metrics.base import Hypotheses, References
+from experiments.metrics.text.base import Hypotheses, References
 
 __all__ = ["rouge"]
 

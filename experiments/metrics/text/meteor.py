@@ -14,8 +14,8 @@ from pathlib import Path
 from threading import Timer
 
 from bilevel.errors import UserError
-from experiments.text_metrics.base import Hypotheses, References
-from experiments.text_metrics.coco import words
+from experiments.metrics.text.base import Hypotheses, References
+from experiments.metrics.text.coco import words
 
 __all__ = ["meteor", "meteor_coco"]
 

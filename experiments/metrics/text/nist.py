@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import reduce
 
-from experiments.text_metrics.base import Hypotheses, References
+from experiments.metrics.text.base import Hypotheses, References
 
 __all__ = ["nist", "nist_of_tokens"]
 

@@ -1,0 +1,1 @@
+"""Scores, by the libraries that papers cite."""
