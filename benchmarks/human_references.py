@@ -26,7 +26,7 @@ from pathlib import Path
 import pandas as pd
 
 from experiments.metrics.text import TEXT_METRICS
-from experiments.saved import take
+from experiments.results.finished_run import take
 
 Texts = list[list[str]]
 

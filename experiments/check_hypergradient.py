@@ -35,7 +35,7 @@ from bilevel.hypergradient import (
 from experiments.cli.command_line import CommandLine, compose_config
 from experiments.cli.program import program
 from experiments.config.plan import Plan
-from experiments.saved import take
+from experiments.results.finished_run import take
 from experiments.training.job import FineTuningJob
 from problems.common.method import StageRunner
 

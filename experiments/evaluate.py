@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 
 from bilevel.errors import UserError
-from experiments import artifacts
 from experiments.cli.command_line import CommandLine
 from experiments.cli.program import program
-from experiments.result import shown
-from experiments.saved import SavedRun, take
+from experiments.results import saved_model as artifacts
+from experiments.results.finished_run import SavedRun, take
+from experiments.results.record import shown
 from experiments.training.scoring import score
 
 __all__ = ["evaluate", "main"]

@@ -19,7 +19,7 @@ from bilevel.lowrank import export_adapter, merge
 from bilevel.lowrank.export import COMPACT
 from experiments.cli.command_line import CommandLine
 from experiments.cli.program import program
-from experiments.saved import SavedRun, take
+from experiments.results.finished_run import SavedRun, take
 
 __all__ = ["main"]
 

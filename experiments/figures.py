@@ -19,13 +19,13 @@ from experiments.plots import (
     curves,
     gates,
     losses,
-    planted,
     ranks,
     ranks_compared,
     values,
     values_compared,
     watched,
 )
+from experiments.plots import planted_recovery as planted
 from experiments.plots.records import Record, method_name
 
 __all__ = ["draw", "draw_several", "read_metrics"]

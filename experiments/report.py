@@ -16,9 +16,9 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from bilevel.errors import UserError
-from experiments import result
 from experiments.cli.command_line import one_sentence
-from experiments.grid import searched
+from experiments.results import record as result
+from experiments.results.grid import searched
 from experiments.training.finished_stages import write_atomically
 
 __all__ = ["Report", "failures", "report", "rows"]

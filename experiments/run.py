@@ -64,8 +64,8 @@ def _hydra_main(config: DictConfig) -> float:
 
 def job(config: DictConfig) -> float:
     """One run, in Hydra's output folder; returns the primary metric (for sweepers that search)."""
-    from experiments import result  # after --help and the like, which need no torch
     from experiments.config.plan import Plan
+    from experiments.results import record as result
 
     hydra_config = HydraConfig.get()
     user_modules(hydra_config.runtime.config_sources)

@@ -16,7 +16,7 @@ from bilevel.errors import UserError
 from experiments.cli.messages import listed, nearest
 from experiments.cli.program import program
 from experiments.metrics.text import TEXT_METRICS, score_text
-from experiments.saved import take
+from experiments.results.finished_run import take
 
 __all__ = ["main", "read_references", "read_texts"]
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from experiments import result
 from experiments.cli.command_line import compose_config, one_sentence
 from experiments.config.plan import Plan
+from experiments.results import record as result
 
 # Long enough to over-fit the small, noisy training set, so that there is something to see.
 EPOCHS = 25

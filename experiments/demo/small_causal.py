@@ -29,7 +29,7 @@ from experiments.cli.program import program
 from experiments.config.instantiate import build
 from experiments.demo import training
 from experiments.demo.pretrain_causal import next_word_loss
-from experiments.saved import take
+from experiments.results.finished_run import take
 from experiments.tasks.demo_generation import DemoGeneration
 from experiments.tasks.generation import Generation
 from experiments.tasks.kinds.text import TextData

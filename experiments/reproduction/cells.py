@@ -13,11 +13,11 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from bilevel.errors import UserError
-from experiments import result
 from experiments.cli.messages import listed, nearest
 from experiments.reproduction import smoke, start
 from experiments.reproduction.entries import Block, Entry
 from experiments.reproduction.options import Options
+from experiments.results import record as result
 
 __all__ = ["Cell", "plan"]
 

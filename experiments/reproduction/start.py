@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bilevel.errors import UserError
-from experiments import result
+from experiments.results import record as result
 
 if TYPE_CHECKING:
     from experiments.reproduction.cells import Cell

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments import report
-from experiments.grid import searched
 from experiments.reproduction.cells import Cell
 from experiments.reproduction.entries import AVERAGE, Block, Column
 from experiments.reproduction.published import CONFIDENCE, Published, find, shown
+from experiments.results.grid import searched
 
 __all__ = ["FAILED", "Ours", "as_csv", "collect", "markdown"]
 

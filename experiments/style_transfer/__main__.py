@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from experiments.cli.command_line import CommandLine
 from experiments.cli.program import program
-from experiments.result import shown
+from experiments.results.record import shown
 from experiments.style_transfer.options import Options
 from experiments.style_transfer.transfer import transfer
 

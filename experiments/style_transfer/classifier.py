@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from bilevel.errors import UserError
-from experiments import artifacts, result
 from experiments.cli.command_line import CommandLine
-from experiments.saved import SavedRun
+from experiments.results import record as result
+from experiments.results import saved_model as artifacts
+from experiments.results.finished_run import SavedRun
 from experiments.tasks.kinds.labelled import Example, LabelledData
 from experiments.tasks.task import CLASSES
 from experiments.training.scoring import forward

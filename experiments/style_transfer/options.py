@@ -8,7 +8,7 @@ from pathlib import Path
 from bilevel.errors import UserError
 from experiments.cli.command_line import CommandLine
 from experiments.cli.messages import listed, nearest
-from experiments.saved import take
+from experiments.results.finished_run import take
 from experiments.style_transfer.sentences import Columns
 from experiments.style_transfer.writer import INSTRUCTION
 

@@ -12,13 +12,13 @@ import torch
 
 from bilevel.checkpoint.disk import told_when_full
 from bilevel.errors import UserError
-from experiments import result
 from experiments.cli.command_line import CommandLine
 from experiments.config.instantiate import build
 from experiments.metrics.perplexity import SETTINGS, surprises
 from experiments.metrics.text import TEXT_METRICS
 from experiments.models.spec import ModelSpec
-from experiments.saved import SavedRun
+from experiments.results import record as result
+from experiments.results.finished_run import SavedRun
 from experiments.style_transfer.classifier import StyleClassifier
 from experiments.style_transfer.options import Options
 from experiments.style_transfer.scores import Judged, accuracy, table

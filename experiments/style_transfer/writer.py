@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from bilevel.errors import UserError
-from experiments import artifacts
 from experiments.config.instantiate import build
 from experiments.models.generation import generate
-from experiments.saved import SavedRun
+from experiments.results import saved_model as artifacts
+from experiments.results.finished_run import SavedRun
 from experiments.style_transfer.sentences import Sentence
 from experiments.tasks.instructions import Instructions
 from experiments.tasks.kinds.text import TextData, TextExample

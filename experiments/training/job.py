@@ -17,7 +17,7 @@ from bilevel.checkpoint.disk import told_when_full
 from bilevel.checkpoint.folder import Checkpointer
 from bilevel.errors import UserError
 from bilevel.lowrank import split_fused
-from experiments import artifacts, figures, result
+from experiments import figures
 from experiments.cli.quiet import quiet
 from experiments.cli.resume import exclusive
 from experiments.config.plan import Plan
@@ -26,6 +26,8 @@ from experiments.metrics.weight_change import moved
 from experiments.models.memory import recompute, settled_precision
 from experiments.models.target_modules import check_rank, target_modules
 from experiments.plots.records import final_values
+from experiments.results import record as result
+from experiments.results import saved_model as artifacts
 from experiments.tasks.kinds.room import check_room
 from experiments.tasks.kinds.text import TextData
 from experiments.tasks.task import TaskData

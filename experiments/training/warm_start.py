@@ -18,7 +18,8 @@ from transformers import PreTrainedModel
 
 from bilevel.checkpoint.disk import told_when_full
 from bilevel.errors import UserError
-from experiments import artifacts, result
+from experiments.results import record as result
+from experiments.results import saved_model as artifacts
 from experiments.tasks.task import CLASSES, NUMBER, Answers
 from experiments.training.finished_stages import write_atomically
 

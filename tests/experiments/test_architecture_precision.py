@@ -12,7 +12,7 @@ from bilevel.errors import UserError
 from experiments.cli.command_line import CommandLine, compose_config
 from experiments.config.plan import Plan
 from experiments.evaluate import evaluate
-from experiments.saved import SavedRun
+from experiments.results.finished_run import SavedRun
 
 HELD = {
     "bfloat16": ["model.dtype=bfloat16", "engine.precision=bf16"],

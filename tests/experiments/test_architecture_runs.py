@@ -7,9 +7,9 @@ import torch
 from architectures import CAUSAL, CONFIGS, ENCODERS, SEQ2SEQ, auto_class, save, words, write_data
 from peft import PeftModel
 
-from experiments import artifacts
 from experiments.cli.command_line import compose_config
 from experiments.config.plan import Plan
+from experiments.results import saved_model as artifacts
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 2], [10, 11, 12, 13, 14, 2]])
 FINITE, UNROLLED = "finite_difference", "unrolled"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from experiments.plots import planted
+from experiments.plots import planted_recovery as planted
 
 NAMES = [f"layer{i}" for i in range(5)]
 TRUE = dict(zip(NAMES, [1, 1, 1, 2, 3], strict=True))

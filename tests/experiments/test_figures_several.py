@@ -11,14 +11,8 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from experiments import figures
-from experiments.plots import (
-    comparison,
-    cosine_compared,
-    curves,
-    planted,
-    ranks_compared,
-    values_compared,
-)
+from experiments.plots import comparison, cosine_compared, curves, ranks_compared, values_compared
+from experiments.plots import planted_recovery as planted
 from experiments.plots.style import BLUE
 
 NAMES = [f"bert.layer.{layer}.{part}" for layer in range(3) for part in ("query", "value")]

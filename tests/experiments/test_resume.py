@@ -35,8 +35,8 @@ POINTS: dict[str, tuple[str, str | None, str, int, bool]] = {
     "between the stages": ("experiments.training.finished_stages", "Journal", "finish", 1, True),
     "in the retraining, early": ("bilevel.engine", "BilevelEngine", "train_step", 14, True),
     "in the retraining, late": ("bilevel.engine", "BilevelEngine", "train_step", 27, True),
-    "before the export": ("experiments.artifacts", None, "save", 1, False),
-    "before the result": ("experiments.result", None, "write", 1, False),
+    "before the export": ("experiments.results.saved_model", None, "save", 1, False),
+    "before the result": ("experiments.results.record", None, "write", 1, False),
 }
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bilevel.errors import UserError
-from experiments.artifacts import Saved
+from experiments.results.saved_model import Saved
 from experiments.tasks.task import TaskData
 from experiments.training.finished_stages import write_atomically
 from problems.common.method import Outcome

@@ -11,10 +11,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from bilevel.errors import UserError
-from experiments import result
 from experiments.cli.command_line import CommandLine, compose_config, user_modules
 from experiments.config.instantiate import build
 from experiments.models.spec import LoadedModel, ModelSpec
+from experiments.results import record as result
 from experiments.tasks.task import Task, TaskData
 from experiments.training import warm_start
 
