@@ -90,14 +90,14 @@ def finetune(
         hypergradient: of a bilevel method; ``FiniteDifference()`` unless given.
         target_modules: "qv", "all" or names; None for the method's own.
         head: modules trained in full beside the adapter; None for all outside the backbone.
-        metrics: names in ``experiments.metrics.labels.METRICS`` (of tags ``tag_metrics.TAG_METRICS``, of
-            text ``text_metrics.TEXT_METRICS``); None for the usual of the kind.
+        metrics: names in ``experiments.metrics.labels.METRICS`` (of tags ``tags.TAG_METRICS``, of
+            text ``text.TEXT_METRICS``); None for the usual of the kind.
         decoding: how text is written, ``experiments.tasks.kinds.text.Decoding(beams=4)``.
         seed: decides splits, order, dropout and new weights.
         folder: of the run, as ``python -m experiments.run`` leaves it; None leaves nothing behind.
         resume: continue the interrupted run in ``folder``.
         engine: options of ``conf/engine/default.yaml`` to change, ``{"precision": "bf16"}``.
-        **train: ``epochs``, ``batch_size``, ``lr`` ...: see ``problems.common.method.TrainSettings``.
+        **train: ``epochs``, ``batch_size``, ``lr`` ...: see ``problems.TrainSettings``.
 
     Raises:
         UserError: anything that is wrong with what is given.

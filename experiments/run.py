@@ -32,7 +32,7 @@ from experiments.cli.command_line import (
     user_modules,
 )
 from experiments.cli.messages import USER_ERRORS, sentence
-from experiments.config.schema import schema
+from experiments.config import schema
 
 log = logging.getLogger(__name__)
 

@@ -1,1 +1,1 @@
-"""Take a lower level's steps again: what was recorded, other weights in place, the same randomness."""
+"""Take a lower level's steps again: recorded, at other weights, with the same randomness."""

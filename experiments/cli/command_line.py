@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from bilevel.errors import UserError
 from experiments.cli.messages import USER_ERRORS, nearest, sentence
-from experiments.config.schema import schema
+from experiments.config import schema
 
 __all__ = ["CommandLine", "compose_config", "fail", "one_sentence", "user_modules"]
 

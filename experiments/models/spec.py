@@ -17,6 +17,7 @@ from transformers import (
 
 from bilevel.errors import UserError
 from bilevel.lowrank.fused import fused_projections
+from experiments.models import quantization
 from experiments.models.heads import (
     auto_class,
     check_writes,
@@ -32,7 +33,6 @@ from experiments.models.loading import (
     quietly,
 )
 from experiments.models.memory import check_dtype, heads_in_float32
-from experiments.models.spec import quantization
 from experiments.models.target_modules import outside_layers
 from experiments.models.tokenizer import prepare
 from experiments.tasks.task import Answers
@@ -96,7 +96,7 @@ class ModelSpec:
         warm_start: the folder of a finished run of this model, on another task; its backbone is
             taken instead of the pretrained one (:mod:`experiments.training.warm_start`).
         dtype: "float32", or "bfloat16" for the frozen weights; what is trained is in float32.
-        gradient_checkpointing: less memory for more time; see :func:`experiments.models.memory.recompute`.
+        gradient_checkpointing: less memory for more time; see :mod:`experiments.models.memory`.
     """
 
     name: str

@@ -34,7 +34,7 @@ class Classification(Task):
         text_columns: one or two column names.
         label_column: its values are names or numbers.
         regression: take the labels as real numbers to predict, not as classes.
-        metrics: names in `experiments.metrics.labels.METRICS`, the primary one first; None for accuracy
+        metrics: names in `experiments.metrics.labels`, the primary one first; None for accuracy
             and macro-F1, or Pearson and Spearman correlation.
         max_train: training examples at most, None for all.
         max_test: test examples at most, None for all.

@@ -1,7 +1,8 @@
 """Random sequences, labelled by a transformer in which low-rank updates are planted.
 
 The right rank of every matrix is known (`TaskData.true_ranks`), so that a method which searches for
-ranks can be scored on what it finds; see `experiments.models.planted_problem` and `experiments.metrics.ranks`.
+ranks can be scored on what it finds; see
+`experiments.models.planted_problem` and `experiments.metrics.ranks`.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What methods share: the two kinds of method, optimisers, what passes to the application and back."""
+"""What methods share: their two kinds, their optimisers, and what the application gives them."""

@@ -1,4 +1,4 @@
-"""The two ways in which Delta-LoRA's weight follows the product; see :mod:`problems.delta_lora.method`.
+"""The two ways in which Delta-LoRA's weight follows the product; see :mod:`problems.delta_lora`.
 
 W_t = W_0 + lambda s (B_t A_t - B_K A_K)        after every step t > K
 """

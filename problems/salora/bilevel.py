@@ -1,7 +1,7 @@
 r"""SaLoRA on two levels: its gates learn on data that its factors do not see. Not in the paper.
 
-SaLoRA (:mod:`problems.salora.one_level`) trains gates and factors on the same examples, so a component that
-only memorises them keeps its gate. Here, as in AutoLoRA and BiLoRA, they are apart:
+SaLoRA (:mod:`problems.salora.one_level`) trains gates and factors on the same examples, so a
+component that only memorises them keeps its gate. Here, as in AutoLoRA and BiLoRA, they are apart:
 
     lower   V*(theta) = argmin over B, A, head of  L(V, g(theta); D1) + beta R_orth(V)
     upper   min over theta   max over lambda >= 0

@@ -3,7 +3,7 @@
 import errno
 import os
 
-from bilevel.checkpoint.folder import state_file
+from bilevel.checkpoint import state_file
 
 
 class FullDisk:

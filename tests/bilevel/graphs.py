@@ -2,13 +2,6 @@
 
 import torch
 from torch import nn
-from toys import (
-    Gate,
-    Lower,
-    Net,
-    dataset,
-    stack,
-)
 
 from bilevel import (
     BilevelEngine,
@@ -17,6 +10,13 @@ from bilevel import (
     ProblemConfig,
     ResumableLoader,
     UpperProblem,
+)
+from tests.bilevel.toys import (
+    Gate,
+    Lower,
+    Net,
+    dataset,
+    stack,
 )
 
 

@@ -2,10 +2,6 @@
 
 import torch
 from torch import nn
-from toys import (
-    dataset,
-    stack,
-)
 
 from bilevel import (
     BilevelEngine,
@@ -13,6 +9,10 @@ from bilevel import (
     LowerProblem,
     ProblemConfig,
     ResumableLoader,
+)
+from tests.bilevel.toys import (
+    dataset,
+    stack,
 )
 
 

@@ -6,7 +6,8 @@ import torch
 from betty.configs import Config, EngineConfig
 from betty.engine import Engine
 from betty.problems import ImplicitProblem
-from toys import (
+
+from tests.bilevel.toys import (
     Gate,
     Lower,
     Net,

@@ -8,8 +8,6 @@ import traceback
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from text_toys import two_text_levels
-from toys import STRICT, Recorder, flat, two_levels
 
 from bilevel.hypergradient import (
     Alignment,
@@ -20,6 +18,8 @@ from bilevel.hypergradient import (
     Sama,
     Unrolled,
 )
+from tests.bilevel.text_toys import two_text_levels
+from tests.bilevel.toys import STRICT, Recorder, flat, two_levels
 
 pytestmark = STRICT
 

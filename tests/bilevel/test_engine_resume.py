@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from graphs import (
-    three_levels,
-)
-from text_toys import two_text_levels
-from toys import STRICT, Lower, Upper, dataset, flat, stack, two_levels
 
 from bilevel.errors import UserError
 from bilevel.hypergradient import Alignment, FiniteDifference, NoHypergradient, Unrolled
+from tests.bilevel.graphs import (
+    three_levels,
+)
+from tests.bilevel.text_toys import two_text_levels
+from tests.bilevel.toys import STRICT, Lower, Upper, dataset, flat, stack, two_levels
 
 pytestmark = STRICT
 

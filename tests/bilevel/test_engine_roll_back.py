@@ -2,13 +2,18 @@
 
 import pytest
 import torch
-from graphs import (
+from torch import nn
+
+from bilevel import (
+    ResumableLoader,
+)
+from bilevel.hypergradient import FiniteDifference, NoHypergradient, Unrolled
+from tests.bilevel.graphs import (
     three_levels,
     two_lowers,
 )
-from steps import record_steps
-from torch import nn
-from toys import (
+from tests.bilevel.steps import record_steps
+from tests.bilevel.toys import (
     STRICT,
     Gate,
     Net,
@@ -19,11 +24,6 @@ from toys import (
     two_levels,
     upper_gradient,
 )
-
-from bilevel import (
-    ResumableLoader,
-)
-from bilevel.hypergradient import FiniteDifference, NoHypergradient, Unrolled
 
 pytestmark = STRICT
 

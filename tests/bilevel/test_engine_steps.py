@@ -4,14 +4,23 @@ import itertools
 
 import pytest
 import torch
-from graphs import (
+from torch import nn
+
+from bilevel import (
+    BilevelEngine,
+    BilevelEngineConfig,
+    LowerProblem,
+    ResumableLoader,
+)
+from bilevel.errors import UserError
+from bilevel.hypergradient import FiniteDifference, NoHypergradient, Unrolled
+from tests.bilevel.graphs import (
     three_levels,
     two_lowers,
     two_uppers,
 )
-from steps import record_steps
-from torch import nn
-from toys import (
+from tests.bilevel.steps import record_steps
+from tests.bilevel.toys import (
     STRICT,
     Recorder,
     brute_force,
@@ -22,15 +31,6 @@ from toys import (
     two_levels,
     upper_gradient,
 )
-
-from bilevel import (
-    BilevelEngine,
-    BilevelEngineConfig,
-    LowerProblem,
-    ResumableLoader,
-)
-from bilevel.errors import UserError
-from bilevel.hypergradient import FiniteDifference, NoHypergradient, Unrolled
 
 pytestmark = STRICT
 

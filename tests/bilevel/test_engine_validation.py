@@ -2,19 +2,19 @@
 
 import pytest
 import torch
-from toys import (
-    STRICT,
-    Lower,
-    Upper,
-    flat,
-    two_levels,
-)
 
 from bilevel import (
     Callback,
 )
 from bilevel.errors import UserError
 from bilevel.hypergradient import NoHypergradient
+from tests.bilevel.toys import (
+    STRICT,
+    Lower,
+    Upper,
+    flat,
+    two_levels,
+)
 
 pytestmark = STRICT
 

@@ -1,14 +1,14 @@
 """Autocast and loss scaling of a problem."""
 
 import torch
-from text_toys import LowerText, UpperText, two_text_levels
-from toys import STRICT, Recorder, Spy, cosine, flat, relative_error, upper_gradient
 
 from bilevel.hypergradient import (
     FiniteDifference,
     NoHypergradient,
     Unrolled,
 )
+from tests.bilevel.text_toys import LowerText, UpperText, two_text_levels
+from tests.bilevel.toys import STRICT, Recorder, Spy, cosine, flat, relative_error, upper_gradient
 
 pytestmark = STRICT
 

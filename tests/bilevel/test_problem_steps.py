@@ -3,21 +3,7 @@
 import pytest
 import torch
 import transformers
-from levels import alone, classify, linear
-from text_toys import LowerText, UpperText, two_text_levels
 from torch import nn
-from toys import (
-    STRICT,
-    Lower,
-    Upper,
-    brute_force,
-    dataset,
-    flat,
-    relative_error,
-    stack,
-    two_levels,
-    upper_gradient,
-)
 
 from bilevel import (
     ResumableLoader,
@@ -28,6 +14,20 @@ from bilevel.hypergradient import (
     Neumann,
     NoHypergradient,
     Unrolled,
+)
+from tests.bilevel.levels import alone, classify, linear
+from tests.bilevel.text_toys import LowerText, UpperText, two_text_levels
+from tests.bilevel.toys import (
+    STRICT,
+    Lower,
+    Upper,
+    brute_force,
+    dataset,
+    flat,
+    relative_error,
+    stack,
+    two_levels,
+    upper_gradient,
 )
 
 pytestmark = STRICT

@@ -8,15 +8,15 @@ import torch
 import torch.distributed as dist
 from betty.engine import Engine
 from packaging.specifiers import SpecifierSet
-from stock import StockLower, StockUpper, run_quietly, stock_levels
-from toys import (
+
+from bilevel.hypergradient import FiniteDifference, NoHypergradient, Unrolled
+from tests.bilevel.stock import StockLower, StockUpper, run_quietly, stock_levels
+from tests.bilevel.toys import (
     STRICT,
     Lower,
     Upper,
     two_levels,
 )
-
-from bilevel.hypergradient import FiniteDifference, NoHypergradient, Unrolled
 
 pytestmark = STRICT
 

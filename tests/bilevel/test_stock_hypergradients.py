@@ -3,9 +3,11 @@
 import pytest
 import torch
 from betty.problems import IterativeProblem
-from stock import StockLower, StockUpper, stock_levels
 from torch import nn
-from toys import (
+
+from bilevel.hypergradient import FiniteDifference, NoHypergradient, Unrolled
+from tests.bilevel.stock import StockLower, StockUpper, stock_levels
+from tests.bilevel.toys import (
     STRICT,
     Net,
     brute_force,
@@ -13,8 +15,6 @@ from toys import (
     two_levels,
     upper_gradient,
 )
-
-from bilevel.hypergradient import FiniteDifference, NoHypergradient, Unrolled
 
 pytestmark = STRICT
 

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from stock import stock_levels
-from toys import (
+
+from bilevel.hypergradient import NoHypergradient, Unrolled
+from tests.bilevel.stock import stock_levels
+from tests.bilevel.toys import (
     STRICT,
     two_levels,
 )
-
-from bilevel.hypergradient import NoHypergradient, Unrolled
 
 pytestmark = STRICT
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 import transformers as hf
 from tokenizers import processors
-from word_tokens import word_tokenizer
+
+from tests.experiments.word_tokens import word_tokenizer
 
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", *(f"w{i}" for i in range(28))]

@@ -14,9 +14,7 @@ from transformers import BertConfig, BertModel
 
 from experiments.plots.style import STYLE
 from experiments.tasks.demo import Demo
-
-# Makes `import drawn` work in the tests of this folder, however pytest is started.
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+from tests.experiments.word_tokens import word_tokenizer
 
 with suppress(ImportError):  # rouge_score brings it
     from absl import logging as absl_logging
@@ -31,8 +29,6 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a random two-layer BERT (with dropout) that knows the demo task's words."""
-    from word_tokens import word_tokenizer  # not above, where its folder is not looked in yet
-
     folder = tmp_path_factory.mktemp("tiny")
     words = sorted({w for e in Demo(max_train=300).load().train for w in e.texts[0].split()})
     names = dict(zip(("pad", "unk", "cls", "sep", "mask"), SPECIAL, strict=True))

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import writers
 from tokenizers import processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
-from word_tokens import word_tokenizer
+
+from tests.experiments import writers
+from tests.experiments.word_tokens import word_tokenizer
 
 THINGS = ("soup", "tea", "room", "staff", "view", "bed", "lamp", "door")
 SIDES = (("bad", "awful"), ("good", "lovely"))  # negative, positive

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-import writers
 from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
@@ -22,6 +21,7 @@ from experiments.tasks.in_memory_rows import tagged, written
 from experiments.tasks.kinds.text import Decoding
 from experiments.tasks.task import TAGS, Answers
 from problems import AutoLoRA, LoRA
+from tests.experiments import writers
 
 SAME = ("metrics", "test_loss", "train_loss", "ranks", "adapter_parameters", "head_parameters")
 QUICK = ["train.batch_size=4", "train.max_steps=3", "train.lr=1e-2", "engine.precision=fp32"]

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from architectures import save, words, write_data
 
 from bilevel.errors import UserError
 from experiments.cli.command_line import compose_config
 from experiments.config.plan import Plan
 from experiments.results import saved_model as artifacts
+from tests.experiments.architectures import save, words, write_data
 
 NO_NORM = "have no separate feed forward norm"
 TWO_STACKS = "2 stacks of numbered layers"

@@ -15,7 +15,8 @@ from transformers import (
     T5Config,
     T5ForConditionalGeneration,
 )
-from word_tokens import word_tokenizer
+
+from tests.experiments.word_tokens import word_tokenizer
 
 WORDS = 12
 PAD, BEGIN, END, UNKNOWN = range(4)

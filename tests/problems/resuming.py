@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from jobs import SmallJob
 
 from bilevel import BilevelEngine, BilevelEngineConfig
 from bilevel.checkpoint.state_file import load_state, save_state
+from tests.problems.jobs import SmallJob
 
 
 class _StoppedError(Exception):

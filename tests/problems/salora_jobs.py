@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from jobs import SmallJob
-
 from bilevel import BilevelEngine, BilevelEngineConfig
+from tests.problems.jobs import SmallJob
 
 ALL = ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"]
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from jobs import SmallJob, logits_of
 from peft import PeftModel
-from resuming import assert_resumes_exactly
 
 from bilevel import UserError
 from bilevel.lowrank import export_adapter
 from bilevel.lowrank.layers import lora_layers
 from problems.adalora import AdaLoRA, adalora_layers
+from tests.problems.jobs import SmallJob, logits_of
+from tests.problems.resuming import assert_resumes_exactly
 
 
 class Job(SmallJob):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from jobs import SmallJob, collate
 from torch import nn
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, BertConfig, DebertaV2Config
@@ -15,6 +14,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig, Deberta
 from bilevel import UserError
 from problems.adapters.method import BottleneckAdapters, BottleneckModel, load_adapters
 from problems.adapters.modules import BottleneckConfig
+from tests.problems.jobs import SmallJob, collate
 
 
 def config(kind: str, **values) -> BottleneckConfig:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from jobs import SmallJob
 
 from bilevel import UserError
 from bilevel.hypergradient import Alignment, NoHypergradient, Unrolled
 from bilevel.lowrank import Gates
 from problems import AutoLoRA
+from tests.problems.jobs import SmallJob
 
 
 def test_the_three_stages_give_plain_lora_at_the_searched_ranks():

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from jobs import SmallJob, collate
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import (
@@ -31,6 +30,7 @@ from problems.full import FullFineTuning, trained_names
 from problems.ia3 import IA3
 from problems.prefix import PrefixTuning
 from problems.prompt import PromptTuning
+from tests.problems.jobs import SmallJob, collate
 
 SMALL = {
     "vocab_size": 32,

@@ -6,7 +6,6 @@ import json
 
 import pytest
 import torch
-from jobs import ExactJob, SmallJob, collate, logits_of
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import nn
@@ -23,6 +22,7 @@ from bilevel.hypergradient import (
 )
 from problems.bidora import BiDoRA, direction_residual, dora_layers, magnitudes
 from problems.common.optimizer_settings import OptimizerSettings
+from tests.problems.jobs import ExactJob, SmallJob, collate, logits_of
 
 
 def test_the_upper_level_owns_the_magnitudes_and_the_lower_one_all_else_that_is_trained():

@@ -6,16 +6,16 @@ from functools import partial
 
 import pytest
 import torch
-from jobs import ExactJob, SmallJob, collate, logits_of
 from peft import PeftModel
 from transformers import get_scheduler
-from whole_runs import assert_unrolled_is_exact
 
 from bilevel import UserError
 from bilevel.lowrank import export_adapter, gated_layers
 from problems.bilora import BiLoRA
 from problems.common.method import trainable
 from problems.common.optimizer_settings import OptimizerSettings
+from tests.problems.jobs import ExactJob, SmallJob, collate, logits_of
+from tests.problems.whole_runs import assert_unrolled_is_exact
 
 
 def explicit_r1(model):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from jobs import SmallJob, logits_of
 from peft import PeftModel
-from resuming import assert_resumes_exactly
 from torch import nn
 from transformers import GPT2Config, GPT2ForSequenceClassification, get_scheduler
 
@@ -17,6 +15,8 @@ from problems.common.method import add_lora, loader, trainable
 from problems.common.optimizer_settings import OptimizerSettings
 from problems.delta_lora.method import DeltaLoRA
 from problems.lora import LoRA
+from tests.problems.jobs import SmallJob, logits_of
+from tests.problems.resuming import assert_resumes_exactly
 
 MODES = ("factored", "in_place")
 TUNED = OptimizerSettings(lr=1e-2, weight_decay=0.1, warmup_ratio=0.25)

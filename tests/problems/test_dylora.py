@@ -7,9 +7,7 @@ import json
 import pytest
 import safetensors.torch
 import torch
-from jobs import ExactJob, logits_of
 from peft import PeftModel
-from resuming import assert_resumes_exactly
 
 from bilevel import UserError
 from bilevel.lowrank import export_adapter, gated_layers
@@ -18,6 +16,8 @@ from problems.common.method import add_lora, loader
 from problems.common.optimizer_settings import OptimizerSettings
 from problems.dylora import DyLoRA, Prefix
 from problems.lora import LoRA
+from tests.problems.jobs import ExactJob, logits_of
+from tests.problems.resuming import assert_resumes_exactly
 
 CONSTANT = OptimizerSettings(lr=1e-2, schedule="constant", weight_decay=0.1)
 

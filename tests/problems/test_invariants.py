@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from jobs import SmallJob
 from peft import get_peft_model_state_dict
 from torch import nn
 
@@ -27,6 +26,7 @@ from problems import AutoLoRA
 from problems.bidora import BiDoRA
 from problems.bilora import BiLoRA
 from problems.salora.bilevel import SaLoRABilevel
+from tests.problems.jobs import SmallJob
 
 
 def test_1_bettys_implicit_term_has_no_learning_rate():

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from jobs import SmallJob
 from transformers import get_scheduler
 
 from bilevel import UserError
 from problems import LoRA, OptimizerSettings
 from problems.common.method import add_lora, loader, trainable
 from problems.common.optimizer_settings import SCHEDULES, optimizer_and_scheduler
+from tests.problems.jobs import SmallJob
 
 
 def test_the_engine_takes_the_steps_of_a_plain_loop():

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from jobs import SmallJob, collate
 from transformers import AutoModelForSequenceClassification, DistilBertConfig, GPT2Config
 
 from bilevel import UserError
 from problems.prefix import PrefixTuning
 from problems.prompt import PromptTuning
+from tests.problems.jobs import SmallJob, collate
 
 
 @pytest.mark.parametrize("method", [PromptTuning, PrefixTuning])

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from jobs import SmallJob, collate
 from transformers import AutoModelForSequenceClassification, ElectraConfig
 
 from bilevel import UserError
 from problems.prefix import PrefixTuning
 from problems.prompt import PromptTuning
+from tests.problems.jobs import SmallJob, collate
 
 
 def two_texts() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:

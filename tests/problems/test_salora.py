@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from salora_jobs import WatchedJob, parts
 
 from bilevel import UserError
 from bilevel.lowrank import component_costs, expected_l0, gated_layers, orthogonality
 from problems.common.optimizer_settings import OptimizerSettings
 from problems.salora.one_level import SaLoRA
 from problems.salora.shared import gate_lr, multiplier_lr
+from tests.problems.salora_jobs import WatchedJob, parts
 
 
 def test_the_losses_of_both_levels():

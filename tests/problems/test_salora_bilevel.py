@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from jobs import ExactJob
-from salora_jobs import Interrupted, WatchedJob
-from whole_runs import assert_unrolled_is_exact
 
 from bilevel import UserError
 from bilevel.hypergradient import Alignment, FiniteDifference, NoHypergradient, Unrolled
@@ -14,6 +11,9 @@ from bilevel.lowrank import gated_layers
 from problems.common.method import trainable
 from problems.common.optimizer_settings import OptimizerSettings
 from problems.salora.bilevel import SaLoRABilevel
+from tests.problems.jobs import ExactJob
+from tests.problems.salora_jobs import Interrupted, WatchedJob
+from tests.problems.whole_runs import assert_unrolled_is_exact
 
 
 def counts(problems):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from jobs import logits_of
 from peft import PeftModel
-from salora_jobs import WatchedJob
 
 from bilevel import UserError
 from bilevel.lowrank import Gates, component_costs, export_adapter, gated_layers
 from problems.salora.one_level import SaLoRA
 from problems.salora.window import GateWindow
+from tests.problems.jobs import logits_of
+from tests.problems.salora_jobs import WatchedJob
 
 
 def window_of(logits, costs=(10, 30), **options):

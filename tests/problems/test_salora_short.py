@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 
 import pytest
-from salora_jobs import WatchedJob
 
 from bilevel import UserError
 from problems.salora.bilevel import SaLoRABilevel
 from problems.salora.one_level import SaLoRA
+from tests.problems.salora_jobs import WatchedJob
 
 
 @pytest.mark.parametrize("method", [SaLoRA, SaLoRABilevel])

@@ -6,12 +6,12 @@ import itertools
 
 import pytest
 import torch
-from salora_jobs import Interrupted, WatchedJob, parts
 
 from problems.common.optimizer_settings import OptimizerSettings
 from problems.lora import LoRA
 from problems.salora.one_level import SaLoRA
 from problems.salora.window import window_steps
+from tests.problems.salora_jobs import Interrupted, WatchedJob, parts
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from jobs import SmallJob, make_data
 
 from bilevel import UserError
 from problems.autolora import AutoLoRA
 from problems.bidora import BiDoRA
 from problems.bilora import BiLoRA
 from problems.lora import LoRA
+from tests.problems.jobs import SmallJob, make_data
 
 SINGLE_STAGE = [BiLoRA, BiDoRA]
 

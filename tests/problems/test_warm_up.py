@@ -6,8 +6,6 @@ import logging
 
 import pytest
 import torch
-from jobs import SmallJob
-from resuming import assert_resumes_exactly
 
 from problems.adalora import AdaLoRA
 from problems.autolora import AutoLoRA
@@ -20,6 +18,8 @@ from problems.full import FullFineTuning
 from problems.lora import LoRA
 from problems.salora.bilevel import SaLoRABilevel
 from problems.salora.one_level import SaLoRA
+from tests.problems.jobs import SmallJob
+from tests.problems.resuming import assert_resumes_exactly
 
 GATED = {"rank": 2, "start": 0.1, "end": 0.9}
 

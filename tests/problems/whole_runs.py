@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from jobs import ExactJob
 
 from bilevel.hypergradient import NoHypergradient, Unrolled
+from tests.problems.jobs import ExactJob
 
 
 class Listening(ExactJob):

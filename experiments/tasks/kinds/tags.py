@@ -122,7 +122,7 @@ class TaggedData(TaskData):
     def entities(
         self, predictions: dict[str, list[Any]]
     ) -> dict[str, dict[str, float | int | None]] | None:
-        """Precision, recall, F1 and support of each type; see `experiments.metrics.tags.by_type`."""
+        """Precision, recall, F1 and support of each type, by `experiments.metrics.tags`."""
         types = [name[2:] for name in self.tag_names if name.startswith("B-")]
         return by_type(*self._compared(predictions, list(self.tests)), types)
 

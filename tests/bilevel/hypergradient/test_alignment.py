@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from text_toys import two_text_levels
-from toys import STRICT, Spy, cosine, flat, relative_error
 
 from bilevel.errors import UserError
 from bilevel.hypergradient import Alignment, FiniteDifference, Unrolled
 from bilevel.hypergradient.derivatives import dot
 from bilevel.lowrank import gated_layers
 from bilevel.lowrank.layers import lora_layers
+from tests.bilevel.text_toys import two_text_levels
+from tests.bilevel.toys import STRICT, Spy, cosine, flat, relative_error
 
 pytestmark = STRICT
 

@@ -1,9 +1,9 @@
 """`betty_darts` is stock Betty's routine, noise included."""
 
 import torch
-from toys import STRICT, two_levels, upper_gradient
 
 from bilevel.hypergradient import BettyDarts, FiniteDifference
+from tests.bilevel.toys import STRICT, two_levels, upper_gradient
 
 pytestmark = STRICT
 

@@ -2,8 +2,6 @@
 
 import pytest
 import torch
-from text_toys import two_text_levels
-from toys import STRICT, Net, cosine, dataset, flat, relative_error, stack, two_levels
 
 from bilevel import BilevelEngine, BilevelEngineConfig, Callback, LowerProblem, ResumableLoader
 from bilevel.errors import UserError
@@ -16,6 +14,8 @@ from bilevel.hypergradient import (
     Unrolled,
     check,
 )
+from tests.bilevel.text_toys import two_text_levels
+from tests.bilevel.toys import STRICT, Net, cosine, dataset, flat, relative_error, stack, two_levels
 
 pytestmark = STRICT
 

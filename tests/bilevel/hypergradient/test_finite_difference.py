@@ -5,11 +5,11 @@ import itertools
 import pytest
 import torch
 from betty.hypergradient.darts import darts
-from text_toys import mixed_product, two_text_levels
-from toys import STRICT, Spy, cosine, flat, relative_error, two_levels, upper_gradient
 
 from bilevel.errors import UserError
 from bilevel.hypergradient import FiniteDifference, NoHypergradient, Unrolled
+from tests.bilevel.text_toys import mixed_product, two_text_levels
+from tests.bilevel.toys import STRICT, Spy, cosine, flat, relative_error, two_levels, upper_gradient
 
 pytestmark = STRICT
 

@@ -10,13 +10,13 @@ from betty.configs import Config
 from betty.engine import Engine
 from betty.hypergradient.cg import cg as stock_cg
 from betty.problems import ImplicitProblem
-from text_toys import mixed_product, two_text_levels
 from torch import nn
-from toys import STRICT, Spy, flat, relative_error, two_levels
 
 from bilevel import LowerProblem, ProblemConfig, UpperProblem
 from bilevel.errors import UserError
 from bilevel.hypergradient import ConjugateGradient, FiniteDifference, Neumann
+from tests.bilevel.text_toys import mixed_product, two_text_levels
+from tests.bilevel.toys import STRICT, Spy, flat, relative_error, two_levels
 
 pytestmark = STRICT
 

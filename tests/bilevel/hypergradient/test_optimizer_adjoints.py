@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from optimizer_cases import (
+
+from bilevel.hypergradient.optimizers import clone_together, functional_step, snapshot, step_vjp
+from tests.bilevel.optimizer_cases import (
     CASES,
     SGD,
     Adam,
@@ -16,8 +18,6 @@ from optimizer_cases import (
     torch_step,
     warmed_up,
 )
-
-from bilevel.hypergradient.optimizers import clone_together, functional_step, snapshot, step_vjp
 
 
 @pytest.mark.parametrize("max_norm", [0.0, 0.7])

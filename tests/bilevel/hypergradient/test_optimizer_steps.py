@@ -4,9 +4,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from optimizer_cases import CASES, build, make_params, random_like, torch_step, warmed_up
 
 from bilevel.hypergradient.optimizers import clone_together, functional_step, snapshot, step_vjp
+from tests.bilevel.optimizer_cases import (
+    CASES,
+    build,
+    make_params,
+    random_like,
+    torch_step,
+    warmed_up,
+)
 
 
 @pytest.mark.parametrize("max_norm", [0.0, 0.7, 100.0])

@@ -5,7 +5,6 @@ import torch
 from betty.configs import Config
 from betty.hypergradient import jvp_fn_mapping
 from betty.hypergradient.darts import darts
-from toys import STRICT, Lower, Upper, relative_error, two_levels, upper_gradient
 
 from bilevel import ProblemConfig
 from bilevel.errors import UserError
@@ -21,6 +20,7 @@ from bilevel.hypergradient import (
     estimator_of,
     register,
 )
+from tests.bilevel.toys import STRICT, Lower, Upper, relative_error, two_levels, upper_gradient
 
 pytestmark = STRICT
 

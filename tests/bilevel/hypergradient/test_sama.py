@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from text_toys import mixed_product, two_text_levels
-from toys import STRICT, Spy, flat, relative_error, two_levels
 
 from bilevel.errors import UserError
 from bilevel.hypergradient import FiniteDifference, Sama
+from tests.bilevel.text_toys import mixed_product, two_text_levels
+from tests.bilevel.toys import STRICT, Spy, flat, relative_error, two_levels
 
 pytestmark = STRICT
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from optimizer_cases import SGD, Adam, AdamW, make_params, random_like, warmed_up
 
 from bilevel.errors import UserError
 from bilevel.hypergradient.optimizers import check_supported, functional_step, snapshot
+from tests.bilevel.optimizer_cases import SGD, Adam, AdamW, make_params, random_like, warmed_up
 
 
 class Halving(torch.optim.AdamW):

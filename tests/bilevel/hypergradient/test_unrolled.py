@@ -4,7 +4,9 @@ import pytest
 import torch
 import torchopt
 from torch import nn
-from toys import (
+
+from bilevel.hypergradient import NoHypergradient, Unrolled
+from tests.bilevel.toys import (
     STRICT,
     Lower,
     Recorder,
@@ -16,8 +18,6 @@ from toys import (
     two_levels,
     upper_gradient,
 )
-
-from bilevel.hypergradient import NoHypergradient, Unrolled
 
 pytestmark = STRICT
 

@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 import torch
-from toys import STRICT, Lower, Upper, two_levels
 
 from bilevel.errors import UserError
 from bilevel.hypergradient import NoHypergradient, Unrolled
+from tests.bilevel.toys import STRICT, Lower, Upper, two_levels
 
 pytestmark = STRICT
 

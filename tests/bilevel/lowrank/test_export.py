@@ -5,13 +5,13 @@ import warnings
 
 import pytest
 import torch
-from exported import config, logits, pruned, weights
 from peft import PeftModel
 
 from bilevel.lowrank.export import export_adapter
 from bilevel.lowrank.gates import KINDS, fold_gates
 from bilevel.lowrank.layers import component_costs, lora_layers, lora_pattern
 from bilevel.lowrank.ranks import budget, fixed, positive, threshold
+from tests.bilevel.exported import config, logits, pruned, weights
 
 
 def reloaded(base, folder, batch, **options) -> torch.Tensor:

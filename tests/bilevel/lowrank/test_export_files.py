@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from exported import config, logits, pruned, weights
 
 from bilevel.errors import UserError
 from bilevel.lowrank.export import export_adapter
 from bilevel.lowrank.layers import component_costs, lora_layers
 from bilevel.lowrank.ranks import threshold
+from tests.bilevel.exported import config, logits, pruned, weights
 
 
 def test_uniform_layout_needs_nothing_but_r_and_alpha(adapted, with_gates, tmp_path):

@@ -1,6 +1,0 @@
-"""Makes `import toys` work in the tests below this folder, however pytest is started."""
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))

@@ -1,0 +1,302 @@
+"""Figures of one run's values, watched numbers and weights: what is drawn, from files alone."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from experiments import figures
+from experiments.plots import cosine, gates, heat, values, watched
+from experiments.plots.records import final_values, lower_steps_each
+from experiments.plots.style import look
+from tests.experiments.drawn import assert_nothing_cut, result, write
+
+SIX = [f"attention.self.{part}" for part in ("query", "key", "value")]
+SIX += ["attention.output.dense", "intermediate.dense", "output.dense"]
+
+
+bilora = partial(result, "bilora", 3)
+
+
+def names(layers: int, parts: list[str]) -> list[str]:
+    return [f"bert.encoder.layer.{layer}.{part}" for layer in range(layers) for part in parts]
+
+
+def gate_lines(last: dict[str, list[Any]], stage: str = "train") -> list[dict[str, Any]]:
+    start = {name: [0.5] * len(row) for name, row in last.items()}
+    return [
+        {"stage": stage, "step": step, "kind": "gates", "gates": rows}
+        for step, rows in ((0, start), (10, last))
+    ]
+
+
+def watch_lines(stage: str = "train", **numbers: list[float | None]) -> list[dict[str, Any]]:
+    length = len(next(iter(numbers.values())))
+    return [
+        {"stage": stage, "step": 10 * i, "kind": "watch", "seconds": 1.0}
+        | {name: series[i] for name, series in numbers.items()}
+        for i in range(length)
+    ]
+
+
+def maps(figure: Figure) -> list[Any]:
+    """The heat maps' axes."""
+    return [axes for axes in figure.axes if len(axes.images) == 2]
+
+
+# ---- values
+
+
+def test_the_last_line_of_the_last_stage_with_values_is_final() -> None:
+    (name,) = names(1, ["query"])
+    lines = [*gate_lines({name: [0.9, 0.1]}, "search"), *gate_lines({name: [0.2, 0.8]}, "polish")]
+    lines.append({"stage": "retrain", "step": 3, "kind": "train", "lower_loss": 1.0})
+    assert final_values(lines)[name].tolist() == [0.2, 0.8]
+    assert final_values(lines[-1:]) == {}
+
+
+def test_values_sorted_in_their_cells_and_counted_in_the_bars(
+    tmp_path: Path, kept: list[Figure]
+) -> None:
+    a, b, c, d = names(2, ["query", "value"])
+    rows = {a: [0.1, 0.7, 0.0, 0.2], b: [0.3, 0.3, 0.2, 0.2], c: [0.0, 0.0, 0.0, 1.0], d: [1] * 4}
+    ranks = {a: 3, b: 2, c: 1, d: 4}
+    assert values.draw(gate_lines(rows), bilora(ranks=ranks), tmp_path / "v.png")
+    (figure,) = kept
+    query, value = maps(figure)
+    assert [axes.get_title(loc="center") for axes in (query, value)] == ["query", "value"]
+    zeros, others = (image.get_array() for image in query.images)
+    assert others.filled(-1).tolist() == [[0.7, 0.2, 0.1, -1], [1, -1, -1, -1]]
+    assert (~np.ma.getmaskarray(zeros)).tolist() == [[False] * 3 + [True], [False] + [True] * 3]
+    # The rank is a black line behind the last component kept; a full rank needs none.
+    (line_a,), (line_c,) = (part.get_segments() for part in query.collections)
+    assert line_a.tolist() == [[2.5, -0.5], [2.5, 0.5]]
+    assert line_c.tolist() == [[0.5, 0.5], [0.5, 1.5]]
+    assert len(value.collections) == 1
+    bars = figure.axes[0]
+    assert sum(patch.get_height() for patch in bars.patches) == 12
+    assert "25 % exactly 0" in bars.get_title(loc="left")
+    assert not bars.get_lines()  # these are no softmax values
+    assert_nothing_cut(figure)
+
+
+def test_softmax_values_are_held_against_one_over_k(tmp_path: Path, kept: list[Figure]) -> None:
+    rows = {name: [0.4, 0.3, 0.2, 0.1] for name in names(2, ["query"])}
+    values.draw(gate_lines(rows), bilora(), tmp_path / "v.png")
+    (line,) = kept[0].axes[0].get_lines()
+    assert line.get_xdata() == [0.25, 0.25]
+    assert line.get_label() == "1/k, k = 4"
+
+
+def test_negative_values_get_two_sided_colours(tmp_path: Path, kept: list[Figure]) -> None:
+    (name,) = names(1, ["query"])
+    values.draw(gate_lines({name: [0.5, -2.0, 1.0]}), bilora(), tmp_path / "v.png")
+    image = maps(kept[0])[0].images[1]
+    assert image.get_array().tolist() == [[-2.0, 1.0, 0.5]]  # by magnitude
+    assert (image.norm.vmin, image.norm.vmax) == (-2.0, 2.0)
+    colour_map, norm = heat.colours(np.array([1.0, 3.0]))
+    assert colour_map.name == "viridis"
+    assert (norm.vmin, norm.vmax) == (1.0, 3.0)
+
+
+def test_nulls_are_white_and_told(tmp_path: Path, kept: list[Figure]) -> None:
+    (name,) = names(1, ["query"])
+    values.draw(gate_lines({name: [None, 0.25, 0.5]}), bilora(), tmp_path / "v.png")
+    array = maps(kept[0])[0].images[1].get_array()
+    assert array.filled(-1).tolist() == [[0.5, 0.25, -1]]
+    assert "1 not finite" in kept[0].axes[0].get_title(loc="left")
+
+
+@pytest.mark.parametrize("row", [[0.0, 0.0], [1.0, 1.0], [None, None]])
+def test_values_all_alike(tmp_path: Path, kept: list[Figure], row: list[Any]) -> None:
+    lines = gate_lines(dict.fromkeys(names(2, ["query"]), row))
+    assert values.draw(lines, bilora(), tmp_path / "v.png")
+    assert gates.draw(lines, bilora(), tmp_path / "g.png")
+    assert len(maps(kept[0])) == 1
+    assert_nothing_cut(kept[0])
+
+
+@pytest.mark.parametrize("layers", [1, 24])
+def test_six_parts_of_many_layers(tmp_path: Path, kept: list[Figure], layers: int) -> None:
+    rng = np.random.default_rng(0)
+    rows = {name: rng.random(8).tolist() for name in names(layers, SIX)}
+    ranks = {name: int(rng.integers(0, 9)) for name in rows}
+    assert values.draw(gate_lines(rows), bilora(ranks=ranks), tmp_path / "v.png")
+    panels = maps(kept[0])
+    assert [axes.images[1].get_array().shape for axes in panels] == [(layers, 8)] * 6
+    assert panels[3].get_title(loc="center") == "attention.\noutput.dense"
+    assert_nothing_cut(kept[0])
+
+
+def test_modules_of_other_rank_leave_their_row_short(tmp_path: Path, kept: list[Figure]) -> None:
+    a, b = names(2, ["query"])
+    values.draw(gate_lines({a: [0.3, 0.7], b: [0.5]}), bilora(), tmp_path / "v.png")
+    assert maps(kept[0])[0].images[1].get_array().filled(-1).tolist() == [[0.7, 0.3], [0.5, -1]]
+
+
+def test_gates_over_steps_know_their_kind(tmp_path: Path, kept: list[Figure]) -> None:
+    (name,) = names(1, ["query"])
+    gates.draw(gate_lines({name: [0.75, 0.25]}, "search"), bilora(), tmp_path / "a.png")
+    gates.draw(gate_lines({name: [-0.5, None]}), bilora(), tmp_path / "b.png")
+    dashed = [
+        [line for line in figure.axes[0].get_lines() if line.get_linestyle() == ":"]
+        for figure in kept
+    ]
+    assert [len(lines) for lines in dashed] == [1, 0]  # 1/k, for softmax values alone
+    assert np.isnan(kept[1].axes[0].get_lines()[0].get_ydata()).tolist() == [False, True]
+
+
+# ---- watched numbers
+
+
+def test_orthogonality_on_a_logarithmic_axis(tmp_path: Path, kept: list[Figure]) -> None:
+    lines = watch_lines(orthogonality=[8.0, None, 0.5, 0.001])
+    assert watched.draw_orthogonality(lines, bilora(), tmp_path / "o.png")
+    axes = kept[0].axes[0]
+    assert axes.get_yscale() == "log"
+    line = axes.get_lines()[0]
+    assert list(line.get_xdata()) == [0, 10, 20, 30]
+    np.testing.assert_equal(line.get_ydata(), [8.0, np.nan, 0.5, 0.001])
+    assert axes.texts[0].get_text() == "0.001"
+    assert_nothing_cut(kept[0])
+
+
+@pytest.mark.parametrize("series", [[None, None], [0.0, 0.0]])
+def test_nothing_to_draw_on_a_logarithmic_axis(tmp_path: Path, series: list[Any]) -> None:
+    path = tmp_path / "o.png"
+    assert not watched.draw_orthogonality(watch_lines(orthogonality=series), bilora(), path)
+    assert not path.exists()
+
+
+def test_density_with_target_and_multiplier(tmp_path: Path, kept: list[Figure]) -> None:
+    lines = watch_lines(density=[0.9, 0.6, 0.502], multiplier=[0.0, 1.0, 3.0])
+    lines = [{**line, "target_density": 0.5} for line in lines]
+    assert watched.draw_density(lines, bilora(), tmp_path / "d.png")
+    density, multiplier = kept[0].axes
+    assert list(density.get_lines()[0].get_ydata()) == [0.9, 0.6, 0.502]
+    assert density.get_lines()[1].get_linestyle() == "--"
+    assert list(density.get_lines()[1].get_ydata()) == [0.5] * 3
+    assert list(multiplier.get_lines()[0].get_ydata()) == [0.0, 1.0, 3.0]
+    assert kept[0].get_suptitle().endswith("0.502 at the end")
+    assert_nothing_cut(kept[0])
+
+
+def test_density_without_multiplier_over_two_stages(tmp_path: Path, kept: list[Figure]) -> None:
+    lines = [*watch_lines("warm", density=[0.9, 0.8]), *watch_lines(density=[0.8, 0.7])]
+    assert watched.draw_density(lines, bilora(), tmp_path / "d.png")
+    (axes,) = kept[0].axes
+    assert list(axes.get_lines()[0].get_xdata()) == [0, 10, 10, 20]  # one after the other
+    assert [text.get_text().strip() for text in axes.texts] == ["warm", "train"]
+    assert not watched.draw_density(watch_lines(multiplier=[1.0]), bilora(), tmp_path / "n.png")
+
+
+def test_other_watched_numbers_have_a_panel_each(tmp_path: Path, kept: list[Figure]) -> None:
+    lines = watch_lines(orthogonality=[1.0, 0.5], budget=[96, 48], magnitude_change=[0.0, 0.1])
+    assert watched.draw_others(lines, bilora(), tmp_path / "w.png")
+    budget, change = kept[0].axes
+    assert (budget.get_ylabel(), change.get_ylabel()) == ("budget", "magnitude change")
+    assert list(budget.get_lines()[0].get_ydata()) == [96, 48]
+    assert not watched.draw_others(watch_lines(density=[1.0]), bilora(), tmp_path / "n.png")
+
+
+# ---- cosine
+
+
+def test_cosine_by_layer_and_part(tmp_path: Path, kept: list[Figure]) -> None:
+    update = {
+        name: {"cosine": 1 - 10.0 ** -(3 + i), "relative_norm": 0.01 * (i + 1)}
+        for i, name in enumerate(names(2, ["query", "value"]))
+    }
+    assert cosine.draw(bilora(update=update), tmp_path / "c.png")
+    turn, norm = kept[0].axes
+    assert (turn.get_yscale(), norm.get_yscale()) == ("log", "log")
+    query, value = turn.get_lines()
+    assert (query.get_label(), value.get_label()) == ("query", "value")
+    assert list(query.get_xdata()) == [0, 1]
+    assert query.get_ydata() == pytest.approx([1e-3, 1e-5], rel=1e-6)
+    assert value.get_ydata() == pytest.approx([1e-4, 1e-6], rel=1e-6)
+    assert norm.get_lines()[1].get_ydata() == pytest.approx([0.02, 0.04])
+    assert_nothing_cut(kept[0])
+
+
+def test_cosine_of_one_layer_has_one_tick(tmp_path: Path, kept: list[Figure]) -> None:
+    update = {"model.layers.0.q_proj": {"cosine": 0.999, "relative_norm": 0.1}}
+    assert cosine.draw(bilora(update=update), tmp_path / "c.png")
+    axes = kept[0].axes[0]
+    ticks = [t for t in axes.get_xticks() if axes.get_xlim()[0] <= t <= axes.get_xlim()[1]]
+    assert ticks == [0]
+
+
+def test_cosines_that_rounding_leaves_nothing_of(tmp_path: Path, kept: list[Figure]) -> None:
+    a, b, c = names(3, ["query"])
+    update = {
+        a: {"cosine": 1.0, "relative_norm": 1e-9},
+        b: {"cosine": None, "relative_norm": None},
+        c: {"cosine": 0.99, "relative_norm": 0.1},
+    }
+    assert cosine.draw(bilora(update=update), tmp_path / "c.png")
+    turn, norm = kept[0].axes
+    assert list(turn.get_lines()[0].get_xdata()) == [2]
+    assert list(norm.get_lines()[0].get_xdata()) == [0, 2]
+    assert not cosine.draw(bilora(update=None), tmp_path / "n.png")
+    assert not cosine.draw(bilora(update={b: update[b]}), tmp_path / "n.png")
+
+
+# ---- all of a run, and what they share
+
+
+def test_a_run_that_has_everything(tmp_path: Path) -> None:
+    found = names(2, ["query"])
+    lines: list[dict[str, Any]] = [
+        *gate_lines({name: [0.5, 0.0] for name in found}),
+        *watch_lines(orthogonality=[1.0, 0.1], density=[0.9, 0.5], budget=[4, 2]),
+        {"stage": "train", "step": 10, "kind": "validation", "train_loss": 0.2, "test_loss": 0.4},
+    ]
+    write(tmp_path, lines)
+    everything = result(
+        "bilora",
+        3,
+        ranks=dict.fromkeys(found, 1),
+        update={name: {"cosine": 0.99, "relative_norm": 0.1} for name in found},
+        metrics={"accuracy": 0.9},
+        primary_metric="accuracy",
+        adapter_parameters=10,
+        train_loss=0.2,
+        test_loss=0.4,
+    )
+    kinds = "losses ranks gates values orthogonality density watched cosine"
+    drawn = figures.draw(tmp_path, everything)
+    assert drawn == [tmp_path / "figures" / f"{kind}.png" for kind in kinds.split()]
+    assert all(path.stat().st_size > 5000 for path in drawn)
+
+
+def test_values_alone_make_no_figure_of_losses(tmp_path: Path) -> None:
+    write(tmp_path, watch_lines(orthogonality=[1.0]))
+    drawn = figures.draw(tmp_path, bilora())
+    assert [path.name for path in drawn] == ["orthogonality.png"]
+
+
+def test_28_lines_can_be_told_apart() -> None:
+    looks = [look(i) for i in range(28)]
+    assert len({(to_hex(x["color"]), x["linestyle"]) for x in looks}) == 28
+
+
+@pytest.mark.parametrize(
+    ("T1", "steps", "keys", "expected"),
+    [
+        (None, {"train": 9}, ["lower_loss"], 1),
+        (4, {"train": 9}, [], 4),  # too short for a line of losses
+        (4, {"search": 9, "retrain": 9}, ["lower_loss"], 1),
+        (4, {"search": 9, "retrain": 9}, ["lower_loss", "upper_loss"], 4),
+    ],
+)
+def test_lower_steps_in_a_global_step(
+    T1: int | None, steps: dict[str, int], keys: list[str], expected: int
+) -> None:
+    stage = list(steps)[-1]
+    lines = [{"stage": stage, "kind": "train", "step": 5, **dict.fromkeys(keys, 0.5)}]
+    assert lower_steps_each(lines, stage, {"engine": {"T1": T1, "steps": steps}}) == expected
