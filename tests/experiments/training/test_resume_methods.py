@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.experiments.cli.test_resume import killed_at
 
 from experiments.cli.command_line import compose_config
 from experiments.run import main
+from tests.experiments.cli.test_resume import killed_at
 
 # Method, and options that put more of it under way when it is killed.
 METHODS: dict[str, tuple[str, list[str]]] = {
