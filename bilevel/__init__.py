@@ -1,6 +1,11 @@
-"""Bilevel optimisation engine on Betty, with hypergradients that are right."""
+"""Bilevel optimisation engine on Betty, with hypergradients that are right.
+
+The names are those of ``__init__.pyi``; a name loads its module when it is used.
+"""
 
 import importlib.util
+
+import lazy_loader
 
 if importlib.util.find_spec("betty") is None:
     raise ImportError(
@@ -8,14 +13,4 @@ if importlib.util.find_spec("betty") is None:
         "pip install --no-deps --ignore-requires-python betty-ml==0.2.1"
     )
 
-from bilevel.callbacks import Callback as Callback
-from bilevel.config import BilevelEngineConfig as BilevelEngineConfig
-from bilevel.config import ProblemConfig as ProblemConfig
-from bilevel.data import ResumableLoader as ResumableLoader
-from bilevel.data import split as split
-from bilevel.engine import BilevelEngine as BilevelEngine
-from bilevel.errors import UserError as UserError
-from bilevel.hypergradient import Hypergradient as Hypergradient
-from bilevel.problem import BilevelProblem as BilevelProblem
-from bilevel.problem import LowerProblem as LowerProblem
-from bilevel.problem import UpperProblem as UpperProblem
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

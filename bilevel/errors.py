@@ -1,6 +1,12 @@
-"""The one exception type whose message is meant for the person at the keyboard."""
+"""The one exception whose message is meant for the person at the keyboard, and its phrases."""
 
-__all__ = ["UserError"]
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+__all__ = ["UserError", "listed", "nearest"]
 
 
 class UserError(ValueError):
@@ -8,3 +14,14 @@ class UserError(ValueError):
 
     The command-line programs print the message without a traceback and exit with status 2.
     """
+
+
+def listed(names: Iterable[Any]) -> str:
+    """``a, b, c``, or ``nothing`` when there is none."""
+    return ", ".join(str(name) for name in names) or "nothing"
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """``; did you mean 'x'?`` for the closest of ``names``, else an empty string."""
+    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""

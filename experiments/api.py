@@ -23,9 +23,8 @@ from omegaconf import OmegaConf
 from peft import LoraConfig, PeftConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from bilevel.errors import UserError
+from bilevel.errors import UserError, listed, nearest
 from bilevel.hypergradient import FiniteDifference, Hypergradient
-from experiments.cli.messages import listed, nearest
 from experiments.config.plan import Plan
 from experiments.models.heads import is_seq2seq
 from experiments.models.in_memory import GivenModel, GivenTask, answers_of

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 
-from bilevel.errors import UserError
-from experiments.cli.messages import listed, nearest
+from bilevel.errors import UserError, listed, nearest
 from experiments.cli.program import program
 from experiments.metrics.text import TEXT_METRICS, score_text
 from experiments.results.finished_run import take

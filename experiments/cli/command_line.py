@@ -14,8 +14,8 @@ from typing import Any, NoReturn
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
-from bilevel.errors import UserError
-from experiments.cli.messages import USER_ERRORS, nearest, sentence
+from bilevel.errors import UserError, nearest
+from experiments.cli.messages import USER_ERRORS, sentence
 from experiments.config import schema
 
 __all__ = ["CommandLine", "compose_config", "fail", "one_sentence", "user_modules"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from typing import Any
 
 from hydra.errors import (
@@ -21,9 +19,9 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from bilevel.errors import UserError
+from bilevel.errors import UserError, listed, nearest
 
-__all__ = ["USER_ERRORS", "listed", "nearest", "sentence"]
+__all__ = ["USER_ERRORS", "sentence"]
 
 # What a person can cause by typing; anything else is a defect and keeps its traceback.
 USER_ERRORS = (UserError, HydraException, OmegaConfBaseException)
@@ -40,17 +38,6 @@ def sentence(error: Exception) -> str:
     else:
         text = _configuration(error, error)
     return " ".join(text.split())
-
-
-def listed(names: Iterable[Any]) -> str:
-    """``a, b, c``, or ``nothing`` when there is none."""
-    return ", ".join(str(name) for name in names) or "nothing"
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """``; did you mean 'x'?`` for the closest of ``names``, else an empty string."""
-    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _missing_option(error: MissingConfigException) -> str:

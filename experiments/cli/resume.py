@@ -15,9 +15,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from bilevel.errors import UserError
+from bilevel.errors import UserError, listed
 from experiments.cli.command_line import CommandLine, compose_config
-from experiments.cli.messages import listed
 
 __all__ = ["check_same", "exclusive", "expand", "plain"]
 

@@ -17,8 +17,7 @@ from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
-from bilevel.errors import UserError
-from experiments.cli.messages import listed, nearest
+from bilevel.errors import UserError, listed, nearest
 from experiments.config.typecheck import convert
 
 __all__ = ["ALLOWED_MODULES", "arguments", "build", "locate"]

@@ -9,8 +9,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin
 
-from bilevel.errors import UserError
-from experiments.cli.messages import listed, nearest
+from bilevel.errors import UserError, listed, nearest
 
 __all__ = ["convert", "describe", "fits"]
 

@@ -9,8 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from bilevel.errors import UserError
-from experiments.cli.messages import listed, nearest
+from bilevel.errors import UserError, listed, nearest
 from experiments.metrics.labels import METRICS
 from experiments.metrics.tags import TAG_METRICS, check_installed
 from experiments.metrics.text import TEXT_METRICS

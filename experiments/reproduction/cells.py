@@ -12,8 +12,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from bilevel.errors import UserError
-from experiments.cli.messages import listed, nearest
+from bilevel.errors import UserError, listed, nearest
 from experiments.reproduction import smoke, start
 from experiments.reproduction.entries import Block, Entry
 from experiments.reproduction.options import Options

@@ -7,8 +7,7 @@ from typing import Any
 
 import yaml
 
-from bilevel.errors import UserError
-from experiments.cli.messages import listed
+from bilevel.errors import UserError, listed
 
 __all__ = ["Reader"]
 

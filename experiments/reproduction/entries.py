@@ -16,8 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from bilevel.errors import UserError
-from experiments.cli.messages import listed, nearest
+from bilevel.errors import UserError, listed, nearest
 from experiments.reproduction import rates
 from experiments.reproduction.checks import Reader
 from experiments.reproduction.published import Published

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bilevel.errors import UserError
-from experiments.cli.messages import listed, nearest
+from bilevel.errors import UserError, listed, nearest
 
 __all__ = ["Options"]
 

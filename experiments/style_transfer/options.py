@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from bilevel.errors import UserError
+from bilevel.errors import UserError, listed, nearest
 from experiments.cli.command_line import CommandLine
-from experiments.cli.messages import listed, nearest
 from experiments.results.finished_run import take
 from experiments.style_transfer.sentences import Columns
 from experiments.style_transfer.writer import INSTRUCTION

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from bilevel.errors import UserError
+from bilevel.errors import UserError, listed
 from experiments.cli import hub
-from experiments.cli.messages import listed
 from experiments.metrics.text import TEXT_METRICS
 from experiments.tasks.kinds.text import Decoding, TextData, TextExample
 from experiments.tasks.reading.files import Row, find, is_missing, read

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from bilevel.data import split
-from bilevel.errors import UserError
-from experiments.cli.messages import listed
+from bilevel.errors import UserError, listed
 from experiments.tasks.generation import Generation, Split, texts
 from experiments.tasks.kinds.text import Decoding
 from experiments.tasks.reading.files import SUFFIXES, Row, is_missing, read
