@@ -14,75 +14,80 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from bilevel.errors import UserError
 from experiments import report
+from experiments.cli import help as help_page
 from experiments.cli import resume
-from experiments.cli.command_line import (
-    FAILURE,
-    CommandLine,
-    compose_config,
-    fail,
-    one_sentence,
-    user_modules,
-)
+from experiments.cli.command_line import FAILURE, CommandLine, fail, one_sentence
 from experiments.cli.messages import USER_ERRORS, sentence
-from experiments.config import schema
+from experiments.config import hydra_runs
+from experiments.config.composition import composed, hydra_app
+from experiments.config.plan import Plan
 
 log = logging.getLogger(__name__)
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """The program: checks everything that can be checked, then lets Hydra start the run(s)."""
-    schema.register()
-    words = sys.argv[1:] if words is None else list(words)
+    """The program: checks everything that can be checked, then runs it."""
     with one_sentence():
+        words = sys.argv[1:] if words is None else words
         line = CommandLine.parse(words)
-        if not line.flags:  # --help and the like run nothing
-            overrides = resume.expand(line)
-            if not line.multirun:
-                # Before Hydra makes a folder: what is wrong now leaves nothing behind.
-                from experiments.config.plan import Plan
-
-                Plan.of(compose_config(overrides, line.config_dir))
-            words = line.words(overrides)
-        sys.argv[1:] = words
-        _hydra_main()
+        if line.wants_help:
+            print(help_page.text(line))
+            return
+        if line.flags:  # --cfg job and the like run nothing
+            hydra_runs.answer(words, line.config_dir)
+            return
+        overrides = resume.expand(line)
+        with hydra_app(line.config_dir) as app:
+            if line.multirun:
+                hydra_runs.many(app, job, overrides)
+            else:
+                config = composed(app, overrides)
+                # Before there is a folder: what is wrong now leaves nothing behind.
+                plan = Plan.of(config)
+                hydra_runs.one(app, lambda config: execute(plan), config)
     if report.failures():
         raise SystemExit(FAILURE)
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
-def _hydra_main(config: DictConfig) -> float:
-    return job(config)
-
-
 def job(config: DictConfig) -> float:
-    """One run, in Hydra's output folder; returns the primary metric (for sweepers that search)."""
-    from experiments.config.plan import Plan
-    from experiments.results import record as result
+    """One run of a sweep; returns the primary metric (for sweepers that search)."""
+    return execute(lambda: Plan.of(config, HydraConfig.get()))
 
-    hydra_config = HydraConfig.get()
-    user_modules(hydra_config.runtime.config_sources)
-    folder = Path(hydra_config.runtime.output_dir)
+
+def execute(plan: Any) -> float:
+    """Run a plan in Hydra's output folder.
+
+    Args:
+        plan: a :class:`Plan`, or a function that makes one.
+
+    Returns:
+        The primary metric; nan where there is none, or where a sweep's run failed.
+    """
+    folder = Path(HydraConfig.get().runtime.output_dir)
     try:
         with resources_as_sentences(folder):
-            values = Plan.of(config, hydra_config).execute(folder)
+            from experiments.results import record  # here: they load torch and transformers
+            from experiments.training import job as training
+
+            values = training.execute(plan if isinstance(plan, Plan) else plan(), folder)
     except USER_ERRORS as error:
         log.debug("stopped by", exc_info=error)
-        if hydra_config.mode == RunMode.MULTIRUN:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
             # The other runs go on; the table at the end says which failed, and so does the status.
             log.error("error: %s", sentence(error))
             return math.nan
         logging.getLogger().handlers = _files_only()
         log.error("error: %s", sentence(error))
         fail(error)
-    print(result.summary(values, folder))
+    print(record.summary(values, folder))
     score = values["metrics"][values["primary_metric"]]
     return math.nan if score is None else float(score)  # None: not to be computed here
 
@@ -90,7 +95,7 @@ def job(config: DictConfig) -> float:
 @contextmanager
 def resources_as_sentences(folder: Path) -> Iterator[None]:
     """A full disk or memory, and Ctrl-C, are no defects: say them in a sentence."""
-    import torch
+    import torch  # here: what is wrong in the configuration is told without it
 
     try:
         yield

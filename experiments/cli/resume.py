@@ -16,9 +16,10 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from bilevel.errors import UserError, listed
-from experiments.cli.command_line import CommandLine, compose_config
+from experiments.cli.command_line import CommandLine
+from experiments.config.composition import compose_config, plain
 
-__all__ = ["check_same", "exclusive", "expand", "plain"]
+__all__ = ["check_same", "exclusive", "expand"]
 
 AUTO = "auto"
 # May change between the interruption and the continuation: they do not touch the result.
@@ -53,13 +54,6 @@ def expand(line: CommandLine) -> list[str]:
     config = compose_config(overrides, line.config_dir)
     check_same(folder, saved, plain(config), choices, dict(config.hydra.runtime.choices))
     return [*overrides, f"hydra.run.dir={folder}"]
-
-
-def plain(config: Any) -> dict[str, Any]:
-    """The run's part of a configuration as plain values."""
-    values = OmegaConf.to_container(config, resolve=False, enum_to_str=True)
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items() if key != "hydra"}
 
 
 def check_same(

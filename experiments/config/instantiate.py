@@ -1,26 +1,26 @@
-"""Objects out of configuration: the one place where a ``_target_`` is followed.
+"""Make objects of configuration: the one place where a ``_target_`` is followed.
 
-A group's YAML file names a class and its keyword arguments. Before the class is called, the
-keys are held against its signature and the values against its annotations, so that a slip is told
-in a sentence and before anything heavy is loaded. Only modules that are meant to be configured can
-be named: what a configuration file says must not be able to call ``os.system``.
+A group's YAML file names a class and its keyword arguments. Before the class is called, the values
+are held against its fields (:mod:`bilevel.settings`), so that a slip is told in a sentence and
+before anything heavy is loaded. Only modules that are meant to be configured can be named: what a
+configuration file says must not be able to call ``os.system``.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
-import inspect
-import typing
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from bilevel.errors import UserError, listed, nearest
-from experiments.config.typecheck import convert
+from bilevel.errors import UserError, listed
+from bilevel.settings import from_values
+from experiments.config.renamed import up_to_date
 
-__all__ = ["ALLOWED_MODULES", "arguments", "build", "locate"]
+__all__ = ["ALLOWED_MODULES", "build", "locate", "user_modules"]
 
 ALLOWED_MODULES = ("bilevel", "problems", "experiments", "torch")
 
@@ -40,40 +40,15 @@ def build(node: Any, group: str, kind: type[T], extra_modules: Sequence[str] = (
         UserError: a target that is missing, forbidden, not to be found or of another kind; an
             unknown, missing or ill-typed value.
     """
-    target, values = arguments(node, group, extra_modules)
-    made = target(**values)
-    if not isinstance(made, kind):
-        raise UserError(f"{group}._target_={node['_target_']} makes no {kind.__name__}")
-    return made
-
-
-def arguments(
-    node: Any, group: str, extra_modules: Sequence[str] = ()
-) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """The callable behind a group and its checked keyword arguments; nothing is called."""
     if not isinstance(node, DictConfig) or "_target_" not in node:
         raise UserError(f"the configuration of {group} names no _target_ (module.Class)")
-    values = typing.cast(
-        dict[str, Any], OmegaConf.to_container(node, resolve=True, enum_to_str=True)
-    )
-    target = locate(str(values.pop("_target_")), group, extra_modules)
-    parameters = {
-        name: p
-        for name, p in inspect.signature(target).parameters.items()
-        if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
-    }
-    hints = _hints(target)
-    for key, value in values.items():
-        if key not in parameters:
-            raise UserError(
-                f"unknown option {key!r} in {group}: allowed are {listed(parameters)}"
-                f"{nearest(key, parameters)}"
-            )
-        values[key] = convert(value, hints.get(key, Any), f"{group}.{key}")
-    absent = [n for n, p in parameters.items() if p.default is p.empty and n not in values]
-    if absent:
-        raise UserError(f"{group} needs a value for {listed(f'{group}.{name}' for name in absent)}")
-    return target, values
+    values = cast(Mapping[str, Any], OmegaConf.to_container(node, resolve=True, enum_to_str=True))
+    values = up_to_date(values)
+    path = str(values.pop("_target_"))
+    made = from_values(locate(path, group, extra_modules), values, group)
+    if not isinstance(made, kind):
+        raise UserError(f"{group}._target_={path} makes no {kind.__name__}")
+    return made
 
 
 def locate(path: str, group: str, extra_modules: Sequence[str] = ()) -> Callable[..., Any]:
@@ -99,8 +74,18 @@ def locate(path: str, group: str, extra_modules: Sequence[str] = ()) -> Callable
     return target
 
 
-def _hints(target: Any) -> dict[str, Any]:
-    if dataclasses.is_dataclass(target):
-        # Of the class: each base's annotations mean what they mean in the base's own module.
-        return typing.get_type_hints(target)
-    return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+def user_modules(folders: Iterable[str | Path]) -> list[str]:
+    """Top-level modules in the user's own configuration folders, made importable.
+
+    Args:
+        folders: given by ``--config-dir`` now; never one that a file names.
+    """
+    modules: list[str] = []
+    for folder in map(Path, folders):
+        found = [file.stem for file in folder.glob("*.py") if file.stem != "__init__"]
+        found += [file.parent.name for file in folder.glob("*/__init__.py")]
+        place = str(folder.resolve())
+        if found and place not in sys.path:
+            sys.path.append(place)
+        modules += found
+    return modules

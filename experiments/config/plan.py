@@ -1,25 +1,25 @@
-"""What a configuration asks for, as checked objects; nothing heavy is loaded to make one."""
+"""Check what a configuration asks for and make its small objects; nothing heavy is loaded."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from bilevel.errors import UserError
-from bilevel.hypergradient import Hypergradient
-from experiments.cli.command_line import user_modules
-from experiments.cli.resume import plain
-from experiments.config.instantiate import build
+from bilevel.hypergradient.base import Hypergradient
+from bilevel.settings import from_values
+from experiments.config.composition import plain
+from experiments.config.instantiate import build, user_modules
 from experiments.config.learning_rates import own_rates
-from experiments.config.schema import check_ranges
+from experiments.config.schema import EngineOptions, Root, RunOptions, TrainOptions
 from experiments.models.spec import ModelSpec
 from experiments.tasks.task import Task
-from problems.common.method import Method, TrainSettings
+from problems.common.method import Method
+from problems.common.records import TrainSettings
 
 __all__ = ["Plan"]
 
@@ -33,8 +33,7 @@ class Plan:
     Attributes:
         names: the option chosen of each group, for results and messages.
         config: the whole configuration as plain values.
-        engine: the options of conf/engine.
-        targets: where adapters go: "qv", "all" or module names.
+        places: where adapters go: "qv", "all" or module names.
 
     Raises:
         UserError: parts that do not go together: the method cannot train a quantised model or one
@@ -48,44 +47,50 @@ class Plan:
     model: ModelSpec
     hypergradient: Hypergradient
     settings: TrainSettings
-    targets: str | list[str]
-    engine: dict[str, Any]
+    places: str | list[str]
+    engine: EngineOptions
     resume: bool
     figures: bool
     names: dict[str, str] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.method.trains_weights and self.model.quantised:
+        self._check_precision()
+        if isinstance(self.places, list) and not self.method.takes_targets:
             raise UserError(
-                f"method {self.method.name} trains the model's own weights, and those of model "
-                f"{self.model.name} are quantised: take a method with adapters, or "
-                "model.quantization=null"
-            )
-        if self.model.dtype != "float32":
-            if self.method.trains_weights:
-                raise UserError(
-                    f"method {self.method.name} trains the model's own weights, which must be in "
-                    "float32: take model.dtype=float32, or a method with adapters"
-                )
-            if self.settings.precision == "fp32":
-                raise UserError(
-                    f"engine.precision=fp32 and model.dtype={self.model.dtype} do not go together: "
-                    "take engine.precision=bf16, or model.dtype=float32"
-                )
-        eight = getattr(self.model, "quantization", None) == "8bit"
-        if self.method.reads_weights and eight and not torch.cuda.is_available():
-            raise UserError(
-                f"method {self.method.name} reads the pretrained weights, which packed in 8 bits "
-                "cannot be read without a GPU: take model.quantization=4bit"
-            )
-        if isinstance(self.targets, list) and not self.method.takes_targets:
-            raise UserError(
-                f"train.target_modules=[{', '.join(self.targets)}]: method {self.method.name} has "
+                f"train.target_modules=[{', '.join(self.places)}]: method {self.method.name} has "
                 "places of its own and takes no list of modules; leave it at null"
             )
         self.method.check_hypergradient(self.hypergradient)
         self.task.check_model(self.model)
+
+    def _check_precision(self) -> None:
+        method, model = self.method, self.model
+        if method.trains_weights and model.quantised:
+            raise UserError(
+                f"method {method.name} trains the model's own weights, and those of model "
+                f"{model.name} are quantised: take a method with adapters, or "
+                "model.quantization=null"
+            )
+        if model.dtype != "float32":
+            if method.trains_weights:
+                raise UserError(
+                    f"method {method.name} trains the model's own weights, which must be in "
+                    "float32: take model.dtype=float32, or a method with adapters"
+                )
+            if self.settings.precision == "fp32":
+                raise UserError(
+                    f"engine.precision=fp32 and model.dtype={model.dtype} do not go together: "
+                    "take engine.precision=bf16, or model.dtype=float32"
+                )
+        if method.reads_weights and model.quantization == "8bit":
+            import torch  # only here does a check need to know the hardware
+
+            if not torch.cuda.is_available():
+                raise UserError(
+                    f"method {method.name} reads the pretrained weights, which packed in 8 bits "
+                    "cannot be read without a GPU: take model.quantization=4bit"
+                )
 
     @classmethod
     def of(cls, config: DictConfig, hydra_config: Any = None) -> Plan:
@@ -98,50 +103,46 @@ class Plan:
         Raises:
             UserError: a value that is unknown, missing, of the wrong type or out of range.
         """
-        runtime = (hydra_config or config.hydra).runtime
-        modules = user_modules(runtime.config_sources)
-        check_ranges(config)
+        hydra_part = hydra_config or config.hydra
+        sources = hydra_part.runtime.config_sources  # of the command line that is being run
+        modules = user_modules(s.path for s in sources if s.schema == "file")
         values = plain(config)
-        train = dict(values["train"])
-        targets = train.pop("target_modules")
+        seed = from_values(Root, {"seed": values["seed"]}, "").seed
+        engine = from_values(EngineOptions, values["engine"], "engine")
+        run = from_values(RunOptions, values["run"], "run")
+        train = from_values(
+            TrainOptions, {**values["train"], "precision": engine.precision}, "train"
+        )
         spec = build(config.model, "model", ModelSpec, modules)
-        _warn_of_unused_lr(train["lr"], values["method"])
+        _warn_of_unused_lr(train.lr, values["method"])
         # Unresolved: a word may itself hold an interpolation.
-        given = OmegaConf.to_container((hydra_config or config.hydra).overrides.task, resolve=False)
-        _check_warm_up(train["warmup_steps"], given)
-        if train["lr"] is None:
-            train["lr"] = spec.lr  # None leaves it to the method
-        names = {group: str(name) for group, name in runtime.choices.items() if "/" not in group}
+        given = OmegaConf.to_container(hydra_part.overrides.task, resolve=False)
+        assert isinstance(given, list)
+        _check_warm_up(train.warmup_steps, given)
+        choices = hydra_part.runtime.choices
+        names = {group: str(name) for group, name in choices.items() if "/" not in group}
         if names.get("model") == "hub":
             names["model"] = spec.title
         method = build(config.method, "method", Method, modules)  # type: ignore[type-abstract]
         plan = cls(
-            seed=config.seed,
+            seed=seed,
             method=method,
             task=build(config.task, "task", Task, modules),  # type: ignore[type-abstract]
             model=spec,
             hypergradient=build(config.hypergradient, "hypergradient", Hypergradient, modules),  # type: ignore[type-abstract]
-            settings=TrainSettings(precision=values["engine"]["precision"], **train),
-            targets=targets or method.targets or "qv",
-            engine=values["engine"],
-            resume=config.run.resume is not None,
-            figures=config.run.figures,
+            settings=train.settings(spec.lr),
+            places=train.target_modules or method.targets or "qv",
+            engine=engine,
+            resume=run.resume is not None,
+            figures=run.figures,
             names=names,
             config=values,
         )
         spec.source()  # last: a model that is not there matters less than a slip in an option
         return plan
 
-    def execute(self, folder: Path) -> dict[str, Any]:
-        """Run it in ``folder``; returns what result.json says."""
-        from experiments.training.job import (
-            execute,  # here: torch models are not needed to check a plan
-        )
 
-        return execute(self, folder)
-
-
-def _check_warm_up(steps: int | None, given: Any) -> None:
+def _check_warm_up(steps: int | None, given: Sequence[Any]) -> None:
     """Raise UserError if a warm-up is given as a number of steps and as a share of them too.
 
     Args:
@@ -163,4 +164,4 @@ def _warn_of_unused_lr(lr: float | None, method: dict[str, Any]) -> None:
     own = own_rates(method)
     if lr is not None and own:
         given = ", ".join(f"{name}={value:g}" for name, value in own.items())
-        log.warning("train.lr=%g is not used: the method has %s, which goes first", lr, given)
+        log.warning("train.lr=%g is not used: the method has %s, which takes precedence", lr, given)

@@ -1,0 +1,77 @@
+"""Let a YAML file say only what differs: Hydra reads the rest from the class that it names.
+
+Hydra lets those keys be overridden that a configuration has. So that a file need not repeat every
+field of its class, the two sources that Hydra reads files by (packages and folders) are replaced,
+in Hydra's own registry, by subclasses that put the class's defaults below what the file says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.core_plugins.importlib_resources_config_source import (
+    ImportlibResourcesConfigSource,
+)
+from hydra._internal.sources_registry import SourcesRegistry
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.plugins.config_source import ConfigResult
+from omegaconf import DictConfig, OmegaConf
+
+from bilevel.settings import defaults
+from experiments.config.instantiate import locate, user_modules
+from experiments.config.renamed import up_to_date
+from experiments.config.schema import GROUPS, root_defaults
+
+__all__ = ["install"]
+
+
+def install() -> None:
+    """Take the places of Hydra's sources, and register what every configuration has."""
+    Plugins.instance()  # which registers Hydra's own
+    registry = SourcesRegistry.instance()
+    registry.types["pkg"] = _FilledPackage
+    registry.types["file"] = _FilledFolder
+    ConfigStore.instance().store(name="schema", node=root_defaults())
+
+
+def _fill(found: ConfigResult, path: str, modules: Sequence[str] = ()) -> ConfigResult:
+    """Put the defaults of the class that a group's file names below the file's values.
+
+    Args:
+        found: as read.
+        path: group and option.
+        modules: the user's own, which the file may name.
+    """
+    group = path.partition("/")[0]
+    if group not in GROUPS or not isinstance(found.config, DictConfig):
+        return found
+    whole = found.header.get("package") == "_global_"
+    node: Any = found.config.get(group) if whole else found.config
+    if not isinstance(node, DictConfig) or "_target_" not in node:
+        return found
+    values = OmegaConf.to_container(node, resolve=False)
+    assert isinstance(values, dict)
+    own = {str(key): value for key, value in values.items()}
+    choice = own.pop("defaults", None)
+    own = up_to_date(own)
+    below = defaults(locate(str(own["_target_"]), group, modules))
+    filled = OmegaConf.merge({"_target_": own["_target_"]}, below, own)
+    if whole:
+        found.config[group] = filled
+    else:
+        found.config = filled if choice is None else OmegaConf.merge({"defaults": choice}, filled)
+    return found
+
+
+class _FilledPackage(ImportlibResourcesConfigSource):
+    def load_config(self, config_path: str) -> ConfigResult:
+        return _fill(super().load_config(config_path), config_path)
+
+
+class _FilledFolder(FileConfigSource):
+    def load_config(self, config_path: str) -> ConfigResult:
+        # A folder that was named now, so its modules may be; also in a sweep's other processes.
+        return _fill(super().load_config(config_path), config_path, user_modules([self.path]))
