@@ -191,6 +191,8 @@ def describe(hint: Any, nothing: str = "null") -> str:
     if origin is Annotated:
         bounds = _range(inner[1:])
         return describe(inner[0], nothing) + (f", {bounds}" if bounds else "")
+    if hint is Any:
+        return "anything"
     if hint in WORDS:
         return WORDS[hint]
     if hint is type(None):
@@ -201,7 +203,7 @@ def describe(hint: Any, nothing: str = "null") -> str:
         return ", or ".join(describe(option, nothing) for option in inner)
     kind = origin or hint
     if not isinstance(kind, type):
-        return "anything" if hint is Any else str(kind)
+        return str(kind)
     if dataclasses.is_dataclass(kind) or issubclass(kind, Mapping):
         return "a group of options"
     if issubclass(kind, Sequence):

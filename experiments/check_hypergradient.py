@@ -32,8 +32,9 @@ from bilevel.hypergradient import (
     Unrolled,
     check,
 )
-from experiments.cli.command_line import CommandLine, compose_config
+from experiments.cli.command_line import CommandLine
 from experiments.cli.program import program
+from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.results.finished_run import take
 from experiments.training.job import FineTuningJob

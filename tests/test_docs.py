@@ -11,7 +11,7 @@ from datasets import Dataset, DatasetDict
 
 import experiments.demo
 from experiments import run as program
-from experiments.cli.command_line import compose_config
+from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 
 ROOT = Path(__file__).parent.parent

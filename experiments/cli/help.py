@@ -70,7 +70,7 @@ Other programs
   python -m experiments.report    the table of several runs:     DIR
   python -m experiments.score_text                              scores of generated text, in files
   python -m experiments.style_transfer                           zero-shot style transfer by a run
-  python -m experiments.check_hypergradient                      every estimator against the exact value
+  python -m experiments.check_hypergradient                      estimators against the exact value
   python -m experiments.reproduce tables and figures of the papers: table=list
   HYDRA_FULL_ERROR=1 shows tracebacks instead of sentences."""
 

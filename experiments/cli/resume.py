@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from bilevel.errors import UserError, listed
 from experiments.cli.command_line import CommandLine
 from experiments.config.composition import compose_config, plain
+from experiments.config.renamed import completed
 
 __all__ = ["check_same", "exclusive", "expand"]
 
@@ -64,7 +65,7 @@ def check_same(
     asked_choices: Mapping[str, Any] | None = None,
 ) -> None:
     """Raise UserError naming every key in which two configurations differ."""
-    old, new = _flat(saved), _flat(asked)
+    old, new = _flat(completed(saved)), _flat(completed(asked))
     differing = []
     for group in GROUPS:
         before, now = (saved_choices or {}).get(group), (asked_choices or {}).get(group)
@@ -73,8 +74,7 @@ def check_same(
             old = {key: v for key, v in old.items() if not key.startswith(f"{group}.")}
             new = {key: v for key, v in new.items() if not key.startswith(f"{group}.")}
     for key in sorted(old.keys() | new.keys()):
-        # An option that is newer than the run there is null for it.
-        if old.get(key, "null") != new.get(key, "null") and not key.startswith(FREE):
+        if old.get(key) != new.get(key) and not key.startswith(FREE):
             differing.append(f"{key} ({old.get(key)} there, {new.get(key)} here)")
     if differing:
         raise UserError(
@@ -131,10 +131,17 @@ def _newest_unfinished(line: CommandLine) -> Path | None:
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as one of dotted keys; other values as JSON, so that 1.0 is not "1.0"."""
+    """Nested dicts as one of dotted keys; other values as JSON, so that 1 is 1.0 but not "1"."""
     if isinstance(values, Mapping):
         items: dict[str, Any] = {}
         for key, value in values.items():
             items |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
         return items
-    return {prefix: json.dumps(values)}
+    return {prefix: json.dumps(_numbers_alike(values))}
+
+
+def _numbers_alike(value: Any) -> Any:
+    """Whole numbers as floats: a person may write 1 or 1.0 for the same."""
+    if isinstance(value, list):
+        return [_numbers_alike(item) for item in value]
+    return float(value) if type(value) is int else value

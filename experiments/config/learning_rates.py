@@ -12,7 +12,7 @@ WEIGHTS = ("optimizer", "lower", "retrain")
 
 
 def own_rates(method: Mapping[str, Any]) -> dict[str, float]:
-    """The rates that go before train.lr, by option; empty if some optimiser takes train.lr.
+    """The rates with precedence over train.lr, by option; empty if some optimiser takes train.lr.
 
     Args:
         method: the configuration of a method, as conf/method has it.

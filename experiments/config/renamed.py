@@ -1,11 +1,15 @@
-"""Read configurations of before: what classes were called then, and options that are gone."""
+"""Read configurations of before: renamed classes, options that are gone, and those that are new."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["up_to_date"]
+from bilevel.settings import defaults
+from experiments.config.schema import GROUPS, SECTIONS, section_defaults
+
+__all__ = ["completed", "up_to_date"]
 
 # A class in a user's YAML file or an old run's configuration -> where it is now.
 TARGETS = {
@@ -24,3 +28,35 @@ def up_to_date(node: Mapping[str, Any]) -> dict[str, Any]:
         for key in GONE.get(str(values["_target_"]), ()):
             values.pop(key, None)
     return values
+
+
+def completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration as it would be written today: options newer than it have their defaults.
+
+    Args:
+        config: plain values of a run, of any version.
+    """
+    values = dict(config)
+    for group in GROUPS:
+        node = values.get(group)
+        if not isinstance(node, Mapping) or "_target_" not in node:
+            continue
+        values[group] = node = up_to_date(node)
+        module, _, name = str(node["_target_"]).rpartition(".")
+        # A class that this process has not asked for is another run's, and need not be known.
+        known = getattr(sys.modules.get(module), name, None)
+        if callable(known):
+            values[group] = _over(defaults(known), node)
+    for name in SECTIONS:
+        if isinstance(values.get(name), Mapping):
+            values[name] = _over(section_defaults(name), values[name])
+    return values
+
+
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """``above`` where it says something, else ``below``; mappings one by one."""
+    merged = {**below, **above}
+    for key, value in below.items():
+        if isinstance(value, Mapping) and isinstance(above.get(key), Mapping):
+            merged[key] = _over(value, above[key])
+    return merged

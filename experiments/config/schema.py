@@ -19,6 +19,7 @@ __all__ = [
     "RunOptions",
     "TrainOptions",
     "root_defaults",
+    "section_defaults",
 ]
 
 # Groups whose option names a class (``_target_``), of ours or of the user's.
@@ -90,10 +91,13 @@ ELSEWHERE = {"train": ("precision",)}
 CHOSEN = (*GROUPS, *SECTIONS)
 
 
+def section_defaults(name: str) -> dict[str, Any]:
+    """The defaults of ``train``, ``engine`` or ``run``, as plain values."""
+    hidden = ELSEWHERE.get(name, ())
+    return {key: value for key, value in defaults(SECTIONS[name]).items() if key not in hidden}
+
+
 def root_defaults() -> dict[str, Any]:
     """What Hydra starts from: every option that does not depend on a group's choice."""
-    found: dict[str, Any] = {**defaults(Root), **dict.fromkeys(GROUPS)}
-    for name, section in SECTIONS.items():
-        values = defaults(section)
-        found[name] = {k: v for k, v in values.items() if k not in ELSEWHERE.get(name, ())}
-    return found
+    sections = {name: section_defaults(name) for name in SECTIONS}
+    return {**defaults(Root), **dict.fromkeys(GROUPS), **sections}

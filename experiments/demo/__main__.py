@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from experiments.cli.command_line import compose_config, one_sentence
+from experiments.cli.command_line import one_sentence
+from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.results import record as result
 

@@ -24,9 +24,10 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from bilevel.checkpoint.disk import told_when_full
 from bilevel.errors import UserError
-from experiments.cli.command_line import CommandLine, compose_config, user_modules
+from experiments.cli.command_line import CommandLine
 from experiments.cli.program import program
-from experiments.config.instantiate import build
+from experiments.config.composition import compose_config
+from experiments.config.instantiate import build, user_modules
 from experiments.demo import training
 from experiments.demo.pretrain_causal import next_word_loss
 from experiments.results.finished_run import take

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
-import yaml
+from hydra.errors import MissingConfigException
+from omegaconf import DictConfig
 
+from experiments.config.composition import compose_config
 from experiments.config.learning_rates import own_rates
 
 __all__ = ["SHARED", "own", "unused"]
@@ -18,7 +18,7 @@ SHARED = "train.lr"
 
 
 def own(method: str, settings: Mapping[str, Any]) -> dict[str, float]:
-    """The rates of a row that go before train.lr, by option; empty where train.lr is used.
+    """A row's rates with precedence over train.lr, by option; empty where train.lr is used.
 
     Args:
         method: option of conf/method; one that is not there has no rates.
@@ -62,16 +62,13 @@ def _is_number(value: Any) -> bool:
 
 @cache
 def _defaults(method: str) -> Mapping[str, Any]:
-    """Learning rate of each optimiser of a method, as its file and those it starts from have it."""
-    path = Path(str(resources.files("conf"))) / "method" / f"{method}.yaml"
-    if not path.is_file():
+    """Learning rate of each optimiser of a method, as its file and its class have it."""
+    try:
+        node = compose_config([f"method={method}"]).method
+    except MissingConfigException:
         return {}
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    found: dict[str, Any] = {}
-    for base in values.get("defaults", []):
-        if isinstance(base, str) and base != "_self_":
-            found |= _defaults(base)
-    for part, options in values.items():
-        if isinstance(options, dict) and "lr" in options:
-            found[part] = options["lr"]
-    return found
+    return {
+        str(part): options["lr"]
+        for part, options in node.items()
+        if isinstance(options, DictConfig) and "lr" in options
+    }

@@ -11,8 +11,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from bilevel.errors import UserError
-from experiments.cli.command_line import CommandLine, compose_config, user_modules
-from experiments.config.instantiate import build
+from experiments.cli.command_line import CommandLine
+from experiments.config.composition import compose_config
+from experiments.config.instantiate import build, user_modules
 from experiments.models.spec import LoadedModel, ModelSpec
 from experiments.results import record as result
 from experiments.tasks.task import Task, TaskData

@@ -8,7 +8,7 @@ from transformers import AutoModelForSequenceClassification
 
 from bilevel.errors import UserError
 from experiments.api import finetune, search_ranks
-from experiments.cli.command_line import compose_config
+from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.tasks.task import CLASSES, Answers
 from problems import AutoLoRA, LoRA

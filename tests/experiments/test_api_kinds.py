@@ -14,7 +14,7 @@ from transformers import (
 
 from bilevel.errors import UserError
 from experiments.api import finetune, search_ranks
-from experiments.cli.command_line import compose_config
+from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.models.spec import ModelSpec
 from experiments.tasks.in_memory_rows import tagged, written

@@ -7,7 +7,7 @@ import pytest
 
 from bilevel.errors import UserError
 from experiments import evaluate
-from experiments.cli.command_line import compose_config
+from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.tasks.kinds.text import Decoding, TextData, TextExample
 from tests.experiments import writers

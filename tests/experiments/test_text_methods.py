@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bilevel.errors import UserError
-from experiments.cli.command_line import compose_config
+from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.results import saved_model as artifacts
 from tests.experiments.architectures import save, words, write_data

@@ -7,7 +7,7 @@ import pytest
 import transformers
 
 from experiments import evaluate, export
-from experiments.cli.command_line import compose_config
+from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 
 

@@ -4,9 +4,7 @@ from pathlib import Path
 
 import pytest
 
-import conf
-import experiments
-from experiments.cli.command_line import compose_config
+from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.run import main
 
@@ -39,13 +37,6 @@ def test_lines_at_the_end_name_what_there_is(
     assert f"  adapter   {lora / 'adapter'}\n  figures   {lora / 'figures'}\n" in end
     _, end = said(bitfit, [*words, "method=bitfit", "run.figures=false"], capsys)
     assert end.endswith(f"  model     {bitfit / 'model'}\n")
-
-
-def test_the_help_names_every_program() -> None:
-    text = (Path(conf.__file__).parent / "hydra" / "help" / "bilevel.yaml").read_text()
-    for path in Path(experiments.__file__).parent.glob("*.py"):
-        if '__name__ == "__main__"' in path.read_text():
-            assert f"python -m experiments.{path.stem}" in text
 
 
 @pytest.mark.parametrize(("method", "said"), [("full", True), ("autolora", False), ("lora", False)])

@@ -5,7 +5,7 @@ from omegaconf import OmegaConf
 
 import conf
 from bilevel.errors import UserError
-from experiments.cli.command_line import compose_config
+from experiments.config.composition import compose_config
 from experiments.config.instantiate import build
 from experiments.models.spec import ModelSpec
 from experiments.tasks.glue import GLUE

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from bilevel.errors import UserError
-from experiments.cli.command_line import CommandLine, compose_config
+from experiments.cli.command_line import CommandLine
+from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.evaluate import evaluate
 from experiments.results.finished_run import SavedRun

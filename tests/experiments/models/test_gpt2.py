@@ -9,7 +9,7 @@ from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2Config, GPT2Model
 
 from experiments import evaluate, export
-from experiments.cli.command_line import compose_config
+from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 
 PARTS = [f"transformer.h.{layer}.attn.c_attn.{part}" for layer in range(2) for part in "qv"]

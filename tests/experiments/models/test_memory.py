@@ -7,7 +7,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig, GPT2Con
 
 import problems
 from bilevel.errors import UserError
-from experiments.cli.command_line import compose_config
+from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.models.memory import matching_autocast, recompute
 from experiments.models.spec import ModelSpec

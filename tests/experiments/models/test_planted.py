@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from bilevel.errors import UserError
 from bilevel.lowrank.layers import lora_layers, lora_pattern
-from experiments.cli.command_line import compose_config
+from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.models.planted_model import PlantedModel
 from experiments.models.planted_problem import PlantedProblem, plant

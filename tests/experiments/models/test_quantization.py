@@ -17,7 +17,7 @@ from bilevel.errors import UserError
 from bilevel.hypergradient import Neumann, Unrolled
 from bilevel.lowrank import Gates, attach_gates, export_adapter, lora_layers, merge, split_fused
 from experiments.api import finetune
-from experiments.cli.command_line import compose_config
+from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.models.spec import ModelSpec, quantization
 from experiments.models.target_modules import target_modules

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bilevel.errors import UserError
-from experiments.cli.command_line import compose_config
+from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.reproduction.cells import Cell, plan
 from experiments.reproduction.entries import Entry, folder, load, names

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from experiments.cli.command_line import compose_config
+from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.reproduce import reproduce
 from experiments.reproduction.entries import folder, load, names

@@ -11,7 +11,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from bilevel.errors import UserError
-from experiments.cli.command_line import FAILURE, compose_config
+from experiments.cli.command_line import FAILURE
+from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.reproduce import Reproduction, reproduce
 from experiments.reproduction.cells import Cell, plan

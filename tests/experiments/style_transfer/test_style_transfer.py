@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.cli.command_line import compose_config
+from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.metrics.perplexity import Surprise
 from experiments.report import report

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from bilevel.errors import UserError
-from experiments.cli.command_line import compose_config
+from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.tasks.demo_tagging import DemoTagging
 from experiments.tasks.made_up.lexicon import ADJECTIVES, VERBS

@@ -12,7 +12,7 @@ from transformers import AutoModelForTokenClassification
 
 from bilevel.errors import UserError
 from bilevel.lowrank import export_adapter
-from experiments.cli.command_line import compose_config
+from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.models.spec import ModelSpec
 from experiments.tasks.demo import Demo

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from experiments.cli.command_line import compose_config
+from experiments.config.composition import compose_config
 from experiments.run import main
 from tests.experiments.cli.test_resume import killed_at
 

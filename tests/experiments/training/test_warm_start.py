@@ -8,7 +8,8 @@ import torch
 from peft import AutoPeftModelForSequenceClassification
 
 from bilevel.errors import UserError
-from experiments.cli.command_line import CommandLine, compose_config
+from experiments.cli.command_line import CommandLine
+from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.evaluate import evaluate
 from experiments.models.spec import ModelSpec
