@@ -7,19 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from bilevel.errors import UserError
+from experiments.reproduction.cells import START, Cell
 from experiments.results import record as result
 
-if TYPE_CHECKING:
-    from experiments.reproduction.cells import Cell
-
-__all__ = ["APART", "FOLDER", "LABEL", "OPTION", "OTHERS", "first", "warmed"]
+__all__ = ["APART", "FOLDER", "LABEL", "OTHERS", "first", "warmed"]
 
 SOURCE = "mnli"
 STARTING = ("mrpc", "rte", "stsb")
-OPTION = "model.warm_start"
 # Of the tables and figures; runs have it at the end of their folder's name.
 FOLDER = "from-mnli"
 LABEL = (
@@ -58,7 +54,7 @@ def _warmed(cell: Cell, cells: Sequence[Cell], name: str) -> Cell:
             return replace(
                 cell,
                 start=other,
-                settings={**cell.settings, OPTION: str(other.folder)},
+                settings={**cell.settings, START: str(other.folder)},
                 folder=cell.folder.with_name(f"{cell.folder.name}_{FOLDER}"),
             )
     raise UserError(f"warm_start=mnli: {name} has no MNLI run that {cell.label} could start from")

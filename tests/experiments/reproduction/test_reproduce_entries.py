@@ -9,9 +9,10 @@ import pytest
 from bilevel.errors import UserError
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
-from experiments.reproduction.cells import Cell, plan
+from experiments.reproduction.cells import Cell
 from experiments.reproduction.entries import Entry, folder, load, names
 from experiments.reproduction.options import Options
+from experiments.reproduction.planning import plan
 from experiments.reproduction.published import find, shown
 from experiments.reproduction.smoke import STAND_INS
 

@@ -15,9 +15,10 @@ from experiments.cli.command_line import FAILURE
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.reproduce import Reproduction, reproduce
-from experiments.reproduction.cells import Cell, plan
+from experiments.reproduction.cells import Cell
 from experiments.reproduction.entries import load
 from experiments.reproduction.options import Options
+from experiments.reproduction.planning import plan
 
 WARM = "warm_start=mnli"
 
