@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bilevel.errors import UserError
+from experiments.cli.writing import write_atomically
 from experiments.results.saved_model import Saved
 from experiments.tasks.task import TaskData
-from experiments.training.finished_stages import write_atomically
 from problems.common.method import Outcome
 
 if TYPE_CHECKING:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from bilevel.errors import UserError
 from experiments.cli.resume import check_same
+from experiments.cli.writing import write_atomically
 
-__all__ = ["Journal", "write_atomically"]
+__all__ = ["Journal"]
 
 
 class Journal:
@@ -51,23 +51,3 @@ class Journal:
         values = {"config": self.config, "stages": self.finished}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path, json.dumps(values, indent=1))
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file that afterwards holds all of ``text``, or what it held before.
-
-    Raises:
-        UserError: the disk is full, or the folder not writable.
-    """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        try:
-            with open(aside, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error

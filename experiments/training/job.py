@@ -20,6 +20,7 @@ from bilevel.lowrank import split_fused
 from experiments import figures
 from experiments.cli.quiet import quiet
 from experiments.cli.resume import exclusive
+from experiments.cli.writing import write_atomically
 from experiments.config.plan import Plan
 from experiments.metrics.ranks import information, linear_costs, recovery
 from experiments.metrics.weight_change import moved
@@ -32,7 +33,7 @@ from experiments.tasks.kinds.room import check_room
 from experiments.tasks.kinds.text import TextData
 from experiments.tasks.task import TaskData
 from experiments.training import warm_start
-from experiments.training.finished_stages import Journal, write_atomically
+from experiments.training.finished_stages import Journal
 from experiments.training.label_smoothing import check_smoothing, smooth_labels
 from experiments.training.scoring import forward, score, some
 from experiments.training.stage import Stage
