@@ -66,13 +66,14 @@ def job(config: DictConfig) -> float:
     """One run, in Hydra's output folder; returns the primary metric (for sweepers that search)."""
     from experiments.config.plan import Plan
     from experiments.results import record as result
+    from experiments.training.job import execute
 
     hydra_config = HydraConfig.get()
     user_modules(hydra_config.runtime.config_sources)
     folder = Path(hydra_config.runtime.output_dir)
     try:
         with resources_as_sentences(folder):
-            values = Plan.of(config, hydra_config).execute(folder)
+            values = execute(Plan.of(config, hydra_config), folder)
     except USER_ERRORS as error:
         log.debug("stopped by", exc_info=error)
         if hydra_config.mode == RunMode.MULTIRUN:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,13 +11,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from bilevel.errors import UserError
 from bilevel.hypergradient import Hypergradient
+from bilevel.settings import from_values
 from experiments.cli.command_line import user_modules
 from experiments.cli.resume import plain
 from experiments.config.instantiate import build
 from experiments.config.learning_rates import own_rates
-from experiments.config.schema import check_ranges
+from experiments.config.schema import EngineOptions, check_ranges
 from experiments.models.spec import ModelSpec
 from experiments.tasks.task import Task
+from experiments.training import warm_start
 from problems.common.method import Method, TrainSettings
 
 __all__ = ["Plan"]
@@ -33,13 +34,13 @@ class Plan:
     Attributes:
         names: the option chosen of each group, for results and messages.
         config: the whole configuration as plain values.
-        engine: the options of conf/engine.
+        engine: how the machine does the work.
         targets: where adapters go: "qv", "all" or module names.
 
     Raises:
         UserError: parts that do not go together: the method cannot train a quantised model or one
-            in bfloat16, takes no list of targets or not this estimator, or the task has a model of
-            its own.
+            in bfloat16, takes no list of targets or not this estimator, the task has a model of
+            its own, or the model cannot start from the run that it is to start from.
     """
 
     seed: int
@@ -49,7 +50,7 @@ class Plan:
     hypergradient: Hypergradient
     settings: TrainSettings
     targets: str | list[str]
-    engine: dict[str, Any]
+    engine: EngineOptions
     resume: bool
     figures: bool
     names: dict[str, str] = field(default_factory=dict)
@@ -86,6 +87,7 @@ class Plan:
             )
         self.method.check_hypergradient(self.hypergradient)
         self.task.check_model(self.model)
+        warm_start.check(self.model)
 
     @classmethod
     def of(cls, config: DictConfig, hydra_config: Any = None) -> Plan:
@@ -111,6 +113,7 @@ class Plan:
         _check_warm_up(train["warmup_steps"], given)
         if train["lr"] is None:
             train["lr"] = spec.lr  # None leaves it to the method
+        options = from_values(EngineOptions, values["engine"], "engine")
         names = {group: str(name) for group, name in runtime.choices.items() if "/" not in group}
         if names.get("model") == "hub":
             names["model"] = spec.title
@@ -121,9 +124,9 @@ class Plan:
             task=build(config.task, "task", Task, modules),  # type: ignore[type-abstract]
             model=spec,
             hypergradient=build(config.hypergradient, "hypergradient", Hypergradient, modules),  # type: ignore[type-abstract]
-            settings=TrainSettings(precision=values["engine"]["precision"], **train),
+            settings=TrainSettings(precision=options.precision, **train),
             targets=targets or method.targets or "qv",
-            engine=values["engine"],
+            engine=options,
             resume=config.run.resume is not None,
             figures=config.run.figures,
             names=names,
@@ -131,14 +134,6 @@ class Plan:
         )
         spec.source()  # last: a model that is not there matters less than a slip in an option
         return plan
-
-    def execute(self, folder: Path) -> dict[str, Any]:
-        """Run it in ``folder``; returns what result.json says."""
-        from experiments.training.job import (
-            execute,  # here: torch models are not needed to check a plan
-        )
-
-        return execute(self, folder)
 
 
 def _check_warm_up(steps: int | None, given: Any) -> None:

@@ -10,16 +10,18 @@ from __future__ import annotations
 import enum
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from bilevel.errors import UserError
+from bilevel.settings import Count, Natural, NonNegative, Settings
 
 __all__ = [
     "Config",
     "Engine",
+    "EngineOptions",
     "Precision",
     "Run",
     "Strategy",
@@ -44,6 +46,30 @@ class Strategy(enum.Enum):
     default = "default"
     cpu = "cpu"
     gpu = "gpu"
+
+
+@dataclass(frozen=True)
+class EngineOptions(Settings):
+    """How the machine does the work; none of it is part of a method."""
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of the forward and backward passes; auto is bf16 where the hardware has it."""
+    strategy: Literal["default", "cpu", "gpu"] = "default"
+    """Which device: the GPU if there is one, or as it says."""
+    evaluate_every: NonNegative = 1.0
+    """Epochs between two evaluations during training; 0 for the end of a stage only."""
+    evaluate_examples: Count | None = 512
+    """Examples of each split in an evaluation during training; null for all of them."""
+    metrics_every: Count = 10
+    """Steps between two lines of metrics.jsonl."""
+    checkpoint_every: Natural = 100
+    """Steps between two checkpoints; 0 for none."""
+    keep_checkpoints: Count = 2
+    """Newest checkpoints that are kept."""
+    check_hypergradient_every: Natural = 0
+    """Steps between two checks of the estimator against the exact value; 0 for none."""
+    early_stopping: Natural = 0
+    """Evaluations without a better validation loss before a stage ends; 0 for never."""
 
 
 @dataclass

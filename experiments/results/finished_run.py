@@ -1,4 +1,4 @@
-"""A finished run read back: its configuration, its task and its base model."""
+"""Read a finished run back: its configuration, its task and its base model."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from experiments.cli.command_line import CommandLine, compose_config, user_modul
 from experiments.config.instantiate import build
 from experiments.models.spec import LoadedModel, ModelSpec
 from experiments.results import record as result
+from experiments.results.saved_model import BASE
 from experiments.tasks.task import Task, TaskData
-from experiments.training import warm_start
 
 __all__ = ["SavedRun", "take"]
 
@@ -80,7 +80,7 @@ class SavedRun:
     def base(self, task: TaskData) -> LoadedModel:
         """The base model with an untrained head, and its tokenizer."""
         model = self.config.model
-        own = self.folder / warm_start.FOLDER
+        own = self.folder / BASE
         if own.is_dir():  # the run was started from another, and kept the weights it began with
             changes = {"warm_start": None, "package": None, "pretrained": str(own)}
             known = {key: value for key, value in changes.items() if key in model or value}

@@ -1,4 +1,4 @@
-"""Which stages of a run are finished, and with what outcome: a small JSON file."""
+"""Keep a small JSON file of the stages that a run has finished, and of what they found."""
 
 from __future__ import annotations
 
@@ -42,8 +42,14 @@ class Journal:
         check_same(path.parent.parent, saved["config"], config)
         self.finished = saved["stages"]
 
-    def finish(self, name: str, outcome: Any, summary: dict[str, Any]) -> None:
-        """Note a stage's end; both values must be plain JSON data."""
+    def finish(self, name: str, outcome: Any, summary: dict[str, Any] | None) -> None:
+        """Note a stage's end; both values must be plain JSON data.
+
+        Args:
+            name: the stage's.
+            outcome: what it found, for the stage after it.
+            summary: what it says of itself; None where there was nothing to train.
+        """
         self.finished[name] = {"outcome": outcome, "summary": summary}
         self._write()
 
