@@ -17,6 +17,7 @@ from experiments.reproduce import Reproduction, reproduce
 from experiments.reproduction.cells import Cell, plan
 from experiments.reproduction.entries import load
 from experiments.reproduction.options import Options
+from experiments.training.job import execute
 
 WARM = "warm_start=mnli"
 
@@ -85,7 +86,7 @@ def runs(made: list[dict[str, str]]) -> Callable[[list[str]], str | None]:
         folder = Path(given.pop("hydra.run.dir"))
         (folder / ".hydra").mkdir(parents=True)
         OmegaConf.save(OmegaConf.create(words), folder / ".hydra" / "overrides.yaml")
-        Plan.of(compose_config([f"{k}={v}" for k, v in given.items()])).execute(folder)
+        execute(Plan.of(compose_config([f"{k}={v}" for k, v in given.items()])), folder)
         return None
 
     return run
