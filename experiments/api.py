@@ -1,4 +1,4 @@
-"""The whole tool from a script or a notebook: no Hydra, no files.
+"""Fine-tune from a script or a notebook: no Hydra, no files.
 
 from experiments.api import finetune, search_ranks
 
@@ -10,27 +10,29 @@ config = search_ranks(model, tokenizer, train)      # a LoraConfig for your own 
 
 from __future__ import annotations
 
-import dataclasses
-import importlib.resources
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
-from peft import LoraConfig, PeftConfig
+from peft import LoraConfig, PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from bilevel.errors import UserError, listed, nearest
+from bilevel.errors import UserError
 from bilevel.hypergradient import FiniteDifference, Hypergradient
+from bilevel.settings import from_values
+from experiments.cli.quiet import quiet
 from experiments.config.plan import Plan
+from experiments.config.schema import EngineOptions
 from experiments.models.heads import is_seq2seq
-from experiments.models.in_memory import GivenModel, GivenTask, answers_of
+from experiments.models.in_memory import GivenModel, answers_of
 from experiments.results import saved_model as artifacts
+from experiments.tasks.in_memory import GivenTask
 from experiments.tasks.kinds.text import Decoding
-from experiments.training.job import FineTuningJob, execute
+from experiments.training.fine_tuning_job import FineTuningJob, load_task
+from experiments.training.job import execute, run_stage
 from problems.autolora import AutoLoRA
 from problems.common.layer_names import positions
 from problems.common.method import Method, TrainSettings
@@ -95,7 +97,8 @@ def finetune(
         seed: decides splits, order, dropout and new weights.
         folder: of the run, as ``python -m experiments.run`` leaves it; None leaves nothing behind.
         resume: continue the interrupted run in ``folder``.
-        engine: options of ``conf/engine/default.yaml`` to change, ``{"precision": "bf16"}``.
+        engine: options of ``experiments.config.schema.EngineOptions`` to change,
+            ``{"precision": "bf16"}``.
         **train: ``epochs``, ``batch_size``, ``lr`` ...: see ``problems.TrainSettings``.
 
     Raises:
@@ -114,7 +117,7 @@ def finetune(
         engine,
         train,
     )
-    plan = dataclasses.replace(plan, resume=resume, figures=folder is not None)
+    plan = replace(plan, resume=resume, figures=folder is not None)
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch if folder is None else folder)
         result = execute(plan, place)
@@ -124,7 +127,7 @@ def finetune(
         tuned = artifacts.load(compact if compact.is_dir() else saved, base)
     if folder is None:
         result["adapter_dir"] = None
-    config = getattr(tuned, "peft_config", {}).get("default")
+    config = tuned.peft_config["default"] if isinstance(tuned, PeftModel) else None
     return FineTuned(tuned.eval(), config, result)
 
 
@@ -158,9 +161,10 @@ def search_ranks(
         engine,
         settings,
     )
+    quiet()
+    job = FineTuningJob.load(plan, load_task(plan))
     with tempfile.TemporaryDirectory() as scratch:
-        job = FineTuningJob(plan, Path(scratch))
-        found = job.stage("search", lambda stage: method.search(job, stage))
+        found, _ = run_stage(method.stages()[0], job, job.context(Path(scratch)), None)
     heads = job.head_modules
     return LoraConfig(
         task_type=job.task_type,
@@ -193,13 +197,10 @@ def _plan(
 ) -> Plan:
     if not isinstance(method, Method):
         raise UserError(f"method={method!r}: this must be an instance, AutoLoRA() and the like")
-    options = _engine_options(engine or {})
-    allowed = [f.name for f in dataclasses.fields(TrainSettings) if f.name != "precision"]
-    for name in train:
-        if name not in allowed:
-            raise UserError(
-                f"unknown setting {name!r}: allowed are {listed(allowed)}{nearest(name, allowed)}"
-            )
+    options = from_values(EngineOptions, engine or {}, "engine")
+    if "precision" in train:
+        raise UserError('precision is an option of the engine: engine={"precision": "bf16"}')
+    settings = from_values(TrainSettings, {**train, "precision": options.precision}, "train")
     targets = targets if isinstance(targets, str | None) else list(targets)
     return Plan(
         seed=seed,
@@ -207,27 +208,14 @@ def _plan(
         task=task,
         model=model,
         hypergradient=hypergradient or FiniteDifference(),
-        settings=TrainSettings(precision=options["precision"], **train),
-        targets=targets or method.targets or "qv",
+        settings=settings,
+        places=targets or method.targets or "qv",
         engine=options,
         resume=False,
         figures=False,
         names={"method": method.name, "task": "given", "model": model.name},
-        config={"method": repr(method), "train": repr(train), "engine": repr(options)},
+        config={"method": repr(method), "train": repr(train), "engine": repr(asdict(options))},
     )
-
-
-def _engine_options(changes: Mapping[str, Any]) -> dict[str, Any]:
-    text = importlib.resources.files("conf").joinpath("engine/default.yaml").read_text("utf-8")
-    options = OmegaConf.to_container(OmegaConf.create(text))
-    assert isinstance(options, dict)
-    known = {str(key): value for key, value in options.items()}
-    for name in changes:
-        if name not in known:
-            raise UserError(
-                f"unknown engine option {name!r}: allowed are {listed(known)}{nearest(name, known)}"
-            )
-    return {**known, **changes}
 
 
 def _name(model: PreTrainedModel) -> str:

@@ -11,14 +11,11 @@ engine.precision is fp32 unless given. Shown are means over the batches.
 from __future__ import annotations
 
 import statistics
-import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, TypeVar
 
-from peft import PeftModel
+from transformers import set_seed
 
-from bilevel import BilevelEngine, BilevelEngineConfig, BilevelProblem, Hypergradient
+from bilevel import BilevelEngine, BilevelEngineConfig, Hypergradient
 from bilevel.errors import UserError
 from bilevel.hypergradient import (
     Alignment,
@@ -34,11 +31,12 @@ from bilevel.hypergradient import (
 )
 from experiments.cli.command_line import CommandLine
 from experiments.cli.program import program
+from experiments.cli.quiet import quiet
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.results.finished_run import take
-from experiments.training.job import FineTuningJob
-from problems.common.method import StageRunner
+from experiments.training.fine_tuning_job import FineTuningJob, load_task
+from problems.common.method import Outcome
 
 __all__ = ["ESTIMATORS", "main", "measure", "table"]
 
@@ -57,68 +55,47 @@ ESTIMATORS: tuple[Hypergradient, ...] = (
     Unrolled(product="central_difference"),
 )
 
-T = TypeVar("T")
-
-
-class _Measured(Exception):  # noqa: N818
-    """Carries the results out of the method, whose further stages are not wanted."""
-
-    def __init__(self, results: list[CheckResult], refused: dict[str, str]) -> None:
-        self.results = results
-        self.refused = refused
-
-
-class _Job(FineTuningJob):
-    """A job whose stages measure instead of training to the end."""
-
-    steps = 0
-    batches = 0
-
-    def stage(self, name: str, body: Callable[[StageRunner], T], last: bool = False) -> T:
-        """Enter the stage; its engine is built, warmed up and measured."""
-        return body(self)
-
-    def run(
-        self,
-        problems: Sequence[BilevelProblem],
-        dependencies: dict[str, dict[Any, list[Any]]],
-        steps: int,
-        model: PeftModel,
-        **unused: Any,
-    ) -> dict[str, float]:
-        """Train a little, then measure; never returns."""
-        if not dependencies["u2l"]:
-            raise UserError(
-                "this method has one level only, there is no hypergradient to check; take "
-                "method=autolora"
-            )
-        config = BilevelEngineConfig(
-            train_iters=min(steps, self.steps),
-            strategy=self.plan.engine["strategy"],
-        )
-        engine = BilevelEngine(problems, config=config, dependencies=dependencies)
-        engine.run()
-        lower = next(iter(dependencies["u2l"].values()))[0]
-        usable, refused = [], {}
-        for estimator in dict.fromkeys((self.hypergradient, *ESTIMATORS)):
-            try:
-                estimator.prepare(lower)
-                usable.append(estimator)
-            except UserError as error:
-                refused[estimator.name] = str(error)
-        raise _Measured(check(engine, usable, self.batches), refused)
-
 
 def measure(plan: Plan, steps: int, batches: int) -> tuple[list[CheckResult], dict[str, str]]:
-    """Results batch by batch, and the estimators that do not apply here with the reason."""
-    with tempfile.TemporaryDirectory() as folder:
-        job = _Job(plan, Path(folder))
-        job.steps, job.batches = steps, batches
+    """Train the first stage a little, then hold the estimators against the exact value.
+
+    Args:
+        plan: its method has two levels.
+        steps: global steps to train for.
+        batches: of the upper level to measure on.
+
+    Returns:
+        Results batch by batch, and the estimators that do not apply here with the reason.
+
+    Raises:
+        UserError: the method has one level, or what the plan names cannot be had.
+    """
+    quiet()
+    job = FineTuningJob.load(plan, load_task(plan))
+    set_seed(plan.seed)
+    training = plan.method.stages()[0].prepare(job, None)
+    if isinstance(training, Outcome) or not training.dependencies["u2l"]:
+        raise UserError(
+            "this method has one level only, there is no hypergradient to check; take "
+            "method=autolora"
+        )
+    engine = BilevelEngine(
+        training.problems,
+        config=BilevelEngineConfig(
+            train_iters=min(training.steps, steps), strategy=plan.engine.strategy
+        ),
+        dependencies=training.dependencies,
+    )
+    engine.run()
+    lower = next(iter(training.dependencies["u2l"].values()))[0]
+    usable, refused = [], {}
+    for estimator in dict.fromkeys((plan.hypergradient, *ESTIMATORS)):
         try:
-            plan.method.run(job)
-        except _Measured as done:
-            return done.results, done.refused
-    raise UserError("the method has no stage to measure")
+            estimator.prepare(lower)
+            usable.append(estimator)
+        except UserError as error:
+            refused[estimator.name] = str(error)
+    return check(engine, usable, batches), refused
 
 
 def table(results: Sequence[CheckResult]) -> str:

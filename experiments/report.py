@@ -17,9 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from bilevel.errors import UserError
 from experiments.cli.command_line import one_sentence
+from experiments.cli.writing import write_atomically
 from experiments.results import record as result
 from experiments.results.grid import searched
-from experiments.training.finished_stages import write_atomically
 
 __all__ = ["Report", "failures", "report", "rows"]
 

@@ -17,13 +17,13 @@ from typing import Any
 
 from bilevel.errors import UserError
 from experiments.cli.command_line import FAILURE, one_sentence
+from experiments.cli.writing import write_atomically
 from experiments.reproduction import rates, runner, smoke, start, table
 from experiments.reproduction.cells import Cell
 from experiments.reproduction.entries import Entry, load, names
 from experiments.reproduction.options import Options
 from experiments.reproduction.pace import forecast
 from experiments.reproduction.planning import plan
-from experiments.training.finished_stages import write_atomically
 
 __all__ = ["Reproduction", "listing", "main"]
 

@@ -31,28 +31,29 @@ eta = 0 (``hypergradient=none``).
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import torch
-
+from bilevel import lowrank
 from bilevel.errors import UserError
-from bilevel.lowrank import Gates, attach_gates, ranks
-from bilevel.lowrank.layers import component_costs, lora_layers, lora_pattern
-from problems.common.method import (
-    FineTuning,
+from bilevel.settings import Count, Positive, Share
+from problems import common
+from problems.common import (
     Job,
+    Level,
+    LowRankMethod,
+    OptimizerSettings,
     Outcome,
-    StageRunner,
-    check_lora,
-    count,
-    total_steps,
-    trainable,
-    with_lora,
+    Stage,
+    Training,
+    TwoLevelMethod,
 )
-from problems.common.optimizer_settings import OptimizerSettings, check_choice, check_range
-from problems.common.two_levels import HeldOut, Level, TwoLevelMethod
-from problems.lora import train_lora
+from problems.common.two_levels import Fraction
+from problems.lora import lora_training
+
+if TYPE_CHECKING:
+    from bilevel.lowrank import Gates
 
 __all__ = ["AutoLoRA"]
 
@@ -60,112 +61,85 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class AutoLoRA(TwoLevelMethod):
-    """Search ranks on two levels, then retrain plain LoRA with them.
-
-    Args:
-        rank: k, components of every layer during the search.
-        lora_alpha, lora_dropout: as in LoRA, in both trainings.
-        retrain_dropout: LoRA dropout of the retraining; None for that of the search.
-        gate: how selection weights come from beta: softmax, sigmoid or real.
-        init: start of beta; None for the gate's own (0, or 1 for real).
-        rank_rule: threshold, mean, fixed, raw_share or budget; see :mod:`bilevel.lowrank.ranks`.
-        parameter_budget: parameters of all kept components together, for ``rank_rule=budget``.
-        split: share of the training data that is D_train; the rest is D_val.
-        unroll_steps, upper_steps, warmup_steps, roll_back: as in
-            :class:`problems.common.two_levels.TwoLevelMethod` (the released code rolls back).
-        search_epochs: passes over D_train in the search; None for as many as the retraining.
-        retrain_scale: ``alpha_over_rank``: alpha / r_l as in the released code; ``constant``:
-            alpha / k for every layer, whatever its rank.
-        lower, upper, retrain: optimisers of the factors, of beta, and of the retraining.
-    """
+class AutoLoRA(LowRankMethod, TwoLevelMethod):
+    """Search ranks on two levels, then retrain plain LoRA with them."""
 
     name: ClassVar[str] = "autolora"
     splits_fused: ClassVar[bool] = True
-    rank: int = 8
-    lora_alpha: float = 16.0
-    lora_dropout: float = 0.0
-    retrain_dropout: float | None = None
-    gate: str = "softmax"
+    rank: Count = 8
+    """k, components of every layer during the search."""
+    retrain_dropout: Share | None = None
+    """LoRA dropout of the retraining; null for that of the search."""
+    gate: Literal["softmax", "sigmoid", "real"] = "softmax"
+    """How selection weights alpha come from beta."""
     init: float | None = None
-    rank_rule: str = "threshold"
+    """Start of beta; null for the gate's own (0, or 1 for real)."""
+    rank_rule: Literal["threshold", "mean", "fixed", "positive", "budget", "raw_share"] = (
+        "threshold"
+    )
+    """Which components count as a layer's rank; see :mod:`bilevel.lowrank.ranks`."""
     parameter_budget: int | None = None
-    split: float = 0.5
-    search_epochs: float | None = None
-    retrain_scale: str = "alpha_over_rank"
+    """Parameters of all kept components together, for rank_rule=budget."""
+    split: Fraction = 0.5
+    """Share of the training data that is D_train; the rest is D_val."""
+    search_epochs: Positive | None = None
+    """Passes over D_train in the search; null for as many as the retraining."""
+    retrain_scale: Literal["alpha_over_rank", "constant"] = "alpha_over_rank"
+    """Scale of a layer in the retraining: alpha / r_l as in the released code, or alpha / k for
+    every layer, whatever its rank."""
     lower: OptimizerSettings = field(default_factory=lambda: OptimizerSettings(weight_decay=0.01))
+    """Of the factors and the head in the search."""
     upper: OptimizerSettings = field(
         default_factory=lambda: OptimizerSettings(
             name="adam", lr=1e-3, betas=(0.5, 0.999), schedule="constant"
         )
     )
+    """Of beta."""
     retrain: OptimizerSettings = field(default_factory=lambda: OptimizerSettings(weight_decay=0.01))
+    """Of the retraining."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("rank_rule", self.rank_rule, list(ranks.RULES))
         if (self.rank_rule == "budget") != (self.parameter_budget is not None):
             raise UserError("rank_rule=budget and parameter_budget=N go together; give both")
-        check_choice("gate", self.gate, ("softmax", "sigmoid", "real"))
-        check_choice("retrain_scale", self.retrain_scale, ("alpha_over_rank", "constant"))
-        for dropout in (self.lora_dropout, self._retrain_dropout):
-            check_lora(self.rank, dropout)
-        given = self.search_epochs
-        check_range("search_epochs", given, given is None or given > 0, "more than 0")
 
-    @property
-    def _retrain_dropout(self) -> float:
-        return self.lora_dropout if self.retrain_dropout is None else self.retrain_dropout
+    def stages(self) -> Sequence[Stage]:
+        """Search, whose end derives the ranks; then retrain on D_train + D_val."""
+        return (Stage("search", self.search), Stage("retrain", self.retraining))
 
-    def run(self, job: Job) -> Outcome:
-        """Search, derive the ranks, retrain on D_train + D_val."""
-        found = job.stage("search", lambda stage: self.search(job, stage))
-        options = self.lora_options(found["ranks"], job)
-        outcome = job.stage(
-            "retrain",
-            lambda stage: train_lora(
-                job, stage, options, self.retrain, job.settings.epochs, default_lr=1e-4
-            ),
-            last=True,
-        )
-        outcome.ranks = dict(found["ranks"])
-        outcome.trainable_parameters = max(
-            outcome.trainable_parameters, found["trainable_parameters"]
-        )
-        outcome.validation_loss = found["validation_loss"]
-        outcome.split = dict(found["split"])
-        return outcome
-
-    def search(self, job: Job, stage: StageRunner) -> dict[str, Any]:
+    def search(self, job: Job, found: None) -> Training:
         """Stage 1: factors and head on D_train, selection variables on D_val."""
-        sides = self.sides(job)
-        model = with_lora(job, self.rank, self.lora_alpha, self.lora_dropout)
-        names = list(lora_layers(model))
-        gates = Gates(names, self.rank, self.gate, self.init)
-        attach_gates(model, gates)
-        self._check_budget(component_costs(model))
+        parts = self.parts(job)
+        model = common.with_lora(job, self.rank, self.lora_alpha, self.lora_dropout)
+        names = list(lowrank.lora_layers(model))
+        gates = lowrank.Gates(names, self.rank, self.gate, self.init)
+        lowrank.attach_gates(model, gates)
+        self._check_budget(lowrank.component_costs(model))
         epochs = job.settings.epochs if self.search_epochs is None else self.search_epochs
-        steps = total_steps(job, sides.lower, epochs, self.unroll_steps)
-        factors = trainable(model)
+        steps = common.total_steps(job, parts.lower, epochs, self.unroll_steps)
+        factors = common.trainable(model)
         lr = job.settings.lr if job.settings.lr is not None else 1e-4
-        stats = self.train(
+
+        def finish(stats: dict[str, float]) -> dict[str, Any]:
+            chosen = self.derive_ranks(gates, lowrank.component_costs(model))
+            log.info("ranks: %s", ", ".join(f"{name}={rank}" for name, rank in chosen.items()))
+            return {
+                "ranks": chosen,
+                "trainable_parameters": common.count(factors) + gates.logits.numel(),
+                "validation_loss": stats.get("validation_loss"),
+                "split": parts.sizes,
+            }
+
+        return self.training(
             job,
-            stage,
-            sides,
-            Level(FineTuning, model, factors, self.lower, lr),
-            Level(HeldOut, gates, list(gates.parameters()), self.upper, 1e-3),
+            parts,
+            Level(common.FineTuning, model, factors, self.lower, lr),
+            Level(common.HeldOut, gates, list(gates.parameters()), self.upper, 1e-3),
             steps,
             model,
+            finish,
             gates=gates,
         )
-        chosen = self.derive_ranks(gates, component_costs(model))
-        log.info("ranks: %s", ", ".join(f"{name}={rank}" for name, rank in chosen.items()))
-        return {
-            "ranks": chosen,
-            "trainable_parameters": count(factors) + gates.logits.numel(),
-            "validation_loss": stats.get("validation_loss"),
-            "split": sides.sizes,
-        }
 
     def _check_budget(self, costs: dict[str, int]) -> None:
         least = min(costs.values())
@@ -177,13 +151,30 @@ class AutoLoRA(TwoLevelMethod):
 
     def derive_ranks(self, gates: Gates, costs: dict[str, int]) -> dict[str, int]:
         """Stage 2: the rank of every layer from its selection weights."""
-        with torch.no_grad():
-            values = gates.values() if self.rank_rule != "raw_share" else gates.logits
-            by_name = dict(zip(gates.names, values.detach().cpu(), strict=True))
+        values = gates.values() if self.rank_rule != "raw_share" else gates.logits
+        by_name = dict(zip(gates.names, values.detach().cpu(), strict=True))
         options: dict[str, Any] = {}
         if self.rank_rule == "budget":
             options = {"costs": costs, "budget": self.parameter_budget}
-        return ranks.RULES[self.rank_rule](by_name, **options)
+        return lowrank.RULES[self.rank_rule](by_name, **options)
+
+    def retraining(self, job: Job, found: dict[str, Any]) -> Training:
+        """Stage 3: plain LoRA from scratch on all of the data, every layer at its rank."""
+        options = self.lora_options(found["ranks"], job)
+        training = lora_training(job, options, self.retrain, job.settings.epochs, default_lr=1e-4)
+
+        def finish(stats: dict[str, float]) -> Outcome:
+            outcome: Outcome = training.finish(stats)
+            most = max(outcome.trainable_parameters, found["trainable_parameters"])
+            return replace(
+                outcome,
+                ranks=dict(found["ranks"]),
+                trainable_parameters=most,
+                validation_loss=found["validation_loss"],
+                split=dict(found["split"]),
+            )
+
+        return replace(training, finish=finish)
 
     def lora_options(self, chosen: dict[str, int], job: Job) -> dict[str, Any]:
         """``LoraConfig`` options of the retraining: each layer's rank, and its scale.
@@ -201,4 +192,5 @@ class AutoLoRA(TwoLevelMethod):
             for name, rank in chosen.items()
             if rank > 0
         }
-        return {**lora_pattern(chosen, scales), "lora_dropout": self._retrain_dropout}
+        dropout = self.lora_dropout if self.retrain_dropout is None else self.retrain_dropout
+        return {**lowrank.lora_pattern(chosen, scales), "lora_dropout": dropout}

@@ -16,32 +16,29 @@ trained ones.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
-
-from torch import nn
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING, ClassVar
 
 from bilevel.errors import UserError
-from problems.common.method import Job
-from problems.common.one_level import OneLevelMethod, train_only
-from problems.common.optimizer_settings import OptimizerSettings
+from problems import common
+from problems.common import Job, OneLevelMethod, OptimizerSettings
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
 
 __all__ = ["BitFit", "bias_names"]
 
 
 @dataclass(frozen=True)
 class BitFit(OneLevelMethod):
-    """Train the biases and the head.
-
-    Args:
-        optimizer: of both.
-    """
+    """Train the biases and the head."""
 
     name: ClassVar[str] = "bitfit"
     takes_targets: ClassVar[bool] = False
     trains_weights: ClassVar[bool] = True
     default_lr: ClassVar[float] = 1e-3
     optimizer: OptimizerSettings = field(default_factory=lambda: OptimizerSettings(lr=1e-3))
+    """Of the biases and the head."""
 
     def adapt(self, job: Job, model: PreTrainedModel) -> PreTrainedModel:
         """Freeze all but the biases and the head."""
@@ -49,7 +46,7 @@ class BitFit(OneLevelMethod):
         names = bias_names(model)
         if not any(not name.startswith(inside) for name in names):
             raise UserError(f"{type(model).__name__} has no biases, so BitFit trains nothing of it")
-        train_only(model, names, job.head_modules)
+        common.train_only(model, names, job.head_modules)
         return model
 
 

@@ -13,45 +13,34 @@ m (out) starts at the norms of W0, so that W starts at W0. PEFT's ``use_dora``; 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from peft import PeftModel
-from transformers import PreTrainedModel
+from problems import bidora, common
+from problems.common import Job, LowRankMethod, OneLevelMethod, OptimizerSettings
 
-from problems.bidora import dora_layers
-from problems.common.method import Job, add_lora, check_lora
-from problems.common.one_level import OneLevelMethod
-from problems.common.optimizer_settings import OptimizerSettings
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 __all__ = ["DoRA"]
 
 
 @dataclass(frozen=True)
-class DoRA(OneLevelMethod):
-    """LoRA on the direction of each matrix, and its magnitude beside it.
-
-    Args:
-        rank, lora_alpha, lora_dropout: of the direction's B A, as in LoRA.
-        targets: where adapters go ("qv", "all") unless train.target_modules says otherwise.
-        optimizer: of all that is trained; lr None for train.lr, or 5e-4.
-    """
+class DoRA(LowRankMethod, OneLevelMethod):
+    """LoRA on the direction of each matrix, and its magnitude beside it."""
 
     name: ClassVar[str] = "dora"
     reads_weights: ClassVar[bool] = True
-    rank: int = 8
-    lora_alpha: float = 16.0
-    lora_dropout: float = 0.0
     targets: str | None = None  # type: ignore[misc]
+    """Where adapters go (qv, all) unless train.target_modules says otherwise; null for qv."""
     optimizer: OptimizerSettings = field(
         default_factory=lambda: OptimizerSettings(weight_decay=0.1)
     )
-
-    def __post_init__(self) -> None:
-        check_lora(self.rank, self.lora_dropout)
+    """Of all that is trained; lr null for train.lr, or 5e-4."""
 
     def adapt(self, job: Job, model: PreTrainedModel) -> PeftModel:
         """Inject DoRA, head trainable."""
-        return add_lora(
+        return common.add_lora(
             job,
             model,
             r=self.rank,
@@ -62,4 +51,4 @@ class DoRA(OneLevelMethod):
 
     def ranks(self, model: Any) -> dict[str, int]:
         """The same for every module."""
-        return dict.fromkeys(dora_layers(model), self.rank)
+        return dict.fromkeys(bidora.dora_layers(model), self.rank)

@@ -23,49 +23,43 @@ pretrained weights. The model is saved whole, by transformers.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from transformers import PreTrainedModel
-
+from bilevel import lowrank
 from bilevel.errors import UserError
-from bilevel.lowrank import join_split
-from problems.common.layer_names import layers
-from problems.common.method import Job
-from problems.common.one_level import OneLevelMethod, train_only
-from problems.common.optimizer_settings import OptimizerSettings, check_choice, check_range
+from bilevel.settings import Count
+from problems import common
+from problems.common import Job, OneLevelMethod, OptimizerSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = ["FullFineTuning", "trained_names"]
 
 # One matrix for query, key and value: DeBERTa v1, ModernBERT, Phi-3, GPT-NeoX. (GPT-2's is split.)
 FUSED = ("in_proj", "Wqkv", "qkv_proj", "query_key_value")
 
-TRAINED = ("all", "frozen_embeddings", "qv", "top")
+Trained = Literal["all", "frozen_embeddings", "qv", "top"]
 
 
 @dataclass(frozen=True)
 class FullFineTuning(OneLevelMethod):
-    """Train the model's own weights.
-
-    Args:
-        train: all, frozen_embeddings, qv or top; see the module.
-        top_layers: layers that ``train=top`` trains.
-        optimizer: of all that is trained.
-    """
+    """Train the model's own weights."""
 
     name: ClassVar[str] = "full"
     trains_weights: ClassVar[bool] = True
     default_lr: ClassVar[float] = 2e-5
-    train: str = "all"
-    top_layers: int = 2
+    train: Trained = "all"
+    """What is trained besides the head: every weight, all but the token embeddings, the matrices
+    W_q and W_v, or the last layers."""
+    top_layers: Count = 2
+    """Layers that train=top trains."""
     optimizer: OptimizerSettings = field(
         default_factory=lambda: OptimizerSettings(
             lr=2e-5, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.1
         )
     )
-
-    def __post_init__(self) -> None:
-        check_choice("train", self.train, TRAINED)
-        check_range("top_layers", self.top_layers, self.top_layers >= 1, "1 or more")
+    """Of all that is trained."""
 
     @property
     def splits_fused(self) -> bool:  # type: ignore[override]
@@ -74,16 +68,18 @@ class FullFineTuning(OneLevelMethod):
 
     def finish(self, model: PreTrainedModel) -> PreTrainedModel:
         """The stock model again."""
-        return join_split(model)
+        return lowrank.join_split(model)
 
     def adapt(self, job: Job, model: PreTrainedModel) -> PreTrainedModel:
         """Freeze what is not trained."""
         names = trained_names(model, self.train, self.top_layers, job.target_modules)
-        train_only(model, names, job.head_modules)
+        common.train_only(model, names, job.head_modules)
         return model
 
 
-def trained_names(model: PreTrainedModel, train: str, top_layers: int, qv: list[str]) -> set[str]:
+def trained_names(
+    model: PreTrainedModel, train: Trained, top_layers: int, qv: list[str]
+) -> set[str]:
     """Names of the parameters that are trained besides the head.
 
     Args:
@@ -109,7 +105,7 @@ def trained_names(model: PreTrainedModel, train: str, top_layers: int, qv: list[
         embeddings = {id(p) for p in model.get_input_embeddings().parameters()}
         return {name for name, p in every.items() if id(p) not in embeddings}
     if train == "top":
-        stack = layers(model)
+        stack = common.layers(model)
         if top_layers > len(stack):
             raise UserError(
                 f"method.top_layers={top_layers} is more than the {len(stack)} layers of "

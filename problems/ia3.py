@@ -17,38 +17,36 @@ RoBERTa-base: 12 (2 x 768 + 3072) = 55,296 parameters.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from peft import IA3Config, PeftModel, get_peft_model
-from transformers import PreTrainedModel
+from problems import common
+from problems.common import Job, OneLevelMethod, OptimizerSettings
 
-from problems.common.layer_names import layer_parts
-from problems.common.method import Job
-from problems.common.one_level import OneLevelMethod, peft_head
-from problems.common.optimizer_settings import OptimizerSettings
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 __all__ = ["IA3"]
 
 
 @dataclass(frozen=True)
 class IA3(OneLevelMethod):
-    """Train a vector of factors for keys, values and feed-forward of each layer.
-
-    Args:
-        optimizer: of the vectors and the head.
-    """
+    """Train a vector of factors for keys, values and feed-forward of each layer."""
 
     name: ClassVar[str] = "ia3"
     takes_targets: ClassVar[bool] = False
     default_lr: ClassVar[float] = 3e-3
     optimizer: OptimizerSettings = field(default_factory=lambda: OptimizerSettings(lr=3e-3))
+    """Of the vectors and the head."""
 
     def adapt(self, job: Job, model: PreTrainedModel) -> PeftModel:
         """Inject the vectors, head trainable."""
-        parts = layer_parts(model, ("key", "value", "feed_forward_output"))
+        from peft import IA3Config, get_peft_model
+
+        parts = common.layer_parts(model, ("key", "value", "feed_forward_output"))
         config = IA3Config(
             target_modules=[name for layer in parts for names in layer.values() for name in names],
             feedforward_modules=[name for layer in parts for name in layer["feed_forward_output"]],
-            **peft_head(job),
+            **common.peft_head(job),
         )
         return get_peft_model(model, config)

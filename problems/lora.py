@@ -9,108 +9,95 @@ compares the methods alone. Published settings for RoBERTa-base: r 8, alpha 16, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from bilevel import lowrank
 from bilevel.data import split as split_indices
-from bilevel.lowrank.layers import lora_layers
-from problems.common.method import (
-    FineTuning,
+from bilevel.settings import Share
+from problems import common
+from problems.common import (
+    ALONE,
     Job,
-    Method,
+    LowRankMethod,
+    OptimizerSettings,
     Outcome,
-    StageRunner,
-    add_lora,
-    check_lora,
-    count,
-    loader,
-    total_steps,
-    trainable,
+    Stage,
+    Training,
 )
-from problems.common.one_level import ALONE, only_problem
-from problems.common.optimizer_settings import OptimizerSettings, check_range
 
-__all__ = ["LoRA", "train_lora"]
+__all__ = ["LoRA", "lora_training"]
 
 
 @dataclass(frozen=True)
-class LoRA(Method):
-    """Plain LoRA on all of the training data.
-
-    Args:
-        rank: r of every layer.
-        lora_alpha: alpha; the update is scaled by alpha / r.
-        lora_dropout: dropout on the input of the low-rank branch.
-        targets: where adapters go ("qv", "all") unless train.target_modules says otherwise.
-        hold_out: share of the training data kept out of the training and reported as
-            ``validation_loss``, for choosing a rank without the test set.
-        optimizer: of the factors and the head.
-    """
+class LoRA(LowRankMethod):
+    """Plain LoRA on all of the training data."""
 
     name: ClassVar[str] = "lora"
     splits_fused: ClassVar[bool] = True
-    rank: int = 8
-    lora_alpha: float = 16.0
-    lora_dropout: float = 0.0
     targets: str | None = None  # type: ignore[misc]
-    hold_out: float = 0.0
+    """Where adapters go (qv, all) unless train.target_modules says otherwise; null for qv."""
+    hold_out: Share = 0.0
+    """Share of the training data kept out of the training and reported as validation_loss, for
+    choosing a rank without the test set."""
     optimizer: OptimizerSettings = field(
         default_factory=lambda: OptimizerSettings(lr=None, weight_decay=0.1)
     )
+    """Of the factors and the head."""
 
-    def __post_init__(self) -> None:
-        check_lora(self.rank, self.lora_dropout)
-        check_range("hold_out", self.hold_out, 0 <= self.hold_out < 1, "in [0, 1)")
-
-    def run(self, job: Job) -> Outcome:
+    def stages(self) -> Sequence[Stage]:
         """One stage, one problem."""
+        return (Stage("train", self.prepare),)
+
+    def prepare(self, job: Job, found: None) -> Training:
+        """Every layer at the same rank, on all of the data but what is held out."""
         options = {
             "r": self.rank,
             "lora_alpha": self.lora_alpha,
             "lora_dropout": self.lora_dropout,
         }
-        return job.stage(
-            "train",
-            lambda stage: train_lora(
-                job, stage, options, self.optimizer, job.settings.epochs, hold_out=self.hold_out
-            ),
-            last=True,
+        return lora_training(
+            job, options, self.optimizer, job.settings.epochs, hold_out=self.hold_out
         )
 
 
-def train_lora(
+def lora_training(
     job: Job,
-    stage: StageRunner,
     lora_options: dict[str, Any],
     optimizer: OptimizerSettings,
     epochs: float,
     default_lr: float = 5e-4,
     hold_out: float = 0.0,
-) -> Outcome:
-    """Train LoRA with the given ``LoraConfig`` options on the training data but ``hold_out``."""
+) -> Training:
+    """LoRA with the given ``LoraConfig`` options, on the training data but ``hold_out``."""
     data = job.data
     train: list[int] = list(range(len(data.examples)))
     held_out: list[int] = []
     if hold_out:
         train, held_out = split_indices(len(train), 1 - hold_out, job.seed, data.labels)
-    model = add_lora(job, job.build_model(), **lora_options)
-    batches = loader(job, train)
-    steps = total_steps(job, batches, epochs)
-    parameters = trainable(model)
+    model = common.add_lora(job, job.build_model(), **lora_options)
+    batches = common.loader(job, train)
+    steps = common.total_steps(job, batches, epochs)
+    parameters = common.trainable(model)
     lr = job.settings.lr if job.settings.lr is not None else default_lr
-    problem = only_problem(FineTuning, job, model, batches, optimizer, steps, lr)
-    stats = stage.run(
+    problem = common.only_problem(common.FineTuning, job, model, batches, optimizer, steps, lr)
+
+    def finish(stats: dict[str, float]) -> Outcome:
+        layers = lowrank.lora_layers(model)
+        return Outcome(
+            model=model,
+            ranks={name: int(layer.r["default"]) for name, layer in layers.items()},
+            trainable_parameters=common.count(parameters),
+            validation_loss=stats.get("validation_loss"),
+            split={"train": len(train), **({"validation": len(held_out)} if held_out else {})},
+        )
+
+    return Training(
         [problem],
         ALONE,
         steps,
         model,
+        finish,
         validation=[data.examples[i] for i in held_out],
-    )
-    ranks = {name: int(layer.r["default"]) for name, layer in lora_layers(model).items()}
-    return Outcome(
-        model=model,
-        ranks=ranks,
-        trainable_parameters=count(parameters),
-        validation_loss=stats.get("validation_loss"),
-        split={"train": len(train), **({"validation": len(held_out)} if held_out else {})},
     )

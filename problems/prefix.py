@@ -21,45 +21,39 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass, field
-from typing import ClassVar
-
-from peft import PeftModel, PrefixTuningConfig, get_peft_model
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING, ClassVar
 
 from bilevel.errors import UserError
-from problems.common.layer_names import positions
-from problems.common.method import Job
-from problems.common.one_level import OneLevelMethod, peft_head
-from problems.common.optimizer_settings import OptimizerSettings, check_range
+from bilevel.settings import Count
+from problems import common
+from problems.common import Job, OneLevelMethod, OptimizerSettings
 from problems.prompt import check_positions, guard_positions
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 __all__ = ["PrefixTuning"]
 
 
 @dataclass(frozen=True)
 class PrefixTuning(OneLevelMethod):
-    """Train keys and values that every layer attends to, and the head.
-
-    Args:
-        virtual_tokens: how many.
-        projection: inner size of the MLP that the prefix comes out of; None for no MLP.
-        optimizer: of the prefix and the head.
-    """
+    """Train keys and values that every layer attends to, and the head."""
 
     name: ClassVar[str] = "prefix"
     takes_targets: ClassVar[bool] = False
     default_lr: ClassVar[float] = 1e-2
-    virtual_tokens: int = 20
-    projection: int | None = None
+    virtual_tokens: Count = 20  # type: ignore[misc]
+    """How many positions the prefix takes."""
+    projection: Count | None = None
+    """Inner size of the MLP that the prefix comes out of; null for no MLP."""
     optimizer: OptimizerSettings = field(default_factory=lambda: OptimizerSettings(lr=1e-2))
-
-    def __post_init__(self) -> None:
-        check_range("virtual_tokens", self.virtual_tokens, self.virtual_tokens >= 1, "1 or more")
-        size = self.projection
-        check_range("projection", size, size is None or size >= 1, "1 or more")
+    """Of the prefix and the head."""
 
     def adapt(self, job: Job, model: PreTrainedModel) -> PeftModel:
         """Put the prefix before every layer's keys and values, head trainable."""
+        from peft import PrefixTuningConfig, get_peft_model
+
         if "past_key_values" not in inspect.signature(model.base_model.forward).parameters:
             raise UserError(
                 f"{type(model).__name__} takes no keys and values from outside, which prefix "
@@ -77,10 +71,10 @@ class PrefixTuning(OneLevelMethod):
                 f"{type(model).__name__} itself, without smoothing: use 0, or another method"
             )
         check_positions(job, model, self.virtual_tokens)
-        options = peft_head(job)
+        options = common.peft_head(job)
         if self.projection is not None:
             options |= {"prefix_projection": True, "encoder_hidden_size": self.projection}
         config = PrefixTuningConfig(num_virtual_tokens=self.virtual_tokens, **options)
         adapted = get_peft_model(model, config)
-        guard_positions(adapted, positions(model), self.virtual_tokens)
+        guard_positions(adapted, common.positions(model), self.virtual_tokens)
         return adapted

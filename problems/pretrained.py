@@ -10,10 +10,11 @@ what lies on the disk, as with every other method.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from problems.common.method import Job, Method, Outcome
+from problems.common import Job, Method, Outcome, Stage
 
 __all__ = ["Pretrained"]
 
@@ -28,7 +29,11 @@ class Pretrained(Method):
     def check_size(self, examples: int, batch_size: int) -> None:
         """Any size will do."""
 
-    def run(self, job: Job) -> Outcome:
+    def stages(self) -> Sequence[Stage]:
+        """One stage without training."""
+        return (Stage("pretrained", self.prepare),)
+
+    def prepare(self, job: Job, found: None) -> Outcome:
         """The model as it is built."""
         return Outcome(
             job.build_model(),

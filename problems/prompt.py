@@ -21,19 +21,19 @@ these: on ``model=demo`` LoRA's accuracy falls from 0.88 to 0.56 if positions ar
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
-
-from peft import PeftModel, PromptTuningConfig, get_peft_model
-from torch import nn
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from bilevel.errors import UserError
-from problems.common.layer_names import positions
-from problems.common.method import Job
-from problems.common.one_level import OneLevelMethod, peft_head
-from problems.common.optimizer_settings import OptimizerSettings, check_choice, check_range
+from bilevel.settings import Count
+from problems import common
+from problems.common import Job, OneLevelMethod, OptimizerSettings
 
-__all__ = ["PromptTuning", "check_positions"]
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from torch import nn
+    from transformers import PreTrainedModel
+
+__all__ = ["PromptTuning", "check_positions", "guard_positions"]
 
 # The smallest task.max_length that can be given.
 LEAST_TEXT = 8
@@ -44,27 +44,22 @@ STARTS = {"vocabulary": "SAMPLE_VOCAB", "random": "RANDOM"}
 
 @dataclass(frozen=True)
 class PromptTuning(OneLevelMethod):
-    """Train embeddings of virtual tokens before the text, and the head.
-
-    Args:
-        virtual_tokens: how many.
-        init: vocabulary (embeddings of random tokens) or random (N(0, 1)).
-        optimizer: of the embeddings and the head.
-    """
+    """Train embeddings of virtual tokens before the text, and the head."""
 
     name: ClassVar[str] = "prompt"
     takes_targets: ClassVar[bool] = False
     default_lr: ClassVar[float] = 5e-3
-    virtual_tokens: int = 20
-    init: str = "vocabulary"
+    virtual_tokens: Count = 20  # type: ignore[misc]
+    """How many."""
+    init: Literal["vocabulary", "random"] = "vocabulary"
+    """What they start from: embeddings of random tokens of the vocabulary, or N(0, 1)."""
     optimizer: OptimizerSettings = field(default_factory=lambda: OptimizerSettings(lr=5e-3))
-
-    def __post_init__(self) -> None:
-        check_range("virtual_tokens", self.virtual_tokens, self.virtual_tokens >= 1, "1 or more")
-        check_choice("init", self.init, list(STARTS))
+    """Of the embeddings and the head."""
 
     def adapt(self, job: Job, model: PreTrainedModel) -> PeftModel:
         """Put the virtual tokens before the input, head trainable."""
+        from peft import PromptTuningConfig, get_peft_model
+
         if job.task_type == "TOKEN_CLS":
             # PEFT tags the virtual tokens too, and then has more tags than labels.
             raise UserError(
@@ -86,16 +81,16 @@ class PromptTuning(OneLevelMethod):
             num_layers=model.config.num_hidden_layers,
             num_attention_heads=model.config.num_attention_heads,
             num_transformer_submodules=1,  # with a decoder too, PEFT puts them before the encoder's
-            **peft_head(job),
+            **common.peft_head(job),
         )
         adapted = get_peft_model(model, config)
-        guard_positions(adapted, positions(model), self.virtual_tokens)
+        guard_positions(adapted, common.positions(model), self.virtual_tokens)
         return adapted
 
 
 def check_positions(job: Job, model: PreTrainedModel, virtual_tokens: int) -> None:
     """Raise UserError if the longest training example leaves no room for the virtual tokens."""
-    limit = positions(model)
+    limit = common.positions(model)
     if limit is not None and max(job.data.lengths) + virtual_tokens > limit:
         raise _too_long(max(job.data.lengths), virtual_tokens, limit)
 

@@ -18,6 +18,7 @@ from experiments.config.learning_rates import own_rates
 from experiments.config.schema import EngineOptions, Root, RunOptions, TrainOptions
 from experiments.models.spec import ModelSpec
 from experiments.tasks.task import Task
+from experiments.training import warm_start
 from problems.common.method import Method
 from problems.common.records import TrainSettings
 
@@ -37,8 +38,8 @@ class Plan:
 
     Raises:
         UserError: parts that do not go together: the method cannot train a quantised model or one
-            in bfloat16, takes no list of targets or not this estimator, or the task has a model of
-            its own.
+            in bfloat16, takes no list of targets or not this estimator, the task has a model of
+            its own, or the model cannot start from the run that it is to start from.
     """
 
     seed: int
@@ -63,6 +64,7 @@ class Plan:
             )
         self.method.check_hypergradient(self.hypergradient)
         self.task.check_model(self.model)
+        warm_start.check(self.model)
 
     def _check_precision(self) -> None:
         method, model = self.method, self.model

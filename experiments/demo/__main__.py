@@ -17,6 +17,7 @@ from experiments.cli.command_line import one_sentence
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.results import record as result
+from experiments.training.job import execute
 
 # Long enough to over-fit the small, noisy training set, so that there is something to see.
 EPOCHS = 25
@@ -25,7 +26,7 @@ EPOCHS = 25
 def run(method: list[str], overrides: list[str], folder: Path) -> dict[str, Any]:
     """One run of ``python -m experiments.run``, in this process."""
     words = [*method, "task=demo", f"train.epochs={EPOCHS}", *overrides]
-    values = Plan.of(compose_config(words)).execute(folder)
+    values = execute(Plan.of(compose_config(words)), folder)
     print(result.summary(values, folder))
     return values
 

@@ -162,8 +162,7 @@ def _free_folder(folder: Path) -> Path:
 
 def _texts(words: list[str], config_dir: str | None) -> list[str]:
     kind: Any = Task
-    sources = [{"path": config_dir, "schema": "file", "provider": "command-line"}]
-    modules = user_modules(sources if config_dir else [])
+    modules = user_modules([config_dir] if config_dir else [])
     task = build(compose_config(words, config_dir).task, "task", kind, modules)
     if not isinstance(task, (Generation, DemoGeneration)):
         raise UserError(f"task={task.name} has no texts to write: e2e, webnlg, text_to_text ... do")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Literal
 
 import torch
 from torch import nn
@@ -22,6 +23,8 @@ __all__ = [
     "without_cache",
 ]
 
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
 DTYPES = ("float32", "bfloat16")
 # DeBERTa v1 adds a float32 bias to its queries, and then fills in float32's least number.
 FLOAT32_ONLY = ("deberta",)
@@ -39,7 +42,7 @@ def heads_in_float32(model: nn.Module, heads: Sequence[str]) -> None:
         model.get_submodule(name).float()
 
 
-def settled_precision(config: PretrainedConfig, dtype: str, precision: str) -> str:
+def settled_precision(config: PretrainedConfig, dtype: str, precision: Precision) -> Precision:
     """The precision to train this architecture in, with frozen weights of this dtype.
 
     Raises:

@@ -2,7 +2,7 @@
 
 import importlib.util
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,6 @@ from experiments.models.memory import check_dtype, heads_in_float32
 from experiments.models.target_modules import outside_layers
 from experiments.models.tokenizer import prepare
 from experiments.tasks.task import Answers
-from experiments.training import warm_start
 
 __all__ = ["LoadedModel", "ModelSpec"]
 
@@ -94,7 +93,7 @@ class ModelSpec:
         quantization: "4bit" or "8bit" holds the layers' frozen weights in bitsandbytes' NF4 or
             int8; None does not.
         warm_start: the folder of a finished run of this model, on another task; its backbone is
-            taken instead of the pretrained one (:mod:`experiments.training.warm_start`).
+            taken instead of the pretrained one, by :func:`experiments.training.warm_start.load`.
         dtype: "float32", or "bfloat16" for the frozen weights; what is trained is in float32.
         gradient_checkpointing: less memory for more time; see :mod:`experiments.models.memory`.
     """
@@ -132,7 +131,6 @@ class ModelSpec:
                     "model.warm_start merges weights, and in bfloat16 most of a small update is "
                     "rounded away: take model.dtype=float32"
                 )
-            warm_start.read_run(self.warm_start, self.title)
 
     @property
     def quantised(self) -> bool:
@@ -201,10 +199,6 @@ class ModelSpec:
         with torch.random.fork_rng(devices=[]), quietly():
             torch.manual_seed(seed)
             model, info = self._load_weights(config, auto_class(answers, config))
-            if self.warm_start is not None:
-                values = warm_start.read_run(self.warm_start, self.title)
-                start = replace(self, warm_start=None).load(warm_start.answers_of(values), 0).model
-                warm_start.take_over(model, start, self.warm_start, values)
         changed = [key for key, *_ in info["mismatched_keys"]]
         head = heads(model, answers, fresh=[*info["missing_keys"], *changed])
         poolers = [name for name in head if "." in name]

@@ -1,4 +1,4 @@
-"""A finished run read back: its configuration, its task and its base model."""
+"""Read a finished run back: its configuration, its task and its base model."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from experiments.config.composition import compose_config
 from experiments.config.instantiate import build, user_modules
 from experiments.models.spec import LoadedModel, ModelSpec
 from experiments.results import record as result
+from experiments.results.saved_model import BASE
 from experiments.tasks.task import Task, TaskData
-from experiments.training import warm_start
 
 __all__ = ["SavedRun", "take"]
 
@@ -69,8 +69,7 @@ class SavedRun:
                 # from_dotlist reads the value as YAML; update refuses keys that are not there
                 value = OmegaConf.select(OmegaConf.from_dotlist([word]), key)
                 OmegaConf.update(config, key, value, merge=True)
-        sources = [{"path": line.config_dir, "schema": "file", "provider": "command-line"}]
-        modules = user_modules(sources if line.config_dir else [])
+        modules = user_modules([line.config_dir] if line.config_dir else [])
         return cls(path, config, values, modules)
 
     def task(self) -> TaskData:
@@ -81,7 +80,7 @@ class SavedRun:
     def base(self, task: TaskData) -> LoadedModel:
         """The base model with an untrained head, and its tokenizer."""
         model = self.config.model
-        own = self.folder / warm_start.FOLDER
+        own = self.folder / BASE
         if own.is_dir():  # the run was started from another, and kept the weights it began with
             changes = {"warm_start": None, "package": None, "pretrained": str(own)}
             known = {key: value for key, value in changes.items() if key in model or value}

@@ -1,11 +1,14 @@
-"""A fine-tuned model on the disk: which form it takes, and reading it back.
+"""Save a fine-tuned model in the form that suits it, and read it back.
 
 | what was trained | folders | read by |
 |---|---|---|
 | plain LoRA, gates or not | ``adapter``, ``adapter_compact`` | stock PEFT |
 | another PEFT method (DoRA, IA3, prompts, ...) | ``adapter`` | stock PEFT |
-| bottleneck adapters | ``adapter`` | ``problems.adapters.method.load_adapters`` |
+| bottleneck adapters | ``adapter`` | ``problems.adapters.load_adapters`` |
 | weights of the model itself | ``model`` | stock transformers |
+
+A run that was started from another (``model.warm_start``) keeps the weights that its adapter
+belongs to in ``base``.
 """
 
 from __future__ import annotations
@@ -22,13 +25,14 @@ from transformers import PreTrainedModel
 from bilevel.checkpoint.disk import told_when_full
 from bilevel.errors import UserError
 from bilevel.lowrank import export_adapter
-from problems.adapters.method import BottleneckModel, load_adapters
+from problems.adapters import BottleneckModel, load_adapters
 from problems.common.method import Outcome
 
-__all__ = ["ADAPTER", "MODEL", "Saved", "load", "save"]
+__all__ = ["ADAPTER", "BASE", "MODEL", "Saved", "load", "save"]
 
 ADAPTER = "adapter"
 MODEL = "model"
+BASE = "base"
 
 
 @dataclass(frozen=True)

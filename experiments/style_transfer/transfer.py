@@ -13,6 +13,7 @@ import torch
 from bilevel.checkpoint.disk import told_when_full
 from bilevel.errors import UserError
 from experiments.cli.command_line import CommandLine
+from experiments.cli.writing import write_atomically
 from experiments.config.instantiate import build
 from experiments.metrics.perplexity import SETTINGS, surprises
 from experiments.metrics.text import TEXT_METRICS
@@ -25,7 +26,7 @@ from experiments.style_transfer.scores import Judged, accuracy, table
 from experiments.style_transfer.sentences import Sentence, read_sentences
 from experiments.style_transfer.writer import Writer
 from experiments.tasks.task import TEXT, Answers
-from experiments.training.finished_stages import write_atomically
+from experiments.training import warm_start
 
 __all__ = ["PROGRAM", "transfer"]
 
@@ -62,7 +63,7 @@ def transfer(options: Options, line: CommandLine) -> dict[str, Any]:
 
     # a reference each, so that sentences and not references have the same weight
     people = [sentence.references[0] for sentence in sentences]
-    loaded = spec.load(Answers(TEXT, 0), 0)
+    loaded = warm_start.load(spec, Answers(TEXT, 0), 0)
     model: Any = loaded.model
     model.to(device)
 

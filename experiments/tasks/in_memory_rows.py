@@ -1,4 +1,4 @@
-"""Rows that are tokenised already, as the tasks' kinds of data know them."""
+"""Read rows that are tokenised already, as the tasks' kinds of data know them."""
 
 from __future__ import annotations
 

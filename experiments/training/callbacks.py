@@ -1,4 +1,4 @@
-"""Callbacks of the application: evaluation, gates over time, and the hypergradient's accuracy."""
+"""Watch a stage: evaluate its model, log its gates over time, check its hypergradient."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -14,11 +14,9 @@ from bilevel import BilevelEngine, BilevelProblem, Callback, Hypergradient
 from bilevel import precision as precisions
 from bilevel.callbacks import MetricsWriter
 from bilevel.hypergradient import check
+from experiments.training.context import RunContext
 from experiments.training.scoring import forward, score, some
 from problems.common.method import ComponentValues, Watch
-
-if TYPE_CHECKING:
-    from experiments.training.job import FineTuningJob
 
 __all__ = ["Evaluation", "HypergradientCheck", "ValueLog"]
 
@@ -35,7 +33,7 @@ class Evaluation(Callback):
     validation and test examples are.
 
     Args:
-        job: tells task, test data and how many examples to use.
+        context: tells task, test data and how many examples to use.
         model: what is evaluated.
         lower: the problem whose loader tells the training examples.
         validation: the upper level's examples.
@@ -43,16 +41,16 @@ class Evaluation(Callback):
 
     def __init__(
         self,
-        job: FineTuningJob,
+        context: RunContext,
         model: torch.nn.Module,
         lower: BilevelProblem,
         validation: Sequence[dict[str, Any]],
     ) -> None:
-        self.job = job
+        self.context = context
         self.model = model
         self.lower = lower
         self.validation = validation
-        self.limit: int | None = job.plan.engine["evaluate_examples"]
+        self.limit = context.options.evaluate_examples
         self.final: dict[str, float] | None = None
 
     def __call__(self, engine: BilevelEngine) -> dict[str, float]:
@@ -78,7 +76,7 @@ class Evaluation(Callback):
         self.final = state["final"]
 
     def _evaluate(self, engine: BilevelEngine, limit: int | None) -> dict[str, float]:
-        task, collate = self.job.task, self.job.data.collate
+        task, collate, tests = self.context.task, self.context.collate, self.context.tests
 
         def autocast() -> Any:  # anew each time: it remembers casts of weights
             return precisions.autocast(self.lower.precision, torch.device(engine.device).type)
@@ -93,14 +91,14 @@ class Evaluation(Callback):
         for name, rows in groups.items():
             if rows:
                 _, stats[name] = forward(self.model, task, rows, collate, autocast())
-        if not self.job.tests:  # a search alone needs none
+        if not tests:  # a search alone needs none
             return stats
-        chosen = {name: some(len(rows), limit) for name, rows in self.job.tests.items()}
+        chosen = {name: some(len(rows), limit) for name, rows in tests.items()}
         part = replace(
             task,
             tests={name: [task.tests[name][i] for i in rows] for name, rows in chosen.items()},
         )
-        tests = {name: [self.job.tests[name][i] for i in rows] for name, rows in chosen.items()}
+        tests = {name: [tests[name][i] for i in rows] for name, rows in chosen.items()}
         scores = score(self.model, part, tests, collate, autocast())
         stats["test_loss"] = scores.loss
         stats |= {

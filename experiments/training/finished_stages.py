@@ -1,16 +1,16 @@
-"""Which stages of a run are finished, and with what outcome: a small JSON file."""
+"""Keep a small JSON file of the stages that a run has finished, and of what they found."""
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from bilevel.errors import UserError
 from experiments.cli.resume import check_same
+from experiments.cli.writing import write_atomically
 
-__all__ = ["Journal", "write_atomically"]
+__all__ = ["Journal"]
 
 
 class Journal:
@@ -42,8 +42,14 @@ class Journal:
         check_same(path.parent.parent, saved["config"], config)
         self.finished = saved["stages"]
 
-    def finish(self, name: str, outcome: Any, summary: dict[str, Any]) -> None:
-        """Note a stage's end; both values must be plain JSON data."""
+    def finish(self, name: str, outcome: Any, summary: dict[str, Any] | None) -> None:
+        """Note a stage's end; both values must be plain JSON data.
+
+        Args:
+            name: the stage's.
+            outcome: what it found, for the stage after it.
+            summary: what it says of itself; None where there was nothing to train.
+        """
         self.finished[name] = {"outcome": outcome, "summary": summary}
         self._write()
 
@@ -51,23 +57,3 @@ class Journal:
         values = {"config": self.config, "stages": self.finished}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path, json.dumps(values, indent=1))
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file that afterwards holds all of ``text``, or what it held before.
-
-    Raises:
-        UserError: the disk is full, or the folder not writable.
-    """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        try:
-            with open(aside, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error

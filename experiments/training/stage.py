@@ -1,4 +1,4 @@
-"""One stage of a run: its problems in an engine, watched, evaluated, saved and resumed."""
+"""Run one stage: its problems in an engine, watched, evaluated, saved and resumed."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bilevel import BilevelEngine, BilevelEngineConfig, BilevelProblem, Callback
 from bilevel.callbacks import CheckpointEvery, MetricsWriter, NonFiniteGuard, ProgressBar
@@ -15,21 +14,24 @@ from bilevel.errors import UserError
 from bilevel.hypergradient import estimator_of
 from experiments.models.memory import without_cache
 from experiments.training.callbacks import Evaluation, HypergradientCheck, ValueLog
-from problems.common.method import ComponentValues, Watch
+from experiments.training.context import RunContext
+from problems.common.method import Training
 
-if TYPE_CHECKING:
-    from experiments.training.job import FineTuningJob
-
-__all__ = ["Stage"]
+__all__ = ["StageRun"]
 
 log = logging.getLogger(__name__)
 
 
-class Stage:
-    """Runs a stage's problems; see :class:`problems.common.method.StageRunner`."""
+class StageRun:
+    """The training of one stage.
 
-    def __init__(self, job: FineTuningJob, name: str) -> None:
-        self.job = job
+    Args:
+        context: what the stages of the run share.
+        name: the stage's.
+    """
+
+    def __init__(self, context: RunContext, name: str) -> None:
+        self.context = context
         self.name = name
         self._summary: dict[str, Any] = {}
 
@@ -37,50 +39,35 @@ class Stage:
         """Seconds, steps, T1, T2, ...; plain data, complete once the stage has run."""
         return dict(self._summary)
 
-    def run(
-        self,
-        problems: Sequence[BilevelProblem],
-        dependencies: dict[str, dict[Any, list[Any]]],
-        steps: int,
-        model: Any,
-        *,
-        validation: Sequence[dict[str, Any]] = (),
-        gates: ComponentValues | None = None,
-        watch: Watch | None = None,
-        roll_back: bool = False,
-    ) -> dict[str, float]:
-        """Train for ``steps`` global steps and return the evaluation at the end.
+    def run(self, training: Training) -> dict[str, float]:
+        """Train, and return the evaluation at the end.
 
-        Args:
-            problems, dependencies: the levels and their graph.
-            steps: global steps.
-            model: what is evaluated.
-            validation: the upper level's examples; none for a single level.
-            gates: selection variables, singular values or gates to record over time.
-            watch: other numbers to record over time.
-            roll_back: take the last lower step again after an upper step.
+        Raises:
+            UserError: the training cannot go on, or its checkpoint is of another version.
         """
-        options = self.job.plan.engine
-        levels = _levels(dependencies)
-        lower = levels[0] if levels else problems[0]
-        evaluation = Evaluation(self.job, model, lower, validation)
+        options, model = self.context.options, training.model
+        levels = _levels(training.dependencies)
+        lower = levels[0] if levels else training.problems[0]
+        evaluation = Evaluation(self.context, model, lower, training.validation)
         writer = MetricsWriter(
-            Path(self.job.folder) / "metrics.jsonl", options["metrics_every"], self.name
+            self.context.folder / "metrics.jsonl", options.metrics_every, self.name
         )
+        watched = training.gates or training.watch
+        values = ValueLog(training.gates, training.watch, writer, training.steps)
         engine = BilevelEngine(
-            problems,
-            config=self._config(steps, lower, bool(validation), roll_back),
-            dependencies=dependencies,
+            training.problems,
+            config=self._config(training, lower),
+            dependencies=training.dependencies,
             callbacks=[
                 *self._before(writer, evaluation),
-                *([ValueLog(gates, watch, writer, steps)] if gates or watch else []),
+                *([values] if watched else []),
                 *self._after(writer, lower if levels else None),
             ],
             validation=evaluation,
         )
         self._resume(engine)
-        parts = _parts(lower, validation)
-        log.info("stage %s: %d steps on %s%s", self.name, steps, engine.device, parts)
+        parts = _parts(lower, training.validation)
+        log.info("stage %s: %d steps on %s%s", self.name, training.steps, engine.device, parts)
         started = time.process_time()
         with without_cache(model):
             engine.run()
@@ -92,34 +79,31 @@ class Stage:
             "processor_seconds": round(time.process_time() - started, 3),
             "steps": engine.global_step,
             "T1": lower.config.unroll_steps if levels else None,
-            "T2": getattr(levels[1].config, "steps", 1) if levels else None,
+            "T2": levels[1].config.steps if levels else None,
             "precision": lower.precision,
             "hypergradient": _described(lower) if levels else None,
-            "examples": _examples(problems, lower),
+            "examples": _examples(training.problems, lower),
         }
         engine.cleanup()
         return stats
 
-    def _config(
-        self, steps: int, lower: BilevelProblem, validates: bool, roll_back: bool
-    ) -> BilevelEngineConfig:
-        options = self.job.plan.engine
-        patience = options["early_stopping"]
+    def _config(self, training: Training, lower: BilevelProblem) -> BilevelEngineConfig:
+        options = self.context.options
         return BilevelEngineConfig(
-            train_iters=steps,
+            train_iters=training.steps,
             valid_step=self._evaluation_interval(lower),
-            roll_back=roll_back,
-            strategy=options["strategy"],
+            roll_back=training.roll_back,
+            strategy=options.strategy,
             # Without validation data there is nothing to stop by: test data must not decide.
-            early_stopping=bool(patience) and validates,
+            early_stopping=bool(options.early_stopping and training.validation),
             early_stopping_metric="validation_loss",
             early_stopping_mode="min",
-            early_stopping_tolerance=patience,
+            early_stopping_tolerance=options.early_stopping,
         )
 
     def _evaluation_interval(self, lower: BilevelProblem) -> int:
         """Global steps between two evaluations, 0 for none."""
-        epochs = self.job.plan.engine["evaluate_every"]
+        epochs = self.context.options.evaluate_every
         if not epochs:
             return 0
         batches = len(_loader(lower))
@@ -127,22 +111,22 @@ class Stage:
         return max(1, round(epochs * batches / config.gradient_accumulation / config.unroll_steps))
 
     def _before(self, writer: MetricsWriter, evaluation: Evaluation) -> list[Callback]:
-        guard = NonFiniteGuard(checkpointer=self.job.checkpointer)
+        guard = NonFiniteGuard(checkpointer=self.context.checkpointer)
         return [guard, writer, ProgressBar(self.name), evaluation]
 
     def _after(self, writer: MetricsWriter, lower: BilevelProblem | None) -> list[Callback]:
         """The hypergradient's check, and checkpoints last: they include what others wrote."""
-        options = self.job.plan.engine
+        options = self.context.options
         callbacks: list[Callback] = []
-        every = options["check_hypergradient_every"]
+        every = options.check_hypergradient_every
         estimator = estimator_of(lower.config) if lower is not None else None
         if every and lower is not None and estimator is not None:
             callbacks.append(HypergradientCheck(lower, estimator, writer, every))
-        if options["checkpoint_every"]:
+        if options.checkpoint_every:
             callbacks.append(
                 CheckpointEvery(
-                    self.job.checkpointer,
-                    options["checkpoint_every"],
+                    self.context.checkpointer,
+                    options.checkpoint_every,
                     self.name,
                     lambda engine: {"stage": self.name, "engine": engine.state_dict()},
                 )
@@ -151,9 +135,9 @@ class Stage:
 
     def _resume(self, engine: BilevelEngine) -> None:
         """Load the newest checkpoint, if it is of this stage and a resume is asked for."""
-        if not self.job.plan.resume:
+        if not self.context.resume:
             return
-        found = self.job.checkpointer.latest()
+        found = self.context.checkpointer.latest()
         if found is None:
             return
         path, state = found

@@ -9,23 +9,56 @@ An adapter trained from there fits these weights only, so they are saved beside 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from peft import LoraConfig, PeftModel
-from transformers import PreTrainedModel
-
-from bilevel.checkpoint.disk import told_when_full
 from bilevel.errors import UserError
+from experiments.cli.writing import write_atomically
 from experiments.results import record as result
-from experiments.results import saved_model as artifacts
 from experiments.tasks.task import CLASSES, NUMBER, Answers
-from experiments.training.finished_stages import write_atomically
 
-__all__ = ["FOLDER", "answers_of", "described", "read_run", "save_base", "take_over"]
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-FOLDER = "base"
+    from experiments.models.spec import LoadedModel, ModelSpec
+
+__all__ = ["answers_of", "check", "described", "load", "read_run", "save_base", "take_over"]
+
+
+def check(spec: ModelSpec) -> None:
+    """Refuse a run that the model cannot start from, before anything is loaded.
+
+    Raises:
+        UserError: as :func:`read_run`.
+    """
+    if spec.warm_start is not None:
+        read_run(spec.warm_start, spec.title)
+
+
+def load(spec: ModelSpec, answers: Answers, seed: int) -> LoadedModel:
+    """Load a model, with the backbone of the run that it is to start from.
+
+    Args:
+        spec: which model, and the run.
+        answers: what it is to put out.
+        seed: decides the new head's weights; the global random state is left alone.
+
+    Raises:
+        UserError: the model cannot be loaded, or cannot start from that run.
+    """
+    import torch
+
+    from experiments.models.loading import quietly
+
+    loaded = spec.load(answers, seed)
+    if spec.warm_start is not None:
+        values = read_run(spec.warm_start, spec.title)
+        with torch.random.fork_rng(devices=[]), quietly():
+            start = replace(spec, warm_start=None).load(answers_of(values), 0).model
+            with torch.no_grad():
+                take_over(loaded.model, start, spec.warm_start, values)
+    return loaded
 
 
 def read_run(folder: str, model: str) -> dict[str, Any]:
@@ -59,12 +92,20 @@ def answers_of(values: dict[str, Any]) -> Answers:
     return Answers(NUMBER, 1) if names is None else Answers(CLASSES, len(names), tuple(names))
 
 
-def described(folder: str, values: dict[str, Any]) -> dict[str, Any]:
-    """What a result says of the run it was started from."""
-    return {"run": folder, **{key: values[key] for key in ("method", "task", "seed", "metrics")}}
+def described(spec: ModelSpec, model: str) -> dict[str, Any] | None:
+    """What a result says of the run that its model was started from; None for pretrained ones.
+
+    Args:
+        spec: the model.
+        model: its name in results.
+    """
+    if spec.warm_start is None:
+        return None
+    values = read_run(spec.warm_start, model)
+    kept = {key: values[key] for key in ("method", "task", "seed", "metrics")}
+    return {"run": spec.warm_start, **kept}
 
 
-@torch.no_grad()
 def take_over(
     model: PreTrainedModel, base: PreTrainedModel, folder: str, values: dict[str, Any]
 ) -> None:
@@ -79,8 +120,13 @@ def take_over(
     Raises:
         UserError: what the run left is apart from the weights (prompts, bottleneck adapters).
     """
+    from peft import LoraConfig, PeftModel
+    from transformers import PreTrainedModel
+
+    from experiments.results import saved_model
+
     saved = Path(folder).expanduser() / Path(values["adapter_dir"]).name
-    tuned = artifacts.load(saved, base)
+    tuned = saved_model.load(saved, base)
     if isinstance(tuned, PeftModel):
         if not isinstance(tuned.peft_config["default"], LoraConfig):  # AdaLoRA's is one too
             raise UserError(
@@ -106,7 +152,10 @@ def save_base(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
         tokenizer: of the model.
         folder: the run's.
     """
-    out = folder / FOLDER
+    from bilevel.checkpoint.disk import told_when_full
+    from experiments.results.saved_model import BASE
+
+    out = folder / BASE
     with told_when_full(out):
         model.save_pretrained(str(out))
         tokenizer.save_pretrained(str(out))

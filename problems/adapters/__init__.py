@@ -1,3 +1,5 @@
 """Bottleneck adapters (Houlsby, Pfeiffer), to compare with."""
 
-from problems.adapters.method import BottleneckAdapters as BottleneckAdapters
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

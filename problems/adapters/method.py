@@ -16,70 +16,65 @@ arXiv 2005.00247).
 
 With ``train_norms=false`` AdaLoRA's table counts come out (DeBERTa-v3-base: houlsby of size 8 has
 313,536 parameters, its 0.31 M; pfeiffer of size 16 has 304,320, its 0.30 M). PEFT has neither and
-cannot load them; ``problems.adapters.method.load_adapters(model, folder)`` does, see
+cannot load them; ``problems.adapters.load_adapters(model, folder)`` does, see
 :mod:`problems.adapters.modules` for equations and format.
 """  # noqa: E501
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from transformers import PreTrainedModel
+from annotated_types import Ge
 
 from bilevel.errors import UserError
-from problems.adapters.modules import SITES, BottleneckConfig, BottleneckModel, load_adapters
-from problems.common.method import Job
-from problems.common.one_level import OneLevelMethod
-from problems.common.optimizer_settings import OptimizerSettings, check_choice, check_range
+from bilevel.settings import Count, Positive
+from problems.common import Job, OneLevelMethod, OptimizerSettings
 
-__all__ = ["BottleneckAdapters", "BottleneckModel", "load_adapters"]
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-ACTIVATIONS = ("gelu", "relu", "silu", "tanh")
+    from problems.adapters.modules import BottleneckModel
+
+__all__ = ["BottleneckAdapters"]
 
 
 @dataclass(frozen=True)
 class BottleneckAdapters(OneLevelMethod):
-    """Train bottleneck adapters and the head.
-
-    Args:
-        placement: houlsby or pfeiffer.
-        size: units of the bottleneck; None for ``reduction``.
-        reduction: instead, model width / units (rounded down, at least one unit).
-        activation: gelu, relu, silu or tanh.
-        init_std: of the truncated normal distribution that the adapters' matrices start from.
-        train_norms: train the layer norms too.
-        optimizer: of all that is trained.
-    """
+    """Train bottleneck adapters and the head."""
 
     name: ClassVar[str] = "adapters"
     takes_targets: ClassVar[bool] = False
     default_lr: ClassVar[float] = 3e-4
-    placement: str = "houlsby"
-    size: int | None = 64
-    reduction: float | None = None
-    activation: str = "gelu"
-    init_std: float = 0.01
+    placement: Literal["houlsby", "pfeiffer"] = "houlsby"
+    """After both sublayers before the residual, or after the feed-forward's add and norm."""
+    size: Count | None = 64
+    """Units of the bottleneck; null for reduction."""
+    reduction: Annotated[float, Ge(1)] | None = None
+    """Instead of size, model width / units (rounded down, at least one unit)."""
+    activation: Literal["gelu", "relu", "silu", "tanh"] = "gelu"
+    """phi, between the two matrices."""
+    init_std: Positive = 0.01
+    """Of the truncated normal distribution that the adapters' matrices start from."""
     train_norms: bool = True
+    """Train the layer norms too."""
     optimizer: OptimizerSettings = field(
         default_factory=lambda: OptimizerSettings(lr=3e-4, weight_decay=0.01, warmup_ratio=0.1)
     )
+    """Of all that is trained."""
 
     def __post_init__(self) -> None:
-        check_choice("placement", self.placement, list(SITES))
-        check_choice("activation", self.activation, ACTIVATIONS)
+        super().__post_init__()
         if (self.size is None) == (self.reduction is None):
             raise UserError(
                 f"method.size={self.size} and method.reduction={self.reduction}: exactly one of "
                 "them gives the size of the bottleneck, the other must be null"
             )
-        check_range("size", self.size, self.size is None or self.size >= 1, "1 or more")
-        ratio = self.reduction
-        check_range("reduction", ratio, ratio is None or ratio >= 1, "1 or more")
-        check_range("init_std", self.init_std, self.init_std > 0, "more than 0")
 
     def adapt(self, job: Job, model: PreTrainedModel) -> BottleneckModel:
         """Insert the adapters."""
+        from problems.adapters.modules import BottleneckConfig, BottleneckModel
+
         size = self.size
         if size is None:
             assert self.reduction is not None

@@ -1,4 +1,4 @@
-"""The parts of a transformer's layers, by the names that the architectures give them."""
+"""Find the parts of a transformer's layers by the names that the architectures give them."""
 
 from __future__ import annotations
 

@@ -1,43 +1,28 @@
-"""What a method is, what it is given, and the pieces most methods share.
+"""Say what a method is: named stages of training, prepared out of what the application hands it.
 
-A method is a sequence of stages; a stage is a set of Betty problems trained for some steps. A
-method knows nothing of the task: it is handed a :class:`Job` and returns an :class:`Outcome`.
+A method is a sequence of stages; a stage prepares Betty problems, which the application trains for
+some steps. A method knows nothing of the task: it reads a :class:`Job`, and its last stage ends in
+an :class:`Outcome`.
 """
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from peft import LoraConfig, PeftModel, get_peft_model
-from torch import Tensor, nn
-from transformers import PreTrainedModel
-
-from bilevel import BilevelProblem, Hypergradient, LowerProblem, ProblemConfig, ResumableLoader
 from bilevel.errors import UserError
-from bilevel.lowrank.fused import built_of_conv1d
-from problems.common.optimizer_settings import check_range
+from bilevel.settings import Settings
 from problems.common.records import Outcome, TrainData, TrainSettings
 
-__all__ = [
-    "ComponentValues",
-    "FineTuning",
-    "Job",
-    "Method",
-    "Outcome",
-    "StageRunner",
-    "TrainData",
-    "TrainSettings",
-    "add_lora",
-    "loader",
-    "problem_config",
-    "steps_per_epoch",
-    "with_lora",
-]
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
-T = TypeVar("T")
+    from bilevel import BilevelProblem, Hypergradient
+
+__all__ = ["ComponentValues", "Job", "Method", "Stage", "Training", "Watch"]
 
 # What a method may want drawn over the steps: name -> number, read about a hundred times a stage.
 Watch = Callable[[], Mapping[str, "float | Tensor"]]
@@ -54,29 +39,6 @@ class ComponentValues(Protocol):
 
     def values(self) -> Tensor:
         """The numbers now, (n, k)."""
-
-
-class StageRunner(Protocol):
-    """Runs the problems of one stage, with whatever watching and saving the application does."""
-
-    def run(
-        self,
-        problems: Sequence[BilevelProblem],
-        dependencies: dict[str, dict[Any, list[Any]]],
-        steps: int,
-        model: Any,
-        *,
-        validation: Sequence[dict[str, Any]] = (),
-        gates: ComponentValues | None = None,
-        watch: Watch | None = None,
-        roll_back: bool = False,
-    ) -> dict[str, float]:
-        """Train for ``steps`` global steps; evaluate ``model`` now and then and at the end.
-
-        ``validation`` are the upper level's examples (their loss is reported as
-        ``validation_loss``), ``gates`` and ``watch`` are logged over time. Returns the last
-        evaluation.
-        """
 
 
 class Job(Protocol):
@@ -98,16 +60,53 @@ class Job(Protocol):
     def build_model(self) -> PreTrainedModel:
         """A fresh pretrained model with its head, the same at every call."""
 
-    def stage(self, name: str, body: Callable[[StageRunner], T], last: bool = False) -> T:
-        """Run a stage and return what its body returns (plain JSON-able data unless ``last``).
 
-        A resumed run gets the saved result of a finished stage; the last stage is always entered,
-        so that its model is there.
-        """
+@dataclass(frozen=True)
+class Training:
+    """A stage that is ready to run.
+
+    Attributes:
+        problems: the levels, lower ones first.
+        dependencies: their graph, Betty's ``{"u2l": ..., "l2u": ...}``.
+        steps: global steps to train for.
+        model: what is evaluated now and then, and at the end.
+        finish: makes the last evaluation into what the stage found: plain JSON data for the stage
+            after it, an :class:`Outcome` for the last stage.
+        validation: the upper level's examples; their loss is the evaluation's ``validation_loss``.
+        gates: selection variables, singular values or gates to record over time.
+        watch: other numbers to record over time.
+        roll_back: take the last lower step again after an upper step.
+    """
+
+    problems: Sequence[BilevelProblem]
+    dependencies: dict[str, dict[Any, list[Any]]]
+    steps: int
+    model: Any
+    finish: Callable[[dict[str, float]], Any]
+    validation: Sequence[dict[str, Any]] = ()
+    gates: ComponentValues | None = None
+    watch: Watch | None = None
+    roll_back: bool = False
 
 
-class Method(ABC):
-    """A fine-tuning method; subclasses are dataclasses of their settings.
+@dataclass(frozen=True)
+class Stage:
+    """A named part of a method's training.
+
+    Attributes:
+        name: in logs, metrics, checkpoints and result.json.
+        prepare: called with the job and what the stage before found (None for the first), right
+            after the seed is set; gives a :class:`Training`, or an :class:`Outcome` where there is
+            nothing to train.
+    """
+
+    name: str
+    prepare: Callable[[Job, Any], Training | Outcome]
+
+
+@dataclass(frozen=True)
+class Method(Settings, ABC):
+    """A fine-tuning method; subclasses are frozen dataclasses of their settings.
 
     Attributes:
         name: the method's name.
@@ -122,6 +121,7 @@ class Method(ABC):
             with what a layer puts out.
         takes_targets: its adapters go where ``train.target_modules`` says; False for a method that
             has places of its own.
+        virtual_tokens: positions that the method's own tokens take from the text.
     """
 
     name: ClassVar[str] = ""
@@ -130,8 +130,9 @@ class Method(ABC):
     trains_weights: ClassVar[bool] = False
     reads_weights: ClassVar[bool] = False
     takes_targets: ClassVar[bool] = True
+    virtual_tokens: ClassVar[int] = 0
 
-    def check_hypergradient(self, estimator: Hypergradient) -> None:  # noqa: B027 (most take all)
+    def check_hypergradient(self, estimator: Hypergradient) -> None:
         """Refuse an estimator that cannot serve this method, before anything is loaded.
 
         Raises:
@@ -155,86 +156,17 @@ class Method(ABC):
                 f"train.batch_size={batch_size}: give more data or a smaller batch"
             )
 
+    def check_model(self, model: PreTrainedModel, target_modules: Sequence[str]) -> None:
+        """Refuse a model that the method cannot adapt, before anything is trained.
+
+        Args:
+            model: the pretrained model.
+            target_modules: full names of the linear maps that are to be adapted.
+
+        Raises:
+            UserError: it cannot.
+        """
+
     @abstractmethod
-    def run(self, job: Job) -> Outcome:
-        """Train on the job's data and return the fine-tuned model."""
-
-
-class FineTuning(LowerProblem):
-    """The task's loss of a transformers model; its trainable parameters are one level's."""
-
-    def training_step(self, batch: dict[str, Tensor]) -> Tensor:
-        """The model's own loss on a batch with ``labels``."""
-        return self.module(**batch).loss
-
-
-def loader(job: Job, indices: Sequence[int] | None = None, stream: int = 0) -> ResumableLoader:
-    """Shuffled batches of the job's data, or of ``indices`` of it.
-
-    ``stream`` tells apart loaders that should not see their data in related orders.
-    """
-    data = job.data
-    return ResumableLoader(
-        data.examples,
-        batch_size=job.settings.batch_size,
-        collate=data.collate,
-        seed=job.seed + 1000 * stream,
-        lengths=data.lengths if job.settings.group_by_length else None,
-        indices=indices,
-    )
-
-
-def steps_per_epoch(job: Job, batches: ResumableLoader) -> int:
-    """Optimiser steps in an epoch."""
-    return max(1, len(batches) // job.settings.gradient_accumulation)
-
-
-def total_steps(job: Job, batches: ResumableLoader, epochs: float, unroll_steps: int = 1) -> int:
-    """Global steps in ``epochs`` passes, T1 = ``unroll_steps`` lower steps each."""
-    steps = max(1, math.ceil(epochs * steps_per_epoch(job, batches) / unroll_steps))
-    return steps if job.settings.max_steps is None else min(steps, job.settings.max_steps)
-
-
-def problem_config(job: Job, **values: Any) -> ProblemConfig:
-    """A problem's config with the job's precision, accumulation and clipping."""
-    settings = job.settings
-    return ProblemConfig(
-        precision=settings.precision,
-        gradient_accumulation=settings.gradient_accumulation,
-        gradient_clipping=settings.gradient_clipping,
-        **values,
-    )
-
-
-def check_lora(rank: int, dropout: float) -> None:
-    """Raise UserError for settings that no LoRA layer can have."""
-    check_range("rank", rank, rank >= 1, "1 or more")
-    check_range("lora_dropout", dropout, 0 <= dropout < 1, "in [0, 1)")
-
-
-def add_lora(job: Job, model: PreTrainedModel, **options: Any) -> PeftModel:
-    """Inject LoRA into the job's target modules (or those in ``options``), head trainable."""
-    options.setdefault("target_modules", job.target_modules)
-    options.setdefault("fan_in_fan_out", built_of_conv1d(model))
-    config = LoraConfig(
-        task_type=job.task_type,
-        modules_to_save=list(job.head_modules) or None,
-        **options,
-    )
-    return get_peft_model(model, config)
-
-
-def with_lora(job: Job, rank: int, alpha: float, dropout: float, **options: Any) -> PeftModel:
-    """The job's pretrained model with LoRA of this size, injected by :func:`add_lora`."""
-    sizes = {"r": rank, "lora_alpha": alpha, "lora_dropout": dropout}
-    return add_lora(job, job.build_model(), **sizes, **options)
-
-
-def trainable(model: nn.Module) -> list[nn.Parameter]:
-    """Parameters that require a gradient."""
-    return [p for p in model.parameters() if p.requires_grad]
-
-
-def count(parameters: Sequence[Tensor]) -> int:
-    """Number of elements."""
-    return sum(p.numel() for p in parameters)
+    def stages(self) -> Sequence[Stage]:
+        """The stages in order; the last one ends in the :class:`Outcome`."""

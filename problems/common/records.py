@@ -1,19 +1,17 @@
-"""What passes between the application and a method: data and settings in, an outcome out."""
+"""Carry data and settings from the application into a method, and what it leaves behind back."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from torch import Tensor
+from bilevel.settings import Count, Natural, NonNegative, Positive, Settings, Share
 
-from bilevel.errors import UserError
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["Outcome", "TrainData", "TrainSettings"]
-
-COUNTS = {"max_steps": 1, "batch_size": 1, "gradient_accumulation": 1, "warmup_steps": 0}
 
 
 @dataclass(frozen=True)
@@ -36,47 +34,30 @@ class TrainData:
 
 
 @dataclass(frozen=True)
-class TrainSettings:
-    """How long and in what portions to train, for every stage of every method.
+class TrainSettings(Settings):
+    """How long and in what portions to train, for every stage of every method."""
 
-    Attributes:
-        epochs: passes over the stage's lower-level data (a method may override it for a stage).
-        max_steps: upper bound on a stage's global steps; None for none.
-        batch_size: examples in a batch of either level.
-        gradient_accumulation: batches in one optimiser step.
-        gradient_clipping: global gradient norm; 0 for no clipping.
-        precision: fp32, bf16, fp16 or auto.
-        group_by_length: batches of examples of similar length.
-        lr: learning rate of low-rank factors and head where the method names none.
-        label_smoothing: weight of the uniform distribution in the training loss, in [0, 1).
-        warmup_steps: optimiser steps in which every learning rate with a warm-up rises from 0, of
-            each level its own; None leaves it to each optimiser's warmup_ratio.
-    """
-
-    epochs: float = 5.0
-    max_steps: int | None = None
-    batch_size: int = 16
-    gradient_accumulation: int = 1
-    gradient_clipping: float = 0.0
-    precision: str = "auto"
+    epochs: Positive = 5.0
+    """Passes over the stage's lower-level data (a method may override it for a stage)."""
+    max_steps: Count | None = None
+    """Upper bound on a stage's global steps; null for none."""
+    batch_size: Count = 16
+    """Examples in a batch of either level."""
+    gradient_accumulation: Count = 1
+    """Batches in one optimiser step."""
+    gradient_clipping: NonNegative = 0.0
+    """Global gradient norm; 0 for no clipping."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Number format of the forward and backward passes; auto takes the model's and the device's."""
     group_by_length: bool = True
-    lr: float | None = None
-    label_smoothing: float = 0.0
-    warmup_steps: int | None = None
-
-    def __post_init__(self) -> None:
-        for name, least in COUNTS.items():
-            value = getattr(self, name)
-            if value is not None and not (isinstance(value, int) and value >= least):
-                raise UserError(f"{name}={value}: this must be a whole number of {least} or more")
-        for name in ("epochs", "lr"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise UserError(f"{name}={value}: this must be more than 0, and finite")
-        if not 0 <= self.gradient_clipping < math.inf:
-            raise UserError(f"gradient_clipping={self.gradient_clipping}: this must be 0 or more")
-        if not 0 <= self.label_smoothing < 1:
-            raise UserError(f"label_smoothing={self.label_smoothing}: this must be in [0, 1)")
+    """Make batches of examples of similar length."""
+    lr: Positive | None = None
+    """Learning rate of low-rank factors and head where the method names none."""
+    label_smoothing: Share = 0.0
+    """Weight of the uniform distribution in the training loss."""
+    warmup_steps: Natural | None = None
+    """Optimiser steps in which every learning rate with a warm-up rises from 0, of each level its
+    own; null leaves it to each optimiser's warmup_ratio."""
 
 
 @dataclass

@@ -1,59 +1,47 @@
-r"""What methods with a lower and an upper level share: the data's two parts, the problems, the run.
+r"""Train two levels in turn: the data's two parts, the problems, the graph that methods share.
 
-    lower   V*(E) = argmin over V of  L(V, E; D1)  (+ penalties on V)
-    upper   min over E of  L(V*(E), E; D2)         (+ penalties on E)
+    lower   V*(E) = argmin over V of  L(V, E; D_train)  (+ penalties on V)
+    upper   min over E of  L(V*(E), E; D_val)           (+ penalties on E)
 
-A method derives from :class:`TwoLevelMethod`, describes its two sides as :class:`Level` and hands
-them to :meth:`TwoLevelMethod.train`.
+A method derives from :class:`TwoLevelMethod`, describes its levels as :class:`Level` and hands them
+to :meth:`TwoLevelMethod.training`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from torch import Tensor, nn
+from annotated_types import Gt, Lt
 
-from bilevel import BilevelProblem, ResumableLoader, UpperProblem, precision
+from bilevel.data import ResumableLoader
 from bilevel.data import split as split_indices
 from bilevel.errors import UserError
-from problems.common.method import (
-    ComponentValues,
-    Job,
-    Method,
-    StageRunner,
-    Watch,
-    loader,
-    problem_config,
-    total_steps,
-)
-from problems.common.optimizer_settings import (
-    OptimizerSettings,
-    Parameters,
-    check_range,
-    optimizer_and_scheduler,
-)
+from bilevel.settings import Count, Natural
+from problems import common
+from problems.common.method import ComponentValues, Job, Method, Training, Watch
+from problems.common.optimizer_settings import OptimizerSettings
 
-__all__ = ["HeldOut", "Level", "Sides", "TwoLevelMethod", "full_precision"]
+if TYPE_CHECKING:
+    from torch import nn
 
+    from bilevel import BilevelProblem
+    from problems.common.build_optimizer import Parameters
 
-class HeldOut(UpperProblem):
-    """Upper level: the loss on D2 of the lower problem's model, at the weights it has reached."""
+__all__ = ["Fraction", "Level", "Parts", "TwoLevelMethod"]
 
-    def training_step(self, batch: dict[str, Tensor]) -> Tensor:
-        """L(V, E; D2)."""
-        return self.lower.module(**batch).loss
+# A share of the data that leaves some for the other level.
+Fraction = Annotated[float, Gt(0), Lt(1)]
 
 
 @dataclass(frozen=True)
-class Sides:
-    """D1 and D2, the data of the two levels.
+class Parts:
+    """D_train and D_val, the data of the two levels.
 
     Attributes:
         lower, upper: their batches.
-        validation: the examples of D2.
+        validation: the examples of D_val.
         sizes: examples of each, for ``Outcome.split``.
     """
 
@@ -65,7 +53,7 @@ class Sides:
 
 @dataclass(frozen=True)
 class Level:
-    """One side of the problem.
+    """One of the two levels.
 
     Attributes:
         problem: makes the Betty problem, called as its class is; ``functools.partial`` for a class
@@ -85,30 +73,22 @@ class Level:
 
 @dataclass(frozen=True)
 class TwoLevelMethod(Method):
-    """A method that trains two levels in turn.
+    """A method that trains two levels in turn."""
 
-    Args:
-        split: share of the training data that is D1, the rest is D2; None takes the task's own
-            validation split as D2 and all of the training data as D1.
-        unroll_steps, upper_steps: T1 and T2.
-        warmup_steps: lower steps before the first upper step.
-        roll_back: after an upper step, take the last lower step again with the new upper variables.
-    """
-
-    split: float | None = 0.8
-    unroll_steps: int = 1
-    upper_steps: int = 1
-    warmup_steps: int = 0
+    split: Fraction | None = 0.8
+    """Share of the training data that is D_train, the rest is D_val; null takes the task's own
+    validation split as D_val and all of the training data as D_train."""
+    unroll_steps: Count = 1
+    """T1, lower steps before every upper one."""
+    upper_steps: Count = 1
+    """T2, upper steps in a row."""
+    warmup_steps: Natural = 0
+    """Lower steps before the first upper step."""
     roll_back: bool = False
-
-    def __post_init__(self) -> None:
-        share = self.split
-        check_range("split", share, share is None or 0 < share < 1, "between 0 and 1")
-        for name, least in (("unroll_steps", 1), ("upper_steps", 1), ("warmup_steps", 0)):
-            check_range(name, getattr(self, name), getattr(self, name) >= least, f"{least} or more")
+    """After an upper step, take the last lower step again with the new upper variables."""
 
     def check_size(self, examples: int, batch_size: int) -> None:
-        """Both sides of the split need a batch.
+        """Both parts of the data need a batch.
 
         Raises:
             UserError: one of them holds fewer examples.
@@ -116,15 +96,15 @@ class TwoLevelMethod(Method):
         super().check_size(examples, batch_size)
         if self.split is None:
             return
-        sides = (round(self.split * examples), examples - round(self.split * examples))
-        if min(sides) < batch_size:
+        lower = round(self.split * examples)
+        if min(lower, examples - lower) < batch_size:
             raise UserError(
                 f"method.split={self.split} divides the {examples} training examples into "
-                f"{sides[0]} and {sides[1]}, and train.batch_size={batch_size} is more than the "
-                "smaller part: give more data, another split or a smaller batch"
+                f"{lower} and {examples - lower}, and train.batch_size={batch_size} is more than "
+                "the smaller part: give more data, another split or a smaller batch"
             )
 
-    def sides(self, job: Job) -> Sides:
+    def parts(self, job: Job) -> Parts:
         """The data of the two levels: disjoint, stratified by class, decided by the job's seed.
 
         Raises:
@@ -135,7 +115,7 @@ class TwoLevelMethod(Method):
         if self.split is not None:
             train, held_out = split_indices(len(data.examples), self.split, job.seed, data.labels)
             validation = [data.examples[i] for i in held_out]
-            lower, upper = loader(job, train), loader(job, held_out, stream=1)
+            lower, upper = common.loader(job, train), common.loader(job, held_out, stream=1)
         else:
             train, validation = list(range(len(data.examples))), list(data.validation or ())
             if len(validation) < job.settings.batch_size:
@@ -144,9 +124,9 @@ class TwoLevelMethod(Method):
                     f"train.batch_size={job.settings.batch_size} examples or more; this one has "
                     f"{len(validation)}: give a share of the training data"
                 )
-            lower, upper = loader(job, train), _validation_loader(job, validation)
+            lower, upper = common.loader(job, train), _validation_loader(job, validation)
         sizes = {"train": len(train), "validation": len(validation)}
-        return Sides(lower, upper, validation, sizes)
+        return Parts(lower, upper, validation, sizes)
 
     def steps(self, job: Job) -> int:
         """Global steps in which the lower level takes the steps of one level on all of the data.
@@ -154,35 +134,35 @@ class TwoLevelMethod(Method):
         With equal ``train.epochs`` a two-level method's lower level so sees as many examples as
         LoRA does.
         """
-        return total_steps(job, loader(job), job.settings.epochs, self.unroll_steps)
+        return common.total_steps(job, common.loader(job), job.settings.epochs, self.unroll_steps)
 
-    def train(
+    def training(
         self,
         job: Job,
-        stage: StageRunner,
-        sides: Sides,
+        parts: Parts,
         lower: Level,
         upper: Level,
         steps: int,
         model: Any,
+        finish: Callable[[dict[str, float]], Any],
         *,
         gates: ComponentValues | None = None,
         watch: Watch | None = None,
-    ) -> dict[str, float]:
-        """Run both levels for ``steps`` global steps and return the last evaluation.
+    ) -> Training:
+        """Both levels, for ``steps`` global steps; the other arguments are :class:`Training`'s.
 
         Their problems are named ``lower`` and ``upper``, and reach each other by these names.
         """
         warmup = job.settings.warmup_steps
-        lower_optimizer, lower_schedule = optimizer_and_scheduler(
+        lower_optimizer, lower_schedule = common.optimizer_and_scheduler(
             lower.optimizer, lower.parameters, self._standing_steps(steps), lower.lr, warmup
         )
-        upper_optimizer, upper_schedule = optimizer_and_scheduler(
+        upper_optimizer, upper_schedule = common.optimizer_and_scheduler(
             upper.optimizer, upper.parameters, self._upper_steps(steps), upper.lr, warmup
         )
-        below = lower.problem(
+        lower_problem = lower.problem(
             "lower",
-            problem_config(
+            common.problem_config(
                 job,
                 hypergradient=job.hypergradient,
                 unroll_steps=self.unroll_steps,
@@ -191,22 +171,26 @@ class TwoLevelMethod(Method):
             module=lower.module,
             optimizer=lower_optimizer,
             scheduler=lower_schedule,
-            train_data_loader=sides.lower,
+            train_data_loader=parts.lower,
         )
-        above = upper.problem(
+        upper_problem = upper.problem(
             "upper",
-            problem_config(job, steps=self.upper_steps),
+            common.problem_config(job, steps=self.upper_steps),
             module=upper.module,
             optimizer=upper_optimizer,
             scheduler=upper_schedule,
-            train_data_loader=sides.upper,
+            train_data_loader=parts.upper,
         )
-        return stage.run(
-            [below, above],
-            {"u2l": {above: [below]}, "l2u": {below: [above]}},
-            steps,
-            model,
-            validation=sides.validation,
+        return Training(
+            problems=[lower_problem, upper_problem],
+            dependencies={
+                "u2l": {upper_problem: [lower_problem]},
+                "l2u": {lower_problem: [upper_problem]},
+            },
+            steps=steps,
+            model=model,
+            finish=finish,
+            validation=parts.validation,
             gates=gates,
             watch=watch,
             roll_back=self.roll_back,
@@ -236,11 +220,3 @@ def _validation_loader(job: Job, examples: Sequence[dict[str, Any]]) -> Resumabl
         seed=job.seed + 1000,
         lengths=[len(e["input_ids"]) for e in examples] if job.settings.group_by_length else None,
     )
-
-
-def full_precision(problem: BilevelProblem) -> AbstractContextManager[None]:
-    """Context without autocast, for the penalties in a training step.
-
-    Trainable parameters are in fp32; a Gram matrix in bf16 would be off by a hundredth.
-    """
-    return precision.autocast("fp32", str(problem.device).split(":")[0])

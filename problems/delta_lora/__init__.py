@@ -1,3 +1,5 @@
 """Delta-LoRA: the base weight follows the delta of the low-rank product."""
 
-from problems.delta_lora.method import DeltaLoRA as DeltaLoRA
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

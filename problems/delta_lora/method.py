@@ -42,89 +42,71 @@ in either mode. No code is released; PEFT has no Delta-LoRA.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from bilevel.lowrank.layers import lora_layers
-from problems.common.method import (
+from bilevel import lowrank
+from bilevel.settings import Natural, NonNegative
+from problems import common
+from problems.common import (
+    ALONE,
     Job,
-    Method,
-    Outcome,
-    StageRunner,
-    check_lora,
-    count,
-    loader,
-    total_steps,
-    trainable,
-    with_lora,
-)
-from problems.common.one_level import ALONE, only_problem
-from problems.common.optimizer_settings import (
+    LowRankMethod,
     OptimizerSettings,
-    check_choice,
-    check_range,
-    warm_up,
+    Outcome,
+    Stage,
+    Training,
 )
-from problems.delta_lora.moving_weight import Factored, InPlace, MovingWeight
 
 __all__ = ["DeltaLoRA"]
 
-MODES: Mapping[str, type[MovingWeight]] = {"factored": Factored, "in_place": InPlace}
-
 
 @dataclass(frozen=True)
-class DeltaLoRA(Method):
-    """LoRA whose product also moves the pretrained weight.
-
-    Args:
-        mode: ``factored`` or ``in_place``; equal results.
-        ratio: lambda, how much of the product's change the weight takes over.
-        start_step: K, optimiser steps of plain LoRA before; None for the schedule's warm-up.
-        rank, lora_alpha, lora_dropout: as in LoRA; the paper removes the dropout.
-        optimizer: of the factors and the head.
-    """
+class DeltaLoRA(LowRankMethod):
+    """LoRA whose product also moves the pretrained weight; the paper has no dropout."""
 
     name: ClassVar[str] = "delta_lora"
     splits_fused: ClassVar[bool] = True
-    mode: str = "factored"
-    ratio: float = 0.5
-    start_step: int | None = None
-    rank: int = 8
-    lora_alpha: float = 16.0
-    lora_dropout: float = 0.0
+    mode: Literal["factored", "in_place"] = "factored"
+    """Keep the weight and add a frozen branch to it, or change the weight itself: equal results."""
+    ratio: NonNegative = 0.5
+    """lambda, how much of the product's change the weight takes over."""
+    start_step: Natural | None = None
+    """K, optimiser steps of plain LoRA before; null for the schedule's warm-up."""
     optimizer: OptimizerSettings = field(
         default_factory=lambda: OptimizerSettings(lr=None, weight_decay=0.1)
     )
+    """Of the factors and the head."""
 
-    def __post_init__(self) -> None:
-        check_choice("mode", self.mode, list(MODES))
-        check_range("ratio", self.ratio, self.ratio >= 0, "0 or more")
-        first = self.start_step
-        check_range("start_step", first, first is None or first >= 0, "0 or more")
-        check_lora(self.rank, self.lora_dropout)
-
-    def run(self, job: Job) -> Outcome:
+    def stages(self) -> Sequence[Stage]:
         """One stage, one problem."""
-        return job.stage("train", lambda stage: self._train(job, stage), last=True)
+        return (Stage("train", self.prepare),)
 
-    def _train(self, job: Job, stage: StageRunner) -> Outcome:
-        model = with_lora(job, self.rank, self.lora_alpha, self.lora_dropout)
-        parameters = trainable(model)
-        batches = loader(job)
-        steps = total_steps(job, batches, job.settings.epochs)
+    def prepare(self, job: Job, found: None) -> Training:
+        """Factors and head on all of the data, the weight after them."""
+        from problems.delta_lora.moving_weight import MODES
+
+        model = common.with_lora(job, self.rank, self.lora_alpha, self.lora_dropout)
+        parameters = common.trainable(model)
+        batches = common.loader(job)
+        steps = common.total_steps(job, batches, job.settings.epochs)
         lr = job.settings.lr if job.settings.lr is not None else 5e-4
-        warmup = warm_up(self.optimizer, steps, job.settings.warmup_steps)
+        warmup = common.warm_up(self.optimizer, steps, job.settings.warmup_steps)
         start = warmup if self.start_step is None else self.start_step
         options = {"ratio": self.ratio, "start_step": start}
-        problem = only_problem(
+        problem = common.only_problem(
             MODES[self.mode], job, model, batches, self.optimizer, steps, lr, **options
         )
-        stage.run([problem], ALONE, steps, model)
-        rebuilt = problem.rebuild()
-        return Outcome(
-            model=rebuilt,
-            ranks={name: int(layer.r["default"]) for name, layer in lora_layers(rebuilt).items()},
-            trainable_parameters=count(parameters),
-            split={"train": len(job.data.examples)},
-        )
+
+        def finish(stats: dict[str, float]) -> Outcome:
+            rebuilt = problem.rebuild()
+            layers = lowrank.lora_layers(rebuilt)
+            return Outcome(
+                model=rebuilt,
+                ranks={name: int(layer.r["default"]) for name, layer in layers.items()},
+                trainable_parameters=common.count(parameters),
+                split={"train": len(job.data.examples)},
+            )
+
+        return Training([problem], ALONE, steps, model, finish)

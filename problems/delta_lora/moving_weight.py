@@ -1,10 +1,11 @@
-"""The two ways in which Delta-LoRA's weight follows the product; see :mod:`problems.delta_lora`.
+"""Let Delta-LoRA's weight follow the product, in two ways; see :mod:`problems.delta_lora.method`.
 
 W_t = W_0 + lambda s (B_t A_t - B_K A_K)        after every step t > K
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -15,16 +16,16 @@ from bilevel.errors import UserError
 from bilevel.lowrank import plain_lora
 from bilevel.lowrank.layers import down_and_up, lora_factors, lora_layers, lora_scales
 from bilevel.replay.random_state import RandomState
-from problems.common.method import FineTuning
+from problems import common
 
-__all__ = ["Factored", "InPlace", "MovingWeight"]
+__all__ = ["MODES", "Factored", "InPlace", "MovingWeight"]
 
 Factors = dict[str, tuple[Tensor, Tensor]]  # layer name -> A (r, in), B (out, r)
 
 MOVED = "delta"  # the adapter that stands for W - W_0 in factored mode
 
 
-class MovingWeight(FineTuning):
+class MovingWeight(common.FineTuning):
     """LoRA's loss; after optimiser step ``start_step`` the weights follow the product.
 
     Args:
@@ -202,6 +203,9 @@ class InPlace(MovingWeight):
         for name, weight in self.weights.items():
             weight.copy_(self.untouched[name])
         return super().rebuild()
+
+
+MODES: Mapping[str, type[MovingWeight]] = {"factored": Factored, "in_place": InPlace}
 
 
 def _check_plain(name: str, base: nn.Module) -> None:

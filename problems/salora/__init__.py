@@ -1,4 +1,5 @@
 """SaLoRA on one level, as published, and its gates on D_val (ours)."""
 
-from problems.salora.bilevel import SaLoRABilevel as SaLoRABilevel
-from problems.salora.one_level import SaLoRA as SaLoRA
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -18,8 +18,8 @@ c_l the parameters of one component of layer l. Before the step T_start all gate
 (LoRA); from T_start to T_end they are drawn and learned; after T_end they are constants, those of
 the components that are cut 0. Theta, lambda and their optimisers stand still outside the window.
 
-In this engine: factors, head and theta are one problem, the multiplier another one above it that
-has no data, maximises, and steps in the window only.
+In this engine: factors, head and theta are one problem, the lower one; the multiplier is the upper
+one: it has no data, maximises, and steps in the window only.
 
 | choice | paper | here (default) |
 |---|---|---|
@@ -45,113 +45,57 @@ Ablations: ``constraint=false prune=threshold`` (lambda = 0: the gates close as 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-from peft import PeftModel
-from torch import Tensor, nn
+from bilevel.settings import Positive, Share
+from problems import common
+from problems.common import ALONE, Job, Outcome, Stage, Training
+from problems.salora.settings import GATE_BETAS, SaLoRASettings, gate_lr
 
-from bilevel.hypergradient import NoHypergradient
-from bilevel.lowrank import Gates
-from bilevel.lowrank.gates import Factors
-from problems.common.method import (
-    Job,
-    Method,
-    Outcome,
-    StageRunner,
-    count,
-    loader,
-    problem_config,
-    total_steps,
-    trainable,
-)
-from problems.common.optimizer_settings import check_range, optimizer_and_scheduler
-from problems.common.two_levels import full_precision
-from problems.salora.shared import GATE_BETAS, GatedFineTuning, SaLoRASettings, gate_lr
-from problems.salora.window import GateWindow
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from problems.salora.window import GateWindow
 
 __all__ = ["SaLoRA"]
 
 
-class GatedModel(nn.Module):
-    """A model and its gates, where one problem owns parameters of both."""
-
-    def __init__(self, model: PeftModel, gates: Gates) -> None:
-        super().__init__()
-        self.model = model
-        self.gates = gates
-
-    def forward(self, **batch: Tensor) -> Any:
-        """The model's."""
-        return self.model(**batch)
-
-
-class GatesAndFactors(GatedFineTuning):
-    """L(D) + beta R_orth + lambda (C - b)^2; theta and the last term in the window only."""
-
-    @property
-    def differentiated(self) -> bool:
-        """Never: the multiplier above has no loss but its own term."""
-        return False
-
-    def training_step(self, batch: dict[str, Tensor]) -> Tensor:
-        """The loss with its penalties."""
-        loss = super().training_step(batch)
-        if not (self.gate_window.learning and self.parents):
-            return loss
-        with full_precision(self):
-            return loss + self.multiplier.module(self.gate_window.density())
-
-    def grad_callback(self) -> None:
-        """No step of theta outside the window, not even by the optimiser's momentum.
-
-        An optimiser passes over a parameter without gradient, but averaging over ranks turns a
-        missing gradient into zeros.
-        """
-        if not self.gate_window.learning:
-            self.gate_window.gates.logits.grad = None
-
-
 @dataclass(frozen=True)
-class SaLoRA(SaLoRASettings, Method):
-    """Gates and factors on all of the training data.
-
-    Args:
-        gate_lr: learning rate of log theta, in the same optimiser as the factors; None for 0.01, or
-            more in a window so short that 0.01 a step would not reach the density.
-        gate_betas: Adam's for log theta.
-    """
+class SaLoRA(SaLoRASettings):
+    """Gates and factors on all of the training data."""
 
     name: ClassVar[str] = "salora"
     targets: ClassVar[str | None] = "all"
     splits_fused: ClassVar[bool] = True
-    gate_lr: float | None = None
-    gate_betas: tuple[float, float] = GATE_BETAS
+    gate_lr: Positive | None = None
+    """Learning rate of log theta, in the same optimiser as the factors; null for 0.01, or more in a
+    window so short that 0.01 a step would not reach the density."""
+    gate_betas: tuple[Share, Share] = GATE_BETAS
+    """Adam's for log theta."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_range(
-            "gate_lr", self.gate_lr, self.gate_lr is None or self.gate_lr > 0, "more than 0"
-        )
-        within = all(0 <= beta < 1 for beta in self.gate_betas)
-        check_range("gate_betas", list(self.gate_betas), within, "in [0, 1)")
+    def stages(self) -> Sequence[Stage]:
+        """One stage, two problems; one without the constraint."""
+        return (Stage("train", self.prepare),)
 
-    def run(self, job: Job) -> Outcome:
-        """One stage."""
-        return job.stage("train", lambda stage: self._train(job, stage), last=True)
+    def prepare(self, job: Job, found: None) -> Training:
+        """Factors, head and gates on all of the data, the multiplier on their density."""
+        from bilevel.hypergradient import NoHypergradient
+        from bilevel.lowrank.gates import Factors
+        from problems.salora.levels import GatedModel, GatesAndFactors
 
-    def _train(self, job: Job, stage: StageRunner) -> Outcome:
-        batches = loader(job)
-        steps = total_steps(job, batches, job.settings.epochs)
+        batches = common.loader(job)
+        steps = common.total_steps(job, batches, job.settings.epochs)
         self.check_window(steps)
         model, window = self.adapted(job, steps)
         gates, factors = window.gates, Factors(model)
-        weights = trainable(model)
+        weights = common.trainable(model)
         optimizer, scheduler = self._optimizer(job, weights, window, steps)
         lower = GatesAndFactors(
             "lower",
-            problem_config(job, hypergradient=NoHypergradient()),
+            common.problem_config(job, hypergradient=NoHypergradient()),
             module=GatedModel(model, gates),
             optimizer=optimizer,
             scheduler=scheduler,
@@ -162,25 +106,28 @@ class SaLoRA(SaLoRASettings, Method):
             penalty=self.penalty(),
         )
         ascent = self.ascent(job, window) if self.constraint else None
-        graph: dict[str, dict[Any, list[Any]]] = {"u2l": {}, "l2u": {}}
-        if ascent is not None:
-            graph = {"u2l": {ascent: [lower]}, "l2u": {lower: [ascent]}}
-        stage.run(
+
+        def finish(stats: dict[str, float]) -> Outcome:
+            window.close()
+            keep = window.kept()
+            return Outcome(
+                model=model,
+                ranks={name: int(mask.sum()) for name, mask in keep.items()},
+                trainable_parameters=(
+                    common.count(weights) + gates.logits.numel() + (ascent is not None)
+                ),
+                split={"train": len(job.data.examples)},
+                keep=keep,
+            )
+
+        return Training(
             [lower] if ascent is None else [lower, ascent],
-            graph,
+            ALONE if ascent is None else {"u2l": {ascent: [lower]}, "l2u": {lower: [ascent]}},
             steps,
             model,
+            finish,
             gates=gates,
             watch=self.watch(window, factors, ascent),
-        )
-        window.close()
-        keep = window.kept()
-        return Outcome(
-            model=model,
-            ranks={name: int(mask.sum()) for name, mask in keep.items()},
-            trainable_parameters=count(weights) + gates.logits.numel() + (ascent is not None),
-            split={"train": len(job.data.examples)},
-            keep=keep,
         )
 
     def _optimizer(
@@ -193,7 +140,7 @@ class SaLoRA(SaLoRASettings, Method):
         if self.optimizer.name != "sgd":
             theta["betas"] = self.gate_betas
         groups: Any = [{"params": weights}, theta]
-        optimizer, scheduler = optimizer_and_scheduler(
+        optimizer, scheduler = common.optimizer_and_scheduler(
             self.optimizer, groups, steps, lr, job.settings.warmup_steps
         )
         scheduler.lr_lambdas[1] = window.left

@@ -1,7 +1,6 @@
-"""Hard-concrete gates for a part of the training, held to a density: what SaLoRA is built of.
+"""Open hard-concrete gates for a part of the training, then fix those that a share has room for.
 
-A :class:`GateWindow` knows in which phase the gates are at each step and what they are fixed at; a
-:class:`Multiplier` with its problem :class:`Ascent` holds their expected density to a target.
+A :class:`GateWindow` knows in which phase the gates are at each step and what they are fixed at.
 """
 
 from __future__ import annotations
@@ -11,21 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from bilevel import UpperProblem
 from bilevel.errors import UserError
 from bilevel.lowrank import RULES, Gates, density, expected_l0
 
-__all__ = ["PRUNE", "Ascent", "GateWindow", "Multiplier", "window_steps"]
-
-PRUNE = ("budget", "threshold")
-
-
-def window_steps(start: float, end: float, steps: int) -> tuple[int, int]:
-    """Steps T_start and T_end of ``steps`` for shares of them; at least one lies between."""
-    first = min(int(start * steps), steps - 1)
-    return first, max(round(end * steps), first + 1)
+__all__ = ["GateWindow"]
 
 
 @dataclass
@@ -87,8 +77,8 @@ class GateWindow:
 
     def _chosen(self) -> dict[str, Tensor]:
         if self.prune == "threshold":
-            above = self.gates.logits.detach() > self.gates.keep_logit()
-            return dict(zip(self.gates.names, above.cpu(), strict=True))
+            passing = self.gates.logits.detach() > self.gates.keep_logit()
+            return dict(zip(self.gates.names, passing.cpu(), strict=True))
         # Of the expected values: unlike the noise-free ones they are nowhere flat.
         values = dict(zip(self.gates.names, self.gates.expected(), strict=True))
         return RULES["budget"].keep(values, costs=self.costs, budget=self.budget)
@@ -119,47 +109,3 @@ class GateWindow:
         if state["fixed"] is not None:
             self.gates.fix(state["fixed"])
         self.gates.phase = state["phase"]
-
-
-class Multiplier(nn.Module):
-    """The Lagrange multiplier lambda, starting at 0, and the constraint it weighs."""
-
-    def __init__(self, target: float) -> None:
-        super().__init__()
-        self.target = target
-        self.value = nn.Parameter(torch.zeros(()))
-
-    def forward(self, density: Tensor) -> Tensor:
-        """lambda (C - b)^2."""
-        return self.value * (density - self.target) ** 2
-
-
-class Ascent(UpperProblem):
-    """Max over lambda >= 0 of lambda (C - b)^2: needs no data, steps in the window only.
-
-    Its config has ``maximize=True``, its module is a :class:`Multiplier`.
-
-    Args:
-        gate_window: of the gates whose density is held.
-    """
-
-    def __init__(self, *args: Any, gate_window: GateWindow, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.gate_window = gate_window
-
-    def check_ready(self) -> bool:
-        """Not outside the window, where C does not change."""
-        return bool(super().check_ready()) and self.gate_window.learning
-
-    def get_batch(self) -> dict[str, Tensor]:
-        """No data."""
-        return {}
-
-    def training_step(self, batch: dict[str, Tensor]) -> Tensor:
-        """lambda (C - b)^2, C as it stands."""
-        return self.module(self.gate_window.density().detach())
-
-    @torch.no_grad()
-    def param_callback(self) -> None:
-        """Project to lambda >= 0 after a step."""
-        self.module.value.clamp_(min=0)

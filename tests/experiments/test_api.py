@@ -88,8 +88,10 @@ def test_searched_ranks_make_a_model_elsewhere(given):
         ({"train": [{"label": 0}]}, "row 0 of train has no 'input_ids'"),
         ({"train": [{"input_ids": [2], "label": 2}]}, "must be a whole number from 0 to 1"),
         ({"test": None}, "finetune needs data"),
-        ({"epoch": 3}, "unknown setting 'epoch'.*epochs"),
-        ({"engine": {"precison": "bf16"}}, "unknown engine option 'precison'"),
+        ({"epoch": 3}, r"'epoch' in train.*did you mean 'epochs'"),
+        ({"precision": "bf16"}, "precision.*engine="),
+        ({"engine": {"precison": "bf16"}}, "'precison' in engine.*did you mean 'precision'"),
+        ({"engine": {"keep_checkpoints": 0}}, r"engine\.keep_checkpoints=0.*1 or more"),
         ({"metrics": ["accuracy", "f2"]}, "unknown metric 'f2': allowed are "),
     ],
 )

@@ -20,6 +20,7 @@ from experiments.models.spec import ModelSpec
 from experiments.tasks.in_memory_rows import tagged, written
 from experiments.tasks.kinds.text import Decoding
 from experiments.tasks.task import TAGS, Answers
+from experiments.training.job import execute
 from problems import AutoLoRA, LoRA
 from tests.experiments import writers
 
@@ -50,7 +51,7 @@ def test_text(kind: str, tmp_path: Path) -> None:
     options += ["task.source_column=source", "task.target_column=target", "task.metrics=[bleu]"]
     options += [f"model.pretrained={tmp_path / 'model'}", "task.decoding.max_new_tokens=6"]
     plan = Plan.of(compose_config([*options, *QUICK, "task.decoding.beams=2", "method=autolora"]))
-    there = plan.execute(tmp_path / "there")
+    there = execute(plan, tmp_path / "there")
 
     task, loaded = plan.task.load(), plan.model.load(plan.task.load().answers, 0)
     rows = {
@@ -86,7 +87,7 @@ def test_tags(tiny: Path, tmp_path: Path) -> None:
         (tmp_path / f"{split}.jsonl").write_text("\n".join([json.dumps(tagged)] * count))
     options = ["task=tagging", f"task.data_dir={tmp_path}", "model=hub", "run.figures=false"]
     plan = Plan.of(compose_config([*options, f"model.pretrained={tiny}", *QUICK, "method=lora"]))
-    there = plan.execute(tmp_path / "there")
+    there = execute(plan, tmp_path / "there")
 
     task = plan.task.load()
     loaded = ModelSpec("x", pretrained=str(tiny)).load(task.answers, 0)
@@ -185,12 +186,12 @@ def test_a_model_of_another_kind(tiny: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"warmup_steps": -3}, "warmup_steps=-3: this must be a whole number of 0 or more"),
-        ({"warmup_steps": 2.5}, "warmup_steps=2.5: this must be a whole number"),
-        ({"epochs": -1}, "epochs=-1: this must be more than 0"),
-        ({"lr": 0}, "lr=0: this must be more than 0"),
-        ({"label_smoothing": 2.0}, "label_smoothing=2.0: this must be in"),
-        ({"gradient_clipping": -1}, "gradient_clipping=-1: this must be 0 or more"),
+        ({"warmup_steps": -3}, r"train\.warmup_steps=-3.*0 or more"),
+        ({"warmup_steps": 2.5}, r"train\.warmup_steps=2\.5.*integer"),
+        ({"epochs": -1}, r"train\.epochs=-1.*more than 0"),
+        ({"lr": 0}, r"train\.lr=0.*more than 0"),
+        ({"label_smoothing": 2.0}, r"train\.label_smoothing=2\.0.*in \[0, 1\)"),
+        ({"gradient_clipping": -1}, r"train\.gradient_clipping=-1.*0 or more"),
     ],
 )
 def test_settings_out_of_range(settings: dict[str, Any], said: str) -> None:

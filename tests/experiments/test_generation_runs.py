@@ -10,6 +10,7 @@ from experiments import evaluate
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.tasks.kinds.text import Decoding, TextData, TextExample
+from experiments.training.job import execute
 from tests.experiments import writers
 
 QUICK = [
@@ -43,7 +44,7 @@ def words(data: Path, model: Path, *more: str) -> list[str]:
 
 
 def run(folder: Path, options: list[str]) -> dict:
-    Plan.of(compose_config(options)).execute(folder)
+    execute(Plan.of(compose_config(options)), folder)
     return json.loads((folder / "result.json").read_text())
 
 

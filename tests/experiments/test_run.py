@@ -16,6 +16,7 @@ from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.run import main
 from experiments.tasks.demo import Demo
+from experiments.training.job import execute
 
 KEYS = {
     *("schema_version", "method", "task", "model", "seed", "metrics", "primary_metric"),
@@ -26,7 +27,7 @@ KEYS = {
 
 
 def run(folder: Path, overrides: list[str]) -> dict[str, Any]:
-    return Plan.of(compose_config(overrides)).execute(folder)
+    return execute(Plan.of(compose_config(overrides)), folder)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from bilevel.errors import UserError
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.results import saved_model as artifacts
+from experiments.training.job import execute
 from tests.experiments.architectures import save, words, write_data
 
 NO_NORM = "have no separate feed forward norm"
@@ -72,7 +73,7 @@ def test_works_or_is_refused(name, method, says, folders, tmp_path, monkeypatch)
     options = [*words(folders[name], folders["data"], True), f"method={option}", *more]
     if says:
         with pytest.raises(UserError, match=says):
-            Plan.of(compose_config(options)).execute(tmp_path)
+            execute(Plan.of(compose_config(options)), tmp_path)
         assert not (tmp_path / "metrics.jsonl").exists()
         return
     trained = []
@@ -84,7 +85,7 @@ def test_works_or_is_refused(name, method, says, folders, tmp_path, monkeypatch)
 
     monkeypatch.setattr(artifacts, "save", watched)
     plan = Plan.of(compose_config(options))
-    result = plan.execute(tmp_path)
+    result = execute(plan, tmp_path)
     assert (tmp_path / "result.json").is_file()
     assert 0 <= result["metrics"]["rougeL"] <= 100
     assert len((tmp_path / "predictions.jsonl").read_text().splitlines()) == 4
@@ -102,5 +103,5 @@ def test_virtual_tokens_that_leave_no_room_for_the_answer(folders, tmp_path):
     options = words(folders["gpt2"], folders["data"], True)
     options += ["task.decoding.max_new_tokens=20", "method=prompt", "method.virtual_tokens=8"]
     with pytest.raises(UserError, match=r"answer of up to 20 exceed the model's 32 positions"):
-        Plan.of(compose_config(options)).execute(tmp_path)
+        execute(Plan.of(compose_config(options)), tmp_path)
     assert not (tmp_path / "metrics.jsonl").exists()

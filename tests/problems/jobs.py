@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from typing import Any
 
@@ -11,7 +12,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig
 
 from bilevel import BilevelEngine, BilevelEngineConfig
 from bilevel.hypergradient import FiniteDifference
-from problems import TrainData, TrainSettings
+from problems import Outcome, TrainData, TrainSettings
 
 
 def collate(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -39,7 +40,7 @@ def make_data(n: int = 48, seed: int = 0) -> TrainData:
 
 
 class SmallJob:
-    """The whole Job protocol in memory; also its own StageRunner."""
+    """The whole Job protocol in memory; :func:`train` has it run what a stage prepares."""
 
     def __init__(self, hypergradient=None, seed: int = 0, n: int = 48, **settings: Any) -> None:
         self.seed = seed
@@ -66,39 +67,47 @@ class SmallJob:
         )
         return AutoModelForSequenceClassification.from_config(config)
 
-    def stage(self, name, body, last=False):
-        self.stages.append(name)
-        torch.manual_seed(self.seed)
-        return body(self)
-
-    def run(
-        self,
-        problems,
-        dependencies,
-        steps,
-        model,
-        *,
-        validation=(),
-        gates=None,
-        watch=None,
-        roll_back=False,
-    ):
-        config = BilevelEngineConfig(train_iters=steps, strategy="cpu", roll_back=roll_back)
+    def run(self, training):
+        """Train, and say what the application's evaluation at the end would."""
+        model = training.model
         before = {name: p.detach().clone() for name, p in model.named_parameters()}
-        engine = BilevelEngine(problems, config, dependencies)
-        engine.run()
         self.runs.append(
             {
-                "problems": problems,
-                "steps": steps,
+                "problems": training.problems,
+                "steps": training.steps,
                 "model": model,
-                "validation": list(validation),
-                "gates": gates,
-                "watch": watch,
+                "validation": list(training.validation),
+                "gates": training.gates,
+                "watch": training.watch,
                 "before": before,
             }
         )
-        return {"validation_loss": 0.5} if validation else {}
+        engine_of(training).run()
+        return {"validation_loss": 0.5} if training.validation else {}
+
+
+def engine_of(training, steps=None):
+    """The engine for a stage's training, of ``steps`` global steps or its own number of them."""
+    config = BilevelEngineConfig(
+        train_iters=training.steps if steps is None else steps,
+        strategy="cpu",
+        roll_back=training.roll_back,
+    )
+    return BilevelEngine(training.problems, config, training.dependencies)
+
+
+def train(method, job):
+    """Run a method's stages as the application does; what passes between them is JSON."""
+    found = None
+    stages = method.stages()
+    for stage in stages:
+        job.stages.append(stage.name)
+        torch.manual_seed(job.seed)
+        made = stage.prepare(job, found)
+        found = made if isinstance(made, Outcome) else made.finish(job.run(made))
+        if stage is not stages[-1]:
+            found = json.loads(json.dumps(found))
+    return found
 
 
 class ExactJob(SmallJob):

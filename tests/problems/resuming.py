@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from bilevel import BilevelEngine, BilevelEngineConfig
 from bilevel.checkpoint.state_file import load_state, save_state
-from tests.problems.jobs import SmallJob
+from tests.problems.jobs import SmallJob, engine_of, train
 
 
 class _StoppedError(Exception):
@@ -20,9 +19,8 @@ class Interrupted(SmallJob):
         super().__init__(**options)
         self.path, self.stop = path, stop
 
-    def run(self, problems, dependencies, steps, model, **options):
-        config = BilevelEngineConfig(train_iters=self.stop, strategy="cpu")
-        engine = BilevelEngine(problems, config, dependencies)
+    def run(self, training):
+        engine = engine_of(training, self.stop)
         engine.run()
         save_state(self.path, engine.state_dict())
         raise _StoppedError
@@ -35,10 +33,8 @@ class Resumed(SmallJob):
         super().__init__(**options)
         self.path = path
 
-    def run(self, problems, dependencies, steps, model, **options):
-        engine = BilevelEngine(
-            problems, BilevelEngineConfig(train_iters=steps, strategy="cpu"), dependencies
-        )
+    def run(self, training):
+        engine = engine_of(training)
         engine.load_state_dict(load_state(self.path))
         engine.run()
         return {}
@@ -47,14 +43,14 @@ class Resumed(SmallJob):
 def assert_resumes_exactly(method, path, stop, **options):
     """The outcome of an interrupted training is that of an undisturbed one, bit for bit."""
     try:
-        method.run(Interrupted(path, stop, **options))
+        train(method, Interrupted(path, stop, **options))
     except _StoppedError:
         pass
     else:
         raise AssertionError("it was never interrupted")
     torch.manual_seed(99)
-    resumed = method.run(Resumed(path, **options))
-    whole = method.run(SmallJob(**options))
+    resumed = train(method, Resumed(path, **options))
+    whole = train(method, SmallJob(**options))
     assert resumed.ranks == whole.ranks
     ours, theirs = (dict(outcome.model.named_parameters()) for outcome in (resumed, whole))
     assert ours.keys() == theirs.keys()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from bilevel import BilevelEngine, BilevelEngineConfig
-from tests.problems.jobs import SmallJob
+from tests.problems.jobs import SmallJob, engine_of
 
 ALL = ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"]
 
@@ -17,8 +16,9 @@ class WatchedJob(SmallJob):
         self.look = look
         self.seen = []
 
-    def run(self, problems, dependencies, steps, model, **options):
+    def run(self, training):
         if self.look is not None:
+            problems = training.problems
             lower, step = problems[0], problems[0].step_normal
 
             def watched(global_step=None):
@@ -26,7 +26,7 @@ class WatchedJob(SmallJob):
                 self.seen.append(self.look(problems))
 
             lower.step_normal = watched
-        return super().run(problems, dependencies, steps, model, **options)
+        return super().run(training)
 
 
 def parts(problems):
@@ -53,17 +53,16 @@ class Interrupted(SmallJob):
         self.at = at
         self.saved = saved
 
-    def run(self, problems, dependencies, steps, model, **options):
-        config = BilevelEngineConfig(train_iters=steps, strategy="cpu")
-        engine = BilevelEngine(problems, config, dependencies)
+    def run(self, training):
+        engine = engine_of(training)
         if self.saved is None:
             engine.train_iters = self.at
             engine.run()
             self.saved = engine.copy_state()
-            engine.train_iters = steps
+            engine.train_iters = training.steps
         else:
             engine.load_state_dict(self.saved)
-            self.phase = options["gates"].phase
+            self.phase = training.gates.phase
         engine.run()
-        self.gates = options["gates"]
+        self.gates = training.gates
         return {}

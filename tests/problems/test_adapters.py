@@ -12,9 +12,9 @@ from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, BertConfig, DebertaV2Config
 
 from bilevel import UserError
-from problems.adapters.method import BottleneckAdapters, BottleneckModel, load_adapters
+from problems.adapters import BottleneckAdapters, BottleneckModel, load_adapters
 from problems.adapters.modules import BottleneckConfig
-from tests.problems.jobs import SmallJob, collate
+from tests.problems.jobs import SmallJob, collate, train
 
 
 def config(kind: str, **values) -> BottleneckConfig:
@@ -123,7 +123,7 @@ def test_reduction_gives_the_size() -> None:
 def test_norms_are_trained_and_saved_on_demand(tmp_path: Path) -> None:
     for trained in (True, False):
         job = SmallJob()
-        outcome = BottleneckAdapters(size=2, train_norms=trained).run(job)
+        outcome = train(BottleneckAdapters(size=2, train_norms=trained), job)
         outcome.model.save_pretrained(tmp_path)
         names = outcome.model._trained
         assert any("embeddings.LayerNorm" in n for n in names) == trained
@@ -147,13 +147,13 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"placement": "parallel"}, "unknown placement 'parallel'; allowed: houlsby, pfeiffer"),
-        ({"activation": "step"}, "unknown activation 'step'; allowed: gelu, relu, silu, tanh"),
+        ({"placement": "parallel"}, "placement=.*one of"),
+        ({"activation": "step"}, "activation=.*one of"),
         ({"size": None}, "size=None and method.reduction=None: exactly one"),
         ({"reduction": 16}, "size=64 and method.reduction=16: exactly one"),
-        ({"size": 0}, "size must be 1 or more"),
-        ({"size": None, "reduction": 0.5}, "reduction must be 1 or more"),
-        ({"init_std": 0.0}, "init_std must be more than 0"),
+        ({"size": 0}, "size=.*1 or more"),
+        ({"size": None, "reduction": 0.5}, "reduction=.*1 or more"),
+        ({"init_std": 0.0}, "init_std=.*more than 0"),
     ],
 )
 def test_wrong_settings(values: dict, message: str) -> None:

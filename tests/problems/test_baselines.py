@@ -21,16 +21,15 @@ from transformers import (
 )
 
 from bilevel import UserError
-from problems.adapters.method import BottleneckAdapters, load_adapters
+from problems.adapters import BottleneckAdapters, load_adapters
 from problems.bitfit import BitFit, bias_names
-from problems.common.layer_names import layers, positions
-from problems.common.optimizer_settings import OptimizerSettings
+from problems.common import OptimizerSettings, layers, positions
 from problems.dora import DoRA
 from problems.full import FullFineTuning, trained_names
 from problems.ia3 import IA3
 from problems.prefix import PrefixTuning
 from problems.prompt import PromptTuning
-from tests.problems.jobs import SmallJob, collate
+from tests.problems.jobs import SmallJob, collate, train
 
 SMALL = {
     "vocab_size": 32,
@@ -131,7 +130,7 @@ def reloaded(name: str, job: OtherJob, folder: Path):
 @pytest.mark.parametrize("name", METHODS)
 def test_trains_what_it_says_and_no_more(name: str) -> None:
     job = OtherJob()
-    outcome = METHODS[name].run(job)
+    outcome = train(METHODS[name], job)
     run = job.runs[0]
     changed = {
         n: p.numel()
@@ -155,9 +154,9 @@ def test_saved_form_has_the_same_logits(name: str, kind: str, tmp_path: Path) ->
     method = replace(METHODS[name], optimizer=OptimizerSettings(lr=3e-2))
     if name.startswith("prefix") and kind in ("distilbert", "deberta-v2"):
         with pytest.raises(UserError, match=r"takes no keys and values .* use method=prompt"):
-            method.run(job)
+            train(method, job)
         return
-    model = method.run(job).model
+    model = train(method, job).model
     options = {"save_embedding_layers": False} if isinstance(model, PeftModel) else {}
     model.save_pretrained(tmp_path, **options)
     expected = logits(model, job)
@@ -169,7 +168,7 @@ def test_saved_form_has_the_same_logits(name: str, kind: str, tmp_path: Path) ->
 
 def test_bitfit_saves_a_model_that_differs_in_biases_and_head_alone(tmp_path: Path) -> None:
     job = OtherJob()
-    outcome = BitFit().run(job)
+    outcome = train(BitFit(), job)
     outcome.model.save_pretrained(tmp_path)
     before = dict(job.build_model().named_parameters())
     saved = load_file(tmp_path / "model.safetensors")
@@ -185,19 +184,19 @@ def test_bitfit_saves_a_model_that_differs_in_biases_and_head_alone(tmp_path: Pa
 
 def test_the_methods_own_learning_rate_goes_before_that_of_lora() -> None:
     job = OtherJob(lr=0.5)  # the model's or train.lr
-    FullFineTuning().run(job)
+    train(FullFineTuning(), job)
     optimizer = job.runs[0]["problems"][0].optimizer
     assert optimizer.defaults["lr"] == pytest.approx(2e-5)
     job = OtherJob(lr=0.5)
-    FullFineTuning(optimizer=OptimizerSettings()).run(job)
+    train(FullFineTuning(optimizer=OptimizerSettings()), job)
     assert job.runs[0]["problems"][0].optimizer.defaults["lr"] == 0.5
     job = OtherJob(lr=None)
-    FullFineTuning(optimizer=OptimizerSettings()).run(job)
+    train(FullFineTuning(optimizer=OptimizerSettings()), job)
     assert job.runs[0]["problems"][0].optimizer.defaults["lr"] == pytest.approx(2e-5)
 
 
 def test_dora_is_pefts_with_a_rank_for_every_module() -> None:
-    outcome = DoRA(rank=2).run(OtherJob())
+    outcome = train(DoRA(rank=2), OtherJob())
     assert outcome.model.peft_config["default"].use_dora
     assert set(outcome.ranks) == {
         f"bert.encoder.layer.{i}.attention.self.{part}" for i in (0, 1) for part in QV["bert"]
@@ -236,13 +235,13 @@ def test_ia3_scales_what_the_paper_says() -> None:
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        (lambda: FullFineTuning(train="some"), "unknown train 'some'; allowed: all, frozen_"),
-        (lambda: FullFineTuning(top_layers=0), "top_layers must be 1 or more, got 0"),
-        (lambda: DoRA(rank=0), "rank must be 1 or more"),
-        (lambda: PromptTuning(virtual_tokens=0), "virtual_tokens must be 1 or more"),
-        (lambda: PromptTuning(init="text"), "unknown init 'text'; allowed: vocabulary, random"),
-        (lambda: PrefixTuning(projection=0), "projection must be 1 or more"),
-        (lambda: PrefixTuning(virtual_tokens=0), "virtual_tokens must be 1 or more"),
+        (lambda: FullFineTuning(train="some"), "train=.*one of"),
+        (lambda: FullFineTuning(top_layers=0), "top_layers=.*1 or more"),
+        (lambda: DoRA(rank=0), "rank=.*1 or more"),
+        (lambda: PromptTuning(virtual_tokens=0), "virtual_tokens=.*1 or more"),
+        (lambda: PromptTuning(init="text"), "init=.*one of"),
+        (lambda: PrefixTuning(projection=0), "projection=.*1 or more"),
+        (lambda: PrefixTuning(virtual_tokens=0), "virtual_tokens=.*1 or more"),
     ],
 )
 def test_wrong_settings_before_a_model_is_loaded(method, message: str) -> None:
@@ -252,7 +251,7 @@ def test_wrong_settings_before_a_model_is_loaded(method, message: str) -> None:
 
 def test_more_top_layers_than_there_are() -> None:
     with pytest.raises(UserError, match=r"method.top_layers=3 is more than the 2 layers of Bert"):
-        FullFineTuning(train="top", top_layers=3).run(OtherJob())
+        train(FullFineTuning(train="top", top_layers=3), OtherJob())
 
 
 def meta(config) -> torch.nn.Module:

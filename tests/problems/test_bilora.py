@@ -12,9 +12,8 @@ from transformers import get_scheduler
 from bilevel import UserError
 from bilevel.lowrank import export_adapter, gated_layers
 from problems.bilora import BiLoRA
-from problems.common.method import trainable
-from problems.common.optimizer_settings import OptimizerSettings
-from tests.problems.jobs import ExactJob, SmallJob, collate, logits_of
+from problems.common import OptimizerSettings, trainable
+from tests.problems.jobs import ExactJob, SmallJob, collate, logits_of, train
 from tests.problems.whole_runs import assert_unrolled_is_exact
 
 
@@ -57,7 +56,7 @@ def test_softmax_values_start_at_one_over_r_and_keep_summing_to_one():
     _, gates = BiLoRA(rank=5).adapted(SmallJob())
     torch.testing.assert_close(gates.values(), torch.full((4, 5), 1 / 5))
     job = SmallJob(epochs=2)
-    BiLoRA(rank=5, upper=OptimizerSettings(lr=0.1)).run(job)
+    train(BiLoRA(rank=5, upper=OptimizerSettings(lr=0.1)), job)
     values = job.runs[0]["gates"].values()
     assert (values - 1 / 5).abs().max() > 0.01, "they did not move"
     torch.testing.assert_close(values.sum(1), torch.ones(4))
@@ -65,7 +64,7 @@ def test_softmax_values_start_at_one_over_r_and_keep_summing_to_one():
 
 def test_each_level_owns_its_own_parameters_and_trains_them():
     job = SmallJob()
-    outcome = BiLoRA(rank=4).run(job)
+    outcome = train(BiLoRA(rank=4), job)
     lower, upper = job.runs[0]["problems"]
     names = {id(p): n for n, p in lower.module.named_parameters()}
     owned = {names[id(p)] for p in lower.trainable_parameters()}
@@ -91,7 +90,7 @@ def test_each_level_owns_its_own_parameters_and_trains_them():
 )
 def test_the_lower_loss_has_the_orthogonality_penalty_and_the_upper_has_not(options, expected):
     job = ExactJob(max_steps=3)
-    BiLoRA(rank=4, **options).run(job)
+    train(BiLoRA(rank=4, **options), job)
     lower, upper = job.runs[0]["problems"]
     batch = collate(list(job.data.examples[:8]))
     task = lower.module(**batch).loss
@@ -106,14 +105,14 @@ def test_the_orthogonality_penalty_makes_the_factors_more_orthogonal():
     ends = []
     for gamma1 in (0.0, 1.0):
         job = SmallJob(epochs=6)
-        BiLoRA(rank=4, gamma1=gamma1).run(job)
+        train(BiLoRA(rank=4, gamma1=gamma1), job)
         ends.append(float(job.runs[0]["watch"]()["orthogonality"]))
     assert ends[1] < 0.5 * ends[0]
 
 
 def test_penalties_are_in_full_precision():
     job = SmallJob(precision="bf16", max_steps=2)
-    BiLoRA(rank=4, values="binary").run(job)
+    train(BiLoRA(rank=4, values="binary"), job)
     lower, upper = job.runs[0]["problems"]
     products = []
 
@@ -130,7 +129,7 @@ def test_penalties_are_in_full_precision():
 def test_the_entropy_penalty_is_on_binary_values_only_and_pushes_them_apart():
     """R2 = - sum(g log g + (1-g) log(1-g)) at 0.6 and 0.4: descent goes up and down."""
     job = ExactJob(max_steps=2)
-    BiLoRA(rank=4, values="binary", gamma2=0.5).run(job)
+    train(BiLoRA(rank=4, values="binary", gamma2=0.5), job)
     lower, upper = job.runs[0]["problems"]
     start = torch.logit(torch.tensor([0.6, 0.4, 0.9, 0.5], dtype=torch.float64))
     with torch.no_grad():
@@ -150,7 +149,7 @@ def test_the_entropy_penalty_is_on_binary_values_only_and_pushes_them_apart():
     ends = []
     for gamma2 in (0.0, 1.0):
         job = SmallJob(max_steps=3)
-        BiLoRA(rank=4, values="softmax", gamma2=gamma2).run(job)
+        train(BiLoRA(rank=4, values="softmax", gamma2=gamma2), job)
         ends.append(job.runs[0]["gates"].logits)
     assert torch.equal(*ends)
 
@@ -174,8 +173,8 @@ def plain_run(method, shift, T1):
     parameters = trainable(model)
     optimizer = torch.optim.AdamW(parameters, lr=1e-2, betas=(0.8, 0.9), eps=1e-6, weight_decay=0.1)
     schedule = get_scheduler("linear", optimizer, num_warmup_steps=0, num_training_steps=T1)
-    sides = method.sides(job)
-    batches = iter(sides.lower)
+    parts = method.parts(job)
+    batches = iter(parts.lower)
     for _ in range(T1):
         loss = model(**next(batches)).loss
         for layer in gated_layers(model).values():
@@ -187,7 +186,7 @@ def plain_run(method, shift, T1):
         optimizer.step()
         schedule.step()
     with torch.no_grad():
-        loss = model(**next(iter(sides.upper))).loss
+        loss = model(**next(iter(parts.upper))).loss
         g = gates.values()
         if method.values == "binary":
             loss -= method.gamma2 * (g * g.log() + (1 - g) * (1 - g).log()).sum()
@@ -216,7 +215,7 @@ def test_the_hypergradient_is_that_of_the_whole_run(options, T1):
 @pytest.mark.parametrize("values", ["softmax", "binary", "real"])
 def test_the_adapter_is_plain_lora_for_stock_peft(values, tmp_path):
     job = SmallJob(epochs=2)
-    outcome = BiLoRA(rank=4, values=values).run(job)
+    outcome = train(BiLoRA(rank=4, values=values), job)
     assert set(outcome.ranks.values()) == {4}
     assert outcome.keep is None
     trained = logits_of(outcome.model, job)
@@ -233,7 +232,7 @@ def test_pruning_cuts_the_small_components_from_the_saved_adapter(values, bound,
     """The saved adapter is the trained one with the gates below the bound at zero."""
     job = SmallJob(epochs=2)
     method = BiLoRA(rank=4, values=values, prune_below=bound, upper=OptimizerSettings(lr=0.05))
-    outcome = method.run(job)
+    outcome = train(method, job)
     gates = job.runs[0]["gates"]
     small = gates.values().detach().abs() < bound
     assert small.any()
@@ -256,14 +255,14 @@ def test_pruning_cuts_the_small_components_from_the_saved_adapter(values, bound,
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"values": "sigmoid"}, "unknown values 'sigmoid'; allowed: softmax, real, binary"),
-        ({"start": "ones"}, "unknown start 'ones'; allowed: zero, normal"),
-        ({"r1_reduce": "max"}, "unknown r1_reduce 'max'; allowed: mean, sum"),
-        ({"gamma1": -1.0}, "gamma1 must be 0 or more, got -1.0"),
-        ({"gamma2": -0.1}, "gamma2 must be 0 or more, got -0.1"),
-        ({"prune_below": 0.0}, "prune_below must be between 0 and 1, got 0.0"),
-        ({"prune_below": 1.0}, "prune_below must be between 0 and 1, got 1.0"),
-        ({"prune_below": -1.0, "values": "real"}, "prune_below must be more than 0, got -1.0"),
+        ({"values": "sigmoid"}, "values=.*one of"),
+        ({"start": "ones"}, "start=.*one of"),
+        ({"r1_reduce": "max"}, "r1_reduce=.*one of"),
+        ({"gamma1": -1.0}, "gamma1=.*0 or more"),
+        ({"gamma2": -0.1}, "gamma2=.*0 or more"),
+        ({"prune_below": 0.0}, r"prune_below=.*in \(0, 1\)"),
+        ({"prune_below": 1.0}, r"prune_below=.*in \(0, 1\)"),
+        ({"prune_below": -1.0, "values": "real"}, "prune_below=.*more than 0"),
         ({"values": "real", "init": 0.0}, "nothing that could move"),
     ],
 )
@@ -291,7 +290,7 @@ def test_real_values_of_zero_beside_a_zero_factor_would_never_move():
 def test_the_learning_rate_makes_up_for_small_first_values(values, times):
     def rates(**options):
         job = SmallJob(lr=1e-3)
-        BiLoRA(rank=4, values=values, **options).run(job)
+        train(BiLoRA(rank=4, values=values, **options), job)
         lower = job.runs[0]["problems"][0]
         sizes = [sum(p.numel() for p in g["params"]) for g in lower.optimizer.param_groups]
         return dict(zip(sizes, lower.scheduler.base_lrs, strict=True))

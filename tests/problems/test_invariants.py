@@ -25,8 +25,8 @@ from bilevel.lowrank.layers import lora_layers
 from problems import AutoLoRA
 from problems.bidora import BiDoRA
 from problems.bilora import BiLoRA
-from problems.salora.bilevel import SaLoRABilevel
-from tests.problems.jobs import SmallJob
+from problems.salora import SaLoRABilevel
+from tests.problems.jobs import SmallJob, train
 
 
 def test_1_bettys_implicit_term_has_no_learning_rate():
@@ -109,7 +109,7 @@ def test_6_autoloras_ranks():
 )
 def test_9_two_parts_and_what_is_trained_on_both(method):
     job = SmallJob(n=64)
-    method.run(job)
+    train(method, job)
     search, *later = job.runs
     lower, upper = search["problems"]
     D1, D2 = (set(p.train_data_loader[0].indices) for p in (lower, upper))
@@ -126,7 +126,7 @@ def test_9_two_parts_and_what_is_trained_on_both(method):
 )
 def test_10_who_owns_what(method):
     job = SmallJob(epochs=2)
-    method.run(job)
+    train(method, job)
     lower, upper = job.runs[0]["problems"]
     model = job.runs[0]["model"]
 

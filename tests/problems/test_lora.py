@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from typing import get_args, get_type_hints
+
 import pytest
 import torch
 from transformers import get_scheduler
 
 from bilevel import UserError
 from problems import LoRA, OptimizerSettings
-from problems.common.method import add_lora, loader, trainable
-from problems.common.optimizer_settings import SCHEDULES, optimizer_and_scheduler
-from tests.problems.jobs import SmallJob
+from problems.common import add_lora, loader, optimizer_and_scheduler, trainable
+from tests.problems.jobs import SmallJob, train
 
 
 def test_the_engine_takes_the_steps_of_a_plain_loop():
     job = SmallJob(epochs=2)
     method = LoRA(rank=4, optimizer=OptimizerSettings(lr=1e-2, weight_decay=0.1))
-    outcome = method.run(job)
+    outcome = train(method, job)
 
     plain = SmallJob(epochs=2)
     torch.manual_seed(0)
@@ -38,7 +39,7 @@ def test_the_engine_takes_the_steps_of_a_plain_loop():
 
 
 def test_the_outcome_tells_ranks_and_parameters():
-    outcome = LoRA(rank=3).run(SmallJob())
+    outcome = train(LoRA(rank=3), SmallJob())
     assert set(outcome.ranks.values()) == {3}
     assert outcome.trainable_parameters == 4 * 3 * (16 + 16) + 16 * 2 + 2
     assert outcome.split == {"train": 48}
@@ -47,17 +48,20 @@ def test_the_outcome_tells_ranks_and_parameters():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"name": "lion"}, "optimizer 'lion'; allowed: adamw, adam, sgd"),
-        ({"schedule": "reduce_lr_on_plateau"}, "schedule 'reduce_lr_on_plateau'; allowed: linear"),
-        ({"lr": 0.0}, "lr must be more than 0"),
-        ({"betas": (0.9, 1.0)}, r"betas must be in \[0, 1\), got \[0.9, 1.0\]"),
-        ({"weight_decay": -0.1}, "weight_decay must be 0 or more"),
-        ({"warmup_ratio": 1.5}, "warmup_ratio must be in"),
+        ({"name": "lion"}, "name=lion.*one of"),
+        ({"schedule": "reduce_lr_on_plateau"}, "schedule=.*one of"),
+        ({"lr": 0.0}, "lr=.*more than 0"),
+        ({"betas": (0.9, 1.0)}, r"betas=\[0.9, 1.0\].*list"),
+        ({"weight_decay": -0.1}, "weight_decay=.*0 or more"),
+        ({"warmup_ratio": 1.5}, r"warmup_ratio=.*in \[0, 1\]"),
     ],
 )
 def test_wrong_optimizer_settings_are_named(settings, words):
     with pytest.raises(UserError, match=words):
         OptimizerSettings(**settings)
+
+
+SCHEDULES = get_args(get_type_hints(OptimizerSettings)["schedule"])
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

@@ -9,7 +9,7 @@ from transformers import AutoModelForSequenceClassification, DistilBertConfig, G
 from bilevel import UserError
 from problems.prefix import PrefixTuning
 from problems.prompt import PromptTuning
-from tests.problems.jobs import SmallJob, collate
+from tests.problems.jobs import SmallJob, collate, train
 
 
 @pytest.mark.parametrize("method", [PromptTuning, PrefixTuning])
@@ -17,7 +17,7 @@ from tests.problems.jobs import SmallJob, collate
 def test_no_length_is_advised_that_cannot_be_given(method, tokens: int) -> None:
     """16 positions, texts of 8; the least task.max_length is 8."""
     with pytest.raises(UserError, match=r"16 positions: use at most 8 virtual tokens$"):
-        method(virtual_tokens=tokens).run(SmallJob())
+        train(method(virtual_tokens=tokens), SmallJob())
 
 
 def test_a_text_as_long_as_the_model_leaves_fewer_tokens_as_the_only_way() -> None:
@@ -60,4 +60,4 @@ def test_prefixes_suit_gpt2_padded_texts_too() -> None:
 def test_models_that_take_no_prefix_are_named_with_those_that_do() -> None:
     sizes = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32, "vocab_size": 32}
     with pytest.raises(UserError, match=r"DistilBert.* a model of the BERT, RoBERTa or GPT-2 type"):
-        PrefixTuning().run(OtherJob(DistilBertConfig(**sizes), "classifier"))
+        train(PrefixTuning(), OtherJob(DistilBertConfig(**sizes), "classifier"))

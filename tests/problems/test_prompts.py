@@ -9,7 +9,7 @@ from transformers import AutoModelForSequenceClassification, ElectraConfig
 from bilevel import UserError
 from problems.prefix import PrefixTuning
 from problems.prompt import PromptTuning
-from tests.problems.jobs import SmallJob, collate
+from tests.problems.jobs import SmallJob, collate, train
 
 
 def two_texts() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
@@ -81,7 +81,7 @@ def test_texts_that_leave_no_room_are_told_with_the_way_out(method) -> None:
     job = SmallJob()  # 16 positions, texts of up to 8
     message = r"a text of 8 tokens and method.virtual_tokens=9 exceed the model's 16 positions: "
     with pytest.raises(UserError, match=message + "use at most 8 virtual tokens"):
-        method.run(job)
+        train(method, job)
 
 
 @pytest.mark.parametrize("method", [PromptTuning(virtual_tokens=8), PrefixTuning(virtual_tokens=8)])
@@ -116,4 +116,4 @@ def test_embeddings_narrower_than_the_layers() -> None:
 def test_prefix_tuning_refuses_label_smoothing_that_peft_would_leave_out() -> None:
     job = SmallJob(label_smoothing=0.1)
     with pytest.raises(UserError, match="without smoothing"):
-        PrefixTuning().run(job)
+        train(PrefixTuning(), job)

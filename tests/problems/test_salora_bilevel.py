@@ -8,10 +8,9 @@ import torch
 from bilevel import UserError
 from bilevel.hypergradient import Alignment, FiniteDifference, NoHypergradient, Unrolled
 from bilevel.lowrank import gated_layers
-from problems.common.method import trainable
-from problems.common.optimizer_settings import OptimizerSettings
-from problems.salora.bilevel import SaLoRABilevel
-from tests.problems.jobs import ExactJob
+from problems.common import OptimizerSettings, trainable
+from problems.salora import SaLoRABilevel
+from tests.problems.jobs import ExactJob, train
 from tests.problems.salora_jobs import Interrupted, WatchedJob
 from tests.problems.whole_runs import assert_unrolled_is_exact
 
@@ -31,7 +30,7 @@ def test_three_problems_whose_upper_ones_step_in_the_window_only(T1):
     """10 global steps, window 2 to 5."""
     job = WatchedJob(counts, max_steps=10, epochs=99, hypergradient=Unrolled())
     method = SaLoRABilevel(rank=4, start=0.2, end=0.5, unroll_steps=T1, upper_steps=2)
-    outcome = method.run(job)
+    outcome = train(method, job)
     ends = job.seen[T1 - 1 :: T1]  # of the global steps
     assert [s["phase"] for s in ends] == ["open"] * 2 + ["learning"] * 3 + ["fixed"] * 5
     assert [s["lower"] for s in ends] == [T1 * (i + 1) for i in range(10)]
@@ -56,7 +55,7 @@ def test_three_problems_whose_upper_ones_step_in_the_window_only(T1):
 
 def test_the_upper_loss_is_that_of_held_out_data_and_the_density():
     job = WatchedJob(max_steps=4, epochs=9)
-    SaLoRABilevel(rank=4, start=0.0, end=1.0, density=0.3).run(job)
+    train(SaLoRABilevel(rank=4, start=0.0, end=1.0, density=0.3), job)
     lower, upper, ascent = job.runs[0]["problems"]
     lower.gate_window.gates.learn()
     lower.module.eval()
@@ -110,8 +109,8 @@ def plain_run(shift, T1):
     optimizer = torch.optim.AdamW(
         trainable(model), lr=1e-2, betas=(0.8, 0.9), eps=1e-6, weight_decay=0.1
     )
-    sides = method.sides(job)
-    batches = iter(sides.lower)
+    parts = method.parts(job)
+    batches = iter(parts.lower)
     torch.manual_seed(99)
     for _ in range(T1):
         loss = model(**next(batches)).loss
@@ -122,7 +121,7 @@ def plain_run(shift, T1):
         loss.backward()
         optimizer.step()
     with torch.no_grad():
-        return model(**next(iter(sides.upper))).loss
+        return model(**next(iter(parts.upper))).loss
 
 
 @pytest.mark.parametrize("T1", [1, 3])
@@ -137,7 +136,7 @@ def test_the_density_reaches_its_target(density):
         return float(problems[0].gate_window.density())
 
     job = WatchedJob(look, max_steps=80, epochs=99, hypergradient=NoHypergradient())
-    outcome = SaLoRABilevel(rank=8, density=density, start=0.0, end=1.0).run(job)
+    outcome = train(SaLoRABilevel(rank=8, density=density, start=0.0, end=1.0), job)
     assert abs(job.seen[-1] - density) < 0.02
     kept = sum(outcome.ranks.values()) / (8 * 12)  # layers of equal size
     assert density - 1 / 96 < kept <= density
@@ -151,16 +150,16 @@ def test_the_closed_form_estimator_is_refused_by_name():
 def test_without_the_constraint_there_are_two_levels():
     job = WatchedJob(max_steps=4, epochs=9, hypergradient=FiniteDifference())
     method = SaLoRABilevel(rank=4, start=0.0, end=1.0, constraint=False, prune="threshold")
-    method.run(job)
+    train(method, job)
     assert [p.name for p in job.runs[0]["problems"]] == ["lower", "upper"]
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"split": 1.0}, "split must be between 0 and 1, got 1.0"),
-        ({"upper_steps": 0}, "upper_steps must be 1 or more, got 0"),
-        ({"density": 2.0}, r"density must be in \(0, 1\], got 2.0"),
+        ({"split": 1.0}, r"split=.*in \(0, 1\)"),
+        ({"upper_steps": 0}, "upper_steps=.*1 or more"),
+        ({"density": 2.0}, r"density=.*in \(0, 1\]"),
         ({"warmup_steps": 3}, "begin to learn at method.start; leave warmup_steps at 0"),
         ({"roll_back": True}, "salora_bilevel cannot roll back"),
     ],
@@ -176,9 +175,9 @@ def test_a_resumed_run_ends_as_one_left_alone(at, phase):
     method = SaLoRABilevel(rank=4, start=0.25, end=0.5, unroll_steps=2)
     options = {"hypergradient": Unrolled()}
     first = Interrupted(at, **options)
-    whole = method.run(first)
+    whole = train(method, first)
     second = Interrupted(at, first.saved, **options)
-    resumed = method.run(second)
+    resumed = train(method, second)
     assert second.phase == phase
     assert torch.equal(first.gates.logits, second.gates.logits)
     assert torch.equal(first.gates.values(), second.gates.values())

@@ -8,9 +8,9 @@ from peft import PeftModel
 
 from bilevel import UserError
 from bilevel.lowrank import Gates, component_costs, export_adapter, gated_layers
-from problems.salora.one_level import SaLoRA
+from problems.salora import SaLoRA
 from problems.salora.window import GateWindow
-from tests.problems.jobs import logits_of
+from tests.problems.jobs import logits_of, train
 from tests.problems.salora_jobs import WatchedJob
 
 
@@ -54,7 +54,7 @@ def test_a_budget_without_room_for_a_component_is_refused():
 @pytest.mark.parametrize("options", [{}, {"density": 0.2}, {"prune": "threshold"}])
 def test_the_pruned_adapter_is_plain_lora_for_stock_peft(options, tmp_path):
     job = WatchedJob(epochs=4)
-    outcome = SaLoRA(rank=4, **options).run(job)
+    outcome = train(SaLoRA(rank=4, **options), job)
     trained = logits_of(outcome.model, job)
     report = export_adapter(outcome.model, tmp_path, keep=outcome.keep)
     assert report.ranks == outcome.ranks

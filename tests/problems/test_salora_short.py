@@ -7,8 +7,8 @@ import logging
 import pytest
 
 from bilevel import UserError
-from problems.salora.bilevel import SaLoRABilevel
-from problems.salora.one_level import SaLoRA
+from problems.salora import SaLoRA, SaLoRABilevel
+from tests.problems.jobs import train
 from tests.problems.salora_jobs import WatchedJob
 
 
@@ -17,7 +17,7 @@ from tests.problems.salora_jobs import WatchedJob
 def test_windows_that_leave_all_to_chance_are_refused(method, steps: int, window: int) -> None:
     said = rf"learn for {window} of {steps} steps, from method.start=0.1 .* raise train.epochs or"
     with pytest.raises(UserError, match=said):
-        method(rank=4).run(WatchedJob(max_steps=steps, epochs=9))
+        train(method(rank=4), WatchedJob(max_steps=steps, epochs=9))
 
 
 @pytest.mark.parametrize(("steps", "warned"), [(10, True), (63, True), (66, False)])

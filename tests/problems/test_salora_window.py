@@ -7,10 +7,11 @@ import itertools
 import pytest
 import torch
 
-from problems.common.optimizer_settings import OptimizerSettings
+from problems.common import OptimizerSettings
 from problems.lora import LoRA
-from problems.salora.one_level import SaLoRA
-from problems.salora.window import window_steps
+from problems.salora import SaLoRA
+from problems.salora.settings import window_steps
+from tests.problems.jobs import train
 from tests.problems.salora_jobs import Interrupted, WatchedJob, parts
 
 
@@ -31,7 +32,7 @@ def test_the_window_in_steps(start, end, steps, expected):
 def test_gates_and_multiplier_move_in_the_window_and_nowhere_else():
     """40 steps, window 4 to 16: no step, and no momentum, outside."""
     job = WatchedJob(parts, max_steps=40, epochs=9)
-    SaLoRA(rank=4).run(job)
+    train(SaLoRA(rank=4), job)
     seen = job.seen
     assert [s["phase"] for s in seen] == ["open"] * 4 + ["learning"] * 12 + ["fixed"] * 24
     for s in seen[:4]:
@@ -54,7 +55,7 @@ def test_gates_and_multiplier_move_in_the_window_and_nowhere_else():
 
 def test_the_gates_rate_is_their_own_and_falls_in_the_window_only():
     job = WatchedJob(parts, max_steps=40, epochs=9)
-    SaLoRA(rank=4, gate_lr=0.06).run(job)
+    train(SaLoRA(rank=4, gate_lr=0.06), job)
     rates = [s["gate_lr"] for s in job.seen]  # after step t + 1: the rate of the one after
     expected = [0.06 * min(1, max(0, (16 - t) / 12)) for t in range(1, 41)]
     assert rates == pytest.approx(expected)
@@ -69,12 +70,12 @@ def test_a_window_from_the_first_step_uses_the_rate_at_once():
     first = []
 
     class Looking(WatchedJob):
-        def run(self, problems, *args, **options):
-            first.extend(g["lr"] for g in problems[0].optimizer.param_groups)
-            return super().run(problems, *args, **options)
+        def run(self, training):
+            first.extend(g["lr"] for g in training.problems[0].optimizer.param_groups)
+            return super().run(training)
 
     job = Looking(max_steps=4, epochs=9)
-    method.run(job)
+    train(method, job)
     assert first == [0.0, 0.06]
     assert job.runs[0]["gates"].phase == "fixed", "also when the window ends with the training"
 
@@ -94,7 +95,7 @@ def test_before_the_window_it_is_lora_bit_for_bit():
             max_steps=10,
             epochs=9,
         )
-        method.run(job)
+        train(method, job)
         factors[name] = seen
         states[name] = job
     for step in range(10):
@@ -106,7 +107,7 @@ def test_before_the_window_it_is_lora_bit_for_bit():
 
 def test_with_accumulated_gradients_the_window_counts_optimiser_steps():
     job = WatchedJob(parts, max_steps=10, epochs=99, gradient_accumulation=3)
-    SaLoRA(rank=4, start=0.2, end=0.5).run(job)
+    train(SaLoRA(rank=4, start=0.2, end=0.5), job)
     phases = [s["phase"] for s in job.seen]  # of micro-steps
     assert phases == ["open"] * 6 + ["learning"] * 9 + ["fixed"] * 15
     assert job.seen[-1]["moments"]["step"] == 3
@@ -120,9 +121,9 @@ def test_a_resumed_run_ends_as_one_left_alone(at, phase):
     """Window 5 to 10 of 20 steps; saved on either side of its borders and inside it."""
     method = SaLoRA(rank=4, start=0.25, end=0.5)
     first = Interrupted(at)
-    whole = method.run(first)
+    whole = train(method, first)
     second = Interrupted(at, first.saved)
-    resumed = method.run(second)
+    resumed = train(method, second)
     assert second.phase == phase
     assert torch.equal(first.gates.logits, second.gates.logits)
     assert torch.equal(first.gates.values(), second.gates.values())

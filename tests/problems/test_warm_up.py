@@ -11,14 +11,13 @@ from problems.adalora import AdaLoRA
 from problems.autolora import AutoLoRA
 from problems.bidora import BiDoRA
 from problems.bilora import BiLoRA
-from problems.common.optimizer_settings import OptimizerSettings, optimizer_and_scheduler
+from problems.common import OptimizerSettings, optimizer_and_scheduler
 from problems.delta_lora.method import DeltaLoRA
 from problems.dylora import DyLoRA
 from problems.full import FullFineTuning
 from problems.lora import LoRA
-from problems.salora.bilevel import SaLoRABilevel
-from problems.salora.one_level import SaLoRA
-from tests.problems.jobs import SmallJob
+from problems.salora import SaLoRA, SaLoRABilevel
+from tests.problems.jobs import SmallJob, train
 from tests.problems.resuming import assert_resumes_exactly
 
 GATED = {"rank": 2, "start": 0.1, "end": 0.9}
@@ -69,7 +68,7 @@ def test_a_warm_up_longer_than_the_stage_is_told(caplog: pytest.LogCaptureFixtur
 )
 def test_every_stage_has_it(method) -> None:
     job = SmallJob(warmup_steps=3, epochs=2)
-    method.run(job)
+    train(method, job)
     for run in job.runs:
         (lower,) = (p for p in run["problems"] if p.name == "lower")
         factor = lower.scheduler.lr_lambdas[0]
@@ -79,14 +78,14 @@ def test_every_stage_has_it(method) -> None:
 
 def test_the_upper_level_has_it_too() -> None:
     job = SmallJob(warmup_steps=3, epochs=2)
-    BiLoRA(rank=2).run(job)
+    train(BiLoRA(rank=2), job)
     (upper,) = (p for p in job.runs[0]["problems"] if p.name == "upper")
     assert [upper.scheduler.lr_lambdas[0](step) for step in range(4)] == [0, 1 / 3, 2 / 3, 1]
 
 
 def test_delta_loras_update_starts_after_it() -> None:
     job = SmallJob(warmup_steps=3, epochs=2)
-    DeltaLoRA(rank=2).run(job)
+    train(DeltaLoRA(rank=2), job)
     assert job.runs[0]["problems"][0].start_step == 3
 
 

@@ -5,25 +5,25 @@ from __future__ import annotations
 import torch
 
 from bilevel.hypergradient import NoHypergradient, Unrolled
-from tests.problems.jobs import ExactJob
+from tests.problems.jobs import ExactJob, train
 
 
 class Listening(ExactJob):
     """Keeps the gradients that the upper level steps with; what is drawn at random, from 99 on."""
 
-    def run(self, problems, *args, **options):
+    def run(self, training):
         self.gradients = []
-        problems[1].gradient_hooks.append(
+        training.problems[1].gradient_hooks.append(
             lambda problem, loss: self.gradients.append(problem.module.logits.grad.clone())
         )
         torch.manual_seed(99)
-        return super().run(problems, *args, **options)
+        return super().run(training)
 
 
 def first_gradient(method, estimator):
     """What the estimator gives in a training of one upper step."""
     job = Listening(estimator, n=64, max_steps=1)
-    method.run(job)
+    train(method, job)
     (gradient,) = job.gradients
     return gradient
 

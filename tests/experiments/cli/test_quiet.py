@@ -9,6 +9,7 @@ import transformers
 from experiments import evaluate, export
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
+from experiments.training.job import execute
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +21,7 @@ def loud() -> None:
 def run(folder: Path, quick: list[str], method: str) -> Path:
     words = [word for word in quick if not word.startswith("method.")]
     words += [f"method={method}", "train.max_steps=1", "run.figures=false"]
-    Plan.of(compose_config(words)).execute(folder)
+    execute(Plan.of(compose_config(words)), folder)
     transformers.utils.logging.enable_progress_bar()
     return folder
 

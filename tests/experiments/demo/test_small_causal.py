@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.demo import small_causal
+from experiments.training.job import execute
 
 DATA = ["task=demo_generation", "task.max_train=150"]
 SMALL = ["layers=1", "width=16", "heads=2", "positions=128", "vocabulary=300", "batch_size=8"]
@@ -56,7 +57,7 @@ def test_its_texts_are_sources_and_targets_once(tmp_path: Path) -> None:
 def test_it_is_a_model_of_the_project(made: Path, tmp_path: Path) -> None:
     words = [*DATA, "task.max_test=4", "task.decoding.max_new_tokens=4", "method=lora"]
     words += ["model=hub", f"model.pretrained={made}", "train.max_steps=2", "run.figures=false"]
-    result = Plan.of(compose_config([*words, "engine.precision=fp32"])).execute(tmp_path)
+    result = execute(Plan.of(compose_config([*words, "engine.precision=fp32"])), tmp_path)
     assert result["ranks"].keys() == {
         "transformer.h.0.attn.c_attn.q",
         "transformer.h.0.attn.c_attn.v",

@@ -13,6 +13,7 @@ from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.evaluate import evaluate
 from experiments.results.finished_run import SavedRun
+from experiments.training.job import execute
 from tests.experiments.architectures import (
     CAUSAL,
     CONFIGS,
@@ -51,7 +52,7 @@ def test_it_trains_and_what_is_saved_scores_the_same(
     folder = save(name, tmp_path / "model", text)
     options = ["method=autolora", "method.rank=2", *HELD[how]]
     plan = Plan.of(compose_config([*words(folder, data, text), *options]))
-    result = plan.execute(tmp_path / "run")
+    result = execute(plan, tmp_path / "run")
 
     saved = load_file(tmp_path / "run" / "adapter_compact" / "adapter_model.safetensors")
     assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
@@ -70,12 +71,12 @@ def test_deberta_v1_trains_in_float32_alone(
     monkeypatch.setattr("bilevel.precision._bf16_is_native", lambda device: True)
     folder = save("deberta", tmp_path / "model", False)
     options = [*words(folder, data, False), "method=lora"]
-    result = Plan.of(compose_config([*options, "engine.precision=auto"])).execute(tmp_path / "run")
+    result = execute(Plan.of(compose_config([*options, "engine.precision=auto"])), tmp_path / "run")
     assert result["engine"]["precision"] == "fp32"
     for other in ("engine.precision=bf16", "model.dtype=bfloat16 engine.precision=auto"):
         plan = Plan.of(compose_config([*options, *other.split()]))
         with pytest.raises(UserError, match="deberta computes in float32 only"):
-            plan.execute(tmp_path / "other")
+            execute(plan, tmp_path / "other")
     model = auto_class("deberta", False).from_pretrained(folder)
     with torch.autocast("cpu", torch.bfloat16), pytest.raises(RuntimeError, match="overflow"):
         model(input_ids=torch.tensor([[4, 5]]))

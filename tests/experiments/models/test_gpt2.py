@@ -11,6 +11,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2
 from experiments import evaluate, export
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
+from experiments.training.job import execute
 
 PARTS = [f"transformer.h.{layer}.attn.c_attn.{part}" for layer in range(2) for part in "qv"]
 
@@ -40,7 +41,7 @@ def finished(gpt2: Path, quick: list[str], tmp_path_factory: pytest.TempPathFact
     """Folder of a finished AutoLoRA run with differing ranks: an upper level in a hurry."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     words = [*quick, f"model.pretrained={gpt2}", "method.upper.lr=0.1", "run.figures=false"]
-    Plan.of(compose_config(words)).execute(folder)
+    execute(Plan.of(compose_config(words)), folder)
     return folder
 
 
@@ -93,7 +94,7 @@ def test_exported_and_scored_again(finished, tmp_path, capsys):
 def test_methods_that_rebuild_plain_lora(gpt2, quick, tmp_path, method):
     """Their training form is another, and what they leave is put together all the same."""
     words = [*quick, f"model.pretrained={gpt2}", f"method={method}", "run.figures=false"]
-    found = Plan.of(compose_config([*words, "train.epochs=1"])).execute(tmp_path)
+    found = execute(Plan.of(compose_config([*words, "train.epochs=1"])), tmp_path)
     assert {name.rsplit(".", 1)[-1] for name in found["ranks"]} >= {"q", "v"}
     base = AutoModelForSequenceClassification.from_pretrained(gpt2, num_labels=2)
     PeftModel.from_pretrained(base, tmp_path / "adapter_compact")
@@ -103,14 +104,14 @@ def test_methods_that_rebuild_plain_lora(gpt2, quick, tmp_path, method):
 
 def test_a_method_that_leaves_no_plain_lora_keeps_the_fused_map(gpt2, quick, tmp_path):
     words = [*quick, f"model.pretrained={gpt2}", "method=dora", "run.figures=false"]
-    found = Plan.of(compose_config([*words, "train.epochs=1"])).execute(tmp_path)
+    found = execute(Plan.of(compose_config([*words, "train.epochs=1"])), tmp_path)
     assert list(found["ranks"]) == [f"transformer.h.{layer}.attn.c_attn" for layer in range(2)]
 
 
 def test_full_fine_tuning_of_query_and_value_alone(gpt2, quick, tmp_path):
     words = [*quick, "method=full_qv", f"model.pretrained={gpt2}", "method.optimizer.lr=0.01"]
     words = [word for word in words if not word.startswith(("method.upper", "method.rank"))]
-    Plan.of(compose_config([*words, "run.figures=false"])).execute(tmp_path / "run")
+    execute(Plan.of(compose_config([*words, "run.figures=false"])), tmp_path / "run")
     found = result(tmp_path / "run")
     assert found["trainable_parameters"] == 2 * 2 * 32 * 32 + 2 * 32  # q, v of two layers; head
     before = GPT2Model.from_pretrained(gpt2).state_dict()

@@ -12,6 +12,7 @@ from experiments.config.plan import Plan
 from experiments.models.memory import matching_autocast, recompute
 from experiments.models.spec import ModelSpec
 from experiments.tasks.task import CLASSES, Answers
+from experiments.training.job import execute
 
 SHORT = ["task=demo", "task.max_train=32", "task.max_test=16", "train.max_steps=3"]
 QUIET = ["engine.evaluate_every=0", "run.figures=false"]
@@ -56,8 +57,8 @@ def test_the_same_gradients_of_both_orders_with_dropout(config):
 
 def test_checkpointing_saves_memory_in_a_run_and_changes_no_result(tmp_path):
     words = ["method=autolora", "hypergradient=unrolled", "engine.precision=fp32"]
-    plain = plan(*words).execute(tmp_path / "plain")
-    again = plan(*words, "model.gradient_checkpointing=true").execute(tmp_path / "again")
+    plain = execute(plan(*words), tmp_path / "plain")
+    again = execute(plan(*words, "model.gradient_checkpointing=true"), tmp_path / "again")
     assert again["ranks"] == plain["ranks"]
     assert again["test_loss"] == pytest.approx(plain["test_loss"], rel=1e-4)
 
@@ -67,7 +68,7 @@ def test_frozen_weights_in_bfloat16(precision, tmp_path, monkeypatch):
     # where auto would be fp32, which does not go together with them
     monkeypatch.setattr("bilevel.precision._bf16_is_native", lambda device: False)
     words = ["method=autolora", "model.dtype=bfloat16", f"engine.precision={precision}"]
-    values = plan(*words).execute(tmp_path)
+    values = execute(plan(*words), tmp_path)
     assert values["engine"]["precision"] == "bf16"
     spec = ModelSpec("demo", package="experiments.demo", dtype="bfloat16")
     base = spec.load(Answers(CLASSES, 2), seed=0).model

@@ -22,6 +22,7 @@ from experiments.config.plan import Plan
 from experiments.models.spec import ModelSpec, quantization
 from experiments.models.target_modules import target_modules
 from experiments.tasks.task import CLASSES, Answers
+from experiments.training.job import execute
 from problems.autolora import AutoLoRA
 from problems.bitfit import BitFit
 
@@ -198,7 +199,7 @@ def test_an_export_reads_back_on_quantised_and_on_full_bases(spec, tiny, tmp_pat
 def test_a_whole_run_interrupted_and_resumed(spec, quick, tmp_path, monkeypatch):
     words = [*quick, f"model.quantization={spec.quantization}", "run.figures=false"]
     plan = Plan.of(compose_config([*words, "method.roll_back=true"]))
-    found = plan.execute(tmp_path / "run")
+    found = execute(plan, tmp_path / "run")
     original, calls = BilevelEngine.train_step, itertools.count()
 
     def interrupted(engine):
@@ -208,9 +209,9 @@ def test_a_whole_run_interrupted_and_resumed(spec, quick, tmp_path, monkeypatch)
 
     monkeypatch.setattr(BilevelEngine, "train_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        plan.execute(tmp_path / "resumed")
+        execute(plan, tmp_path / "resumed")
     monkeypatch.setattr(BilevelEngine, "train_step", original)
-    resumed = dataclasses.replace(plan, resume=True).execute(tmp_path / "resumed")
+    resumed = execute(dataclasses.replace(plan, resume=True), tmp_path / "resumed")
     for key in ("ranks", "metrics", "test_loss", "train_loss", "validation_loss"):
         assert resumed[key] == found[key]
     assert len(found["ranks"]) == 4
@@ -225,7 +226,7 @@ def test_dora_reads_a_quantised_weight(quick, tmp_path):
     # 8bit: on the CPU, PEFT's DoRA moves the weight and bitsandbytes loses its scales by that
     words = [*quick, "method=dora", "model.quantization=4bit"]
     words += ["run.figures=false", "train.epochs=1"]
-    found = Plan.of(compose_config(words)).execute(tmp_path / "run")
+    found = execute(Plan.of(compose_config(words)), tmp_path / "run")
     assert len(found["ranks"]) == 4
 
 
@@ -233,11 +234,11 @@ def test_dora_reads_a_quantised_weight(quick, tmp_path):
 def test_delta_lora_moves_a_quantised_weight_by_its_factors(spec, quick, tmp_path):
     words = [*quick, "method=delta_lora", f"model.quantization={spec.quantization}"]
     words += ["run.figures=false", "train.epochs=1", "method.start_step=4"]
-    found = Plan.of(compose_config(words)).execute(tmp_path / "run")
+    found = execute(Plan.of(compose_config(words)), tmp_path / "run")
     assert set(found["ranks"].values()) == {8}  # twice the rank: the weight did move
     plan = Plan.of(compose_config([*words, "method.mode=in_place"]))
     with pytest.raises(UserError, match=r"quantised: take method\.mode=factored"):
-        plan.execute(tmp_path / "other")
+        execute(plan, tmp_path / "other")
 
 
 @needs_package
@@ -245,7 +246,7 @@ def test_delta_lora_moves_a_quantised_weight_by_its_factors(spec, quick, tmp_pat
 def test_estimators_that_differentiate_twice(tiny, quick, tmp_path, estimator):
     words = [*quick, "model.quantization=4bit", f"hypergradient={estimator.name}"]
     words += ["run.figures=false", "train.max_steps=3"]
-    found = Plan.of(compose_config(words)).execute(tmp_path / "run")
+    found = execute(Plan.of(compose_config(words)), tmp_path / "run")
     assert found["hypergradient"]["name"] == estimator.name
 
 

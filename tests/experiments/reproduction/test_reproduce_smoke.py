@@ -17,6 +17,7 @@ from experiments.reproduce import reproduce
 from experiments.reproduction.entries import folder, load, names
 from experiments.reproduction.options import Options
 from experiments.reproduction.smoke import STAND_INS
+from experiments.training.job import execute
 
 
 def test_one_run_by_a_process_of_its_own(tmp_path: Path) -> None:
@@ -63,7 +64,7 @@ def test_every_row_on_stand_ins(
         else:
             (target / ".hydra").mkdir(parents=True)
             OmegaConf.save(OmegaConf.create(words), target / ".hydra" / "overrides.yaml")
-            Plan.of(compose_config(rest)).execute(target)
+            execute(Plan.of(compose_config(rest)), target)
             made[tuple(rest)] = target
         return None
 

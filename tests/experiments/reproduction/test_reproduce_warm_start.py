@@ -19,6 +19,7 @@ from experiments.reproduction.cells import Cell
 from experiments.reproduction.entries import load
 from experiments.reproduction.options import Options
 from experiments.reproduction.planning import plan
+from experiments.training.job import execute
 
 WARM = "warm_start=mnli"
 
@@ -87,7 +88,7 @@ def runs(made: list[dict[str, str]]) -> Callable[[list[str]], str | None]:
         folder = Path(given.pop("hydra.run.dir"))
         (folder / ".hydra").mkdir(parents=True)
         OmegaConf.save(OmegaConf.create(words), folder / ".hydra" / "overrides.yaml")
-        Plan.of(compose_config([f"{k}={v}" for k, v in given.items()])).execute(folder)
+        execute(Plan.of(compose_config([f"{k}={v}" for k, v in given.items()])), folder)
         return None
 
     return run

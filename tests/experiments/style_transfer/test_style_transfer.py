@@ -14,6 +14,7 @@ from experiments.report import report
 from experiments.style_transfer.__main__ import main
 from experiments.style_transfer.scores import Judged, table
 from experiments.style_transfer.sentences import Sentence
+from experiments.training import job
 from tests.experiments import styled
 
 QUICK = ["train.batch_size=8", "run.figures=false", "engine.precision=fp32", "model=hub"]
@@ -21,7 +22,7 @@ STYLES = ("negative", "positive")
 
 
 def execute(folder: Path, words: list[str]) -> Path:
-    Plan.of(compose_config([*QUICK, *words])).execute(folder)
+    job.execute(Plan.of(compose_config([*QUICK, *words])), folder)
     return folder
 
 

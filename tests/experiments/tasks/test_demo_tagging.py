@@ -9,6 +9,7 @@ from experiments.tasks.demo_tagging import DemoTagging
 from experiments.tasks.made_up.lexicon import ADJECTIVES, VERBS
 from experiments.tasks.made_up.opinions import TAGS, tagged
 from experiments.tasks.reading.iob import to_iob2
+from experiments.training.job import execute
 
 NEGATIONS = {"not", "far", "never", "anything", "nobody"}
 JOINTS = {"and", "but", "although", ","}
@@ -64,7 +65,7 @@ def test_lora_learns_it(tmp_path: Path) -> None:
     def f1(*words: str) -> float:
         sizes = ["task.max_train=400", "task.max_test=150", "engine.evaluate_every=0"]
         fixed = ["method=lora", "task=demo_tagging", "train.lr=1e-2", "run.figures=false"]
-        values = Plan.of(compose_config([*fixed, *sizes, *words])).execute(tmp_path / words[0])
+        values = execute(Plan.of(compose_config([*fixed, *sizes, *words])), tmp_path / words[0])
         return values["metrics"]["f1"]
 
     # Who knows every opinion word but calls all of them praise has half of them right.

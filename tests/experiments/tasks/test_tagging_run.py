@@ -17,6 +17,7 @@ from experiments.config.plan import Plan
 from experiments.models.spec import ModelSpec
 from experiments.tasks.demo import Demo
 from experiments.tasks.task import TAGS, Answers
+from experiments.training.job import execute
 
 METHODS = ["lora", "autolora", "adalora", "salora", "bilora", "dora", "bitfit", "ia3", "houlsby"]
 METHODS += ["full", "prefix", "delta_lora", "dylora", "bidora", "salora_bilevel", "pfeiffer"]
@@ -51,7 +52,7 @@ def tagged(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def run(folder: Path, overrides: list[str]) -> dict[str, Any]:
-    return Plan.of(compose_config(overrides)).execute(folder)
+    return execute(Plan.of(compose_config(overrides)), folder)
 
 
 @pytest.mark.slow

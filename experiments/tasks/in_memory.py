@@ -1,0 +1,136 @@
+"""Take rows that the caller of :mod:`experiments.api` has tokenised already as a task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bilevel.errors import UserError, listed, nearest
+from experiments.metrics.labels import METRICS
+from experiments.metrics.tags import TAG_METRICS, check_installed
+from experiments.metrics.text import TEXT_METRICS
+from experiments.tasks.in_memory_rows import (
+    GivenLabels,
+    GivenTags,
+    GivenText,
+    labelled,
+    tagged,
+    written,
+)
+from experiments.tasks.kinds.text import NO_LABEL, Decoding
+from experiments.tasks.task import CLASSES, NUMBER, TAGS, TEXT, Answers, Task, TaskData
+
+__all__ = ["GivenTask"]
+
+ENTITIES = tuple(TAG_METRICS)
+USUAL = {
+    CLASSES: ("accuracy", "macro_f1"),
+    NUMBER: ("pearson", "spearman"),
+    TAGS: ENTITIES,
+    TEXT: ("bleu",),
+}
+
+
+@dataclass(frozen=True)
+class GivenTask(Task):
+    """Rows that are tokenised already.
+
+    Attributes:
+        data: ``train``, and ``test`` or ``validation``.
+        answers: what the model puts out.
+        tokenizer: turns the tokens of text rows back into text.
+        seq2seq: the model reads labels apart from its input.
+        metrics: None for the usual ones of the kind.
+        decoding: how text is written.
+        positions: tokens that the model takes; None without a limit.
+    """
+
+    data: Mapping[str, Iterable[Mapping[str, Any]]]
+    answers: Answers
+    tokenizer: Any = None
+    seq2seq: bool = False
+    metrics: Sequence[str] | None = None
+    decoding: Decoding | None = None
+    positions: int | None = None
+    name: str = "given"
+
+    def __post_init__(self) -> None:
+        kinds: dict[str, Iterable[str]] = {TAGS: TAG_METRICS, TEXT: TEXT_METRICS}
+        known = list(kinds.get(self.answers.kind, METRICS))
+        for metric in self.metrics or ():
+            if metric not in known:
+                allowed = f"allowed are {listed(known)}{nearest(metric, known)}"
+                raise UserError(f"unknown metric {metric!r}: {allowed}")
+        if self.decoding is not None and self.answers.kind != TEXT:
+            raise UserError("decoding= is for models that write text, and this one does not")
+        if self.answers.kind == TAGS:
+            check_installed()
+            self._check_names()
+
+    def _check_names(self) -> None:
+        """Entities are told by the tags' names, which transformers makes up if nobody gives any."""
+        other = [n for n in self.answers.names or () if n != "O" and n[:2] not in ("B-", "I-")]
+        if other and list(self.metrics or ENTITIES) != ["token_accuracy"]:
+            raise UserError(
+                f"the model's tags have names like {other[0]!r}, and entities are told by O, "
+                "B-TYPE and I-TYPE: set model.config.id2label, or metrics=['token_accuracy']"
+            )
+
+    def load(self) -> TaskData:
+        """Check the rows.
+
+        Raises:
+            UserError: there is no training data, or a row lacks a column or has a strange label.
+        """
+        source = "test" if "test" in self.data else "validation"
+        if "train" not in self.data:
+            raise UserError(f"data has no 'train', only {', '.join(map(str, self.data))}")
+        tests = {"test": self._rows(source)} if source in self.data else {}
+        common: dict[str, Any] = {
+            "name": self.name,
+            "train": self._rows("train"),
+            "tests": tests,
+            "test_source": source if tests else "none",
+            "metrics": tuple(self.metrics or USUAL[self.answers.kind]),
+            "max_length": 0,
+        }
+        names = self.answers.names
+        if self.answers.kind == TAGS:
+            if tests and not any(example.tags for example in tests["test"]):
+                raise UserError(f"data[{source!r}] has no token with a label")
+            return GivenTags(**common, tag_names=names or ())
+        if self.answers.kind == TEXT:
+            # without a test nothing is written, and nothing has to fit
+            decoding = self.decoding or Decoding() if tests else Decoding(max_new_tokens=1)
+            self._check_room(tests, decoding, source)
+            return GivenText(**common, decoding=decoding)
+        return GivenLabels(**common, label_names=None if names is None else list(names))
+
+    def _check_room(self, tests: dict[str, list[Any]], decoding: Decoding, split: str) -> None:
+        """Refuse answers that would run out of the model's positions."""
+        if self.positions is None:
+            return
+        for number, example in enumerate(tests.get("test", [])):
+            labels = example.columns["labels"]
+            taken = 0 if self.seq2seq else labels.count(NO_LABEL)
+            if taken + decoding.max_new_tokens > self.positions:
+                behind = "" if self.seq2seq else f"row {number} of {split} has {taken} tokens, and "
+                raise UserError(
+                    f"{behind}decoding.max_new_tokens={decoding.max_new_tokens} exceeds the "
+                    f"model's {self.positions} positions"
+                )
+
+    def _rows(self, split: str) -> list[Any]:
+        rows = [self._row(row, f"row {i} of {split}") for i, row in enumerate(self.data[split])]
+        if not rows:
+            raise UserError(f"data[{split!r}] is empty")
+        return rows
+
+    def _row(self, row: Mapping[str, Any], where: str) -> Any:
+        most = self.positions
+        if self.answers.kind == TAGS:
+            return tagged(row, where, self.answers.names or (), most)
+        if self.answers.kind == TEXT:
+            return written(row, where, self.tokenizer, self.seq2seq, most)
+        return labelled(row, where, self.answers.size, most)

@@ -1,0 +1,40 @@
+"""Hand a run's stages what they share: data to score, options, and where they write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bilevel.checkpoint.folder import Checkpointer
+    from experiments.config.schema import EngineOptions
+    from experiments.tasks.task import TaskData
+
+__all__ = ["RunContext"]
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What every stage of a run is told.
+
+    Attributes:
+        task: reads the model's outputs and scores them.
+        tests: its test sets by name, tokenised; none where nothing is to be scored.
+        collate: makes a padded batch of tensors out of tokenised examples.
+        options: of the engine.
+        folder: the run's.
+        checkpointer: keeps the run's checkpoints.
+        resume: go on from the newest checkpoint, where it is of the stage.
+    """
+
+    task: TaskData
+    tests: dict[str, list[dict[str, Any]]]
+    collate: Callable[[list[dict[str, Any]]], dict[str, Tensor]]
+    options: EngineOptions
+    folder: Path
+    checkpointer: Checkpointer
+    resume: bool

@@ -1,0 +1,154 @@
+"""Score what a run has saved, and say what result.json is to say."""
+
+from __future__ import annotations
+
+import json
+import platform
+import resource
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from bilevel import distributed
+from experiments.cli.writing import write_atomically
+from experiments.figures import read_metrics
+from experiments.metrics.ranks import information, linear_costs, recovery
+from experiments.metrics.weight_change import moved
+from experiments.plots.records import final_values
+from experiments.results import record as result
+from experiments.results.saved_model import Saved, load
+from experiments.tasks.task import TaskData
+from experiments.training import warm_start
+from experiments.training.fine_tuning_job import FineTuningJob
+from experiments.training.scoring import forward, score, some
+from problems.common.method import Outcome
+
+__all__ = ["assemble", "final_scores", "test_sizes"]
+
+# The train loss in the result is over this many training examples at most.
+TRAIN_LOSS_EXAMPLES = 5000
+
+
+def final_scores(
+    job: FineTuningJob, outcome: Outcome, saved: Saved, folder: Path
+) -> dict[str, Any]:
+    """Scores of the model as it lies on the disk, read as its users would, in full precision.
+
+    What is reported is what a user of the adapter gets, by construction.
+    """
+    device = distributed.setup(job.plan.engine.strategy).device
+    outcome.model.cpu()
+    model = load(saved.folder, job.stock_model()).to(device)
+    scores = score(model, job.task, job.tests, job.data.collate, tokenizer=job.tokenizer)
+    _write_predictions(job.task, scores.predictions, folder)
+    rows = [job.data.examples[i] for i in some(len(job.data.examples), TRAIN_LOSS_EXAMPLES)]
+    train_loss = forward(model, job.task, rows, job.data.collate)[1] if rows else None
+    return {
+        "metrics": scores.metrics,
+        "entities": job.task.entities(scores.predictions),
+        "test_loss": scores.loss,
+        "train_loss": train_loss,
+        "update": moved(model.cpu(), stock := job.stock_model()),
+        "planted": _planted_score(job.task, outcome, stock, folder),
+    }
+
+
+def _write_predictions(task: TaskData, predictions: dict[str, list[Any]], folder: Path) -> None:
+    """predictions.jsonl: what was said of each test example, a line each; none without a test."""
+    lines = [
+        json.dumps({"test": name, **record}, ensure_ascii=False)
+        for name, found in predictions.items()
+        for record in task.records(found, task.tests[name])
+    ]
+    if lines:
+        write_atomically(folder / "predictions.jsonl", "\n".join(lines) + "\n")
+
+
+def _planted_score(
+    task: TaskData, outcome: Outcome, model: PreTrainedModel, folder: Path
+) -> dict[str, Any] | None:
+    """How well the right ranks were found, where the task knows them and the method has ranks."""
+    true = task.true_ranks
+    if true is None or outcome.ranks is None:
+        return None
+    costs = linear_costs(model, list({**true, **outcome.ranks}))
+    values = final_values(read_metrics(folder))
+    return {
+        **recovery(true, outcome.ranks, costs),
+        "information": information({k: v.tolist() for k, v in values.items()}, true)
+        if values
+        else None,
+    }
+
+
+def assemble(
+    job: FineTuningJob,
+    stages: dict[str, dict[str, Any]],
+    outcome: Outcome,
+    saved: Saved,
+    scores: dict[str, Any],
+) -> dict[str, Any]:
+    """The values of result.json; docs/results.md explains each."""
+    task, names = job.task, job.plan.names
+    nothing = {"T1": None, "T2": None, "hypergradient": None}
+    first: dict[str, Any] = next((s for s in stages.values() if s["T1"] is not None), nothing)
+    return {
+        "schema_version": result.SCHEMA_VERSION,
+        "method": names["method"],
+        "task": names["task"],
+        "model": names["model"],
+        "seed": job.seed,
+        "warm_start": warm_start.described(job.plan.model, names["model"]),
+        "metrics": scores["metrics"],
+        "kind": task.answers.kind,
+        "primary_metric": task.primary_metric,
+        "metric_settings": task.metric_settings,
+        "entities": scores["entities"],
+        "train_loss": scores["train_loss"],
+        "validation_loss": outcome.validation_loss,
+        "test_loss": scores["test_loss"],
+        "ranks": outcome.ranks,
+        "trainable_parameters": outcome.trainable_parameters,
+        "adapter_parameters": saved.parameters,
+        "head_parameters": saved.head_parameters,
+        "data": {**outcome.split, **test_sizes(task)},
+        "train_source": task.train_source,
+        "test_source": task.test_source,
+        "labels": None if task.answers.names is None else list(task.answers.names),
+        "hypergradient": first["hypergradient"],
+        "engine": {
+            "T1": first["T1"],
+            "T2": first["T2"],
+            "steps": {name: s["steps"] for name, s in stages.items()},
+            "precision": next((s["precision"] for s in stages.values()), None),
+        },
+        "examples_seen": {
+            level: sum(s["examples"][level] for s in stages.values())
+            for level in ("lower", "upper")
+        },
+        "update": scores["update"],
+        "true_ranks": task.true_ranks,
+        "planted": scores["planted"],
+        "seconds": {name: s["seconds"] for name, s in stages.items()},
+        "processor_seconds": {name: s["processor_seconds"] for name, s in stages.items()},
+        "peak_memory_mib": round(_peak_memory_mib(), 1),
+        "adapter_dir": str(saved.folder),
+        "versions": {"python": platform.python_version(), **result.versions()},
+    }
+
+
+def test_sizes(task: TaskData) -> dict[str, int]:
+    """Examples in each test set: ``test``, or ``test_matched`` and so on."""
+    sizes = {name: len(rows) for name, rows in task.tests.items()}
+    return {name if name == "test" else f"test_{name}": size for name, size in sizes.items()}
+
+
+def _peak_memory_mib() -> float:
+    """Most memory held at once: of the GPU if one was used, else of the process."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated() > 0:
+        return torch.cuda.max_memory_allocated() / 2**20
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Kilobytes on Linux, bytes on macOS.
+    return largest / (2**20 if platform.system() == "Darwin" else 2**10)

@@ -1,0 +1,148 @@
+"""Load the data and the model of a plan, as a method is handed them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from bilevel import Hypergradient
+from bilevel.checkpoint.folder import Checkpointer
+from bilevel.lowrank import split_fused
+from experiments.config.plan import Plan
+from experiments.models.memory import recompute, settled_precision
+from experiments.models.target_modules import target_modules
+from experiments.tasks.kinds.room import check_room
+from experiments.tasks.kinds.text import TextData
+from experiments.tasks.task import TaskData
+from experiments.training import warm_start
+from experiments.training.context import RunContext
+from experiments.training.label_smoothing import check_smoothing, smooth_labels
+from problems.common.layer_names import positions
+from problems.common.method import TrainData, TrainSettings
+
+__all__ = ["FineTuningJob", "load_task"]
+
+
+def load_task(plan: Plan) -> TaskData:
+    """The data of a plan's task, before any model is loaded.
+
+    Raises:
+        UserError: the data cannot be had, or does not suit the method.
+    """
+    task = plan.task.load()
+    check_smoothing(plan.settings.label_smoothing, task.answers)
+    plan.method.check_size(len(task.train), plan.settings.batch_size)
+    return task
+
+
+@dataclass(eq=False, repr=False)
+class FineTuningJob:
+    """What the application hands to a method, a :class:`problems.common.method.Job`, and more.
+
+    :meth:`load` makes one.
+
+    Attributes:
+        plan: what to do.
+        task: its data, and how to score.
+        tests: the task's test sets by name, tokenised.
+        tokenizer: of the model.
+    """
+
+    plan: Plan
+    task: TaskData
+    tests: dict[str, list[dict[str, Any]]]
+    tokenizer: PreTrainedTokenizerBase
+    seed: int
+    data: TrainData
+    settings: TrainSettings
+    hypergradient: Hypergradient
+    target_modules: list[str]
+    head_modules: list[str]
+    task_type: str | None
+    _fresh: PreTrainedModel | None
+
+    @classmethod
+    def load(cls, plan: Plan, task: TaskData) -> FineTuningJob:
+        """Load the plan's model and tokenise the task's data for it.
+
+        Args:
+            plan: what to do.
+            task: of :func:`load_task`.
+
+        Raises:
+            UserError: the model cannot be had, or does not suit the method or the task.
+        """
+        loaded = warm_start.load(plan.model, task.answers, plan.seed)
+        precision = settled_precision(
+            loaded.model.config, plan.model.dtype, plan.settings.precision
+        )
+        settings = replace(plan.settings, precision=precision)
+        fresh = _for_training(plan, task, loaded.model)
+        targets = target_modules(loaded.model, plan.places)
+        plan.method.check_model(loaded.model, targets)
+
+        def tokenise(examples: Sequence[Any]) -> list[dict[str, Any]]:
+            return task.tokenise(loaded.tokenizer, examples, loaded.seq2seq)
+
+        examples = tokenise(task.train)
+        data = TrainData(
+            examples=examples,
+            collate=task.collator(loaded.tokenizer),
+            labels=task.stratify(task.train),
+            lengths=[len(example["input_ids"]) for example in examples],
+            validation=None if task.validation is None else tokenise(task.validation),
+        )
+        tests = {name: tokenise(rows) for name, rows in task.tests.items()}
+        if isinstance(task, TextData):
+            prompts = [task.prompt(e, loaded.seq2seq) for rows in tests.values() for e in rows]
+            virtual, limit = plan.method.virtual_tokens, positions(loaded.model)
+            check_room(prompts, task.decoding, virtual, limit, loaded.seq2seq)
+        return cls(
+            plan=plan,
+            task=task,
+            tests=tests,
+            tokenizer=loaded.tokenizer,
+            seed=plan.seed,
+            data=data,
+            settings=settings,
+            hypergradient=plan.hypergradient,
+            target_modules=targets,
+            head_modules=loaded.head_modules,
+            task_type=loaded.task_type,
+            _fresh=fresh,
+        )
+
+    def build_model(self) -> PreTrainedModel:
+        """A fresh pretrained model with its head, the same at every call."""
+        fresh, self._fresh = self._fresh, None
+        if fresh is not None:
+            return fresh
+        return _for_training(self.plan, self.task, self.stock_model())
+
+    def stock_model(self) -> PreTrainedModel:
+        """The same as transformers makes it, which what was saved must fit."""
+        return warm_start.load(self.plan.model, self.task.answers, self.seed).model
+
+    def context(self, folder: Path) -> RunContext:
+        """What the stages of a run in ``folder`` share."""
+        options = self.plan.engine
+        return RunContext(
+            task=self.task,
+            tests=self.tests,
+            collate=self.data.collate,
+            options=options,
+            folder=folder,
+            checkpointer=Checkpointer(folder / "checkpoints", options.keep_checkpoints),
+            resume=self.plan.resume,
+        )
+
+
+def _for_training(plan: Plan, task: TaskData, model: PreTrainedModel) -> PreTrainedModel:
+    smooth_labels(model, plan.settings.label_smoothing, task.answers)
+    if plan.model.gradient_checkpointing:
+        recompute(model)
+    return split_fused(model) if plan.method.splits_fused else model

@@ -1,0 +1,5 @@
+"""AdaLoRA: singular value decompositions whose ranks follow a falling budget."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

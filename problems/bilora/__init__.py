@@ -1,0 +1,5 @@
+"""BiLoRA: singular vectors at the lower level, singular values at the upper."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,38 @@
+"""Draw batches of a job's data, and count the steps that some passes over it take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from bilevel.data import ResumableLoader
+from problems.common.method import Job
+
+__all__ = ["loader", "steps_per_epoch", "total_steps"]
+
+
+def loader(job: Job, indices: Sequence[int] | None = None, stream: int = 0) -> ResumableLoader:
+    """Shuffled batches of the job's data, or of ``indices`` of it.
+
+    ``stream`` tells apart loaders that should not see their data in related orders.
+    """
+    data = job.data
+    return ResumableLoader(
+        data.examples,
+        batch_size=job.settings.batch_size,
+        collate=data.collate,
+        seed=job.seed + 1000 * stream,
+        lengths=data.lengths if job.settings.group_by_length else None,
+        indices=indices,
+    )
+
+
+def steps_per_epoch(job: Job, batches: ResumableLoader) -> int:
+    """Optimiser steps in an epoch."""
+    return max(1, len(batches) // job.settings.gradient_accumulation)
+
+
+def total_steps(job: Job, batches: ResumableLoader, epochs: float, unroll_steps: int = 1) -> int:
+    """Global steps in ``epochs`` passes, T1 = ``unroll_steps`` lower steps each."""
+    steps = max(1, math.ceil(epochs * steps_per_epoch(job, batches) / unroll_steps))
+    return steps if job.settings.max_steps is None else min(steps, job.settings.max_steps)

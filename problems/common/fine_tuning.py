@@ -1,0 +1,96 @@
+"""Define the Betty problems that most methods are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+from bilevel import (
+    BilevelProblem,
+    LowerProblem,
+    ProblemConfig,
+    ResumableLoader,
+    UpperProblem,
+    precision,
+)
+from problems.common.build_optimizer import optimizer_and_scheduler
+from problems.common.method import Job
+from problems.common.optimizer_settings import OptimizerSettings
+from problems.common.parameters import trainable
+
+__all__ = ["FineTuning", "HeldOut", "full_precision", "only_problem", "problem_config"]
+
+P = TypeVar("P", bound=BilevelProblem)
+
+
+class FineTuning(LowerProblem):
+    """The task's loss of a transformers model; its trainable parameters are one level's."""
+
+    def training_step(self, batch: dict[str, Tensor]) -> Tensor:
+        """The model's own loss on a batch with ``labels``."""
+        return self.module(**batch).loss
+
+
+class HeldOut(UpperProblem):
+    """Upper level: the loss of the lower problem's model, as it is by then, on D_val."""
+
+    def training_step(self, batch: dict[str, Tensor]) -> Tensor:
+        """L(V, E; D_val)."""
+        return self.lower.module(**batch).loss
+
+
+def problem_config(job: Job, **values: Any) -> ProblemConfig:
+    """A problem's config with the job's precision, accumulation and clipping."""
+    settings = job.settings
+    return ProblemConfig(
+        precision=settings.precision,
+        gradient_accumulation=settings.gradient_accumulation,
+        gradient_clipping=settings.gradient_clipping,
+        **values,
+    )
+
+
+def only_problem(
+    kind: Callable[..., P],
+    job: Job,
+    model: nn.Module,
+    batches: ResumableLoader,
+    optimizer: OptimizerSettings,
+    steps: int,
+    lr: float,
+    **options: Any,
+) -> P:
+    """The problem of a method that has no other, named ``lower``.
+
+    Args:
+        kind: its class.
+        job: tells precision, accumulation, clipping and warm-up.
+        model: all of its parameters that require a gradient are trained.
+        batches: training data.
+        optimizer, steps, lr: the optimiser, its schedule's length, and the learning rate where the
+            optimiser's settings name none.
+        **options: further arguments of the class.
+    """
+    optim, schedule = optimizer_and_scheduler(
+        optimizer, trainable(model), steps, lr, job.settings.warmup_steps
+    )
+    return kind(
+        "lower",
+        problem_config(job),
+        module=model,
+        optimizer=optim,
+        scheduler=schedule,
+        train_data_loader=batches,
+        **options,
+    )
+
+
+def full_precision(problem: BilevelProblem) -> AbstractContextManager[None]:
+    """Context without autocast, for the penalties in a training step.
+
+    Trainable parameters are in fp32; a Gram matrix in bf16 would be off by a hundredth.
+    """
+    return precision.autocast("fp32", str(problem.device).split(":")[0])

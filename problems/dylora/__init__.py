@@ -1,0 +1,5 @@
+"""DyLoRA: one adapter for every rank up to the largest."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
