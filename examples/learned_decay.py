@@ -5,48 +5,51 @@ upper   min over w of  L(V*(w); D_val)
 """
 
 from dataclasses import dataclass, field
-from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import nn
 
+import problems
 from bilevel.lowrank import lora_layers
-from problems.common.method import FineTuning, Outcome, add_lora, count, trainable
-from problems.common.optimizer_settings import OptimizerSettings
-from problems.common.two_levels import HeldOut, Level, TwoLevelMethod
+from problems import Level, LowRankMethod, OptimizerSettings, Outcome, Stage, TwoLevelMethod
 
 
-class Decays(nn.Module):
-    def __init__(self, layers, start):
-        super().__init__()
-        self.log = nn.Parameter(torch.full((layers,), start))
+class Decayed(problems.FineTuning):
+    """Lower level: the task's loss, and what the size of every layer's update costs."""
 
-
-class Decayed(FineTuning):
     def training_step(self, batch):
         updates = (m.get_delta_weight("default") for m in lora_layers(self.module).values())
         norms = torch.stack([update.square().sum() for update in updates])
-        return super().training_step(batch) + (self.upper.module.log.exp() * norms).sum()
+        return super().training_step(batch) + (self.upper.module["log"].exp() * norms).sum()
 
 
 @dataclass(frozen=True)
-class LearnedDecay(TwoLevelMethod):
+class LearnedDecay(LowRankMethod, TwoLevelMethod):
+    """LoRA on D_train, a weight decay for each of its layers on D_val."""
+
     name: ClassVar[str] = "learned_decay"
-    rank: int = 8
     start: float = -6.0
-    upper: OptimizerSettings = field(default_factory=partial(OptimizerSettings, "adam", lr=0.05))
+    """w before the first step, the logarithm of every layer's decay."""
+    upper: OptimizerSettings = field(default_factory=lambda: OptimizerSettings("adam", lr=0.05))
+    """Of w."""
 
-    def run(self, job):
-        return job.stage("train", partial(self.fit, job), last=True)
+    def stages(self):
+        return [Stage("train", self.prepare)]
 
-    def fit(self, job, stage):
-        model = add_lora(job, job.build_model(), r=self.rank, lora_alpha=16)
-        weights, decays = trainable(model), Decays(len(lora_layers(model)), self.start)
-        below = Level(Decayed, model, weights, OptimizerSettings(), job.settings.lr or 5e-4)
-        above = Level(HeldOut, decays, [decays.log], self.upper, 0.05)
-        watch = lambda: {f"decay_{i}": w for i, w in enumerate(decays.log.exp())}  # noqa: E731
-        sides = self.sides(job)
-        self.train(job, stage, sides, below, above, self.steps(job), model, watch=watch)
-        ranks = dict.fromkeys(lora_layers(model), self.rank)
-        return Outcome(model, ranks, count(weights) + len(decays.log), split=sides.sizes)
+    def prepare(self, job, found):
+        model = problems.with_lora(job, self.rank, self.lora_alpha, self.lora_dropout)
+        layers, weights = lora_layers(model), problems.trainable(model)
+        decays = nn.ParameterDict({"log": torch.full((len(layers),), self.start)})
+        lower = Level(Decayed, model, weights, OptimizerSettings(), job.settings.lr or 5e-4)
+        upper = Level(problems.HeldOut, decays, [decays["log"]], self.upper, 0.05)
+        parts = self.parts(job)
+
+        def finish(evaluation):
+            trained = problems.count([*weights, decays["log"]])
+            return Outcome(model, dict.fromkeys(layers, self.rank), trained, split=parts.sizes)
+
+        def watch():
+            return {f"decay_{i}": w for i, w in enumerate(decays["log"].exp())}
+
+        return self.training(job, parts, lower, upper, self.steps(job), model, finish, watch=watch)

@@ -1,4 +1,4 @@
-r"""Bottleneck adapters in a transformer: the modules, where they go, and their files.
+r"""Put bottleneck adapters into a transformer, and keep them in files.
 
     A(x) = W_up phi(W_down x + b_down) + b_up,    W_down (size, d), W_up (d, size)
 

@@ -1,4 +1,4 @@
-r"""BiDoRA (Qin, Zhang, Xie, arXiv 2410.09758): DoRA's direction below, its magnitude above.
+r"""BiDoRA (Qin, Zhang, Xie, arXiv 2410.09758): direction on D_train, magnitude on D_val.
 
 A weight of DoRA is a magnitude for each of its vectors times their unit directions,
 
@@ -6,11 +6,11 @@ A weight of DoRA is a magnitude for each of its vectors times their unit directi
 
 Learned together, both over-fit the same data; here each sees a part of its own:
 
-    lower   V*(m) = argmin over A, B, head of  L(V, m; D1) + gamma mean over modules ||G - I||_F
-    upper   min over m of  L(V*(m), m; D2),
+    lower   V*(m) = argmin over A, B, head of  L(V, m; D_train) + gamma mean_k ||G_k - I||_F
+    upper   min over m of  L(V*(m), m; D_val),
 
-with G the Gram matrix of a module's unit vectors. Optionally (``retrain``) a new direction is then
-trained on D1 + D2 at the magnitudes found.
+with G_k the Gram matrix of module k's unit vectors. Optionally (``retrain``) a new direction is
+then trained on D_train + D_val at the magnitudes found.
 
 The layers are PEFT's (``use_dora``) and so is what is saved. PEFT follows DoRA's section 4.3 and
 keeps the norm ||W0 + s B A|| out of the gradient: the lower level's steps, and v = dL2/dV, follow a

@@ -1,15 +1,15 @@
-r"""BiLoRA (Qin, Zhang, Xie, arXiv 2403.13037): singular vectors below, singular values above.
+r"""BiLoRA (Qin, Zhang, Xie, arXiv 2403.13037): vectors on D_train, values on D_val.
 
 The update of every adapted matrix k is a pseudo singular value decomposition,
 
     dW_k = s P_k Lambda_k Q_k,      s = alpha / r,
 
 with Lambda_k diagonal, made of a free vector v_k: softmax(v) (each matrix's values sum to 1), v
-itself (``real``), or sigmoid(v) (``binary``). P and Q, LoRA's B and A, and the head learn on D1;
-Lambda on D2, which the vectors do not see:
+itself (``real``), or sigmoid(v) (``binary``). P and Q, LoRA's B and A, and the head learn on
+D_train; Lambda on D_val, which the vectors do not see:
 
-    lower   V*(E) = argmin over P, Q, head of  L(V, E; D1) + gamma1 R1(V)
-    upper   min over v of  L(V*(E), E; D2)  [+ gamma2 R2(E), binary only]
+    lower   V*(E) = argmin over P, Q, head of  L(V, E; D_train) + gamma1 R1(V)
+    upper   min over v of  L(V*(E), E; D_val)  [+ gamma2 R2(E), binary only]
 
     R1 = sum_k ( ||P_k^T P_k - I||_F^2 + ||Q_k Q_k^T - I||_F^2 )
     R2 = - sum ( lambda log lambda + (1 - lambda) log(1 - lambda) ).

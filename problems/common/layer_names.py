@@ -84,7 +84,7 @@ def _stacks(model: PreTrainedModel) -> dict[str, list[str]]:
     numbers: dict[str, dict[int, None]] = {}
     prefix = model.base_model_prefix
     # T5 with its vocabulary as the head has no backbone of that name: it is one itself.
-    inside = f"{prefix}." if hasattr(model, prefix) else ""
+    inside = "" if model.base_model is model else f"{prefix}."
     for name, _ in model.named_parameters():
         found = re.match(r"(.*?)\.(\d+)\.", name)
         if found and name.startswith(inside):

@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from peft import LoraConfig, PeftModel
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from bilevel.errors import UserError
 from bilevel.lowrank import plain_lora
@@ -174,7 +175,7 @@ class InPlace(MovingWeight):
             A_before, B_before = self.before[name]
             self.before[name] = (A, B)
             difference = B @ A - B_before @ A_before
-            if getattr(layer, "fan_in_fan_out", False):  # Conv1D keeps W transposed
+            if isinstance(layer.get_base_layer(), Conv1D):  # which keeps W transposed
                 difference = difference.T
             master = self.masters[name]
             master.add_(difference.to(master), alpha=self.ratio * layer.scaling["default"])

@@ -10,8 +10,8 @@ component that only memorises them keeps its gate. Here, as in AutoLoRA and BiLo
 in a chain of three problems: factors; gates, which are their upper level; and the multiplier, which
 is the gates' upper level. The gates'
 gradient goes through the factors' steps by any of the engine's estimators but ``alignment``; the
-gates' draw of every lower step is replayed with the step. The multiplier has the gates below it and
-nothing to differentiate through: its term C depends on theta alone.
+gates' draw of every lower step is replayed with the step. The multiplier has the gates as its lower
+level and nothing to differentiate through: its term C depends on theta alone.
 
 Outside the window the upper levels do not step and nothing is recorded for them. Gates, window,
 density and pruning are as in SaLoRA; beyond that:
