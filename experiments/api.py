@@ -25,11 +25,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bilevel.errors import UserError, listed, nearest
 from bilevel.hypergradient import FiniteDifference, Hypergradient
+from experiments.answers import Decoding
 from experiments.config.plan import Plan
 from experiments.models.heads import is_seq2seq
 from experiments.models.in_memory import GivenModel, GivenTask, answers_of
 from experiments.results import saved_model as artifacts
-from experiments.tasks.kinds.text import Decoding
 from experiments.training.job import FineTuningJob, execute
 from problems.autolora import AutoLoRA
 from problems.common.layer_names import positions

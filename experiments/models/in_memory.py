@@ -10,6 +10,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bilevel.errors import UserError, listed, nearest
+from experiments.answers import CLASSES, NUMBER, TAGS, TEXT, Answers, Decoding
 from experiments.metrics.labels import METRICS
 from experiments.metrics.tags import TAG_METRICS, check_installed
 from experiments.metrics.text import TEXT_METRICS
@@ -19,8 +20,9 @@ from experiments.models.heads import (
     is_seq2seq,
     peft_task_type,
 )
+from experiments.models.pretrained import LoadedModel
 from experiments.models.quantization import keep_trainable
-from experiments.models.spec import LoadedModel, ModelSpec
+from experiments.models.spec import ModelSpec
 from experiments.models.target_modules import head_modules
 from experiments.models.tokenizer import prepare
 from experiments.tasks.in_memory_rows import (
@@ -31,8 +33,8 @@ from experiments.tasks.in_memory_rows import (
     tagged,
     written,
 )
-from experiments.tasks.kinds.text import NO_LABEL, Decoding
-from experiments.tasks.task import CLASSES, NUMBER, TAGS, TEXT, Answers, Task, TaskData
+from experiments.tasks.kinds.text import NO_LABEL
+from experiments.tasks.task import Task, TaskData
 
 __all__ = ["GivenModel", "GivenTask", "answers_of"]
 

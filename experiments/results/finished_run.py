@@ -13,7 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from bilevel.errors import UserError
 from experiments.cli.command_line import CommandLine, compose_config, user_modules
 from experiments.config.instantiate import build
-from experiments.models.spec import LoadedModel, ModelSpec
+from experiments.models.pretrained import LoadedModel
+from experiments.models.spec import ModelSpec
 from experiments.results import record as result
 from experiments.tasks.task import Task, TaskData
 from experiments.training import warm_start

@@ -18,9 +18,9 @@ from transformers import PreTrainedModel
 
 from bilevel.checkpoint.disk import told_when_full
 from bilevel.errors import UserError
+from experiments.answers import CLASSES, NUMBER, Answers
 from experiments.results import record as result
 from experiments.results import saved_model as artifacts
-from experiments.tasks.task import CLASSES, NUMBER, Answers
 from experiments.training.finished_stages import write_atomically
 
 __all__ = ["FOLDER", "answers_of", "described", "read_run", "save_base", "take_over"]

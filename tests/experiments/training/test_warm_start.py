@@ -8,13 +8,13 @@ import torch
 from peft import AutoPeftModelForSequenceClassification
 
 from bilevel.errors import UserError
+from experiments.answers import CLASSES, TAGS, Answers
 from experiments.cli.command_line import CommandLine, compose_config
 from experiments.config.plan import Plan
 from experiments.evaluate import evaluate
 from experiments.models.spec import ModelSpec
 from experiments.results import saved_model as artifacts
 from experiments.results.finished_run import SavedRun
-from experiments.tasks.task import CLASSES, TAGS, Answers
 
 SHORT = ["task=demo", "task.max_train=32", "task.max_test=16", "train.max_steps=4"]
 QUIET = ["engine.precision=fp32", "engine.evaluate_every=0", "run.figures=false"]
