@@ -23,6 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from bilevel.errors import UserError
 from bilevel.hypergradient import FiniteDifference, Hypergradient
 from bilevel.settings import from_values
+from experiments.answers import Decoding
 from experiments.cli.quiet import quiet
 from experiments.config.plan import Plan
 from experiments.config.schema import EngineOptions
@@ -30,7 +31,6 @@ from experiments.models.heads import is_seq2seq
 from experiments.models.in_memory import GivenModel, answers_of
 from experiments.results import saved_model as artifacts
 from experiments.tasks.in_memory import GivenTask
-from experiments.tasks.kinds.text import Decoding
 from experiments.training.fine_tuning_job import FineTuningJob, load_task
 from experiments.training.job import execute, run_stage
 from problems.autolora import AutoLoRA

@@ -1,4 +1,4 @@
-"""The offline demonstration: AutoLoRA beside plain LoRA on the demo task, in one or two minutes.
+"""Show offline what this is about: AutoLoRA beside plain LoRA on the demo task, in a minute or two.
 
 python -m experiments.demo [overrides as for experiments.run]
 """

@@ -1,4 +1,4 @@
-"""What pretraining the demo's two models has in common."""
+"""Train the demo's two models: what their pretraining has in common."""
 
 import argparse
 import itertools

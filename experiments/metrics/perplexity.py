@@ -1,4 +1,4 @@
-"""How surprising texts are to a causal language model: perplexity per token."""
+"""Measure how surprising texts are to a causal language model: perplexity per token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How well a method finds known ranks, and whether what it learned holds anything beyond its rule.
+"""Score how well a method finds known ranks, and whether it learned anything beyond its rule.
 
 A rank rule alone can look good. AutoLoRA keeps components of at least the mean share, so about half
 of them whatever was learned: where the true ranks are about k/2, such ranks are near the truth by

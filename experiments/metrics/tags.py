@@ -1,4 +1,4 @@
-"""Scores of tagged words: entities that are found with their exact bounds and type, by seqeval."""
+"""Score tagged words: entities that are found with their exact bounds and type, by seqeval."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far fine-tuning moved the weights: cosine similarity to the pretrained ones, by module."""
+"""Measure how far fine-tuning moved the weights: cosine similarity to the pretrained, by module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Examples in batches for evaluation, and a model in evaluation mode."""
+"""Put examples into batches for evaluation, and a model into evaluation mode."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text written by a model: beam search over batches of prompts of like length."""
+"""Write text by a model: beam search over batches of prompts of like length."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from transformers import (
     RepetitionPenaltyLogitsProcessor,
 )
 
+from experiments.answers import Decoding
 from experiments.models.batching import batches, evaluating
 from experiments.models.memory import matching_autocast
-from experiments.tasks.kinds.text import Decoding
 
 __all__ = ["generate"]
 

@@ -1,4 +1,4 @@
-"""Which of transformers' classes puts out what a task wants, and what PEFT calls it."""
+"""Choose the class of transformers that puts out what a task wants, and PEFT's name for it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from bilevel.errors import UserError
+from experiments.answers import CLASSES, NUMBER, TAGS, TEXT, Answers
 from experiments.models.target_modules import head_modules
-from experiments.tasks.task import CLASSES, NUMBER, TAGS, TEXT, Answers
 
 __all__ = ["auto_class", "check_writes", "config_options", "heads", "is_seq2seq", "peft_task_type"]
 

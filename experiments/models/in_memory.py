@@ -9,17 +9,18 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bilevel.errors import UserError
+from experiments.answers import CLASSES, NUMBER, TAGS, TEXT, Answers
 from experiments.models.heads import (
     check_writes,
     config_options,
     is_seq2seq,
     peft_task_type,
 )
+from experiments.models.pretrained import LoadedModel
 from experiments.models.quantization import keep_trainable
-from experiments.models.spec import LoadedModel, ModelSpec
+from experiments.models.spec import ModelSpec
 from experiments.models.target_modules import head_modules
 from experiments.models.tokenizer import prepare
-from experiments.tasks.task import CLASSES, NUMBER, TAGS, TEXT, Answers
 
 __all__ = ["GivenModel", "answers_of"]
 

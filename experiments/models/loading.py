@@ -1,4 +1,4 @@
-"""Files of pretrained models, from a folder or the hub; what goes wrong becomes one sentence."""
+"""Fetch files of pretrained models from a folder or the hub; say in a sentence what goes wrong."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ import transformers
 from bilevel.errors import UserError
 from experiments.cli import hub
 
-__all__ = ["NoScaledDotProductError", "checked_folder", "fetch", "quietly"]
+__all__ = ["NoScaledDotProductError", "fetch", "quietly"]
 
 
 class NoScaledDotProductError(Exception):
@@ -58,13 +58,6 @@ def fetch(auto_class: Any, source: str, revision: str | None, **options: Any) ->
         raise UserError(
             f"the model {source} cannot be loaded for {auto_class.__name__}: {reason}"
         ) from error
-
-
-def checked_folder(folder: Path) -> str:
-    """The folder as it is given to transformers, which must hold a model."""
-    if not (folder / "config.json").is_file():
-        raise UserError(f"the folder {folder} holds no model: it has no config.json")
-    return str(folder)
 
 
 @contextmanager

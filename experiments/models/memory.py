@@ -1,4 +1,4 @@
-"""Models in less memory: frozen weights in bfloat16, activations computed again when needed."""
+"""Hold models in less memory: frozen weights in bfloat16, activations computed again."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from bilevel import precision
 from bilevel.errors import UserError
 
 __all__ = [
-    "DTYPES",
-    "check_dtype",
     "heads_in_float32",
     "matching_autocast",
     "recompute",
@@ -25,15 +23,8 @@ __all__ = [
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
-DTYPES = ("float32", "bfloat16")
 # DeBERTa v1 adds a float32 bias to its queries, and then fills in float32's least number.
 FLOAT32_ONLY = ("deberta",)
-
-
-def check_dtype(dtype: str) -> None:
-    """Raise UserError for a precision that weights are not held in here."""
-    if dtype not in DTYPES:
-        raise UserError(f"model.dtype={dtype} is unknown: allowed are {', '.join(DTYPES)}")
 
 
 def heads_in_float32(model: nn.Module, heads: Sequence[str]) -> None:

@@ -1,53 +1,38 @@
-"""The base transformer of `task=planted` as a model, with a tokenizer of its words."""
+"""Serve the base transformer of `task=planted` as a model, with a tokenizer of its words."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import BertConfig, PreTrainedTokenizerFast
+from typing import TYPE_CHECKING
 
 from bilevel.errors import UserError
-from experiments.models.planted_problem import SPECIAL, PlantedProblem
-from experiments.models.spec import LoadedModel, ModelSpec
-from experiments.tasks.task import CLASSES, Answers
+from bilevel.settings import Positive
+from experiments.answers import CLASSES, Answers
+from experiments.models.planted_problem import PlantedProblem
+from experiments.models.spec import ModelSpec
 
-__all__ = ["PlantedModel", "PlantedTokenizer"]
+if TYPE_CHECKING:
+    from transformers import BertConfig
+
+    from experiments.models.pretrained import LoadedModel
+
+__all__ = ["NEEDED", "PlantedModel"]
 
 ALONE = "model=planted is the base of task=planted and goes with that task alone"
-
-
-class PlantedTokenizer(PreTrainedTokenizerFast):
-    """Words to ids; knows which problem its model is the base of."""
-
-    planted: PlantedProblem
-
-    @classmethod
-    def of(cls, planted: PlantedProblem) -> PlantedTokenizer:
-        """The tokenizer of a problem's base model."""
-        words = [planted.word(i) for i in range(len(SPECIAL) + planted.vocabulary)]
-        raw = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
-        raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-        made = cls(
-            tokenizer_object=raw,
-            pad_token="[PAD]",
-            unk_token="[UNK]",
-            model_max_length=planted.length,
-            model_input_names=["input_ids", "attention_mask"],
-        )
-        made.planted = planted
-        return made
+NEEDED = (
+    "task=planted is made for its own base model: use model=planted, whose settings follow "
+    "task.planted"
+)
 
 
 @dataclass(frozen=True)
 class PlantedModel(ModelSpec):
-    """The base of a planted problem, made and not loaded; `seed` of the run changes nothing in it.
+    """The base of a planted problem, made and not loaded; the run's seed changes nothing in it."""
 
-    Attributes:
-        planted: the problem; conf/model/planted.yaml takes it from the task.
-    """
-
+    name: str = "planted"
+    lr: Positive | None = 5e-3
     planted: PlantedProblem | None = None
+    """The problem, which conf/model/planted.yaml takes from the task."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,7 +48,9 @@ class PlantedModel(ModelSpec):
 
     def config(self, answers: Answers) -> BertConfig:
         """The architecture; raises UserError for a task that is not the planted one."""
-        config = self._problem().config()
+        from experiments.models.planted_networks import PlantedNetworks
+
+        config = PlantedNetworks(self._problem()).config()
         if answers.kind != CLASSES or answers.size != config.num_labels:
             raise UserError(ALONE)
         return config
@@ -74,8 +61,12 @@ class PlantedModel(ModelSpec):
         Raises:
             UserError: the task is not the planted one.
         """
+        from experiments.models.planted_networks import PlantedNetworks
+        from experiments.models.planted_tokenizer import PlantedTokenizer
+        from experiments.models.pretrained import LoadedModel
+
         self.config(answers)
-        model = self._problem().base()
+        model = PlantedNetworks(self._problem()).base()
         wanted = "sdpa" if self.attn_implementation == "auto" else self.attn_implementation
         model.set_attn_implementation(wanted)
         return LoadedModel(

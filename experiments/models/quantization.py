@@ -1,4 +1,4 @@
-"""Quantised base models: frozen weights in 4 or 8 bits by bitsandbytes, adapters in full precision.
+"""Quantise base models: frozen weights in 4 or 8 bits by bitsandbytes, adapters in full precision.
 
 | | 4bit | 8bit |
 |---|---|---|
@@ -20,35 +20,26 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import BitsAndBytesConfig
-from transformers.utils import is_bitsandbytes_available
 
 from bilevel.errors import UserError
 
-__all__ = ["KINDS", "bitsandbytes_config", "check_hardware", "check_installed", "keep_trainable"]
-
-KINDS = ("4bit", "8bit")
-OLDEST = "0.46.1"  # that this transformers takes, and pyproject.toml asks for
+__all__ = ["bitsandbytes_config", "check_hardware", "keep_trainable"]
 
 
-def check_installed(kind: str) -> None:
-    """Look for the package, without loading a model.
+def _package(kind: str) -> Any:
+    """Import bitsandbytes.
 
     Raises:
-        UserError: ``kind`` is unknown, or bitsandbytes is not installed or cannot be imported.
+        UserError: it cannot be.
     """
-    if kind not in KINDS:
-        raise UserError(f"model.quantization={kind} is unknown: allowed are null, 4bit, 8bit")
     # It advises on faster kernels when it is imported, and on rounding at every product in int8.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
-        importlib.import_module("bitsandbytes")
-        if not is_bitsandbytes_available():
-            raise ImportError(f"it must be at least {OLDEST}")
+        return importlib.import_module("bitsandbytes")
     except Exception as error:  # its shared library may fail to load in ways of its own
-        reason = "" if isinstance(error, ModuleNotFoundError) else f": {_first_line(error)}"
         raise UserError(
             f"model.quantization={kind} needs the package bitsandbytes, "
-            f"pip install '.[quantization]'{reason}"
+            f"pip install '.[quantization]': {_first_line(error)}"
         ) from error
 
 
@@ -56,9 +47,9 @@ def check_hardware(kind: str) -> None:
     """Multiply by a small quantised matrix on the device that the model will be loaded to.
 
     Raises:
-        UserError: bitsandbytes has no routine for this device.
+        UserError: bitsandbytes cannot be imported, or has no routine for this device.
     """
-    bnb = importlib.import_module("bitsandbytes")
+    bnb = _package(kind)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         with torch.random.fork_rng(devices=[]):

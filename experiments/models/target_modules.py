@@ -1,19 +1,20 @@
-"""Where adapters go: the names of a transformer's linear maps, and of its head.
+"""Find where adapters go: the names of a transformer's linear maps, and of its head.
 
 Names are looked for in the model itself, not in a list of architectures, so that any model built
 of the usual parts is served.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from __future__ import annotations
 
-from torch import nn
-from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from bilevel.errors import UserError
 
-__all__ = ["check_rank", "head_modules", "outside_layers", "target_modules"]
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = ["check_rank", "head_modules", "matching", "outside_layers", "target_modules"]
 
 # (query, value) as the architectures call them. The first pair that a model has is taken.
 QUERY_VALUE: tuple[tuple[str, ...], ...] = (
@@ -43,7 +44,20 @@ def target_modules(model: PreTrainedModel, target: str | Sequence[str]) -> list[
     Raises:
         UserError: nothing in the model matches; the message lists the linear maps there are.
     """
-    names = _linear_names(model)
+    return matching(_linear_names(model), target, type(model).__name__)
+
+
+def matching(names: list[str], target: str | Sequence[str], model: str) -> list[str]:
+    """As :func:`target_modules`, of a model that is not there.
+
+    Args:
+        names: of its linear maps, in its order.
+        target: as there.
+        model: what to call it in a message.
+
+    Raises:
+        UserError: nothing matches.
+    """
     if target == "all":
         found = [name for name in names if _in_layers(name)]
         return found or _nothing(model, "target 'all'", names)
@@ -100,6 +114,8 @@ def outside_layers(model: PreTrainedModel) -> list[str]:
 
 def check_rank(model: PreTrainedModel, targets: Sequence[str], rank: int) -> None:
     """Raise UserError when a low-rank update of `rank` would exceed the size of a target."""
+    from transformers.pytorch_utils import Conv1D
+
     for name in targets:
         layer: Any = model.get_submodule(name)
         conv = isinstance(layer, Conv1D)
@@ -110,6 +126,9 @@ def check_rank(model: PreTrainedModel, targets: Sequence[str], rank: int) -> Non
 
 
 def _linear_names(model: PreTrainedModel) -> list[str]:
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
     kinds = (nn.Linear, Conv1D)
     return [name for name, module in model.named_modules() if isinstance(module, kinds)]
 
@@ -123,7 +142,7 @@ def _in_layers(name: str) -> bool:
     return any(part.isdecimal() for part in name.split("."))
 
 
-def _nothing(model: PreTrainedModel, what: str, names: list[str]) -> list[str]:
+def _nothing(model: str, what: str, names: list[str]) -> list[str]:
     # "encoder.layer.3.attention.self.query" -> "attention.self.query": the same in every layer
     endings: dict[str, None] = {}
     for name in filter(_in_layers, names):
@@ -131,6 +150,6 @@ def _nothing(model: PreTrainedModel, what: str, names: list[str]) -> list[str]:
         last = max(i for i, part in enumerate(parts) if part.isdecimal())
         endings[".".join(parts[last + 1 :])] = None
     raise UserError(
-        f"{what} matches no linear layer of {type(model).__name__}: allowed are "
+        f"{what} matches no linear layer of {model}: allowed are "
         f"qv | all | a list of module names, here of {', '.join(endings) or ', '.join(names)}"
     )

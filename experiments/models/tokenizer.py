@@ -1,4 +1,4 @@
-"""A tokenizer made ready: padding, and no more tokens than the model has positions."""
+"""Make a tokenizer ready: padding, and no more tokens than the model has positions."""
 
 from __future__ import annotations
 

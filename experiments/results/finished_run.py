@@ -14,7 +14,8 @@ from bilevel.errors import UserError
 from experiments.cli.command_line import CommandLine
 from experiments.config.composition import compose_config
 from experiments.config.instantiate import build, user_modules
-from experiments.models.spec import LoadedModel, ModelSpec
+from experiments.models.pretrained import LoadedModel
+from experiments.models.spec import ModelSpec
 from experiments.results import record as result
 from experiments.results.saved_model import BASE
 from experiments.tasks.task import Task, TaskData

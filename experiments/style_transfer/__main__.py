@@ -1,4 +1,4 @@
-"""Zero-shot style transfer by an instruction-tuned model, scored by three other models.
+"""Transfer the style of sentences, zero-shot, by an instruction-tuned model; score it by others.
 
     python -m experiments.style_transfer run=DIR classifier=DIR data_dir=DIR [OPTION=VALUE ...]
 

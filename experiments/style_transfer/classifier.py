@@ -1,4 +1,4 @@
-"""A run of this tool that tells the two styles apart."""
+"""Tell the two styles apart, by a finished run of this tool."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from bilevel.errors import UserError
+from experiments.answers import CLASSES
 from experiments.cli.command_line import CommandLine
 from experiments.results import record as result
 from experiments.results import saved_model as artifacts
 from experiments.results.finished_run import SavedRun
-from experiments.tasks.kinds.labelled import Example, LabelledData
-from experiments.tasks.task import CLASSES
+from experiments.tasks.examples import Example
+from experiments.tasks.kinds.labelled import LabelledData
 from experiments.training.scoring import forward
 
 __all__ = ["StyleClassifier"]

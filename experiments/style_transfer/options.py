@@ -1,4 +1,4 @@
-"""What the program is told."""
+"""Read the options of the program."""
 
 from __future__ import annotations
 
@@ -90,10 +90,9 @@ class Options:
 def _count(value: str | None) -> int | None:
     if value in (None, "", "null"):
         return None
-    try:
-        return int(str(value))
-    except ValueError as error:
-        raise UserError(f"max_test={value}: this must be a whole number") from error
+    if not str(value).isdecimal() or int(str(value)) < 1:
+        raise UserError(f"max_test={value}: this must be an integer, 1 or more")
+    return int(str(value))
 
 
 def _two(own: dict[str, str | None], key: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""How well texts are in the other style, near to the references, and fluent."""
+"""Score how well texts are in the other style, near to the references, and fluent."""
 
 from __future__ import annotations
 

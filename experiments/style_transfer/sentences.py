@@ -1,4 +1,4 @@
-"""The sentences to transfer, their styles, and what people made of them."""
+"""Read the sentences to transfer, their styles, and what people made of them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def read_sentences(data_dir: str, columns: Columns, limit: int | None) -> list[S
     Args:
         data_dir: the folder.
         columns: the label is 0 or 1; the reference is a text or (Parquet, json) a list of texts.
-        limit: at most so many, in the styles' proportions; None for all.
+        limit: at most so many (1 or more), in the styles' proportions; None for all.
 
     Raises:
         UserError: there is no such file or column, or a row lacks something or has another label.
@@ -61,4 +61,4 @@ def read_sentences(data_dir: str, columns: Columns, limit: int | None) -> list[S
         if not references:
             raise UserError(f"{place} has no reference")
         found.append(Sentence(str(row[columns.text]), int(style), references))
-    return choose(found, limit, SEED, "max_test", [sentence.style for sentence in found])
+    return choose(found, limit, SEED, [sentence.style for sentence in found])

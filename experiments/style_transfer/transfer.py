@@ -1,4 +1,4 @@
-"""The whole protocol: read, check the classifier, transfer, judge, write down."""
+"""Follow the whole protocol: read, check the classifier, transfer, judge, write down."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 
 from bilevel.checkpoint.disk import told_when_full
 from bilevel.errors import UserError
+from experiments.answers import TEXT, Answers
 from experiments.cli.command_line import CommandLine
 from experiments.cli.writing import write_atomically
 from experiments.config.instantiate import build
@@ -25,7 +26,6 @@ from experiments.style_transfer.options import Options
 from experiments.style_transfer.scores import Judged, accuracy, table
 from experiments.style_transfer.sentences import Sentence, read_sentences
 from experiments.style_transfer.writer import Writer
-from experiments.tasks.task import TEXT, Answers
 from experiments.training import warm_start
 
 __all__ = ["PROGRAM", "transfer"]

@@ -1,4 +1,4 @@
-"""The instruction-tuned model at work: a prompt for each sentence, and what it writes."""
+"""Transfer sentences by the instruction-tuned model: a prompt for each, and what it writes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from experiments.models.generation import generate
 from experiments.results import saved_model as artifacts
 from experiments.results.finished_run import SavedRun
 from experiments.style_transfer.sentences import Sentence
+from experiments.tasks.examples import TextExample
 from experiments.tasks.instructions import Instructions
-from experiments.tasks.kinds.text import TextData, TextExample
+from experiments.tasks.kinds.text import TextData
 from experiments.tasks.task import Task
 
 __all__ = ["INSTRUCTION", "Writer"]

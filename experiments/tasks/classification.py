@@ -1,13 +1,16 @@
-"""The user's own files: one or two text columns and a label column, classes or numbers."""
+"""Read the user's own files of one or two text columns and a label column: classes or numbers."""
+
+from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bilevel.errors import UserError
+from bilevel.errors import UserError, listed, nearest
 from experiments.metrics.labels import METRICS
-from experiments.tasks.kinds.labelled import LabelledData
+from experiments.tasks.examples import Example
 from experiments.tasks.reading.files import Row, find, read
 from experiments.tasks.reading.rows import (
     class_number,
@@ -16,69 +19,76 @@ from experiments.tasks.reading.rows import (
     is_labelled,
     regression_target,
 )
-from experiments.tasks.task import Task, check_length, choose
+from experiments.tasks.task import Length, Subset
+
+if TYPE_CHECKING:
+    from experiments.tasks.kinds.labelled import LabelledData
 
 __all__ = ["Classification"]
 
 log = logging.getLogger(__name__)
 
 
-class Classification(Task):
+@dataclass(frozen=True)
+class Classification(Subset):
     """Text classification (or regression) on files train, validation and/or test in a folder.
 
     The test set is the test file if there is one with labels, else the validation file;
     `TaskData.test_source` says which. The classes are those of the training file.
-
-    Args:
-        data_dir: the folder.
-        text_columns: one or two column names.
-        label_column: its values are names or numbers.
-        regression: take the labels as real numbers to predict, not as classes.
-        metrics: names in `experiments.metrics.labels`, the primary one first; None for accuracy
-            and macro-F1, or Pearson and Spearman correlation.
-        max_train: training examples at most, None for all.
-        max_test: test examples at most, None for all.
-        max_length: tokens of an example at most.
-        subset_seed: decides which examples max_train and max_test keep.
-        name: the task's name in results.
     """
 
-    def __init__(
-        self,
-        data_dir: str | None,
-        text_columns: Sequence[str] | str | None,
-        label_column: str | None = "label",
-        regression: bool = False,
-        metrics: Sequence[str] | None = None,
-        max_train: int | None = None,
-        max_test: int | None = None,
-        max_length: int = 256,
-        subset_seed: int = 0,
-        name: str = "classification",
-    ) -> None:
-        self.name = name
-        self.data_dir = _given(data_dir, "task.data_dir=DIR")
-        columns = _given(text_columns, "task.text_columns=[COLUMN]")
-        self.text_columns = [columns] if isinstance(columns, str) else list(columns)
-        if not 1 <= len(self.text_columns) <= 2:
+    data_dir: str | None = None
+    """The folder; needed."""
+    text_columns: tuple[str, ...] | str | None = None
+    """One or two column names, [one] or [first,second]; needed."""
+    label_column: str | None = "label"
+    """The column whose values, names or numbers, are to be predicted."""
+    regression: bool = False
+    """Take the labels as real numbers to predict, not as classes."""
+    metrics: tuple[str, ...] | None = None
+    """Scores, the primary one first; null for accuracy and macro_f1, or pearson and spearman."""
+    max_length: Length = 256
+    """Tokens of an example at most."""
+    name: str = "classification"
+    """The task's name in results."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for option, written in (
+            ("data_dir", "DIR"),
+            ("text_columns", "[COLUMN]"),
+            ("label_column", "COLUMN"),
+        ):
+            if getattr(self, option) is None:
+                raise UserError(f"task={self.name} needs task.{option}={written}")
+        if not 1 <= len(self.columns) <= 2:
             raise UserError(
-                f"task.text_columns must name one or two columns, not {len(self.text_columns)}"
+                f"task.text_columns must name one or two columns, not {len(self.columns)}"
             )
-        self.label_column = _given(label_column, "task.label_column=COLUMN")
-        self.regression = regression
-        usual = ("pearson", "spearman") if regression else ("accuracy", "macro_f1")
-        self.metrics = tuple(metrics or usual)
-        for metric in self.metrics:
+        for metric in self.scores:
             if metric not in METRICS:
-                raise UserError(f"unknown metric {metric!r}: known are {', '.join(METRICS)}")
-        self.max_train = max_train
-        self.max_test = max_test
-        check_length(max_length)
-        self.max_length = max_length
-        self.subset_seed = subset_seed
+                known = f"{listed(METRICS)}{nearest(metric, METRICS)}"
+                raise UserError(f"task.metrics: unknown metric {metric!r}, known are {known}")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of texts."""
+        columns = self.text_columns or ()
+        return (columns,) if isinstance(columns, str) else columns
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """The metrics, the primary one first."""
+        usual = ("pearson", "spearman") if self.regression else ("accuracy", "macro_f1")
+        return self.metrics or usual
 
     def load(self) -> LabelledData:
         """Read the training file and the test (or validation) file."""
+        from experiments.tasks.kinds.labelled import LabelledData
+
+        assert self.data_dir is not None
+        assert self.label_column is not None
+        label = self.label_column
         path = find(self.data_dir, "train")
         if path is None:
             raise UserError(
@@ -89,42 +99,35 @@ class Classification(Task):
         convert: Callable[[Any], int | float] = regression_target
         names = None
         if not self.regression:
-            classes = class_numbers(train, self.label_column, str(path))
+            classes = class_numbers(train, label, str(path))
             convert, names = class_number(classes), [str(key) for key in classes]
-        test_path, test = self._test_rows()
+        test_path, test = self._test_rows(self.data_dir, label)
 
-        def prepared(rows: list[Row], where: Path, limit: int | None, what: str) -> list:
-            found = examples(rows, self.text_columns, self.label_column, convert, str(where))
-            classes = None if self.regression else [int(example.label) for example in found]
-            return choose(found, limit, self.subset_seed, what, classes)
+        def prepared(rows: list[Row], where: Path) -> tuple[list[Example], list[int] | None]:
+            found = examples(rows, self.columns, label, convert, str(where))
+            return found, None if self.regression else [int(e.label) for e in found]
 
         return LabelledData(
             name=self.name,
-            train=prepared(train, path, self.max_train, "task.max_train"),
-            tests={"test": prepared(test, test_path, self.max_test, "task.max_test")},
+            train=self.kept_train(*prepared(train, path)),
+            tests={"test": self.kept_test(*prepared(test, test_path))},
             test_source=test_path.name.split(".")[0],
             label_names=names,
-            metrics=self.metrics,
+            metrics=self.scores,
             max_length=self.max_length,
         )
 
-    def _test_rows(self) -> tuple[Path, list[Row]]:
-        path = find(self.data_dir, "test")
+    def _test_rows(self, data_dir: str, label: str) -> tuple[Path, list[Row]]:
+        path = find(data_dir, "test")
         if path is not None:
             rows = read(path)
-            if is_labelled(rows, self.label_column):
+            if is_labelled(rows, label):
                 return path, rows
             log.warning("%s has no labels: the validation file is the test set", path)
-        path = find(self.data_dir, "validation")
+        path = find(data_dir, "validation")
         if path is None:
             raise UserError(
-                f"task.data_dir={self.data_dir} has neither a labelled test file nor a validation "
+                f"task.data_dir={data_dir} has neither a labelled test file nor a validation "
                 "file to test on"
             )
         return path, read(path)
-
-
-def _given(value: Any, option: str) -> Any:
-    if value is None:
-        raise UserError(f"task=classification needs {option}")
-    return value

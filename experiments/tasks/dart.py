@@ -1,10 +1,11 @@
-"""DART v1.1.1 (Nan et al. 2021): triples from tables and other sets, and texts that tell them."""
+"""Read DART v1.1.1 (Nan et al. 2021): triples of tables and others, and texts that tell them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from experiments.tasks.generation import Generation, texts
+from experiments.answers import Decoding
+from experiments.tasks.generation import LORA_DECODING, Generation, texts
 from experiments.tasks.reading.files import Row
 from experiments.tasks.reading.triples import linearised, triples
 
@@ -22,6 +23,7 @@ class DART(Generation):
 
     name: str = "dart"
     metrics: tuple[str, ...] = ("bleu", "meteor", "ter")
+    decoding: Decoding = LORA_DECODING
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -1,54 +1,53 @@
-"""Descriptions of made-up places to eat: needs no data and no hub."""
+"""Make up descriptions of places to eat: needs no data and no hub."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from bilevel.errors import UserError
+from bilevel.settings import Count
+from experiments.answers import Decoding
+from experiments.tasks.examples import TextExample
 from experiments.tasks.generation import check_metrics
-from experiments.tasks.kinds.text import Decoding, TextData, TextExample
 from experiments.tasks.made_up.descriptions import pairs
-from experiments.tasks.task import Task, check_length
+from experiments.tasks.task import Length, Task
+
+if TYPE_CHECKING:
+    from experiments.tasks.kinds.text import TextData
 
 __all__ = ["DemoGeneration"]
 
 
 @dataclass(frozen=True)
 class DemoGeneration(Task):
-    """The demo's generation language: a meaning representation, and sentences that tell it.
-
-    Attributes:
-        name: the task's name in results.
-        max_train: meaning representations to train on; each has two to five references, and all
-            of them are trained on.
-        max_test: meaning representations of the test; none of them is trained on.
-        max_validation: meaning representations of the validation split, which are in neither of
-            the others: D_val of methods with ``method.split=null``.
-        metrics: names in `experiments.metrics.text.TEXT_METRICS`, the primary one first.
-        decoding: how the tests' answers are written.
-        max_length: tokens of source and target together at most.
-        data_seed: decides the examples.
-    """
+    """The demo's generation language: a meaning representation, and sentences that tell it."""
 
     name: str = "demo_generation"
-    max_train: int = 300
-    max_test: int = 200
-    max_validation: int = 50
+    """The task's name in results."""
+    max_train: Count = 300
+    """Meaning representations to train on; each has two to five references, all trained on."""
+    max_test: Count = 200
+    """Meaning representations of the test; none of them is trained on."""
+    max_validation: Count = 50
+    """Meaning representations of the validation split, which are in neither of the others: D_val of
+    methods with method.split=null."""
     metrics: tuple[str, ...] = ("bleu", "rougeL")
-    decoding: Decoding = field(default_factory=Decoding)
-    max_length: int = 128
+    """Scores of written text, the primary one first."""
+    decoding: Decoding = field(default_factory=lambda: Decoding(beams=4, max_new_tokens=48))
+    """How the tests' answers are written."""
+    max_length: Length = 128
+    """Tokens of source and target together at most."""
     data_seed: int = 0
+    """Decides the examples."""
 
     def __post_init__(self) -> None:
-        if min(self.max_train, self.max_test, self.max_validation) < 1:
-            raise UserError(
-                "task.max_train, task.max_test and task.max_validation must be at least 1"
-            )
+        super().__post_init__()
         check_metrics(self.metrics)
-        check_length(self.max_length)
 
     def load(self) -> TextData:
         """Make the examples; those of the training are the first of all that are made."""
+        from experiments.tasks.kinds.text import TextData
+
         seen = self.max_train + self.max_test
         made = pairs(seen + self.max_validation, self.data_seed)
         train, test, validation = made[: self.max_train], made[self.max_train : seen], made[seen:]

@@ -1,14 +1,18 @@
-"""Praise and blame in made-up sentences: needs no data and no hub."""
+"""Make up sentences of praise and blame: needs no data and no hub."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from bilevel.errors import UserError
+from bilevel.settings import Count
 from experiments.metrics.tags import TAG_METRICS, check_installed
-from experiments.tasks.kinds.tags import TaggedData, TaggedExample
+from experiments.tasks.examples import TaggedExample
 from experiments.tasks.made_up.opinions import TAGS, tagged
-from experiments.tasks.task import Task, check_length
+from experiments.tasks.task import Length, Task
+
+if TYPE_CHECKING:
+    from experiments.tasks.kinds.tags import TaggedData
 
 __all__ = ["DemoTagging"]
 
@@ -17,31 +21,29 @@ __all__ = ["DemoTagging"]
 class DemoTagging(Task):
     """The demo language's sentences, a tag for each word: praise and blame.
 
-    Attributes:
-        name: the task's name in results.
-        max_train: training sentences.
-        max_test: test sentences; none of them is in the training set.
-        max_length: tokens of a sentence at most.
-        data_seed: decides the sentences.
-
     Raises:
-        UserError: a number that is too small, or the package that scores tags is missing.
+        UserError: a value is out of range, or the package that scores tags is missing.
     """
 
     name: str = "demo_tagging"
-    max_train: int = 1000
-    max_test: int = 300
-    max_length: int = 48
+    """The task's name in results."""
+    max_train: Count = 1000
+    """Training sentences."""
+    max_test: Count = 300
+    """Test sentences; none of them is in the training set."""
+    max_length: Length = 48
+    """Tokens of a sentence at most."""
     data_seed: int = 0
+    """Decides the sentences."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_installed()
-        if min(self.max_train, self.max_test) < 1:
-            raise UserError("task.max_train and task.max_test must be at least 1")
-        check_length(self.max_length)
 
     def load(self) -> TaggedData:
         """Make the sentences."""
+        from experiments.tasks.kinds.tags import TaggedData
+
         train = tagged(self.max_train, 2 * self.data_seed)
         known = set(train)
         # Short sentences recur: make some more, and leave out those that training has.

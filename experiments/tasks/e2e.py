@@ -1,4 +1,4 @@
-"""E2E NLG (Novikova et al. 2017): a restaurant's attributes, and sentences that tell them."""
+"""Read E2E NLG (Novikova et al. 2017): a restaurant's attributes, and sentences that tell them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from bilevel.errors import UserError
-from experiments.tasks.generation import Generation, texts
+from experiments.answers import Decoding
+from experiments.tasks.generation import LORA_DECODING, Generation, texts
 from experiments.tasks.reading.files import Row
 
 __all__ = ["E2E", "linearised"]
@@ -19,18 +20,17 @@ NAMES = {"eatType": "Type", "priceRange": "price", "familyFriendly": "family fri
 
 @dataclass(frozen=True)
 class E2E(Generation):
-    """The E2E NLG challenge; its tests are grouped by meaning representation (630 of them).
-
-    Attributes:
-        linearise: write ``name[The Vaults], eatType[pub]`` as LoRA's code has it,
-            ``name : The Vaults | Type : pub``; False leaves the meaning representation as it is.
-    """
+    """The E2E NLG challenge; its tests are grouped by meaning representation (630 of them)."""
 
     # The original release; the hub's e2e_nlg_cleaned is another one.
     hub_id: ClassVar[str] = "tuetschek/e2e_nlg"
 
     name: str = "e2e"
+    metrics: tuple[str, ...] = ("bleu", "nist", "meteor_coco", "rouge_l_coco", "cider")
+    decoding: Decoding = LORA_DECODING
     linearise: bool = True
+    """Write "name[The Vaults], eatType[pub]" as "name : The Vaults | Type : pub", as LoRA's code
+    does; false leaves it as it is."""
 
     @property
     def columns(self) -> tuple[str, ...]:

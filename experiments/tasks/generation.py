@@ -1,44 +1,38 @@
-"""What tasks of written text share: where their rows come from, and what becomes of each split."""
+"""Give tasks of written text what they share: where rows come from, what becomes of each split."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from bilevel.errors import UserError, listed
-from experiments.cli import hub
+from bilevel.settings import Count
+from experiments.answers import Decoding
 from experiments.metrics.text import TEXT_METRICS
-from experiments.tasks.kinds.text import Decoding, TextData, TextExample
+from experiments.tasks.examples import TextExample
 from experiments.tasks.reading.files import Row, find, is_missing, read
 from experiments.tasks.reading.rows import check_columns
-from experiments.tasks.task import Task, check_length, choose
+from experiments.tasks.task import Length, Subset
 
-__all__ = ["Generation", "check_metrics", "grouped", "texts"]
+if TYPE_CHECKING:
+    from experiments.tasks.kinds.text import TextData
+
+__all__ = ["LORA_DECODING", "Generation", "check_metrics", "grouped", "texts"]
+
+# Of LoRA's code for E2E, WebNLG and DART (its paper has a length penalty of 0.9 for E2E).
+LORA_DECODING = Decoding(beams=10, length_penalty=0.8, no_repeat_ngram=4)
 
 Split = tuple[str, list[Row]]  # where it was read from, for messages, and its rows
 
 
 @dataclass(frozen=True)
-class Generation(Task):
+class Generation(Subset):
     """Text to text on splits train, validation and test, of a folder or of the hub.
 
     Rows of a test with the same source are one input with several references. The validation
     split is D_val of methods with ``method.split=null``, unless it is trained or tested on.
-
-    Attributes:
-        name: the task's name in results.
-        data_dir: a folder with a file for each split; None for the hub.
-        metrics: names in `experiments.metrics.text.TEXT_METRICS`, the primary one first.
-        decoding: how the tests' answers are written.
-        separator: see `experiments.tasks.kinds.text.TextData`.
-        train_split: what is trained on; None for no training data, see `problems.pretrained`.
-        max_train: training pairs at most, None for all.
-        max_test: test inputs at most (of each test set), None for all.
-        max_length: tokens of source (and, for causal models, target) at most.
-        max_target_length: longer targets are cut; None refuses those that do not fit.
-        subset_seed: decides which examples max_train and max_test keep.
 
     Raises:
         UserError: no place to read from, an unknown metric, a package that one needs is missing
@@ -49,22 +43,27 @@ class Generation(Task):
     test_splits: ClassVar[tuple[str, ...]] = ("test",)  # the first that is there
 
     name: str = "generation"
+    """The task's name in results."""
     data_dir: str | None = None
+    """A folder with a file for each split; null for the hub, where it has the data."""
     metrics: tuple[str, ...] = ("bleu",)
+    """Scores of written text, the primary one first."""
     decoding: Decoding = field(default_factory=Decoding)
+    """How the tests' answers are written."""
     separator: str | None = None
+    """Stands between source and target of a causal model; null: its token of the beginning."""
     train_split: Literal["train", "validation"] | None = "train"
-    max_train: int | None = None
-    max_test: int | None = None
-    max_length: int = 512
-    max_target_length: int | None = None
-    subset_seed: int = 0
+    """What is trained on; null for no training data, for method=pretrained."""
+    max_length: Length = 512
+    """Tokens of source and target together at most (encoder-decoder: of the source)."""
+    max_target_length: Count | None = None
+    """Tokens of a target at most, longer ones are cut; null refuses those that do not fit."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.data_dir and self.hub_id is None:
             raise UserError(f"task={self.name} needs task.data_dir=DIR, a folder with its files")
         check_metrics(self.metrics)
-        check_length(self.max_length)
 
     @property
     @abstractmethod
@@ -85,6 +84,8 @@ class Generation(Task):
 
     def load(self) -> TextData:
         """Read the splits."""
+        from experiments.tasks.kinds.text import TextData
+
         splits = self._splits()
         tested = next((name for name in self.test_splits if name in splits), None)
         if tested is None or tested == self.train_split:
@@ -95,7 +96,7 @@ class Generation(Task):
             name=self.name,
             train=self._train(splits),
             tests={
-                name: choose(examples, self.max_test, self.subset_seed, "task.max_test")
+                name: self.kept_test(examples)
                 for name, examples in self.test_sets(*splits[tested]).items()
             },
             test_source=tested,
@@ -148,6 +149,8 @@ class Generation(Task):
             paths = {name: find(self.data_dir, name) for name in wanted}
             return {name: (str(path), read(path)) for name, path in paths.items() if path}
         assert self.hub_id is not None
+        from experiments.cli import hub
+
         found = hub.load(self.hub_id, revision=hub.PARQUET)
         return {
             name: (f"{self.hub_id}, split {name}", list(found[name]))
@@ -165,8 +168,7 @@ class Generation(Task):
                 f"{self._where} has no split {self.train_split}: {another}score a model as it is "
                 "by method=pretrained task.train_split=null"
             )
-        pairs = self.pairs(*splits[self.train_split])
-        return choose(pairs, self.max_train, self.subset_seed, "task.max_train")
+        return self.kept_train(self.pairs(*splits[self.train_split]))
 
     def _validation(self, splits: dict[str, Split], tested: str) -> list[TextExample] | None:
         if self.train_split != "train" or tested == "validation" or "validation" not in splits:

@@ -1,18 +1,22 @@
-"""The eight GLUE tasks of the papers, from the hub or from files with the hub's column names.
+"""Read the eight GLUE tasks of the papers, from the hub or from files with its column names.
 
 As in the papers, the development set (split "validation") is the test set.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from bilevel.errors import UserError
-from experiments.cli import hub
-from experiments.tasks.kinds.labelled import LabelledData
+from bilevel.errors import UserError, listed
+from experiments.tasks.examples import Example
 from experiments.tasks.reading.files import Row, find, read
 from experiments.tasks.reading.rows import class_number, examples, regression_target
-from experiments.tasks.task import Task, check_length, choose
+from experiments.tasks.task import Length, Subset
+
+if TYPE_CHECKING:
+    from experiments.tasks.kinds.labelled import LabelledData
 
 __all__ = ["GLUE", "Glue"]
 
@@ -29,7 +33,8 @@ class Entry:
 ENTAILMENT = ("entailment", "not_entailment")
 PAIR = ("sentence1", "sentence2")
 
-GLUE: dict[str, Entry] = {
+Name = Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte"]
+GLUE: dict[Name, Entry] = {
     "cola": Entry(("sentence",), ("unacceptable", "acceptable"), ("matthews", "accuracy")),
     "sst2": Entry(("sentence",), ("negative", "positive"), ("accuracy",)),
     "mrpc": Entry(PAIR, ("not_equivalent", "equivalent"), ("accuracy", "f1")),
@@ -43,43 +48,40 @@ GLUE: dict[str, Entry] = {
 }
 
 
-class Glue(Task):
-    """A GLUE task.
+@dataclass(frozen=True)
+class Glue(Subset):
+    """A GLUE task."""
 
-    Args:
-        name: a key of `GLUE`.
-        data_dir: a folder with train and validation files (MNLI: validation_matched and
-            validation_mismatched, or validation); None for the hub's nyu-mll/glue.
-        max_train: training examples at most, None for all.
-        max_test: test examples at most (of each test set), None for all.
-        max_length: tokens of an example at most.
-        subset_seed: decides which examples max_train and max_test keep.
-        primary_metric: one of the task's metrics to judge by; None for the papers' usual one.
-    """
+    name: Name
+    """Which of the tasks."""
+    data_dir: str | None = None
+    """A folder with files train and validation (MNLI: validation_matched and
+    validation_mismatched, or validation); null for the hub's nyu-mll/glue."""
+    max_length: Length = 512
+    """Tokens of an example at most; batches are padded to their own longest example only."""
+    primary_metric: str | None = None
+    """The metric, of the task's own, to judge by; null for the papers' usual one."""
 
-    def __init__(
-        self,
-        name: str,
-        data_dir: str | None = None,
-        max_train: int | None = None,
-        max_test: int | None = None,
-        max_length: int = 512,
-        subset_seed: int = 0,
-        primary_metric: str | None = None,
-    ) -> None:
-        if name not in GLUE:
-            raise UserError(f"unknown GLUE task {name!r}: known are {', '.join(GLUE)}")
-        self.name = name
-        self.data_dir = data_dir
-        self.max_train = max_train
-        self.max_test = max_test
-        check_length(max_length)
-        self.max_length = max_length
-        self.subset_seed = subset_seed
-        self.metrics = _primary_first(GLUE[name].metrics, primary_metric, name)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        known = GLUE[self.name].metrics
+        if self.primary_metric is not None and self.primary_metric not in known:
+            raise UserError(
+                f"task.primary_metric={self.primary_metric} is no metric of {self.name}: choose "
+                f"one of {listed(known)}"
+            )
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The task's scores, the primary one first."""
+        known = GLUE[self.name].metrics
+        primary = self.primary_metric or known[0]
+        return (primary, *(metric for metric in known if metric != primary))
 
     def load(self) -> LabelledData:
         """Read the training set and the development set."""
+        from experiments.tasks.kinds.labelled import LabelledData
+
         entry = GLUE[self.name]
         train, tests = self._from_hub() if self.data_dir is None else self._from_files()
         convert: Callable[[Any], int | float] = regression_target
@@ -89,17 +91,16 @@ class Glue(Task):
             numbers |= {i: i for i in range(len(entry.labels))}
             convert = class_number(numbers)
 
-        def prepared(split: str, rows: list[Row], limit: int | None, what: str) -> list:
+        def prepared(split: str, rows: list[Row]) -> tuple[list[Example], list[int] | None]:
             where = f"{self.data_dir or 'nyu-mll/glue ' + self.name}, split {split}"
             found = examples(rows, entry.columns, "label", convert, where)
-            classes = [int(example.label) for example in found] if entry.labels else None
-            return choose(found, limit, self.subset_seed, what, classes)
+            return found, [int(example.label) for example in found] if entry.labels else None
 
         return LabelledData(
             name=self.name,
-            train=prepared("train", train, self.max_train, "task.max_train"),
+            train=self.kept_train(*prepared("train", train)),
             tests={
-                _test_name(split): prepared(split, rows, self.max_test, "task.max_test")
+                _test_name(split): self.kept_test(*prepared(split, rows))
                 for split, rows in tests.items()
             },
             test_source="validation",
@@ -123,6 +124,8 @@ class Glue(Task):
         return read(train), {split: read(path) for split, path in tests.items()}  # type: ignore[arg-type]
 
     def _from_hub(self) -> tuple[list[Row], dict[str, list[Row]]]:
+        from experiments.cli import hub
+
         found = hub.load("nyu-mll/glue", self.name)
         return list(found["train"]), {split: list(found[split]) for split in self._test_splits()}
 
@@ -135,14 +138,3 @@ class Glue(Task):
 def _test_name(split: str) -> str:
     """Name the test set of a split: validation -> test, validation_matched -> matched."""
     return "test" if split == "validation" else split.removeprefix("validation_")
-
-
-def _primary_first(metrics: tuple[str, ...], primary: str | None, name: str) -> tuple[str, ...]:
-    if primary is None:
-        return metrics
-    if primary not in metrics:
-        raise UserError(
-            f"task.primary_metric={primary} is no metric of {name}: choose one of "
-            f"{', '.join(metrics)}"
-        )
-    return (primary, *(metric for metric in metrics if metric != primary))

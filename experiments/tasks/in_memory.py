@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bilevel.errors import UserError, listed, nearest
+from experiments.answers import CLASSES, NUMBER, TAGS, TEXT, Answers, Decoding
 from experiments.metrics.labels import METRICS
 from experiments.metrics.tags import TAG_METRICS, check_installed
 from experiments.metrics.text import TEXT_METRICS
@@ -18,8 +19,8 @@ from experiments.tasks.in_memory_rows import (
     tagged,
     written,
 )
-from experiments.tasks.kinds.text import NO_LABEL, Decoding
-from experiments.tasks.task import CLASSES, NUMBER, TAGS, TEXT, Answers, Task, TaskData
+from experiments.tasks.kinds.text import NO_LABEL
+from experiments.tasks.task import Task, TaskData
 
 __all__ = ["GivenTask"]
 

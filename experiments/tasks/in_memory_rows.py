@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bilevel.errors import UserError
+from experiments.tasks.examples import TaggedExample, TextExample
 from experiments.tasks.kinds.labelled import LabelledData
-from experiments.tasks.kinds.tags import TaggedData, TaggedExample
-from experiments.tasks.kinds.text import NO_LABEL, TextData, TextExample
+from experiments.tasks.kinds.tags import TaggedData
+from experiments.tasks.kinds.text import NO_LABEL, TextData
 
 __all__ = ["GivenLabels", "GivenTags", "GivenText", "labelled", "tagged", "written"]
 

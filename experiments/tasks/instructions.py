@@ -1,16 +1,18 @@
-"""Instruction tuning: an instruction, often with an input, and the response to it."""
+"""Read data for instruction tuning: an instruction, often with an input, and the response."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from bilevel.data import split
+from annotated_types import Gt, Lt
+
 from bilevel.errors import UserError, listed
+from bilevel.settings import Count
+from experiments.answers import Decoding
 from experiments.tasks.generation import Generation, Split, texts
-from experiments.tasks.kinds.text import Decoding
 from experiments.tasks.reading.files import SUFFIXES, Row, is_missing, read
 
 __all__ = ["Instructions"]
@@ -29,34 +31,30 @@ class Instructions(Generation):
     The test set is the test file, else the validation file, else a share of the training rows that
     is not trained on (`TaskData.test_source` is then "train_share"). Rows with the same prompt are
     on the same side of that split.
-
-    Attributes:
-        data_dir: a folder with files train and perhaps test or validation; or a file, which is all
-            of the training rows.
-        prompt: what the model reads before the separator; ``{instruction}`` and ``{input}`` stand
-            for a row's own.
-        prompt_without_input: the same for rows with no input.
-        instruction_column: the column of the instruction.
-        input_column: of the input, which may be empty; None: no row has one.
-        output_column: of the response.
-        test_share: which part of the training rows is the test, where there is no file for it;
-            `subset_seed` decides which rows.
     """
 
     test_splits: ClassVar[tuple[str, ...]] = ("test", "validation", HELD_OUT)
 
     name: str = "instructions"
+    data_dir: str | None = None
+    """A folder with files train and perhaps test or validation; or a file, all training rows."""
     metrics: tuple[str, ...] = ("bleu", "rougeL")
     decoding: Decoding = field(default_factory=lambda: Decoding(max_new_tokens=128))
-    # Behind the prompt, so that a prompt that is cut still ends in it.
-    separator: str | None = "\nAnswer:"
-    max_target_length: int | None = 256
+    separator: str | None = "\nAnswer:"  # behind the prompt, so that one that is cut ends in it
+    max_target_length: Count | None = 256
     prompt: str = PROMPT
+    """What the model reads before the separator; {instruction} and {input} are a row's own."""
     prompt_without_input: str = PROMPT_WITHOUT_INPUT
+    """The same for rows with no input."""
     instruction_column: str = "instruction"
+    """The column of the instruction."""
     input_column: str | None = "input"
+    """The column of the input, which may be empty in a row; null: there is no such column."""
     output_column: str = "output"
-    test_share: float = 0.02
+    """The column of the response."""
+    test_share: Annotated[float, Gt(0), Lt(1)] = 0.02
+    """Part of the training rows that is the test, where there is no file for it; which rows follows
+    from subset_seed."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -67,10 +65,6 @@ class Instructions(Generation):
             if set(PLACES.findall(getattr(self, option))) != places:
                 wanted = " and ".join(f"{{{place}}}" for place in sorted(places, reverse=True))
                 raise UserError(f"task.{option} must hold {wanted}, and of these places no other")
-        if not 0 < self.test_share < 1:
-            raise UserError(
-                f"task.test_share={self.test_share}: this must be between 0 and 1 (exclusive)"
-            )
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -115,6 +109,8 @@ class Instructions(Generation):
 
     def _parted(self, where: str, rows: list[Row]) -> dict[str, Split]:
         """The training rows without those that are held out, and these."""
+        from bilevel.data import split
+
         self.pairs(where, rows)  # says what is wrong with a row, and where
         sources = [self.read_row(row, where)[0] for row in rows]
         distinct = list(dict.fromkeys(sources))

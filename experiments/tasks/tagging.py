@@ -1,72 +1,65 @@
-"""The user's own tagged words: named entities and the like."""
+"""Read the user's own tagged words: named entities and the like."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from bilevel.errors import UserError
 from experiments.metrics.tags import TAG_METRICS, check_installed
-from experiments.tasks.kinds.tags import TaggedData, TaggedExample
+from experiments.tasks.examples import TaggedExample
 from experiments.tasks.reading.files import find
-from experiments.tasks.reading.iob import SCHEMES, tag_names, to_iob2
+from experiments.tasks.reading.iob import tag_names, to_iob2
 from experiments.tasks.reading.sentences import SUFFIXES, read_sentences
-from experiments.tasks.task import Task, check_length, choose
+from experiments.tasks.task import Length, Subset
+
+if TYPE_CHECKING:
+    from experiments.tasks.kinds.tags import TaggedData
 
 __all__ = ["Tagging"]
 
 
-class Tagging(Task):
+@dataclass(frozen=True)
+class Tagging(Subset):
     """Entities in sentences, on files train, validation and/or test in a folder.
 
     The test set is the test file if there is one, else the validation file. Where there are both,
     the validation file is D_val of methods with ``method.split=null``. The types of entities are
     those of the training file.
 
-    Args:
-        data_dir: the folder.
-        tokens_column: lists of words (parquet, jsonl).
-        tags_column: lists of tags, names or numbers.
-        tag_names: the tags in the order of their numbers; None where the files hold names.
-        scheme: iob2, or iob1, which is converted to IOB2.
-        max_train: training sentences at most, None for all.
-        max_test: test sentences at most, None for all.
-        max_length: tokens of a sentence at most.
-        subset_seed: decides which sentences max_train and max_test keep.
-        name: the task's name in results.
+    Raises:
+        UserError: no folder is given, a value is out of range, or the package that scores tags is
+            missing.
     """
 
-    def __init__(
-        self,
-        data_dir: str | None,
-        tokens_column: str = "tokens",
-        tags_column: str = "ner_tags",
-        tag_names: Sequence[str] | None = None,
-        scheme: str = "iob2",
-        max_train: int | None = None,
-        max_test: int | None = None,
-        max_length: int = 512,
-        subset_seed: int = 0,
-        name: str = "tagging",
-    ) -> None:
+    data_dir: str | None = None
+    """The folder; needed."""
+    tokens_column: str = "tokens"
+    """The column of lists of words (parquet, jsonl)."""
+    tags_column: str = "ner_tags"
+    """The column of lists of tags: names, or numbers."""
+    tag_names: tuple[str, ...] | None = None
+    """The tags in the order of their numbers, [O,B-TYPE,I-TYPE,...]; null: the files hold names."""
+    scheme: Literal["iob2", "iob1"] = "iob2"
+    """How the files mark entities; iob1 is converted to iob2."""
+    max_length: Length = 512
+    """Tokens of a sentence at most; the words of a test beyond it count as O."""
+    name: str = "tagging"
+    """The task's name in results."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         check_installed()
-        if not data_dir:
-            raise UserError(f"task={name} needs task.data_dir=DIR")
-        if scheme not in SCHEMES:
-            raise UserError(f"task.scheme={scheme} is unknown: allowed are {', '.join(SCHEMES)}")
-        self.data_dir = data_dir
-        self.columns = (tokens_column, tags_column)
-        self.tag_names = tuple(tag_names or ())
-        self.scheme = scheme
-        self.max_train = max_train
-        self.max_test = max_test
-        check_length(max_length)
-        self.max_length = max_length
-        self.subset_seed = subset_seed
-        self.name = name
+        if not self.data_dir:
+            raise UserError(f"task={self.name} needs task.data_dir=DIR")
 
     def load(self) -> TaggedData:
         """Read the files."""
+        from experiments.tasks.kinds.tags import TaggedData
+
+        assert self.data_dir is not None
         splits = ("train", "validation", "test")
         train_path, validation_path, test_path = (
             find(self.data_dir, split, SUFFIXES) for split in splits
@@ -87,8 +80,8 @@ class Tagging(Task):
             validation = self._examples(validation_path, names)
         return TaggedData(
             name=self.name,
-            train=choose(train, self.max_train, self.subset_seed, "task.max_train"),
-            tests={"test": choose(tests, self.max_test, self.subset_seed, "task.max_test")},
+            train=self.kept_train(train),
+            tests={"test": self.kept_test(tests)},
             test_source="validation" if test_path is None else "test",
             metrics=tuple(TAG_METRICS),
             max_length=self.max_length,
@@ -99,7 +92,8 @@ class Tagging(Task):
     def _examples(self, path: Path, known: Sequence[str] | None = None) -> list[TaggedExample]:
         """The sentences of a file; their tags must be among those ``known``, if given."""
         examples = []
-        for sentence in read_sentences(path, self.columns, self.tag_names):
+        columns = self.tokens_column, self.tags_column
+        for sentence in read_sentences(path, columns, self.tag_names or ()):
             tags = to_iob2(sentence.tags, self.scheme, sentence.place)
             for number, tag in enumerate(tags):
                 if known is not None and tag not in known:

@@ -1,4 +1,4 @@
-"""What a task is: examples, what a model has to put out for them, and how that is scored.
+"""Define what a task is: examples, what a model has to put out for them, and how it is scored.
 
 A task knows no model and no method. It gives texts and answers; a tokenizer makes them tensors.
 """
@@ -8,50 +8,24 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from torch import Tensor
+from annotated_types import Ge
 
-from bilevel.data import stratified_order
-from bilevel.errors import UserError
+from bilevel.settings import Count, Natural, Settings
+from experiments.answers import Answers
 
-__all__ = [
-    "CLASSES",
-    "NUMBER",
-    "TAGS",
-    "TEXT",
-    "Answers",
-    "Task",
-    "TaskData",
-    "check_length",
-    "choose",
-]
+if TYPE_CHECKING:
+    from torch import Tensor
 
-# What a model puts out.
-CLASSES = "classes"  # of a text, or of a pair of texts
-NUMBER = "number"  # of a text, or of a pair of texts
-TAGS = "tags"  # a class for each word
-TEXT = "text"  # words
+    from experiments.models.spec import ModelSpec
+
+__all__ = ["LEAST_LENGTH", "Length", "Subset", "Task", "TaskData", "choose"]
 
 LEAST_LENGTH = 8  # a pair of texts has up to 4 tokens that are no text
+Length = Annotated[int, Ge(LEAST_LENGTH)]  # tokens of an example
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What a task wants out of a model.
-
-    Attributes:
-        kind: `CLASSES`, `NUMBER`, `TAGS` or `TEXT`.
-        size: outputs of the head: the number of classes or tags, 1 for a number, 0 for text (the
-            model's own vocabulary).
-        names: the classes' or tags' names, in the order of their numbers; None without classes.
-    """
-
-    kind: str
-    size: int
-    names: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -149,13 +123,13 @@ class TaskData(ABC):
         return None
 
 
-class Task(ABC):
-    """A named source of `TaskData`; its constructor's arguments are the task's configuration."""
+class Task(Settings, ABC):
+    """A named source of `TaskData`; its fields are the task's configuration."""
 
     name: str
 
-    def check_model(self, model: Any) -> None:  # noqa: B027 (most tasks take any)
-        """Refuse a ``ModelSpec`` that cannot serve this task, before anything is loaded.
+    def check_model(self, model: ModelSpec) -> None:
+        """Refuse a model that cannot serve this task, before anything is loaded.
 
         Raises:
             UserError: the task needs a model of its own.
@@ -170,33 +144,39 @@ class Task(ABC):
         """
 
 
-def check_length(tokens: int) -> None:
-    """Raise UserError unless an example of so many tokens has room for some of its own."""
-    if tokens < LEAST_LENGTH:
-        raise UserError(f"task.max_length={tokens}: this must be {LEAST_LENGTH} or more")
+@dataclass(frozen=True, kw_only=True)
+class Subset(Task):
+    """Base of tasks on given data, of which a part may be taken."""
+
+    max_train: Count | None = None
+    """Training examples at most, the first of a seeded (stratified) shuffle; null for all."""
+    max_test: Count | None = None
+    """Test examples at most (of each test set); null for all."""
+    subset_seed: Natural = 0
+    """Decides which examples max_train and max_test keep."""
+
+    def kept_train(self, examples: list[T], classes: Sequence[int] | None = None) -> list[T]:
+        """The training examples within `max_train`; see :func:`choose`."""
+        return choose(examples, self.max_train, self.subset_seed, classes)
+
+    def kept_test(self, examples: list[T], classes: Sequence[int] | None = None) -> list[T]:
+        """The examples of a test set within `max_test`; see :func:`choose`."""
+        return choose(examples, self.max_test, self.subset_seed, classes)
 
 
 def choose(
-    examples: list[T],
-    limit: int | None,
-    seed: int,
-    what: str,
-    classes: Sequence[int] | None = None,
+    examples: list[T], limit: int | None, seed: int, classes: Sequence[int] | None = None
 ) -> list[T]:
     """Return the first `limit` of a seeded shuffle; all, as they are, without a limit.
 
     Args:
         examples: n of them.
-        limit: how many are wanted.
+        limit: how many are wanted, 1 or more.
         seed: decides which.
-        what: the option that sets the limit, for the message.
         classes: n class numbers; then the choice has their proportions.
-
-    Raises:
-        UserError: `limit` is below 1.
     """
+    from bilevel.data import stratified_order
+
     if limit is None:
         return examples
-    if limit < 1:
-        raise UserError(f"{what} must be at least 1, not {limit}")
     return [examples[i] for i in stratified_order(len(examples), seed, classes)[:limit]]

@@ -1,11 +1,12 @@
-"""The user's own sources and targets: translation, data-to-text, summaries, answers, ..."""
+"""Read the user's own sources and targets: translation, data-to-text, summaries, answers, ..."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from bilevel.errors import UserError
+from experiments.answers import Decoding
 from experiments.tasks.generation import Generation, texts
 from experiments.tasks.reading.files import Row
 
@@ -18,18 +19,17 @@ class TextToText(Generation):
 
     The test set is the test file if there is one, else the validation file;
     `TaskData.test_source` says which.
-
-    Attributes:
-        source_column: what the model reads.
-        target_column: what it is to write: a text, or (Parquet, jsonl) a list of texts.
     """
 
     test_splits: ClassVar[tuple[str, ...]] = ("test", "validation")
 
     name: str = "text_to_text"
     metrics: tuple[str, ...] = ("bleu", "rougeL")
+    decoding: Decoding = field(default_factory=lambda: Decoding(beams=4))
     source_column: str = "source"
+    """The column that the model reads."""
     target_column: str = "target"
+    """The column that it is to write: a text, or (parquet, jsonl) a list of texts."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,12 +1,13 @@
-"""WebNLG 2017 (Gardent et al.): triples of DBpedia, and sentences that tell them."""
+"""Read WebNLG 2017 (Gardent et al.): triples of DBpedia, and sentences that tell them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from bilevel.errors import UserError
-from experiments.tasks.generation import Generation, grouped, texts
-from experiments.tasks.kinds.text import TextExample
+from experiments.answers import Decoding
+from experiments.tasks.examples import TextExample
+from experiments.tasks.generation import LORA_DECODING, Generation, grouped, texts
 from experiments.tasks.reading.files import Row
 from experiments.tasks.reading.rows import check_columns
 from experiments.tasks.reading.triples import linearised, triples
@@ -31,15 +32,14 @@ class WebNLG(Generation):
     each reference). Triples are linearised as in LoRA's code: ``s : p : o | s : p : o``, with the
     underscores of DBpedia's names. The hub has this release as a script only, which `datasets` no
     longer runs: the files must be local.
-
-    Attributes:
-        only_good: leave out references with another comment than "good", and entries without
-            a good one, in all splits as LoRA's code does; False takes all and reads no comments.
     """
 
     name: str = "webnlg"
     metrics: tuple[str, ...] = ("bleu", "meteor", "ter")
+    decoding: Decoding = LORA_DECODING
     only_good: bool = True
+    """Leave out references with another comment than "good", and entries without a good one, in all
+    splits as LoRA's code does; false takes all and reads no comments."""
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -1,12 +1,15 @@
-"""XSum (Narayan, Cohen and Lapata 2018): a news article, and one sentence that sums it up."""
+"""Read XSum (Narayan, Cohen and Lapata 2018): a news article, and one sentence that sums it up."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
+from bilevel.settings import Count
+from experiments.answers import Decoding
 from experiments.tasks.generation import Generation, texts
 from experiments.tasks.reading.files import Row
+from experiments.tasks.task import Length
 
 __all__ = ["XSum"]
 
@@ -22,8 +25,10 @@ class XSum(Generation):
 
     name: str = "xsum"
     metrics: tuple[str, ...] = ("rouge1", "rouge2", "rougeL", "rougeLsum")
-    max_length: int = 768
-    max_target_length: int | None = 64
+    # no 3-gram twice, as BART's own
+    decoding: Decoding = field(default_factory=lambda: Decoding(beams=8, no_repeat_ngram=3))
+    max_length: Length = 768
+    max_target_length: Count | None = 64
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from bilevel.errors import UserError
-from experiments.tasks.task import NUMBER, TEXT, Answers
+from experiments.answers import NUMBER, TEXT, Answers
 
 __all__ = ["check_smoothing", "smooth_labels"]
 

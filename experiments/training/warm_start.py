@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bilevel.errors import UserError
+from experiments.answers import CLASSES, NUMBER, Answers
 from experiments.cli.writing import write_atomically
 from experiments.results import record as result
-from experiments.tasks.task import CLASSES, NUMBER, Answers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from experiments.models.spec import LoadedModel, ModelSpec
+    from experiments.models.pretrained import LoadedModel
+    from experiments.models.spec import ModelSpec
 
 __all__ = ["answers_of", "check", "described", "load", "read_run", "save_base", "take_over"]
 

@@ -7,10 +7,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForSequenceClassification
 
 from bilevel.errors import UserError
+from experiments.answers import CLASSES, Answers
 from experiments.api import finetune, search_ranks
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
-from experiments.tasks.task import CLASSES, Answers
 from problems import AutoLoRA, LoRA
 
 SMALL = {"max_steps": 3, "batch_size": 8}

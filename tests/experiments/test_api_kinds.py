@@ -13,13 +13,12 @@ from transformers import (
 )
 
 from bilevel.errors import UserError
+from experiments.answers import TAGS, Answers, Decoding
 from experiments.api import finetune, search_ranks
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.models.spec import ModelSpec
 from experiments.tasks.in_memory_rows import tagged, written
-from experiments.tasks.kinds.text import Decoding
-from experiments.tasks.task import TAGS, Answers
 from experiments.training.job import execute
 from problems import AutoLoRA, LoRA
 from tests.experiments import writers

@@ -7,9 +7,11 @@ import pytest
 
 from bilevel.errors import UserError
 from experiments import evaluate
+from experiments.answers import Decoding
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
-from experiments.tasks.kinds.text import Decoding, TextData, TextExample
+from experiments.tasks.examples import TextExample
+from experiments.tasks.kinds.text import TextData
 from experiments.training.job import execute
 from tests.experiments import writers
 

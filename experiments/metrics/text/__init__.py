@@ -1,6 +1,5 @@
 """Scores of generated text against human references, by name: :data:`TEXT_METRICS`."""
 
-from experiments.metrics.text.base import TextMetric
-from experiments.metrics.text.registry import TEXT_METRICS, score_text
+import lazy_loader
 
-__all__ = ["TEXT_METRICS", "TextMetric", "score_text"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

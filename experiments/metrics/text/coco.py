@@ -1,4 +1,4 @@
-"""ROUGE-L and CIDEr as the E2E and MS-COCO scripts compute them, by pycocoevalcap.
+"""Compute ROUGE-L and CIDEr as the E2E and MS-COCO scripts compute them, by pycocoevalcap.
 
 The scripts tokenise by Stanford's Java program. Here a rule does it, the same on every machine: of
 the human texts of E2E's test set it gives 99.6% the very same tokens. Each of them against the
@@ -12,7 +12,7 @@ import re
 from functools import cache, lru_cache
 from typing import Any
 
-from experiments.metrics.text.base import Hypotheses, References
+from experiments.metrics.text.metric import Hypotheses, References
 
 __all__ = ["cider", "rouge_l_coco", "words"]
 

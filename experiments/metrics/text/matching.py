@@ -1,4 +1,4 @@
-"""BLEU and TER by sacrebleu.
+"""Compute BLEU and TER by sacrebleu.
 
 mteval-v13a without ``-c``, which scores E2E, and the WebNLG and DART recipe of LoRA compare text in
 lower case, so both do here.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import zip_longest
 from typing import Any
 
-from experiments.metrics.text.base import Hypotheses, References
+from experiments.metrics.text.metric import Hypotheses, References
 
 __all__ = ["bleu", "ter"]
 

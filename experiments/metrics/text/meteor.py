@@ -1,4 +1,4 @@
-"""METEOR 1.5 by its authors' Java program, which pycocoevalcap ships.
+"""Compute METEOR 1.5 by its authors' Java program, which pycocoevalcap ships.
 
 We talk to the program ourselves: pycocoevalcap's own class never ends it, and waits for itself for
 ever when anything fails while it scores (it takes its lock again to clean up).
@@ -14,8 +14,8 @@ from pathlib import Path
 from threading import Timer
 
 from bilevel.errors import UserError
-from experiments.metrics.text.base import Hypotheses, References
 from experiments.metrics.text.coco import words
+from experiments.metrics.text.metric import Hypotheses, References
 
 __all__ = ["meteor", "meteor_coco"]
 

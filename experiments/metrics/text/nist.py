@@ -1,4 +1,4 @@
-"""NIST as mteval-v13a defines it for several references (Doddington 2002, equation 3).
+"""Compute NIST as mteval-v13a defines it for several references (Doddington 2002, equation 3).
 
 No package computes it: ``nltk.translate.nist_score`` keeps, for every order, only the one reference
 that matches best, and is far too low as soon as there are several (nltk pull request 3901: 3.3709
@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import reduce
 
-from experiments.metrics.text.base import Hypotheses, References
+from experiments.metrics.text.metric import Hypotheses, References
 
 __all__ = ["nist", "nist_of_tokens"]
 

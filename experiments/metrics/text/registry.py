@@ -1,4 +1,4 @@
-"""The metrics by name, and several of them at once."""
+"""Name the metrics of text, and compute several of them at once."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import logging
 from collections.abc import Iterable
 
 from bilevel.errors import UserError, listed, nearest
-from experiments.metrics.text.base import (
+from experiments.metrics.text.coco import cider, rouge_l_coco
+from experiments.metrics.text.matching import bleu, ter
+from experiments.metrics.text.meteor import meteor, meteor_coco
+from experiments.metrics.text.metric import (
     JAVA,
     Hypotheses,
     References,
     TextMetric,
     check_texts,
 )
-from experiments.metrics.text.coco import cider, rouge_l_coco
-from experiments.metrics.text.matching import bleu, ter
-from experiments.metrics.text.meteor import meteor, meteor_coco
 from experiments.metrics.text.nist import nist
 from experiments.metrics.text.rouge import rouge
 

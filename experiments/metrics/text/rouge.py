@@ -1,4 +1,4 @@
-"""ROUGE-1, ROUGE-2, ROUGE-L and ROUGE-Lsum of summaries, by rouge-score."""
+"""Compute ROUGE-1, ROUGE-2, ROUGE-L and ROUGE-Lsum of summaries, by rouge-score."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Callable
 
-from experiments.metrics.text.base import Hypotheses, References
+from experiments.metrics.text.metric import Hypotheses, References
 
 __all__ = ["rouge"]
 

@@ -1,10 +1,10 @@
-"""One or two texts with one answer: a class or a number."""
+"""Serve tasks of one or two texts with one answer: a class or a number."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from scipy.special import softmax
@@ -12,19 +12,13 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import DataCollatorWithPadding
 
+from experiments.answers import CLASSES, NUMBER, Answers
 from experiments.metrics.labels import METRICS
-from experiments.tasks.task import CLASSES, NUMBER, Answers, TaskData
+from experiments.tasks.task import TaskData
 
-__all__ = ["Example", "LabelledData", "over_tests"]
+__all__ = ["LabelledData", "over_tests"]
 
 DIGITS = 6  # of a probability in predictions.jsonl, after the point
-
-
-class Example(NamedTuple):
-    """One or two texts, and a class number (int) or a regression target (float)."""
-
-    texts: tuple[str, ...]
-    label: int | float
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
-"""Whether a source, virtual tokens before it and the answer behind it fit a model's positions."""
+"""Check that virtual tokens, a source and its answer fit a model's positions together."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from bilevel.errors import UserError
-from experiments.tasks.kinds.text import Decoding
+from experiments.answers import Decoding
 
 __all__ = ["check_room"]
 

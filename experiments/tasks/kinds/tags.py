@@ -1,34 +1,29 @@
-"""A tag for every word of a sentence: the first token of a word speaks for it."""
+"""Serve tasks with a tag for every word of a sentence, of which the first token speaks for it."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 from torch.nn import functional
 from transformers import DataCollatorForTokenClassification
 
 from bilevel.errors import UserError
+from experiments.answers import TAGS, Answers
 from experiments.metrics.tags import TAG_METRICS, by_type, settings
+from experiments.tasks.examples import TaggedExample
 from experiments.tasks.kinds.labelled import over_tests
-from experiments.tasks.task import TAGS, Answers, TaskData
+from experiments.tasks.task import TaskData
 
-__all__ = ["OUTSIDE", "TaggedData", "TaggedExample"]
+__all__ = ["NO_LABEL", "OUTSIDE", "TaggedData"]
 
 log = logging.getLogger(__name__)
 
 OUTSIDE = "O"
 NO_LABEL = -100  # transformers' label of a token that is not learned
-
-
-class TaggedExample(NamedTuple):
-    """The words of a sentence and as many IOB2 tags."""
-
-    words: tuple[str, ...]
-    tags: tuple[str, ...]
 
 
 @dataclass(frozen=True)

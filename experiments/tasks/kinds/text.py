@@ -1,64 +1,26 @@
-"""Text to text: a source, a target to learn, and the references that a test is scored by."""
+"""Serve tasks of text to text: sources, targets to learn, and references to score a test by."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 from transformers import DataCollatorForSeq2Seq
 
 from bilevel.errors import UserError
+from experiments.answers import TEXT, Answers, Decoding
 from experiments.metrics.text import TEXT_METRICS, score_text
 from experiments.tasks.kinds.labelled import over_tests
-from experiments.tasks.task import LEAST_LENGTH, TEXT, Answers, TaskData
+from experiments.tasks.task import LEAST_LENGTH, TaskData
 
-__all__ = ["Decoding", "TextData", "TextExample"]
+__all__ = ["NO_LABEL", "TextData"]
 
 log = logging.getLogger(__name__)
 
 NO_LABEL = -100  # transformers' label of a token that is not learned
-
-
-class TextExample(NamedTuple):
-    """A source, the target that is learned, and all references (of a test; else none)."""
-
-    source: str
-    target: str
-    references: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How text is written: beam search, never sampling.
-
-    Attributes:
-        beams: 1 is greedy.
-        max_new_tokens: at most.
-        length_penalty: a finished beam's log-probability is divided by its length to this power.
-        no_repeat_ngram: no n-gram of this size twice; 0 for no such rule.
-        repetition_penalty: 1 for none.
-    """
-
-    beams: int = 1
-    max_new_tokens: int = 64
-    length_penalty: float = 1.0
-    no_repeat_ngram: int = 0
-    repetition_penalty: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name, least in (("beams", 1), ("max_new_tokens", 1), ("no_repeat_ngram", 0)):
-            if getattr(self, name) < least:
-                raise UserError(
-                    f"task.decoding.{name}={getattr(self, name)}: this must be {least} or more"
-                )
-        if self.repetition_penalty <= 0:
-            raise UserError(
-                f"task.decoding.repetition_penalty={self.repetition_penalty}: "
-                "this must be more than 0"
-            )
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A folder of data files: one for each split, as rows (dicts of column name to value)."""
+"""Find and read a folder's data files, one for each split, as rows (column name -> value)."""
 
 import csv
 import gzip
@@ -7,8 +7,6 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from bilevel.errors import UserError
 
@@ -51,6 +49,8 @@ def read(path: Path) -> list[Row]:
     Raises:
         UserError: the file cannot be parsed, or has no rows.
     """
+    import pandas as pd
+
     kind = path.name.removesuffix(".gz").rsplit(".", 1)[-1]
     try:
         if kind == "parquet":
@@ -86,6 +86,8 @@ def read(path: Path) -> list[Row]:
 
 def is_absent(value: Any) -> bool:
     """Tell whether a cell holds no value at all: None or NaN."""
+    import pandas as pd  # here: a configuration is checked without it
+
     return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
 
 

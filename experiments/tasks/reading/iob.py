@@ -1,4 +1,4 @@
-"""IOB tags: O, B-TYPE for the first word of an entity and I-TYPE for the others.
+"""Check and convert IOB tags: O, B-TYPE for the first word of an entity and I-TYPE for the others.
 
 In IOB1 an entity begins with I-TYPE, unless it follows another one of its type.
 """
@@ -9,9 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from bilevel.errors import UserError
 
-__all__ = ["SCHEMES", "tag_names", "to_iob2"]
-
-SCHEMES = ("iob2", "iob1")
+__all__ = ["tag_names", "to_iob2"]
 
 
 def to_iob2(tags: Sequence[str], scheme: str, place: Callable[[int], str]) -> tuple[str, ...]:
@@ -19,7 +17,7 @@ def to_iob2(tags: Sequence[str], scheme: str, place: Callable[[int], str]) -> tu
 
     Args:
         tags: of its words.
-        scheme: one of `SCHEMES`.
+        scheme: "iob2" or "iob1".
         place: says where the tag of that number stands, for error messages.
 
     Raises:

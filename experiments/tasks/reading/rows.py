@@ -1,4 +1,4 @@
-"""From rows to examples: which columns are the texts, which the label, and what labels mean."""
+"""Turn rows into examples: which columns are the texts, which the label, what labels mean."""
 
 import math
 import re
@@ -7,7 +7,7 @@ from numbers import Real
 from typing import Any
 
 from bilevel.errors import UserError
-from experiments.tasks.kinds.labelled import Example
+from experiments.tasks.examples import Example
 from experiments.tasks.reading.files import Row, is_absent, is_missing
 
 __all__ = ["class_numbers", "examples", "is_labelled", "label_key", "regression_target"]

@@ -1,4 +1,4 @@
-"""Files of tagged words: rows with lists (parquet, jsonl), or a word a line (CoNLL and its kin)."""
+"""Read files of tagged words: rows with lists (parquet, jsonl), or a word a line (CoNLL ...)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Subject, property, object: how a set of triples is read from a cell and written as a source."""
+"""Read triples (subject, property, object) from a cell and write them as a source."""
 
 from __future__ import annotations
 

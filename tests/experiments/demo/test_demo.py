@@ -7,13 +7,14 @@ from transformers import DataCollatorWithPadding
 
 from bilevel.data import ResumableLoader
 from bilevel.errors import UserError
+from experiments.answers import CLASSES, Answers
 from experiments.demo import pretrain
-from experiments.models.spec import LoadedModel, ModelSpec
+from experiments.models.pretrained import LoadedModel
+from experiments.models.spec import ModelSpec
 from experiments.models.target_modules import target_modules
 from experiments.tasks.demo import Demo
 from experiments.tasks.made_up.grammar import labelled, riddles, unlabelled
 from experiments.tasks.made_up.lexicon import ADJECTIVES, OUTCOMES, VERBS
-from experiments.tasks.task import CLASSES, Answers
 
 DEMO = ModelSpec("demo", package="experiments.demo")
 

@@ -7,11 +7,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
 
+from experiments.answers import CLASSES, Answers
 from experiments.demo import pretrain_causal
 from experiments.models.spec import ModelSpec
 from experiments.tasks.made_up.descriptions import pairs, unlabelled
 from experiments.tasks.made_up.grammar import labelled
-from experiments.tasks.task import CLASSES, Answers
 
 SPEC = ModelSpec("demo_causal", package="experiments.demo", package_folder="causal_model")
 

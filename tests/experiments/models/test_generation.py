@@ -6,9 +6,9 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from experiments.answers import Decoding
 from experiments.models import batching
 from experiments.models.generation import generate
-from experiments.tasks.kinds.text import Decoding
 from tests.experiments import writers
 
 DECODINGS = {

@@ -4,8 +4,8 @@ import pytest
 import torch
 from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
 
+from experiments.answers import Decoding
 from experiments.models.generation import generate
-from experiments.tasks.kinds.text import Decoding
 from tests.experiments.architectures import SEQ2SEQ, WORDS, build, tokenizer
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11, 12], [13, 14, 15], [16, 17, 18, 19, 20], [21, 22, 23]]

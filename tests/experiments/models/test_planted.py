@@ -10,17 +10,20 @@ from torch.nn import functional
 
 from bilevel.errors import UserError
 from bilevel.lowrank.layers import lora_layers, lora_pattern
+from experiments.answers import CLASSES, Answers
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.models.planted_model import PlantedModel
-from experiments.models.planted_problem import PlantedProblem, plant
+from experiments.models.planted_networks import PlantedNetworks, Update, plant
+from experiments.models.planted_problem import PlantedProblem
+from experiments.models.target_modules import target_modules
 from experiments.run import main
 from experiments.tasks.planted import Planted
-from experiments.tasks.task import CLASSES, Answers
 from experiments.training.scoring import forward
 
 PROBLEM = PlantedProblem()
 SMALL = PlantedProblem(layers=2, hidden=16, heads=2, classes=4, most_rank=3)
+NETWORKS = PlantedNetworks(PROBLEM)
 
 
 def logits(model, ids):
@@ -29,19 +32,19 @@ def logits(model, ids):
 
 
 def test_the_problem_follows_from_its_seed_alone():
-    first = PROBLEM.teacher().state_dict()
+    first = NETWORKS.teacher().state_dict()
     torch.manual_seed(17)
     np.random.seed(17)
     random.seed(17)
     states = torch.get_rng_state(), np.random.get_state(legacy=False), random.getstate()
-    again = PROBLEM.teacher().state_dict()
+    again = NETWORKS.teacher().state_dict()
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert torch.equal(torch.get_rng_state(), states[0])
     assert str(np.random.get_state(legacy=False)) == str(states[1])
     assert random.getstate() == states[2]
-    other = replace(PROBLEM, seed=1)
+    other = PlantedNetworks(replace(PROBLEM, seed=1))
     assert not torch.equal(first["classifier.weight"], other.teacher().classifier.weight)
-    assert other.true_ranks() != PROBLEM.true_ranks()
+    assert other.true_ranks() != NETWORKS.true_ranks()
 
 
 def test_sequences_and_labels_follow_from_the_seeds_of_problem_and_data():
@@ -54,8 +57,8 @@ def test_sequences_and_labels_follow_from_the_seeds_of_problem_and_data():
 
 
 def test_updates_have_their_rank_and_equal_singular_values():
-    teacher, base = PROBLEM.teacher(), PROBLEM.base().double()
-    ranks = PROBLEM.true_ranks()
+    teacher, base = NETWORKS.teacher(), NETWORKS.base().double()
+    ranks = NETWORKS.true_ranks()
     assert sorted(ranks.values()) == [1, 1, 2, 2, 3, 4, 5, 6]
     for name, weight in base.named_parameters():
         change = teacher.get_parameter(name) - weight
@@ -75,10 +78,10 @@ def test_updates_have_their_rank_and_equal_singular_values():
 
 def test_ranks_can_be_given_and_a_rank_of_one_place_changes_no_other_update():
     ranks = (3, 0, 1, 2)
-    given = replace(SMALL, ranks=ranks)
+    given = PlantedNetworks(replace(SMALL, ranks=ranks))
     assert tuple(given.true_ranks().values()) == ranks
     names = list(given.true_ranks())
-    more = replace(SMALL, ranks=(1, 2, 1, 2)).updates()
+    more = PlantedNetworks(replace(SMALL, ranks=(1, 2, 1, 2))).updates()
     for name in names[2:]:
         assert torch.equal(given.updates()[name].delta(), more[name].delta())
     assert not given.updates()[names[1]].delta().any()
@@ -87,7 +90,7 @@ def test_ranks_can_be_given_and_a_rank_of_one_place_changes_no_other_update():
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_every_update_and_its_last_component_matter(seed):
     """Without it at least 5 % of the labels differ (without all: most) and the loss is higher."""
-    problem = replace(PROBLEM, seed=seed)
+    problem = PlantedNetworks(replace(PROBLEM, seed=seed))
     updates = problem.updates()
     ids = problem.sequences(1000, problem.generator("test"))
     right = logits(problem.teacher(), ids)
@@ -106,7 +109,8 @@ def test_every_update_and_its_last_component_matter(seed):
     assert compare(updates) == (1.0, pytest.approx(0, abs=1e-4))
     assert compare({})[0] < 0.6
     for name, update in updates.items():
-        for part in ({}, {name: update.without(update.rank - 1)}):
+        less = Update(update.u[:, :-1], update.v[:, :-1], update.scale)
+        for part in ({}, {name: less}):
             others = {key: value for key, value in updates.items() if key != name}
             same, more = compare({**others, **part})
             assert same < 0.95, name
@@ -114,9 +118,9 @@ def test_every_update_and_its_last_component_matter(seed):
 
 
 def test_attention_is_neither_uniform_nor_on_one_word():
-    model = PROBLEM.teacher()
+    model = NETWORKS.teacher()
     model.set_attn_implementation("eager")
-    ids = PROBLEM.sequences(200, PROBLEM.generator("test"))
+    ids = NETWORKS.sequences(200, NETWORKS.generator("test"))
     with torch.no_grad():
         layers = model(input_ids=ids, output_attentions=True).attentions
     for weights in layers:
@@ -128,7 +132,7 @@ def test_a_student_with_the_planted_factors_is_the_teacher():
     data = Planted(PROBLEM, 10, 500).load()
     loaded = PlantedModel("planted", planted=PROBLEM).load(Answers(CLASSES, 16), 5)
     assert loaded.head_modules == []
-    updates = PROBLEM.updates()
+    updates = NETWORKS.updates()
     scales = dict.fromkeys(updates, 2.0)
     config = LoraConfig(**lora_pattern(data.true_ranks, scales))
     student = get_peft_model(loaded.model, config)
@@ -144,7 +148,7 @@ def test_a_student_with_the_planted_factors_is_the_teacher():
     }
     found, loss = forward(student, data, rows, collate)
     ids = torch.tensor([row["input_ids"] for row in rows])
-    expected = logits(PROBLEM.teacher(), ids).numpy()
+    expected = logits(NETWORKS.teacher(), ids).numpy()
     assert np.abs(found - expected).max() < 1e-3  # float32 against float64, outputs of size 6
     assert data.score({"test": found})["accuracy"] >= 0.998
     labels = torch.tensor([row["labels"] for row in rows])
@@ -177,13 +181,22 @@ def test_noise_is_in_the_training_labels_only():
     ],
 )
 def test_impossible_problems(options):
-    with pytest.raises(UserError, match=r"task\.planted\.(\w+)=.*must be"):
+    with pytest.raises(UserError, match=rf"{next(reversed(options))}=.*must be"):
         PlantedProblem(**options)
 
 
 def test_ranks_must_be_as_many_as_targets():
-    with pytest.raises(UserError, match=r"ranks=\(1, 2, 3\): this must be 8 ranks, one for each"):
+    with pytest.raises(UserError, match=r"ranks=\(1, 2, 3\).*8 ranks"):
         replace(PROBLEM, ranks=(1, 2, 3))
+
+
+@pytest.mark.parametrize("targets", ["qv", "all", ("key", "output.dense"), ("classifier",)])
+def test_targets_are_known_without_the_transformer(targets):
+    problem = replace(SMALL, targets=targets)
+    base = PlantedNetworks(SMALL).base()
+    assert problem.target_names() == target_modules(base, targets)
+    with pytest.raises(UserError, match=r"queri.*attention\.self\.query"):
+        replace(SMALL, targets=("queri",))
 
 
 def plan(*words):
@@ -194,7 +207,7 @@ def test_files_say_the_defaults_and_the_model_follows_the_task():
     made = plan()
     assert made.names["model"] == "planted"
     assert made.task.planted == PROBLEM
-    assert vars(made.task) == vars(Planted())
+    assert made.task == Planted()
     made = plan("task.planted.seed=3", "task.planted.ranks=[1,2,3,4,4,3,2,1]", "seed=7")
     assert made.task.planted == made.model.planted
     assert made.task.planted.seed == 3
@@ -223,7 +236,7 @@ def test_a_whole_run(tmp_path):
         ]
     )
     found = json.loads((tmp_path / "run" / "result.json").read_text())
-    truth = replace(SMALL, classes=16).true_ranks()
+    truth = PlantedNetworks(replace(SMALL, classes=16)).true_ranks()
     assert found["ranks"].keys() == truth.keys()
     assert found["head_parameters"] == 0
     assert 0 <= found["metrics"]["accuracy"] <= 1

@@ -11,7 +11,7 @@ from experiments.metrics.text import TextMetric
 from experiments.tasks.dart import DART
 from experiments.tasks.demo_generation import DemoGeneration
 from experiments.tasks.e2e import E2E, linearised
-from experiments.tasks.kinds.text import TextExample
+from experiments.tasks.examples import TextExample
 from experiments.tasks.text_to_text import TextToText
 from experiments.tasks.webnlg import WebNLG
 from experiments.tasks.xsum import XSum
@@ -196,7 +196,7 @@ WRONG = {
     ),
     "unknown metric": (E2E, {}, {"metrics": ("blue",)}, "unknown metric 'blue'"),
     "no metric": (E2E, {}, {"metrics": ()}, "task.metrics is empty"),
-    "no room": (E2E, {}, {"max_length": 3}, "task.max_length=3"),
+    "no room": (E2E, {}, {"max_length": 3}, r"max_length=3.*8 or more"),
 }
 
 
@@ -231,5 +231,5 @@ def test_the_demos_examples():
     assert (len(trained), len(tested), len(held_out)) == (20, 10, 5)
     assert len(trained | tested | held_out) == 35
     assert all(2 <= len(e.references) <= 5 for e in data.tests["test"])
-    with pytest.raises(UserError, match=r"task\.max_train"):
+    with pytest.raises(UserError, match=r"max_train=0.*1 or more"):
         DemoGeneration(max_train=0)

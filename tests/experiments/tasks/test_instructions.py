@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from bilevel.errors import UserError
+from experiments.answers import Decoding
 from experiments.tasks.instructions import Instructions
-from experiments.tasks.kinds.text import Decoding
 from tests.experiments import styled
 
 ROWS = styled.instructions(30)
@@ -108,7 +108,7 @@ def test_wrong_rows(tmp_path, rows, said):
     [
         ({"prompt": "{instruction}"}, r"task\.prompt must hold \{instruction\} and \{input\}"),
         ({"prompt_without_input": "{input}"}, r"task\.prompt_without_input must hold"),
-        ({"test_share": 1.0}, r"task\.test_share=1\.0"),
+        ({"test_share": 1.0}, r"test_share=1\.0.*in \(0, 1\)"),
         ({"data_dir": "nowhere"}, "task.data_dir=nowhere: there is no such file or folder"),
         ({"metrics": ("blue",)}, "unknown metric 'blue'"),
     ],

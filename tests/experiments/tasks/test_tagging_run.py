@@ -12,11 +12,11 @@ from transformers import AutoModelForTokenClassification
 
 from bilevel.errors import UserError
 from bilevel.lowrank import export_adapter
+from experiments.answers import TAGS, Answers
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.models.spec import ModelSpec
 from experiments.tasks.demo import Demo
-from experiments.tasks.task import TAGS, Answers
 from experiments.training.job import execute
 
 METHODS = ["lora", "autolora", "adalora", "salora", "bilora", "dora", "bitfit", "ia3", "houlsby"]

@@ -16,9 +16,10 @@ from transformers import (
 )
 
 from bilevel.errors import UserError
+from experiments.answers import TAGS, Answers
 from experiments.metrics import tags as tag_metrics
-from experiments.tasks.kinds.tags import NO_LABEL, TaggedData, TaggedExample
-from experiments.tasks.task import TAGS, Answers
+from experiments.tasks.examples import TaggedExample
+from experiments.tasks.kinds.tags import NO_LABEL, TaggedData
 
 NAMES = ("O", "B-X", "I-X", "B-Y", "I-Y")
 TEXT = ["the IL-2 gene and NF-kappa B need oxygen"] * 3

@@ -6,12 +6,13 @@ import pandas as pd
 import pytest
 
 from bilevel.errors import UserError
+from experiments.answers import CLASSES, NUMBER, Answers
 from experiments.cli import hub
 from experiments.tasks.classification import Classification
+from experiments.tasks.examples import Example
 from experiments.tasks.glue import GLUE, Glue
-from experiments.tasks.kinds.labelled import Example, LabelledData
+from experiments.tasks.kinds.labelled import LabelledData
 from experiments.tasks.reading.files import SUFFIXES, read
-from experiments.tasks.task import CLASSES, NUMBER, Answers
 
 ROWS = [
     {"text": 'a "fine" film', "label": "good"},
@@ -125,7 +126,7 @@ BAD = [
     ({"train": [*ROWS, {"text": "x", "label": None}], "validation": ROWS}, {}, "row 4 of"),
     ({"train": [*ROWS, {"text": None, "label": "bad"}], "validation": ROWS}, {}, "no text"),
     ({"train": ROWS, "validation": ROWS}, {"regression": True}, "no finite number"),
-    ({"train": ROWS, "validation": ROWS}, {"max_train": 0}, "task.max_train"),
+    ({"train": ROWS, "validation": ROWS}, {"max_train": 0}, "max_train=0.*1 or more"),
     ({"train": ROWS, "validation": ROWS}, {"metrics": ["bleu"]}, "unknown metric 'bleu'"),
     ({"train": ROWS, "validation": ROWS}, {"text_columns": None}, "task.text_columns"),
     ({"train": ROWS, "validation": ROWS}, {"text_columns": list("abc")}, "one or two columns"),
@@ -215,7 +216,7 @@ def test_unknown_glue_label_and_task(tmp_path):
     path = folder(tmp_path, train=glue_rows("sst2", [0, 1]), validation=glue_rows("sst2", [2]))
     with pytest.raises(UserError, match=r"row 0 of .*label 2 is unknown"):
         Glue("sst2", data_dir=path).load()
-    with pytest.raises(UserError, match="unknown GLUE task"):
+    with pytest.raises(UserError, match=r"name=wnli.*sst2"):
         Glue("wnli")
 
 

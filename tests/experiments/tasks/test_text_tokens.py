@@ -5,9 +5,10 @@ import torch
 from transformers import AutoTokenizer
 
 from bilevel.errors import UserError
+from experiments.answers import TEXT, Answers, Decoding
 from experiments.models.spec import ModelSpec
-from experiments.tasks.kinds.text import Decoding, TextData, TextExample
-from experiments.tasks.task import TEXT, Answers
+from experiments.tasks.examples import TextExample
+from experiments.tasks.kinds.text import TextData
 from tests.experiments import writers
 
 EXAMPLE = TextExample("w1 w2 w3 w4 w5 w6 w7 w8", "w9")

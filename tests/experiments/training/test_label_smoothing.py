@@ -6,7 +6,7 @@ from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForSequenceClassification, BertConfig
 
 from bilevel.errors import UserError
-from experiments.tasks.task import CLASSES, NUMBER, TEXT, Answers
+from experiments.answers import CLASSES, NUMBER, TEXT, Answers
 from experiments.training.label_smoothing import check_smoothing, smooth_labels
 from tests.experiments import writers
 

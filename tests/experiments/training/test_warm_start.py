@@ -8,6 +8,7 @@ import torch
 from peft import AutoPeftModelForSequenceClassification
 
 from bilevel.errors import UserError
+from experiments.answers import CLASSES, TAGS, Answers
 from experiments.cli.command_line import CommandLine
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
@@ -15,7 +16,6 @@ from experiments.evaluate import evaluate
 from experiments.models.spec import ModelSpec
 from experiments.results import saved_model as artifacts
 from experiments.results.finished_run import SavedRun
-from experiments.tasks.task import CLASSES, TAGS, Answers
 from experiments.training import warm_start
 from experiments.training.job import execute
 

@@ -1,4 +1,4 @@
-"""What a metric of generated text is, and the texts that it takes."""
+"""Define what a metric of generated text is, and check the texts that it takes."""
 
 from __future__ import annotations
 

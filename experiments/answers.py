@@ -1,0 +1,50 @@
+"""Say what a model has to put out, and how it writes text.
+
+Tasks ask for it, models are loaded for it; neither has to know the other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bilevel.settings import Count, Natural, Positive, Settings
+
+__all__ = ["CLASSES", "NUMBER", "TAGS", "TEXT", "Answers", "Decoding"]
+
+# What a model puts out.
+CLASSES = "classes"  # of a text, or of a pair of texts
+NUMBER = "number"  # of a text, or of a pair of texts
+TAGS = "tags"  # a class for each word
+TEXT = "text"  # words
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a task wants out of a model.
+
+    Attributes:
+        kind: `CLASSES`, `NUMBER`, `TAGS` or `TEXT`.
+        size: outputs of the head: the number of classes or tags, 1 for a number, 0 for text (the
+            model's own vocabulary).
+        names: the classes' or tags' names, in the order of their numbers; None without classes.
+    """
+
+    kind: str
+    size: int
+    names: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Decoding(Settings):
+    """How text is written: beam search, never sampling."""
+
+    beams: Count = 1
+    """Beams; 1 is greedy."""
+    max_new_tokens: Count = 64
+    """Tokens of an answer at most."""
+    length_penalty: float = 1.0
+    """A finished beam's log-probability is divided by its length to this power."""
+    no_repeat_ngram: Natural = 0
+    """No n-gram of this size is written twice; 0 for no such rule."""
+    repetition_penalty: Positive = 1.0
+    """Divides the scores of tokens that were written already; 1 for none."""

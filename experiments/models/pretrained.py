@@ -1,0 +1,186 @@
+"""Load a pretrained model with a new head, and its tokenizer."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from bilevel.errors import UserError
+from bilevel.lowrank.fused import fused_projections
+from experiments.answers import Answers
+from experiments.models import quantization
+from experiments.models.heads import (
+    auto_class,
+    check_writes,
+    config_options,
+    heads,
+    is_seq2seq,
+    peft_task_type,
+)
+from experiments.models.loading import NoScaledDotProductError, fetch, quietly
+from experiments.models.memory import heads_in_float32
+from experiments.models.target_modules import outside_layers
+from experiments.models.tokenizer import prepare
+
+__all__ = ["LoadedModel", "config", "load"]
+
+log = logging.getLogger(__name__)
+
+# Every dropout probability that a configuration may have, by architecture.
+DROPOUTS = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "classifier_dropout",
+    "pooler_dropout",
+    "cls_dropout",
+    "dropout",
+    "attention_dropout",
+    "seq_classif_dropout",
+    "resid_pdrop",
+    "embd_pdrop",
+    "attn_pdrop",
+)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with its head, its tokenizer, and the modules to train and save in full.
+
+    Attributes:
+        task_type: PEFT's name for what it puts out, or None.
+        seq2seq: it reads labels apart from its input.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    head_modules: list[str]
+    task_type: str | None
+    seq2seq: bool = False
+
+
+def config(
+    source: str, revision: str | None, answers: Answers, name: str, dropout: float | None
+) -> PretrainedConfig:
+    """Load a model's configuration alone.
+
+    Args:
+        source: a folder or a hub id.
+        revision: the hub's branch, tag or commit.
+        answers: what the model is to put out.
+        name: of the model, for messages.
+        dropout: replaces every dropout probability; None keeps the model's own.
+
+    Raises:
+        UserError: the model is not there, or it cannot put out what is wanted.
+    """
+    found = fetch(AutoConfig, source, revision, **config_options(answers))
+    check_writes(answers, found, name)
+    if dropout is not None:
+        for key in DROPOUTS:
+            if hasattr(found, key):
+                setattr(found, key, dropout)
+    return found
+
+
+def load(
+    source: str,
+    revision: str | None,
+    config: PretrainedConfig,
+    answers: Answers,
+    seed: int,
+    *,
+    attention: str,
+    dtype: str,
+    quantized: str | None,
+) -> LoadedModel:
+    """Load a model with a new head, and its tokenizer.
+
+    Args:
+        source: a folder or a hub id.
+        revision: the hub's branch, tag or commit.
+        config: the model's, see :func:`config`.
+        answers: what the model is to put out.
+        seed: decides the new head's weights.
+        attention: "sdpa", "eager" or "auto".
+        dtype: of frozen weights.
+        quantized: "4bit", "8bit" or None.
+
+    Raises:
+        UserError: as `ModelSpec.load`.
+    """
+    tokenizer = _tokenizer(source, revision, config)
+    with torch.random.fork_rng(devices=[]), quietly():
+        torch.manual_seed(seed)
+        kind = auto_class(answers, config)
+        model, info = load_weights(source, revision, config, kind, attention, dtype, quantized)
+    changed = [key for key, *_ in info["mismatched_keys"]]
+    head = heads(model, answers, fresh=[*info["missing_keys"], *changed])
+    poolers = [name for name in head if "." in name]
+    if poolers:
+        log.debug("%s has no weights for %s: it is trained with the head", source, poolers)
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    if quantized is not None:
+        quantization.keep_trainable(model)
+    heads_in_float32(model, head)
+    model.eval()
+    task_type = peft_task_type(model, answers, head)
+    return LoadedModel(model, tokenizer, head, task_type, is_seq2seq(answers, config))
+
+
+def load_weights(
+    source: str,
+    revision: str | None,
+    config: PretrainedConfig,
+    kind: Any,
+    attention: str,
+    dtype: str,
+    quantized: str | None,
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The model itself as the auto class ``kind``, and what transformers says of its loading."""
+    options: dict[str, Any] = {
+        "config": config,
+        "dtype": getattr(torch, dtype),
+        "output_loading_info": True,
+        # A head fine-tuned for another number of labels is replaced.
+        "ignore_mismatched_sizes": True,
+    }
+    if quantized is not None:
+        with torch.device("meta"):  # the names alone
+            skeleton = kind.from_config(config)
+        options["quantization_config"] = quantization.bitsandbytes_config(
+            quantized, keep=[*outside_layers(skeleton), *fused_projections(skeleton)]
+        )
+    wanted = "sdpa" if attention == "auto" else attention
+    try:
+        return fetch(kind, source, revision, attn_implementation=wanted, **options)
+    except NoScaledDotProductError as error:
+        if attention != "auto":
+            raise UserError(
+                f"{source} has no sdpa attention: use model.attn_implementation=eager"
+            ) from error
+    return fetch(kind, source, revision, attn_implementation="eager", **options)
+
+
+def _tokenizer(
+    source: str, revision: str | None, config: PretrainedConfig
+) -> PreTrainedTokenizerBase:
+    tokenizer = fetch(AutoTokenizer, source, revision)
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        # Of a folder without a tokenizer's files transformers makes one that knows no word.
+        raise UserError(
+            f"the model {source} has no tokenizer, or one without a vocabulary: put "
+            "the tokenizer's files (tokenizer.json, ...) beside the model's"
+        )
+    prepare(tokenizer, config)
+    return tokenizer
