@@ -11,7 +11,6 @@ over rounds of each round's ratio. ``--clock cpu`` counts one thread's processor
 from __future__ import annotations
 
 import argparse
-import contextlib
 import logging
 import statistics
 from collections.abc import Callable
@@ -22,22 +21,16 @@ import torch
 
 from benchmarks.common import Batches, base_model, timed
 from bilevel import BilevelEngine, BilevelEngineConfig
-from problems import TrainData, TrainSettings
-from problems.lora import LoRA
-from problems.salora.one_level import SaLoRA
+from problems import LoRA, SaLoRA, TrainData, TrainSettings
 
 ALL = ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"]
 STEPS = 1000
 
 
-class SetUpError(Exception):
-    """The engine is set up; the benchmark takes its steps itself."""
-
-
 class Setting:
     """As much of a job as a method needs to set up its problems."""
 
-    def __init__(self, precision: str, device: str) -> None:
+    def __init__(self, precision: str) -> None:
         self.seed = 0
         batch = next(iter(Batches(1)))
         rows = [{k: v[i].tolist() for k, v in batch.items()} for i in range(32)] * 2000
@@ -49,21 +42,9 @@ class Setting:
         self.target_modules = ALL
         self.head_modules = ["classifier"]
         self.task_type = "SEQ_CLS"
-        self.device = device
-        self.engine: BilevelEngine | None = None
 
     def build_model(self) -> Any:
         return base_model()
-
-    def stage(self, name: str, body: Callable[[Any], Any], last: bool = False) -> Any:
-        return body(self)
-
-    def run(self, problems: Any, graph: Any, steps: int, model: Any, **rest: Any) -> Any:
-        strategy = "cpu" if self.device == "cpu" else "default"
-        self.engine = BilevelEngine(
-            problems, BilevelEngineConfig(train_iters=steps, strategy=strategy), graph
-        )
-        raise SetUpError
 
 
 def _collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -72,12 +53,13 @@ def _collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
 
 def engine_of(method: Any, precision: str, device: str) -> BilevelEngine:
     """The engine that ``method`` would train with."""
-    setting = Setting(precision, device)
-    with contextlib.suppress(SetUpError):
-        method.run(setting)
-    assert setting.engine is not None
-    setting.engine.train()
-    return setting.engine
+    (stage,) = method.stages()
+    training = stage.prepare(Setting(precision), None)
+    strategy = "cpu" if device == "cpu" else "default"
+    config = BilevelEngineConfig(train_iters=training.steps, strategy=strategy)
+    engine = BilevelEngine(training.problems, config, training.dependencies)
+    engine.train()
+    return engine
 
 
 class OfOneStep(SaLoRA):

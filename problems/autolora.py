@@ -77,8 +77,11 @@ class AutoLoRA(LowRankMethod, TwoLevelMethod):
     rank_rule: Literal["threshold", "mean", "fixed", "positive", "budget", "raw_share"] = (
         "threshold"
     )
-    """Which components count as a layer's rank; see :mod:`bilevel.lowrank.ranks`."""
-    parameter_budget: int | None = None
+    """Which components make up a layer's rank: those of at least 1/k (threshold), of at least the
+    layer's mean (mean), of at least 0.5 (fixed), above 0 (positive), the largest of all layers
+    within parameter_budget (budget), or those whose logit is at least the layer's mean (raw_share).
+    """
+    parameter_budget: Count | None = None
     """Parameters of all kept components together, for rank_rule=budget."""
     split: Fraction = 0.5
     """Share of the training data that is D_train; the rest is D_val."""

@@ -7,14 +7,14 @@ of the usual parts is served.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bilevel.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["check_rank", "head_modules", "matching", "outside_layers", "target_modules"]
+__all__ = ["head_modules", "matching", "outside_layers", "target_modules"]
 
 # (query, value) as the architectures call them. The first pair that a model has is taken.
 QUERY_VALUE: tuple[tuple[str, ...], ...] = (
@@ -110,19 +110,6 @@ def head_modules(model: PreTrainedModel, fresh: Sequence[str] = ()) -> list[str]
 def outside_layers(model: PreTrainedModel) -> list[str]:
     """Return the names of the linear maps that are in no layer: pooler, head, projections."""
     return [name for name in _linear_names(model) if not _in_layers(name)]
-
-
-def check_rank(model: PreTrainedModel, targets: Sequence[str], rank: int) -> None:
-    """Raise UserError when a low-rank update of `rank` would exceed the size of a target."""
-    from transformers.pytorch_utils import Conv1D
-
-    for name in targets:
-        layer: Any = model.get_submodule(name)
-        conv = isinstance(layer, Conv1D)
-        # not the weight's shape: a quantised layer's is packed
-        smaller = min((layer.nx, layer.nf) if conv else (layer.in_features, layer.out_features))
-        if not 1 <= rank <= smaller:
-            raise UserError(f"rank {rank} is not between 1 and {smaller}, the size of layer {name}")
 
 
 def _linear_names(model: PreTrainedModel) -> list[str]:

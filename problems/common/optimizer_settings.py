@@ -15,7 +15,7 @@ class OptimizerSettings(Settings):
     """An optimiser with its schedule."""
 
     name: Literal["adamw", "adam", "sgd"] = "adamw"
-    """The optimiser, torch.optim's."""
+    """The optimiser, one of torch.optim's."""
     lr: Positive | None = None
     """Learning rate; null takes the job's."""
     betas: tuple[Share, Share] = (0.9, 0.999)
@@ -23,7 +23,7 @@ class OptimizerSettings(Settings):
     eps: NonNegative = 1e-8
     """What Adam and AdamW add to the root of the smoothed square."""
     momentum: NonNegative = 0.0
-    """Of SGD."""
+    """Momentum of SGD."""
     weight_decay: NonNegative = 0.0
     """Decoupled for adamw, L2 otherwise."""
     schedule: Literal[

@@ -48,7 +48,7 @@ class TrainSettings(Settings):
     gradient_clipping: NonNegative = 0.0
     """Global gradient norm; 0 for no clipping."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Number format of the forward and backward passes; auto takes the model's and the device's."""
+    """Number format of the forward and backward passes; auto follows the model and device."""
     group_by_length: bool = True
     """Make batches of examples of similar length."""
     lr: Positive | None = None

@@ -45,6 +45,14 @@ def test_the_outcome_tells_ranks_and_parameters():
     assert outcome.split == {"train": 48}
 
 
+def test_a_rank_is_no_larger_than_a_layer():
+    model = SmallJob().build_model()
+    names = [n for n, _ in model.named_modules() if n.endswith((".query", ".value"))]
+    with pytest.raises(UserError, match=r"rank 17 .* 16.*query"):
+        LoRA(rank=17).check_model(model, names)
+    LoRA(rank=16).check_model(model, names)
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

@@ -14,7 +14,7 @@ from transformers import (
 
 from bilevel.lowrank import Gates, attach_gates, component_costs, lora_layers, split_fused
 from experiments.models.target_modules import head_modules, target_modules
-from problems.common.method import add_lora, count, trainable
+from problems.common import add_lora, count, trainable
 
 BASE = {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12}
 LARGE = {"num_hidden_layers": 24, "hidden_size": 1024, "num_attention_heads": 16}
