@@ -31,8 +31,7 @@ from torch import Tensor
 
 from bilevel.errors import UserError
 from bilevel.hypergradient import Alignment, Hypergradient, NoHypergradient
-from bilevel.lowrank.gates import Factors
-from bilevel.replay.recording import StepRecord
+from bilevel.lowrank.attach import Factors
 from problems.common.method import Job, Outcome, StageRunner, count, problem_config, trainable
 from problems.common.optimizer_settings import OptimizerSettings, optimizer_and_scheduler
 from problems.common.two_levels import HeldOut, TwoLevelMethod, full_precision
@@ -55,9 +54,10 @@ class FactorsBelow(GatedFineTuning):
         coming = self._count // self.gas // self.config.unroll_steps
         return self.gate_window.first <= coming < self.gate_window.last
 
-    def _open_record(self, batch: Any) -> StepRecord | None:
-        """Nothing to remember outside the window, where no hypergradient is taken."""
-        return super()._open_record(batch) if self.gate_window.learning else None
+    @property
+    def records_steps(self) -> bool:
+        """Not outside the window, where no hypergradient is taken."""
+        return self.gate_window.learning
 
 
 class GatesAbove(HeldOut):

@@ -54,7 +54,7 @@ from torch import Tensor, nn
 
 from bilevel.hypergradient import NoHypergradient
 from bilevel.lowrank import Gates
-from bilevel.lowrank.gates import Factors
+from bilevel.lowrank.attach import Factors
 from problems.common.method import (
     Job,
     Method,

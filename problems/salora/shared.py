@@ -14,7 +14,7 @@ from torch import Tensor
 from bilevel import ProblemConfig
 from bilevel.errors import UserError
 from bilevel.lowrank import Gates, attach_gates, component_costs, orthogonality
-from bilevel.lowrank.gates import Factors
+from bilevel.lowrank.attach import Factors
 from bilevel.lowrank.layers import lora_layers
 from problems.common.method import FineTuning, Job, add_lora, check_lora
 from problems.common.optimizer_settings import (
