@@ -7,17 +7,36 @@ in it is two integers and can be saved and restored.
 
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from bilevel.errors import UserError
 
-__all__ = ["ResumableLoader", "split", "stratified_order"]
+__all__ = ["KnowsEpochs", "ResumableLoader", "SavesPosition", "split", "stratified_order"]
 
 # Length-grouped batches are formed inside windows of this many batches: wide enough that the
 # lengths in a batch are alike, narrow enough that the order still changes from epoch to epoch.
 WINDOW = 50
+
+
+@runtime_checkable
+class SavesPosition(Protocol):
+    """A loader that can be saved and go on from where it was."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it stands."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+
+
+@runtime_checkable
+class KnowsEpochs(Protocol):
+    """A loader that wants to be told which epoch begins."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Epoch ``epoch`` begins."""
 
 
 def stratified_order(n: int, seed: int, labels: Sequence[Hashable] | None = None) -> list[int]:

@@ -72,7 +72,7 @@ class Settings:
         cls: Any = type(self)
         for field in dataclasses.fields(self):
             hint = _hints(cls)[field.name]
-            value = getattr(self, field.name)
+            value = vars(self)[field.name]
             if isinstance(value, list) and _is(tuple, hint):
                 value = tuple(value)
             checked = _checked(value, hint, f"{cls.__name__}.{field.name}", "None")
@@ -137,7 +137,7 @@ def defaults(target: Callable[..., Any]) -> dict[str, Any]:
 def plain(value: Any) -> Any:
     """Settings as mappings and tuples as lists, as YAML has them."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
+        return {f.name: plain(vars(value)[f.name]) for f in dataclasses.fields(value) if f.init}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     if isinstance(value, Mapping):

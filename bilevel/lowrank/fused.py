@@ -94,7 +94,7 @@ def join_split(model: Model) -> Model:
     """Undo :func:`split_fused`, with the parts' weights as they are now: a stock model again."""
     for name, module in list(model.named_modules()):
         if isinstance(module, SplitProjection):
-            pieces = [cast(Conv1D, getattr(module, part)) for part in PARTS]
+            pieces = [cast(Conv1D, module.get_submodule(part)) for part in PARTS]
             with torch.device("meta"):
                 fused = Conv1D(sum(piece.nf for piece in pieces), pieces[0].nx)
             fused.weight = nn.Parameter(torch.cat([p.weight.detach() for p in pieces], dim=1))

@@ -32,8 +32,9 @@ def lora_layers(model: PeftModel, adapter: str = "default") -> dict[str, LoraLay
     Raises UserError when the model has no such adapter, when the adapter has a layer that is not
     linear (embedding, convolution), or a layer whose update is not plain ``scale * B @ A``.
     """
-    if adapter not in getattr(model, "peft_config", {}):
-        have = ", ".join(getattr(model, "peft_config", {})) or "none"
+    adapters = model.peft_config if isinstance(model, PeftModel) else {}
+    if adapter not in adapters:
+        have = ", ".join(adapters) or "none"
         raise UserError(f"the model has no adapter named {adapter!r}; it has: {have}")
     layers: dict[str, LoraLayer] = {}
     for name, module in model.get_base_model().named_modules():

@@ -53,7 +53,7 @@ def test_a_name_gives_default_options(cls):
 @pytest.mark.parametrize("cls", [FiniteDifference, Unrolled, Neumann, ConjugateGradient, Sama])
 @pytest.mark.parametrize("epsilon", [0.0, -1.0, float("nan")])
 def test_a_perturbation_must_have_a_length(cls, epsilon):
-    with pytest.raises(UserError, match=f"hypergradient {cls.name}: epsilon must be more than 0"):
+    with pytest.raises(UserError, match=rf"{cls.__name__}\.epsilon=.*more than 0"):
         cls(epsilon=epsilon)
 
 
@@ -61,7 +61,7 @@ def test_bettys_fields_are_options():
     config = Config(type="neumann", neumann_iterations=7, neumann_alpha=0.3)
     assert estimator_of(config) == Neumann(iterations=7, alpha=0.3)
     config = Config(type="cg", cg_iterations=9, cg_alpha=2.0)
-    assert estimator_of(config) == ConjugateGradient(iterations=9, alpha=2.0)
+    assert estimator_of(config) == ConjugateGradient(iterations=9)
     assert estimator_of(Config(type="darts")) is None
 
 
