@@ -69,11 +69,6 @@ class Update:
         """The update itself, (out, in), float64."""
         return self.scale * self.u @ self.v.T
 
-    def without(self, component: int) -> Update:
-        """The update less one of its components."""
-        kept = [j for j in range(self.rank) if j != component]
-        return Update(self.u[:, kept], self.v[:, kept], self.scale)
-
 
 def plant(model: nn.Module, updates: dict[str, Update]) -> None:
     """Add the updates to the model's weights, in place and in its own precision."""
