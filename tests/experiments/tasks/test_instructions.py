@@ -95,7 +95,7 @@ def without(key: str) -> list[dict]:
         ),
         ([*ROWS[:3], {**ROWS[0], "instruction": None}], "row 3 of .* 'instruction'"),
         ([], "has no rows"),
-        (ROWS[:1], "leaves one side empty"),
+        (ROWS[:1], "leaves one part empty"),
     ],
 )
 def test_wrong_rows(tmp_path, rows, said):
