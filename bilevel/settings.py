@@ -289,7 +289,7 @@ _NOTHING = _Nothing()
 
 def _parameters(target: Any) -> dict[str, Any]:
     """Name -> default of what can be given."""
-    if dataclasses.is_dataclass(target):
+    if _made_from_fields(target):
         found = {}
         for field in dataclasses.fields(target):
             if not field.init:
@@ -307,10 +307,18 @@ def _parameters(target: Any) -> dict[str, Any]:
     }
 
 
+def _made_from_fields(target: Any) -> bool:
+    """Whether a class's constructor is a dataclass's own, not one written in a subclass of it."""
+    if not dataclasses.is_dataclass(target) or not inspect.isclass(target):
+        return False
+    maker = next(cls for cls in inspect.getmro(target) if "__init__" in vars(cls))
+    return "__dataclass_fields__" in vars(maker)
+
+
 @functools.cache
 def _hints(target: Any) -> dict[str, Any]:
     """Resolved annotations; each base class's mean what they mean in its own module."""
-    plain_class = inspect.isclass(target) and not dataclasses.is_dataclass(target)
+    plain_class = inspect.isclass(target) and not _made_from_fields(target)
     return typing.get_type_hints(target.__init__ if plain_class else target, include_extras=True)
 
 
