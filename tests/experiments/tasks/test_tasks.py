@@ -118,20 +118,20 @@ def test_max_train_is_seeded_stratified_and_the_same_for_every_load(tmp_path):
 
 BAD = [
     ({}, {"data_dir": "nowhere"}, "no folder"),
-    ({"validation": ROWS}, {}, "no file train"),
-    ({"train": ROWS}, {}, "neither a labelled test file nor a validation"),
-    ({"train": ROWS, "validation": ROWS}, {"text_columns": ["txt"]}, "columns are text, label"),
-    ({"train": ROWS, "validation": ROWS}, {"label_column": "y"}, "no column 'y'"),
-    ({"train": ROWS, "validation": [{"text": "x", "label": "so"}]}, {}, "label 'so' is unknown"),
-    ({"train": ROWS, "validation": [{"txt": "x", "label": "bad"}]}, {}, "no column 'text'"),
-    ({"train": ROWS[:1], "validation": ROWS}, {}, "at least two different labels"),
-    ({"train": [*ROWS, {"text": "x", "label": None}], "validation": ROWS}, {}, "row 4 of"),
+    ({"validation": ROWS}, {}, "file train"),
+    ({"train": ROWS}, {}, "test file.*validation"),
+    ({"train": ROWS, "validation": ROWS}, {"text_columns": ["txt"]}, "'txt'.*text, label"),
+    ({"train": ROWS, "validation": ROWS}, {"label_column": "y"}, "column 'y'"),
+    ({"train": ROWS, "validation": [{"text": "x", "label": "so"}]}, {}, "'so'.*unknown"),
+    ({"train": ROWS, "validation": [{"txt": "x", "label": "bad"}]}, {}, "column 'text'"),
+    ({"train": ROWS[:1], "validation": ROWS}, {}, "two.*labels"),
+    ({"train": [*ROWS, {"text": "x", "label": None}], "validation": ROWS}, {}, "row 4"),
     ({"train": [*ROWS, {"text": None, "label": "bad"}], "validation": ROWS}, {}, "no text"),
     ({"train": ROWS, "validation": ROWS}, {"regression": True}, "no finite number"),
     ({"train": ROWS, "validation": ROWS}, {"max_train": 0}, "max_train=0.*1 or more"),
-    ({"train": ROWS, "validation": ROWS}, {"metrics": ["bleu"]}, "unknown metric 'bleu'"),
+    ({"train": ROWS, "validation": ROWS}, {"metrics": ["bleu"]}, "metric 'bleu'"),
     ({"train": ROWS, "validation": ROWS}, {"text_columns": None}, "task.text_columns"),
-    ({"train": ROWS, "validation": ROWS}, {"text_columns": list("abc")}, "one or two columns"),
+    ({"train": ROWS, "validation": ROWS}, {"text_columns": list("abc")}, "text_columns.*two"),
 ]
 
 
@@ -151,7 +151,7 @@ def test_empty_and_unreadable_files(tmp_path):
         user_task(tmp_path).load()
     (tmp_path / "train.csv").unlink()
     (tmp_path / "train.parquet").write_text("not parquet")
-    with pytest.raises(UserError, match="cannot be read as parquet"):
+    with pytest.raises(UserError, match="parquet"):
         user_task(tmp_path).load()
     (tmp_path / "train.jsonl").write_text("{}")
     with pytest.raises(UserError, match="several files"):
@@ -216,7 +216,7 @@ def test_primary_metric_can_be_chosen_among_the_tasks_own():
 
 def test_unknown_glue_label_and_task(tmp_path):
     path = folder(tmp_path, train=glue_rows("sst2", [0, 1]), validation=glue_rows("sst2", [2]))
-    with pytest.raises(UserError, match=r"row 0 of .*label 2 is unknown"):
+    with pytest.raises(UserError, match=r"row 0 .*label 2.*unknown"):
         Glue("sst2", data_dir=path).load()
     with pytest.raises(UserError, match=r"name=wnli.*sst2"):
         Glue("wnli")
@@ -272,10 +272,10 @@ def test_records_hold_no_text():
 
 def test_jsonl_lines_must_be_objects_and_may_lack_a_key(tmp_path):
     (tmp_path / "train.jsonl").write_text("[1]\n")
-    with pytest.raises(UserError, match="every line must be an object"):
+    with pytest.raises(UserError, match=r"line.*object"):
         user_task(tmp_path).load()
     path = folder(tmp_path, train=[*ROWS, {"label": "bad"}], validation=ROWS)
-    with pytest.raises(UserError, match=r"row 4 of .* has no text"):
+    with pytest.raises(UserError, match=r"row 4 .*no text"):
         user_task(path).load()
 
 
