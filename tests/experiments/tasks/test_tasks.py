@@ -12,7 +12,7 @@ from experiments.tasks.classification import Classification
 from experiments.tasks.examples import Example
 from experiments.tasks.glue import GLUE, Glue
 from experiments.tasks.kinds.labelled import LabelledData
-from experiments.tasks.reading.files import SUFFIXES, read
+from experiments.tasks.reading.files import SUFFIXES, read_rows
 
 ROWS = [
     {"text": 'a "fine" film', "label": "good"},
@@ -54,7 +54,7 @@ def user_task(path, **options):
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_every_format_gives_the_same_rows(tmp_path, suffix):
     write(tmp_path / f"train{suffix}", ROWS)
-    assert read(tmp_path / f"train{suffix}") == ROWS
+    assert read_rows(tmp_path / f"train{suffix}") == ROWS
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
