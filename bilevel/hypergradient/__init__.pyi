@@ -12,4 +12,5 @@ from .neumann import Neumann as Neumann
 from .none import NoHypergradient as NoHypergradient
 from .registry import estimator_of as estimator_of
 from .sama import Sama as Sama
+from .shared import check_double_backward as check_double_backward
 from .unrolled import Unrolled as Unrolled

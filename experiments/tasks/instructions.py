@@ -13,7 +13,7 @@ from bilevel.errors import UserError, listed
 from bilevel.settings import Count
 from experiments.answers import Decoding
 from experiments.tasks.generation import Generation, Split, texts
-from experiments.tasks.reading.files import SUFFIXES, Row, is_missing, read
+from experiments.tasks.reading.files import SUFFIXES, Row, is_missing, read_rows
 
 __all__ = ["Instructions"]
 
@@ -102,7 +102,7 @@ class Instructions(Generation):
         if path.is_file():
             if not path.name.endswith(SUFFIXES):
                 raise UserError(f"task.data_dir={path}: its name must end in {listed(SUFFIXES)}")
-            return {"train": (str(path), read(path))}
+            return {"train": (str(path), read_rows(path))}
         if not path.is_dir():
             raise UserError(f"task.data_dir={path}: there is no such file or folder")
         return super()._splits()

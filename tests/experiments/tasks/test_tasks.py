@@ -13,7 +13,7 @@ from experiments.tasks.classification import Classification
 from experiments.tasks.examples import Example
 from experiments.tasks.glue import GLUE, Glue
 from experiments.tasks.kinds.labelled import LabelledData
-from experiments.tasks.reading.files import SUFFIXES, read
+from experiments.tasks.reading.files import SUFFIXES, read_rows
 from experiments.tasks.task import Task
 
 ROWS = [
@@ -56,7 +56,7 @@ def user_task(path, **options):
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_every_format_gives_the_same_rows(tmp_path, suffix):
     write(tmp_path / f"train{suffix}", ROWS)
-    assert read(tmp_path / f"train{suffix}") == ROWS
+    assert read_rows(tmp_path / f"train{suffix}") == ROWS
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
