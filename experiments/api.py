@@ -29,7 +29,7 @@ from experiments.config.plan import Plan
 from experiments.config.schema import EngineOptions
 from experiments.models.heads import is_seq2seq
 from experiments.models.in_memory import GivenModel, answers_of
-from experiments.results import saved_model as artifacts
+from experiments.results import saved_model
 from experiments.tasks.in_memory import GivenTask
 from experiments.training.fine_tuning_job import FineTuningJob, load_task
 from experiments.training.job import execute, run_stage
@@ -124,7 +124,7 @@ def finetune(
         saved = place / Path(result["adapter_dir"]).name
         compact = place / "adapter_compact"
         base = given.copy().model  # as the method got it, in fp32
-        tuned = artifacts.load(compact if compact.is_dir() else saved, base)
+        tuned = saved_model.load(compact if compact.is_dir() else saved, base)
     if folder is None:
         result["adapter_dir"] = None
     config = tuned.peft_config["default"] if isinstance(tuned, PeftModel) else None

@@ -15,7 +15,7 @@ from experiments.cli.command_line import CommandLine
 from experiments.config.composition import compose_config
 from experiments.config.instantiate import build, user_modules
 from experiments.models.spec import ModelSpec
-from experiments.results import record as result
+from experiments.results import record
 from experiments.tasks.task import Task, TaskData
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class SavedRun:
         if folder is None:
             raise UserError("say which run: run=DIR, the folder that holds its result.json")
         path = Path(folder)
-        values = result.read(path)
+        values = record.read(path)
         if values is None:
             raise UserError(f"run={path}: there is no finished run, result.json is missing")
         config = OmegaConf.create(_configuration(path))
@@ -82,7 +82,7 @@ class SavedRun:
     def base(self, task: TaskData) -> LoadedModel:
         """The base model with an untrained head, and its tokenizer."""
         model = self.config.model
-        own = self.folder / result.BASE
+        own = self.folder / record.BASE
         if own.is_dir():  # the run was started from another, and kept the weights it began with
             changes = {"warm_start": None, "package": None, "pretrained": str(own)}
             known = {key: value for key, value in changes.items() if key in model or value}
