@@ -143,7 +143,10 @@ def _options(title: str, group: str, found: Iterable[Option]) -> str:
         rows.append(f"  {f'{group}.{option.name}{equals}':<34} {option.allowed}")
         if option.meaning:
             rows += textwrap.wrap(
-                option.meaning, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6
+                option.meaning.replace("``", ""),
+                WIDTH,
+                initial_indent=" " * 6,
+                subsequent_indent=" " * 6,
             )
     return "\n".join(rows)
 
