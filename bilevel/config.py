@@ -77,3 +77,10 @@ class BilevelEngineConfig(EngineConfig):
     valid_step: int = 0
     backend: str = "auto"
     verbose: bool = False
+
+    @classmethod
+    def of(cls, config: EngineConfig) -> BilevelEngineConfig:
+        """``config`` itself, or Betty's own with our defaults for what Betty's has not."""
+        if isinstance(config, BilevelEngineConfig):
+            return config
+        return cls(**{field.name: vars(config)[field.name] for field in fields(EngineConfig)})

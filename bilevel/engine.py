@@ -8,6 +8,7 @@ from typing import Any
 
 import betty.logging
 import torch
+from betty.configs import EngineConfig
 from betty.engine import Engine
 from betty.misc.early_stopping import EarlyStopping as BettyEarlyStopping
 
@@ -45,7 +46,8 @@ class BilevelEngine(Engine):
 
     Args:
         problems: the levels.
-        config: a :class:`BilevelEngineConfig`; ``train_iters`` counts global steps.
+        config: a :class:`BilevelEngineConfig`; ``train_iters`` counts global steps. Betty's own
+            ``EngineConfig`` becomes one.
         dependencies: ``{"u2l": {upper: [lower]}, "l2u": {lower: [upper]}}``; None for one problem
             or several independent ones.
         env: as in Betty.
@@ -60,7 +62,7 @@ class BilevelEngine(Engine):
     def __init__(
         self,
         problems: Sequence[BilevelProblem],
-        config: BilevelEngineConfig | None = None,
+        config: EngineConfig | None = None,
         dependencies: dict[str, dict[Any, list[Any]]] | None = None,
         env: Any = None,
         callbacks: Sequence[Callback] = (),
@@ -78,7 +80,7 @@ class BilevelEngine(Engine):
                     f"problem {problem.name!r} is a {type(problem).__name__}, which this engine "
                     "cannot run: derive it from LowerProblem or UpperProblem"
                 )
-        config = config or BilevelEngineConfig()
+        config = BilevelEngineConfig() if config is None else BilevelEngineConfig.of(config)
         if not config.verbose:
             betty.logging.get_logger().setLevel(logging.WARNING)
         super().__init__(list(problems), config, dependencies or {"u2l": {}, "l2u": {}}, env)

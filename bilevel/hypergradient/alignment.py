@@ -63,7 +63,7 @@ class Alignment(Hypergradient):
         return Unrolled(keep_graph=False)
 
     def needs(self, lower: LowerLevel) -> Needs:
-        """The last step's gradient; for a window that ends in a calibration, all of it."""
+        """The last step's gradient; for T1 steps that end in a calibration, all of them."""
         done = lower.estimator_state.get("alignment_calls", 0)
         coming = max(p.config.steps * p.gas for p in lower.parents)
         if any(self._calibrates(done + i) for i in range(coming)):

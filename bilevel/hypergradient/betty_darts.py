@@ -1,4 +1,4 @@
-"""Call Betty's own ``darts``, fresh dropout masks in each pass and all, as the papers' code did."""
+"""Betty's own ``darts``, fresh dropout masks in each pass and all: what the papers' code ran."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class Neumann(ImplicitFunction):
 
     name: ClassVar[str] = "neumann"
     alpha: Positive = 1.0
-    """Step of the series above."""
+    """Step of the series."""
 
     def inverse(
         self, hessian: Callable[[Sequence[Tensor]], list[Tensor]], vector: list[Tensor]

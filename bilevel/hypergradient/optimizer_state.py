@@ -1,4 +1,4 @@
-"""What an optimiser step depends on beside weights and gradients, copied just before the step."""
+"""Copy what an optimiser step depends on beside weights and gradients, just before the step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fused projections: GPT-2 computes query, key and value with one matrix, ``c_attn``.
+"""Split fused projections: GPT-2 computes query, key and value with one matrix, ``c_attn``.
 
 The papers adapt query and value, each with a rank of its own. So ``c_attn`` is trained as three
 maps and saved as one,
@@ -138,11 +138,11 @@ def fuse(
             blocks = []
             for part, full in parts.items():
                 block = factors[full][1]
-                above = PARTS.index(part) * len(block)
-                below = (len(PARTS) - 1) * len(block) - above
+                before = PARTS.index(part) * len(block)
+                after = (len(PARTS) - 1) * len(block) - before
                 if scales[full] != common:
                     block = block * scales[full] / common
-                blocks.append(nn.functional.pad(block, (0, 0, above, below)))
+                blocks.append(nn.functional.pad(block, (0, 0, before, after)))
             downs = [factors[full][0] for full in parts.values()]
             fused[parent] = (torch.cat(downs), torch.cat(blocks, dim=1))
             fused_scales[parent] = common

@@ -1,4 +1,4 @@
-"""Finding the LoRA layers that PEFT made, and naming ranks and scales the way PEFT reads them."""
+"""Find the LoRA layers that PEFT made, and write ranks and scales the way PEFT reads them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A plain LoRA model out of given factors, for methods whose training form is another."""
+"""Build a plain LoRA model from given factors, for methods that train another form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Record a level's steps while they are taken, as much of them as the estimator above needs."""
+"""Record a level's steps while they are taken, as much of them as its estimator needs."""
 
 from __future__ import annotations
 

@@ -17,14 +17,9 @@ from experiments.tasks.instructions import Instructions
 from experiments.tasks.kinds.text import TextData
 from experiments.tasks.task import Task
 
-__all__ = ["INSTRUCTION", "Writer"]
+__all__ = ["Writer"]
 
 UNCUT = 10**9  # tokens: more than any prompt has
-
-INSTRUCTION = (
-    "Rewrite this {source} sentence as a {target} one. Keep what it is about, and change as few "
-    "words as you can."
-)
 
 
 class Writer:

@@ -54,13 +54,13 @@ class Classification(Subset):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for option, written in (
-            ("data_dir", "DIR"),
-            ("text_columns", "[COLUMN]"),
-            ("label_column", "COLUMN"),
+        for value, option in (
+            (self.data_dir, "data_dir=DIR"),
+            (self.text_columns, "text_columns=[COLUMN]"),
+            (self.label_column, "label_column=COLUMN"),
         ):
-            if getattr(self, option) is None:
-                raise UserError(f"task={self.name} needs task.{option}={written}")
+            if value is None:
+                raise UserError(f"task={self.name} needs task.{option}")
         if not 1 <= len(self.columns) <= 2:
             raise UserError(
                 f"task.text_columns must name one or two columns, not {len(self.columns)}"

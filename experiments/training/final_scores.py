@@ -135,6 +135,8 @@ def assemble(
         "processor_seconds": {name: s["processor_seconds"] for name, s in stages.items()},
         "peak_memory_mib": round(_peak_memory_mib(), 1),
         "adapter_dir": str(saved.folder),
+        # But for what is of this run alone: a resumed one has the same result.
+        "configuration": {k: v for k, v in job.plan.config.items() if k != "run"},
         "versions": {"python": platform.python_version(), **result.versions()},
     }
 

@@ -154,9 +154,8 @@ def save_base(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
         folder: the run's.
     """
     from bilevel.checkpoint.disk import told_when_full
-    from experiments.results.saved_model import BASE
 
-    out = folder / BASE
+    out = folder / result.BASE
     with told_when_full(out):
         model.save_pretrained(str(out))
         tokenizer.save_pretrained(str(out))

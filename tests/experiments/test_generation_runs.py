@@ -96,13 +96,13 @@ def test_a_model_that_was_trained_as_a_whole_is_a_model_to_start_from(data, tmp_
 def test_nothing_to_train_on(data, tmp_path):
     model = writers.folder(tmp_path / "model", "gpt2")
     options = words(data, model, "method=lora", "task.train_split=null")
-    with pytest.raises(UserError, match=r"no training data.*method=pretrained"):
+    with pytest.raises(UserError, match=r"training data.*method=pretrained"):
         run(tmp_path / "run", options)
 
 
 def test_an_encoder_is_refused_before_anything_is_tokenised(data, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("experiments.tasks.kinds.text.TextData.tokenise", None)
-    with pytest.raises(UserError, match=r"is an encoder .* and writes no text"):
+    with pytest.raises(UserError, match=r"encoder.*text"):
         run(tmp_path / "run", words(data, tiny, "method=pretrained"))
 
 
@@ -114,7 +114,7 @@ def test_a_target_that_does_not_fit(data, tmp_path):
     for split in ("train", "test"):
         (long / f"{split}.jsonl").write_text("\n".join([row] * 4))
     options = words(long, model, "method=pretrained", "task.max_target_length=null")
-    with pytest.raises(UserError, match=r"example 0 .* target of 65 tokens.*max_target_length"):
+    with pytest.raises(UserError, match=r"example 0 .*65.*max_target_length"):
         run(tmp_path / "run", options)
 
 
@@ -123,11 +123,11 @@ def test_a_model_that_knows_hardly_a_word_is_refused():
     tokenizer = writers.tokenizer()
     # the end of text is a token too
     assert task.tokenise(tokenizer, [TextExample("w1", "w1 w2 two three")])
-    with pytest.raises(UserError, match="3 of the 5 tokens of task t's targets are unknown"):
+    with pytest.raises(UserError, match=r"3 of the 5.*unknown"):
         task.tokenise(tokenizer, [TextExample("w1", "w1 two three four")])
 
 
 @pytest.mark.parametrize("split", ["test", "dev"])
 def test_the_test_set_is_not_trained_on(split, data, tmp_path):
-    with pytest.raises(UserError, match=r"task\.train_split.*one of train, validation"):
+    with pytest.raises(UserError, match=r"task\.train_split.*validation"):
         Plan.of(compose_config(words(data, tmp_path, f"task.train_split={split}")))

@@ -60,5 +60,5 @@ def test_mistakes_end_in_a_sentence(words, message, capsys):
 
 def test_lengths_that_differ(files):
     path = files("a", "x\n\ny\n")
-    with pytest.raises(UserError, match="the texts are 3, and there are references for 2"):
+    with pytest.raises(UserError, match=r"3, .*references.*2"):
         score_text.score_text(["bleu"], read_texts(path), read_references([path], 3))

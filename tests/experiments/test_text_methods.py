@@ -27,12 +27,12 @@ METHODS = {
     "delta_lora method.rank=2 method.mode=in_place": (None, None, None),
     "adalora method.rank=2": (None, None, None),
     "dylora method.rank=2": (None, None, None),
-    "ia3": ("have no separate key, value, feed forward output", None, None),
+    "ia3": ("separate.*feed forward", None, None),
     "houlsby method.size=4": (None, None, None),
     "pfeiffer method.reduction=4": (NO_NORM, NO_NORM, NO_NORM),
     "prompt method.virtual_tokens=3": (None, None, None),
-    "prefix method.virtual_tokens=3": (None, *["reaches only the decoder's own attention"] * 2),
-    "bitfit": (None, None, "has no biases"),
+    "prefix method.virtual_tokens=3": (None, *["decoder.*attention"] * 2),
+    "bitfit": (None, None, "biases"),
     "full": (None, None, None),
     "full_qv": (None, None, None),
     "full_frozen_embeddings": (None, None, None),
@@ -102,6 +102,6 @@ def test_virtual_tokens_that_leave_no_room_for_the_answer(folders, tmp_path):
     """GPT-2 has 32 positions, for source and answer too."""
     options = words(folders["gpt2"], folders["data"], True)
     options += ["task.decoding.max_new_tokens=20", "method=prompt", "method.virtual_tokens=8"]
-    with pytest.raises(UserError, match=r"answer of up to 20 exceed the model's 32 positions"):
+    with pytest.raises(UserError, match=r"answer.*20.*32 positions"):
         execute(Plan.of(compose_config(options)), tmp_path)
     assert not (tmp_path / "metrics.jsonl").exists()

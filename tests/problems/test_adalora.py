@@ -165,7 +165,7 @@ def test_the_shortest_trainings_have_a_schedule(steps):
 
 
 def test_one_step_is_too_few():
-    with pytest.raises(UserError, match=r"at least 2 optimiser steps: raise train\.epochs"):
+    with pytest.raises(UserError, match=r"2 optimiser steps.*train\.epochs"):
         train(AdaLoRA(rank=2), Job(max_steps=1))
 
 

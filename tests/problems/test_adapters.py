@@ -138,9 +138,9 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     other = AutoModelForSequenceClassification.from_config(
         BertConfig(**{**job.build_model().config.to_dict(), "num_labels": 5})
     )
-    with pytest.raises(UserError, match="are of another model or head than this one"):
+    with pytest.raises(UserError, match="another model"):
         load_adapters(other, tmp_path)
-    with pytest.raises(UserError, match="holds no bottleneck adapters"):
+    with pytest.raises(UserError, match="no bottleneck"):
         load_adapters(job.build_model(), tmp_path / "nothing")
 
 
@@ -149,8 +149,8 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     [
         ({"placement": "parallel"}, "placement=.*one of"),
         ({"activation": "step"}, "activation=.*one of"),
-        ({"size": None}, "size=None and method.reduction=None: exactly one"),
-        ({"reduction": 16}, "size=64 and method.reduction=16.*exactly one"),
+        ({"size": None}, "size=None.*reduction=None.*one"),
+        ({"reduction": 16}, "size=64.*reduction=16.*one"),
         ({"size": 0}, "size=.*1 or more"),
         ({"size": None, "reduction": 0.5}, "reduction=.*1 or more"),
         ({"init_std": 0.0}, "init_std=.*more than 0"),

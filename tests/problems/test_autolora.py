@@ -131,7 +131,7 @@ def test_a_layer_of_rank_zero_gets_no_adapter():
 
 def test_no_layer_left_names_the_way_out():
     method = AutoLoRA(rank=2, gate="sigmoid", rank_rule="fixed")
-    with pytest.raises(UserError, match=r"rank_rule=fixed .* threshold and mean keep"):
+    with pytest.raises(UserError, match=r"rank_rule=fixed.*threshold"):
         method.lora_options({"a": 0, "b": 0}, SmallJob())
 
 
@@ -168,7 +168,7 @@ def test_the_schedule_ends_with_the_search_also_with_roll_back(T1, warmup):
 
 def test_a_budget_below_one_component_is_said_before_the_search():
     job = SmallJob()
-    with pytest.raises(UserError, match="parameter_budget=31 is less than the 32 parameters"):
+    with pytest.raises(UserError, match=r"parameter_budget=31.*32"):
         train(AutoLoRA(rank=2, rank_rule="budget", parameter_budget=31), job)
     assert job.runs == []
 
@@ -207,7 +207,7 @@ def test_wrong_settings_are_named(options, words):
 
 def test_each_side_of_the_split_needs_a_batch():
     AutoLoRA(split=0.5).check_size(32, 16)
-    with pytest.raises(UserError, match=r"method.split=0.5 divides the 20 .* into 10 and 10"):
+    with pytest.raises(UserError, match=r"method.split=0.5.* 20 .*10 and 10"):
         AutoLoRA(split=0.5).check_size(20, 16)
-    with pytest.raises(UserError, match=r"fewer than train\.batch_size=16"):
+    with pytest.raises(UserError, match=r"train\.batch_size=16"):
         AutoLoRA().check_size(10, 16)

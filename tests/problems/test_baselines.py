@@ -153,7 +153,7 @@ def test_saved_form_has_the_same_logits(name: str, kind: str, tmp_path: Path) ->
     # A rate that moves the logits far beyond the tolerance.
     method = replace(METHODS[name], optimizer=OptimizerSettings(lr=3e-2))
     if name.startswith("prefix") and kind in ("distilbert", "deberta-v2"):
-        with pytest.raises(UserError, match=r"takes no keys and values .* use method=prompt"):
+        with pytest.raises(UserError, match=r"keys.*method=prompt"):
             train(method, job)
         return
     model = train(method, job).model
@@ -250,7 +250,7 @@ def test_wrong_settings_before_a_model_is_loaded(method, message: str) -> None:
 
 
 def test_more_top_layers_than_there_are() -> None:
-    with pytest.raises(UserError, match=r"method.top_layers=3 is more than the 2 layers of Bert"):
+    with pytest.raises(UserError, match=r"method.top_layers=3.*2 layers"):
         train(FullFineTuning(train="top", top_layers=3), OtherJob())
 
 
@@ -283,15 +283,15 @@ def test_models_that_lack_the_parts() -> None:
     llama = meta(LlamaConfig(**SMALL, pad_token_id=0))
     job = OtherJob()
     job.head_modules = ["score"]
-    with pytest.raises(UserError, match="LlamaForSequenceClassification has no biases"):
+    with pytest.raises(UserError, match=r"Llama.*biases"):
         BitFit().adapt(job, llama)
     gpt2 = meta(GPT2Config(vocab_size=32, n_embd=16, n_layer=2, n_head=2, pad_token_id=0))
-    with pytest.raises(UserError, match=r"layers of GPT2\w+ have no separate key, value, feed"):
+    with pytest.raises(UserError, match=r"GPT2.*separate"):
         IA3().adapt(job, gpt2)
-    with pytest.raises(UserError, match=r"hides from GPT2\w+ where a text ends"):
+    with pytest.raises(UserError, match=r"GPT2.*ends"):
         PromptTuning().adapt(job, gpt2)
     bart = AutoConfig.for_model("bart", d_model=16, vocab_size=32)
-    with pytest.raises(UserError, match="2 stacks of numbered layers"):
+    with pytest.raises(UserError, match="2 stacks"):
         layers(meta(bart))
 
 

@@ -85,5 +85,5 @@ def test_every_schedule_can_be_built_and_stepped(schedule):
 
 def test_a_learning_rate_is_needed():
     parameters = [torch.nn.Parameter(torch.zeros(1))]
-    with pytest.raises(UserError, match="no learning rate"):
+    with pytest.raises(UserError, match="learning rate"):
         optimizer_and_scheduler(OptimizerSettings(), parameters, 10, None)

@@ -16,7 +16,7 @@ from tests.problems.jobs import SmallJob, collate, train
 @pytest.mark.parametrize("tokens", [9, 100_000])
 def test_no_length_is_advised_that_cannot_be_given(method, tokens: int) -> None:
     """16 positions, texts of 8; the least task.max_length is 8."""
-    with pytest.raises(UserError, match=r"16 positions: use at most 8 virtual tokens$"):
+    with pytest.raises(UserError, match=r"16 positions.*at most 8"):
         train(method(virtual_tokens=tokens), SmallJob())
 
 
@@ -24,7 +24,7 @@ def test_a_text_as_long_as_the_model_leaves_fewer_tokens_as_the_only_way() -> No
     job = SmallJob()
     model = PromptTuning(virtual_tokens=8).adapt(job, job.build_model())
     ids = torch.ones(1, 16, dtype=torch.long)
-    with pytest.raises(UserError, match=r"use task.max_length=8 or fewer virtual tokens$"):
+    with pytest.raises(UserError, match=r"task.max_length=8.*fewer"):
         model(input_ids=ids, attention_mask=ids)
 
 
@@ -59,5 +59,5 @@ def test_prefixes_suit_gpt2_padded_texts_too() -> None:
 
 def test_models_that_take_no_prefix_are_named_with_those_that_do() -> None:
     sizes = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32, "vocab_size": 32}
-    with pytest.raises(UserError, match=r"DistilBert.* a model of the BERT, RoBERTa or GPT-2 type"):
+    with pytest.raises(UserError, match=r"DistilBert.*BERT, RoBERTa"):
         train(PrefixTuning(), OtherJob(DistilBertConfig(**sizes), "classifier"))

@@ -79,8 +79,7 @@ def test_every_layer_attends_to_its_prefix() -> None:
 @pytest.mark.parametrize("method", [PromptTuning(virtual_tokens=9), PrefixTuning(virtual_tokens=9)])
 def test_texts_that_leave_no_room_are_told_with_the_way_out(method) -> None:
     job = SmallJob()  # 16 positions, texts of up to 8
-    message = r"a text of 8 tokens and method.virtual_tokens=9 exceed the model's 16 positions: "
-    with pytest.raises(UserError, match=message + "use at most 8 virtual tokens"):
+    with pytest.raises(UserError, match=r"method.virtual_tokens=9.*16 positions.*at most 8"):
         train(method, job)
 
 
@@ -90,7 +89,7 @@ def test_longer_test_texts_are_told_too(method) -> None:
     model = method.adapt(job, job.build_model())
     fits, too_long = torch.ones(1, 8, dtype=torch.long), torch.ones(1, 9, dtype=torch.long)
     model(input_ids=fits, attention_mask=fits)
-    with pytest.raises(UserError, match=r"a text of 9 tokens .* use task.max_length=8"):
+    with pytest.raises(UserError, match=r"9 tokens.*task.max_length=8"):
         model(input_ids=too_long, attention_mask=too_long)
 
 
@@ -115,5 +114,5 @@ def test_embeddings_narrower_than_the_layers() -> None:
 
 def test_prefix_tuning_refuses_label_smoothing_that_peft_would_leave_out() -> None:
     job = SmallJob(label_smoothing=0.1)
-    with pytest.raises(UserError, match="without smoothing"):
+    with pytest.raises(UserError, match="smoothing"):
         train(PrefixTuning(), job)

@@ -143,7 +143,7 @@ def test_the_density_reaches_its_target(density):
 
 
 def test_the_closed_form_estimator_is_refused_by_name():
-    with pytest.raises(UserError, match="hard-concrete gates draw at random"):
+    with pytest.raises(UserError, match=r"gate.*random"):
         SaLoRABilevel(rank=4).check_hypergradient(Alignment())
 
 
@@ -160,8 +160,8 @@ def test_without_the_constraint_there_are_two_levels():
         ({"split": 1.0}, r"split=.*in \(0, 1\)"),
         ({"upper_steps": 0}, "upper_steps=.*1 or more"),
         ({"density": 2.0}, r"density=.*in \(0, 1\]"),
-        ({"warmup_steps": 3}, "begin to learn at method.start; leave warmup_steps at 0"),
-        ({"roll_back": True}, "salora_bilevel cannot roll back"),
+        ({"warmup_steps": 3}, "method.start.*warmup_steps"),
+        ({"roll_back": True}, "salora_bilevel.*roll"),
     ],
 )
 def test_wrong_settings_are_named(options, words):

@@ -47,7 +47,7 @@ def test_the_threshold_is_minus_log_eleven():
 
 
 def test_a_budget_without_room_for_a_component_is_refused():
-    with pytest.raises(UserError, match="has no room for one component of 10"):
+    with pytest.raises(UserError, match=r"room.*10"):
         window_of(torch.zeros(2, 4), target=0.01)
 
 

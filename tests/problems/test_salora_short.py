@@ -15,7 +15,7 @@ from tests.problems.salora_jobs import WatchedJob
 @pytest.mark.parametrize("method", [SaLoRA, SaLoRABilevel])
 @pytest.mark.parametrize(("steps", "window"), [(3, 1), (5, 2)])
 def test_windows_that_leave_all_to_chance_are_refused(method, steps: int, window: int) -> None:
-    said = rf"learn for {window} of {steps} steps, from method.start=0.1 .* raise train.epochs or"
+    said = rf"{window} of {steps} steps.*method.start=0.1.*train.epochs"
     with pytest.raises(UserError, match=said):
         train(method(rank=4), WatchedJob(max_steps=steps, epochs=9))
 

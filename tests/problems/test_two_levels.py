@@ -70,16 +70,16 @@ def test_without_a_split_the_tasks_own_validation_examples_are_the_upper_levels(
 
 
 def test_no_validation_split_to_take_is_said():
-    with pytest.raises(UserError, match=r"split=null .*batch_size=8 .* one has 0: give"):
+    with pytest.raises(UserError, match=r"split=null.*batch_size=8.* 0"):
         train(BiLoRA(split=None), SmallJob())
 
 
 def test_each_side_needs_a_batch():
     BiLoRA(split=0.8).check_size(80, 16)
     BiLoRA(split=None).check_size(16, 16)
-    with pytest.raises(UserError, match=r"method.split=0.8 divides the 79 .* into 63 and 16"):
+    with pytest.raises(UserError, match=r"method.split=0.8.* 79 .*63 and 16"):
         BiLoRA(split=0.8).check_size(79, 17)
-    with pytest.raises(UserError, match=r"fewer than train\.batch_size=16"):
+    with pytest.raises(UserError, match=r"train\.batch_size=16"):
         BiDoRA(split=None).check_size(10, 16)
 
 

@@ -157,6 +157,23 @@ def test_neumann_is_its_series(classes, k):
     assert relative_error(found, -mixed * alpha * series) < 1e-12
 
 
+def test_finite_difference_from_plain_betty_problems():
+    """Their latest batch is all there is: a central difference, the same as ours."""
+    found = []
+    for classes in ((OurLower, OurUpper), (StockLower, StockUpper)):
+        engine, _, upper, _, mixed, v = ridge(Config(type="finite_difference"), classes)
+        found.append(total_gradient(engine, upper))
+        assert relative_error(found[-1], -mixed * v) < 1e-2
+    assert relative_error(found[1], -mixed * v) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["unrolled", "sama", "alignment", "betty_darts"])
+def test_plain_betty_problems_have_recorded_nothing(name):
+    engine, *_ = ridge(Config(type=name), (StockLower, StockUpper))
+    with pytest.raises(UserError, match=rf"{name}.*'lower' is a StockLower.*LowerProblem"):
+        engine.run()
+
+
 def test_neumann_converges_to_the_inverse():
     config = Config(type="neumann", neumann_iterations=400, neumann_alpha=0.1)
     engine, _, upper, *closed = ridge(config)

@@ -1,5 +1,6 @@
 """What --help says: first what people use, then every option of a group from its class."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -68,7 +69,7 @@ def test_a_group_s_page(capsys):
 def test_an_unknown_group(capsys):
     with pytest.raises(SystemExit):
         main(["--help", "metod"])
-    assert "did you mean 'method'" in capsys.readouterr().err
+    assert "'method'" in capsys.readouterr().err
 
 
 def test_a_field_is_the_only_place_of_an_option(own, quick, capsys, tmp_path):
@@ -77,7 +78,11 @@ def test_a_field_is_the_only_place_of_an_option(own, quick, capsys, tmp_path):
     assert "Steps that it waits." in text
     with pytest.raises(SystemExit):
         main([*own, "method.patience=0"])
-    assert "method.patience=0: this must be an integer, 1 or more" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "method.patience=0" in error
+    assert "1 or more" in error
     short = ["train.max_steps=1", "run.figures=false", f"hydra.run.dir={tmp_path / 'run'}"]
     main([*own, *quick, *short, "method.patience=9"])
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["configuration"]["method"]["patience"] == 9
     assert "patience: 9" in (tmp_path / "run" / ".hydra" / "config.yaml").read_text()

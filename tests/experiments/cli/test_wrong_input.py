@@ -30,14 +30,14 @@ CASES = {
         ["method=autolara"],
         ["method 'autolara'", "adalora, autolora, bidora", "mean 'auto"],
     ),
-    "unknown task": (["task=sst3"], ["task 'sst3'", "demo", "did you mean 'sst2'"]),
+    "unknown task": (["task=sst3"], ["task 'sst3'", "demo", "'sst2'"]),
     "unknown model": (["model=robertabase"], ["model 'robertabase'", "roberta-base"]),
     "unknown estimator": (["hypergradient=darts"], ["'darts'", "finite_difference", "unrolled"]),
     "unknown engine": (["engine=fast"], ["engine 'fast'", "default"]),
-    "misspelt group": (["metod=lora"], ["unknown option 'metod'", "did you mean 'method'"]),
-    "misspelt option": (["method.rnk=3"], ["'rnk' in method", "did you mean 'rank'"]),
+    "misspelt group": (["metod=lora"], ["'metod'", "'method'"]),
+    "misspelt option": (["method.rnk=3"], ["'rnk' in method", "'rank'"]),
     "misspelt nested": (["method.lower.weight_dekay=0"], ["in method.lower", "'weight_decay'"]),
-    "misspelt train": (["train.epoch=3"], ["'epoch' in train", "did you mean 'epochs'"]),
+    "misspelt train": (["train.epoch=3"], ["'epoch' in train", "'epochs'"]),
     "appended option": (["+method.foo=3"], ["'foo' in method", "rank"]),
     "not an integer": (["method.rank=abc"], ["method.rank=abc", "an integer"]),
     "not a number": (["train.lr=fast"], ["train.lr=fast", "float"]),
@@ -53,7 +53,7 @@ CASES = {
         ["'fast'", "double_backward"],
     ),
     "half a seed": (["seed=1.5"], ["seed=1.5", "integer"]),
-    "null": (["train.epochs=null"], ["train.epochs=null", "null is not allowed"]),
+    "null": (["train.epochs=null"], ["train.epochs=null", "not allowed"]),
     "null group": (["method=null"], ["must be a string"]),
     "wrong list": (["method.lower.betas=[0.9]"], ["method.lower.betas", "2 values"]),
     "wrong choice": (["engine.precision=fp8"], ["engine.precision=fp8", "auto, fp32, bf16, fp16"]),
@@ -64,48 +64,51 @@ CASES = {
     "negative warm-up": (["train.warmup_steps=-1"], ["train.warmup_steps=-1", "0 or more"]),
     "two warm-ups": (
         ["train.warmup_steps=9", "method.lower.warmup_ratio=0.1"],
-        ["train.warmup_steps=9 and method.lower.warmup_ratio=0.1 are both given"],
+        ["train.warmup_steps=9", "method.lower.warmup_ratio=0.1", "both"],
     ),
     "negative rate": (["train.lr=-1"], ["train.lr=-1.0", "more than 0"]),
     "no targets": (["train.target_modules=[]"], ["train.target_modules", "qv, all or a list"]),
     "a value for a group": (["train=fast"], ["train=fast", "group of options", "train.epochs"]),
-    "no value": (["seed"], ["cannot read the option 'seed'", "name=value"]),
-    "interpolation": (["task.name=${nothing}"], ["task.name", "'nothing' not found"]),
-    "flag": (["--methd=lora"], ["unknown flag --methd", "name=value"]),
-    "forbidden target": (["method._target_=os.system"], ["os.system", "only classes of"]),
+    "no value": (["seed"], ["'seed'", "name=value"]),
+    "interpolation": (["task.name=${nothing}"], ["task.name", "'nothing'"]),
+    "flag": (["--methd=lora"], ["--methd", "name=value"]),
+    "forbidden target": (["method._target_=os.system"], ["os.system", "only"]),
     "target of another kind": (
         ["method._target_=problems.common.optimizer_settings.OptimizerSettings"],
-        ["unknown option", "allowed are name, lr"],
+        ["unknown option", "name, lr"],
     ),
-    "no such class": (["method._target_=problems.lora.Lora"], ["has no class Lora"]),
-    "no such module": (["method._target_=problems.loro.LoRA"], ["no module problems.loro"]),
+    "no such class": (["method._target_=problems.lora.Lora"], ["class Lora"]),
+    "no such module": (["method._target_=problems.loro.LoRA"], ["problems.loro"]),
     "deleted": (["~seed"], ["seed"]),
-    "no folder to resume": (["run.resume=nowhere"], ["nowhere", "no such folder"]),
-    "no run to resume": (["run.resume=."], ["no run's folder"]),
-    "resume in multirun": (["-m", "run.resume=x"], ["continues one run", "auto"]),
+    "no folder to resume": (["run.resume=nowhere"], ["nowhere", "folder"]),
+    "no run to resume": (["run.resume=."], ["run.resume", "folder"]),
+    "resume in multirun": (["-m", "run.resume=x"], ["one run", "auto"]),
     "hub without id": (["model=hub"], ["model.pretrained=ID_OR_FOLDER"]),
     "no model folder": (["model=hub", "model.pretrained=./nothing"], ["./nothing", "not exist"]),
     "no data": (["task=classification", "model=demo"], ["task.data_dir"]),
     "no gates to divide by": (
         ["method=salora_bilevel", "hypergradient=alignment"],
-        ["alignment divides by the gate values", "hypergradient=finite_difference"],
+        ["alignment", "gate", "hypergradient=finite_difference"],
     ),
-    "no gates at all": (["method=bidora", "hypergradient=alignment"], ["gated LoRA layers"]),
+    "no gates at all": (["method=bidora", "hypergradient=alignment"], ["alignment", "gated"]),
     "places of its own": (
         ["method=ia3", "train.target_modules=[classifier]"],
-        ["[classifier]", "method ia3", "no list of modules"],
+        ["[classifier]", "ia3", "no list"],
     ),
     "nothing to adapt": (
         ["method=pretrained", "train.target_modules=[classifier]"],
-        ["method pretrained", "no list of modules"],
+        ["pretrained", "no list"],
     ),
-    "not its model": (["task=planted", "model=demo"], ["use model=planted"]),
+    "not its model": (["task=planted", "model=demo"], ["model=planted"]),
     "too few planted ranks": (
         ["task=planted", "task.planted.ranks=[1,2]"],
         ["task.planted.ranks=(1, 2)", "8 ranks", "task.planted.targets=qv"],
     ),
-    "unknown planted targets": (["task=planted", "task.planted.targets=x"], ["qv | all | a list"]),
-    "unknown in a multirun": (["-m", "method=lora,foo"], ["unknown method 'foo'"]),
+    "unknown planted targets": (
+        ["task=planted", "task.planted.targets=x"],
+        ["task.planted.targets", "qv"],
+    ),
+    "unknown in a multirun": (["-m", "method=lora,foo"], ["method 'foo'"]),
 }
 
 
@@ -120,6 +123,6 @@ def test_one_sentence(case: str, capsys: pytest.CaptureFixture[str], folder: Pat
 
 def test_traceback_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    with pytest.raises(Exception, match="Could not find 'method/foo'"):
+    with pytest.raises(Exception, match="method/foo"):
         main(["method=foo"])
     assert os.environ["HYDRA_FULL_ERROR"] == "1"

@@ -60,10 +60,10 @@ def test_without_a_token_of_the_beginning_the_end_stands_there(loaded):
     expected = -torch.log_softmax(logits, 0)[tokenizer("tea")["input_ids"][0]]
     assert found.loss == pytest.approx(float(expected), rel=1e-5)
     other.eos_token = None
-    with pytest.raises(UserError, match="token of the beginning or the end"):
+    with pytest.raises(UserError, match=r"token.*beginning"):
         surprises(model, other, ["tea"])
 
 
 def test_a_text_longer_than_the_model(loaded):
-    with pytest.raises(UserError, match=r"text 1 has 101 tokens.* 96 positions"):
+    with pytest.raises(UserError, match=r"text 1 .*101.* 96"):
         surprises(*loaded, ["tea", "tea " * 100])

@@ -172,11 +172,11 @@ def test_settings_say_what_the_library_says():
     ("names", "hypotheses", "references", "message"),
     [
         (["bleu"], [], [], "no texts"),
-        (["bleu"], ["a"], [["a"], ["b"]], "the texts are 1, and there are references for 2"),
-        (["bleu"], ["a", "b"], [["a"], []], "example 2 has no reference"),
-        (["bleu"], ["a"], [["a", " "]], "example 1 has an empty reference"),
+        (["bleu"], ["a"], [["a"], ["b"]], "1, .*references.*2"),
+        (["bleu"], ["a", "b"], [["a"], []], "example 2 .*no reference"),
+        (["bleu"], ["a"], [["a", " "]], "example 1 .*empty"),
         (["bleu"], ["a"], ["a"], "not a list"),
-        (["blue"], ["a"], [["a"]], "did you mean 'bleu'"),
+        (["blue"], ["a"], [["a"]], "blue.*'bleu'"),
     ],
 )
 def test_wrong_input(names, hypotheses, references, message):
@@ -191,5 +191,5 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch):
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "version", version)
-    with pytest.raises(UserError, match=r"sacrebleu: pip install '\.\[text\]'"):
+    with pytest.raises(UserError, match=r"sacrebleu.*\[text\]"):
         score_text(["bleu"], ["a"], [["a"]])

@@ -57,7 +57,7 @@ def test_of_coco_takes_words_alone(java):
 
 def test_a_program_that_fails_is_told_in_one_sentence(java):
     java("print('no such memory', file=sys.stderr)\nraise SystemExit(1)\n")
-    with pytest.raises(UserError, match="METEOR failed: no such memory"):
+    with pytest.raises(UserError, match=r"METEOR.*no such memory"):
         TEXT_METRICS["meteor"].function(["a"] * 5000, [["b"]] * 5000)
 
 

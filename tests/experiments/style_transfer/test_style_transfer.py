@@ -179,7 +179,7 @@ def test_wrong_classifiers(world, tmp_path, capsys, labels, kind, more, said):
         (["classifier={world}/yelp"], "classifier=.*yelp: there is no finished run"),
         (["data_dir={world}/gpt2"], "gpt2 has no file test"),
         (["out={world}/classifier"], "holds the result of a run"),
-        (["max_test=few"], "max_test=few: this must be a whole number"),
+        (["max_test=few"], r"max_test=few.*an integer, 1 or more"),
         (["max_tset=3"], "unknown option 'max_tset'.*did you mean 'max_test'"),
         (["styles=one"], "styles=one: two different names"),
         (["instruction=do it"], r"instruction= must hold \{target\}"),

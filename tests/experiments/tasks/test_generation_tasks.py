@@ -116,7 +116,7 @@ def test_dart(tmp_path):
 
 def test_training_on_the_validation_split_is_asked_for_and_told(tmp_path):
     path = write(tmp_path, validation=DART_ROWS[:1], test=DART_ROWS)
-    with pytest.raises(UserError, match=r"no split train: train on task\.train_split=validation"):
+    with pytest.raises(UserError, match=r"train.*task\.train_split=validation"):
         DART(data_dir=path).load()
     data = DART(data_dir=path, train_split="validation").load()
     assert (data.train_source, data.validation, len(data.train)) == ("validation", None, 2)
@@ -147,7 +147,7 @@ def test_from_the_hub(monkeypatch):
 
 def test_without_the_hub(monkeypatch):
     monkeypatch.setattr(hub, "reachable", lambda: False)
-    with pytest.raises(UserError, match=r"EdinburghNLP/xsum is not in its cache.*task\.data_dir"):
+    with pytest.raises(UserError, match=r"EdinburghNLP/xsum.*task\.data_dir"):
         XSum().load()
 
 
@@ -161,41 +161,41 @@ def test_text_to_text_is_tested_on_validation_without_a_test_file(tmp_path):
 
 
 WRONG = {
-    "no folder": (WebNLG, {}, {"data_dir": None}, "task=webnlg needs task.data_dir"),
-    "no test": (E2E, {"train": E2E_ROWS}, {}, "has no split test"),
+    "no folder": (WebNLG, {}, {"data_dir": None}, "webnlg.*task.data_dir"),
+    "no test": (E2E, {"train": E2E_ROWS}, {}, "split test"),
     "tested on what is trained on": (
         TextToText,
         {"validation": [ROW]},
         {"train_split": "validation"},
-        "has no split test",
+        "split test",
     ),
     "no reference": (
         DART,
         {"train": DART_ROWS, "test": [{**DART_ROWS[0], "references": []}]},
         {},
-        "row 0 of .*test.jsonl has no reference",
+        "row 0 .*test.jsonl.*no reference",
     ),
-    "no column": (XSum, {"train": [ROW], "test": [ROW]}, {}, "no column 'document'"),
+    "no column": (XSum, {"train": [ROW], "test": [ROW]}, {}, "column 'document'"),
     "comments missing": (
         WebNLG,
         {"train": WEBNLG_ROWS, "test": [{**WEBNLG_ROWS[0], "ref_comments": ["good"]}]},
         {},
-        "3 references and 1 ref_comments.*task.only_good=false",
+        "1 ref_comments.*task.only_good=false",
     ),
     "no triple": (
         WebNLG,
         {"train": [{**WEBNLG_ROWS[0], "triples": ["A | B"]}], "test": WEBNLG_ROWS},
         {},
-        "row 0 of .*train.jsonl has 'A | B' for a triple",
+        "row 0 .*train.jsonl.*'A | B'.*triple",
     ),
     "empty source": (
         TextToText,
         {"train": [{"source": " ", "target": "x"}], "test": [ROW]},
         {},
-        "row 0 of .* has nothing in column 'source'",
+        "row 0 .*column 'source'",
     ),
-    "unknown metric": (E2E, {}, {"metrics": ("blue",)}, "unknown metric 'blue'"),
-    "no metric": (E2E, {}, {"metrics": ()}, "task.metrics is empty"),
+    "unknown metric": (E2E, {}, {"metrics": ("blue",)}, "metric 'blue'"),
+    "no metric": (E2E, {}, {"metrics": ()}, "task.metrics.*empty"),
     "no room": (E2E, {}, {"max_length": 3}, r"max_length=3.*8 or more"),
 }
 
@@ -209,7 +209,7 @@ def test_one_sentence(tmp_path, kind, splits, options, said):
 def test_a_missing_package_is_told_when_the_task_is_named(monkeypatch):
     other = TextMetric("other", lambda hypotheses, references: 0.0, ("no-such-package",), "")
     monkeypatch.setattr("experiments.tasks.generation.TEXT_METRICS", {"other": other})
-    with pytest.raises(UserError, match="needs the package no-such-package"):
+    with pytest.raises(UserError, match="package no-such-package"):
         E2E(metrics=("other",))
 
 

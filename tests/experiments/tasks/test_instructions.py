@@ -86,16 +86,16 @@ def without(key: str) -> list[dict]:
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        (without("instruction"), "no column 'instruction': its columns are input, output"),
-        (without("output"), "no column 'output'"),
-        (without("input"), r"no column 'input'.*task\.input_column=null"),
+        (without("instruction"), "'instruction'.*input, output"),
+        (without("output"), "column 'output'"),
+        (without("input"), r"'input'.*task\.input_column=null"),
         (
             [*ROWS, {**ROWS[0], "output": " "}],
-            r"row 30 of .*x\.json has nothing in column 'output'",
+            r"row 30 .*x\.json .*'output'",
         ),
-        ([*ROWS[:3], {**ROWS[0], "instruction": None}], "row 3 of .* 'instruction'"),
-        ([], "has no rows"),
-        (ROWS[:1], "leaves one side empty"),
+        ([*ROWS[:3], {**ROWS[0], "instruction": None}], "row 3 .*'instruction'"),
+        ([], "no rows"),
+        (ROWS[:1], "empty"),
     ],
 )
 def test_wrong_rows(tmp_path, rows, said):
@@ -106,11 +106,11 @@ def test_wrong_rows(tmp_path, rows, said):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"prompt": "{instruction}"}, r"task\.prompt must hold \{instruction\} and \{input\}"),
-        ({"prompt_without_input": "{input}"}, r"task\.prompt_without_input must hold"),
+        ({"prompt": "{instruction}"}, r"task\.prompt.*\{instruction\}.*\{input\}"),
+        ({"prompt_without_input": "{input}"}, r"task\.prompt_without_input.*hold"),
         ({"test_share": 1.0}, r"test_share=1\.0.*in \(0, 1\)"),
-        ({"data_dir": "nowhere"}, "task.data_dir=nowhere: there is no such file or folder"),
-        ({"metrics": ("blue",)}, "unknown metric 'blue'"),
+        ({"data_dir": "nowhere"}, "task.data_dir=nowhere.*no such"),
+        ({"metrics": ("blue",)}, "metric 'blue'"),
     ],
 )
 def test_wrong_options(tmp_path, options, said):
@@ -121,11 +121,11 @@ def test_wrong_options(tmp_path, options, said):
 
 def test_wrong_files(tmp_path):
     (tmp_path / "x.json").write_text('{"instruction": "a"}\n{"instruction": "b"}')
-    with pytest.raises(UserError, match=r"x\.json cannot be read as json: Extra data"):
+    with pytest.raises(UserError, match=r"x\.json.*Extra data"):
         load(tmp_path / "x.json")
     (tmp_path / "x.json").write_text('{"data": []}')
-    with pytest.raises(UserError, match="one array of objects"):
+    with pytest.raises(UserError, match="array"):
         load(tmp_path / "x.json")
     (tmp_path / "x.txt").write_text("a")
-    with pytest.raises(UserError, match=r"x\.txt: its name must end in \.parquet"):
+    with pytest.raises(UserError, match=r"x\.txt.*\.parquet"):
         load(tmp_path / "x.txt")

@@ -82,7 +82,7 @@ def test_three_files_and_other_columns(tmp_path):
 def test_iob1_is_converted_when_asked(tmp_path):
     text = "a I-X\nb I-X\nc B-X\nd I-Y\ne O\nf I-Y\n"
     path = folder(tmp_path, ".txt", train=text, test=text)
-    with pytest.raises(UserError, match=r"line 1 of .*'I-X' after 'O'.*task\.scheme=iob1"):
+    with pytest.raises(UserError, match=r"line 1 .*'I-X'.*task\.scheme=iob1"):
         Tagging(path).load()
     converted = ("B-X", "I-X", "B-X", "B-Y", "O", "B-Y")
     assert Tagging(path, scheme="iob1").load().train[0].tags == converted
@@ -99,14 +99,14 @@ def test_max_train_is_seeded(tmp_path):
 
 GOOD = lines(ROWS)
 BAD_LINES = [
-    ("a B_PER\n", r"line 1 of .*train\.conll has the tag 'B_PER': allowed are O, B-TYPE and I-"),
-    ("a O\n\nb O\nc I-\n", r"line 4 of .* has the tag 'I-'"),
-    ("a S-PER\n", r"has the tag 'S-PER': allowed"),
-    ("a B-X\nb E-X\n", r"line 2 of .* has the tag 'E-X': allowed"),
-    ("a B-X\nb I-Y\n", r"line 2 of .*'I-Y' after 'B-X'"),
-    ("a b O\nword\n", r"line 2 of .* is 'word': it must hold a word and"),
-    ("\n\n", "has no words"),
-    ("a O\n", "has no entity"),
+    ("a B_PER\n", r"line 1 .*train\.conll.*'B_PER'.*allowed"),
+    ("a O\n\nb O\nc I-\n", "line 4 .*'I-'"),
+    ("a S-PER\n", "'S-PER'.*allowed"),
+    ("a B-X\nb E-X\n", "line 2 .*'E-X'.*allowed"),
+    ("a B-X\nb I-Y\n", "line 2 .*'I-Y'.*'B-X'"),
+    ("a b O\nword\n", "line 2 .*'word'.*must hold"),
+    ("\n\n", "no words"),
+    ("a O\n", "no entity"),
 ]
 
 
@@ -117,14 +117,14 @@ def test_wrong_lines_are_one_clear_sentence(tmp_path, text, message):
 
 
 BAD_ROWS = [
-    ({"tokens": ["a", "b"], "ner_tags": ["O"]}, "row 1 of .* has 2 words .* and 1 tags"),
-    ({"tokens": [], "ner_tags": []}, "has 0 words"),
-    ({"tokens": ["a"]}, "no list in column 'ner_tags' but None"),
-    ({"tokens": "a b", "ner_tags": ["O"]}, "no list in column 'tokens' but 'a b'"),
-    ({"tokens": ["a", ""], "ner_tags": ["O", "O"]}, "word 1 of row 1 of .* is ''"),
-    ({"tokens": ["a"], "ner_tags": [0]}, r"has the tag 0: name the tags .*task\.tag_names"),
-    ({"tokens": ["a"], "ner_tags": [0.5]}, "has the tag 0.5: this must be a text or a whole"),
-    ({"tokens": ["a"], "ner_tags": ["DNA"]}, "word 0 of row 1 of .* has the tag 'DNA'"),
+    ({"tokens": ["a", "b"], "ner_tags": ["O"]}, "row 1 .*2 words.*1 tags"),
+    ({"tokens": [], "ner_tags": []}, "0 words"),
+    ({"tokens": ["a"]}, "'ner_tags'.*None"),
+    ({"tokens": "a b", "ner_tags": ["O"]}, "'tokens'.*'a b'"),
+    ({"tokens": ["a", ""], "ner_tags": ["O", "O"]}, "word 1 .*row 1 .*''"),
+    ({"tokens": ["a"], "ner_tags": [0]}, r"tag 0.*task\.tag_names"),
+    ({"tokens": ["a"], "ner_tags": [0.5]}, "tag 0.5.*must be"),
+    ({"tokens": ["a"], "ner_tags": ["DNA"]}, "word 0 .*row 1 .*'DNA'"),
 ]
 
 
@@ -135,9 +135,9 @@ def test_wrong_rows_are_one_clear_sentence(tmp_path, row, message):
 
 
 BAD_OPTIONS = [
-    ({"data_dir": None}, "needs task.data_dir"),
+    ({"data_dir": None}, "task.data_dir"),
     ({"scheme": "bioes"}, "scheme=bioes.*iob2, iob1"),
-    ({"tokens_column": "words"}, "no column 'words': its columns are tokens, ner_tags"),
+    ({"tokens_column": "words"}, "'words'.*tokens, ner_tags"),
     ({"max_length": 4}, "max_length=4.*8 or more"),
     ({"max_test": 0}, "max_test=0.*1 or more"),
 ]
@@ -151,19 +151,19 @@ def test_wrong_options_are_one_clear_sentence(tmp_path, options, message):
 
 
 def test_missing_files_unknown_types_and_numbers(tmp_path):
-    with pytest.raises(UserError, match="no file train"):
+    with pytest.raises(UserError, match="file train"):
         Tagging(str(tmp_path)).load()
     path = folder(tmp_path, ".jsonl", train=NUMBERS)
-    with pytest.raises(UserError, match="no file test or validation"):
+    with pytest.raises(UserError, match="file test or validation"):
         Tagging(path).load()
     folder(tmp_path, ".conll", test="a O\nb B-RNA\n")
-    with pytest.raises(UserError, match=r"line 2 of .*'B-RNA'.*its types are DNA, protein"):
+    with pytest.raises(UserError, match=r"line 2 .*'B-RNA'.*DNA, protein"):
         Tagging(path, tag_names=NAMES).load()
-    with pytest.raises(UserError, match=r"has the tag 2: .*names for 0 to 1"):
+    with pytest.raises(UserError, match=r"tag 2.*0 to 1"):
         Tagging(path, tag_names=["O", "B-DNA"]).load()
     (tmp_path / "test.txt").write_bytes(b"\xff O\n")
     with pytest.raises(UserError, match="several files"):
         Tagging(path, tag_names=NAMES).load()
     (tmp_path / "test.conll").unlink()
-    with pytest.raises(UserError, match="cannot be read as UTF-8"):
+    with pytest.raises(UserError, match="UTF-8"):
         Tagging(path, tag_names=NAMES).load()

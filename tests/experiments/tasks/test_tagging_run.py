@@ -66,7 +66,7 @@ def test_every_method_trains_and_is_scored(method: str, tagged: list[str], tmp_p
 
 
 def test_prompt_tuning_is_refused(tagged: list[str], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="prompt tuning cannot tag words"):
+    with pytest.raises(UserError, match=r"prompt.*tag"):
         run(tmp_path / "run", [*tagged, "method=prompt"])
 
 

@@ -32,7 +32,7 @@ def test_a_separator_that_leaves_no_room_for_its_source():
     tokenizer = writers.tokenizer()
     (row,) = data(max_length=10, separator="w0 " * 7).tokenise(tokenizer, [EXAMPLE])
     assert tokenizer.decode(row["input_ids"]) == "w1 " + "w0 " * 7 + "w9 </s>"
-    with pytest.raises(UserError, match=r"task\.separator has 8 tokens, .* room for 8 in all"):
+    with pytest.raises(UserError, match=r"task\.separator.*8.*room"):
         data(max_length=10, separator="w0 " * 8).tokenise(tokenizer, [EXAMPLE])
 
 
