@@ -1,6 +1,6 @@
 """Fine-tune from a script or a notebook: no Hydra, no files.
 
-from experiments.api import finetune, search_ranks
+from experiments import finetune, search_ranks
 
 run = finetune(model, tokenizer, {"train": train, "test": test}, AutoLoRA())
 run.model, run.lora_config, run.result
@@ -92,12 +92,12 @@ def finetune(
         target_modules: "qv", "all" or names; None for the method's own.
         head: modules trained in full beside the adapter; None for all outside the backbone.
         metrics: names in ``experiments.metrics.labels.METRICS`` (of tags ``tags.TAG_METRICS``, of
-            text ``text.TEXT_METRICS``); None for the usual of the kind.
-        decoding: how text is written, ``experiments.tasks.kinds.text.Decoding(beams=4)``.
+            text ``text.TEXT_METRICS``, beside it); None for the usual of the kind.
+        decoding: how text is written, ``experiments.Decoding(beams=4)``.
         seed: decides splits, order, dropout and new weights.
         folder: of the run, as ``python -m experiments.run`` leaves it; None leaves nothing behind.
         resume: continue the interrupted run in ``folder``.
-        engine: options of ``experiments.config.schema.EngineOptions`` to change,
+        engine: options that ``python -m experiments.run --help engine`` lists,
             ``{"precision": "bf16"}``.
         **train: ``epochs``, ``batch_size``, ``lr`` ...: see ``problems.TrainSettings``.
 

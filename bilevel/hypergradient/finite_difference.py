@@ -45,7 +45,7 @@ class FiniteDifference(Hypergradient):
     with the lower step's own backward pass), or ``auto``: forward in fp32, central in lower
     precision and at ``point=after``."""
     epsilon: Positive | None = None
-    """Length of the perturbation eps v; None chooses by precision."""
+    """Length of the perturbation eps v; null chooses by precision."""
     point: Literal["before", "after"] = "before"
     """Weights at which to differentiate: ``before`` the last lower step, where its batch was used
     and where one-step unrolling is exact, or ``after`` it (Betty)."""

@@ -41,7 +41,7 @@ class ImplicitFunction(Hypergradient):
     product: Product = "auto"
     """How to take second-order products, as for ``unrolled``."""
     epsilon: Positive | None = None
-    """Length of the perturbation of a central difference; None chooses by precision."""
+    """Length of the perturbation of a central difference; null chooses by precision."""
 
     def needs(self, lower: LowerLevel) -> Needs:
         """The last step's batch and random state."""

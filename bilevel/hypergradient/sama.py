@@ -34,7 +34,7 @@ class Sama(Hypergradient):
 
     name: ClassVar[str] = "sama"
     epsilon: Positive | None = None
-    """Length of the perturbation; None chooses by precision."""
+    """Length of the perturbation; null chooses by precision."""
 
     def needs(self, lower: LowerLevel) -> Needs:
         """The last step with the optimiser's state before it."""

@@ -48,7 +48,7 @@ class Unrolled(Hypergradient):
 
     name: ClassVar[str] = "unrolled"
     depth: Count | None = None
-    """How many steps to go back through; None for all."""
+    """How many steps to go back through; null for all."""
     product: Product = "auto"
     """Second-order products by ``double_backward``, by a replayed ``central_difference``, or
     ``auto``: the former where the attention kernel allows it."""
@@ -56,7 +56,7 @@ class Unrolled(Hypergradient):
     """With one lower step on one batch (T1 = T2 = 1), keep that step's graph instead of recomputing
     it: faster, and more memory while the upper step is taken."""
     epsilon: Positive | None = None
-    """Length of the perturbation of a central difference; None chooses by precision."""
+    """Length of the perturbation of a central difference; null chooses by precision."""
 
     def _keeps_graph(self, lower: LowerLevel) -> bool:
         # The graph serves once, and holds E itself, which the first upper step changes.
