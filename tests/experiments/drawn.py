@@ -41,7 +41,8 @@ def write(folder: Path, lines: list[dict[str, Any]]) -> None:
 
 
 def assert_nothing_cut(figure: Figure) -> None:
-    """No artist reaches over the edge of the picture by more than a hair."""
+    """Lay the figure out: no artist reaches over its edge by more than a hair."""
+    figure.draw_without_rendering()
     box = figure.get_tightbbox(figure.canvas.get_renderer())  # type: ignore[attr-defined]
     width, height = figure.get_size_inches()
     assert min(box.x0, box.y0) > -0.03

@@ -17,11 +17,12 @@ from bilevel.errors import UserError
 from experiments.cli import resume
 from experiments.run import main
 
-# (module, class or None, function, n-th call, whether the call is done before the kill)
+# (module, class or None, function, n-th call, whether the call is done before the kill); the search
+# has 3 steps (of two lower and one upper each), the retraining 12, with a checkpoint every second.
 POINTS: dict[str, tuple[str, str | None, str, int, bool]] = {
-    "before the first checkpoint": ("bilevel.engine", "BilevelEngine", "train_step", 2, True),
-    "in the search": ("bilevel.engine", "BilevelEngine", "train_step", 7, True),
-    "in a lower step": ("bilevel.problem", "BilevelProblem", "optimizer_step", 11, False),
+    "before the first checkpoint": ("bilevel.engine", "BilevelEngine", "train_step", 1, True),
+    "in the search": ("bilevel.engine", "BilevelEngine", "train_step", 3, True),
+    "in a lower step": ("bilevel.problem", "BilevelProblem", "optimizer_step", 8, False),
     "while saving": ("bilevel.checkpoint.state_file", None, "_sync_folder", 2, False),
     "in an evaluation": ("experiments.training.callbacks", None, "score", 1, True),
     "after the search's last step": (
@@ -33,8 +34,8 @@ POINTS: dict[str, tuple[str, str | None, str, int, bool]] = {
     ),
     "before the journal": ("experiments.training.finished_stages", "Journal", "finish", 1, False),
     "between the stages": ("experiments.training.finished_stages", "Journal", "finish", 1, True),
-    "in the retraining, early": ("bilevel.engine", "BilevelEngine", "train_step", 14, True),
-    "in the retraining, late": ("bilevel.engine", "BilevelEngine", "train_step", 27, True),
+    "in the retraining, early": ("bilevel.engine", "BilevelEngine", "train_step", 6, True),
+    "in the retraining, late": ("bilevel.engine", "BilevelEngine", "train_step", 12, True),
     "before the export": ("experiments.results.saved_model", None, "save", 1, False),
     "before the result": ("experiments.results.record", None, "write", 1, False),
 }
@@ -87,7 +88,8 @@ def traces(folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def words(quick: list[str]) -> list[str]:
-    return [*quick, "run.figures=false", "hypergradient=unrolled", "method.unroll_steps=2"]
+    short = ["train.epochs=1", "engine.checkpoint_every=2", "run.figures=false"]
+    return [*quick, *short, "hypergradient=unrolled", "method.unroll_steps=2"]
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +143,7 @@ def test_an_option_newer_than_the_run_is_null_for_it(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_killed_from_outside(tmp_path: Path, words: list[str], undisturbed: dict[str, Any]) -> None:
     folder = tmp_path / "run"
-    for least, more in ((5, []), (25, [f"run.resume={folder}"])):
+    for least, more in ((3, []), (10, [f"run.resume={folder}"])):
         given = more or [*words, f"hydra.run.dir={folder}"]
         process = subprocess.Popen([sys.executable, "-m", "experiments.run", *given])
         metrics = folder / "metrics.jsonl"

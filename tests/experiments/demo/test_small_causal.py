@@ -1,5 +1,6 @@
 """A small GPT-2 made out of a task's texts."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -67,20 +68,20 @@ def test_it_is_a_model_of_the_project(made: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "say where the model goes: out=DIR"),
-        (["out=x", "width=10", "heads=3"], "width=10: this must be a multiple of heads=3"),
-        (["out=x", "steps=-1"], "steps=-1: this must be an integer of 0 or more"),
-        (["out=x", "layers=0"], "layers=0: this must be an integer of 1 or more"),
-        (["out=x", "vocabulary=100"], "vocabulary=100: this must be 258 or more"),
-        (["out=x", "task=demo"], "task=demo has no texts to write"),
-        (["out=x", *DATA, "task.max_train=30"], "too few"),
-        (["out=x", "model=demo"], "unknown option 'model=demo': allowed are out, task, steps"),
+        ([], "out=DIR"),
+        (["out=x", "width=10", "heads=3"], "width=10.*heads=3"),
+        (["out=x", "steps=-1"], "steps=-1.*0 or more"),
+        (["out=x", "layers=0"], "layers=0.*1 or more"),
+        (["out=x", "vocabulary=100"], "vocabulary=100.*258"),
+        (["out=x", "task=demo"], "task=demo.*no texts"),
+        (["out=x", *DATA, "task.max_train=30"], "few"),
+        (["out=x", "model=demo"], "model=demo.*out, task, steps"),
     ],
 )
 def test_wrong_words(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         small_causal.main(words)
-    assert said in capsys.readouterr().err
+    assert re.search(said, capsys.readouterr().err)
 
 
 def test_a_place_that_cannot_be_written_to_is_told_first(
@@ -88,7 +89,7 @@ def test_a_place_that_cannot_be_written_to_is_told_first(
 ) -> None:
     (tmp_path / "file").write_text("")
     for out, said in (
-        (tmp_path / "file", "is a file: give a folder"),
+        (tmp_path / "file", "is a file"),
         (made, "a model already"),
     ):
         with pytest.raises(SystemExit, match="2"):

@@ -1,3 +1,4 @@
+import copy
 import json
 import random
 from dataclasses import replace
@@ -91,7 +92,7 @@ def test_ranks_can_be_given_and_a_rank_of_one_place_changes_no_other_update():
 def test_every_update_and_its_last_component_matter(seed):
     """Without it at least 5 % of the labels differ (without all: most) and the loss is higher."""
     problem = PlantedNetworks(replace(PROBLEM, seed=seed))
-    updates = problem.updates()
+    updates, base = problem.updates(), problem.base().double()
     ids = problem.sequences(1000, problem.generator("test"))
     right = logits(problem.teacher(), ids)
     labels = right.argmax(1)
@@ -100,7 +101,7 @@ def test_every_update_and_its_last_component_matter(seed):
     assert torch.bincount(labels, minlength=16).min() > 10
 
     def compare(parts):
-        model = problem.base().double()
+        model = copy.deepcopy(base)
         plant(model, parts)
         found = logits(model, ids)
         same = (found.argmax(1) == labels).double().mean()

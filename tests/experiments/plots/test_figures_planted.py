@@ -40,6 +40,7 @@ def test_labels_stand_at_their_panels(tmp_path: Path, kept: list[Figure]) -> Non
         planted_recovery.draw(runs, tmp_path / "p.png")
     one, seven = kept
     assert labelled(one) == [("planted rank", "found rank")]
+    one.draw_without_rendering()
     panel = one.axes[0].get_position()
     assert panel.width > 0.75, "the panel fills the picture"
     below, left = ("planted rank", ""), ("", "found rank")

@@ -85,6 +85,7 @@ def test_a_seed_that_stopped_early_keeps_its_last_loss(tmp_path: Path, kept: lis
     line = kept[0].axes[0].get_lines()[0]
     assert list(line.get_xdata()) == [10, 20, 30]
     assert list(line.get_ydata()) == [2.0, 1.0, 0.5]
+    assert_nothing_cut(kept[0])
 
 
 def test_no_losses(tmp_path: Path) -> None:
@@ -226,10 +227,9 @@ def test_many_methods_with_long_names(tmp_path: Path, kept: list[Figure]) -> Non
     assert colours == {BLUE.lower()}
     assert parameters.get_xscale() == "log"
     assert score.get_xscale() == "linear"
-    kept[0].draw_without_rendering()
+    assert_nothing_cut(kept[0])
     boxes = [text.get_window_extent() for text in score.get_yticklabels()]
     assert all(upper.y0 > lower.y1 for upper, lower in pairwise(boxes))
-    assert_nothing_cut(kept[0])
 
 
 def test_methods_differ_by_task(tmp_path: Path, kept: list[Figure]) -> None:
@@ -252,6 +252,7 @@ def test_runs_that_are_scored_by_different_metrics(tmp_path: Path, kept: list[Fi
     np.testing.assert_equal(points, [[0.9], [np.nan]])
     points = [np.asarray(points.get_offsets())[:, 0] for points in gap.collections[1::2]]
     np.testing.assert_allclose(points, [[0.2], [0.2]])
+    assert_nothing_cut(kept[0])
 
 
 # ---- all of them
@@ -282,6 +283,7 @@ def test_all_figures_of_several_runs(tmp_path: Path) -> None:
     assert [p.name for p in figures.draw_several(results[-1:], tmp_path)] == ["comparison.png"]
 
 
+@pytest.mark.usefixtures("kept")
 def test_a_model_that_is_a_path_makes_no_folders(tmp_path: Path) -> None:
     ranks = {name: i for i, name in enumerate(NAMES)}
     for model, expected in (("../x/gpt2", "ranks_sst2_x_gpt2.png"), ("a/b", "ranks_sst2_a_b.png")):

@@ -109,6 +109,7 @@ def test_nulls_are_white_and_told(tmp_path: Path, kept: list[Figure]) -> None:
     array = maps(kept[0])[0].images[1].get_array()
     assert array.filled(-1).tolist() == [[0.5, 0.25, -1]]
     assert "1 not finite" in kept[0].axes[0].get_title(loc="left")
+    assert_nothing_cut(kept[0])
 
 
 @pytest.mark.parametrize("row", [[0.0, 0.0], [1.0, 1.0], [None, None]])
@@ -117,7 +118,8 @@ def test_values_all_alike(tmp_path: Path, kept: list[Figure], row: list[Any]) ->
     assert values.draw(lines, bilora(), tmp_path / "v.png")
     assert gates.draw(lines, bilora(), tmp_path / "g.png")
     assert len(maps(kept[0])) == 1
-    assert_nothing_cut(kept[0])
+    for figure in kept:
+        assert_nothing_cut(figure)
 
 
 @pytest.mark.parametrize("layers", [1, 24])
@@ -136,6 +138,7 @@ def test_modules_of_other_rank_leave_their_row_short(tmp_path: Path, kept: list[
     a, b = names(2, ["query"])
     values.draw(gate_lines({a: [0.3, 0.7], b: [0.5]}), bilora(), tmp_path / "v.png")
     assert maps(kept[0])[0].images[1].get_array().filled(-1).tolist() == [[0.7, 0.3], [0.5, -1]]
+    assert_nothing_cut(kept[0])
 
 
 def test_gates_over_steps_know_their_kind(tmp_path: Path, kept: list[Figure]) -> None:
@@ -242,6 +245,7 @@ def test_cosines_that_rounding_leaves_nothing_of(tmp_path: Path, kept: list[Figu
     turn, norm = kept[0].axes
     assert list(turn.get_lines()[0].get_xdata()) == [2]
     assert list(norm.get_lines()[0].get_xdata()) == [0, 2]
+    assert_nothing_cut(kept[0])
     assert not cosine.draw(bilora(update=None), tmp_path / "n.png")
     assert not cosine.draw(bilora(update={b: update[b]}), tmp_path / "n.png")
 

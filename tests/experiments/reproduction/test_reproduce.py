@@ -46,8 +46,8 @@ blocks:
 
 
 @pytest.fixture(autouse=True)
-def entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One entry, paper/one, and an empty folder to work in."""
+def entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: list[Figure]) -> None:
+    """One entry, paper/one, and an empty folder to work in; figures are not painted."""
     root = tmp_path / "entries"  # not "conf": it would hide the package from a process started here
     (root / "paper").mkdir(parents=True)
     (root / "paper" / "one.yaml").write_text(ENTRY)

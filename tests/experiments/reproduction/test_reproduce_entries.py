@@ -35,7 +35,7 @@ def test_every_paper_has_entries() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_entry_parses_and_plans(name: str) -> None:
+def test_an_entry_parses_and_plans_and_names_what_there_is(name: str) -> None:
     entry = load(name)
     cells = cells_of(entry)
     assert entry.heading
@@ -44,15 +44,15 @@ def test_an_entry_parses_and_plans(name: str) -> None:
     # Whatever is not known must be said: no paper tells all of its settings.
     assert entry.unknown
     assert len(cells_of(entry, "scale=smoke")) <= len(cells)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_options_named_exist(name: str) -> None:
-    for cell in cells_of(load(name)):
+    for cell in cells:
         assert cell.task in STAND_INS
         assert exists("task", cell.task), cell.task
         for group in ("method", "model"):
             assert exists(group, cell.settings[group]), cell.settings[group]
+    for block in entry.blocks:
+        for published in block.published:
+            assert published.source
+            assert published.values
 
 
 def test_shared_runs_are_those_of_the_other_table() -> None:
@@ -68,14 +68,6 @@ def test_recalled_figures_never_stand_by_themselves() -> None:
     # The one figure of the row that the paper's text has.
     assert shown(find(block.published, "AutoLoRA", "avg"), "avg") == "85.5"
     assert shown(None, "cola") == "-"
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_published_figures_say_where_they_are_from(name: str) -> None:
-    for block in load(name).blocks:
-        for published in block.published:
-            assert published.source
-            assert published.values
 
 
 def test_a_grid_is_one_run_a_value() -> None:

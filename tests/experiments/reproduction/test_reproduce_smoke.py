@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,20 +11,21 @@ from omegaconf import OmegaConf
 
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
-from experiments.reproduce import reproduce
+from experiments.reproduce import main, reproduce
 from experiments.reproduction.entries import folder, load, names
 from experiments.reproduction.options import Options
 from experiments.reproduction.smoke import STAND_INS
 from experiments.training.job import execute
 
 
-def test_one_run_by_a_process_of_its_own(tmp_path: Path) -> None:
+def test_one_run_by_a_process_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["table=autolora/glue", "scale=smoke", "only=lora", "only=rte", f"out={tmp_path}"]
-    command = [sys.executable, "-m", "experiments.reproduce", *words, "run.figures=false"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "1 run, 0 finished, 1 to do" in done.stdout
-    assert "python -m experiments.run method=lora task=demo model=demo seed=0" in done.stdout
+    main([*words, "run.figures=false", "train.max_steps=2", "task.max_test=16"])
+    said = capsys.readouterr().out
+    assert "1 run, 0 finished, 1 to do" in said
+    assert "python -m experiments.run method=lora task=demo model=demo seed=0" in said
     text = (tmp_path / "autolora" / "glue" / "table.md").read_text()
     assert "NOT a reproduction" in text
     assert (tmp_path / "autolora" / "glue" / "comparison.png").is_file()

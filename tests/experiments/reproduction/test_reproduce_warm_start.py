@@ -101,6 +101,7 @@ def test_real_runs_on_stand_ins(tmp_path: Path) -> None:
     made: list[dict[str, str]] = []
     words = ["table=bilora/glue", "scale=smoke", WARM, "only=rte", "only=LoRA"]
     words += ["only=roberta-base", f"out={tmp_path}", "run.figures=false"]
+    words += ["train.max_steps=2", "task.max_test=16"]
     assert reproduce(Options.parse(words), runs(made)) == 0
     assert ["model.warm_start" in given for given in made] == [False, True]
     (folder,) = (tmp_path / "bilora" / "glue").glob("*_from-mnli")

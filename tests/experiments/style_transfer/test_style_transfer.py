@@ -127,8 +127,8 @@ def test_a_prompt_that_would_lose_one_token_is_told(world, tmp_path, capsys):
     main([*short, f"task.max_length={needed + 1}"])  # and the end of text
     with pytest.raises(SystemExit):
         main([*short, f"task.max_length={needed}"])
-    said = f"the prompt of sentence 0 has {needed} tokens, and there is room for {needed - 1}:"
-    assert said in capsys.readouterr().err
+    said = rf"sentence 0 .*{needed} tokens.*room for {needed - 1}\b"
+    assert re.search(said, capsys.readouterr().err)
 
 
 def test_a_table_of_runs_leaves_the_transfers_out(world, tmp_path):
@@ -156,11 +156,11 @@ def test_labels_are_matched_by_name(world, tmp_path):
 @pytest.mark.parametrize(
     ("labels", "kind", "more", "said"),
     [
-        (["a", "b", "c"], "classes", "", "is a run with 3 labels: one with two is needed"),
-        (None, "number", "", "is a run with no labels"),
-        (["bad", "good"], "classes", "", "has the labels bad, good, not 0, 1: say which"),
-        (["1", "0"], "classes", "", "right about .*% of the 32 .* less than by chance"),
-        (["0", "1"], "classes", "classifier_labels=1,0", "less than by chance"),
+        (["a", "b", "c"], "classes", "", "3 labels.*two"),
+        (None, "number", "", "no labels"),
+        (["bad", "good"], "classes", "", "bad, good.*0, 1"),
+        (["1", "0"], "classes", "", "32 .*chance"),
+        (["0", "1"], "classes", "classifier_labels=1,0", "chance"),
     ],
 )
 def test_wrong_classifiers(world, tmp_path, capsys, labels, kind, more, said):
@@ -173,20 +173,20 @@ def test_wrong_classifiers(world, tmp_path, capsys, labels, kind, more, said):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (["run="], "run=DIR is needed"),
+        (["run="], "run=DIR"),
         (["run={world}/yelp"], "no finished run"),
-        (["run={world}/classifier"], "of task=classification: one of task=instructions is needed"),
-        (["classifier={world}/yelp"], "classifier=.*yelp: there is no finished run"),
-        (["data_dir={world}/gpt2"], "gpt2 has no file test"),
-        (["out={world}/classifier"], "holds the result of a run"),
-        (["max_test=few"], r"max_test=few.*an integer, 1 or more"),
-        (["max_tset=3"], "unknown option 'max_tset'.*did you mean 'max_test'"),
-        (["styles=one"], "styles=one: two different names"),
-        (["instruction=do it"], r"instruction= must hold \{target\}"),
-        (["label_column=stars"], "no column 'stars': its columns are text, label"),
-        (["language_model={world}/nothing"], "nothing does not exist"),
-        (["language_model={world}/bert"], "is an encoder"),
-        (["task.max_length=20"], "the prompt of sentence 0 has .* tokens, and there is room for"),
+        (["run={world}/classifier"], "task=classification.*task=instructions"),
+        (["classifier={world}/yelp"], "classifier=.*yelp.*finished run"),
+        (["data_dir={world}/gpt2"], "gpt2.*file test"),
+        (["out={world}/classifier"], "out=.*result"),
+        (["max_test=few"], "max_test=few.*must be"),
+        (["max_tset=3"], "'max_tset'.*'max_test'"),
+        (["styles=one"], "styles=one.*two"),
+        (["instruction=do it"], r"instruction=.*\{target\}"),
+        (["label_column=stars"], "'stars'.*text, label"),
+        (["language_model={world}/nothing"], "nothing.*exist"),
+        (["language_model={world}/bert"], "encoder"),
+        (["task.max_length=20"], "sentence 0 .* room for"),
         (["task.decoding.beams=0"], r"task\.decoding\.beams=0"),
     ],
 )
@@ -204,8 +204,7 @@ def test_wrong_labels_of_the_data(world, tmp_path, capsys):
     styled.write(tmp_path / "test.json", [*rows[:3], {**rows[3], "label": 2}])
     with pytest.raises(SystemExit):
         main(words(world, data_dir=str(tmp_path)))
-    assert "row 3 of " in (said := capsys.readouterr().err)
-    assert "the label 2: it must be 0 or 1" in said
+    assert re.search("row 3 .*label 2.*0 or 1", capsys.readouterr().err)
 
 
 def test_blank_texts_are_in_no_style():

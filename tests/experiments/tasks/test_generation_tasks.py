@@ -84,7 +84,8 @@ def test_no_meaning_representation(meaning):
         linearised(meaning, "row 3 of FILE")
 
 
-def test_webnlg(tmp_path):
+def test_webnlg(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)  # no Java: METEOR takes half a minute
     data = WebNLG(data_dir=all_splits(tmp_path, WEBNLG_ROWS)).load()
     source = "A_B : served by : C,_D | A_B : is : x | y"
     assert data.train == [
