@@ -16,7 +16,8 @@ from transformers import AutoModelForSequenceClassification, BertConfig
 
 from bilevel import BilevelEngine, BilevelEngineConfig, LowerProblem, ProblemConfig, UpperProblem
 from bilevel.hypergradient import Hypergradient
-from bilevel.lowrank.gates import Gates, attach_gates
+from bilevel.lowrank.attach import attach_gates
+from bilevel.lowrank.gates import Gates
 from bilevel.lowrank.layers import lora_layers
 
 BATCH, LENGTH = 32, 64

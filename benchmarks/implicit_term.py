@@ -23,7 +23,7 @@ from transformers import DataCollatorWithPadding
 from benchmarks.common import Lower, Upper, trainable
 from bilevel import BilevelEngine, BilevelEngineConfig, ProblemConfig, ResumableLoader
 from bilevel.hypergradient import Alignment, FiniteDifference, Hypergradient, Sama, Unrolled, check
-from bilevel.hypergradient.check import CheckResult
+from bilevel.hypergradient.accuracy import CheckResult
 from bilevel.hypergradient.derivatives import ReplayedLoss
 from bilevel.lowrank import Gates, attach_gates
 from bilevel.lowrank.layers import lora_layers
@@ -41,8 +41,8 @@ class ExactMixedProduct(Hypergradient):
         return Needs(depth=1, double_backward=True)
 
     def implicit_term(self, vector: list[Tensor], lower: Lower, upper: Upper) -> list[Tensor]:
-        step = lower.window.steps[-1]
-        loss = ReplayedLoss(lower, upper, step.batches, lower.window.upper_values[upper.name])
+        step = lower.recorded.steps[-1]
+        loss = ReplayedLoss(lower, upper, step.batches, lower.recorded.upper_values[upper.name])
         return [-g for g in loss.second_order(step.weights, vector, "upper")[1]]
 
 

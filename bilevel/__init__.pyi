@@ -11,4 +11,11 @@ from .hypergradient import Hypergradient as Hypergradient
 from .problem import BilevelProblem as BilevelProblem
 from .problem import LowerProblem as LowerProblem
 from .problem import UpperProblem as UpperProblem
+from .replay.recording import Needs as Needs
+from .settings import Count as Count
+from .settings import Natural as Natural
+from .settings import NonNegative as NonNegative
+from .settings import Positive as Positive
 from .settings import Settings as Settings
+from .settings import Share as Share
+from .settings import UnitInterval as UnitInterval

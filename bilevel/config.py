@@ -1,8 +1,8 @@
-"""Configuration of problems and of the engine: Betty's dataclasses with what Betty lacks."""
+"""Configure problems and the engine: Betty's dataclasses with what Betty lacks."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from betty.configs import Config, EngineConfig
@@ -23,10 +23,10 @@ class ProblemConfig(Config):
     ``warmup_steps`` counts optimiser steps before the first upper step.
 
     Attributes:
-        hypergradient: how levels above differentiate through *this* problem; sets ``type``.
+        hypergradient: how upper levels differentiate through *this* problem; sets ``type``.
         type: the estimator by name, with default options. Betty's ``darts`` draws new dropout masks
             in each of its passes, hence another default.
-        steps: T2, optimiser steps that this problem takes each time the levels below are done.
+        steps: T2, optimiser steps that this problem takes each time the lower levels are done.
         maximize: ascend the loss instead of descending it (a Lagrange multiplier, say).
         precision: ``fp32``, ``bf16``, ``fp16`` or ``auto``; trainable parameters stay as given.
     """
@@ -39,9 +39,13 @@ class ProblemConfig(Config):
     def __post_init__(self) -> None:
         if self.hypergradient is not None:
             self.type = self.hypergradient.name
-        for name in ("unroll_steps", "steps", "gradient_accumulation"):
-            if int(getattr(self, name)) < 1:
-                raise UserError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        for name, value in (
+            ("unroll_steps", self.unroll_steps),
+            ("steps", self.steps),
+            ("gradient_accumulation", self.gradient_accumulation),
+        ):
+            if int(value) < 1:
+                raise UserError(f"{name} must be 1 or more, got {value}")
         if self.warmup_steps < 0:
             raise UserError(f"warmup_steps must be 0 or more, got {self.warmup_steps}")
         if self.gradient_clipping < 0:
@@ -49,6 +53,13 @@ class ProblemConfig(Config):
                 f"gradient_clipping must be 0 (off) or a positive norm, got "
                 f"{self.gradient_clipping}"
             )
+
+    @classmethod
+    def of(cls, config: Config) -> ProblemConfig:
+        """``config`` itself, or Betty's own with our defaults for what Betty's has not."""
+        if isinstance(config, ProblemConfig):
+            return config
+        return cls(**{field.name: vars(config)[field.name] for field in fields(Config)})
 
 
 @dataclass
@@ -66,3 +77,10 @@ class BilevelEngineConfig(EngineConfig):
     valid_step: int = 0
     backend: str = "auto"
     verbose: bool = False
+
+    @classmethod
+    def of(cls, config: EngineConfig) -> BilevelEngineConfig:
+        """``config`` itself, or Betty's own with our defaults for what Betty's has not."""
+        if isinstance(config, BilevelEngineConfig):
+            return config
+        return cls(**{field.name: vars(config)[field.name] for field in fields(EngineConfig)})

@@ -1,4 +1,4 @@
-"""Which examples train which level, and in what order they come.
+"""Decide which examples train which level, and in what order they come.
 
 Both answers depend on nothing but seeds: `split` halves a data set for the two levels, and
 `ResumableLoader` hands out batches whose order is a function of (seed, epoch), so that a position
@@ -7,17 +7,36 @@ in it is two integers and can be saved and restored.
 
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from bilevel.errors import UserError
 
-__all__ = ["ResumableLoader", "split", "stratified_order"]
+__all__ = ["KnowsEpochs", "ResumableLoader", "SavesPosition", "split", "stratified_order"]
 
-# Length-grouped batches are formed inside windows of this many batches: wide enough that the
+# Length-grouped batches are formed inside runs of this many batches: wide enough that the
 # lengths in a batch are alike, narrow enough that the order still changes from epoch to epoch.
-WINDOW = 50
+GROUPED = 50
+
+
+@runtime_checkable
+class SavesPosition(Protocol):
+    """A loader that can be saved and go on from where it was."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it stands."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+
+
+@runtime_checkable
+class KnowsEpochs(Protocol):
+    """A loader that wants to be told which epoch begins."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Epoch ``epoch`` begins."""
 
 
 def stratified_order(n: int, seed: int, labels: Sequence[Hashable] | None = None) -> list[int]:
@@ -49,14 +68,14 @@ def split(
     Seeded; stratified when `labels` (n of them) are given.
 
     Raises:
-        UserError: `fraction` is not inside (0, 1), or one side would be empty.
+        UserError: `fraction` is not inside (0, 1), or one part would be empty.
     """
     if not 0.0 < fraction < 1.0:
         raise UserError(f"the split fraction must lie between 0 and 1 (exclusive), not {fraction}")
     size = round(n * fraction)
     if size == 0 or size == n:
         raise UserError(
-            f"splitting {n} examples at {fraction} leaves one side empty: "
+            f"splitting {n} examples at {fraction} leaves one part empty: "
             "use more examples or another fraction"
         )
     order = stratified_order(n, seed, labels)
@@ -177,9 +196,9 @@ class ResumableLoader:
             # Before the sorting, or it would always be the shortest examples that are dropped.
             order = order[: len(self) * self.batch_size]
         if self.lengths is not None:
-            window = WINDOW * self.batch_size if self.shuffle else len(order)
+            run = GROUPED * self.batch_size if self.shuffle else len(order)
             order = np.concatenate(
-                [self._longest_first(order[i : i + window]) for i in range(0, len(order), window)]
+                [self._longest_first(order[i : i + run]) for i in range(0, len(order), run)]
             )
         batches = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
         if self.lengths is not None and self.shuffle:

@@ -1,4 +1,4 @@
-"""Ranks, devices, and explicit averages over ranks.
+"""Join several processes, choose the device, and average over ranks where it is asked for.
 
 Modules are not wrapped in DistributedDataParallel: its hooks fire in every backward, also in the
 second-order passes of a hypergradient, where averaging would be wrong or done twice. Gradients and
@@ -33,16 +33,6 @@ class World:
     world_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     joined: bool = False  # whether setup() made the process group, and cleanup() must end it
-
-    @property
-    def size(self) -> int:
-        """Number of processes."""
-        return self.world_size
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this process is the one that writes files and prints."""
-        return self.rank == 0
 
 
 def setup(strategy: str = "default", backend: str = "auto") -> World:

@@ -1,4 +1,4 @@
-"""Betty's engine with global steps of T1 lower and T2 upper steps, callbacks, and exact resume."""
+"""Run a graph of levels in global steps of T1 lower and T2 upper ones, with exact resume."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import Any
 
 import betty.logging
 import torch
+from betty.configs import EngineConfig
 from betty.engine import Engine
 from betty.misc.early_stopping import EarlyStopping as BettyEarlyStopping
 
 from bilevel import distributed
-from bilevel.callbacks import Callback
+from bilevel.callbacks.callback import Callback
 from bilevel.config import BilevelEngineConfig
 from bilevel.errors import UserError
+from bilevel.problem import BilevelProblem
 from bilevel.replay.random_state import RandomState
-from bilevel.replay.recording import clone_nested
 
 __all__ = ["BilevelEngine", "EarlyStopping"]
 
@@ -45,19 +46,23 @@ class BilevelEngine(Engine):
 
     Args:
         problems: the levels.
-        config: a :class:`BilevelEngineConfig`; ``train_iters`` counts global steps.
+        config: a :class:`BilevelEngineConfig`; ``train_iters`` counts global steps. Betty's own
+            ``EngineConfig`` becomes one.
         dependencies: ``{"u2l": {upper: [lower]}, "l2u": {lower: [upper]}}``; None for one problem
             or several independent ones.
         env: as in Betty.
         callbacks: called in order; see :class:`bilevel.callbacks.Callback`.
         validation: ``engine -> {name: number}``, called every ``valid_step`` global steps with all
             problems in evaluation mode (or define the method in a subclass, as in Betty).
+
+    Raises:
+        UserError: a problem is none of ours.
     """
 
     def __init__(
         self,
-        problems: Sequence[Any],
-        config: BilevelEngineConfig | None = None,
+        problems: Sequence[BilevelProblem],
+        config: EngineConfig | None = None,
         dependencies: dict[str, dict[Any, list[Any]]] | None = None,
         env: Any = None,
         callbacks: Sequence[Callback] = (),
@@ -69,8 +74,14 @@ class BilevelEngine(Engine):
         self.world = distributed.World()
         if validation is not None:
             self.validation = lambda: validation(self)
-        config = config or BilevelEngineConfig()
-        if not getattr(config, "verbose", False):
+        for problem in problems:
+            if not isinstance(problem, BilevelProblem):
+                raise UserError(
+                    f"problem {problem.name!r} is a {type(problem).__name__}, which this engine "
+                    "cannot run: derive it from LowerProblem or UpperProblem"
+                )
+        config = BilevelEngineConfig() if config is None else BilevelEngineConfig.of(config)
+        if not config.verbose:
             betty.logging.get_logger().setLevel(logging.WARNING)
         super().__init__(list(problems), config, dependencies or {"u2l": {}, "l2u": {}}, env)
 
@@ -107,8 +118,7 @@ class BilevelEngine(Engine):
         """Set up the graph; gradients are reported to the callbacks."""
         super().initialize()
         for problem in self.problems:
-            if hasattr(problem, "gradient_hooks"):
-                problem.gradient_hooks.append(self._on_gradient)
+            problem.gradient_hooks.append(self._on_gradient)
 
     def _on_gradient(self, problem: Any, loss: torch.Tensor) -> None:
         for callback in self.callbacks:
@@ -117,7 +127,7 @@ class BilevelEngine(Engine):
     # ------------------------------------------------------------------ running
 
     def train_step(self) -> None:
-        """One global step: every leaf takes its T1 steps and sets off the levels above it."""
+        """One global step: every leaf takes its T1 steps and sets off its upper levels."""
         for leaf in self.leaves:
             for _ in range(leaf.config.unroll_steps * leaf.gas):
                 leaf.step_normal(global_step=self.global_step)
@@ -133,7 +143,8 @@ class BilevelEngine(Engine):
     def run(self) -> None:
         """Train to ``train_iters`` global steps, from wherever the engine stands."""
         self.train()
-        self._call("on_start")
+        for callback in self.callbacks:
+            callback.on_start(self)
         try:
             while self.global_step < self.train_iters and self.stop_reason is None:
                 self.global_step += 1
@@ -141,21 +152,19 @@ class BilevelEngine(Engine):
                 if self.valid_step and self.global_step % self.valid_step == 0:
                     self._validate()
                 # After the validation: a checkpoint made here includes its outcome.
-                self._call("on_step_end")
+                for callback in self.callbacks:
+                    callback.on_step_end(self)
         except BaseException as error:
             for callback in self.callbacks:
                 callback.on_exception(self, error)
             raise
-        self._call("on_end")
-
-    def _call(self, hook: str) -> None:
         for callback in self.callbacks:
-            getattr(callback, hook)(self)
+            callback.on_end(self)
 
     def _validate(self) -> None:
         if self.do_validation():
             self._validate_here()
-        if self.early_stopping is not None and self.world.size > 1:
+        if self.early_stopping is not None and self.world.world_size > 1:
             # The first rank validates; all have to stop with it.
             flag = torch.tensor(int(self.stop_reason is not None), device=self.device)
             distributed.broadcast([flag], self.world)
@@ -197,10 +206,6 @@ class BilevelEngine(Engine):
             else {"best_score": stopping.best_score, "counter": stopping.counter},
             "callbacks": [callback.state_dict() for callback in self.callbacks],
         }
-
-    def copy_state(self) -> dict[str, Any]:
-        """:meth:`state_dict` with its tensors copied, to come back to later in this process."""
-        return clone_nested(self.state_dict())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from :meth:`state_dict`.

@@ -1,4 +1,4 @@
-"""The one exception whose message is meant for the person at the keyboard, and its phrases."""
+"""Define the exception whose message is meant for the person at the keyboard, and its phrases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mixed precision by autocast, on CPU and GPU; trainable parameters stay in fp32."""
+"""Compute in mixed precision by autocast; trainable parameters stay in fp32."""
 
 from __future__ import annotations
 

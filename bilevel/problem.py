@@ -1,21 +1,40 @@
-"""Betty problems with recorded steps and exact states: the two levels as users write them."""
+"""Train one level of a multilevel problem: Betty's problem with recorded steps and exact states."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from betty.hypergradient import jvp_fn_mapping
+from betty.problems import ImplicitProblem
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from bilevel.hypergradient.base import Hypergradient, estimator_of
-from bilevel.hypergradient.optimizers import snapshot
-from bilevel.problem_state import ProblemState
-from bilevel.replay.random_state import RandomState
-from bilevel.replay.recording import StepRecord, clone_nested
+from bilevel import gradients, graph, precision
+from bilevel.checkpoint import level_state
+from bilevel.config import ProblemConfig
+from bilevel.data import KnowsEpochs, ResumableLoader
+from bilevel.distributed import World, averaged, broadcast
+from bilevel.errors import UserError
+from bilevel.hypergradient.base import Hypergradient
+from bilevel.hypergradient.derivatives import ReplayedLoss
+from bilevel.hypergradient.registry import enter_in, estimator_of
+from bilevel.hypergradient.shared import check_reentrant
+from bilevel.nests import to_device
+from bilevel.plain_level import PlainLevel
+from bilevel.protocols import LowerLevel, UpperLevel
+from bilevel.replay.parameter_slots import ParameterSlots
+from bilevel.replay.recorder import StepRecorder
+from bilevel.replay.recording import RecordedSteps, StepRecord
+from bilevel.replay.roll_back import RollBack
 
 __all__ = ["BilevelProblem", "LowerProblem", "UpperProblem"]
 
 
-class BilevelProblem(ProblemState):
+class BilevelProblem(ImplicitProblem):
     """One level of a multilevel problem: Betty's ``ImplicitProblem``, cured.
 
     The problem owns a fixed list of parameters, settled at construction: those of the optimiser
@@ -23,27 +42,279 @@ class BilevelProblem(ProblemState):
 
     Args:
         name: name by which the other problems reach this one (``self.NAME``).
-        config: a :class:`ProblemConfig` (Betty's own ``Config`` works too).
+        config: a :class:`ProblemConfig`; Betty's own ``Config`` becomes one.
         module, optimizer, scheduler, train_data_loader: as in Betty, or by the ``configure_*``
             hooks. Optimiser, parameter groups and scheduler are used as given, never rebuilt.
     """
+
+    _count: int
+    _inner_loop_start: bool
+
+    def __init__(
+        self,
+        name: str,
+        config: Any = None,
+        module: nn.Module | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
+        scheduler: Any = None,
+        train_data_loader: Any = None,
+        extra_config: Any = None,
+    ) -> None:
+        config = ProblemConfig() if config is None else ProblemConfig.of(config)
+        super().__init__(
+            name, config, module, optimizer, scheduler, train_data_loader, extra_config
+        )
+        self._parameters: list[nn.Parameter] | None = None
+        self._slots: ParameterSlots | None = None
+        self.recorder = StepRecorder()
+        self.roll_back = RollBack()
+        self.estimator_state: dict[str, Any] = {}
+        self.gradient_hooks: list[Callable[[Any, Any], None]] = []
+        self.last_loss: Tensor | None = None
+        self.last_stats: dict[str, Any] = {}
+        self.world = World()
+
+    # ------------------------------------------------------------------ setting up
+
+    def initialize(self) -> None:
+        """Set up as Betty does, with a gradient scaler and autocast for any device."""
+        requested: str = self.config.precision
+        self.precision = "fp32"  # else Betty insists on CUDA's own
+        super().initialize()
+        self.precision = precision.resolve(requested, torch.device(self.device))
+        self.scaler = precision.make_scaler(self.precision, torch.device(self.device))
+        self.warmup_steps = self.config.warmup_steps * self.gas  # Betty counts micro-batches
+        check_reentrant(self.module)
+        graph.check_estimators(self._paths, jvp_fn_mapping)
+        if self._parents:
+            estimator = estimator_of(self.config)
+            if estimator is not None:
+                estimator.prepare(self)
+                self.recorder.needs = estimator.needs(self)
+
+    def patch_module(self) -> None:
+        """Move the module to the device; ranks start from equal trainable parameters."""
+        self.module.to(self.device)
+        self._parameters = graph.owned_parameters(self.name, self.module, self.optimizer)
+        broadcast([p.data for p in self._parameters], self.world)
+
+    def patch_optimizer(self) -> None:
+        """Keep the optimiser as given. Betty would rebuild it and lose its groups."""
+        if self.optimizer is None and not self.is_implemented("custom_optimizer_step"):
+            raise UserError(f"problem {self.name!r} has no optimizer")
+
+    def patch_scheduler(self) -> None:
+        """Keep the scheduler as given: it already drives the optimiser that is in use."""
+
+    def patch_data_loader(self, loader: Any) -> Any:
+        """Every rank gets its part: of each batch, or (Betty) of the batches."""
+        if self.world.world_size == 1:
+            return loader
+        if isinstance(loader, ResumableLoader):
+            if loader.world_size == 1:
+                loader.shard(self.world.rank, self.world.world_size)
+            return loader
+        return super().patch_data_loader(loader)
+
+    def configure_distributed_training(self, dictionary: dict[str, Any]) -> None:
+        """Take the ranks' layout from the engine."""
+        super().configure_distributed_training(dictionary)
+        self.world = dictionary.get("world", World())
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """The parameters this level owns, a list that is settled once.
+
+        While a loss is replayed at other values, these are the values it is replayed at.
+        """
+        if self._slots is not None and self._slots.held is not None:
+            return list(self._slots.held)  # type: ignore[arg-type]
+        if self._parameters is None:
+            self._parameters = graph.owned_parameters(self.name, self.module, self.optimizer)
+        return self._parameters
+
+    @property
+    def ancestors(self) -> list[Any]:
+        """All upper problems, nearest first."""
+        return graph.ancestors(self._parents)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Same as :meth:`trainable_parameters`: a frozen backbone belongs to no level."""
+        return self.trainable_parameters()
+
+    @property
+    def slots(self) -> ParameterSlots:
+        """Where the trainable parameters sit in the module tree."""
+        if self._slots is None:
+            self._slots = ParameterSlots(self.module, self.trainable_parameters())
+        return self._slots
+
+    # ------------------------------------------------------------------ losses and gradients
+
+    def kernels(self) -> AbstractContextManager[Any]:
+        """Attention kernels that this problem's passes, forward and backward, have to use."""
+        return (
+            sdpa_kernel(SDPBackend.MATH) if self.recorder.needs.double_backward else nullcontext()
+        )
+
+    def training_step_exec(self, batch: Any) -> Any:
+        """``training_step`` under this problem's autocast and attention kernels."""
+        if type(batch) is dict:
+            batch = dict(batch)  # a training step may take it apart, and it is needed again
+        with self.kernels(), precision.autocast(self.precision, torch.device(self.device).type):
+            return self.training_step(batch)
+
+    def loss(self, batch: Any) -> Tensor:
+        """The loss of ``batch`` as a scalar tensor, whatever ``training_step`` returns."""
+        result = self.training_step_exec(batch)
+        return result["loss"] if isinstance(result, Mapping) else result
+
+    def objective(self, batch: Any) -> Tensor:
+        """What this level descends: its loss, negated where it maximises."""
+        loss = self.loss(batch)
+        return -loss if self.config.maximize else loss
+
+    def replayed_loss(self, upper: UpperLevel, step: StepRecord | None = None) -> ReplayedLoss:
+        """L1 of a recorded step, by default the latest, as a function of V and E of ``upper``."""
+        batches = (step or self.recorded.last).batches
+        return ReplayedLoss(self, upper, batches, self.recorded.upper_values.get(upper.name))
+
+    def get_batch_single_loader(self, idx: int) -> Any:
+        """Next batch of loader ``idx``, on the device; a spent loader starts its next epoch."""
+        try:
+            batch = next(self.train_data_iterator[idx])
+        except StopIteration:
+            if idx == 0:
+                self.epoch_callback_exec()
+            self.epoch_counter[idx] += 1
+            loader = self.train_data_loader[idx]
+            if isinstance(loader, KnowsEpochs):
+                loader.set_epoch(self.epoch_counter[idx])
+            self.train_data_iterator[idx] = iter(loader)
+            batch = next(self.train_data_iterator[idx], None)
+            if batch is None:
+                raise UserError(f"the data loader of problem {self.name!r} is empty") from None
+        return to_device(batch, torch.device(self.device))
+
+    @property
+    def last_indices(self) -> list[int] | None:
+        """Data-set indices of the latest batch, where the loader tells them."""
+        loader = self.train_data_loader[0] if self.train_data_loader else None
+        return loader.last_indices if isinstance(loader, ResumableLoader) else None
+
+    def get_loss(self, batch: Any) -> tuple[Tensor, dict[str, Any]]:
+        """Loss to descend (scaled, per micro-batch) and statistics; never waits for a device."""
+        result = self.training_step_exec(batch)
+        stats = dict(result) if isinstance(result, Mapping) else {"loss": result}
+        loss = stats["loss"]
+        stats["loss"] = self.last_loss = loss.detach()
+        self.last_stats = stats
+        if self.config.maximize:
+            loss = -loss
+        return self.scaled(loss) / self.gas, stats
+
+    def scaled(self, value: Tensor) -> Tensor:
+        """``value`` times the gradient scaler's factor (fp16), else ``value`` itself."""
+        return value if self.scaler is None else self.scaler.scale(value)
+
+    def _inverse(self) -> Tensor:
+        assert self.scaler is not None
+        return 1.0 / self.scaler.scale(torch.ones((), device=self.device))
+
+    def gradient(
+        self, loss: Tensor, inputs: Sequence[Tensor], create_graph: bool = False
+    ) -> list[Tensor]:
+        """d loss / d inputs, averaged over ranks, zeros where the loss does not depend on one."""
+        grads = torch.autograd.grad(
+            self.scaled(loss), inputs, create_graph=create_graph, allow_unused=True
+        )
+        filled = self._unscaled(grads, inputs)
+        return filled if create_graph else self._averaged(filled, filled)
+
+    def backward(
+        self,
+        loss: Tensor,
+        params: Sequence[nn.Parameter],
+        paths: Sequence[Sequence[ImplicitProblem]],
+        create_graph: bool = False,
+        retain_graph: bool = False,
+        allow_unused: bool = True,
+    ) -> None:
+        """Accumulate the direct gradient and, along each path, the implicit one.
+
+        dL2/dE = direct partial + sum over paths of (d best response / dE)^T v. The direct partial
+        and v = dL2/dV come out of one backward pass (Betty takes two).
+        """
+        record = self.recorder.current
+        leaves = None if record is None or record.graph is None else record.graph[0]
+        keep = leaves is not None
+        live = [path for path in paths if not graph.stops_gradient(path)]
+        uppers = self._parents if record is not None and self.recorder.needs.upper_gradient else []
+        groups: list[Sequence[Tensor]] = [params if leaves is None else leaves]
+        groups += [path[1].meta_trainable_parameters() for path in live]
+        groups += [upper.trainable_parameters() for upper in uppers]
+        with self.kernels():
+            grads = torch.autograd.grad(
+                loss,
+                [x for group in groups for x in group],
+                create_graph=create_graph or keep,
+                retain_graph=retain_graph or keep,
+                allow_unused=allow_unused,
+            )
+        parts = iter(gradients.cut(grads, groups))
+
+        direct = next(parts)
+        if record is not None and leaves is not None:
+            record.graph = (leaves, self._unscaled(direct, leaves))
+            direct = [None if g is None else g.detach() for g in direct]
+        self.set_grads(params, self._averaged(direct, params))
+        for path in live:
+            vector = self._unscaled(next(parts), path[1].meta_trainable_parameters())
+            vector = self._averaged(vector, vector)
+            for lower, upper in itertools.pairwise(path[1:]):
+                vector = jvp_fn_mapping[lower.config.type](vector, lower, upper, False)
+            self.set_grads(params, [self.scaled(g) for g in vector])
+        for upper in uppers:
+            assert record is not None
+            found = self._unscaled(next(parts), upper.trainable_parameters())
+            found = self._averaged([g.detach() for g in found], found)
+            record.add_upper_gradient(upper.name, found)
+        for hook in self.gradient_hooks:
+            hook(self, self.last_loss)
+
+    def set_grads(self, params: Sequence[nn.Parameter], grads: Sequence[Tensor | None]) -> None:
+        """Add ``grads`` to the parameters' own."""
+        gradients.accumulate(params, grads)
+
+    def _unscaled(self, grads: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor]:
+        return gradients.unscaled(grads, like, None if self.scaler is None else self._inverse())
+
+    def _averaged(self, grads: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Any]:
+        """Mean over ranks. Ranks may differ in what is None, so there it becomes zeros."""
+        if self.world.world_size == 1:
+            return list(grads)
+        return averaged(gradients.filled(grads, like), self.world)
+
+    def clip_grad(self) -> None:
+        """Clip the global gradient norm of this level's parameters."""
+        nn.utils.clip_grad_norm_(self.trainable_parameters(), self.gradient_clipping)
+
+    # ------------------------------------------------------------------ steps
 
     def one_step_descent(self, batch: Any = None) -> dict[str, Any]:
         """Take one micro-batch; at the accumulation boundary, one optimiser step."""
         fresh = batch is None
         if fresh:
             batch = self.cur_batch = self.get_batch()
-            if self._rolling:
-                # Those of one optimiser step, for taking it again.
-                self._micro_batches = [*self._micro_batches, batch][-self.gas :]
-        record = self._open_record(batch) if fresh and self._parents else None
+            self.roll_back.note(batch, self)
+        records = fresh and self._parents and self.records_steps
+        record = self.recorder.open(self, batch) if records else None
         if record is not None and record.graph is not None:
             with self.slots.holding(record.graph[0], replay=False):
                 loss, stats = self.get_loss(batch)
                 self.slots.verify(loss, self.name)
         else:
             loss, stats = self.get_loss(batch)
-        self._micro_record = record
+        self.recorder.current = record
         self.backward(
             loss=loss,
             params=self.trainable_parameters(),
@@ -52,12 +323,12 @@ class BilevelProblem(ProblemState):
             retain_graph=self._retain_graph,
             allow_unused=self._allow_unused,
         )
-        self._micro_record = None
+        self.recorder.current = None
         if self.is_implemented("grad_callback"):
             self.grad_callback()
         if self.gradient_accumulation_boundary():
             if record is not None:
-                self._close_record(record)
+                self.recorder.close(record, self, 1.0 if self.scaler is None else self._inverse())
             if self.scaler is None:
                 self.optimizer_step()
             else:
@@ -84,38 +355,11 @@ class BilevelProblem(ProblemState):
         else:
             self.optimizer.step()
 
-    def _open_record(self, batch: Any) -> StepRecord | None:
-        """Remember what the coming micro-batch needs to be computed again."""
-        needs = self._needs
-        if needs.depth == 0:
-            return None
-        first_micro = self.gas == 1 or self._count % self.gas == 1
-        if not first_micro and self.window.steps:
-            record = self.window.steps[-1]
-        else:
-            weights = [p.detach().clone() for p in self.trainable_parameters()]
-            record = StepRecord(weights, max_norm=self.gradient_clipping)
-            if needs.optimizer:
-                record.snapshot = snapshot(self.optimizer, self.trainable_parameters())
-            if needs.graph and self.gas == 1:
-                record.graph = ([w.requires_grad_() for w in record.weights], [])
-            self.window.steps.append(record)
-        record.batches.append((batch, RandomState.capture(self.device)))
-        return record
-
-    def _close_record(self, record: StepRecord) -> None:
-        inverse = self._inverse_scale()
-        # A copy: clipping changes p.grad in place. None where the loss does not use a parameter.
-        record.gradient = [
-            None if p.grad is None else p.grad.detach() * inverse
-            for p in self.trainable_parameters()
-        ]
-
     def step_normal(self, global_step: int | None = None) -> None:
         """One micro-step of a leaf; T2 optimiser steps of a problem whose children are done."""
         if not self.check_ready():
             return
-        repeats = 1 if self._leaf else getattr(self.config, "steps", 1) * self.gas
+        repeats = 1 if self._leaf else self.config.steps * self.gas
         for _ in range(repeats):
             self.ready = [True] * len(self._children)
             self._micro_step(global_step)
@@ -128,50 +372,40 @@ class BilevelProblem(ProblemState):
             self._inner_loop_start = False
             # Steps of the warm-up stand: no upper step follows them.
             end = self._count + self._unroll_steps * self.gas
-            self._rolling = self._roll_back and self._training and end > self.warmup_steps
-            if self._rolling:
-                self.cache_states()
+            self.roll_back.active = self._roll_back and self._training and end > self.warmup_steps
+            if self.roll_back.active:
+                self.roll_back.save(self)
             if self._parents:
                 estimator = estimator_of(self.config)
-                if estimator is not None and estimator.per_window:
-                    self._needs = estimator.needs(self)
-                self.window.open(
-                    self._needs.depth,
-                    {
-                        above.name: [p.detach().clone() for p in above.trainable_parameters()]
-                        for above in self.ancestors
-                    },
-                )
+                if estimator is not None and estimator.needs_vary:
+                    self.recorder.needs = estimator.needs(self)
+                self.recorder.start(self)
         if self._training:
             self._count += 1
         stats = self.one_step_descent()
         at_boundary = self.gradient_accumulation_boundary()
-        if self.scheduler is not None and not self._rolling and at_boundary:
+        if self.scheduler is not None and not self.roll_back.active and at_boundary:
             self.scheduler.step()
         if self.log_step > 0 and self._count % self.log_step == 0 and self.is_rank_zero():
             self.log(stats, global_step)
-        due = self._count % (self._unroll_steps * self.gas) == 0
-        if self._training and due and self._count > self.warmup_steps:
-            for parent in self._parents:
-                parent.ready[parent.children.index(self)] = True
-                parent.step_normal(global_step=global_step)
-            self.window.drop_graphs()
-            self._inner_loop_start = True
-        elif due:
+        if self._count % (self._unroll_steps * self.gas) == 0:
+            if self._training and self._count > self.warmup_steps:
+                for parent in self._parents:
+                    parent.ready[parent.children.index(self)] = True
+                    parent.step_normal(global_step=global_step)
+                self.recorded.drop_graphs()
             self._inner_loop_start = True
 
     def step_after_roll_back(self) -> None:
-        """Back to the window's start; its last step again, now with the new upper variables."""
+        """Back to the start of the T1 steps; the last again, now with the new upper variables."""
         if not (self.check_ready() and self._training):
             return
-        if self._rolling and self._inner_loop_start:  # the window is complete
-            self._rolling = False
-            self.recover_states()
-            end = self._count
-            for missing, batch in zip(
-                range(len(self._micro_batches) - 1, -1, -1), self._micro_batches, strict=True
-            ):
-                self._count = end - missing
+        if self.roll_back.active and self._inner_loop_start:  # all T1 steps are taken
+            self.roll_back.active = False
+            self.roll_back.restore(self)
+            end, batches = self._count, self.roll_back.batches
+            for place, batch in enumerate(batches, start=1):
+                self._count = end - len(batches) + place
                 self.one_step_descent(batch)
             if self.scheduler is not None:
                 self.scheduler.step()
@@ -181,37 +415,60 @@ class BilevelProblem(ProblemState):
                     parent.step_after_roll_back()
         self.ready = [False] * len(self._children)
 
-    def cache_states(self) -> None:
-        """Copy what a roll-back restores: what this level owns, no backbone."""
-        self.module_state_dict_cache = {
-            "parameters": [p.detach().clone() for p in self.trainable_parameters()],
-            "running": [buffer.clone() for buffer in self.slots.running_statistics()],
-        }
-        self.opitmizer_state_dict_cache = (
-            None if self.optimizer is None else clone_nested(self.optimizer.state_dict())
-        )
+    def take_lower_steps(self) -> None:
+        """T1 steps, recorded, with no upper step after them."""
+        self._inner_loop_start = True
+        self.recorder.start(self)
+        for _ in range(self.config.unroll_steps * self.gas):
+            self._count += 1
+            self.one_step_descent()
+            if self.scheduler is not None and self.gradient_accumulation_boundary():
+                self.scheduler.step()
 
-    def recover_states(self, clean: bool = True) -> None:
-        """Put back what :meth:`cache_states` copied."""
-        with torch.no_grad():
-            cache = self.module_state_dict_cache
-            assert cache is not None
-            for p, value in zip(self.trainable_parameters(), cache["parameters"], strict=True):
-                p.copy_(value)
-            for buffer, value in zip(
-                self.slots.running_statistics(), cache["running"], strict=True
-            ):
-                buffer.copy_(value)
-        if self.optimizer is not None:
-            self.optimizer.load_state_dict(self.opitmizer_state_dict_cache)
-        if clean:
-            self.module_state_dict_cache = None
-            self.opitmizer_state_dict_cache = None
+    @property
+    def recorded(self) -> RecordedSteps:
+        """The steps since the last upper step, as far as the estimator needs them."""
+        return self.recorder.recorded
+
+    @property
+    def records_steps(self) -> bool:
+        """Whether the coming step is worth recording; for subclasses."""
+        return True
 
     @property
     def differentiated(self) -> bool:
-        """Whether levels above differentiate through the coming steps; for subclasses."""
+        """Whether upper levels differentiate through the coming steps; for subclasses."""
         return True
+
+    def extra_state(self) -> dict[str, Any]:
+        """What else decides this problem's future; for subclasses. Plain values and tensors."""
+        return {}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Take back what :meth:`extra_state` returned."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything of this problem that decides its future; no frozen weights.
+
+        Raises:
+            UserError: a data loader without a position, or T1 steps under way (of a middle level,
+                whose T1 steps take several global ones): what it remembers is not saved.
+        """
+        remembers = self.roll_back.active or self.recorder.needs.depth not in (0, 1)
+        if self._parents and remembers and not self._inner_loop_start:
+            raise UserError(
+                f"problem {self.name!r} is in the midst of its unroll_steps={self._unroll_steps} "
+                "steps, which cannot be saved: make checkpoints where they end, at every multiple "
+                "of unroll_steps"
+            )
+        return level_state.take(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state_dict`."""
+        level_state.put_back(self, state)
+        self._count = state["count"]
+        self.recorder.recorded = RecordedSteps()
+        self._inner_loop_start = True
 
 
 class LowerProblem(BilevelProblem):
@@ -227,8 +484,16 @@ class LowerProblem(BilevelProblem):
 
 
 class UpperProblem(BilevelProblem):
-    """A level that is trained through the solution of those below (gates on D_val, say).
+    """A level that is trained through the solution of lower ones (gates on D_val, say).
 
     ``config.steps`` is T2; ``config.maximize`` ascends. A problem in the middle of three levels
     may be either class: all mechanics are in :class:`BilevelProblem`.
     """
+
+
+def as_level(problem: Any, estimator: Hypergradient) -> LowerLevel:
+    """A problem as ``estimator`` may see it; Betty's own ones become :class:`PlainLevel`."""
+    return problem if isinstance(problem, BilevelProblem) else PlainLevel(problem, estimator)
+
+
+enter_in(jvp_fn_mapping, as_level)

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import pydantic
-from annotated_types import Ge, Gt, Interval, Le, Lt
+from annotated_types import Ge, Gt, Interval, Le, Lt, MinLen
 
 from bilevel.errors import UserError, listed, nearest
 
@@ -72,7 +72,7 @@ class Settings:
         cls: Any = type(self)
         for field in dataclasses.fields(self):
             hint = _hints(cls)[field.name]
-            value = getattr(self, field.name)
+            value = vars(self)[field.name]
             if isinstance(value, list) and _is(tuple, hint):
                 value = tuple(value)
             checked = _checked(value, hint, f"{cls.__name__}.{field.name}", "None")
@@ -85,7 +85,7 @@ class Option:
 
     Attributes:
         name: dotted, where settings hold settings.
-        default: as YAML writes it.
+        default: as YAML writes it; empty for a group.
         allowed: in words.
         meaning: the field's docstring; empty without one.
     """
@@ -103,13 +103,19 @@ def from_values(target: Callable[..., T], values: Mapping[str, Any], path: str) 
         target: a dataclass, or anything with annotated parameters. Mappings become the dataclasses
             of their parameters, starting from the parameter's own default.
         values: None, bool, numbers, strings, lists and mappings of them, as YAML has them.
-        path: where the values stand, for messages (``method`` in ``method.lower.lr``).
+        path: where the values stand, for messages (``method`` in ``method.lower.lr``); may be
+            empty.
 
     Raises:
         UserError: a value that is unknown, missing, of the wrong type or out of range.
     """
     parameters = _parameters(target)
     hints = _hints(target)
+    if not isinstance(values, Mapping):
+        raise UserError(
+            f"{path}={written(values)}: this is a group of options, not a value; set one of "
+            f"{listed(f'{path}.{name}' for name in parameters)}"
+        )
     found: dict[str, Any] = {}
     for name, value in values.items():
         if name not in parameters:
@@ -118,7 +124,8 @@ def from_values(target: Callable[..., T], values: Mapping[str, Any], path: str) 
                 f"unknown option {name!r} in {path}: allowed are {listed(known)}"
                 f"{nearest(name, known)}"
             )
-        found[name] = _converted(value, hints.get(name, Any), parameters[name], f"{path}.{name}")
+        place = f"{path}.{name}" if path else name
+        found[name] = _converted(value, hints.get(name, Any), parameters[name], place)
     absent = [f"{path}.{n}" for n, d in parameters.items() if d is _NOTHING and n not in found]
     if absent:
         raise UserError(f"{path} needs a value for {listed(absent)}")
@@ -137,7 +144,7 @@ def defaults(target: Callable[..., Any]) -> dict[str, Any]:
 def plain(value: Any) -> Any:
     """Settings as mappings and tuples as lists, as YAML has them."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
+        return {f.name: plain(vars(value)[f.name]) for f in dataclasses.fields(value) if f.init}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     if isinstance(value, Mapping):
@@ -161,6 +168,8 @@ def _options(target: Any, values: Mapping[str, Any], prefix: str) -> Iterator[Op
         hint, value = _hints(target).get(name, Any), values.get(name, _NOTHING)
         record = _record(hint)
         if record is not None and isinstance(value, Mapping):
+            if name in meanings:
+                yield Option(f"{prefix}{name}", "", "a group of options", meanings[name])
             yield from _options(record, {**defaults(record), **value}, f"{prefix}{name}.")
             continue
         default = "needed" if value is _NOTHING else written(value)
@@ -207,13 +216,17 @@ def describe(hint: Any, nothing: str = "null") -> str:
     if dataclasses.is_dataclass(kind) or issubclass(kind, Mapping):
         return "a group of options"
     if issubclass(kind, Sequence):
-        fixed = issubclass(kind, tuple) and inner and inner[-1] is not ...
-        return f"a list{f' of {len(inner)} values' if fixed else ''} like [a,b]"
+        if issubclass(kind, tuple) and inner and inner[-1] is not ...:
+            each = describe(inner[0], nothing) if len(set(inner)) == 1 else "a value"
+            return f"a list of {len(inner)} values like [a,b], each {each}"
+        return "a list like [a,b]"
     return kind.__name__
 
 
 def _range(metadata: Sequence[Any]) -> str:
     """``1 or more``, ``in [0, 1)``, ...; empty without bounds."""
+    if any(isinstance(bound, MinLen) for bound in metadata):
+        return "not empty"
     low: tuple[Any, bool] | None = None
     high: tuple[Any, bool] | None = None
     for bound in metadata:
@@ -289,7 +302,7 @@ _NOTHING = _Nothing()
 
 def _parameters(target: Any) -> dict[str, Any]:
     """Name -> default of what can be given."""
-    if dataclasses.is_dataclass(target):
+    if _made_from_fields(target):
         found = {}
         for field in dataclasses.fields(target):
             if not field.init:
@@ -307,10 +320,18 @@ def _parameters(target: Any) -> dict[str, Any]:
     }
 
 
+def _made_from_fields(target: Any) -> bool:
+    """Whether a class's constructor is a dataclass's own, not one written in a subclass of it."""
+    if not dataclasses.is_dataclass(target) or not inspect.isclass(target):
+        return False
+    maker = next(cls for cls in inspect.getmro(target) if "__init__" in vars(cls))
+    return "__dataclass_fields__" in vars(maker)
+
+
 @functools.cache
 def _hints(target: Any) -> dict[str, Any]:
     """Resolved annotations; each base class's mean what they mean in its own module."""
-    plain_class = inspect.isclass(target) and not dataclasses.is_dataclass(target)
+    plain_class = inspect.isclass(target) and not _made_from_fields(target)
     return typing.get_type_hints(target.__init__ if plain_class else target, include_extras=True)
 
 

@@ -1,7 +1,12 @@
-"""The application: runs methods on tasks."""
+"""Run methods on tasks, from the command line or from Python.
+
+The names are those of ``__init__.pyi``; a name loads its module when it is used.
+"""
 
 import logging
 import os
+
+import lazy_loader
 
 # Before torch is imported. OpenMP's threads otherwise spin while they wait, and two programs on the
 # same cores then spend most of their time on that: a small model trained beside another job took
@@ -10,3 +15,5 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # PEFT imports bitsandbytes wherever it is installed, and that advises on faster kernels each time.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

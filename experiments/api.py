@@ -1,6 +1,6 @@
 """Fine-tune from a script or a notebook: no Hydra, no files.
 
-from experiments.api import finetune, search_ranks
+from experiments import finetune, search_ranks
 
 run = finetune(model, tokenizer, {"train": train, "test": test}, AutoLoRA())
 run.model, run.lora_config, run.result
@@ -29,7 +29,7 @@ from experiments.config.plan import Plan
 from experiments.config.schema import EngineOptions
 from experiments.models.heads import is_seq2seq
 from experiments.models.in_memory import GivenModel, answers_of
-from experiments.results import saved_model as artifacts
+from experiments.results import saved_model
 from experiments.tasks.in_memory import GivenTask
 from experiments.training.fine_tuning_job import FineTuningJob, load_task
 from experiments.training.job import execute, run_stage
@@ -92,12 +92,12 @@ def finetune(
         target_modules: "qv", "all" or names; None for the method's own.
         head: modules trained in full beside the adapter; None for all outside the backbone.
         metrics: names in ``experiments.metrics.labels.METRICS`` (of tags ``tags.TAG_METRICS``, of
-            text ``text.TEXT_METRICS``); None for the usual of the kind.
-        decoding: how text is written, ``experiments.tasks.kinds.text.Decoding(beams=4)``.
+            text ``text.TEXT_METRICS``, beside it); None for the usual of the kind.
+        decoding: how text is written, ``experiments.Decoding(beams=4)``.
         seed: decides splits, order, dropout and new weights.
         folder: of the run, as ``python -m experiments.run`` leaves it; None leaves nothing behind.
         resume: continue the interrupted run in ``folder``.
-        engine: options of ``experiments.config.schema.EngineOptions`` to change,
+        engine: options that ``python -m experiments.run --help engine`` lists,
             ``{"precision": "bf16"}``.
         **train: ``epochs``, ``batch_size``, ``lr`` ...: see ``problems.TrainSettings``.
 
@@ -124,7 +124,7 @@ def finetune(
         saved = place / Path(result["adapter_dir"]).name
         compact = place / "adapter_compact"
         base = given.copy().model  # as the method got it, in fp32
-        tuned = artifacts.load(compact if compact.is_dir() else saved, base)
+        tuned = saved_model.load(compact if compact.is_dir() else saved, base)
     if folder is None:
         result["adapter_dir"] = None
     config = tuned.peft_config["default"] if isinstance(tuned, PeftModel) else None

@@ -12,22 +12,18 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from transformers import set_seed
-
-from bilevel import BilevelEngine, BilevelEngineConfig, Hypergradient
 from bilevel.errors import UserError
 from bilevel.hypergradient import (
     Alignment,
     BettyDarts,
-    CheckResult,
     ConjugateGradient,
     FiniteDifference,
     Neumann,
     NoHypergradient,
     Sama,
     Unrolled,
-    check,
 )
 from experiments.cli.command_line import CommandLine
 from experiments.cli.program import program
@@ -35,8 +31,11 @@ from experiments.cli.quiet import quiet
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.results.finished_run import take
-from experiments.training.fine_tuning_job import FineTuningJob, load_task
 from problems.common.method import Outcome
+
+if TYPE_CHECKING:
+    from bilevel import Hypergradient
+    from bilevel.hypergradient import CheckResult
 
 __all__ = ["ESTIMATORS", "main", "measure", "table"]
 
@@ -70,6 +69,12 @@ def measure(plan: Plan, steps: int, batches: int) -> tuple[list[CheckResult], di
     Raises:
         UserError: the method has one level, or what the plan names cannot be had.
     """
+    from transformers import set_seed  # here: what is wrong with the words is told without it
+
+    from bilevel import BilevelEngine, BilevelEngineConfig
+    from bilevel.hypergradient import check
+    from experiments.training.fine_tuning_job import FineTuningJob, load_task
+
     quiet()
     job = FineTuningJob.load(plan, load_task(plan))
     set_seed(plan.seed)

@@ -10,15 +10,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from bilevel.errors import UserError
 from experiments.cli.command_line import CommandLine
 from experiments.cli.program import program
-from experiments.results import saved_model as artifacts
+from experiments.cli.quiet import quiet
 from experiments.results.finished_run import SavedRun, take
 from experiments.results.record import shown
-from experiments.training.scoring import score
 
 __all__ = ["evaluate", "main"]
 
@@ -29,11 +26,17 @@ def evaluate(run: SavedRun, adapter: Path) -> dict[str, float | None]:
     Raises:
         UserError: there is no adapter, or the task has other labels than it was trained for.
     """
+    import torch  # here: what is wrong with the words is told without it
+
+    from experiments.results import saved_model
+    from experiments.training.scoring import score
+
+    quiet()
     task = run.task()
     loaded = run.base(task)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        model = artifacts.load(adapter, loaded.model).to(device)
+        model = saved_model.load(adapter, loaded.model).to(device)
     except UserError as error:
         raise UserError(f"task {task.name} on model {run.config.model.name}: {error}") from error
     tests = {

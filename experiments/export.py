@@ -12,13 +12,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from peft import PeftModel
-
+from bilevel import lowrank
 from bilevel.errors import UserError
-from bilevel.lowrank import export_adapter, merge
-from bilevel.lowrank.export import COMPACT
 from experiments.cli.command_line import CommandLine
 from experiments.cli.program import program
+from experiments.cli.quiet import quiet
 from experiments.results.finished_run import SavedRun, take
 
 __all__ = ["main"]
@@ -37,6 +35,7 @@ def main(words: list[str]) -> None:
         raise UserError(f"merge={own['merge']}: this must be true or false")
     run = SavedRun.open(own["run"], line, overrides)
     _refuse_other_forms(run)
+    quiet()
     out = Path(own["out"] or run.folder / "export")
     if own["merge"] == "true":
         _merge(run, out)
@@ -45,6 +44,8 @@ def main(words: list[str]) -> None:
 
 
 def _refuse_other_forms(run: SavedRun) -> None:
+    from bilevel.lowrank.export import COMPACT
+
     if not (run.folder / COMPACT).is_dir():
         raise UserError(
             f"run={run.folder}: {run.result['method']} leaves no LoRA adapter to export or merge; "
@@ -54,8 +55,12 @@ def _refuse_other_forms(run: SavedRun) -> None:
 
 def _export(run: SavedRun, out: Path) -> None:
     """Both layouts again, out of the compact one: true ranks, as they were trained."""
+    from peft import PeftModel  # here: what is wrong with the words is told without it
+
+    from bilevel.lowrank.export import COMPACT
+
     model = PeftModel.from_pretrained(run.base(run.task()).model, str(run.folder / COMPACT))
-    report = export_adapter(model, out)
+    report = lowrank.export_adapter(model, out)
     print(f"{report.adapter}\n{report.compact}")
     # As the run counted them: the zeros that fill up a fused projection's B are no parameters.
     adapter = run.result["adapter_parameters"]
@@ -69,7 +74,7 @@ def _merge(run: SavedRun, out: Path) -> None:
     examples = task.tokenise(loaded.tokenizer, rows, loaded.seq2seq)
     collate = task.collator(loaded.tokenizer)
     batches = [collate(examples[i : i + BATCH]) for i in range(0, len(examples), BATCH)]
-    merged, difference = merge(run.folder / "adapter", loaded.model, batches)
+    merged, difference = lowrank.merge(run.folder / "adapter", loaded.model, batches)
     merged.save_pretrained(out / "merged")
     loaded.tokenizer.save_pretrained(out / "merged")
     print(out / "merged")

@@ -19,13 +19,13 @@ from experiments.plots import (
     curves,
     gates,
     losses,
+    planted_recovery,
     ranks,
     ranks_compared,
     values,
     values_compared,
     watched,
 )
-from experiments.plots import planted_recovery as planted
 from experiments.plots.records import Record, method_name
 
 __all__ = ["draw", "draw_several", "read_metrics"]
@@ -76,7 +76,7 @@ def draw_several(results: Sequence[dict[str, Any]], out: Path) -> list[Path]:
     drawings: dict[str, Callable[[Path], bool]] = {
         "losses_compared.png": lambda path: curves.draw(runs, path),
         "cosine_compared.png": lambda path: cosine_compared.draw(results, path),
-        "planted.png": lambda path: planted.draw(results, path),
+        "planted.png": lambda path: planted_recovery.draw(results, path),
     }
     for (task, model), chosen in _one_a_method(runs).items():
         drawings[f"values_{_file_name(task, model)}.png"] = partial(values_compared.draw, chosen)

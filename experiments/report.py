@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from bilevel.errors import UserError
 from experiments.cli.command_line import one_sentence
 from experiments.cli.writing import write_atomically
-from experiments.results import record as result
+from experiments.results import record
 from experiments.results.grid import searched
 
 __all__ = ["Report", "failures", "report", "rows"]
@@ -110,7 +110,7 @@ def _measures(r: Mapping[str, Any]) -> dict[str, float | None]:
         "train_loss": r["train_loss"],
         "validation_loss": r["validation_loss"],
         "test_loss": r["test_loss"],
-        "gap": result.gap(r),
+        "gap": record.gap(r),
         "mean_rank": statistics.fmean(ranks.values()) if ranks else None,
         "rank_correlation": planted["spearman"],
         "exact_ranks": planted["exact"],
@@ -169,10 +169,10 @@ def _write_csv(table: Sequence[Mapping[str, Any]], path: Path) -> None:
 def _collect(folders: Sequence[Path]) -> tuple[list[dict[str, Any]], list[Path]]:
     """The results below some folders, each with its variant, and the folders of unfinished runs."""
     runs = sorted({path.parent.parent for f in folders for path in f.rglob(".hydra/config.yaml")})
-    runs += sorted({path.parent for f in folders for path in f.rglob(result.FILE)}.difference(runs))
+    runs += sorted({path.parent for f in folders for path in f.rglob(record.FILE)}.difference(runs))
     finished, failed, overrides = [], [], []
     for run in runs:
-        values = result.read(run)
+        values = record.read(run)
         if values is None:
             failed.append(run)
         elif "program" not in values:  # those of other programs are no runs

@@ -1,5 +1,7 @@
 """The pages' code does what the pages say."""
 
+import importlib
+import importlib.util
 import json
 import re
 import shlex
@@ -7,12 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from datasets import Dataset, DatasetDict
 
 import experiments.demo
-from experiments import run as program
+from bilevel import UserError
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
+from tests.bilevel.toys import Spy, flat, relative_error, two_levels
 
 ROOT = Path(__file__).parent.parent
 DEMO = Path(experiments.demo.__file__).parent / "model"
@@ -25,23 +29,47 @@ def blocks(page: str, language: str) -> list[str]:
     return [parts[i + 1] for i in range(1, len(parts) - 1, 4) if parts[i] == language]
 
 
-def test_the_page_shows_the_example_as_it_is():
-    (code,) = blocks("docs/add_a_method.md", "python")
-    (config,) = blocks("docs/add_a_method.md", "yaml")
-    assert code == (ROOT / "examples/learned_decay.py").read_text()
-    assert config == (ROOT / "examples/method/learned_decay.yaml").read_text()
-    assert len((code + config).splitlines()) <= 60
+PAGES = {  # page -> its example's module, and its configuration
+    "docs/add_a_method.md": ("learned_decay.py", "method/learned_decay.yaml"),
+    "docs/add_a_task.md": ("fasttext_files.py", "task/fasttext.yaml"),
+    "docs/add_an_estimator.md": ("nystrom.py", "hypergradient/nystrom.yaml"),
+}
 
 
-def test_the_example_runs_as_the_page_says(tmp_path, monkeypatch):
-    command, _ = blocks("docs/add_a_method.md", "")
-    words = shlex.split(command)
-    assert words[:3] == ["python", "-m", "experiments.run"]
-    monkeypatch.chdir(ROOT)  # the page's folder names are relative to it
+@pytest.mark.parametrize("page", PAGES)
+def test_the_page_shows_the_example_as_it_is(page):
+    module, config = PAGES[page]
+    assert blocks(page, "python") == [(ROOT / "examples" / module).read_text()]
+    assert blocks(page, "yaml") == [(ROOT / "examples" / config).read_text()]
+
+
+def test_a_method_is_short():
+    files = PAGES["docs/add_a_method.md"]
+    assert sum(len((ROOT / "examples" / file).read_text().splitlines()) for file in files) <= 60
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Runs the n-th command of a page, with more words, in the folder that the pages speak of."""
+    monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", sys.argv[:1])
     monkeypatch.setattr(sys, "path", list(sys.path))
-    short = ["task.max_train=80", "task.max_test=40", "train.epochs=2", "run.figures=false"]
-    program.main([*words[3:], *short, f"hydra.run.dir={tmp_path}"])
+
+    def run(page, number, *more):
+        commands = [line for block in blocks(page, "") for line in block.splitlines()]
+        python, flag, module, *words = shlex.split(commands[number])
+        assert (python, flag) == ("python", "-m")
+        importlib.import_module(module).main([*words, *more])
+
+    return run
+
+
+SHORT = ["train.epochs=2", "run.figures=false", "engine.evaluate_every=0"]
+
+
+def test_the_method_runs_as_the_page_says(run, tmp_path):
+    few = ["task.max_train=80", "task.max_test=40"]
+    run("docs/add_a_method.md", 0, *SHORT, *few, f"hydra.run.dir={tmp_path}")
     result = json.loads((tmp_path / "result.json").read_text())
     assert (result["method"], result["hypergradient"]["name"]) == ("learned_decay", "unrolled")
     lines = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -49,6 +77,83 @@ def test_the_example_runs_as_the_page_says(tmp_path, monkeypatch):
     decays = {k for k in first if k.startswith("decay_")}
     assert len(decays) == 8
     assert all(first[k] != last[k] for k in decays)  # by the hypergradient alone
+
+
+def test_the_task_runs_as_the_page_says(run, tmp_path, capsys):
+    run("docs/add_a_task.md", 0, *SHORT, "task.max_train=96", f"hydra.run.dir={tmp_path}")
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert (result["task"], result["data"]["test"]) == ("fasttext", 120)
+    assert result["labels"] == ["mixed", "negative", "positive"]
+    assert result["data"]["train"] + result["data"]["validation"] == 96
+    assert set(result["metrics"]) == {"accuracy", "macro_f1"}
+    run("docs/add_a_task.md", 1)
+    assert "task.max_length=128" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "said"),
+    [
+        ("__label__a x\n__label__b y\n", "__label__c z\n", r"test\.txt.*'c'"),
+        ("__label__a x\n", "__label__a z\n", "two classes"),
+        ("__label__a x\n\na y\n", "__label__a z\n", r"line 3 of .*train\.txt"),
+        ("__label__a __label__b x\n", "", "line 1"),
+        ("__label__a x\n__label__b y\n", "\n", r"test\.txt"),
+    ],
+)
+def test_the_task_names_a_wrong_line(tmp_path, train, test, said):
+    (tmp_path / "train.txt").write_text(train)
+    (tmp_path / "test.txt").write_text(test)
+    task = example("fasttext_files").FastTextFiles(data_dir=str(tmp_path))
+    with pytest.raises(UserError, match=said):
+        task.load()
+
+
+def example(name):
+    """A module of ``examples``."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_estimator_runs_as_the_page_says(run, tmp_path, capsys):
+    few = ["task.max_train=80", "task.max_test=40"]
+    run("docs/add_an_estimator.md", 0, "task.max_train=80", "steps=2", "batches=1")
+    assert re.search(r"^nystrom +-?\d", capsys.readouterr().out, flags=re.MULTILINE)
+    run("docs/add_an_estimator.md", 1, *SHORT, *few, f"hydra.run.dir={tmp_path}")
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["hypergradient"] == {"name": "nystrom", "directions": 10, "damping": 0.01}
+    run("docs/add_an_estimator.md", 2)
+    assert "hypergradient.damping=0.01" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damping", [0.3, 1e-3])
+def test_the_estimator_solves_with_the_hessian(damping):
+    """With as many directions as weights, against H written out and torch's own solver."""
+    errors = []
+
+    def look(vector, lower, upper, found):
+        before = torch.get_rng_state()
+        again = spy.inner.implicit_term(vector, lower, upper)
+        assert torch.equal(flat(again), flat(found))  # and no draw of the run's has moved:
+        assert torch.equal(torch.get_rng_state(), before)
+        weights = lower.trainable_parameters()
+        loss = lower.objective(lower.cur_batch)
+        gradient = torch.cat(
+            [g.flatten() for g in torch.autograd.grad(loss, weights, create_graph=True)]
+        )
+        columns = [torch.autograd.grad(g, weights, retain_graph=True) for g in gradient]
+        hessian = torch.stack([flat(column) for column in columns])
+        damped = hessian + damping * torch.eye(len(hessian), dtype=hessian.dtype)
+        solution = torch.linalg.solve(damped, flat(vector))
+        mixed = torch.autograd.grad(gradient @ solution, upper.trainable_parameters())
+        errors.append(relative_error(flat(found), -flat(mixed)))
+
+    spy = Spy(example("nystrom").Nystrom(directions=35, damping=damping), look)
+    engine, *_ = two_levels(spy, steps=3)
+    engine.run()
+    assert len(errors) == 3
+    assert max(errors) < 1e-6
 
 
 @pytest.fixture

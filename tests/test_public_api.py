@@ -36,13 +36,25 @@ def code_of(page: Path) -> Iterator[str]:
         yield from re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
 
 
+def used(code: str) -> Iterator[tuple[str, str]]:
+    """Our packages that a piece of code uses, with what of each: by name, or as ``problems.X``."""
+    tree = ast.parse(code)
+    whole: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            ours = {a.name for a in node.names if a.name.split(".")[0] in PUBLIC}
+            assert ours <= set(PUBLIC)
+            whole |= ours
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in PUBLIC:
+            yield from ((str(node.module), alias.name) for alias in node.names)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) in whole:
+            yield ast.unparse(node.value), node.attr
+
+
 @pytest.mark.parametrize("page", [*PAGES, *EXAMPLES], ids=lambda page: page.name)
-def test_docs_and_examples_import_listed_names_only(page: Path) -> None:
+def test_docs_and_examples_use_listed_names_only(page: Path) -> None:
     for code in code_of(page):
-        for node in ast.walk(ast.parse(code)):
-            if isinstance(node, ast.Import):
-                assert not [a.name for a in node.names if a.name.split(".")[0] in PUBLIC]
-            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in PUBLIC:
-                assert node.module in PUBLIC
-                listed = importlib.import_module(node.module).__all__
-                assert not [a.name for a in node.names if a.name not in listed]
+        for package, name in used(code):
+            assert package in PUBLIC
+            assert name in importlib.import_module(package).__all__

@@ -1,8 +1,8 @@
-"""What watches a run: progress, metrics, the guard against non-finite values, checkpoints."""
+"""Watch a run: progress, metrics, the guard against non-finite values, checkpoints.
 
-from bilevel.callbacks.callback import Callback as Callback
-from bilevel.callbacks.guard import NonFiniteError as NonFiniteError
-from bilevel.callbacks.guard import NonFiniteGuard as NonFiniteGuard
-from bilevel.callbacks.metrics import MetricsWriter as MetricsWriter
-from bilevel.callbacks.progress import ProgressBar as ProgressBar
-from bilevel.callbacks.saving import CheckpointEvery as CheckpointEvery
+The names are those of ``__init__.pyi``; a name loads its module when it is used.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,4 +1,4 @@
-"""Stops a run on the first loss or gradient that is not finite."""
+"""Stop a run on the first loss or gradient that is not finite."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from bilevel.checkpoint.folder import Checkpointer
 from bilevel.errors import UserError
 
 if TYPE_CHECKING:
-    from betty.problems import Problem
-
-    from bilevel.engine import BilevelEngine
+    from bilevel.protocols import EngineView, UpperLevel
 
 __all__ = ["NonFiniteError", "NonFiniteGuard"]
 
@@ -55,16 +53,16 @@ class NonFiniteGuard(Callback):
         self._first_bad: Tensor | None = None  # 2 i for a loss, 2 i + 1 for a gradient
         self._seen: list[_Seen] = []
 
-    def on_start(self, engine: BilevelEngine) -> None:
+    def on_start(self, engine: EngineView) -> None:
         """Forget an earlier run."""
         self._step = engine.global_step + 1
         self._first_bad, self._seen = None, []
 
-    def on_gradient(self, problem: Problem, loss: Tensor) -> None:
+    def on_gradient(self, problem: UpperLevel, loss: Tensor) -> None:
         """Look at loss and gradients, without waiting for an accelerator."""
         index = len(self._seen)
-        indices = getattr(problem, "last_indices", None)
-        self._seen.append(_Seen(problem.name, self._step, problem.count, indices))
+        seen = _Seen(problem.name, self._step, problem.count, problem.last_indices)
+        self._seen.append(seen)
         code = torch.where(torch.isfinite(loss), _NONE, 2 * index)
         grads = [_dense(p.grad) for p in problem.trainable_parameters() if p.grad is not None]
         if grads and problem.scaler is None:
@@ -75,13 +73,13 @@ class NonFiniteGuard(Callback):
         if loss.device.type == "cpu":
             self.check()
 
-    def on_step_end(self, engine: BilevelEngine) -> None:
+    def on_step_end(self, engine: EngineView) -> None:
         """Read what has been noted, if it is time."""
         self._step = engine.global_step + 1
         if engine.global_step % self.every == 0:
             self.check()
 
-    def on_end(self, engine: BilevelEngine) -> None:
+    def on_end(self, engine: EngineView) -> None:
         """Read what has been noted."""
         self.check()
 

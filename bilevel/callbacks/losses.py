@@ -1,21 +1,19 @@
-"""Training losses of the levels, summed where they are: reading them is left to who shows them."""
+"""Sum the levels' training losses on their device, to be read only when they are shown."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
 if TYPE_CHECKING:
-    from betty.problems import Problem
+    import torch
+    from torch import Tensor
 
-    from bilevel.engine import BilevelEngine
+    from bilevel.protocols import EngineView, UpperLevel
 
 __all__ = ["LossMeans", "level_names"]
 
 
-def level_names(engine: BilevelEngine) -> dict[str, str]:
+def level_names(engine: EngineView) -> dict[str, str]:
     """Problem name -> "lower" or "upper" where that says it all, else the problem's own name."""
     leaves = [problem for problem in engine.problems if problem.leaf]
     if len(engine.problems) <= 2 and len(leaves) == 1:
@@ -30,7 +28,7 @@ class LossMeans:
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
 
-    def add(self, problem: Problem, loss: Tensor) -> None:
+    def add(self, problem: UpperLevel, loss: Tensor) -> None:
         """Count one (micro-)batch's loss, a detached 0-d tensor."""
         name = problem.name
         # A new tensor, not in place: a checkpoint may hold the old one.

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object a line, exact across resumes."""
+"""Write metrics.jsonl: one JSON object a line, exact across resumes."""
 
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 from bilevel.callbacks.callback import Callback
 from bilevel.callbacks.losses import LossMeans, level_names
 from bilevel.errors import UserError
 
 if TYPE_CHECKING:
-    from betty.problems import Problem
+    from torch import Tensor
 
-    from bilevel.engine import BilevelEngine
+    from bilevel.protocols import EngineView, UpperLevel
 
 __all__ = ["MetricsWriter"]
 
@@ -75,7 +73,7 @@ class MetricsWriter(Callback):
         """Running time of the stage, over all resumes."""
         return self._elapsed + time.monotonic() - self._started
 
-    def on_start(self, engine: BilevelEngine) -> None:
+    def on_start(self, engine: EngineView) -> None:
         """Cut the file to where this stage, or the checkpoint, stands."""
         self._started = time.monotonic()
         self._writes = engine.is_rank_zero()
@@ -90,11 +88,11 @@ class MetricsWriter(Callback):
             self._cut(self._resume["bytes"])
             self._resume = None
 
-    def on_gradient(self, problem: Problem, loss: Tensor) -> None:
+    def on_gradient(self, problem: UpperLevel, loss: Tensor) -> None:
         """Note the loss."""
         self._losses.add(problem, loss)
 
-    def on_step_end(self, engine: BilevelEngine) -> None:
+    def on_step_end(self, engine: EngineView) -> None:
         """Write a training line if it is time."""
         if engine.global_step % self.every and engine.global_step != engine.train_iters:
             return
@@ -109,7 +107,7 @@ class MetricsWriter(Callback):
                 values[name] = float(problem.optimizer.param_groups[0]["lr"])
         self.write("train", engine.global_step, values)
 
-    def on_validation(self, engine: BilevelEngine, stats: dict[str, float]) -> None:
+    def on_validation(self, engine: EngineView, stats: dict[str, float]) -> None:
         """Write a validation line."""
         self.write("validation", engine.global_step, {k: float(v) for k, v in stats.items()})
 

@@ -1,20 +1,19 @@
-"""The progress bar."""
+"""Show a progress bar."""
 
 from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING, Any, TextIO
 
-from torch import Tensor
 from tqdm import tqdm
 
 from bilevel.callbacks.callback import Callback
 from bilevel.callbacks.losses import LossMeans, level_names
 
 if TYPE_CHECKING:
-    from betty.problems import Problem
+    from torch import Tensor
 
-    from bilevel.engine import BilevelEngine
+    from bilevel.protocols import EngineView, UpperLevel
 
 __all__ = ["ProgressBar"]
 
@@ -38,7 +37,7 @@ class ProgressBar(Callback):
         self._losses = LossMeans()
         self._drawn = 0.0
 
-    def on_start(self, engine: BilevelEngine) -> None:
+    def on_start(self, engine: EngineView) -> None:
         """Open the bar at the step the engine stands at."""
         self._bar = tqdm(
             total=engine.train_iters,
@@ -52,12 +51,12 @@ class ProgressBar(Callback):
             unit="step",
         )
 
-    def on_gradient(self, problem: Problem, loss: Tensor) -> None:
+    def on_gradient(self, problem: UpperLevel, loss: Tensor) -> None:
         """Note the loss."""
         if self._bar is not None and not self._bar.disable:
             self._losses.add(problem, loss)
 
-    def on_step_end(self, engine: BilevelEngine) -> None:
+    def on_step_end(self, engine: EngineView) -> None:
         """Move on, and draw if it is time."""
         now = time.monotonic()
         last = engine.global_step == engine.train_iters
@@ -68,11 +67,11 @@ class ProgressBar(Callback):
             self._bar.set_postfix({k: f"{v:.4f}" for k, v in means.items()}, refresh=False)
         self._bar.update()
 
-    def on_end(self, engine: BilevelEngine) -> None:
+    def on_end(self, engine: EngineView) -> None:
         """Leave the finished bar on the screen."""
         self._bar.close()
 
-    def on_exception(self, engine: BilevelEngine, error: BaseException) -> None:
+    def on_exception(self, engine: EngineView, error: BaseException) -> None:
         """Leave the unfinished bar, so that the message starts on a line of its own."""
         if self._bar is not None:
             self._bar.close()

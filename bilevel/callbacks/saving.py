@@ -1,4 +1,4 @@
-"""Checkpoints while training."""
+"""Save checkpoints while training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bilevel.checkpoint.folder import Checkpointer
 from bilevel.errors import UserError
 
 if TYPE_CHECKING:
-    from bilevel.engine import BilevelEngine
+    from bilevel.protocols import EngineView
 
 __all__ = ["CheckpointEvery"]
 
@@ -34,7 +34,7 @@ class CheckpointEvery(Callback):
         checkpointer: Checkpointer,
         every: int,
         stage: str = "train",
-        state: Callable[[BilevelEngine], Any] | None = None,
+        state: Callable[[EngineView], Any] | None = None,
     ) -> None:
         if every < 1:
             raise UserError(f"checkpoints must be made every 1 step or more, got every={every}")
@@ -43,12 +43,12 @@ class CheckpointEvery(Callback):
         self.stage = stage
         self.state = state or (lambda engine: engine.state_dict())
 
-    def on_start(self, engine: BilevelEngine) -> None:
+    def on_start(self, engine: EngineView) -> None:
         """Refuse a place before other callbacks."""
         if engine.callbacks[-1] is not self:
             raise UserError("CheckpointEvery must be the last of the engine's callbacks")
 
-    def on_step_end(self, engine: BilevelEngine) -> None:
+    def on_step_end(self, engine: EngineView) -> None:
         """Save if it is time; a state after something non-finite is never saved."""
         step = engine.global_step
         last = step == engine.train_iters or engine.stop_reason is not None

@@ -1,6 +1,8 @@
-"""Checkpoints: state files that are whole or not there, and a sentence when the disk is full."""
+"""Write checkpoints: state files that are whole or not there, and a sentence when the disk is full.
 
-from bilevel.checkpoint.folder import CheckpointDamaged as CheckpointDamaged
-from bilevel.checkpoint.folder import Checkpointer as Checkpointer
-from bilevel.checkpoint.folder import load_state as load_state
-from bilevel.checkpoint.folder import save_state as save_state
+The names are those of ``__init__.pyi``; a name loads its module when it is used.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

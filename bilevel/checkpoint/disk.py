@@ -1,4 +1,4 @@
-"""A full disk is no defect: say it in a sentence."""
+"""Say in a sentence that a disk is full, which is no defect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: a folder of state files, the newest good one found again after a crash."""
+"""Keep a run's checkpoints in a folder, and find the newest good one after a crash."""
 
 from __future__ import annotations
 

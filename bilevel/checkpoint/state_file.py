@@ -1,4 +1,4 @@
-"""One nested state in one safetensors file: written whole or not at all, checked when read.
+"""Write a nested state as one safetensors file, whole or not at all, and check it when reading.
 
 The tree (dicts, lists, numbers) is JSON in the file's metadata, the tensors are its tensors, and a
 SHA-256 in the metadata covers every other byte. Nothing is ever unpickled.

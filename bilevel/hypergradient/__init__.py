@@ -1,15 +1,8 @@
-"""Hypergradient estimators, one a file, all registered in Betty's ``jvp_fn_mapping``."""
+"""Estimate hypergradients: one estimator a file, and a check of them on your own problem.
 
-from bilevel.hypergradient.alignment import Alignment as Alignment
-from bilevel.hypergradient.base import Hypergradient as Hypergradient
-from bilevel.hypergradient.base import estimator_of as estimator_of
-from bilevel.hypergradient.base import register as register
-from bilevel.hypergradient.betty_darts import BettyDarts as BettyDarts
-from bilevel.hypergradient.cg import ConjugateGradient as ConjugateGradient
-from bilevel.hypergradient.check import CheckResult as CheckResult
-from bilevel.hypergradient.check import check as check
-from bilevel.hypergradient.finite_difference import FiniteDifference as FiniteDifference
-from bilevel.hypergradient.neumann import Neumann as Neumann
-from bilevel.hypergradient.none import NoHypergradient as NoHypergradient
-from bilevel.hypergradient.sama import Sama as Sama
-from bilevel.hypergradient.unrolled import Unrolled as Unrolled
+The names are those of ``__init__.pyi``; a name loads its module when it is used.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -22,20 +22,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
-from peft import PeftModel
-from torch import Tensor
-
 from bilevel.errors import UserError
-from bilevel.hypergradient.base import Hypergradient, last_step, register
-from bilevel.hypergradient.derivatives import dot
-from bilevel.hypergradient.optimizers import check_supported
-from bilevel.hypergradient.unrolled import Unrolled, step_through
-from bilevel.lowrank.gates import GatedLayer, Gates, gated_layers
-from bilevel.replay.recording import Needs, StepRecord
+from bilevel.hypergradient.base import Hypergradient, register
+from bilevel.hypergradient.shared import step_through
+from bilevel.replay.recording import Needs
+from bilevel.settings import Natural
 
 if TYPE_CHECKING:
-    from bilevel.problem import BilevelProblem
+    from torch import Tensor
+
+    from bilevel.lowrank.attach import GatedLayer
+    from bilevel.lowrank.gates import Gates
+    from bilevel.protocols import LowerLevel, UpperLevel
+    from bilevel.replay.recording import StepRecord
 
 __all__ = ["Alignment"]
 
@@ -43,57 +42,49 @@ __all__ = ["Alignment"]
 @register
 @dataclass(frozen=True)
 class Alignment(Hypergradient):
-    """Closed form above, scaled.
-
-    Args:
-        calibrate_every: upper steps between two calibrations against ``unrolled``; 0 for never.
-        scale: factor in use until the first calibration, and always without one.
-        preconditioned: use D v, D = d update / d gradient of the last step, instead of v.
-    """
+    """Closed form of the module's docstring, scaled."""
 
     name: ClassVar[str] = "alignment"
-    per_window: ClassVar[bool] = True
-    calibrate_every: int = 50
+    needs_vary: ClassVar[bool] = True
+    calibrate_every: Natural = 50
+    """Upper steps between two calibrations against ``unrolled``; 0 for never."""
     scale: float = 1.0
+    """Factor in use until the first calibration, and always without one."""
     preconditioned: bool = False
-
-    def __post_init__(self) -> None:
-        if self.calibrate_every < 0:
-            raise UserError(
-                "hypergradient alignment: calibrate_every must be 0 (never) or more, got "
-                f"{self.calibrate_every}"
-            )
+    """Use D v, D = d update / d gradient of the last step, instead of v."""
 
     def _calibrates(self, call: int) -> bool:
         return bool(self.calibrate_every) and call % self.calibrate_every == 0
 
     @property
-    def _exact(self) -> Unrolled:
+    def _exact(self) -> Hypergradient:
+        from bilevel.hypergradient.unrolled import Unrolled
+
         return Unrolled(keep_graph=False)
 
-    def needs(self, lower: BilevelProblem) -> Needs:
-        """The last step's gradient; for a window that ends in a calibration, all of it."""
+    def needs(self, lower: LowerLevel) -> Needs:
+        """The last step's gradient; for T1 steps that end in a calibration, all of them."""
         done = lower.estimator_state.get("alignment_calls", 0)
-        coming = max(getattr(p.config, "steps", 1) * p.gas for p in lower.parents)
+        coming = max(p.config.steps * p.gas for p in lower.parents)
         if any(self._calibrates(done + i) for i in range(coming)):
             return self._exact.needs(lower)
         return Needs(depth=1, optimizer=self.preconditioned)
 
-    def prepare(self, lower: BilevelProblem) -> None:
+    def prepare(self, lower: LowerLevel) -> None:
         """Refuse modules without gated layers.
 
         Raises:
             UserError: the module is no PEFT model with gates, or the gates draw noise.
         """
-        model = peft_model(lower)
-        layers = gated_layers(model) if model is not None else {}
+        from bilevel.hypergradient.optimizer_state import check_supported
+
+        layers = _layers(lower)
         if not layers:
             raise UserError(
                 f"hypergradient alignment needs gated LoRA layers in problem {lower.name!r}, and "
                 "there are none; use hypergradient=finite_difference"
             )
-        kinds = {layer.gates.kind for layer in layers.values()}
-        if "hard_concrete" in kinds:
+        if any(layer.gates.kind.random for layer in layers.values()):
             raise UserError(
                 "hypergradient alignment divides by the gate values, which hard-concrete gates "
                 "draw at random and may be 0; use hypergradient=finite_difference"
@@ -104,13 +95,17 @@ class Alignment(Hypergradient):
             self._exact.prepare(lower)
 
     def implicit_term(
-        self, vector: Sequence[Tensor], lower: BilevelProblem, upper: BilevelProblem
+        self, vector: Sequence[Tensor], lower: LowerLevel, upper: UpperLevel
     ) -> list[Tensor]:
         """See the module's docstring."""
-        record = last_step(lower, self.name)
+        import torch
+
+        from bilevel.hypergradient.derivatives import dot
+
+        record = lower.recorded.last
         if not record.applied:  # skipped (fp16): no step, and its gradient is not finite
             return [torch.zeros_like(p) for p in upper.trainable_parameters()]
-        values = lower.window.upper_values[upper.name]
+        values = lower.recorded.upper_values[upper.name]
         direction = vector
         if self.preconditioned:
             _, a_grads, _ = step_through(record, vector, [{} for _ in vector])
@@ -132,17 +127,17 @@ class Alignment(Hypergradient):
     def closed_form(
         self,
         vector: Sequence[Tensor],
-        lower: BilevelProblem,
-        upper: BilevelProblem,
+        lower: LowerLevel,
+        upper: UpperLevel,
         record: StepRecord,
         upper_values: Sequence[Tensor],
     ) -> list[Tensor]:
         """The unscaled estimate, one tensor per parameter of ``upper``."""
+        import torch
+
         index = {id(p): i for i, p in enumerate(lower.trainable_parameters())}
-        model = peft_model(lower)
-        assert model is not None
         by_gates: dict[int, tuple[Gates, list[GatedLayer]]] = {}
-        for layer in gated_layers(model).values():
+        for layer in _layers(lower).values():
             by_gates.setdefault(id(layer.gates), (layer.gates, []))[1].append(layer)
 
         leaves = [value.detach().requires_grad_() for value in upper_values]
@@ -169,12 +164,15 @@ class Alignment(Hypergradient):
 
 def _away_from_zero(gates: Tensor) -> Tensor:
     """Gates as divisors: below 1e-6 the quotient is 0/0, since dL1/dA and v_B vanish with g."""
-    return torch.where(gates.abs() < 1e-6, torch.full_like(gates, torch.inf), gates)
+    return gates.masked_fill(gates.abs() < 1e-6, float("inf"))
 
 
-def peft_model(lower: BilevelProblem) -> PeftModel | None:
-    """The PEFT model inside a problem's module, if any."""
-    for module in lower.module.modules():
-        if isinstance(module, PeftModel):
-            return module
-    return None
+def _layers(lower: LowerLevel) -> dict[str, GatedLayer]:
+    """The gated layers inside a problem's module."""
+    from peft import PeftModel
+
+    from bilevel.lowrank.attach import gated_layers
+
+    models = (module for module in lower.module.modules() if isinstance(module, PeftModel))
+    model: PeftModel | None = next(models, None)
+    return {} if model is None else gated_layers(model)

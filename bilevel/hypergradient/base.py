@@ -1,4 +1,4 @@
-"""What every hypergradient estimator has in common, and its place in Betty's own mapping.
+"""Define what every hypergradient estimator has in common, and register it by its name.
 
 Notation. L1(V, E) is the lower loss on D_train, L2(V, E) the upper loss on D_val, V the lower
 level's trainable parameters (LoRA factors, head), E the upper level's (selection variables). At
@@ -12,35 +12,38 @@ the space of V or E, in the order of the problems' trainable parameters.
 
 from __future__ import annotations
 
-import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
-from betty.hypergradient import jvp_fn_mapping
-from torch import Tensor
-
-from bilevel.errors import UserError
-from bilevel.replay.recording import Needs, StepRecord
+from bilevel.replay.recording import Needs
+from bilevel.settings import Settings
 
 if TYPE_CHECKING:
-    from bilevel.problem import BilevelProblem
+    from torch import Tensor
 
-__all__ = ["Hypergradient", "estimator_of", "register"]
+    from bilevel.protocols import LowerLevel, UpperLevel
 
-_classes: dict[str, type[Hypergradient]] = {}
+__all__ = ["Hypergradient", "each_registered", "register", "registered"]
 
 
-class Hypergradient(ABC):
-    """An estimator of the implicit term; subclasses are frozen dataclasses of their options."""
+@dataclass(frozen=True)
+class Hypergradient(Settings, ABC):
+    """An estimator of the implicit term; subclasses are frozen dataclasses of their options.
+
+    The module of an estimator is read whenever a configuration names it: it imports torch inside
+    the functions that compute.
+    """
 
     name: ClassVar[str] = ""
     is_zero: ClassVar[bool] = False
-    per_window: ClassVar[bool] = False  # needs() is asked anew before each window
+    needs_vary: ClassVar[bool] = False  # needs() is asked anew before each T1 steps
+    needs_records: ClassVar[bool] = True  # or the latest batch will do, as Betty's problems have it
 
     @abstractmethod
     def implicit_term(
-        self, vector: Sequence[Tensor], lower: BilevelProblem, upper: BilevelProblem
+        self, vector: Sequence[Tensor], lower: LowerLevel, upper: UpperLevel
     ) -> list[Tensor]:
         """(dV/dE)^T v.
 
@@ -53,18 +56,18 @@ class Hypergradient(ABC):
             One tensor per trainable parameter of ``upper``.
         """
 
-    def needs(self, lower: BilevelProblem) -> Needs:
+    def needs(self, lower: LowerLevel) -> Needs:
         """What ``lower`` must record between two upper steps."""
         return Needs(depth=1)
 
-    def prepare(self, lower: BilevelProblem) -> None:  # noqa: B027 - optional hook
+    def prepare(self, lower: LowerLevel) -> None:
         """Called once before training: refuse what cannot work, naming the way out."""
 
     def __call__(
         self,
         vector: Sequence[Tensor],
-        curr: BilevelProblem,
-        prev: BilevelProblem,
+        curr: LowerLevel,
+        prev: UpperLevel,
         sync: bool = False,
     ) -> list[Tensor] | None:
         """Betty's signature; with ``sync`` the result is added to the gradients of ``prev``."""
@@ -75,55 +78,31 @@ class Hypergradient(ABC):
         return result
 
 
-def register(cls: type[Hypergradient]) -> type[Hypergradient]:
-    """Class decorator: enter an estimator in Betty's ``jvp_fn_mapping`` under its ``name``.
+_classes: dict[str, type[Hypergradient]] = {}
+_told: list[Callable[[str], None]] = []
 
-    A plain Betty problem can then ask for it by ``Config(type=NAME)``, with default options.
+
+def register(cls: type[Hypergradient]) -> type[Hypergradient]:
+    """Class decorator: a problem can then ask for the estimator by ``Config(type=NAME)``.
+
+    Raises:
+        TypeError: the class has no ``name``.
     """
     if not cls.name:
         raise TypeError(f"{cls.__name__} must set a class attribute `name`")
-
-    def estimate(vector: Any, curr: Any, prev: Any, sync: bool = False) -> Any:
-        estimator = estimator_of(curr.config)
-        assert estimator is not None
-        return estimator(vector, curr, prev, sync)
-
     _classes[cls.name] = cls
-    jvp_fn_mapping[cls.name] = estimate
+    for tell in _told:
+        tell(cls.name)
     return cls
 
 
-def estimator_of(config: Any) -> Hypergradient | None:
-    """The estimator that a problem's config asks for; None if it is one of Betty's own.
-
-    A config without an estimator object gets default options, or Betty's fields where an option
-    has one (``neumann_iterations``, ``neumann_alpha``, ``cg_iterations``).
-    """
-    given = getattr(config, "hypergradient", None)
-    if given is not None:
-        return given
-    cls = _classes.get(config.type)
-    if cls is None:
-        return None
-    options = {}
-    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
-        betty_name = f"{cls.name}_{field.name}"
-        if hasattr(config, betty_name):
-            options[field.name] = getattr(config, betty_name)
-    return cls(**options)
+def registered(name: str) -> type[Hypergradient] | None:
+    """The estimator of that name."""
+    return _classes.get(name)
 
 
-def last_step(lower: BilevelProblem, estimator: str) -> StepRecord:
-    """The latest recorded step of ``lower``.
-
-    Raises:
-        UserError: the problem keeps no record, because it is a plain Betty problem.
-    """
-    window = getattr(lower, "window", None)
-    if window is None or not window.steps:
-        raise UserError(
-            f"hypergradient {estimator!r} needs the recorded steps of a bilevel.LowerProblem, but "
-            f"problem {lower.name!r} is a {type(lower).__name__}; use LowerProblem, or "
-            "finite_difference, neumann or cg"
-        )
-    return window.steps[-1]
+def each_registered(tell: Callable[[str], None]) -> None:
+    """Call ``tell`` with every estimator's name, now and when another one is registered."""
+    _told.append(tell)
+    for name in _classes:
+        tell(name)

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from betty.hypergradient.darts import darts
-from torch import Tensor
-
 from bilevel.hypergradient.base import Hypergradient, register
 from bilevel.replay.recording import Needs
 
 if TYPE_CHECKING:
-    from bilevel.problem import BilevelProblem
+    from torch import Tensor
+
+    from bilevel.protocols import LowerLevel, UpperLevel
 
 __all__ = ["BettyDarts"]
 
@@ -30,12 +29,14 @@ class BettyDarts(Hypergradient):
 
     name: ClassVar[str] = "betty_darts"
 
-    def needs(self, lower: BilevelProblem) -> Needs:
+    def needs(self, lower: LowerLevel) -> Needs:
         """Nothing: it reads the problem's latest batch."""
         return Needs(depth=0)
 
     def implicit_term(
-        self, vector: Sequence[Tensor], lower: BilevelProblem, upper: BilevelProblem
+        self, vector: Sequence[Tensor], lower: LowerLevel, upper: UpperLevel
     ) -> list[Tensor]:
         """Betty's approximation of -(d2 L1 / dE dV) v."""
+        from betty.hypergradient.darts import darts
+
         return list(darts(list(vector), lower, upper, False))

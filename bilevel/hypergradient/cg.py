@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from bilevel.hypergradient.base import register
-from bilevel.hypergradient.derivatives import dot
-from bilevel.hypergradient.neumann import ImplicitFunction
+from bilevel.hypergradient.implicit_function import ImplicitFunction
+from bilevel.settings import Natural
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["ConjugateGradient"]
 
@@ -26,20 +26,26 @@ __all__ = ["ConjugateGradient"]
 @register
 @dataclass(frozen=True)
 class ConjugateGradient(ImplicitFunction):
-    """``iterations`` CG steps on (H + damping I) x = v; ``alpha`` has no effect on a solution.
+    """``iterations`` CG steps on (H + damping I) x = v.
 
     Directions of non-positive curvature end the iteration: there the quadratic model has no
     minimum, and the last iterate before is returned.
     """
 
     name: ClassVar[str] = "cg"
-    iterations: int = 5
+    iterations: Natural = 5
+    """Conjugate-gradient steps, one Hessian-vector product each."""
     damping: float = 0.0
+    """Added to H's diagonal."""
 
     def inverse(
         self, hessian: Callable[[Sequence[Tensor]], list[Tensor]], vector: list[Tensor]
     ) -> list[Tensor]:
         """Conjugate gradients from x = 0, without waiting for the device."""
+        import torch
+
+        from bilevel.hypergradient.derivatives import dot
+
         x = [torch.zeros_like(v) for v in vector]
         r, p = list(vector), list(vector)
         rr = dot(r, r)

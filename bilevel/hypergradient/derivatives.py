@@ -1,35 +1,21 @@
-"""First and second derivatives of a replayed lower loss at given V and E."""
+"""Differentiate a replayed lower loss, once and twice, at given V and E."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bilevel.distributed import averaged
-from bilevel.errors import UserError
-from bilevel.replay.parameter_slots import ParameterSlots
-from bilevel.replay.random_state import RandomState
 
 if TYPE_CHECKING:
-    from bilevel.problem import BilevelProblem
+    from bilevel.protocols import LowerLevel, UpperLevel
+    from bilevel.replay.random_state import RandomState
 
-__all__ = [
-    "ReplayedLoss",
-    "check_double_backward",
-    "check_options",
-    "check_reentrant",
-    "checkpoints_activations",
-    "dot",
-    "norm",
-    "supports_double_backward",
-    "vector_jacobian",
-]
-
-PRODUCTS = ("auto", "double_backward", "central_difference")
+__all__ = ["ReplayedLoss", "dot", "norm", "vector_jacobian"]
 
 
 def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
@@ -42,102 +28,35 @@ def norm(a: Sequence[Tensor]) -> Tensor:
     return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(x) for x in a]))
 
 
-def supports_double_backward(lower: BilevelProblem) -> bool:
-    """Whether the attention kernels of the problem's module can be differentiated twice.
-
-    Eager attention can, and so can torch's scaled-dot-product attention through its math kernel,
-    which a problem that needs it selects. Flash and flex attention kernels cannot.
-    """
-    kernels = {
-        getattr(module.config, "_attn_implementation", None)
-        for module in lower.module.modules()
-        if hasattr(module, "config")
-    }
-    return kernels <= {None, "eager", "sdpa"}
-
-
-def check_options(name: str, epsilon: float | None, product: str = "auto") -> None:
-    """Check what estimators with second-order products have in common.
-
-    Raises:
-        UserError: an unknown ``product``, or a perturbation that is not positive.
-    """
-    if product not in PRODUCTS:
-        raise UserError(
-            f"hypergradient {name}: unknown product {product!r}; allowed: {', '.join(PRODUCTS)}"
-        )
-    if epsilon is not None and not epsilon > 0:
-        raise UserError(f"hypergradient {name}: epsilon must be more than 0, got {epsilon}")
-
-
-def check_double_backward(lower: BilevelProblem, product: str) -> None:
-    """Refuse what cannot be differentiated twice.
-
-    Raises:
-        UserError: an attention kernel without double backward.
-    """
-    if product == "double_backward" and not supports_double_backward(lower):
-        raise UserError(
-            "product=double_backward needs attention that can be differentiated twice; load the "
-            "model with attn_implementation=eager or sdpa, or use product=central_difference"
-        )
-
-
-def checkpoints_activations(module: nn.Module) -> bool:
-    """Whether a transformer in ``module`` computes its activations again in backward passes."""
-    return any(getattr(m, "gradient_checkpointing", False) for m in module.modules())
-
-
-def check_reentrant(module: nn.Module) -> None:
-    """Refuse re-entrant gradient checkpointing, which torch's ``autograd.grad`` cannot use.
-
-    Raises:
-        UserError: naming the other kind.
-    """
-    for part in module.modules():
-        function = getattr(part, "_gradient_checkpointing_func", None)
-        if getattr(part, "gradient_checkpointing", False) and getattr(function, "keywords", {}).get(
-            "use_reentrant", False
-        ):
-            raise UserError(
-                "gradient checkpointing is re-entrant, and gradients of two levels cannot pass "
-                'through it; enable it with gradient_checkpointing_kwargs={"use_reentrant": False}'
-            )
-
-
 class ReplayedLoss:
     """L1 of recorded micro-batches as a function of V and E, randomness replayed.
 
     Args:
         lower: the problem with the loss.
-        upper: the problem that owns E; ``None`` when derivatives in E are not asked for.
-        batches: micro-batches with the random state to replay (``None``: as at construction).
+        upper: the problem that owns E.
+        batches: micro-batches with the random state to replay.
         upper_values: E at which to evaluate; default: E as it is.
     """
 
     def __init__(
         self,
-        lower: BilevelProblem,
-        upper: BilevelProblem,
-        batches: Sequence[tuple[Any, RandomState | None]],
+        lower: LowerLevel,
+        upper: UpperLevel,
+        batches: Sequence[tuple[Any, RandomState]],
         upper_values: Sequence[Tensor] | None = None,
     ) -> None:
         self._lower = lower
-        self._lower_slots = _slots_of(lower)
-        self._upper_slots = _slots_of(upper)
+        self._lower_slots = lower.slots
+        self._upper_slots = upper.slots
         self._upper_name = upper.name
-        # What the other levels above were when ``lower`` took its steps.
-        window = getattr(lower, "window", None)
-        seen = {} if window is None else window.upper_values
+        # What the other upper levels were when ``lower`` took its steps.
+        seen = lower.recorded.upper_values
         self._around = [
-            (above.slots, seen[above.name])
-            for above in getattr(lower, "ancestors", ())
-            if above is not upper and above.name in seen and hasattr(above, "slots")
+            (other.slots, seen[other.name])
+            for other in lower.ancestors
+            if other is not upper and other.name in seen
         ]
-        # One state for all calls, so that two calls differ by their arguments alone.
-        self._batches = [
-            (batch, state or RandomState.capture(lower.device)) for batch, state in batches
-        ]
+        self._batches = list(batches)
         values = upper.trainable_parameters() if upper_values is None else upper_values
         self.upper_values = [value.detach().requires_grad_() for value in values]
 
@@ -152,18 +71,17 @@ class ReplayedLoss:
             stack.enter_context(self._upper_slots.holding(self.upper_values))
             for slots, values in self._around:
                 stack.enter_context(slots.holding(values))
-            stack.enter_context(getattr(self._lower, "kernels", nullcontext)())
+            stack.enter_context(self._lower.kernels())
             yield
 
     def _evaluate(self, micro: int) -> Tensor:
         """L1 of a micro-batch, inside :meth:`_holding`."""
         batch, state = self._batches[micro]
         with state.replayed():
-            result = self._lower.training_step_exec(batch)
-        loss = result["loss"] if isinstance(result, Mapping) else result
+            loss = self._lower.objective(batch)
         self._lower_slots.verify(loss, self._lower.name)
         self._upper_slots.verify(loss, self._upper_name)
-        return -loss if getattr(self._lower.config, "maximize", False) else loss
+        return loss
 
     def gradient(
         self, weights: Sequence[Tensor], wrt: str = "both"
@@ -174,12 +92,38 @@ class ReplayedLoss:
         total: list[Tensor] | None = None
         for micro in range(len(self._batches)):
             with self._holding(leaves):
-                grads = _gradient(self._lower, self._evaluate(micro), inputs)
+                grads = self._lower.gradient(self._evaluate(micro), inputs)
             total = grads if total is None else [a + b for a, b in zip(total, grads, strict=True)]
         assert total is not None
         total = [g / len(self._batches) for g in total]
         split = len(inputs) - len(self.upper_values)
         return total[:split], total[split:]
+
+    def minus_mixed_product(
+        self,
+        weights: Sequence[Tensor],
+        vector: Sequence[Tensor],
+        epsilon: float,
+        base: Sequence[Tensor] | None = None,
+    ) -> list[Tensor]:
+        """- d2L1/dEdV v by a difference of step ``epsilon / |v|``; forward from ``base``.
+
+        Args:
+            weights: V.
+            vector: v.
+            epsilon: length of the perturbation.
+            base: dL1/dE at V, where it is known; central without.
+        """
+        step = epsilon / (norm(vector) + torch.finfo(torch.float32).tiny)
+        _, plus = self.gradient(
+            [w + step * v for w, v in zip(weights, vector, strict=True)], "upper"
+        )
+        if base is not None:
+            return [(b - p) / step for p, b in zip(plus, base, strict=True)]
+        _, minus = self.gradient(
+            [w - step * v for w, v in zip(weights, vector, strict=True)], "upper"
+        )
+        return [(m - p) / (2 * step) for p, m in zip(plus, minus, strict=True)]
 
     def second_order(
         self,
@@ -195,20 +139,20 @@ class ReplayedLoss:
         """
         if product == "central_difference":
             step = epsilon / (norm(direction) + torch.finfo(torch.float32).tiny)
-            above, below = (
+            plus, minus = (
                 self.gradient([w + s * u for w, u in zip(weights, direction, strict=True)], wrt)
                 for s in (step, -step)
             )
             return (
-                [(a - b) / (2 * step) for a, b in zip(above[0], below[0], strict=True)],
-                [(a - b) / (2 * step) for a, b in zip(above[1], below[1], strict=True)],
+                [(p - m) / (2 * step) for p, m in zip(plus[0], minus[0], strict=True)],
+                [(p - m) / (2 * step) for p, m in zip(plus[1], minus[1], strict=True)],
             )
         leaves = [w.detach().requires_grad_() for w in weights]
         inputs = (leaves if wrt == "both" else []) + self.upper_values
         total = [torch.zeros_like(x) for x in inputs]
         for micro in range(len(self._batches)):
             with self._holding(leaves):
-                grads = _gradient(self._lower, self._evaluate(micro), leaves, graph=True)
+                grads = self._lower.gradient(self._evaluate(micro), leaves, create_graph=True)
                 products = vector_jacobian(grads, inputs, direction)
             total = [a + b for a, b in zip(total, products, strict=True)]
         total = _average(self._lower, [g / len(self._batches) for g in total])
@@ -228,7 +172,7 @@ class ReplayedLoss:
         count = len(self._batches)
         with self._holding(leaves):
             graphs = [
-                _gradient(self._lower, self._evaluate(micro), leaves, graph=True)
+                self._lower.gradient(self._evaluate(micro), leaves, create_graph=True)
                 for micro in range(count)
             ]
 
@@ -263,22 +207,6 @@ def vector_jacobian(
     return [torch.zeros_like(x) if g is None else g for g, x in zip(grads, inputs, strict=True)]
 
 
-def _slots_of(problem: Any) -> ParameterSlots:
-    """The problem's parameter slots; worked out on the spot for a plain Betty problem."""
-    slots = getattr(problem, "slots", None)
-    return slots or ParameterSlots(problem.module, problem.trainable_parameters())
-
-
-def _gradient(
-    problem: Any, loss: Tensor, inputs: Sequence[Tensor], graph: bool = False
-) -> list[Tensor]:
-    if hasattr(problem, "gradient"):
-        return problem.gradient(loss, inputs, create_graph=graph)
-    grads = torch.autograd.grad(loss, inputs, create_graph=graph, allow_unused=True)
-    return [torch.zeros_like(x) if g is None else g for g, x in zip(grads, inputs, strict=True)]
-
-
-def _average(problem: Any, tensors: list[Tensor]) -> list[Tensor]:
-    """Mean over ranks where the problem is trained on several."""
-    world = getattr(problem, "world", None)
-    return tensors if world is None or world.size == 1 else averaged(tensors, world)
+def _average(level: LowerLevel, tensors: list[Tensor]) -> list[Tensor]:
+    """Mean over ranks where the level is trained on several."""
+    return tensors if level.world.world_size == 1 else averaged(tensors, level.world)

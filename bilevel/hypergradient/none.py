@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
-from torch import Tensor
-
 from bilevel.hypergradient.base import Hypergradient, register
 from bilevel.replay.recording import Needs
 
 if TYPE_CHECKING:
-    from bilevel.problem import BilevelProblem
+    from torch import Tensor
+
+    from bilevel.protocols import LowerLevel, UpperLevel
 
 __all__ = ["NoHypergradient"]
 
@@ -25,13 +24,16 @@ class NoHypergradient(Hypergradient):
 
     name: ClassVar[str] = "none"
     is_zero: ClassVar[bool] = True
+    needs_records: ClassVar[bool] = False
 
-    def needs(self, lower: BilevelProblem) -> Needs:
+    def needs(self, lower: LowerLevel) -> Needs:
         """Nothing."""
         return Needs(depth=0)
 
     def implicit_term(
-        self, vector: Sequence[Tensor], lower: BilevelProblem, upper: BilevelProblem
+        self, vector: Sequence[Tensor], lower: LowerLevel, upper: UpperLevel
     ) -> list[Tensor]:
         """Zeros."""
+        import torch
+
         return [torch.zeros_like(p) for p in upper.trainable_parameters()]

@@ -1,4 +1,4 @@
-"""What an optimiser step depends on beside weights and gradients, copied just before the step."""
+"""Copy what an optimiser step depends on beside weights and gradients, just before the step."""
 
 from __future__ import annotations
 
@@ -155,7 +155,8 @@ def split_like(vector: Tensor, likes: Sequence[Tensor]) -> Sequence[Tensor]:
 def _same_step(cls: type[Optimizer], known: type[Optimizer]) -> bool:
     # PyTorch wraps `step` of every class that is instantiated, hence the unwrapping.
     same = inspect.unwrap(cls.step) is inspect.unwrap(known.step)
-    return same and getattr(cls, "_init_group", None) is getattr(known, "_init_group", None)
+    # Those steps call it, so that whatever has one of them has it.
+    return same and cls._init_group is known._init_group  # type: ignore[attr-defined]
 
 
 def _needs_grad(value: float | Tensor) -> bool:

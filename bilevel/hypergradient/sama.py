@@ -14,18 +14,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
-from torch import Tensor
-
-from bilevel.hypergradient.base import Hypergradient, last_step, register
-from bilevel.hypergradient.derivatives import ReplayedLoss, check_options
-from bilevel.hypergradient.finite_difference import minus_mixed_product, step_size
-from bilevel.hypergradient.optimizers import check_supported
-from bilevel.hypergradient.unrolled import step_through
+from bilevel.hypergradient.base import Hypergradient, register
+from bilevel.hypergradient.shared import step_size, step_through
 from bilevel.replay.recording import Needs
+from bilevel.settings import Positive
 
 if TYPE_CHECKING:
-    from bilevel.problem import BilevelProblem
+    from torch import Tensor
+
+    from bilevel.protocols import LowerLevel, UpperLevel
 
 __all__ = ["Sama"]
 
@@ -33,36 +30,31 @@ __all__ = ["Sama"]
 @register
 @dataclass(frozen=True)
 class Sama(Hypergradient):
-    """Replayed central difference along D v.
-
-    Args:
-        epsilon: length of the perturbation; None chooses by precision.
-    """
+    """Replayed central difference along D v."""
 
     name: ClassVar[str] = "sama"
-    epsilon: float | None = None
+    epsilon: Positive | None = None
+    """Length of the perturbation; null chooses by precision."""
 
-    def __post_init__(self) -> None:
-        check_options(self.name, self.epsilon)
-
-    def needs(self, lower: BilevelProblem) -> Needs:
+    def needs(self, lower: LowerLevel) -> Needs:
         """The last step with the optimiser's state before it."""
         return Needs(depth=1, optimizer=True)
 
-    def prepare(self, lower: BilevelProblem) -> None:
+    def prepare(self, lower: LowerLevel) -> None:
         """Refuse optimisers whose step is unknown."""
+        from bilevel.hypergradient.optimizer_state import check_supported
+
         check_supported(lower.optimizer)
 
     def implicit_term(
-        self, vector: Sequence[Tensor], lower: BilevelProblem, upper: BilevelProblem
+        self, vector: Sequence[Tensor], lower: LowerLevel, upper: UpperLevel
     ) -> list[Tensor]:
         """See the module's docstring."""
-        record = last_step(lower, self.name)
+        import torch
+
+        record = lower.recorded.last
         if not isinstance(lower.optimizer, torch.optim.SGD):
             _, a_grads, _ = step_through(record, vector, [{} for _ in vector])
             vector = [-a for a in a_grads]  # the step is minus the update
-        loss = ReplayedLoss(
-            lower, upper, list(record.batches), lower.window.upper_values.get(upper.name)
-        )
-        epsilon = step_size(self.epsilon, lower)
-        return minus_mixed_product(loss, record.weights, vector, epsilon)
+        loss = lower.replayed_loss(upper)
+        return loss.minus_mixed_product(record.weights, vector, step_size(self.epsilon, lower))

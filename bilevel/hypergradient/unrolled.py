@@ -20,66 +20,48 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
-from torch import Tensor
-
-from bilevel.distributed import averaged
 from bilevel.errors import UserError
-from bilevel.hypergradient.base import Hypergradient, last_step, register
-from bilevel.hypergradient.derivatives import (
-    ReplayedLoss,
+from bilevel.hypergradient.base import Hypergradient, register
+from bilevel.hypergradient.shared import (
+    Product,
     check_double_backward,
-    check_options,
     checkpoints_activations,
-    supports_double_backward,
-    vector_jacobian,
+    resolve_product,
+    step_size,
+    step_through,
 )
-from bilevel.hypergradient.finite_difference import step_size
-from bilevel.hypergradient.optimizers import check_supported, step_vjp
-from bilevel.replay.recording import Needs, StepRecord
+from bilevel.replay.recording import Needs
+from bilevel.settings import Count, Positive
 
 if TYPE_CHECKING:
-    from bilevel.problem import BilevelProblem
+    from torch import Tensor
 
-__all__ = ["Unrolled", "resolve_product"]
+    from bilevel.protocols import LowerLevel, UpperLevel
 
-
-def resolve_product(product: str, lower: BilevelProblem) -> str:
-    """``auto`` becomes double backward where the attention kernel has one."""
-    if product != "auto":
-        return product
-    return "double_backward" if supports_double_backward(lower) else "central_difference"
+__all__ = ["Unrolled"]
 
 
 @register
 @dataclass(frozen=True)
 class Unrolled(Hypergradient):
-    """Exact implicit term through the last ``depth`` of the T1 lower steps (all with None).
-
-    Args:
-        depth: how many steps to go back through.
-        product: second-order products by ``double_backward``, by a replayed
-            ``central_difference``, or ``auto``: the former where the attention kernel allows it.
-        keep_graph: with one lower step on one batch (T1 = T2 = 1), keep that step's graph instead
-            of recomputing it: faster, and more memory while the upper step is taken.
-        epsilon: length of the perturbation of a central difference; None chooses by precision.
-    """
+    """Exact implicit term through the last ``depth`` of the T1 lower steps."""
 
     name: ClassVar[str] = "unrolled"
-    depth: int | None = None
-    product: str = "auto"
+    depth: Count | None = None
+    """How many steps to go back through; null for all."""
+    product: Product = "auto"
+    """Second-order products by ``double_backward``, by a replayed ``central_difference``, or
+    ``auto``: the former where the attention kernel allows it."""
     keep_graph: bool = True
-    epsilon: float | None = None
+    """With one lower step on one batch (T1 = T2 = 1), keep that step's graph instead of recomputing
+    it: faster, and more memory while the upper step is taken."""
+    epsilon: Positive | None = None
+    """Length of the perturbation of a central difference; null chooses by precision."""
 
-    def __post_init__(self) -> None:
-        if self.depth is not None and self.depth < 1:
-            raise UserError(f"hypergradient unrolled: depth must be 1 or more, got {self.depth}")
-        check_options(self.name, self.epsilon, self.product)
-
-    def _keeps_graph(self, lower: BilevelProblem) -> bool:
+    def _keeps_graph(self, lower: LowerLevel) -> bool:
         # The graph serves once, and holds E itself, which the first upper step changes.
         one_upper_step = len(lower.parents) == 1 and all(
-            getattr(parent.config, "steps", 1) * parent.gas == 1 for parent in lower.parents
+            parent.config.steps * parent.gas == 1 for parent in lower.parents
         )
         one_lower_step = lower.config.unroll_steps == 1 and lower.gas == 1
         exact = resolve_product(self.product, lower) == "double_backward"
@@ -87,7 +69,7 @@ class Unrolled(Hypergradient):
         keepable = not checkpoints_activations(lower.module)
         return self.keep_graph and one_upper_step and one_lower_step and exact and keepable
 
-    def needs(self, lower: BilevelProblem) -> Needs:
+    def needs(self, lower: LowerLevel) -> Needs:
         """Weights, batches and optimiser of the last ``depth`` steps."""
         return Needs(
             depth=self.depth,
@@ -96,8 +78,10 @@ class Unrolled(Hypergradient):
             double_backward=resolve_product(self.product, lower) == "double_backward",
         )
 
-    def prepare(self, lower: BilevelProblem) -> None:
+    def prepare(self, lower: LowerLevel) -> None:
         """Refuse optimisers and kernels that cannot be differentiated."""
+        from bilevel.hypergradient.optimizer_state import check_supported
+
         check_supported(lower.optimizer)
         for hook in ("custom_optimizer_step", "grad_callback", "param_callback"):
             if lower.is_implemented(hook):
@@ -109,19 +93,23 @@ class Unrolled(Hypergradient):
         check_double_backward(lower, self.product)
 
     def implicit_term(
-        self, vector: Sequence[Tensor], lower: BilevelProblem, upper: BilevelProblem
+        self, vector: Sequence[Tensor], lower: LowerLevel, upper: UpperLevel
     ) -> list[Tensor]:
         """See the module's docstring."""
-        last_step(lower, self.name)
+        import torch
+
+        from bilevel.distributed import averaged
+        from bilevel.hypergradient.derivatives import vector_jacobian
+
         if upper not in lower.parents:
             raise UserError(
                 f"hypergradient unrolled differentiates problem {lower.name!r} with respect to a "
                 f"problem that is updated beside it ({upper.name!r}); use finite_difference there"
             )
-        window = lower.window
         product = resolve_product(self.product, lower)
-        values = window.upper_values[upper.name]
-        steps = list(window.steps)[-self.depth :] if self.depth else list(window.steps)
+        steps = list(lower.recorded.steps)
+        if self.depth is not None:
+            steps = steps[-self.depth :]
 
         adjoint: list[Tensor] = [v.detach() for v in vector]
         state: list[dict[str, Tensor]] = [{} for _ in adjoint]
@@ -134,9 +122,8 @@ class Unrolled(Hypergradient):
                 part = vector_jacobian(step.graph[1], upper.trainable_parameters(), a_grads)
                 part = averaged(part, lower.world)
                 return [a + b for a, b in zip(total, part, strict=True)]
-            loss = ReplayedLoss(lower, upper, list(step.batches), values)
             oldest = age == len(steps) - 1
-            hessian, mixed = loss.second_order(
+            hessian, mixed = lower.replayed_loss(upper, step).second_order(
                 step.weights,
                 a_grads,
                 wrt="upper" if oldest else "both",
@@ -147,18 +134,3 @@ class Unrolled(Hypergradient):
             if not oldest:
                 adjoint = [a + b for a, b in zip(adjoint, hessian, strict=True)]
         return total
-
-
-def step_through(
-    step: StepRecord, adjoint: Sequence[Tensor], state: Sequence[dict[str, Tensor]]
-) -> tuple[list[Tensor], list[Tensor], list[dict[str, Tensor]]]:
-    """Adjoints (V, g, s) before an optimiser step from adjoints (V, s) after it."""
-    assert step.snapshot is not None
-    weights = [w.detach() for w in step.weights]
-    a_params, a_grads, a_state = step_vjp(
-        step.snapshot, weights, step.gradient, list(adjoint), list(state), step.max_norm
-    )
-    filled = [
-        torch.zeros_like(w) if a is None else a for a, w in zip(a_grads, weights, strict=True)
-    ]
-    return a_params, filled, a_state

@@ -26,8 +26,8 @@ from torch import Tensor
 
 from bilevel.checkpoint.disk import told_when_full
 from bilevel.errors import UserError
+from bilevel.lowrank.attach import gated_layers
 from bilevel.lowrank.fused import fuse
-from bilevel.lowrank.gates import gated_layers
 from bilevel.lowrank.layers import lora_factors, lora_layers, lora_pattern, lora_scales
 
 __all__ = ["COMPACT", "UNIFORM", "ExportReport", "export_adapter"]
@@ -125,8 +125,9 @@ def _plain_config(config: PeftConfig) -> LoraConfig:
             f"init_lora_weights={config.init_lora_weights!r} changes the base model's weights, so "
             "the adapter is no plain LoRA on that base; use True, gaussian, orthogonal or eva"
         )
+    options = config.to_dict()
     for field in ("trainable_token_indices", "target_parameters", "layer_replication"):
-        if getattr(config, field, None):
+        if options.get(field):  # not every PEFT that we allow has all three
             raise UserError(f"an adapter with {field} cannot be exported as plain LoRA")
     plain = copy.deepcopy(config)
     plain.inference_mode = True

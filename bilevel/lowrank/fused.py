@@ -1,4 +1,4 @@
-"""Fused projections: GPT-2 computes query, key and value with one matrix, ``c_attn``.
+"""Split fused projections: GPT-2 computes query, key and value with one matrix, ``c_attn``.
 
 The papers adapt query and value, each with a rank of its own. So ``c_attn`` is trained as three
 maps and saved as one,
@@ -94,7 +94,7 @@ def join_split(model: Model) -> Model:
     """Undo :func:`split_fused`, with the parts' weights as they are now: a stock model again."""
     for name, module in list(model.named_modules()):
         if isinstance(module, SplitProjection):
-            pieces = [cast(Conv1D, getattr(module, part)) for part in PARTS]
+            pieces = [cast(Conv1D, module.get_submodule(part)) for part in PARTS]
             with torch.device("meta"):
                 fused = Conv1D(sum(piece.nf for piece in pieces), pieces[0].nx)
             fused.weight = nn.Parameter(torch.cat([p.weight.detach() for p in pieces], dim=1))
@@ -138,11 +138,11 @@ def fuse(
             blocks = []
             for part, full in parts.items():
                 block = factors[full][1]
-                above = PARTS.index(part) * len(block)
-                below = (len(PARTS) - 1) * len(block) - above
+                before = PARTS.index(part) * len(block)
+                after = (len(PARTS) - 1) * len(block) - before
                 if scales[full] != common:
                     block = block * scales[full] / common
-                blocks.append(nn.functional.pad(block, (0, 0, above, below)))
+                blocks.append(nn.functional.pad(block, (0, 0, before, after)))
             downs = [factors[full][0] for full in parts.values()]
             fused[parent] = (torch.cat(downs), torch.cat(blocks, dim=1))
             fused_scales[parent] = common

@@ -1,4 +1,4 @@
-"""How the gates reach PEFT's layers, once per forward and at next to no cost.
+"""Let the gates reach PEFT's layers, once per forward and at next to no cost.
 
 PEFT reads ``lora_A.weight`` twice in a layer's forward (once only for its dtype), and a torch
 parametrization recomputes at every read, through six Python calls. So a hook on the model computes
@@ -9,15 +9,14 @@ reading a weight is a list look-up. Outside a forward the ordinary parametrizati
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
-if TYPE_CHECKING:
-    from bilevel.lowrank.gates import Gates
+from bilevel.lowrank.gates import Gates
 
 __all__ = ["GateWeight", "GatedForward", "chain_of", "install", "uninstall"]
 

@@ -1,4 +1,4 @@
-"""Finding the LoRA layers that PEFT made, and naming ranks and scales the way PEFT reads them."""
+"""Find the LoRA layers that PEFT made, and write ranks and scales the way PEFT reads them."""
 
 from __future__ import annotations
 
@@ -32,8 +32,9 @@ def lora_layers(model: PeftModel, adapter: str = "default") -> dict[str, LoraLay
     Raises UserError when the model has no such adapter, when the adapter has a layer that is not
     linear (embedding, convolution), or a layer whose update is not plain ``scale * B @ A``.
     """
-    if adapter not in getattr(model, "peft_config", {}):
-        have = ", ".join(getattr(model, "peft_config", {})) or "none"
+    adapters = model.peft_config if isinstance(model, PeftModel) else {}
+    if adapter not in adapters:
+        have = ", ".join(adapters) or "none"
         raise UserError(f"the model has no adapter named {adapter!r}; it has: {have}")
     layers: dict[str, LoraLayer] = {}
     for name, module in model.get_base_model().named_modules():

@@ -1,4 +1,4 @@
-"""From gate values to ranks: which rank-one components of every layer are kept.
+"""Choose ranks from gate values: which rank-one components of every layer are kept.
 
 Every rule is called the same way: ``rule(values, ...)`` returns layer name -> rank, and
 ``rule.keep(values, ...)`` returns layer name -> boolean mask (k,) of the components to keep.

@@ -1,4 +1,4 @@
-"""A plain LoRA model out of given factors, for methods whose training form is another."""
+"""Build a plain LoRA model from given factors, for methods that train another form."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def plain_lora(
     Raises UserError when no layer has a rank above 0, or the factors fit no layer.
     """
     trained = model.peft_config[adapter]
-    heads = list(dict.fromkeys(getattr(trained, "modules_to_save", None) or ()))
+    # Not every kind of adapter has heads.
+    heads = list(dict.fromkeys(trained.to_dict().get("modules_to_save") or ()))
     state = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
     state = {
         key.removeprefix("base_model.model."): value.detach().clone()

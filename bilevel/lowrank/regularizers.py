@@ -1,4 +1,4 @@
-"""Penalties on factors and gates; each returns a tensor to add to a loss."""
+"""Penalise factors and gates; each function returns a tensor to add to a loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a lower problem remembers of its steps, for the hypergradient that is taken after them."""
+"""Describe the steps that a lower level has taken, for the hypergradient taken after them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from bilevel.replay.random_state import RandomState
+from bilevel.errors import UserError
 
 if TYPE_CHECKING:
-    from bilevel.hypergradient.optimizers import OptimizerSnapshot
+    from torch import Tensor
 
-__all__ = ["Needs", "StepRecord", "Window", "clone_nested"]
+    from bilevel.hypergradient.optimizer_state import OptimizerSnapshot
+    from bilevel.replay.random_state import RandomState
+
+__all__ = ["Needs", "RecordedSteps", "StepRecord"]
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,10 @@ class Needs:
     """What an estimator wants recorded of the lower steps between two upper steps.
 
     Attributes:
-        depth: how many of the latest steps to keep; ``None`` keeps the whole window.
+        depth: how many of the latest steps to keep; ``None`` keeps all T1.
         optimizer: keep the optimiser's state and hyperparameters before each step.
         upper_gradient: take dL1/dE together with dL1/dV, in the same backward pass.
-        graph: keep the graph of dL1/dV (possible when the window is one step on one batch).
+        graph: keep the graph of dL1/dV (possible when T1 is one step on one batch).
         double_backward: run the lower loss with kernels that can be differentiated twice.
     """
 
@@ -72,16 +73,37 @@ class StepRecord:
     max_norm: float = 0.0
     applied: bool = True
 
+    def add_upper_gradient(self, upper: str, found: list[Tensor]) -> None:
+        """Add a micro-batch's dL1/dE of the problem named ``upper``."""
+        before = self.upper_gradient.get(upper)
+        self.upper_gradient[upper] = (
+            found if before is None else [a + b for a, b in zip(before, found, strict=True)]
+        )
 
-class Window:
-    """The lower steps since the last upper step, with the upper variables that they saw."""
+
+class RecordedSteps:
+    """The T1 lower steps since the last upper step, with the upper variables that they saw."""
 
     def __init__(self) -> None:
         self.steps: deque[StepRecord] = deque()
         self.upper_values: dict[str, list[Tensor]] = {}
 
+    @property
+    def last(self) -> StepRecord:
+        """The latest step.
+
+        Raises:
+            UserError: none is recorded.
+        """
+        if not self.steps:
+            raise UserError(
+                "no lower step is recorded to differentiate: take one first, under a hypergradient "
+                "that needs records"
+            )
+        return self.steps[-1]
+
     def open(self, depth: int | None, upper_values: dict[str, list[Tensor]]) -> None:
-        """Forget the previous window and start one that keeps its latest ``depth`` steps."""
+        """Forget the previous T1 steps and keep the latest ``depth`` of those that come."""
         self.steps = deque(maxlen=depth)
         self.upper_values = upper_values
 
@@ -89,14 +111,3 @@ class Window:
         """Free the kept graphs, once the upper steps are done."""
         for step in self.steps:
             step.graph = None
-
-
-def clone_nested(item: Any) -> Any:
-    """A copy of a nest of dicts and lists whose tensors are cloned."""
-    if isinstance(item, Tensor):
-        return item.detach().clone()
-    if isinstance(item, dict):
-        return {key: clone_nested(value) for key, value in item.items()}
-    if isinstance(item, list):
-        return [clone_nested(value) for value in item]
-    return item

@@ -139,10 +139,14 @@ def _options(title: str, group: str, found: Iterable[Option]) -> str:
     """Name, default, allowed values and meaning of each option."""
     rows: list[str] = [title]
     for option in found:
-        rows.append(f"  {f'{group}.{option.name}={option.default}':<34} {option.allowed}")
+        equals = f"={option.default}" if option.default else ""
+        rows.append(f"  {f'{group}.{option.name}{equals}':<34} {option.allowed}")
         if option.meaning:
             rows += textwrap.wrap(
-                option.meaning, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6
+                option.meaning.replace("``", ""),
+                WIDTH,
+                initial_indent=" " * 6,
+                subsequent_indent=" " * 6,
             )
     return "\n".join(rows)
 

@@ -20,8 +20,8 @@ class Main(Protocol):
 def program(explain: Callable[[], str]) -> Callable[[Callable[[list[str]], None]], Main]:
     """Make a program of a function that takes the command line's words.
 
-    ``--help`` prints what ``explain`` returns and nothing else is done; the libraries are silent;
-    a mistake of the user is one line on stderr and exit status 2.
+    ``--help`` prints what ``explain`` returns and nothing else is done; a mistake of the user is
+    one line on stderr and exit status 2.
     """
 
     def wrap(body: Callable[[list[str]], None]) -> Main:
@@ -31,9 +31,6 @@ def program(explain: Callable[[], str]) -> Callable[[Callable[[list[str]], None]
             if {"--help", "-h"} & set(given):
                 print(explain())
                 return
-            from experiments.cli.quiet import quiet  # loads transformers, which --help needs not
-
-            quiet()
             with one_sentence():
                 body(given)
 

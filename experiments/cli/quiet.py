@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import warnings
 
-import datasets
-import transformers
-
 __all__ = ["quiet"]
 
 
 def quiet() -> None:
     """No progress bars, advice or known warnings of the libraries between our own lines."""
+    import datasets  # here: a program says what is wrong with its words without them
+    import transformers
+
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()

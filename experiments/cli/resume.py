@@ -16,6 +16,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from bilevel.errors import UserError, listed
+from bilevel.settings import written
 from experiments.cli.command_line import CommandLine
 from experiments.config.composition import compose_config, plain
 from experiments.config.renamed import completed
@@ -74,8 +75,9 @@ def check_same(
             old = {key: v for key, v in old.items() if not key.startswith(f"{group}.")}
             new = {key: v for key, v in new.items() if not key.startswith(f"{group}.")}
     for key in sorted(old.keys() | new.keys()):
-        if old.get(key) != new.get(key) and not key.startswith(FREE):
-            differing.append(f"{key} ({old.get(key)} there, {new.get(key)} here)")
+        there, here = old.get(key), new.get(key)
+        if _alike(there) != _alike(here) and not key.startswith(FREE):
+            differing.append(f"{key} ({written(there)} there, {written(here)} here)")
     if differing:
         raise UserError(
             f"{folder} holds another run, different in {listed(differing)}: give its own values, "
@@ -131,17 +133,17 @@ def _newest_unfinished(line: CommandLine) -> Path | None:
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as one of dotted keys; other values as JSON, so that 1 is 1.0 but not "1"."""
+    """Nested dicts as one of dotted keys."""
     if isinstance(values, Mapping):
         items: dict[str, Any] = {}
         for key, value in values.items():
             items |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
         return items
-    return {prefix: json.dumps(_numbers_alike(values))}
+    return {prefix: values}
 
 
-def _numbers_alike(value: Any) -> Any:
-    """Whole numbers as floats: a person may write 1 or 1.0 for the same."""
+def _alike(value: Any) -> str:
+    """A value as JSON with whole numbers as floats: 1 is 1.0, but neither "1" nor true."""
     if isinstance(value, list):
-        return [_numbers_alike(item) for item in value]
-    return float(value) if type(value) is int else value
+        return f"[{', '.join(map(_alike, value))}]"
+    return json.dumps(float(value) if type(value) is int else value)

@@ -40,7 +40,8 @@ def one(app: Hydra, job: Job, config: DictConfig) -> Any:
 
 def many(app: Hydra, job: Job, overrides: Sequence[str]) -> Any:
     """Run a sweep: each combination of the overrides' values is a job."""
-    return app.multirun(config_name=NAME, task_function=job, overrides=list(overrides))
+    words = [*overrides, f"hydra.mode={RunMode.MULTIRUN.name}"]
+    return app.multirun(config_name=NAME, task_function=job, overrides=words)
 
 
 def answer(words: Sequence[str], config_dir: str | None) -> None:

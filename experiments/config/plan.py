@@ -15,7 +15,7 @@ from bilevel.settings import from_values
 from experiments.config.composition import plain
 from experiments.config.instantiate import build, user_modules
 from experiments.config.learning_rates import own_rates
-from experiments.config.schema import EngineOptions, Root, RunOptions, TrainOptions
+from experiments.config.schema import SECTIONS, EngineOptions, Root, RunOptions, TrainOptions
 from experiments.models.spec import ModelSpec
 from experiments.tasks.task import Task
 from experiments.training import warm_start
@@ -109,12 +109,13 @@ class Plan:
         sources = hydra_part.runtime.config_sources  # of the command line that is being run
         modules = user_modules(s.path for s in sources if s.schema == "file")
         values = plain(config)
+        for name in ("seed", *SECTIONS):
+            if name not in values:
+                raise UserError(f"{name} is missing from the configuration: it was deleted by ~")
         seed = from_values(Root, {"seed": values["seed"]}, "").seed
         engine = from_values(EngineOptions, values["engine"], "engine")
         run = from_values(RunOptions, values["run"], "run")
-        train = from_values(
-            TrainOptions, {**values["train"], "precision": engine.precision}, "train"
-        )
+        train = from_values(TrainOptions, values["train"], "train")
         spec = build(config.model, "model", ModelSpec, modules)
         _warn_of_unused_lr(train.lr, values["method"])
         # Unresolved: a word may itself hold an interpolation.
@@ -132,7 +133,7 @@ class Plan:
             task=build(config.task, "task", Task, modules),  # type: ignore[type-abstract]
             model=spec,
             hypergradient=build(config.hypergradient, "hypergradient", Hypergradient, modules),  # type: ignore[type-abstract]
-            settings=train.settings(spec.lr),
+            settings=train.settings(engine.precision, spec.lr),
             places=train.target_modules or method.targets or "qv",
             engine=engine,
             resume=run.resume is not None,

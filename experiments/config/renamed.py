@@ -53,10 +53,10 @@ def completed(config: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """``above`` where it says something, else ``below``; mappings one by one."""
-    merged = {**below, **above}
-    for key, value in below.items():
-        if isinstance(value, Mapping) and isinstance(above.get(key), Mapping):
-            merged[key] = _over(value, above[key])
+def _over(default: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+    """What is ``said``, else the ``default``; mappings one by one."""
+    merged = {**default, **said}
+    for key, value in default.items():
+        if isinstance(value, Mapping) and isinstance(said.get(key), Mapping):
+            merged[key] = _over(value, said[key])
     return merged

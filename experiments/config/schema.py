@@ -57,10 +57,16 @@ class TrainOptions(TrainSettings):
     target_modules: str | Annotated[list[str], MinLen(1)] | None = None
     """Where adapters go: qv, all or a list of module names; null: the method's own, mostly qv."""
 
-    def settings(self, model_lr: float | None) -> TrainSettings:
-        """What a method is given; its learning rate is the model's where none is set."""
+    def settings(self, precision: Any, model_lr: float | None) -> TrainSettings:
+        """What a method is given.
+
+        Args:
+            precision: of the engine.
+            model_lr: a learning rate that suits the model, where train.lr is not set.
+        """
         values = {field.name: getattr(self, field.name) for field in fields(TrainSettings)}
-        return TrainSettings(**{**values, "lr": model_lr if self.lr is None else self.lr})
+        lr = model_lr if self.lr is None else self.lr
+        return TrainSettings(**{**values, "precision": precision, "lr": lr})
 
 
 @dataclass(frozen=True)

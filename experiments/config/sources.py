@@ -10,10 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
-from hydra._internal.core_plugins.importlib_resources_config_source import (
-    ImportlibResourcesConfigSource,
-)
+from hydra._internal.core_plugins import file_config_source, importlib_resources_config_source
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
@@ -32,8 +29,8 @@ def install() -> None:
     """Take the places of Hydra's sources, and register what every configuration has."""
     Plugins.instance()  # which registers Hydra's own
     registry = SourcesRegistry.instance()
-    registry.types["pkg"] = _FilledPackage
-    registry.types["file"] = _FilledFolder
+    registry.types["pkg"] = ImportlibResourcesConfigSource
+    registry.types["file"] = FileConfigSource
     ConfigStore.instance().store(name="schema", node=root_defaults())
 
 
@@ -66,12 +63,21 @@ def _fill(found: ConfigResult, path: str, modules: Sequence[str] = ()) -> Config
     return found
 
 
-class _FilledPackage(ImportlibResourcesConfigSource):
+# Hydra takes a source of the same name for its own and keeps it: also in a sweep's other processes,
+# which are given this registry and then register Hydra's sources anew.
+class ImportlibResourcesConfigSource(
+    importlib_resources_config_source.ImportlibResourcesConfigSource
+):
+    """Reads files of packages."""
+
     def load_config(self, config_path: str) -> ConfigResult:
+        """What the file says, over its class's defaults."""
         return _fill(super().load_config(config_path), config_path)
 
 
-class _FilledFolder(FileConfigSource):
+class FileConfigSource(file_config_source.FileConfigSource):
+    """Reads files of folders that the command line names, so their modules may be imported."""
+
     def load_config(self, config_path: str) -> ConfigResult:
-        # A folder that was named now, so its modules may be; also in a sweep's other processes.
+        """What the file says, over its class's defaults."""
         return _fill(super().load_config(config_path), config_path, user_modules([self.path]))

@@ -16,7 +16,7 @@ import torch
 from experiments.cli.command_line import one_sentence
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
-from experiments.results import record as result
+from experiments.results import record
 from experiments.training.job import execute
 
 # Long enough to over-fit the small, noisy training set, so that there is something to see.
@@ -27,7 +27,7 @@ def run(method: list[str], overrides: list[str], folder: Path) -> dict[str, Any]
     """One run of ``python -m experiments.run``, in this process."""
     words = [*method, "task=demo", f"train.epochs={EPOCHS}", *overrides]
     values = execute(Plan.of(compose_config(words)), folder)
-    print(result.summary(values, folder))
+    print(record.summary(values, folder))
     return values
 
 

@@ -1,4 +1,4 @@
-"""Read the words of a planted problem."""
+"""Turn the words of a planted problem into ids."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from bilevel.errors import UserError, listed
 from experiments.reproduction.entries import Block
-from experiments.results import record as result
+from experiments.results import record
 
 __all__ = ["START", "Cell"]
 
@@ -72,14 +72,14 @@ class Cell:
         Raises:
             UserError: the folder holds a run with other settings.
         """
-        values = result.read(self.folder)
+        values = record.read(self.folder)
         if values is not None:
             self.check()
         return values
 
     def check(self) -> None:
         """Raise UserError if the folder holds a run with other settings."""
-        if not (self._begun() or (self.folder / result.FILE).is_file()):
+        if not (self._begun() or (self.folder / record.FILE).is_file()):
             return
         # The folder's name says what it starts from; the place of that may be told in other words.
         free = FREE if self.start is None else (*FREE, START)

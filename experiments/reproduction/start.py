@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from bilevel.errors import UserError
 from experiments.reproduction.cells import START, Cell
-from experiments.results import record as result
+from experiments.results import record
 
 __all__ = ["APART", "FOLDER", "LABEL", "OTHERS", "first", "warmed"]
 
@@ -64,7 +64,7 @@ def first(cells: Sequence[Cell]) -> list[Cell]:
     """The runs, each after the one that it starts from, which is added where it is needed."""
     found: dict[object, Cell] = {}
     for cell in cells:
-        if cell.start is not None and not (cell.folder / result.FILE).is_file():
+        if cell.start is not None and not (cell.folder / record.FILE).is_file():
             found.setdefault(cell.start.folder, cell.start)
         found.setdefault(cell.folder, cell)
     return list(found.values())

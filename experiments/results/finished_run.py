@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -14,11 +14,12 @@ from bilevel.errors import UserError
 from experiments.cli.command_line import CommandLine
 from experiments.config.composition import compose_config
 from experiments.config.instantiate import build, user_modules
-from experiments.models.pretrained import LoadedModel
 from experiments.models.spec import ModelSpec
-from experiments.results import record as result
-from experiments.results.saved_model import BASE
+from experiments.results import record
 from experiments.tasks.task import Task, TaskData
+
+if TYPE_CHECKING:
+    from experiments.models.pretrained import LoadedModel
 
 __all__ = ["SavedRun", "take"]
 
@@ -54,7 +55,7 @@ class SavedRun:
         if folder is None:
             raise UserError("say which run: run=DIR, the folder that holds its result.json")
         path = Path(folder)
-        values = result.read(path)
+        values = record.read(path)
         if values is None:
             raise UserError(f"run={path}: there is no finished run, result.json is missing")
         config = OmegaConf.create(_configuration(path))
@@ -81,7 +82,7 @@ class SavedRun:
     def base(self, task: TaskData) -> LoadedModel:
         """The base model with an untrained head, and its tokenizer."""
         model = self.config.model
-        own = self.folder / BASE
+        own = self.folder / record.BASE
         if own.is_dir():  # the run was started from another, and kept the weights it began with
             changes = {"warm_start": None, "package": None, "pretrained": str(own)}
             known = {key: value for key, value in changes.items() if key in model or value}

@@ -12,6 +12,7 @@ from bilevel.errors import UserError
 from experiments.cli.writing import write_atomically
 
 __all__ = [
+    "BASE",
     "FILE",
     "SCHEMA_VERSION",
     "gap",
@@ -23,6 +24,7 @@ __all__ = [
 
 SCHEMA_VERSION = 1
 FILE = "result.json"
+BASE = "base"  # the folder of the weights that a warm-started run began with
 PACKAGES = (
     *("torch", "transformers", "peft", "betty-ml", "datasets", "hydra-core", "numpy"),
     "bilevel-finetuning",

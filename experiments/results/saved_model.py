@@ -28,11 +28,10 @@ from bilevel.lowrank import export_adapter
 from problems.adapters import BottleneckModel, load_adapters
 from problems.common.method import Outcome
 
-__all__ = ["ADAPTER", "BASE", "MODEL", "Saved", "load", "save"]
+__all__ = ["ADAPTER", "MODEL", "Saved", "load", "save"]
 
 ADAPTER = "adapter"
 MODEL = "model"
-BASE = "base"
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from __future__ import annotations
 
 from experiments.cli.command_line import CommandLine
 from experiments.cli.program import program
+from experiments.cli.quiet import quiet
 from experiments.results.record import shown
 from experiments.style_transfer.options import Options
-from experiments.style_transfer.transfer import transfer
 
 __all__ = ["main"]
 
@@ -31,6 +31,9 @@ def main(words: list[str]) -> None:
     """The program."""
     line = CommandLine.parse(words)
     options = Options.parse(line)
+    from experiments.style_transfer.transfer import transfer  # torch, for good words only
+
+    quiet()
     values = transfer(options, line)
     print(f"{'':14}{'':24}accuracy      bleu  perplexity")
     for what in ("transfers", "copies", "human"):

@@ -10,8 +10,7 @@ import numpy as np
 from bilevel.errors import UserError
 from experiments.answers import CLASSES
 from experiments.cli.command_line import CommandLine
-from experiments.results import record as result
-from experiments.results import saved_model as artifacts
+from experiments.results import record, saved_model
 from experiments.results.finished_run import SavedRun
 from experiments.tasks.examples import Example
 from experiments.tasks.kinds.labelled import LabelledData
@@ -37,7 +36,7 @@ class StyleClassifier:
     def __init__(
         self, folder: str, line: CommandLine, labels: tuple[str, str], device: str
     ) -> None:
-        values = result.read(Path(folder))
+        values = record.read(Path(folder))
         if values is None:
             raise UserError(f"classifier={folder}: there is no finished run, no result.json")
         names = values.get("labels") if values.get("kind") == CLASSES else None
@@ -67,7 +66,7 @@ class StyleClassifier:
         )
         loaded = self.run.base(self.data)
         saved = self.run.folder / Path(values["adapter_dir"]).name
-        self.model = artifacts.load(saved, loaded.model).to(device)
+        self.model = saved_model.load(saved, loaded.model).to(device)
         self.tokenizer = loaded.tokenizer
 
     def styles(self, texts: Sequence[str]) -> list[int | None]:

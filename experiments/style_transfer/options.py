@@ -9,10 +9,13 @@ from bilevel.errors import UserError, listed, nearest
 from experiments.cli.command_line import CommandLine
 from experiments.results.finished_run import take
 from experiments.style_transfer.sentences import Columns
-from experiments.style_transfer.writer import INSTRUCTION
 
 __all__ = ["Options"]
 
+INSTRUCTION = (
+    "Rewrite this {source} sentence as a {target} one. Keep what it is about, and change as few "
+    "words as you can."
+)
 DEFAULTS: dict[str, str | None] = {
     "run": None,
     "classifier": None,

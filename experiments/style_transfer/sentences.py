@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from bilevel.errors import UserError
 from experiments.tasks.generation import texts
-from experiments.tasks.reading.files import find, is_missing, read
+from experiments.tasks.reading.files import find_split, is_missing, read_rows
 from experiments.tasks.reading.rows import check_columns, label_key
 from experiments.tasks.task import choose
 
@@ -43,10 +43,10 @@ def read_sentences(data_dir: str, columns: Columns, limit: int | None) -> list[S
     Raises:
         UserError: there is no such file or column, or a row lacks something or has another label.
     """
-    path = find(data_dir, SPLIT)
+    path = find_split(data_dir, SPLIT)
     if path is None:
         raise UserError(f"data_dir={data_dir} has no file {SPLIT} (.parquet, .csv, .tsv, .jsonl)")
-    rows = read(path)
+    rows = read_rows(path)
     check_columns(rows, columns, str(path))
     found = []
     for number, row in enumerate(rows):

@@ -19,7 +19,7 @@ from experiments.config.instantiate import build
 from experiments.metrics.perplexity import SETTINGS, surprises
 from experiments.metrics.text import TEXT_METRICS
 from experiments.models.spec import ModelSpec
-from experiments.results import record as result
+from experiments.results import record
 from experiments.results.finished_run import SavedRun
 from experiments.style_transfer.classifier import StyleClassifier
 from experiments.style_transfer.options import Options
@@ -74,7 +74,7 @@ def transfer(options: Options, line: CommandLine) -> dict[str, Any]:
         return table(judged(texts, found), sentences, options.styles, bleu)
 
     values = {
-        "schema_version": result.SCHEMA_VERSION,
+        "schema_version": record.SCHEMA_VERSION,
         "program": PROGRAM,
         "run": _described(run) | {"folder": options.run},
         "classifier": _described(classifier.run)
@@ -88,16 +88,16 @@ def transfer(options: Options, line: CommandLine) -> dict[str, Any]:
         "copies": rows(originals, copied),
         "human": rows(people, classifier.styles(people), bleu=False),
         "settings": _settings(options, writer, sentences),
-        "versions": {"python": platform.python_version(), **result.versions()},
+        "versions": {"python": platform.python_version(), **record.versions()},
     }
     with told_when_full(options.out):
-        result.write(options.out, values)
+        record.write(options.out, values)
     return values
 
 
 def _check_out(options: Options) -> None:
     """Raise UserError where the result of something else would be written over."""
-    there = result.read(options.out)
+    there = record.read(options.out)
     if there is not None and there.get("program") != PROGRAM:
         raise UserError(f"out={options.out} holds the result of a run: take another folder")
 

@@ -9,7 +9,7 @@ from typing import Any
 from bilevel.errors import UserError
 from experiments.config.instantiate import build
 from experiments.models.generation import generate
-from experiments.results import saved_model as artifacts
+from experiments.results import saved_model
 from experiments.results.finished_run import SavedRun
 from experiments.style_transfer.sentences import Sentence
 from experiments.tasks.examples import TextExample
@@ -17,14 +17,9 @@ from experiments.tasks.instructions import Instructions
 from experiments.tasks.kinds.text import TextData
 from experiments.tasks.task import Task
 
-__all__ = ["INSTRUCTION", "Writer"]
+__all__ = ["Writer"]
 
 UNCUT = 10**9  # tokens: more than any prompt has
-
-INSTRUCTION = (
-    "Rewrite this {source} sentence as a {target} one. Keep what it is about, and change as few "
-    "words as you can."
-)
 
 
 class Writer:
@@ -82,7 +77,7 @@ class Writer:
         data = self.data(sentences)
         loaded = self.run.base(data)
         saved = self.run.folder / Path(self.run.result["adapter_dir"]).name
-        model = artifacts.load(saved, loaded.model).to(device)
+        model = saved_model.load(saved, loaded.model).to(device)
         examples = data.tests["test"]
         rows = data.tokenise(loaded.tokenizer, examples, loaded.seq2seq)
         prompts = [data.prompt(row, loaded.seq2seq) for row in rows]

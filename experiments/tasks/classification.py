@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bilevel.errors import UserError, listed, nearest
 from experiments.metrics.labels import METRICS
 from experiments.tasks.examples import Example
-from experiments.tasks.reading.files import Row, find, read
+from experiments.tasks.reading.files import Row, find_split, read_rows
 from experiments.tasks.reading.rows import (
     class_number,
     class_numbers,
@@ -54,13 +54,13 @@ class Classification(Subset):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for option, written in (
-            ("data_dir", "DIR"),
-            ("text_columns", "[COLUMN]"),
-            ("label_column", "COLUMN"),
+        for value, option in (
+            (self.data_dir, "data_dir=DIR"),
+            (self.text_columns, "text_columns=[COLUMN]"),
+            (self.label_column, "label_column=COLUMN"),
         ):
-            if getattr(self, option) is None:
-                raise UserError(f"task={self.name} needs task.{option}={written}")
+            if value is None:
+                raise UserError(f"task={self.name} needs task.{option}")
         if not 1 <= len(self.columns) <= 2:
             raise UserError(
                 f"task.text_columns must name one or two columns, not {len(self.columns)}"
@@ -89,13 +89,13 @@ class Classification(Subset):
         assert self.data_dir is not None
         assert self.label_column is not None
         label = self.label_column
-        path = find(self.data_dir, "train")
+        path = find_split(self.data_dir, "train")
         if path is None:
             raise UserError(
                 f"task.data_dir={self.data_dir} has no file train "
                 "(.parquet, .csv, .tsv or .jsonl; the last three also .gz)"
             )
-        train = read(path)
+        train = read_rows(path)
         convert: Callable[[Any], int | float] = regression_target
         names = None
         if not self.regression:
@@ -118,16 +118,16 @@ class Classification(Subset):
         )
 
     def _test_rows(self, data_dir: str, label: str) -> tuple[Path, list[Row]]:
-        path = find(data_dir, "test")
+        path = find_split(data_dir, "test")
         if path is not None:
-            rows = read(path)
+            rows = read_rows(path)
             if is_labelled(rows, label):
                 return path, rows
             log.warning("%s has no labels: the validation file is the test set", path)
-        path = find(data_dir, "validation")
+        path = find_split(data_dir, "validation")
         if path is None:
             raise UserError(
                 f"task.data_dir={data_dir} has neither a labelled test file nor a validation "
                 "file to test on"
             )
-        return path, read(path)
+        return path, read_rows(path)

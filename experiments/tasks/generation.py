@@ -12,7 +12,7 @@ from bilevel.settings import Count
 from experiments.answers import Decoding
 from experiments.metrics.text import TEXT_METRICS
 from experiments.tasks.examples import TextExample
-from experiments.tasks.reading.files import Row, find, is_missing, read
+from experiments.tasks.reading.files import Row, find_split, is_missing, read_rows
 from experiments.tasks.reading.rows import check_columns
 from experiments.tasks.task import Length, Subset
 
@@ -146,8 +146,8 @@ class Generation(Subset):
         if self.train_split is not None:
             wanted[self.train_split] = None
         if self.data_dir:
-            paths = {name: find(self.data_dir, name) for name in wanted}
-            return {name: (str(path), read(path)) for name, path in paths.items() if path}
+            paths = {name: find_split(self.data_dir, name) for name in wanted}
+            return {name: (str(path), read_rows(path)) for name, path in paths.items() if path}
         assert self.hub_id is not None
         from experiments.cli import hub
 

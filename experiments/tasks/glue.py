@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bilevel.errors import UserError, listed
 from experiments.tasks.examples import Example
-from experiments.tasks.reading.files import Row, find, read
+from experiments.tasks.reading.files import Row, find_split, read_rows
 from experiments.tasks.reading.rows import class_number, examples, regression_target
 from experiments.tasks.task import Length, Subset
 
@@ -111,17 +111,17 @@ class Glue(Subset):
 
     def _from_files(self) -> tuple[list[Row], dict[str, list[Row]]]:
         assert self.data_dir is not None
-        train = find(self.data_dir, "train")
-        tests = {split: find(self.data_dir, split) for split in self._test_splits()}
+        train = find_split(self.data_dir, "train")
+        tests = {split: find_split(self.data_dir, split) for split in self._test_splits()}
         if not any(tests.values()):
-            tests = {"validation": find(self.data_dir, "validation")}
+            tests = {"validation": find_split(self.data_dir, "validation")}
         for split, path in {"train": train, **tests}.items():
             if path is None:
                 raise UserError(
                     f"task.data_dir={self.data_dir} has no file {split} "
                     "(.parquet, .csv, .tsv or .jsonl; the last three also .gz)"
                 )
-        return read(train), {split: read(path) for split, path in tests.items()}  # type: ignore[arg-type]
+        return read_rows(train), {split: read_rows(path) for split, path in tests.items()}  # type: ignore[arg-type]
 
     def _from_hub(self) -> tuple[list[Row], dict[str, list[Row]]]:
         from experiments.cli import hub

@@ -13,7 +13,7 @@ from bilevel.errors import UserError, listed
 from bilevel.settings import Count
 from experiments.answers import Decoding
 from experiments.tasks.generation import Generation, Split, texts
-from experiments.tasks.reading.files import SUFFIXES, Row, is_missing, read
+from experiments.tasks.reading.files import SUFFIXES, Row, is_missing, read_rows
 
 __all__ = ["Instructions"]
 
@@ -30,7 +30,7 @@ class Instructions(Generation):
 
     The test set is the test file, else the validation file, else a share of the training rows that
     is not trained on (`TaskData.test_source` is then "train_share"). Rows with the same prompt are
-    on the same side of that split.
+    in the same part of that split.
     """
 
     test_splits: ClassVar[tuple[str, ...]] = ("test", "validation", HELD_OUT)
@@ -58,11 +58,11 @@ class Instructions(Generation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for option, places in (
-            ("prompt", {"instruction", "input"}),
-            ("prompt_without_input", {"instruction"}),
+        for value, option, places in (
+            (self.prompt, "prompt", {"instruction", "input"}),
+            (self.prompt_without_input, "prompt_without_input", {"instruction"}),
         ):
-            if set(PLACES.findall(getattr(self, option))) != places:
+            if set(PLACES.findall(value)) != places:
                 wanted = " and ".join(f"{{{place}}}" for place in sorted(places, reverse=True))
                 raise UserError(f"task.{option} must hold {wanted}, and of these places no other")
 
@@ -102,7 +102,7 @@ class Instructions(Generation):
         if path.is_file():
             if not path.name.endswith(SUFFIXES):
                 raise UserError(f"task.data_dir={path}: its name must end in {listed(SUFFIXES)}")
-            return {"train": (str(path), read(path))}
+            return {"train": (str(path), read_rows(path))}
         if not path.is_dir():
             raise UserError(f"task.data_dir={path}: there is no such file or folder")
         return super()._splits()
@@ -116,7 +116,7 @@ class Instructions(Generation):
         distinct = list(dict.fromkeys(sources))
         chosen = split(len(distinct), self.test_share, self.subset_seed)[0]
         held = {distinct[i] for i in chosen}
-        sides: dict[bool, list[Row]] = {True: [], False: []}
+        parts: dict[bool, list[Row]] = {True: [], False: []}
         for source, row in zip(sources, rows, strict=True):
-            sides[source in held].append(row)
-        return {"train": (where, sides[False]), HELD_OUT: (where, sides[True])}
+            parts[source in held].append(row)
+        return {"train": (where, parts[False]), HELD_OUT: (where, parts[True])}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from bilevel.errors import UserError
 from experiments.metrics.tags import TAG_METRICS, check_installed
 from experiments.tasks.examples import TaggedExample
-from experiments.tasks.reading.files import find
+from experiments.tasks.reading.files import find_split
 from experiments.tasks.reading.iob import tag_names, to_iob2
 from experiments.tasks.reading.sentences import SUFFIXES, read_sentences
 from experiments.tasks.task import Length, Subset
@@ -62,7 +62,7 @@ class Tagging(Subset):
         assert self.data_dir is not None
         splits = ("train", "validation", "test")
         train_path, validation_path, test_path = (
-            find(self.data_dir, split, SUFFIXES) for split in splits
+            find_split(self.data_dir, split, SUFFIXES) for split in splits
         )
         held_out = test_path or validation_path
         if train_path is None or held_out is None:

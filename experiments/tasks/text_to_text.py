@@ -33,8 +33,11 @@ class TextToText(Generation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for option in ("source_column", "target_column"):
-            if not getattr(self, option):
+        for value, option in (
+            (self.source_column, "source_column"),
+            (self.target_column, "target_column"),
+        ):
+            if not value:
                 raise UserError(f"task={self.name} needs task.{option}=COLUMN")
 
     @property

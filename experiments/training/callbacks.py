@@ -14,6 +14,7 @@ from bilevel import BilevelEngine, BilevelProblem, Callback, Hypergradient
 from bilevel import precision as precisions
 from bilevel.callbacks import MetricsWriter
 from bilevel.hypergradient import check
+from bilevel.protocols import EngineView
 from experiments.training.context import RunContext
 from experiments.training.scoring import forward, score, some
 from problems.common.method import ComponentValues, Watch
@@ -134,19 +135,19 @@ class ValueLog(Callback):
         self.writer = writer
         self.every = math.ceil(steps / RECORDS)
 
-    def on_start(self, engine: BilevelEngine) -> None:
+    def on_start(self, engine: EngineView) -> None:
         """Write where the values start."""
         if engine.global_step == 0:
             self._write(engine)
 
-    def on_step_end(self, engine: BilevelEngine) -> None:
+    def on_step_end(self, engine: EngineView) -> None:
         """Write if it is time."""
         step = engine.global_step
         if step % self.every == 0 or step == engine.train_iters:
             self._write(engine)
 
     @torch.no_grad()
-    def _write(self, engine: BilevelEngine) -> None:
+    def _write(self, engine: EngineView) -> None:
         if self.gates is not None:
             rows = self.gates.values().detach().float().cpu().tolist()
             values = {
@@ -181,7 +182,7 @@ class HypergradientCheck(Callback):
         self.writer = writer
         self.every = every
 
-    def on_step_end(self, engine: BilevelEngine) -> None:
+    def on_step_end(self, engine: EngineView) -> None:
         """Check if it is time."""
         if engine.global_step % self.every or not self.lower.differentiated:
             return

@@ -17,7 +17,7 @@ from experiments.figures import read_metrics
 from experiments.metrics.ranks import information, linear_costs, recovery
 from experiments.metrics.weight_change import moved
 from experiments.plots.records import final_values
-from experiments.results import record as result
+from experiments.results import record
 from experiments.results.saved_model import Saved, load
 from experiments.tasks.task import TaskData
 from experiments.training import warm_start
@@ -95,7 +95,7 @@ def assemble(
     nothing = {"T1": None, "T2": None, "hypergradient": None}
     first: dict[str, Any] = next((s for s in stages.values() if s["T1"] is not None), nothing)
     return {
-        "schema_version": result.SCHEMA_VERSION,
+        "schema_version": record.SCHEMA_VERSION,
         "method": names["method"],
         "task": names["task"],
         "model": names["model"],
@@ -135,7 +135,9 @@ def assemble(
         "processor_seconds": {name: s["processor_seconds"] for name, s in stages.items()},
         "peak_memory_mib": round(_peak_memory_mib(), 1),
         "adapter_dir": str(saved.folder),
-        "versions": {"python": platform.python_version(), **result.versions()},
+        # But for what is of this run alone: a resumed one has the same result.
+        "configuration": {k: v for k, v in job.plan.config.items() if k != "run"},
+        "versions": {"python": platform.python_version(), **record.versions()},
     }
 
 

@@ -14,8 +14,7 @@ from experiments import figures
 from experiments.cli.quiet import quiet
 from experiments.cli.resume import exclusive
 from experiments.config.plan import Plan
-from experiments.results import record as result
-from experiments.results import saved_model as artifacts
+from experiments.results import record, saved_model
 from experiments.training import warm_start
 from experiments.training.context import RunContext
 from experiments.training.final_scores import assemble, final_scores, test_sizes
@@ -37,7 +36,7 @@ def execute(plan: Plan, folder: Path) -> dict[str, Any]:
             that stops the run.
     """
     with exclusive(folder):
-        finished = result.read(folder) if plan.resume else None
+        finished = record.read(folder) if plan.resume else None
         if finished is not None:
             log.info("%s is finished already", folder)
             return finished
@@ -50,8 +49,8 @@ def execute(plan: Plan, folder: Path) -> dict[str, Any]:
         sizes = {"train": len(task.train), **test_sizes(task)}
         log.info("data: %s", ", ".join(f"{name} {size}" for name, size in sizes.items()))
         outcome, stages = _run_stages(job, job.context(folder), journal)
-        saved = artifacts.save(outcome, folder)
-        if saved.folder.name == artifacts.MODEL:
+        saved = saved_model.save(outcome, folder)
+        if saved.folder.name == saved_model.MODEL:
             with told_when_full(saved.folder):
                 job.tokenizer.save_pretrained(str(saved.folder))
         elif plan.model.warm_start is not None:
@@ -59,7 +58,7 @@ def execute(plan: Plan, folder: Path) -> dict[str, Any]:
         values = assemble(job, stages, outcome, saved, final_scores(job, outcome, saved, folder))
         if plan.figures:
             figures.draw(folder, values)
-        result.write(folder, values)
+        record.write(folder, values)
         return values
 
 

@@ -170,7 +170,7 @@ def _described(lower: BilevelProblem) -> dict[str, Any]:
     estimator = estimator_of(lower.config)
     if estimator is None:  # one of Betty's own
         return {"name": lower.config.type}
-    return {"name": estimator.name, **asdict(estimator)}  # type: ignore[call-overload]
+    return {"name": estimator.name, **asdict(estimator)}
 
 
 def _examples(problems: Sequence[BilevelProblem], lower: BilevelProblem) -> dict[str, int]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from bilevel.errors import UserError
 from experiments.answers import CLASSES, NUMBER, Answers
 from experiments.cli.writing import write_atomically
-from experiments.results import record as result
+from experiments.results import record
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -73,7 +73,7 @@ def read_run(folder: str, model: str) -> dict[str, Any]:
         UserError: there is no finished run, or one of another model, of a task that is no
             classification or regression, or one that was itself started from another.
     """
-    values = result.read(Path(folder).expanduser())
+    values = record.read(Path(folder).expanduser())
     if values is None:
         raise UserError(f"model.warm_start={folder}: there is no finished run (no result.json)")
     if values["model"] != model:
@@ -154,9 +154,8 @@ def save_base(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
         folder: the run's.
     """
     from bilevel.checkpoint.disk import told_when_full
-    from experiments.results.saved_model import BASE
 
-    out = folder / BASE
+    out = folder / record.BASE
     with told_when_full(out):
         model.save_pretrained(str(out))
         tokenizer.save_pretrained(str(out))

@@ -87,7 +87,7 @@ class SaLoRABilevel(SaLoRASettings, TwoLevelMethod):
     def prepare(self, job: Job, found: None) -> Training:
         """Factors and head on D_train, gates on D_val, the multiplier on their density."""
         from bilevel.hypergradient import NoHypergradient
-        from bilevel.lowrank.gates import Factors
+        from bilevel.lowrank.attach import Factors
         from problems.salora.levels import LowerFactors, UpperGates
 
         parts = self.parts(job)

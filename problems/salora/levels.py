@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from bilevel import UpperProblem
 from bilevel.lowrank import Gates
-from bilevel.lowrank.gates import Factors
-from bilevel.replay.recording import StepRecord
+from bilevel.lowrank.attach import Factors
 from problems import common
 from problems.salora.window import GateWindow
 
@@ -135,9 +134,10 @@ class LowerFactors(GatedFineTuning):
         coming = self._count // self.gas // self.config.unroll_steps
         return self.gate_window.first <= coming < self.gate_window.last
 
-    def _open_record(self, batch: Any) -> StepRecord | None:
-        """Nothing to remember outside the window, where no hypergradient is taken."""
-        return super()._open_record(batch) if self.gate_window.learning else None
+    @property
+    def records_steps(self) -> bool:
+        """Not outside the window, where no hypergradient is taken."""
+        return self.gate_window.learning
 
 
 class UpperGates(common.HeldOut):

@@ -83,7 +83,7 @@ class SaLoRA(SaLoRASettings):
     def prepare(self, job: Job, found: None) -> Training:
         """Factors, head and gates on all of the data, the multiplier on their density."""
         from bilevel.hypergradient import NoHypergradient
-        from bilevel.lowrank.gates import Factors
+        from bilevel.lowrank.attach import Factors
         from problems.salora.levels import GatedModel, GatesAndFactors
 
         batches = common.loader(job)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from torch import Tensor
 
-    from bilevel.lowrank.gates import Factors
+    from bilevel.lowrank.attach import Factors
     from problems.salora.levels import Ascent
     from problems.salora.window import GateWindow
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bilevel.errors import UserError
 from bilevel.lowrank import RULES, Gates, density, expected_l0
+from bilevel.lowrank.gate_kinds import HardConcrete
 
 __all__ = ["GateWindow"]
 
@@ -95,7 +96,8 @@ class GateWindow:
     def density(self) -> Tensor:
         """C(theta), the expected share of parameters in use, differentiable in log theta."""
         gates = self.gates
-        expected = expected_l0(gates.logits, gates.tau, gates.gamma, gates.zeta)
+        assert isinstance(gates.kind, HardConcrete)
+        expected = expected_l0(gates.logits, gates.kind.tau, gates.kind.gamma, gates.kind.zeta)
         if self._costs.device != expected.device or self._costs.dtype != expected.dtype:
             self._costs = self._costs.to(expected)  # once: a copy to the device waits for it
         return density(expected, self._costs, gates.k)

@@ -5,6 +5,7 @@ import torch
 
 from bilevel.errors import UserError
 from bilevel.hypergradient import Alignment, FiniteDifference, NoHypergradient, Unrolled
+from bilevel.nests import clone_nested
 from tests.bilevel.graphs import (
     three_levels,
 )
@@ -23,7 +24,7 @@ def finish(build, at=None):
     if at is not None:
         engine.train_iters = at
         engine.run()
-        state = engine.copy_state()
+        state = clone_nested(engine.state_dict())
         torch.manual_seed(999)  # whatever a new process starts from
         engine, lower, upper = build()
         torch.rand(17)
@@ -98,7 +99,7 @@ def test_an_epoch_is_announced_once(at):
         if resume:
             engine.train_iters = at
             engine.run()
-            state = engine.copy_state()
+            state = clone_nested(engine.state_dict())
             engine, _, _ = two_levels(NoHypergradient(), classes=(Counting, Upper), steps=20)
             engine.load_state_dict(state)
         engine.run()
@@ -109,7 +110,7 @@ def test_an_epoch_is_announced_once(at):
 
 def test_states_of_other_engines_are_refused():
     engine, *_ = two_levels(NoHypergradient())
-    state = engine.copy_state()
+    state = clone_nested(engine.state_dict())
     other = three_levels(FiniteDifference())[0]
     with pytest.raises(UserError, match=r"lower, upper.*bottom, middle, top"):
         other.load_state_dict(state)

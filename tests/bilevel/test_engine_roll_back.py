@@ -126,8 +126,8 @@ def test_roll_back_copies_no_backbone_and_restores_running_statistics():
     lower._slots = lower._parameters = None
     lower.optimizer = SGD([net.A, net.B], lr=0.1)
     copies = []
-    recover = lower.recover_states
-    lower.recover_states = lambda *a: (copies.append(lower.module_state_dict_cache), recover(*a))
+    restore = lower.roll_back.restore
+    lower.roll_back.restore = lambda *a: (copies.append(lower.roll_back.saved), restore(*a))
     engine.train_iters = 2
     engine.run()
     assert int(net.norm.num_batches_tracked) == 2  # of the two steps that stand

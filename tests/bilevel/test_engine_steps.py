@@ -106,7 +106,7 @@ def test_three_levels_chain_their_terms(difference):
     E0 = seen[0]
     for gradient, E in zip(recorder.grads, seen, strict=True):
         # Leaves: where each mixed derivative is to be taken.
-        wb, wm = bottom.window.steps[-1].weights[0], middle.window.steps[-1].weights[0]
+        wb, wm = bottom.recorded.steps[-1].weights[0], middle.recorded.steps[-1].weights[0]
         m_after, b_now = middle.module.w.detach(), bottom.module.w.detach()
         e = E.clone().requires_grad_()
         m = m_after.clone().requires_grad_()

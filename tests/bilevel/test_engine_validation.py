@@ -8,6 +8,7 @@ from bilevel import (
 )
 from bilevel.errors import UserError
 from bilevel.hypergradient import NoHypergradient
+from bilevel.nests import clone_nested
 from tests.bilevel.toys import (
     STRICT,
     Lower,
@@ -97,7 +98,7 @@ def test_early_stopping_survives_a_resume():
     first = stopping_engine([3, 2, 2.5], steps=3)
     first.run()
     second = stopping_engine([2.5, 9], steps=20)
-    second.load_state_dict(first.copy_state())
+    second.load_state_dict(clone_nested(first.state_dict()))
     second.run()
     assert second.global_step == 4
 

@@ -48,6 +48,7 @@ class Search(Base):
     gate: Literal["softmax", "real"] = "softmax"
     places: str | list[str] | None = None
     upper: Rates = field(default_factory=lambda: Rates(lr=0.1, betas=(0.5, 0.9)))
+    """Of the upper level."""
 
 
 def test_values_become_an_instance():
@@ -69,7 +70,7 @@ def test_values_become_an_instance():
         ({"split": 1}, r"method.split=1.*in \(0, 1\)"),
         ({"split": float("nan")}, "method.split=nan.*number"),
         ({"upper": {"lr": float("inf")}}, "method.upper.lr=inf.*more than 0"),
-        ({"upper": {"betas": [0.9]}}, "method.upper.betas.*2 values"),
+        ({"upper": {"betas": [0.9]}}, "method.upper.betas.*2 values.*number"),
         ({"upper": 3}, "method.upper=3.*group"),
         ({"upper": {"beta": 1}}, "'beta' in method.upper.*betas"),
         ({"rnk": 4}, "'rnk' in method.*rank"),
@@ -107,9 +108,11 @@ def test_defaults_are_plain_values():
 
 def test_options_tell_all_of_it():
     found = {option.name: option for option in options(Search, {"rank": 4})}
-    assert list(found) == ["split", "rank", "gate", "places", "upper.lr", "upper.betas"]
+    names = ["split", "rank", "gate", "places", "upper", "upper.lr", "upper.betas"]
+    assert list(found) == names
     assert found["split"].meaning == "Share of D_train."
     assert (found["rank"].default, found["rank"].allowed) == ("4", "an integer, 1 or more")
+    assert found["upper"].meaning == "Of the upper level."
     assert found["upper.lr"].default == "0.1"
     assert found["upper.lr"].meaning == "Learning rate."
 
@@ -120,7 +123,7 @@ def test_options_tell_all_of_it():
         (Count, "an integer, 1 or more"),
         (Share | None, "a number, in [0, 1), or null"),
         (Literal["a", "b"], "one of a, b"),
-        (tuple[float, float], "a list of 2 values like [a,b]"),
+        (tuple[Share, Share], "a list of 2 values like [a,b], each a number, in [0, 1)"),
         (bool, "true or false"),
         (Any, "anything"),
     ],

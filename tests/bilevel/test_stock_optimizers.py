@@ -79,6 +79,6 @@ def test_a_roll_back_copies_no_backbone():
     stock.cache_states()
     assert "frozen" in stock.module_state_dict_cache
     _, ours, _ = two_levels(NoHypergradient(), engine_options={"roll_back": True})
-    ours.cache_states()
+    ours.roll_back.save(ours)
     sizes = [p.numel() for p in ours.trainable_parameters()]
-    assert [t.numel() for t in ours.module_state_dict_cache["parameters"]] == sizes
+    assert [t.numel() for t in ours.roll_back.saved["parameters"]] == sizes

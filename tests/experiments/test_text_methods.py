@@ -6,7 +6,7 @@ import torch
 from bilevel.errors import UserError
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
-from experiments.results import saved_model as artifacts
+from experiments.results import saved_model
 from experiments.training.job import execute
 from tests.experiments.architectures import save, words, write_data
 
@@ -78,12 +78,12 @@ def test_works_or_is_refused(name, method, says, folders, tmp_path, monkeypatch)
         return
     trained = []
 
-    def watched(outcome, out, real=artifacts.save):
+    def watched(outcome, out, real=saved_model.save):
         if outcome.keep is None:  # else a part of it is cut when it is saved
             trained.append(logits(outcome.model))
         return real(outcome, out)
 
-    monkeypatch.setattr(artifacts, "save", watched)
+    monkeypatch.setattr(saved_model, "save", watched)
     plan = Plan.of(compose_config(options))
     result = execute(plan, tmp_path)
     assert (tmp_path / "result.json").is_file()
@@ -92,7 +92,7 @@ def test_works_or_is_refused(name, method, says, folders, tmp_path, monkeypatch)
     saved = tmp_path / ("model" if (tmp_path / "model").is_dir() else "adapter")
     base = plan.model.load(plan.task.load().answers, 0).model
     untrained = logits(base)
-    again = logits(artifacts.load(saved, base))
+    again = logits(saved_model.load(saved, base))
     assert not torch.allclose(again[:, :3], untrained[:, :3], atol=1e-5)
     for before in trained:
         torch.testing.assert_close(again, before, atol=1e-5, rtol=0)

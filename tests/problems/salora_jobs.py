@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bilevel.nests import clone_nested
 from tests.problems.jobs import SmallJob, engine_of
 
 ALL = ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"]
@@ -58,7 +59,7 @@ class Interrupted(SmallJob):
         if self.saved is None:
             engine.train_iters = self.at
             engine.run()
-            self.saved = engine.copy_state()
+            self.saved = clone_nested(engine.state_dict())
             engine.train_iters = training.steps
         else:
             engine.load_state_dict(self.saved)

@@ -1,7 +1,7 @@
 """Ten facts that any right implementation of the papers has; each method's own tests have more.
 
 Three are elsewhere: 2 (Delta-LoRA telescopes; K >= T is LoRA) in test_delta_lora.py, 7 (AdaLoRA's
-budget) in test_adalora.py, 8 (counts) in tests/experiments/test_published_counts.py.
+budget) in test_adalora.py, 8 (counts) in tests/experiments/reproduction/test_published_counts.py.
 """
 
 from __future__ import annotations

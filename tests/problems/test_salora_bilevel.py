@@ -22,7 +22,7 @@ def counts(problems):
 
 
 def _records(problems):
-    return problems[0].window.steps
+    return problems[0].recorded.steps
 
 
 @pytest.mark.parametrize("T1", [1, 2])

@@ -1,4 +1,4 @@
-"""The demo's generation language: facts about a place to eat, and sentences that tell them.
+"""Make the demo's generation language: facts about a place to eat, and sentences that tell them.
 
 A meaning representation lists facts, ``name[the copper kettle], food[french], price[cheap]``; a
 reference tells all of them and nothing else. There are many right ways to tell: which facts

@@ -1,4 +1,4 @@
-"""The demo's language: opinions on films, meals and journeys, with negation and contrast.
+"""Make the demo's language: opinions on films, meals and journeys, with negation and contrast.
 
 The sentiment of a sentence is not in its words alone. A clause may negate ("far from dull"), and
 of two clauses that disagree the one in the main clause, or after "but", decides. Everything is

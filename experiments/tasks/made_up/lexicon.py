@@ -1,4 +1,4 @@
-"""The demo language's words."""
+"""List the demo language's words."""
 
 __all__ = [
     "ADJECTIVES",

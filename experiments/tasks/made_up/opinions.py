@@ -1,4 +1,4 @@
-"""The opinions in the demo language's sentences, as IOB2 tags.
+"""Tag the opinions in the demo language's sentences, in IOB2.
 
 "the wine was not dull , although nobody liked the pool": *not dull* praises and *liked* blames. The
 type is not in the words alone: a negation turns it round, before the words or far from them.

@@ -10,14 +10,14 @@ from typing import Any
 
 from bilevel.errors import UserError
 
-__all__ = ["SUFFIXES", "Row", "find", "is_absent", "is_missing", "read"]
+__all__ = ["SUFFIXES", "Row", "find_split", "is_absent", "is_missing", "read_rows"]
 
 Row = dict[str, Any]
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".json", ".jsonl", ".csv.gz", ".tsv.gz", ".jsonl.gz")
 
 
-def find(data_dir: str, split: str, suffixes: Sequence[str] = SUFFIXES) -> Path | None:
+def find_split(data_dir: str, split: str, suffixes: Sequence[str] = SUFFIXES) -> Path | None:
     """Return the file of a split, e.g. DIR/train.csv, or None when there is none.
 
     Args:
@@ -40,7 +40,7 @@ def find(data_dir: str, split: str, suffixes: Sequence[str] = SUFFIXES) -> Path 
     return found[0] if found else None
 
 
-def read(path: Path) -> list[Row]:
+def read_rows(path: Path) -> list[Row]:
     """Read the rows of a parquet, json, csv, tsv or jsonl file (the last three also as .gz).
 
     A json file is one array of objects. Every value of a csv or tsv file is a string. A csv file

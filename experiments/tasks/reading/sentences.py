@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bilevel.errors import UserError
-from experiments.tasks.reading.files import read
+from experiments.tasks.reading.files import read_rows
 from experiments.tasks.reading.rows import check_columns
 
 __all__ = ["SUFFIXES", "Sentence", "read_sentences"]
@@ -46,7 +46,7 @@ def read_sentences(path: Path, columns: tuple[str, str], names: Sequence[str]) -
     """
     if path.suffix in LINES:
         return _from_lines(path)
-    rows = read(path)
+    rows = read_rows(path)
     check_columns(rows, columns, str(path))
     return [_from_row(row, columns, names, f"row {i} of {path}") for i, row in enumerate(rows)]
 

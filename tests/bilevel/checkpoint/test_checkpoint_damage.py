@@ -114,7 +114,7 @@ def run_python(body, *arguments):
 @pytest.mark.parametrize("moment", ["write", "fsync", "replace"])
 def test_kill_at_a_moment_of_the_write_leaves_the_old_one(tmp_path, moment):
     body = """
-    from bilevel import state_file
+    from bilevel.checkpoint import state_file
     from bilevel.checkpoint.folder import Checkpointer
     def die(*_):
         os.kill(os.getpid(), signal.SIGKILL)

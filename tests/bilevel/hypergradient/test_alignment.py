@@ -8,6 +8,7 @@ from bilevel.hypergradient import Alignment, FiniteDifference, Unrolled
 from bilevel.hypergradient.derivatives import dot
 from bilevel.lowrank import gated_layers
 from bilevel.lowrank.layers import lora_layers
+from bilevel.nests import clone_nested
 from tests.bilevel.text_toys import two_text_levels
 from tests.bilevel.toys import STRICT, Spy, cosine, flat, relative_error
 
@@ -65,7 +66,7 @@ def test_closed_form_is_the_block_diagonal_part(kind):
     errors, cosines = [], []
 
     def look(vector, lower, upper, answer):
-        step = lower.window.steps[-1]
+        step = lower.recorded.steps[-1]
         expected = block_diagonal(vector, lower, upper, step).reshape(-1)
         errors.append(relative_error(flat(answer), expected))
         exact = FiniteDifference(difference="central").implicit_term(vector, lower, upper)
@@ -88,8 +89,8 @@ def test_preconditioning_puts_the_optimiser_step_in_between():
     errors = []
 
     def look(vector, lower, upper, answer):
-        step = lower.window.steps[-1]
-        values = lower.window.upper_values[upper.name]
+        step = lower.recorded.steps[-1]
+        values = lower.recorded.upper_values[upper.name]
         moved = sama_direction(step, vector)
         expected = Alignment().closed_form(moved, lower, upper, step, values)
         errors.append(relative_error(flat(answer), flat(expected)))
@@ -150,7 +151,7 @@ def test_calibration_is_the_best_scale_and_lasts():
 def test_calibration_is_part_of_the_state():
     engine, lower, _ = two_text_levels(Alignment(calibrate_every=5), steps=2)
     engine.run()
-    state = engine.copy_state()
+    state = clone_nested(engine.state_dict())
     other, lower2, _ = two_text_levels(Alignment(calibrate_every=5), steps=2)
     other.load_state_dict(state)
     assert lower2.estimator_state == lower.estimator_state
@@ -163,7 +164,7 @@ def test_an_overflow_in_fp16_does_not_spoil_the_scale():
 
     def look(vector, lower, upper, answer):
         found.append(flat(answer))
-        applied.append(lower.window.steps[-1].applied)
+        applied.append(lower.recorded.steps[-1].applied)
 
     engine, lower, _ = two_text_levels(
         Spy(Alignment(), look), steps=14, lower_options={"precision": "fp16"}
@@ -203,7 +204,7 @@ def test_only_windows_that_calibrate_are_recorded_in_full():
     step = lower.one_step_descent
 
     def watched(batch=None):
-        depths.append(lower._needs.depth)
+        depths.append(lower.recorder.needs.depth)
         return step(batch)
 
     lower.one_step_descent = watched

@@ -35,7 +35,7 @@ def test_exact_under_dropout_where_stock_betty_is_drowned_in_noise(difference, p
 
     def look(vector, lower, upper, answer):
         after = lower.trainable_parameters()
-        weights = lower.window.steps[-1].weights if point == "before" else after
+        weights = lower.recorded.steps[-1].weights if point == "before" else after
         exact = flat(mixed_product(lower, upper, weights, vector))
         ours.append(cosine(flat(answer), exact))
         with torch.random.fork_rng():  # Betty draws masks of its own
@@ -69,7 +69,7 @@ def test_forward_difference_is_close():
     errors = {}
 
     def look(vector, lower, upper, answer):
-        step = lower.window.steps[-1]
+        step = lower.recorded.steps[-1]
         exact = flat(mixed_product(lower, upper, step.weights, vector))
         for epsilon in (None, 1e-2):
             one_sided = FiniteDifference(difference="forward", epsilon=epsilon)
@@ -139,7 +139,7 @@ def test_second_upper_step_uses_the_gates_the_lower_step_saw(difference):
         with torch.no_grad():
             for p, value in zip(upper.trainable_parameters(), start[lower.count], strict=True):
                 p.copy_(value)
-            weights = lower.window.steps[-1].weights
+            weights = lower.recorded.steps[-1].weights
         expected.append(flat(mixed_product(lower, upper, weights, vector)))
         with torch.no_grad():
             for p, value in zip(upper.trainable_parameters(), now, strict=True):
@@ -183,9 +183,9 @@ def test_weights_are_untouched():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"scale": "lr"}, "scale='lr' is unknown; allowed: identity, inner_lr"),
-        ({"difference": "both"}, "difference='both'.*central, forward"),
-        ({"point": "now"}, "point='now'.*before, after"),
+        ({"scale": "lr"}, r"\.scale=lr: .*identity, inner_lr"),
+        ({"difference": "both"}, r"\.difference=both: .*central, forward"),
+        ({"point": "now"}, r"\.point=now: .*before, after"),
         ({"difference": "forward", "point": "after"}, "needs point=before"),
     ],
 )

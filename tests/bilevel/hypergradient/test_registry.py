@@ -1,5 +1,9 @@
 """Estimators in Betty's own mapping, chosen by name or object; names that do not exist."""
 
+import dataclasses
+import subprocess
+import sys
+
 import pytest
 import torch
 from betty.configs import Config
@@ -10,6 +14,7 @@ from bilevel import ProblemConfig
 from bilevel.errors import UserError
 from bilevel.hypergradient import (
     Alignment,
+    BettyDarts,
     ConjugateGradient,
     FiniteDifference,
     Hypergradient,
@@ -53,7 +58,7 @@ def test_a_name_gives_default_options(cls):
 @pytest.mark.parametrize("cls", [FiniteDifference, Unrolled, Neumann, ConjugateGradient, Sama])
 @pytest.mark.parametrize("epsilon", [0.0, -1.0, float("nan")])
 def test_a_perturbation_must_have_a_length(cls, epsilon):
-    with pytest.raises(UserError, match=f"hypergradient {cls.name}: epsilon must be more than 0"):
+    with pytest.raises(UserError, match=rf"{cls.__name__}\.epsilon=.*more than 0"):
         cls(epsilon=epsilon)
 
 
@@ -61,7 +66,7 @@ def test_bettys_fields_are_options():
     config = Config(type="neumann", neumann_iterations=7, neumann_alpha=0.3)
     assert estimator_of(config) == Neumann(iterations=7, alpha=0.3)
     config = Config(type="cg", cg_iterations=9, cg_alpha=2.0)
-    assert estimator_of(config) == ConjugateGradient(iterations=9, alpha=2.0)
+    assert estimator_of(config) == ConjugateGradient(iterations=9)
     assert estimator_of(Config(type="darts")) is None
 
 
@@ -98,6 +103,40 @@ def test_an_unknown_name_is_said_before_training():
 def test_alignment_needs_gates():
     with pytest.raises(UserError, match=r"gated LoRA layers.*'lower'.*finite_difference"):
         two_levels(Alignment())
+
+
+def test_an_estimator_of_ones_own_can_be_named():
+    """Also one that is registered after the built-in ones."""
+
+    @register
+    @dataclasses.dataclass(frozen=True)
+    class Doubled(NoHypergradient):
+        name = "doubled"
+        factor: float = 2.0
+
+    assert estimator_of(Config(type="doubled")) == Doubled()
+    assert two_levels(None, lower_options={"type": "doubled"})[1].hypergradient == Doubled()
+    del jvp_fn_mapping["doubled"]
+
+
+def test_a_wrong_option_is_told_without_torch():
+    source = """
+import sys
+from bilevel import UserError
+from bilevel.hypergradient import {names}
+heavy = lambda: {{"torch", "betty.hypergradient", "peft", "transformers"}} & set(sys.modules)
+assert not heavy(), heavy()
+try:
+    Unrolled(depth=-1)
+except UserError as error:
+    assert "Unrolled.depth=-1" in str(error)
+else:
+    raise AssertionError
+assert not heavy(), heavy()
+"""
+    names = ", ".join(cls.__name__ for cls in [*ALL, BettyDarts, Hypergradient])
+    source = source.format(names=names)
+    subprocess.run([sys.executable, "-c", source], check=True)
 
 
 def test_registering_needs_a_name():

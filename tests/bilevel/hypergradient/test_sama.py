@@ -32,7 +32,7 @@ def test_adam_formula(cls):
     errors, moments = [], {}
 
     def look(vector, lower, upper, answer):
-        step = lower.window.steps[-1]
+        step = lower.recorded.steps[-1]
         scaled = []
         for i, (p, v, g) in enumerate(
             zip(lower.trainable_parameters(), vector, step.gradient, strict=True)

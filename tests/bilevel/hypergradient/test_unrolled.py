@@ -138,7 +138,7 @@ def test_clipping_was_active():
     for run in ("clipping", "clipping-sgd", "accumulation"):
         engine, lower, _ = two_levels(Unrolled(keep_graph=False), **options_of(run, 3, steps=2))
         engine.run()
-        norms = [float(flat(step.gradient).norm()) for step in lower.window.steps]
+        norms = [float(flat(step.gradient).norm()) for step in lower.recorded.steps]
         assert len(norms) == 3
         assert min(norms) > 0.1
 
@@ -161,7 +161,7 @@ def test_graph_is_kept_only_where_it_is_used():
         ({"upper_steps": 2}, False),
     ]:
         _, lower, _ = two_levels(Unrolled(), **options)
-        assert lower._needs.graph is kept
+        assert lower.recorder.needs.graph is kept
 
 
 @pytest.mark.parametrize("depth", [1, 2, 5])
@@ -276,9 +276,9 @@ def test_memory_of_a_window_is_the_adapter_only():
     """A record holds copies of the trainable parameters, never of the frozen ones."""
     engine, lower, _ = two_levels(Unrolled(), optimizer=lambda p: AdamW(p, lr=0.05), unroll_steps=4)
     engine.run()
-    assert len(lower.window.steps) == 4
+    assert len(lower.recorded.steps) == 4
     owned = [p.shape for p in lower.trainable_parameters()]
-    for step in lower.window.steps:
+    for step in lower.recorded.steps:
         assert [w.shape for w in step.weights] == owned
         assert step.graph is None
         assert not any(t.requires_grad for t in [*step.weights, *step.gradient])

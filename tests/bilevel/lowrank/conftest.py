@@ -15,7 +15,8 @@ from transformers import (
     RobertaConfig,
 )
 
-from bilevel.lowrank.gates import Gates, attach_gates
+from bilevel.lowrank.attach import attach_gates
+from bilevel.lowrank.gates import Gates
 from bilevel.lowrank.layers import lora_layers
 
 VOCABULARY = 50

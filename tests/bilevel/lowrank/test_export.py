@@ -7,8 +7,9 @@ import pytest
 import torch
 from peft import PeftModel
 
+from bilevel.lowrank.attach import fold_gates
 from bilevel.lowrank.export import export_adapter
-from bilevel.lowrank.gates import KINDS, fold_gates
+from bilevel.lowrank.gate_kinds import KINDS
 from bilevel.lowrank.layers import component_costs, lora_layers, lora_pattern
 from bilevel.lowrank.ranks import budget, fixed, positive, threshold
 from tests.bilevel.exported import config, logits, pruned, weights

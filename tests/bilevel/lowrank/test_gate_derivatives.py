@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from bilevel.lowrank.gates import KINDS, Gates, attach_gates, gated_layers
+from bilevel.lowrank.attach import attach_gates, gated_layers
+from bilevel.lowrank.gate_kinds import KINDS
+from bilevel.lowrank.gates import Gates
 from bilevel.lowrank.layers import lora_layers
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from peft import get_peft_model_state_dict
 
-from bilevel.lowrank.gates import Factors, Gates, attach_gates, fold_gates, gated_layers
+from bilevel.lowrank.attach import Factors, attach_gates, fold_gates, gated_layers
+from bilevel.lowrank.gates import Gates
 from bilevel.lowrank.layers import down_and_up, lora_layers
 
 

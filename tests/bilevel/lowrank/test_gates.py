@@ -8,7 +8,9 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from bilevel.errors import UserError
-from bilevel.lowrank.gates import KINDS, Gates, attach_gates, fold_gates, gated_layers
+from bilevel.lowrank.attach import attach_gates, fold_gates, gated_layers
+from bilevel.lowrank.gate_kinds import KINDS
+from bilevel.lowrank.gates import Gates
 from bilevel.lowrank.layers import lora_layers
 
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from bilevel.errors import UserError
+from bilevel.lowrank.attach import attach_gates
 from bilevel.lowrank.export import export_adapter
-from bilevel.lowrank.gates import Gates, attach_gates
+from bilevel.lowrank.gates import Gates
 from bilevel.lowrank.layers import lora_layers
-from bilevel.lowrank.merge import merge
+from bilevel.lowrank.merging import merge
 
 
 def exported(adapted, folder, family="bert"):

@@ -232,8 +232,8 @@ def test_attention_without_double_backward(cls):
     with pytest.raises(UserError, match=r"double_backward.*eager or sdpa.*central_difference"):
         two_text_levels(cls(product="double_backward"), prepare=pretend)
     _, lower, _ = two_text_levels(cls(), prepare=pretend)
-    assert not lower._needs.double_backward
-    assert not lower._needs.graph
+    assert not lower.recorder.needs.double_backward
+    assert not lower.recorder.needs.graph
 
 
 @pytest.mark.parametrize("T1", [1, 3])
@@ -241,7 +241,7 @@ def test_the_masks_replayed_are_those_of_the_latest_step(T1):
     errors = []
 
     def look(vector, lower, upper, answer):
-        exact = mixed_product(lower, upper, lower.window.steps[-1].weights, vector)
+        exact = mixed_product(lower, upper, lower.recorded.steps[-1].weights, vector)
         errors.append(relative_error(flat(answer), flat(exact)))
 
     engine, *_ = two_text_levels(

@@ -1,5 +1,6 @@
 """What --help says: first what people use, then every option of a group from its class."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -82,4 +83,6 @@ def test_a_field_is_the_only_place_of_an_option(own, quick, capsys, tmp_path):
     assert "1 or more" in error
     short = ["train.max_steps=1", "run.figures=false", f"hydra.run.dir={tmp_path / 'run'}"]
     main([*own, *quick, *short, "method.patience=9"])
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["configuration"]["method"]["patience"] == 9
     assert "patience: 9" in (tmp_path / "run" / ".hydra" / "config.yaml").read_text()

@@ -8,7 +8,7 @@ from peft import PeftModel
 
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
-from experiments.results import saved_model as artifacts
+from experiments.results import saved_model
 from experiments.training.job import execute
 from tests.experiments.architectures import (
     CAUSAL,
@@ -51,11 +51,11 @@ def test_trained_saved_and_read_back(name, text, hypergradient, tmp_path, data, 
     folder = save(name, tmp_path / "model", text)
     trained = []
 
-    def watched(outcome, out, real=artifacts.save):
+    def watched(outcome, out, real=saved_model.save):
         trained.append(logits(outcome.model, text))
         return real(outcome, out)
 
-    monkeypatch.setattr(artifacts, "save", watched)
+    monkeypatch.setattr(saved_model, "save", watched)
     options = ["method=autolora", "method.rank=2", f"hypergradient={hypergradient}"]
     plan = Plan.of(compose_config([*words(folder, data, text), *options]))
     result = execute(plan, tmp_path / "run")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from experiments.plots import planted_recovery as planted
+from experiments.plots import planted_recovery
 
 NAMES = [f"layer{i}" for i in range(5)]
 TRUE = dict(zip(NAMES, [1, 1, 1, 2, 3], strict=True))
@@ -24,7 +24,7 @@ def labelled(figure: Figure) -> list[tuple[str, str]]:
 
 
 def test_points_are_moved_only_off_their_like(tmp_path: Path, kept: list[Figure]) -> None:
-    planted.draw([result("one", [4, 4, 4, 4, 3])], tmp_path / "p.png")
+    planted_recovery.draw([result("one", [4, 4, 4, 4, 3])], tmp_path / "p.png")
     points = np.asarray(kept[0].axes[0].collections[0].get_offsets())
     assert points[3:].tolist() == [[2, 4], [3, 3]]
     together = points[:3]
@@ -37,7 +37,7 @@ def test_points_are_moved_only_off_their_like(tmp_path: Path, kept: list[Figure]
 def test_labels_stand_at_their_panels(tmp_path: Path, kept: list[Figure]) -> None:
     for count in (1, 7):
         runs = [result(f"method{i}", [1, 1, 1, 2, 3]) for i in range(count)]
-        planted.draw(runs, tmp_path / "p.png")
+        planted_recovery.draw(runs, tmp_path / "p.png")
     one, seven = kept
     assert labelled(one) == [("planted rank", "found rank")]
     one.draw_without_rendering()

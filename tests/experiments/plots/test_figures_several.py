@@ -10,8 +10,14 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from experiments import figures
-from experiments.plots import comparison, cosine_compared, curves, ranks_compared, values_compared
-from experiments.plots import planted_recovery as planted
+from experiments.plots import (
+    comparison,
+    cosine_compared,
+    curves,
+    planted_recovery,
+    ranks_compared,
+    values_compared,
+)
 from experiments.plots.style import BLUE
 from tests.experiments.drawn import assert_nothing_cut, evaluations, result, write
 
@@ -186,7 +192,7 @@ def test_planted_against_found(tmp_path: Path, kept: list[Figure]) -> None:
         result("lora", ranks=dict.fromkeys(NAMES, 4), true_ranks=true, planted={"spearman": None}),
         result("full", true_ranks=true),
     ]
-    assert planted.draw(results, tmp_path / "p.png")
+    assert planted_recovery.draw(results, tmp_path / "p.png")
     good, lora = (axes for axes in kept[0].axes if axes.get_visible())
     assert good.get_title(loc="left") == "good\nSpearman 0.75, 92 % exact"  # 11 of 12
     assert lora.get_title(loc="left") == "lora\nSpearman undefined, 17 % exact"
@@ -200,7 +206,7 @@ def test_planted_against_found(tmp_path: Path, kept: list[Figure]) -> None:
 
 
 def test_nothing_was_planted(tmp_path: Path) -> None:
-    assert not planted.draw([result("lora", ranks={"a": 1})], tmp_path / "p.png")
+    assert not planted_recovery.draw([result("lora", ranks={"a": 1})], tmp_path / "p.png")
 
 
 # ---- comparison

@@ -6,13 +6,15 @@ import pandas as pd
 import pytest
 
 from bilevel.errors import UserError
+from bilevel.settings import from_values, options
 from experiments.answers import CLASSES, NUMBER, Answers
 from experiments.cli import hub
 from experiments.tasks.classification import Classification
 from experiments.tasks.examples import Example
 from experiments.tasks.glue import GLUE, Glue
 from experiments.tasks.kinds.labelled import LabelledData
-from experiments.tasks.reading.files import SUFFIXES, read
+from experiments.tasks.reading.files import SUFFIXES, read_rows
+from experiments.tasks.task import Task
 
 ROWS = [
     {"text": 'a "fine" film', "label": "good"},
@@ -54,7 +56,7 @@ def user_task(path, **options):
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_every_format_gives_the_same_rows(tmp_path, suffix):
     write(tmp_path / f"train{suffix}", ROWS)
-    assert read(tmp_path / f"train{suffix}") == ROWS
+    assert read_rows(tmp_path / f"train{suffix}") == ROWS
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -275,3 +277,20 @@ def test_jsonl_lines_must_be_objects_and_may_lack_a_key(tmp_path):
     path = folder(tmp_path, train=[*ROWS, {"label": "bad"}], validation=ROWS)
     with pytest.raises(UserError, match=r"row 4 .*no text"):
         user_task(path).load()
+
+
+class Own(Task):
+    """A user's class with a constructor of its own, which fields must not stand in for."""
+
+    def __init__(self, size: int = 3) -> None:
+        self.name = f"own{size}"
+
+    def load(self):
+        raise NotImplementedError
+
+
+def test_a_task_may_have_a_constructor_instead_of_fields():
+    assert from_values(Own, {"size": 4}, "task").name == "own4"
+    assert [(o.name, o.default) for o in options(Own)] == [("size", "3")]
+    with pytest.raises(UserError, match=r"task\.size=many.*integer"):
+        from_values(Own, {"size": "many"}, "task")

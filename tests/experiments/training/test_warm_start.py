@@ -14,7 +14,7 @@ from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.evaluate import evaluate
 from experiments.models.spec import ModelSpec
-from experiments.results import saved_model as artifacts
+from experiments.results import saved_model
 from experiments.results.finished_run import SavedRun
 from experiments.training import warm_start
 from experiments.training.job import execute
@@ -47,7 +47,7 @@ def test_the_backbone_is_the_other_runs_and_the_head_is_new(first):
     fresh = ModelSpec("demo", **DEMO).load(Answers(CLASSES, 2), seed=1).model
     assert torch.equal(started.classifier.weight, fresh.classifier.weight)
     base = ModelSpec("demo", **DEMO).load(Answers(CLASSES, 2), seed=0).model
-    tuned = artifacts.load(first / "adapter", base).eval()
+    tuned = saved_model.load(first / "adapter", base).eval()
     with torch.no_grad():  # the same hidden states as the adapter's, to fp32 rounding
         tuned.get_base_model().classifier = fresh.classifier
         assert torch.allclose(logits(started), logits(tuned), atol=1e-4)
@@ -65,7 +65,7 @@ def test_the_result_says_so_and_is_loaded_as_usual(first, tmp_path, method):
         assert config["base_model_name_or_path"] == str(tmp_path / "base")
         stock = AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "adapter")
         opened = SavedRun.open(str(tmp_path), CommandLine.parse([]), [])
-        ours = artifacts.load(tmp_path / "adapter", opened.base(opened.task()).model)
+        ours = saved_model.load(tmp_path / "adapter", opened.base(opened.task()).model)
         assert torch.allclose(logits(stock), logits(ours), atol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""Merging an exported adapter into its base model, for readers that know nothing of adapters."""
+"""Merge an exported adapter into its base model, for readers that know nothing of adapters."""
 
 from __future__ import annotations
 

@@ -9,9 +9,11 @@ engine back: weights, optimisers, data position and random state are as if it ha
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,12 +23,14 @@ from bilevel.errors import UserError
 from bilevel.hypergradient.base import Hypergradient
 from bilevel.hypergradient.derivatives import dot, norm
 from bilevel.hypergradient.unrolled import Unrolled
+from bilevel.nests import clone_nested
+from bilevel.problem import BilevelProblem
 from bilevel.replay.random_state import RandomState
-from bilevel.replay.recording import Needs, Window, clone_nested
+from bilevel.replay.recorder import StepRecorder
+from bilevel.replay.recording import Needs
 
 if TYPE_CHECKING:
-    from bilevel.engine import BilevelEngine
-    from bilevel.problem import BilevelProblem
+    from bilevel.protocols import EngineView
 
 __all__ = ["CheckResult", "check"]
 
@@ -59,12 +63,12 @@ class CheckResult:
 
 
 def check(
-    engine: BilevelEngine,
+    engine: EngineView,
     estimators: Sequence[Hypergradient],
     batches: int = 1,
     reference: Hypergradient | None = None,
 ) -> list[CheckResult]:
-    """Measure ``estimators`` on ``batches`` successive windows of lower steps.
+    """Measure ``estimators`` on ``batches`` successive T1 lower steps.
 
     Args:
         engine: a two-level engine; it is left exactly as it was.
@@ -76,70 +80,67 @@ def check(
         ``batches * len(estimators)`` results, batch by batch.
 
     Raises:
-        UserError: the engine has no upper problem directly above a lower one.
+        UserError: the engine has no upper problem that depends on a lower one.
     """
-    lower, upper = _two_levels(engine)
+    problems = [p for p in engine.problems if isinstance(p, BilevelProblem)]
+    lower, upper = _two_levels(problems)
     exact_estimator = reference or Unrolled(keep_graph=False)
     for estimator in (exact_estimator, *estimators):
         estimator.prepare(lower)
     # The callbacks' states stay: restoring them could cut what they have written since.
-    before = clone_nested({p.name: p.state_dict() for p in engine.problems})
+    before = clone_nested({p.name: p.state_dict() for p in problems})
     random_state = RandomState.capture()
-    needs, estimator_state = lower._needs, dict(lower.estimator_state)
-    hooks, lower.gradient_hooks = lower.gradient_hooks, []  # these steps are nobody's training
-    lower._needs = Needs(depth=None, optimizer=True)
+    estimator_state = dict(lower.estimator_state)
+    needs = Needs(depth=None, optimizer=True)
     for estimator in (exact_estimator, *estimators):
-        lower._needs |= estimator.needs(lower)
+        needs |= estimator.needs(lower)
     # A kept graph serves one estimator only; recomputing it is as exact.
-    lower._needs = Needs(**{**vars(lower._needs), "graph": False})
+    needs = dataclasses.replace(needs, graph=False)
     results = []
     try:
-        for _ in range(batches):
-            vector, direct = _one_window(lower, upper)
-            exact, _ = _timed(exact_estimator, vector, lower, upper)
-            for estimator in estimators:
-                lower.estimator_state = dict(estimator_state)
-                term, seconds = _timed(estimator, vector, lower, upper)
-                results.append(_compare(estimator, term, exact, direct, seconds))
+        with _untold(lower, needs):
+            for _ in range(batches):
+                vector, direct = _lower_steps(lower, upper)
+                exact, _ = _timed(exact_estimator, vector, lower, upper)
+                for estimator in estimators:
+                    lower.estimator_state = dict(estimator_state)
+                    term, seconds = _timed(estimator, vector, lower, upper)
+                    results.append(_compare(estimator, term, exact, direct, seconds))
     finally:
-        lower._needs, lower.gradient_hooks = needs, hooks
-        lower.window = Window()
-        for problem in engine.problems:
+        for problem in problems:
             problem.load_state_dict(before[problem.name])
         random_state.restore()
         lower.estimator_state = estimator_state
     return results
 
 
-def _two_levels(engine: BilevelEngine) -> tuple[BilevelProblem, BilevelProblem]:
-    for upper in engine.problems:
+def _two_levels(problems: Sequence[BilevelProblem]) -> tuple[BilevelProblem, BilevelProblem]:
+    for upper in problems:
         for path in upper.paths:
             if len(path) == 3:
                 return path[1], upper
     raise UserError(
         "a hypergradient check needs an upper problem that depends on a lower one; this engine "
-        f"has {', '.join(p.name for p in engine.problems)} and no such pair"
+        f"has {', '.join(p.name for p in problems)} and no such pair"
     )
 
 
-def _one_window(lower: BilevelProblem, upper: BilevelProblem) -> tuple[list[Tensor], list[Tensor]]:
-    """Take T1 lower steps and an upper batch; return v = dL2/dV and the direct dL2/dE."""
-    lower._inner_loop_start = True
-    seen = {p.name: [x.detach().clone() for x in p.parameters()] for p in lower.ancestors}
-    lower.window.open(lower._needs.depth, seen)
-    parents, lower._parents = lower._parents, []  # no upper step, only its gradient
+@contextmanager
+def _untold(lower: BilevelProblem, needs: Needs) -> Iterator[None]:
+    """Steps inside the block are recorded as ``needs`` says, and are nobody's training."""
+    kept = lower.recorder, lower.gradient_hooks
+    lower.recorder, lower.gradient_hooks = StepRecorder(needs), []
     try:
-        for _ in range(lower.config.unroll_steps * lower.gas):
-            lower._parents = parents  # one_step_descent records for them
-            lower._count += 1
-            lower.one_step_descent()
-            if lower.scheduler is not None and lower.gradient_accumulation_boundary():
-                lower.scheduler.step()
+        yield
     finally:
-        lower._parents = parents
+        lower.recorder, lower.gradient_hooks = kept
+
+
+def _lower_steps(lower: BilevelProblem, upper: BilevelProblem) -> tuple[list[Tensor], list[Tensor]]:
+    """Take T1 lower steps and an upper batch; return v = dL2/dV and the direct dL2/dE."""
+    lower.take_lower_steps()
     V, E = lower.trainable_parameters(), upper.trainable_parameters()
-    sign = -1.0 if getattr(upper.config, "maximize", False) else 1.0
-    grads = upper.gradient(sign * upper.loss(upper.get_batch()), [*V, *E])
+    grads = upper.gradient(upper.objective(upper.get_batch()), [*V, *E])
     return grads[: len(V)], grads[len(V) :]
 
 
@@ -190,8 +191,8 @@ def _compare(
 
 def _describe(estimator: Hypergradient) -> str:
     """Name with the options that differ from the defaults."""
-    default = type(estimator)()
+    default = asdict(type(estimator)())
     options = [
-        f"{key}={value}" for key, value in vars(estimator).items() if value != getattr(default, key)
+        f"{key}={value}" for key, value in asdict(estimator).items() if value != default[key]
     ]
     return estimator.name + (f"({', '.join(options)})" if options else "")

@@ -1,0 +1,54 @@
+"""Handle lists of gradients: cut them, fill their gaps, add them to parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["accumulate", "cut", "filled", "unscaled"]
+
+
+def cut(
+    items: Sequence[Tensor | None], groups: Sequence[Sequence[Tensor]]
+) -> list[list[Tensor | None]]:
+    """Cut ``items`` into lists as long as ``groups``."""
+    lists, start = [], 0
+    for group in groups:
+        lists.append(list(items[start : start + len(group)]))
+        start += len(group)
+    return lists
+
+
+def filled(grads: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor]:
+    """``grads`` with zeros in the place of None."""
+    return [torch.zeros_like(x) if g is None else g for g, x in zip(grads, like, strict=True)]
+
+
+def accumulate(params: Sequence[nn.Parameter], grads: Sequence[Tensor | None]) -> None:
+    """Add ``grads`` to the parameters' own.
+
+    Autograd may hand out one tensor for two parameters, or a view of one number; what becomes a
+    ``p.grad`` must have memory of its own, since clipping and unscaling work in place.
+    """
+    taken: set[int] = set()
+    for param, grad in zip(params, grads, strict=True):
+        if grad is None:
+            continue
+        if param.grad is not None:
+            param.grad = param.grad + grad
+            continue
+        shared = grad.data_ptr() in taken or 0 in grad.stride()
+        param.grad = grad.clone(memory_format=torch.contiguous_format) if shared else grad
+        taken.add(grad.data_ptr())
+
+
+def unscaled(
+    grads: Sequence[Tensor | None], like: Sequence[Tensor], inverse: Tensor | None
+) -> list[Tensor]:
+    """Gradients of the loss itself, which a scaler has multiplied; zeros where there is none."""
+    return [
+        torch.zeros_like(x) if g is None else (g if inverse is None else g * inverse)
+        for g, x in zip(grads, like, strict=True)
+    ]

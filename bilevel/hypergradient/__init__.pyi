@@ -1,0 +1,16 @@
+"""The estimators, what they derive from, and their check."""
+
+from .accuracy import CheckResult as CheckResult
+from .accuracy import check as check
+from .alignment import Alignment as Alignment
+from .base import Hypergradient as Hypergradient
+from .base import register as register
+from .betty_darts import BettyDarts as BettyDarts
+from .cg import ConjugateGradient as ConjugateGradient
+from .finite_difference import FiniteDifference as FiniteDifference
+from .neumann import Neumann as Neumann
+from .none import NoHypergradient as NoHypergradient
+from .registry import estimator_of as estimator_of
+from .sama import Sama as Sama
+from .shared import check_double_backward as check_double_backward
+from .unrolled import Unrolled as Unrolled

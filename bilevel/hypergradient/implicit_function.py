@@ -1,0 +1,70 @@
+"""Share what the estimators by the implicit function theorem have in common.
+
+    (dV/dE)^T v = - d2L1/dEdV H^{-1} v,      H = d2L1/dV2,
+
+on the last lower batch, randomness replayed, at the weights after the lower steps. They differ in
+how they apply H^{-1}.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from bilevel.hypergradient.base import Hypergradient
+from bilevel.hypergradient.shared import (
+    Product,
+    check_double_backward,
+    resolve_product,
+    step_size,
+)
+from bilevel.replay.recording import Needs
+from bilevel.settings import Natural, Positive
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bilevel.protocols import LowerLevel, UpperLevel
+
+__all__ = ["ImplicitFunction"]
+
+
+@dataclass(frozen=True)
+class ImplicitFunction(Hypergradient):
+    """An estimator that solves with H; subclasses say how."""
+
+    needs_records: ClassVar[bool] = False
+    iterations: Natural = 1
+    """Hessian-vector products to spend on H^{-1} v."""
+    product: Product = "auto"
+    """How to take second-order products, as for ``unrolled``."""
+    epsilon: Positive | None = None
+    """Length of the perturbation of a central difference; null chooses by precision."""
+
+    def needs(self, lower: LowerLevel) -> Needs:
+        """The last step's batch and random state."""
+        exact = resolve_product(self.product, lower) == "double_backward"
+        return Needs(depth=1, double_backward=exact)
+
+    def prepare(self, lower: LowerLevel) -> None:
+        """Refuse kernels that cannot be differentiated."""
+        check_double_backward(lower, self.product)
+
+    def implicit_term(
+        self, vector: Sequence[Tensor], lower: LowerLevel, upper: UpperLevel
+    ) -> list[Tensor]:
+        """- d2L1/dEdV H^{-1} v."""
+        hessian, mixed = lower.replayed_loss(upper).hessian_operator(
+            lower.trainable_parameters(),
+            resolve_product(self.product, lower),
+            step_size(self.epsilon, lower),
+        )
+        return [-g for g in mixed(self.inverse(hessian, list(vector)))]
+
+    @abstractmethod
+    def inverse(
+        self, hessian: Callable[[Sequence[Tensor]], list[Tensor]], vector: list[Tensor]
+    ) -> list[Tensor]:
+        """H^{-1} v."""

@@ -1,0 +1,59 @@
+"""Go back to the start of a level's T1 steps, to take the last of them again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from bilevel.nests import clone_nested
+
+if TYPE_CHECKING:
+    from bilevel.protocols import LowerLevel
+
+__all__ = ["RollBack"]
+
+
+class RollBack:
+    """What one level needs to go back: a copy of what it owns (no backbone), and its last batch.
+
+    Attributes:
+        active: whether the T1 steps under way will be rolled back.
+        batches: the micro-batches of the latest optimiser step.
+        saved: parameters, running statistics and the optimiser's state; None when not needed.
+    """
+
+    def __init__(self) -> None:
+        self.active = False
+        self.batches: list[Any] = []
+        self.saved: dict[str, Any] | None = None
+
+    def note(self, batch: Any, level: LowerLevel) -> None:
+        """Keep a micro-batch, and of those before it only the ones of its optimiser step."""
+        if self.active:
+            self.batches = [*self.batches, batch][-level.gas :]
+
+    def save(self, level: LowerLevel) -> None:
+        """Copy what :meth:`restore` puts back."""
+        self.saved = {
+            "parameters": [p.detach().clone() for p in level.trainable_parameters()],
+            "running": [buffer.clone() for buffer in level.slots.running_statistics()],
+            "optimizer": None
+            if level.optimizer is None
+            else clone_nested(level.optimizer.state_dict()),
+        }
+
+    def restore(self, level: LowerLevel) -> None:
+        """Put back what :meth:`save` copied, and let the copy go."""
+        assert self.saved is not None
+        running = level.slots.running_statistics()
+        with torch.no_grad():
+            for p, value in zip(
+                level.trainable_parameters(), self.saved["parameters"], strict=True
+            ):
+                p.copy_(value)
+            for buffer, value in zip(running, self.saved["running"], strict=True):
+                buffer.copy_(value)
+        if level.optimizer is not None:
+            level.optimizer.load_state_dict(self.saved["optimizer"])
+        self.saved = None
