@@ -1,13 +1,18 @@
 """Tiny random models of every architecture, with a tokenizer, on the disk; and data for them."""
 
+import copy
+import functools
 import json
 import random
 from pathlib import Path
 
 import torch
 import transformers as hf
+from omegaconf import DictConfig
 from tokenizers import processors
 
+from experiments.config.composition import compose_config
+from experiments.config.plan import Plan
 from tests.experiments.word_tokens import word_tokenizer
 
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -78,6 +83,7 @@ SEQ2SEQ = ("bart", "t5", "flan_t5", "mt5")
 CAUSAL = ("gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3", "phi3")
 ENCODERS = tuple(name for name in CONFIGS if name not in (*SEQ2SEQ, *CAUSAL))
 
+FOLDERS = ("model.pretrained", "task.data_dir")
 QUICK = [
     "model=hub",
     "train.max_steps=2",
@@ -134,6 +140,21 @@ def write_data(folder: Path) -> Path:
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / f"{split}.jsonl").write_text(lines)
     return folder
+
+
+def plan_of(words: list[str]) -> Plan:
+    """The plan of a run; words that differ only in their folders are composed once."""
+    folders = dict(w.split("=", 1) for w in words if w.startswith(FOLDERS))
+    config = copy.deepcopy(composed(*(w for w in words if not w.startswith(FOLDERS))))
+    config.model.pretrained = folders["model.pretrained"]
+    config.task.data_dir = folders["task.data_dir"]
+    return Plan.of(config)
+
+
+@functools.cache
+def composed(*words: str) -> DictConfig:
+    """The configuration of a run whose folders are not known yet."""
+    return compose_config([*words, *(f"{folder}=." for folder in FOLDERS)])
 
 
 def words(model: Path, data: Path, text: bool) -> list[str]:

@@ -4,11 +4,9 @@ import pytest
 import torch
 
 from bilevel.errors import UserError
-from experiments.config.composition import compose_config
-from experiments.config.plan import Plan
 from experiments.results import saved_model
 from experiments.training.job import execute
-from tests.experiments.architectures import save, words, write_data
+from tests.experiments.architectures import plan_of, save, words, write_data
 
 NO_NORM = "have no separate feed forward norm"
 TWO_STACKS = "2 stacks of numbered layers"
@@ -73,7 +71,7 @@ def test_works_or_is_refused(name, method, says, folders, tmp_path, monkeypatch)
     options = [*words(folders[name], folders["data"], True), f"method={option}", *more]
     if says:
         with pytest.raises(UserError, match=says):
-            execute(Plan.of(compose_config(options)), tmp_path)
+            execute(plan_of(options), tmp_path)
         assert not (tmp_path / "metrics.jsonl").exists()
         return
     trained = []
@@ -84,7 +82,7 @@ def test_works_or_is_refused(name, method, says, folders, tmp_path, monkeypatch)
         return real(outcome, out)
 
     monkeypatch.setattr(saved_model, "save", watched)
-    plan = Plan.of(compose_config(options))
+    plan = plan_of(options)
     result = execute(plan, tmp_path)
     assert (tmp_path / "result.json").is_file()
     assert 0 <= result["metrics"]["rougeL"] <= 100
@@ -103,5 +101,5 @@ def test_virtual_tokens_that_leave_no_room_for_the_answer(folders, tmp_path):
     options = words(folders["gpt2"], folders["data"], True)
     options += ["task.decoding.max_new_tokens=20", "method=prompt", "method.virtual_tokens=8"]
     with pytest.raises(UserError, match=r"answer.*20.*32 positions"):
-        execute(Plan.of(compose_config(options)), tmp_path)
+        execute(plan_of(options), tmp_path)
     assert not (tmp_path / "metrics.jsonl").exists()

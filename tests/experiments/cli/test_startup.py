@@ -1,20 +1,35 @@
 """An answer within a second: help and mistakes of the configuration load no heavy library."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 HEAVY = ("torch", "peft", "transformers", "datasets", "sklearn", "scipy", "pandas", "matplotlib")
+# All command lines in one fresh process, each in a folder of its own; a library counts against the
+# first that loads it.
 SCRIPT = f"""
-import sys
+import contextlib, io, json, os, sys
 from experiments.run import main
-try:
-    main(sys.argv[1:])
-except SystemExit as stop:
-    print("status", stop.code)
-print("loaded:", *[name for name in {HEAVY} if name in sys.modules])
+found, before = [], set()
+for number, words in enumerate(json.loads(sys.argv[1])):
+    os.mkdir(str(number))
+    os.chdir(str(number))
+    status, out, errors = 0, io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+        try:
+            main(words)
+        except SystemExit as stop:
+            status = stop.code
+    loaded = set({HEAVY}) & sys.modules.keys()
+    left = os.listdir()
+    found.append([status, errors.getvalue(), sorted(loaded - before), left])
+    before = loaded
+    os.chdir("..")
+print(json.dumps(found))
 """
 
 FINE = [["--help"], ["--cfg", "job"], ["--help", "method=bilora"], ["--help", "task"]]
@@ -38,19 +53,30 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize("words", [*FINE, *WRONG], ids=" ".join)
-def test_nothing_heavy_is_loaded(words: list[str], tmp_path: Path) -> None:
+ALL = [*FINE, *WRONG]
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """By command line: exit status, stderr, heavy libraries loaded, files left behind."""
+    folder = tmp_path_factory.mktemp("startup")
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, *words],
+        [sys.executable, "-c", SCRIPT, json.dumps(ALL)],
         capture_output=True,
         text=True,
-        cwd=tmp_path,
+        cwd=folder,
         check=True,
-        env={"PYTHONPATH": str(Path(__file__).parents[3]), "PATH": "", "HOME": str(tmp_path)},
+        env={"PYTHONPATH": str(Path(__file__).parents[3]), "PATH": "", "HOME": str(folder)},
     )
-    *_, last = done.stdout.splitlines()
-    assert last.strip() == "loaded:", words
-    assert ("status 2" in done.stdout) == (words in WRONG)
+    found = json.loads(done.stdout)
+    return dict(zip(map(" ".join, ALL), found, strict=True))
+
+
+@pytest.mark.parametrize("words", ALL, ids=" ".join)
+def test_nothing_heavy_is_loaded(words: list[str], answers: dict[str, Any]) -> None:
+    status, errors, loaded, left = answers[" ".join(words)]
+    assert loaded == []
+    assert status == (2 if words in WRONG else 0)
     if words in WRONG:
-        assert done.stderr.startswith("error: ")
-        assert not list(tmp_path.iterdir())
+        assert errors.startswith("error: ")
+        assert not left

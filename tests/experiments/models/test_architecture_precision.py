@@ -9,8 +9,6 @@ from safetensors.torch import load_file
 
 from bilevel.errors import UserError
 from experiments.cli.command_line import CommandLine
-from experiments.config.composition import compose_config
-from experiments.config.plan import Plan
 from experiments.evaluate import evaluate
 from experiments.results.finished_run import SavedRun
 from experiments.training.job import execute
@@ -19,6 +17,7 @@ from tests.experiments.architectures import (
     CONFIGS,
     SEQ2SEQ,
     auto_class,
+    plan_of,
     save,
     words,
     write_data,
@@ -51,7 +50,7 @@ def test_it_trains_and_what_is_saved_scores_the_same(
     text = name in (*CAUSAL, *SEQ2SEQ)
     folder = save(name, tmp_path / "model", text)
     options = ["method=autolora", "method.rank=2", *HELD[how]]
-    plan = Plan.of(compose_config([*words(folder, data, text), *options]))
+    plan = plan_of([*words(folder, data, text), *options])
     result = execute(plan, tmp_path / "run")
 
     saved = load_file(tmp_path / "run" / "adapter_compact" / "adapter_model.safetensors")
@@ -71,10 +70,10 @@ def test_deberta_v1_trains_in_float32_alone(
     monkeypatch.setattr("bilevel.precision._bf16_is_native", lambda device: True)
     folder = save("deberta", tmp_path / "model", False)
     options = [*words(folder, data, False), "method=lora"]
-    result = execute(Plan.of(compose_config([*options, "engine.precision=auto"])), tmp_path / "run")
+    result = execute(plan_of([*options, "engine.precision=auto"]), tmp_path / "run")
     assert result["engine"]["precision"] == "fp32"
     for other in ("engine.precision=bf16", "model.dtype=bfloat16 engine.precision=auto"):
-        plan = Plan.of(compose_config([*options, *other.split()]))
+        plan = plan_of([*options, *other.split()])
         with pytest.raises(UserError, match=r"deberta.*float32"):
             execute(plan, tmp_path / "other")
     model = auto_class("deberta", False).from_pretrained(folder)

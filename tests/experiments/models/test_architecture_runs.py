@@ -6,8 +6,6 @@ import pytest
 import torch
 from peft import PeftModel
 
-from experiments.config.composition import compose_config
-from experiments.config.plan import Plan
 from experiments.results import saved_model
 from experiments.training.job import execute
 from tests.experiments.architectures import (
@@ -16,6 +14,7 @@ from tests.experiments.architectures import (
     ENCODERS,
     SEQ2SEQ,
     auto_class,
+    plan_of,
     save,
     words,
     write_data,
@@ -57,7 +56,7 @@ def test_trained_saved_and_read_back(name, text, hypergradient, tmp_path, data, 
 
     monkeypatch.setattr(saved_model, "save", watched)
     options = ["method=autolora", "method.rank=2", f"hypergradient={hypergradient}"]
-    plan = Plan.of(compose_config([*words(folder, data, text), *options]))
+    plan = plan_of([*words(folder, data, text), *options])
     result = execute(plan, tmp_path / "run")
     labels = {} if text else {"num_labels": 2}
     untrained = logits(auto_class(name, text).from_pretrained(folder, **labels), text)
@@ -77,7 +76,7 @@ def test_trained_saved_and_read_back(name, text, hypergradient, tmp_path, data, 
 def test_the_configuration_that_is_saved_is_the_models_own(tmp_path, data):
     """A decoder trains without a cache, and what it leaves generates with one."""
     folder = save("gpt2", tmp_path / "model", text=True)
-    plan = Plan.of(compose_config([*words(folder, data, True), "method=full"]))
+    plan = plan_of([*words(folder, data, True), "method=full"])
     execute(plan, tmp_path / "run")
     saved, stock = (
         json.loads((path / "config.json").read_text()) for path in (tmp_path / "run/model", folder)
