@@ -48,6 +48,7 @@ def test_wrong_sizes(
     assert not (tmp_path / "run" / "result.json").exists()
 
 
+@pytest.mark.usefixtures("kept")
 def test_multirun_goes_on_after_a_failure(
     tmp_path: Path, quick: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
