@@ -7,8 +7,9 @@ there is nothing here to fall behind.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -123,7 +124,7 @@ def _page(word: str, line: CommandLine) -> str:
         return _options(f"{group}: {_first_line(section)}", group, found)
     if not name:
         lines = [f"{group}=NAME, one of"]
-        lines += [f"  {name:24} {_summary(group, name)}" for name in _names(group, line)]
+        lines += [f"  {name:24} {_summary(group, name, line)}" for name in _names(group, line)]
         return "\n".join([*lines, f"--help {group}=NAME prints the options of one."])
     others = [other for other in line.overrides if other.partition("=")[0] != group]
     config = compose_config([*(other for other in others if "=" in other), word], line.config_dir)
@@ -155,11 +156,10 @@ def _first_line(target: Any) -> str:
     return (target.__doc__ or "").strip().split("\n")[0]
 
 
-def _summary(group: str, name: str) -> str:
+def _summary(group: str, name: str, line: CommandLine) -> str:
     """What the file of an option says of it first, besides the command."""
-    file = resources.files("conf").joinpath(f"{group}/{name}.yaml")
-    if not file.is_file():  # the user's own
-        return ""
-    lines: Sequence[str] = file.read_text("utf-8").splitlines()
-    comments = [row.lstrip("# ") for row in lines if row.startswith("#") and "@package" not in row]
+    places = [resources.files("conf"), *([Path(line.config_dir)] if line.config_dir else [])]
+    files = [place.joinpath(group, f"{name}.yaml") for place in places]
+    rows = next(file.read_text("utf-8") for file in files if file.is_file()).splitlines()
+    comments = [row.lstrip("# ") for row in rows if row.startswith("#") and "@package" not in row]
     return next((row for row in comments if not row.startswith("python -m")), "")
