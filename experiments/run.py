@@ -24,7 +24,7 @@ from bilevel.errors import UserError
 from experiments import report
 from experiments.cli import help as help_page
 from experiments.cli import resume
-from experiments.cli.command_line import FAILURE, CommandLine, fail, one_sentence
+from experiments.cli.command_line import FAILURE, CommandLine, explain, fail, one_sentence
 from experiments.cli.messages import USER_ERRORS, sentence
 from experiments.config import hydra_runs
 from experiments.config.composition import composed, hydra_app
@@ -39,7 +39,7 @@ def main(words: Sequence[str] | None = None) -> None:
         words = sys.argv[1:] if words is None else words
         line = CommandLine.parse(words)
         if line.wants_help:
-            print(help_page.text(line))
+            explain(help_page.text(line))
             return
         if line.flags:  # --cfg job and the like run nothing
             hydra_runs.answer(words, line.config_dir)

@@ -13,7 +13,7 @@ from typing import NoReturn
 from bilevel.errors import UserError, nearest
 from experiments.cli.messages import USER_ERRORS, sentence
 
-__all__ = ["FAILURE", "CommandLine", "fail", "one_sentence"]
+__all__ = ["FAILURE", "CommandLine", "explain", "fail", "one_sentence"]
 
 FAILURE = 2
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -22,6 +22,14 @@ FLAGS = (
     *("--run", "-r", "--multirun", "-m", "--shell-completion", "-sc", "--info", "-i"),
     *("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"),
 )
+
+
+def explain(text: str) -> None:
+    """Print what a program's help says; whoever reads it may have seen enough half-way."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # of `--help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager

@@ -6,6 +6,7 @@ there is nothing here to fall behind.
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterable, Mapping
 from importlib import resources
@@ -124,7 +125,15 @@ def _page(word: str, line: CommandLine) -> str:
         return _options(f"{group}: {_first_line(section)}", group, found)
     if not name:
         lines = [f"{group}=NAME, one of"]
-        lines += [f"  {name:24} {_summary(group, name, line)}" for name in _names(group, line)]
+        lines += [
+            textwrap.fill(
+                f"{name:22} {_summary(group, name, line)}",
+                WIDTH,
+                initial_indent="  ",
+                subsequent_indent=" " * 25,
+            )
+            for name in _names(group, line)
+        ]
         return "\n".join([*lines, f"--help {group}=NAME prints the options of one."])
     others = [other for other in line.overrides if other.partition("=")[0] != group]
     config = compose_config([*(other for other in others if "=" in other), word], line.config_dir)
@@ -162,4 +171,5 @@ def _summary(group: str, name: str, line: CommandLine) -> str:
     files = [place.joinpath(group, f"{name}.yaml") for place in places]
     rows = next(file.read_text("utf-8") for file in files if file.is_file()).splitlines()
     comments = [row.lstrip("# ") for row in rows if row.startswith("#") and "@package" not in row]
-    return next((row for row in comments if not row.startswith("python -m")), "")
+    words = " ".join(row for row in comments if not row.startswith("python -m"))
+    return re.split(r"(?<=[a-z)]{2}\.) ", words)[0]  # the first sentence

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from experiments.cli.command_line import one_sentence
+from experiments.cli.command_line import explain, one_sentence
 
 __all__ = ["program"]
 
@@ -17,10 +17,10 @@ class Main(Protocol):
     def __call__(self, words: Sequence[str] | None = None) -> None: ...
 
 
-def program(explain: Callable[[], str]) -> Callable[[Callable[[list[str]], None]], Main]:
+def program(page: Callable[[], str]) -> Callable[[Callable[[list[str]], None]], Main]:
     """Make a program of a function that takes the command line's words.
 
-    ``--help`` prints what ``explain`` returns and nothing else is done; a mistake of the user is
+    ``--help`` prints what ``page`` returns and nothing else is done; a mistake of the user is
     one line on stderr and exit status 2.
     """
 
@@ -29,7 +29,7 @@ def program(explain: Callable[[], str]) -> Callable[[Callable[[list[str]], None]
             """The program."""
             given = list(sys.argv[1:] if words is None else words)
             if {"--help", "-h"} & set(given):
-                print(explain())
+                explain(page())
                 return
             with one_sentence():
                 body(given)
