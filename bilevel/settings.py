@@ -19,6 +19,7 @@ import functools
 import inspect
 import itertools
 import json
+import math
 import textwrap
 import types
 import typing
@@ -269,7 +270,8 @@ def _checked(value: Any, hint: Any, path: str, nothing: str, read: bool = False)
     # A text that reads like something else is quoted, or "4: this must be an integer" would puzzle.
     looks_else = isinstance(value, str) and _reads_as_another(value)
     shown = repr(value) if looks_else else written(value, nothing)
-    raise UserError(f"{path}={shown}: this must be {describe(hint, nothing)}")
+    finite = " and finite" if isinstance(value, float) and not math.isfinite(value) else ""
+    raise UserError(f"{path}={shown}: this must be {describe(hint, nothing)}{finite}")
 
 
 @functools.cache

@@ -69,7 +69,7 @@ def test_values_become_an_instance():
         ({"gate": "sigmoid"}, "method.gate=sigmoid.*softmax, real"),
         ({"split": 1}, r"method.split=1.*in \(0, 1\)"),
         ({"split": float("nan")}, "method.split=nan.*number"),
-        ({"upper": {"lr": float("inf")}}, "method.upper.lr=inf.*more than 0"),
+        ({"upper": {"lr": float("inf")}}, "method.upper.lr=inf.*finite"),
         ({"upper": {"betas": [0.9]}}, "method.upper.betas.*2 values.*number"),
         ({"upper": 3}, "method.upper=3.*group"),
         ({"upper": {"beta": 1}}, "'beta' in method.upper.*betas"),
