@@ -20,7 +20,7 @@ FULL_ERROR = "HYDRA_FULL_ERROR"
 FLAGS = (
     *("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--resolve", "--package", "-p"),
     *("--run", "-r", "--multirun", "-m", "--shell-completion", "-sc", "--info", "-i"),
-    *("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"),
+    *("--config-dir", "-cd"),
 )
 
 
@@ -82,6 +82,7 @@ class CommandLine:
         parser.add_argument("--config-dir", "-cd")
         parser.add_argument("--multirun", "-m", action="store_true")
         parser.add_argument("--help", "-h", action="store_true")
+        parser.add_argument("--run", "-r", action="store_true")  # which is what happens anyhow
         known, rest = parser.parse_known_args(list(words))
         flags = [word for word in rest if word.startswith("-")]
         overrides = [word for word in rest if not word.startswith("-")]

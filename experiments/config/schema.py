@@ -73,7 +73,7 @@ class TrainOptions(TrainSettings):
 class RunOptions(Settings):
     """Of this run, not of its result."""
 
-    resume: str | None = None
+    resume: str | int | None = None
     """DIR of an interrupted run, or auto: the newest unfinished run of this configuration."""
     figures: bool = True
     """Draw the run's figures."""
