@@ -59,25 +59,30 @@ class Plan:
         self._check_precision()
         if isinstance(self.places, list) and not self.method.takes_targets:
             raise UserError(
-                f"train.target_modules=[{', '.join(self.places)}]: method {self.method.name} has "
+                f"train.target_modules=[{', '.join(self.places)}]: method {self.chosen} has "
                 "places of its own and takes no list of modules; leave it at null"
             )
         self.method.check_hypergradient(self.hypergradient)
         self.task.check_model(self.model)
         warm_start.check(self.model)
 
+    @property
+    def chosen(self) -> str:
+        """The method as it was asked for: full_qv, where the class says full."""
+        return self.names.get("method", self.method.name)
+
     def _check_precision(self) -> None:
         method, model = self.method, self.model
         if method.trains_weights and model.quantised:
             raise UserError(
-                f"method {method.name} trains the model's own weights, and those of model "
+                f"method {self.chosen} trains the model's own weights, and those of model "
                 f"{model.name} are quantised: take a method with adapters, or "
                 "model.quantization=null"
             )
         if model.dtype != "float32":
             if method.trains_weights:
                 raise UserError(
-                    f"method {method.name} trains the model's own weights, which must be in "
+                    f"method {self.chosen} trains the model's own weights, which must be in "
                     "float32: take model.dtype=float32, or a method with adapters"
                 )
             if self.settings.precision == "fp32":
@@ -90,7 +95,7 @@ class Plan:
 
             if not torch.cuda.is_available():
                 raise UserError(
-                    f"method {method.name} reads the pretrained weights, which packed in 8 bits "
+                    f"method {self.chosen} reads the pretrained weights, which packed in 8 bits "
                     "cannot be read without a GPU: take model.quantization=4bit"
                 )
 

@@ -81,7 +81,7 @@ def test_hardware_without_a_routine_is_said_before_weights_are_loaded(monkeypatc
 def test_methods_that_train_the_weights_refuse_packed_ones(monkeypatch, method):
     monkeypatch.setattr(bitsandbytes_package, "check_installed", lambda kind: None)
     words = [f"method={method}", "task=demo", "model=demo", "model.quantization=4bit"]
-    with pytest.raises(UserError, match=r"model demo.*quantised"):
+    with pytest.raises(UserError, match=f"method {method} .*quantised"):
         Plan.of(compose_config(words))
 
 
