@@ -113,7 +113,10 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
     choices = OmegaConf.load(hydra / "hydra.yaml").hydra.runtime.choices
     overrides = OmegaConf.to_container(OmegaConf.load(hydra / "overrides.yaml"))
     assert isinstance(overrides, list)
-    return plain(OmegaConf.load(hydra / "config.yaml")), dict(choices), list(map(str, overrides))
+    # Hydra keeps its own words apart. Here they would be somebody else's, and could name classes to
+    # call (hydra.callbacks) or folders to import from (hydra.searchpath).
+    words = [word for word in map(str, overrides) if not word.lstrip("+~").startswith("hydra")]
+    return plain(OmegaConf.load(hydra / "config.yaml")), dict(choices), words
 
 
 def _newest_unfinished(line: CommandLine) -> Path | None:

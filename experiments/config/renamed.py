@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from bilevel.settings import defaults
+from bilevel.settings import Settings, defaults
 from experiments.config.schema import GROUPS, SECTIONS, section_defaults
 
 __all__ = ["completed", "up_to_date"]
@@ -45,7 +45,7 @@ def completed(config: Mapping[str, Any]) -> dict[str, Any]:
         module, _, name = str(node["_target_"]).rpartition(".")
         # A class that this process has not asked for is another run's, and need not be known.
         known = getattr(sys.modules.get(module), name, None)
-        if callable(known):
+        if isinstance(known, type) and issubclass(known, Settings):
             values[group] = _over(defaults(known), node)
     for name in SECTIONS:
         if isinstance(values.get(name), Mapping):

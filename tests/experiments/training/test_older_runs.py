@@ -5,6 +5,7 @@ packages were put in order; the latter was killed in the midst of its second sta
 """
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from experiments import evaluate, export, report
+from experiments.cli import resume
+from experiments.cli.command_line import CommandLine
 from experiments.results import record
 from experiments.run import main
 
@@ -61,3 +64,14 @@ def test_auto_finds_it(interrupted, monkeypatch):
     words = [line[2:] for line in (interrupted / ".hydra/overrides.yaml").read_text().splitlines()]
     main([*words, f"hydra.run.dir={interrupted.parent}/new", "run.resume=auto"])
     assert (interrupted / "result.json").is_file()
+
+
+@pytest.mark.parametrize("word", ["hydra.searchpath=[file://{own}]", "++hydra.callbacks.x={own}"])
+def test_words_for_hydra_in_somebody_s_folder_are_not_followed(interrupted, tmp_path, word):
+    (tmp_path / "planted.py").write_text("")
+    with open(interrupted / ".hydra" / "overrides.yaml", "a", encoding="utf-8") as file:
+        file.write(f"- '{word.format(own=tmp_path)}'\n")
+    words = resume.expand(CommandLine.parse([f"run.resume={interrupted}"]))
+    of_hydra = [word for word in words if word.lstrip("+~").startswith("hydra")]
+    assert of_hydra == [f"hydra.run.dir={interrupted}"]
+    assert str(tmp_path) not in sys.path
