@@ -20,7 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from bilevel.errors import UserError
+from bilevel.errors import UserError, printable
 from experiments import report
 from experiments.cli import help as help_page
 from experiments.cli import resume
@@ -29,6 +29,7 @@ from experiments.cli.messages import USER_ERRORS, sentence
 from experiments.config import hydra_runs
 from experiments.config.composition import composed, hydra_app
 from experiments.config.plan import Plan
+from experiments.results.fresh_folder import refuse_others
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,8 @@ def main(words: Sequence[str] | None = None) -> None:
                 config = composed(app, overrides)
                 # Before there is a folder: what is wrong now leaves nothing behind.
                 plan = Plan.of(config)
+                if not plan.resume:
+                    refuse_others(Path(config.hydra.run.dir))
                 hydra_runs.one(app, lambda config: execute(plan), config)
     if report.failures():
         raise SystemExit(FAILURE)
@@ -87,7 +90,7 @@ def execute(plan: Any) -> float:
         logging.getLogger().handlers = _files_only()
         log.error("error: %s", sentence(error))
         fail(error)
-    print(record.summary(values, folder))
+    print(printable(record.summary(values, folder)))
     score = values["metrics"][values["primary_metric"]]
     return math.nan if score is None else float(score)  # None: not to be computed here
 

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
-from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from bilevel.errors import UserError
+from bilevel.lowrank.adapter_files import load_adapter
 
 __all__ = ["merge"]
 
@@ -31,8 +31,8 @@ def merge(
     Merging adds ``scale * B A`` to the weights in fp32 whatever the base's precision was: in bf16
     an update smaller than 1/256 of a weight would be rounded away.
 
-    Raises UserError for a folder without an adapter, a quantised base, an adapter that does not fit
-    the base, or merged weights that are not finite.
+    Raises UserError for a folder without an adapter, a quantised base, an adapter that is damaged
+    or does not fit the base, or merged weights that are not finite.
     """
     folder = Path(adapter_folder)
     if not (folder / "adapter_config.json").is_file():
@@ -44,11 +44,7 @@ def merge(
         )
     # PEFT puts its layers into the very model it is given.
     base = copy.deepcopy(base_model).float()
-    try:
-        model = PeftModel.from_pretrained(base, str(folder)).eval()
-    except (ValueError, RuntimeError) as error:  # target modules not found; sizes differ
-        reason = str(error).splitlines()[0]
-        raise UserError(f"the adapter in {folder} does not fit the base model: {reason}") from error
+    model = load_adapter(base, folder).eval()
     kept = [dict(batch) for batch in batches]
     before = [_logits(model, batch) for batch in kept]
     try:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
+from bilevel.checkpoint.disk import sync
 from bilevel.errors import UserError
 
-__all__ = ["write_atomically"]
+__all__ = ["clean", "write_atomically"]
+
+# .NAME.PROCESS.tmp, of this module, of checkpoints and of figures.
+ASIDE = re.compile(r"\..+\.\d+\.tmp(\.\w+)?")
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -19,12 +24,25 @@ def write_atomically(path: Path, text: str) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         try:
-            with open(aside, "w", encoding="utf-8") as file:
+            with open(aside, "w", encoding="utf-8", newline="") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(aside, path)
         finally:
             aside.unlink(missing_ok=True)
+        sync(path.parent)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def clean(folder: Path) -> None:
+    """Remove what killed writers have left in a run's folder, which must be ours alone now.
+
+    Args:
+        folder: the run's; those of its checkpoints and figures are looked into too.
+    """
+    for place in (folder, folder / "checkpoints", folder / "figures"):
+        for path in place.glob(".*.tmp*") if place.is_dir() else ():
+            if ASIDE.fullmatch(path.name) and not path.is_dir():
+                path.unlink()
