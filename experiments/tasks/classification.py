@@ -5,21 +5,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bilevel.errors import UserError, listed, nearest
 from experiments.metrics.labels import METRICS
 from experiments.tasks.examples import Example
-from experiments.tasks.reading.files import Row, find_split, read_rows
-from experiments.tasks.reading.rows import (
-    class_number,
-    class_numbers,
-    examples,
-    is_labelled,
-    regression_target,
+from experiments.tasks.from_files import (
+    HELD_OUT,
+    ColumnName,
+    FromFiles,
+    Holdout,
+    check_distinct,
+    held_out,
 )
-from experiments.tasks.task import Length, Subset
+from experiments.tasks.reading.files import Row, read_rows
+from experiments.tasks.reading.labels import class_numbers, is_labelled, regression_target
+from experiments.tasks.reading.rows import examples
+from experiments.tasks.reading.splits import SplitFiles, no_test, own_splits
+from experiments.tasks.task import Length
 
 if TYPE_CHECKING:
     from experiments.tasks.kinds.labelled import LabelledData
@@ -30,19 +33,23 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Classification(Subset):
+class Classification(FromFiles):
     """Text classification (or regression) on files train, validation and/or test in a folder.
 
-    The test set is the test file if there is one with labels, else the validation file;
-    `TaskData.test_source` says which. The classes are those of the training file.
+    The test set is the test file if there is one with labels, else the validation file, else (with
+    ``holdout``) a share of the training file; `TaskData.test_source` says which. The classes are
+    those of the training file.
     """
 
     data_dir: str | None = None
-    """The folder; needed."""
-    text_columns: tuple[str, ...] | str | None = None
+    """The folder, or with holdout the one file; needed."""
+    text_columns: tuple[ColumnName, ...] | ColumnName | None = None
     """One or two column names, [one] or [first,second]; needed."""
-    label_column: str | None = "label"
+    label_column: ColumnName | None = "label"
     """The column whose values, names or numbers, are to be predicted."""
+    holdout: Holdout | None = None
+    """The share of a single file that becomes the test set, in the classes' proportions; which
+    rows follows from subset_seed. null: there is a file to test on."""
     regression: bool = False
     """Take the labels as real numbers to predict, not as classes."""
     metrics: tuple[str, ...] | None = None
@@ -60,15 +67,25 @@ class Classification(Subset):
             (self.label_column, "label_column=COLUMN"),
         ):
             if value is None:
-                raise UserError(f"task={self.name} needs task.{option}")
+                raise UserError(f"task={self.name} needs task.{option}{self._known_columns()}")
         if not 1 <= len(self.columns) <= 2:
             raise UserError(
                 f"task.text_columns must name one or two columns, not {len(self.columns)}"
             )
+        texts = {f"task.text_columns[{i}]": column for i, column in enumerate(self.columns)}
+        check_distinct({**texts, "task.label_column": self.label_column})
         for metric in self.scores:
             if metric not in METRICS:
                 known = f"{listed(METRICS)}{nearest(metric, METRICS)}"
                 raise UserError(f"task.metrics: unknown metric {metric!r}, known are {known}")
+
+    def _known_columns(self) -> str:
+        """Which columns could be named, where there is a training file to tell."""
+        if self.data_dir is None:
+            return ""
+        path = own_splits(self.data_dir)["train"]
+        names = dict.fromkeys(name for row in read_rows(path, self.dialect) for name in row)
+        return f": the columns of {path} are {listed(map(repr, names))}"
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -89,45 +106,60 @@ class Classification(Subset):
         assert self.data_dir is not None
         assert self.label_column is not None
         label = self.label_column
-        path = find_split(self.data_dir, "train")
-        if path is None:
-            raise UserError(
-                f"task.data_dir={self.data_dir} has no file train "
-                "(.parquet, .csv, .tsv or .jsonl; the last three also .gz)"
-            )
-        train = read_rows(path)
+        files = own_splits(self.data_dir)
+        where = str(files["train"])
+        rows = read_rows(files["train"], self.dialect)
         convert: Callable[[Any], int | float] = regression_target
         names = None
         if not self.regression:
-            classes = class_numbers(train, label, str(path))
-            convert, names = class_number(classes), [str(key) for key in classes]
-        test_path, test = self._test_rows(self.data_dir, label)
+            classes = class_numbers(rows, label, where)
+            convert, names = classes.number, classes.names
 
-        def prepared(rows: list[Row], where: Path) -> tuple[list[Example], list[int] | None]:
-            found = examples(rows, self.columns, label, convert, str(where))
-            return found, None if self.regression else [int(e.label) for e in found]
+        def numbers(found: list[Example]) -> list[int] | None:
+            return None if self.regression else [int(example.label) for example in found]
 
+        train = examples(rows, self.columns, label, convert, where)
+        source, tested, test_where = self._test_rows(files, label)
+        if tested is None:
+            assert self.holdout is not None
+            train, test = held_out(train, self.holdout, self.subset_seed, numbers(train))
+        else:
+            test = examples(tested, self.columns, label, convert, test_where)
         return LabelledData(
             name=self.name,
-            train=self.kept_train(*prepared(train, path)),
-            tests={"test": self.kept_test(*prepared(test, test_path))},
-            test_source=test_path.name.split(".")[0],
+            train=self.kept_train(train, numbers(train)),
+            tests={"test": self.kept_test(test, numbers(test))},
+            test_source=source,
             label_names=names,
             metrics=self.scores,
             max_length=self.max_length,
         )
 
-    def _test_rows(self, data_dir: str, label: str) -> tuple[Path, list[Row]]:
-        path = find_split(data_dir, "test")
-        if path is not None:
-            rows = read_rows(path)
-            if is_labelled(rows, label):
-                return path, rows
-            log.warning("%s has no labels: the validation file is the test set", path)
-        path = find_split(data_dir, "validation")
-        if path is None:
-            raise UserError(
-                f"task.data_dir={data_dir} has neither a labelled test file nor a validation "
-                "file to test on"
-            )
-        return path, read_rows(path)
+    def _test_rows(
+        self, files: dict[str, SplitFiles], label: str
+    ) -> tuple[str, list[Row] | None, str]:
+        """The test set's split, its rows and where they are; no rows for a share of training."""
+        for split in ("test", "validation"):
+            if split not in files:
+                continue
+            rows, where = read_rows(files[split], self.dialect), str(files[split])
+            if split == "test" and not is_labelled(rows, label):
+                other = "validation file" if "validation" in files else "held-out share"
+                log.warning("%s has no labels: the %s is the test set", where, other)
+                continue
+            if self.holdout is not None:
+                raise UserError(
+                    f"task.holdout={self.holdout} is for data in one single file, and {where} is "
+                    "there to test on: leave it out"
+                )
+            return split, rows, where
+        if self.holdout is None:
+            assert self.data_dir is not None
+            if "test" in files:
+                raise UserError(
+                    f"task.data_dir={self.data_dir} has neither a labelled test file nor a "
+                    f"validation file to test on ({files['test']} has no labels): task.holdout=0.2 "
+                    "makes a fifth of the training file the test set"
+                )
+            raise no_test(self.data_dir)
+        return HELD_OUT, None, ""

@@ -5,15 +5,18 @@ As in the papers, the development set (split "validation") is the test set.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from bilevel.errors import UserError, listed
 from experiments.tasks.examples import Example
-from experiments.tasks.reading.files import Row, find_split, read_rows
-from experiments.tasks.reading.rows import class_number, examples, regression_target
-from experiments.tasks.task import Length, Subset
+from experiments.tasks.from_files import FromFiles
+from experiments.tasks.reading.files import Row, read_rows
+from experiments.tasks.reading.labels import as_number, as_written, regression_target
+from experiments.tasks.reading.rows import examples
+from experiments.tasks.reading.splits import find_split, no_split
+from experiments.tasks.task import Length
 
 if TYPE_CHECKING:
     from experiments.tasks.kinds.labelled import LabelledData
@@ -49,7 +52,7 @@ GLUE: dict[Name, Entry] = {
 
 
 @dataclass(frozen=True)
-class Glue(Subset):
+class Glue(FromFiles):
     """A GLUE task."""
 
     name: Name
@@ -86,10 +89,7 @@ class Glue(Subset):
         train, tests = self._from_hub() if self.data_dir is None else self._from_files()
         convert: Callable[[Any], int | float] = regression_target
         if entry.labels is not None:
-            numbers: dict[int | str, int] = {label: i for i, label in enumerate(entry.labels)}
-            # Files carry names or, like the hub, numbers.
-            numbers |= {i: i for i in range(len(entry.labels))}
-            convert = class_number(numbers)
+            convert = _class_number(entry.labels)
 
         def prepared(split: str, rows: list[Row]) -> tuple[list[Example], list[int] | None]:
             where = f"{self.data_dir or 'nyu-mll/glue ' + self.name}, split {split}"
@@ -115,13 +115,12 @@ class Glue(Subset):
         tests = {split: find_split(self.data_dir, split) for split in self._test_splits()}
         if not any(tests.values()):
             tests = {"validation": find_split(self.data_dir, "validation")}
+        rows = {}
         for split, path in {"train": train, **tests}.items():
             if path is None:
-                raise UserError(
-                    f"task.data_dir={self.data_dir} has no file {split} "
-                    "(.parquet, .csv, .tsv or .jsonl; the last three also .gz)"
-                )
-        return read_rows(train), {split: read_rows(path) for split, path in tests.items()}  # type: ignore[arg-type]
+                raise no_split(self.data_dir, split)
+            rows[split] = read_rows(path, self.dialect)
+        return rows.pop("train"), rows
 
     def _from_hub(self) -> tuple[list[Row], dict[str, list[Row]]]:
         from experiments.cli import hub
@@ -133,6 +132,22 @@ class Glue(Subset):
         if self.name == "mnli":
             return ["validation_matched", "validation_mismatched"]
         return ["validation"]
+
+
+def _class_number(names: Sequence[str]) -> Callable[[Any], int]:
+    """The function from a label to its class: files carry names or, like the hub, numbers."""
+
+    def convert(value: Any) -> int:
+        written = as_written(value)
+        number = names.index(written) if written in names else as_number(value)
+        if not isinstance(number, int) or not 0 <= number < len(names):
+            raise UserError(
+                f"label {value!r} is unknown: it must be one of {listed(names)}, or a number from "
+                f"0 to {len(names) - 1}"
+            )
+        return number
+
+    return convert
 
 
 def _test_name(split: str) -> str:
