@@ -11,6 +11,7 @@ from experiments.answers import CLASSES, NUMBER, TAGS, TEXT, Answers, Decoding
 from experiments.metrics.labels import METRICS
 from experiments.metrics.tags import TAG_METRICS, check_installed
 from experiments.metrics.text import TEXT_METRICS
+from experiments.tasks.in_memory_labels import class_names, renumbering
 from experiments.tasks.in_memory_rows import (
     GivenLabels,
     GivenTags,
@@ -128,7 +129,11 @@ class GivenTask(Task):
                 )
 
     def _rows(self, split: str) -> list[Any]:
-        rows = [self._row(row, f"row {i} of {split}") for i, row in enumerate(self.data[split])]
+        convert = renumbering(split, *map(class_names, (self.data[split], self.data["train"])))
+        rows = [
+            self._row(row if convert is None else convert(row), f"row {i} of {split}")
+            for i, row in enumerate(self.data[split])
+        ]
         if not rows:
             raise UserError(f"data[{split!r}] is empty")
         return rows
