@@ -37,8 +37,9 @@ class Classification(FromFiles):
     """Text classification (or regression) on files train, validation and/or test in a folder.
 
     The test set is the test file if there is one with labels, else the validation file, else (with
-    ``holdout``) a share of the training file; `TaskData.test_source` says which. The classes are
-    those of the training file.
+    ``holdout``) a share of the training file; `TaskData.test_source` says which. A validation file
+    beside a labelled test file is `TaskData.validation`, what is chosen by. The classes are those
+    of the training file.
     """
 
     data_dir: str | None = None
@@ -119,12 +120,18 @@ class Classification(FromFiles):
             return None if self.regression else [int(example.label) for example in found]
 
         train = examples(rows, self.columns, label, convert, where)
-        source, tested, test_where = self._test_rows(files, label)
-        if tested is None:
-            assert self.holdout is not None
+        splits = {
+            split: examples(found, self.columns, label, convert, str(files[split]))
+            for split, found in self._to_test(files, label).items()
+        }
+        if splits:
+            source = next(iter(splits))
+            test = splits.pop(source)
+        elif self.holdout is not None:
+            source = HELD_OUT
             train, test = held_out(train, self.holdout, self.subset_seed, numbers(train))
         else:
-            test = examples(tested, self.columns, label, convert, test_where)
+            raise self._no_test(files)
         return LabelledData(
             name=self.name,
             train=self.kept_train(train, numbers(train)),
@@ -133,33 +140,38 @@ class Classification(FromFiles):
             label_names=names,
             metrics=self.scores,
             max_length=self.max_length,
+            validation=splits.get("validation"),
         )
 
-    def _test_rows(
-        self, files: dict[str, SplitFiles], label: str
-    ) -> tuple[str, list[Row] | None, str]:
-        """The test set's split, its rows and where they are; no rows for a share of training."""
+    def _to_test(self, files: dict[str, SplitFiles], label: str) -> dict[str, list[Row]]:
+        """Rows of the splits test and validation that have labels; the first is the test set."""
+        found: dict[str, list[Row]] = {}
         for split in ("test", "validation"):
             if split not in files:
                 continue
-            rows, where = read_rows(files[split], self.dialect), str(files[split])
-            if split == "test" and not is_labelled(rows, label):
+            path = files[split]
+            rows = read_rows(path, self.dialect)
+            # Alone, a validation file is the test set: what is wrong with its labels is told there.
+            if is_labelled(rows, label) or (split == "validation" and not found):
+                found[split] = rows
+            elif split == "test":
                 other = "validation file" if "validation" in files else "held-out share"
-                log.warning("%s has no labels: the %s is the test set", where, other)
-                continue
-            if self.holdout is not None:
-                raise UserError(
-                    f"task.holdout={self.holdout} is for data in one single file, and {where} is "
-                    "there to test on: leave it out"
-                )
-            return split, rows, where
-        if self.holdout is None:
-            assert self.data_dir is not None
-            if "test" in files:
-                raise UserError(
-                    f"task.data_dir={self.data_dir} has neither a labelled test file nor a "
-                    f"validation file to test on ({files['test']} has no labels): task.holdout=0.2 "
-                    "makes a fifth of the training file the test set"
-                )
-            raise no_test(self.data_dir)
-        return HELD_OUT, None, ""
+                log.warning("%s has no labels: the %s is the test set", path, other)
+            else:
+                log.warning("%s has no labels, so there is no validation data", path)
+        if found and self.holdout is not None:
+            raise UserError(
+                f"task.holdout={self.holdout} is for data in one single file, and "
+                f"{files[next(iter(found))]} is there to test on: leave it out"
+            )
+        return found
+
+    def _no_test(self, files: dict[str, SplitFiles]) -> UserError:
+        assert self.data_dir is not None
+        if "test" not in files:
+            return no_test(self.data_dir)
+        return UserError(
+            f"task.data_dir={self.data_dir} has neither a labelled test file nor a validation file "
+            f"to test on ({files['test']} has no labels): task.holdout=0.2 makes a fifth of the "
+            "training file the test set"
+        )
