@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bilevel.errors import UserError, listed, nearest
-from experiments.metrics.labels import METRICS
+from bilevel.errors import UserError
+from experiments.metrics.labels import check_metrics
 from experiments.tasks.examples import Example
 from experiments.tasks.reading.files import Row, find_split, read_rows
 from experiments.tasks.reading.rows import (
@@ -65,10 +65,7 @@ class Classification(Subset):
             raise UserError(
                 f"task.text_columns must name one or two columns, not {len(self.columns)}"
             )
-        for metric in self.scores:
-            if metric not in METRICS:
-                known = f"{listed(METRICS)}{nearest(metric, METRICS)}"
-                raise UserError(f"task.metrics: unknown metric {metric!r}, known are {known}")
+        check_metrics(self.scores, 1 if self.regression else None)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -80,7 +77,7 @@ class Classification(Subset):
     def scores(self) -> tuple[str, ...]:
         """The metrics, the primary one first."""
         usual = ("pearson", "spearman") if self.regression else ("accuracy", "macro_f1")
-        return self.metrics or usual
+        return usual if self.metrics is None else self.metrics
 
     def load(self) -> LabelledData:
         """Read the training file and the test (or validation) file."""
@@ -101,6 +98,7 @@ class Classification(Subset):
         if not self.regression:
             classes = class_numbers(train, label, str(path))
             convert, names = class_number(classes), [str(key) for key in classes]
+            check_metrics(self.scores, len(names))
         test_path, test = self._test_rows(self.data_dir, label)
 
         def prepared(rows: list[Row], where: Path) -> tuple[list[Example], list[int] | None]:
