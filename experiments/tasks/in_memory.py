@@ -39,7 +39,7 @@ class GivenTask(Task):
     """Rows that are tokenised already.
 
     Attributes:
-        data: ``train``, and ``test`` or ``validation``.
+        data: ``train``, and ``test`` or ``validation``; beside a test, validation is chosen by.
         answers: what the model puts out.
         tokenizer: turns the tokens of text rows back into text.
         seq2seq: the model reads labels apart from its input.
@@ -98,6 +98,7 @@ class GivenTask(Task):
             "train": self._rows("train"),
             "tests": tests,
             "test_source": source if tests else "none",
+            "validation": self._rows("validation") if self._has_validation else None,
             "metrics": tuple(self.metrics or USUAL[self.answers.kind]),
             "max_length": 0,
         }
@@ -112,6 +113,10 @@ class GivenTask(Task):
             self._check_room(tests, decoding, source)
             return GivenText(**common, decoding=decoding)
         return GivenLabels(**common, label_names=None if names is None else list(names))
+
+    @property
+    def _has_validation(self) -> bool:
+        return "test" in self.data and "validation" in self.data
 
     def _check_room(self, tests: dict[str, list[Any]], decoding: Decoding, split: str) -> None:
         """Refuse answers that would run out of the model's positions."""
