@@ -62,9 +62,12 @@ def _export(run: SavedRun, out: Path) -> None:
     from peft import PeftModel  # here: what is wrong with the words is told without it
 
     from bilevel.lowrank.export import COMPACT
+    from experiments.results import saved_model
 
-    model = PeftModel.from_pretrained(run.base(run.task()).model, str(run.folder / COMPACT))
+    task = run.task()
+    model = PeftModel.from_pretrained(run.base(task).model, str(run.folder / COMPACT))
     report = lowrank.export_adapter(model, out)
+    saved_model.name_labels(task.answers, (report.adapter, report.compact))
     print(f"{report.adapter}\n{report.compact}")
     # As the run counted them: the zeros that fill up a fused projection's B are no parameters.
     adapter = run.result["adapter_parameters"]
