@@ -19,23 +19,44 @@ from bilevel.errors import UserError
 from experiments.answers import CLASSES, NUMBER, TAGS, TEXT, Answers
 from experiments.models.target_modules import head_modules
 
-__all__ = ["auto_class", "check_writes", "config_options", "heads", "is_seq2seq", "peft_task_type"]
+__all__ = [
+    "auto_class",
+    "check_writes",
+    "config_options",
+    "heads",
+    "is_seq2seq",
+    "label_names",
+    "peft_task_type",
+]
 
 # transformers' names for the kinds that a head has.
 PROBLEM_TYPES = {CLASSES: "single_label_classification", NUMBER: "regression"}
 
 
 def config_options(answers: Answers) -> dict[str, Any]:
-    """What a model's configuration has to say of its head; nothing for text."""
+    """What a model's configuration has to say of its head; nothing for text.
+
+    The names of the classes are always said: a pretrained configuration may have some of its own,
+    and a saved model answers with those of its configuration.
+    """
     if answers.kind == TEXT:
         return {}
-    options: dict[str, Any] = {"num_labels": answers.size}
+    options: dict[str, Any] = {"num_labels": answers.size, **label_names(answers)}
     if answers.kind in PROBLEM_TYPES:
         options["problem_type"] = PROBLEM_TYPES[answers.kind]
-    if answers.kind == TAGS and answers.names is not None:
-        options["id2label"] = dict(enumerate(answers.names))
-        options["label2id"] = {name: i for i, name in enumerate(answers.names)}
     return options
+
+
+def label_names(answers: Answers) -> dict[str, dict[Any, Any]]:
+    """``id2label`` and ``label2id``, as transformers' configurations have them.
+
+    A number, and classes that nobody has named, have transformers' own names, LABEL_0 and so on.
+    """
+    names = answers.names or [f"LABEL_{i}" for i in range(answers.size)]
+    return {
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: i for i, name in enumerate(names)},
+    }
 
 
 def auto_class(answers: Answers, config: PretrainedConfig) -> Any:

@@ -34,7 +34,8 @@ class Classification(Subset):
     """Text classification (or regression) on files train, validation and/or test in a folder.
 
     The test set is the test file if there is one with labels, else the validation file;
-    `TaskData.test_source` says which. The classes are those of the training file.
+    `TaskData.test_source` says which. A validation file beside a labelled test file is
+    `TaskData.validation`, what is chosen by. The classes are those of the training file.
     """
 
     data_dir: str | None = None
@@ -101,7 +102,8 @@ class Classification(Subset):
         if not self.regression:
             classes = class_numbers(train, label, str(path))
             convert, names = class_number(classes), [str(key) for key in classes]
-        test_path, test = self._test_rows(self.data_dir, label)
+        held_out = self._held_out(self.data_dir, label)
+        tested = next(iter(held_out))
 
         def prepared(rows: list[Row], where: Path) -> tuple[list[Example], list[int] | None]:
             found = examples(rows, self.columns, label, convert, str(where))
@@ -110,24 +112,32 @@ class Classification(Subset):
         return LabelledData(
             name=self.name,
             train=self.kept_train(*prepared(train, path)),
-            tests={"test": self.kept_test(*prepared(test, test_path))},
-            test_source=test_path.name.split(".")[0],
+            tests={"test": self.kept_test(*prepared(*held_out.pop(tested)))},
+            test_source=tested,
             label_names=names,
             metrics=self.scores,
             max_length=self.max_length,
+            validation=next((prepared(*rest)[0] for rest in held_out.values()), None),
         )
 
-    def _test_rows(self, data_dir: str, label: str) -> tuple[Path, list[Row]]:
-        path = find_split(data_dir, "test")
-        if path is not None:
-            rows = read_rows(path)
-            if is_labelled(rows, label):
-                return path, rows
-            log.warning("%s has no labels: the validation file is the test set", path)
-        path = find_split(data_dir, "validation")
-        if path is None:
+    def _held_out(self, data_dir: str, label: str) -> dict[str, tuple[list[Row], Path]]:
+        """Rows of the files test and validation that have labels; the first is the test set."""
+        found: dict[str, tuple[list[Row], Path]] = {}
+        for split in ("test", "validation"):
+            path = find_split(data_dir, split)
+            rows = [] if path is None else read_rows(path)
+            if path is None:
+                continue
+            # Alone, a validation file is the test set: what is wrong with its labels is told there.
+            if is_labelled(rows, label) or (split == "validation" and not found):
+                found[split] = rows, path
+            elif split == "test":
+                log.warning("%s has no labels: the validation file is the test set", path)
+            else:
+                log.warning("%s has no labels, so there is no validation data", path)
+        if not found:
             raise UserError(
                 f"task.data_dir={data_dir} has neither a labelled test file nor a validation "
                 "file to test on"
             )
-        return path, read_rows(path)
+        return found

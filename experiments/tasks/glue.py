@@ -1,24 +1,35 @@
 """Read the eight GLUE tasks of the papers, from the hub or from files with its column names.
 
-As in the papers, the development set (split "validation") is the test set.
+As in the papers, the development set (split "validation") is the test set; but where a folder has a
+labelled test file too (GLUE's own have no labels), that is, and the development set is what is
+chosen by.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bilevel.errors import UserError, listed
 from experiments.tasks.examples import Example
 from experiments.tasks.reading.files import Row, find_split, read_rows
-from experiments.tasks.reading.rows import class_number, examples, regression_target
+from experiments.tasks.reading.rows import (
+    class_number,
+    examples,
+    is_labelled,
+    regression_target,
+)
 from experiments.tasks.task import Length, Subset
 
 if TYPE_CHECKING:
     from experiments.tasks.kinds.labelled import LabelledData
 
 __all__ = ["GLUE", "Glue"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,7 +67,8 @@ class Glue(Subset):
     """Which of the tasks."""
     data_dir: str | None = None
     """A folder with files train and validation (MNLI: validation_matched and
-    validation_mismatched, or validation); null for the hub's nyu-mll/glue."""
+    validation_mismatched, or validation), and perhaps a labelled test (likewise); null for the
+    hub's nyu-mll/glue."""
     max_length: Length = 512
     """Tokens of an example at most; batches are padded to their own longest example only."""
     primary_metric: str | None = None
@@ -83,7 +95,9 @@ class Glue(Subset):
         from experiments.tasks.kinds.labelled import LabelledData
 
         entry = GLUE[self.name]
-        train, tests = self._from_hub() if self.data_dir is None else self._from_files()
+        train, held_out = self._from_hub() if self.data_dir is None else self._from_files()
+        tests = {split: rows for split, rows in held_out.items() if split.startswith("test")}
+        validation = {split: rows for split, rows in held_out.items() if split not in tests}
         convert: Callable[[Any], int | float] = regression_target
         if entry.labels is not None:
             numbers: dict[int | str, int] = {label: i for i, label in enumerate(entry.labels)}
@@ -96,45 +110,55 @@ class Glue(Subset):
             found = examples(rows, entry.columns, "label", convert, where)
             return found, [int(example.label) for example in found] if entry.labels else None
 
+        def chosen_by() -> list[Example]:
+            return [e for split, rows in validation.items() for e in prepared(split, rows)[0]]
+
         return LabelledData(
             name=self.name,
             train=self.kept_train(*prepared("train", train)),
             tests={
                 _test_name(split): self.kept_test(*prepared(split, rows))
-                for split, rows in tests.items()
+                for split, rows in (tests or validation).items()
             },
-            test_source="validation",
+            test_source="test" if tests else "validation",
             label_names=None if entry.labels is None else list(entry.labels),
             metrics=self.metrics,
             max_length=self.max_length,
+            validation=(chosen_by() or None) if tests else None,
         )
 
     def _from_files(self) -> tuple[list[Row], dict[str, list[Row]]]:
         assert self.data_dir is not None
-        train = find_split(self.data_dir, "train")
-        tests = {split: find_split(self.data_dir, split) for split in self._test_splits()}
-        if not any(tests.values()):
-            tests = {"validation": find_split(self.data_dir, "validation")}
-        for split, path in {"train": train, **tests}.items():
-            if path is None:
+        tests = {split: read_rows(path) for split, path in self._paths("test").items() if path}
+        if tests and not all(is_labelled(rows, "label") for rows in tests.values()):
+            log.info("%s: the test file has no labels: validation is the test set", self.data_dir)
+            tests = {}
+        paths = {"train": find_split(self.data_dir, "train"), **self._paths("validation")}
+        for split, path in paths.items():
+            if path is None and not (tests and split == "validation"):
                 raise UserError(
                     f"task.data_dir={self.data_dir} has no file {split} "
                     "(.parquet, .csv, .tsv or .jsonl; the last three also .gz)"
                 )
-        return read_rows(train), {split: read_rows(path) for split, path in tests.items()}  # type: ignore[arg-type]
+        train, *validation = [(split, read_rows(path)) for split, path in paths.items() if path]
+        return train[1], {**dict(validation), **tests}
+
+    def _paths(self, kind: str) -> dict[str, Path | None]:
+        """The files of the validation or test split, which MNLI has two of."""
+        assert self.data_dir is not None
+        found = {split: find_split(self.data_dir, split) for split in self._splits(kind)}
+        return found if any(found.values()) else {kind: find_split(self.data_dir, kind)}
 
     def _from_hub(self) -> tuple[list[Row], dict[str, list[Row]]]:
         from experiments.cli import hub
 
         found = hub.load("nyu-mll/glue", self.name)
-        return list(found["train"]), {split: list(found[split]) for split in self._test_splits()}
+        return list(found["train"]), {s: list(found[s]) for s in self._splits("validation")}
 
-    def _test_splits(self) -> list[str]:
-        if self.name == "mnli":
-            return ["validation_matched", "validation_mismatched"]
-        return ["validation"]
+    def _splits(self, kind: str) -> list[str]:
+        return [f"{kind}_matched", f"{kind}_mismatched"] if self.name == "mnli" else [kind]
 
 
 def _test_name(split: str) -> str:
-    """Name the test set of a split: validation -> test, validation_matched -> matched."""
-    return "test" if split == "validation" else split.removeprefix("validation_")
+    """Name the test set of a split: validation or test -> test, validation_matched -> matched."""
+    return split.partition("_")[2] or "test"

@@ -11,6 +11,7 @@ from experiments.answers import CLASSES, NUMBER, TAGS, TEXT, Answers, Decoding
 from experiments.metrics.labels import METRICS
 from experiments.metrics.tags import TAG_METRICS, check_installed
 from experiments.metrics.text import TEXT_METRICS
+from experiments.tasks.in_memory_labels import class_names, renumbering
 from experiments.tasks.in_memory_rows import (
     GivenLabels,
     GivenTags,
@@ -38,7 +39,7 @@ class GivenTask(Task):
     """Rows that are tokenised already.
 
     Attributes:
-        data: ``train``, and ``test`` or ``validation``.
+        data: ``train``, and ``test`` or ``validation``; beside a test, validation is chosen by.
         answers: what the model puts out.
         tokenizer: turns the tokens of text rows back into text.
         seq2seq: the model reads labels apart from its input.
@@ -93,6 +94,7 @@ class GivenTask(Task):
             "train": self._rows("train"),
             "tests": tests,
             "test_source": source if tests else "none",
+            "validation": self._rows("validation") if self._has_validation else None,
             "metrics": tuple(self.metrics or USUAL[self.answers.kind]),
             "max_length": 0,
         }
@@ -107,6 +109,10 @@ class GivenTask(Task):
             self._check_room(tests, decoding, source)
             return GivenText(**common, decoding=decoding)
         return GivenLabels(**common, label_names=None if names is None else list(names))
+
+    @property
+    def _has_validation(self) -> bool:
+        return "test" in self.data and "validation" in self.data
 
     def _check_room(self, tests: dict[str, list[Any]], decoding: Decoding, split: str) -> None:
         """Refuse answers that would run out of the model's positions."""
@@ -123,7 +129,11 @@ class GivenTask(Task):
                 )
 
     def _rows(self, split: str) -> list[Any]:
-        rows = [self._row(row, f"row {i} of {split}") for i, row in enumerate(self.data[split])]
+        convert = renumbering(split, *map(class_names, (self.data[split], self.data["train"])))
+        rows = [
+            self._row(row if convert is None else convert(row), f"row {i} of {split}")
+            for i, row in enumerate(self.data[split])
+        ]
         if not rows:
             raise UserError(f"data[{split!r}] is empty")
         return rows

@@ -86,11 +86,19 @@ def test_two_text_columns_and_a_label_column(tmp_path):
 def test_a_labelled_test_file_is_the_test_set_and_an_unlabelled_one_is_not(tmp_path):
     path = folder(tmp_path, train=ROWS, validation=ROWS[:2], test=ROWS[:1])
     data = user_task(path).load()
-    assert (data.test_source, len(data.tests["test"])) == ("test", 1)
+    assert (data.test_source, len(data.tests["test"]), len(data.validation)) == ("test", 1, 2)
     for unlabelled in ({"text": "x"}, {"text": "x", "label": -1}, {"text": "x", "label": None}):
         write(tmp_path / "test.jsonl", [unlabelled])
         data = user_task(path).load()
         assert (data.test_source, len(data.tests["test"])) == ("validation", 2)
+        assert data.validation is None
+
+
+def test_an_unlabelled_validation_file_beside_a_test_is_told(tmp_path, caplog):
+    path = folder(tmp_path, train=ROWS, validation=[{"text": "x"}], test=ROWS[:1])
+    data = user_task(path).load()
+    assert (data.test_source, data.validation) == ("test", None)
+    assert "validation.jsonl has no labels" in caplog.text
 
 
 def test_regression_targets(tmp_path):
@@ -173,7 +181,7 @@ def test_glue_tasks_from_files(tmp_path, name):
         tmp_path,
         train=glue_rows(name, labels),
         validation=glue_rows(name, labels),
-        test=glue_rows(name, [-1]),  # GLUE's test labels are hidden: never read
+        test=glue_rows(name, [-1]),  # GLUE's test labels are hidden
     )
     data = Glue(name, data_dir=path).load()
     assert [example.label for example in data.train] == labels
@@ -182,6 +190,27 @@ def test_glue_tasks_from_files(tmp_path, name):
     size = len(labels)
     perfect = np.array(labels)[:, None] if names is None else np.eye(size)
     assert data.score({"test": perfect})[data.primary_metric] == pytest.approx(1.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["sst2", "stsb", "mnli"])
+def test_a_labelled_test_file_beside_glue_s_development_set(tmp_path, name):
+    labels = [0.5, 4.0] if name == "stsb" else [0, 1]
+    halves = {"mnli": ("_matched", "_mismatched")}.get(name, ("",))
+    rows = {f"validation{half}": glue_rows(name, labels) for half in halves}
+    rows |= {f"test{half}": glue_rows(name, labels[1:]) for half in halves}
+    data = Glue(name, data_dir=folder(tmp_path, train=glue_rows(name, labels), **rows)).load()
+    assert data.test_source == "test"
+    assert [e.label for test in data.tests.values() for e in test] == labels[1:] * len(halves)
+    assert [e.label for e in data.validation] == labels * len(halves)
+
+
+def test_glue_on_train_and_a_labelled_test_alone(tmp_path):
+    path = folder(tmp_path, train=glue_rows("rte", [0, 1]), test=glue_rows("rte", [1]))
+    data = Glue("rte", data_dir=path).load()
+    assert (data.test_source, data.validation) == ("test", None)
+    write(tmp_path / "test.jsonl", glue_rows("rte", [-1]))
+    with pytest.raises(UserError, match="no file validation"):
+        Glue("rte", data_dir=path).load()
 
 
 def test_glue_labels_may_be_names(tmp_path):
