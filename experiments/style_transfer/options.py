@@ -9,6 +9,7 @@ from bilevel.errors import UserError, listed, nearest
 from experiments.cli.command_line import CommandLine
 from experiments.results.finished_run import take
 from experiments.style_transfer.sentences import Columns
+from experiments.tasks.reading import formality
 
 __all__ = ["Options"]
 
@@ -23,13 +24,16 @@ DEFAULTS: dict[str, str | None] = {
     "language_model": None,
     "max_test": None,
     "out": None,
-    "styles": "negative,positive",
+    "styles": None,
     "instruction": INSTRUCTION,
-    "classifier_labels": "0,1",
+    "classifier_labels": None,
     "text_column": Columns().text,
     "label_column": Columns().label,
     "reference_column": Columns().reference,
 }
+# Names of the data's labels 0 and 1, and the classifier's own labels of these.
+SENTIMENT = {"styles": "negative,positive", "classifier_labels": "0,1"}
+FORMALITY = dict.fromkeys(SENTIMENT, ",".join(formality.STYLES))
 OF_THE_RUN = ("task.", "model.")
 
 
@@ -72,6 +76,8 @@ class Options:
         for key, value in needed.items():
             if not value:
                 raise UserError(f"{key}=DIR is needed; --help says what it is")
+        usual = FORMALITY if formality.is_there(needed["data_dir"]) else SENTIMENT
+        own |= {key: own[key] or value for key, value in usual.items()}
         return cls(
             **needed,
             language_model=own["language_model"] or None,

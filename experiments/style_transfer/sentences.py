@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from bilevel.errors import UserError
 from experiments.tasks.generation import texts
+from experiments.tasks.reading import formality
 from experiments.tasks.reading.files import find_split, is_missing, read_rows
 from experiments.tasks.reading.rows import check_columns, label_key
 from experiments.tasks.task import choose
@@ -33,7 +34,7 @@ class Sentence(NamedTuple):
 
 
 def read_sentences(data_dir: str, columns: Columns, limit: int | None) -> list[Sentence]:
-    """The sentences of the file test in a folder.
+    """The sentences of the file test in a folder, or of GYAFC's folder test.
 
     Args:
         data_dir: the folder.
@@ -43,6 +44,12 @@ def read_sentences(data_dir: str, columns: Columns, limit: int | None) -> list[S
     Raises:
         UserError: there is no such file or column, or a row lacks something or has another label.
     """
+    if formality.is_there(data_dir, SPLIT):
+        found = [Sentence(*sentence) for sentence in formality.read_split(data_dir, SPLIT)]
+        for sentence in found:
+            if not sentence.references:
+                raise UserError(f"data_dir={data_dir}: {sentence.text!r} has no reference")
+        return choose(found, limit, SEED, [sentence.style for sentence in found])
     path = find_split(data_dir, SPLIT)
     if path is None:
         raise UserError(f"data_dir={data_dir} has no file {SPLIT} (.parquet, .csv, .tsv, .jsonl)")

@@ -42,9 +42,7 @@ def test_the_update_starts_at_zero_where_a_part_of_it_does(options):
     assert Q.any()
 
 
-@pytest.mark.parametrize(
-    ("values", "first"), [("softmax", 1 / 8), ("real", 0.0), ("binary", 0.5)]
-)
+@pytest.mark.parametrize(("values", "first"), [("softmax", 1 / 8), ("real", 0.0), ("binary", 0.5)])
 def test_it_starts_as_the_paper_says_it_does(values, first):
     """Softmax values at 1/r, real ones below that; no factor is zero, and R1 weighs something."""
     torch.manual_seed(3)
