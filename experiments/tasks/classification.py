@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bilevel.errors import UserError
+from bilevel.errors import UserError, listed
 from experiments.metrics.labels import check_metrics
 from experiments.tasks.examples import Example
 from experiments.tasks.from_files import (
