@@ -1,17 +1,27 @@
 """Fetch files of pretrained models from a folder or the hub; say in a sentence what goes wrong."""
 
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
+import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 
 from bilevel.errors import UserError
 from experiments.cli import hub
 
 __all__ = ["NoScaledDotProductError", "fetch", "quietly"]
+
+# What the libraries raise over files with other contents than they think; these are called for
+# nothing but to read a user's files.
+DAMAGED = (
+    *(SafetensorError, StrictDataclassError, EOFError),
+    *(AssertionError, AttributeError, LookupError, RuntimeError, TypeError),
+)
 
 
 class NoScaledDotProductError(Exception):
@@ -43,7 +53,7 @@ def fetch(
     options["trust_remote_code"] = trusted
     try:
         return auto_class.from_pretrained(source, local_files_only=not online, **options)
-    except UnpicklingError as error:
+    except pickle.UnpicklingError as error:
         raise UserError(
             f"the model {source} cannot be loaded: its weights are a pickle (.bin) that is damaged "
             "or would run code; take the model in safetensors"
@@ -71,8 +81,18 @@ def fetch(
                 "read it and trust it, say model.trust_remote_code=true"
             ) from error
         reason = str(error).strip().partition("\n")[0]
+        if auto_class is transformers.AutoTokenizer:
+            reason += " (put the tokenizer's files, tokenizer.json and others, beside the model's)"
         raise UserError(
             f"the model {source} cannot be loaded for {auto_class.__name__}: {reason}"
+        ) from error
+    except torch.OutOfMemoryError:  # a RuntimeError, and no file's fault
+        raise
+    except DAMAGED as error:
+        reason = " ".join(str(error).split()[:30])
+        raise UserError(
+            f"the model {source} cannot be loaded for {auto_class.__name__}, a file of it is "
+            f"damaged or of another kind ({type(error).__name__}: {reason})"
         ) from error
 
 

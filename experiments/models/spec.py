@@ -12,6 +12,7 @@ from bilevel.errors import UserError
 from bilevel.settings import Positive, Settings, Share
 from experiments.answers import Answers
 from experiments.models import bitsandbytes_package
+from experiments.models.folder_files import check_files
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -86,7 +87,8 @@ class ModelSpec(Settings):
         """Return what transformers loads from: a folder or a hub id.
 
         Raises:
-            UserError: the package is not installed, or the folder does not exist.
+            UserError: the package is not installed, or the folder does not exist or has damaged
+                files.
         """
         if self.package is not None:
             if not PACKAGE.fullmatch(self.package):
@@ -164,4 +166,5 @@ def _checked(folder: Path) -> str:
             f"the folder {folder} holds an adapter (adapter_config.json) beside a model: merge it "
             "first, or take it away"
         )
+    check_files(folder)
     return str(folder)

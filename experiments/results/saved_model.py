@@ -7,12 +7,18 @@
 | bottleneck adapters | ``adapter`` | ``problems.adapters.load_adapters`` |
 | weights of the model itself | ``model`` | stock transformers |
 
+Of classes and tags, a whole model's configuration has their names (``id2label``). An adapter has
+none of its own, and a config.json beside it would make transformers take its folder for a whole
+model: ``labels.json`` there says the names, in the words of transformers' configurations.
+
 A run that was started from another (``model.warm_start``) keeps the weights that its adapter
 belongs to in ``base``.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,14 +34,19 @@ from bilevel.lowrank import export_adapter
 from bilevel.lowrank.adapter_files import check_weights, load_adapter
 from bilevel.lowrank.export import COMPACT
 from bilevel.reading import json_object
+from experiments.answers import Answers
+from experiments.cli.writing import write_atomically
+from experiments.models.heads import label_names
 from experiments.results import record
 from problems.adapters import BottleneckModel, load_adapters
 from problems.common.method import Outcome
 
-__all__ = ["ADAPTER", "MODEL", "Saved", "load", "save", "seal"]
+__all__ = ["ADAPTER", "LABELS", "MODEL", "Saved", "load", "name_labels", "save", "seal"]
 
 ADAPTER = "adapter"
 MODEL = "model"
+LABELS = "labels.json"
+ADAPTER_CONFIG = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -90,7 +101,7 @@ def load(folder: Path, base: PreTrainedModel) -> torch.nn.Module:
         UserError: the folder holds no adapter and no model, or one that does not fit ``base``.
     """
     try:
-        config = folder / "adapter_config.json"
+        config = folder / ADAPTER_CONFIG
         if config.is_file() and "bottleneck_type" in json_object(config):
             return load_adapters(base, folder)
         if config.is_file():
@@ -104,6 +115,25 @@ def load(folder: Path, base: PreTrainedModel) -> torch.nn.Module:
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
         raise UserError(f"what is in {folder} does not fit the model: {reason}") from error
     raise UserError(f"{folder} holds no adapter (adapter_config.json) and no model (config.json)")
+
+
+def name_labels(answers: Answers, folders: Iterable[Path]) -> None:
+    """Write ``labels.json``, the names of classes or tags, into the folders that hold an adapter.
+
+    Args:
+        answers: what the model puts out; nothing is written without names.
+        folders: of adapters or whole models.
+
+    Raises:
+        UserError: the disk is full.
+    """
+    if answers.names is None:
+        return
+    text = json.dumps(label_names(answers), indent=2, ensure_ascii=False) + "\n"
+    for folder in folders:
+        if (folder / ADAPTER_CONFIG).is_file():
+            with told_when_full(folder):
+                write_atomically(folder / LABELS, text)
 
 
 def seal(folder: Path) -> None:
