@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from bilevel.checkpoint.disk import sync
 from bilevel.errors import UserError
 
-__all__ = ["clean", "write_atomically"]
+__all__ = ["beside", "clean", "write_atomically"]
 
 # .NAME.PROCESS.tmp, of this module, of checkpoints and of figures.
 ASIDE = re.compile(r"\..+\.\d+\.tmp(\.\w+)?")
@@ -21,7 +22,7 @@ def write_atomically(path: Path, text: str) -> None:
     Raises:
         UserError: the disk is full, or the folder not writable.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = beside(path, ".tmp")
     try:
         try:
             with open(aside, "w", encoding="utf-8", newline="") as file:
@@ -34,6 +35,30 @@ def write_atomically(path: Path, text: str) -> None:
         sync(path.parent)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def beside(path: Path, ending: str) -> Path:
+    """Where to write a file before it is renamed; what killed writers of it left there goes.
+
+    Args:
+        path: the file.
+        ending: of the name, ``.tmp`` or ``.tmp.png``.
+    """
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*{ending}"):
+        writer = left.name.removeprefix(f".{path.name}.").removesuffix(ending)
+        if writer.isdecimal() and not _lives(int(writer)):
+            left.unlink(missing_ok=True)
+    return path.with_name(f".{path.name}.{os.getpid()}{ending}")
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # of somebody else's
+        return True
+    return True
 
 
 def clean(folder: Path) -> None:

@@ -16,6 +16,8 @@ matplotlib.use("Agg")  # files only: no display is needed
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+from experiments.cli.writing import beside
+
 __all__ = [
     "BLUE",
     "GREEN",
@@ -69,7 +71,7 @@ def canvas(path: Path, width: float, height: float) -> Iterator[Figure]:
             yield figure
             path.parent.mkdir(parents=True, exist_ok=True)
             # Aside and renamed: whole or not there, and never through a link.
-            aside = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+            aside = beside(path, f".tmp{path.suffix}")
             try:
                 figure.savefig(aside)
                 os.replace(aside, path)

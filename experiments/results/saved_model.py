@@ -149,7 +149,8 @@ def _load_model(folder: Path, base: PreTrainedModel) -> PreTrainedModel:
     for key in ("attn_implementation", "quantization_config", "use_kernels"):
         if values.get(key):  # which may name what to fetch and run
             raise UserError(f"{folder / 'config.json'}: {key}={values[key]} is not followed")
-    check_weights(folder, "model.safetensors")
+    if not (folder / "model.safetensors.index.json").is_file():
+        check_weights(folder, "model.safetensors")
     return type(base).from_pretrained(str(folder), dtype=torch.float32, use_safetensors=True)
 
 

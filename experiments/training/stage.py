@@ -141,11 +141,11 @@ class StageRun:
         if found is None:
             return
         path, state = found
-        if state.get("stage") != self.name:
+        if not isinstance(state, dict) or state.get("stage") != self.name:
             return  # of a stage before: this one has not come to its first checkpoint
         try:
             engine.load_state_dict(state["engine"])
-        except KeyError as error:
+        except (LookupError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is of another version of this program") from error
         log.info("stage %s: goes on at step %d (%s)", self.name, engine.global_step, path.name)
 

@@ -7,7 +7,10 @@ import copy
 import csv
 import hashlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,7 +24,7 @@ from bilevel.errors import UserError
 from experiments import evaluate, export, figures, report
 from experiments.cli import resume
 from experiments.cli.command_line import CommandLine
-from experiments.cli.writing import clean
+from experiments.cli.writing import clean, write_atomically
 from experiments.config.composition import compose_config
 from experiments.config.instantiate import build
 from experiments.config.plan import Plan
@@ -352,3 +355,38 @@ def test_sums_are_those_of_sha256sum(tmp_path):
     (tmp_path / SUMS).write_text(f"{digest}  ../a b\n")
     with pytest.raises(UserError, match="no checksum"):
         check_sums(tmp_path)
+
+
+def test_a_writer_takes_away_what_killed_ones_left(tmp_path):
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], stdout=-1)
+    gone = tmp_path / f".summary.md.{int(dead.stdout)}.tmp"
+    other = tmp_path / f".summary.md.{os.getppid()}.tmp"  # at work
+    for path in (gone, other):
+        path.write_text("half")
+    write_atomically(tmp_path / "summary.md", "whole")
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([other.name, "summary.md"])
+
+
+def test_everything_saved_is_synced_before_the_result(tmp_path, quick, monkeypatch):
+    synced = []
+    fsync = os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda f: (synced.append(os.readlink(f"/proc/self/fd/{f}")), fsync(f))
+    )
+    main(
+        [
+            "method=lora",
+            *quick,
+            "train.epochs=1",
+            "run.figures=false",
+            f"hydra.run.dir={tmp_path}/run",
+        ]
+    )
+    folder = tmp_path / "run"
+    end = next(i for i, name in enumerate(synced) if ".result.json" in name)
+    for name in ("adapter", "adapter_compact"):
+        files = [str(path) for path in (folder / name).iterdir()]
+        assert len(files) >= 3
+        for path in (*files, str(folder / name), str(folder)):
+            assert path in synced[:end]
+        check_sums(folder / name)

@@ -3,7 +3,10 @@
 Each attack would leave a file behind; ``sprung`` says whether it did.
 """
 
+import copy
 import json
+import logging
+import pickle
 import shutil
 import sys
 from pathlib import Path
@@ -15,8 +18,11 @@ from bilevel.errors import UserError
 from experiments import evaluate, export
 from experiments.cli import resume
 from experiments.cli.command_line import CommandLine
+from experiments.cli.log_lines import Formatter
+from experiments.cli.messages import sentence
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
+from experiments.results import record, saved_model
 from experiments.results.finished_run import SavedRun
 
 OLDER = Path(__file__).parent / "older_runs"
@@ -247,3 +253,116 @@ def test_links_out_of_the_folder_are_not_followed(name, folder, interrupted, tmp
     with pytest.raises(UserError, match=rf"{name} is a link"):
         resume.expand(CommandLine.parse([f"run.resume={interrupted}"]))
     assert precious.read_text() == "mine"
+
+
+def test_a_folder_cannot_allow_its_model_s_own_code(folder, interrupted):
+    change(folder, model={"trust_remote_code": True})
+    open_ = SavedRun.open
+    assert open_(str(folder), NO_WORDS, []).config.model.trust_remote_code is False
+    now = open_(str(folder), NO_WORDS, ["model.trust_remote_code=true"])
+    assert now.config.model.trust_remote_code is True
+    change(interrupted, model={"trust_remote_code": True})
+    with open(interrupted / ".hydra" / "overrides.yaml", "a") as file:
+        file.write("- ++model.trust_remote_code=true\n")
+    line = [f"run.resume={interrupted}"]
+    with pytest.raises(UserError, match=r"model\.trust_remote_code=true again"):
+        resume.expand(CommandLine.parse(line))
+    said = resume.expand(CommandLine.parse([*line, "model.trust_remote_code=true"]))
+    assert "model.trust_remote_code=true" in said
+
+
+def adapters(trap):
+    """Options of an adapter that PEFT would import, unpickle or fetch something for."""
+    return {
+        "a module": {"megatron_config": {"a": 1}, "megatron_core": "mine"},
+        "a file": {"corda_config": {"cache_file": str(trap)}, "init_lora_weights": "corda"},
+        "another kind": {"peft_type": "XLORA", "adapters": {"a": "some/hub"}},
+        "a start": {"peft_type": "MULTITASK_PROMPT_TUNING", "num_tasks": 2},
+        "a tokenizer": {"peft_type": "PROMPT_TUNING", "tokenizer_kwargs": {"x": 1}},
+        "nothing known": {"runtime_config": {"x": 1}},
+    }
+
+
+@pytest.fixture(scope="module")
+def base():
+    run = SavedRun.open(str(OLDER / "finished"), NO_WORDS, [])
+    return run.base(run.task()).model
+
+
+@pytest.mark.parametrize("name", adapters(""))
+def test_an_adapter_says_what_it_is_and_no_more(name, folder, trap, base, monkeypatch, tmp_path):
+    (tmp_path / "mine.py").write_text(f"open({str(trap)!r}, 'w')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    path = folder / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **adapters(trap)[name]}))
+    with pytest.raises(UserError, match="adapter_config"):
+        saved_model.load(folder / "adapter", copy.deepcopy(base))
+    assert not trap.exists()
+
+
+class Sprung:
+    """Opens a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("name", ["adapter_model.bin", "adapter_model.pt"])
+@pytest.mark.parametrize("place", ["adapter", "adapter_compact"])
+def test_pickled_weights_are_not_read(name, place, folder, trap, base):
+    (folder / place / "adapter_model.safetensors").unlink()
+    (folder / place / name).write_bytes(pickle.dumps(Sprung(trap)))
+    with pytest.raises(UserError, match="pickle"):
+        saved_model.load(folder / place, copy.deepcopy(base))
+    assert not trap.exists()
+
+
+def test_a_whole_model_that_is_a_pickle(folder, trap, base):
+    base.save_pretrained(folder / "model")
+    (folder / "model" / "model.safetensors").unlink()
+    (folder / "model" / "pytorch_model.bin").write_bytes(pickle.dumps(Sprung(trap)))
+    with pytest.raises(UserError, match="pickle"):
+        saved_model.load(folder / "model", copy.deepcopy(base))
+    assert not trap.exists()
+
+
+def test_its_base_model_is_not_asked_for(folder, base, monkeypatch):
+    path = folder / "adapter" / "adapter_config.json"
+    said = {"base_model_name_or_path": "some/model", "revision": "x", "task_type": "SEQ_CLS"}
+    said["auto_mapping"] = {"base_model_class": "run", "parent_library": "torch.utils.collect_env"}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **said}))
+
+    def asked(*_, **__):
+        raise AssertionError("nothing is fetched")
+
+    monkeypatch.setattr("huggingface_hub.file_download.hf_hub_download", asked)
+    monkeypatch.setattr("importlib.import_module", asked)
+    assert saved_model.load(folder / "adapter", copy.deepcopy(base)) is not None
+
+
+def test_names_do_not_lead_out_of_the_folder(folder):
+    path = folder / "result.json"
+    shutil.copytree(folder / "adapter", folder.parent / "adapter")
+    for name in ("..", "../..", "/", "", ".hydra", "x/.."):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "adapter_dir": name}))
+        with pytest.raises(UserError, match="adapter_dir"):
+            record.saved_folder(record.read(folder), folder)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "adapter_dir": "/x/adapter"}))
+    assert record.saved_folder(record.read(folder), folder) == folder / "adapter"
+
+
+def test_names_do_not_paint_the_terminal(tmp_path):
+    odd = tmp_path / "a\x1b[2Jb\nerror: all is well"
+    odd.mkdir()
+    with pytest.raises(UserError) as error:
+        SavedRun.open(str(odd), NO_WORDS, [])
+    told = sentence(error.value)
+    assert "\x1b" not in told
+    assert "\n" not in told
+    record_ = logging.LogRecord("x", logging.INFO, "", 0, "run in %s", (str(odd),), None)
+    said = Formatter("%(message)s").format(record_)
+    assert "\x1b" not in said
+    assert "\nerror" not in said
