@@ -83,7 +83,8 @@ def locate(path: str, group: str, kind: type[T], extra_modules: Sequence[str] = 
         raise UserError(f"{said}: there is no module {error.name}") from error
     if not inspect.isclass(found):
         raise UserError(f"{said}: module {module} has no class {name}")
-    if not issubclass(found, kind) or inspect.isabstract(found):
+    in_memory = found.__module__.endswith(".in_memory")  # these are given objects, not values
+    if not issubclass(found, kind) or inspect.isabstract(found) or in_memory:
         raise UserError(f"{said}: this is no {kind.__name__} that can be configured")
     return found
 

@@ -76,6 +76,7 @@ def calls(trap):
         "relative": {"_target_": "..os.system", "command": touch},
         "a class of another group": {"_target_": "problems.lora.LoRA"},
         "the abstract class": {"_target_": "experiments.tasks.task.Task", "name": "x"},
+        "one of Python's": {"_target_": "experiments.tasks.in_memory.GivenTask", "data": {}},
         "partly": {"_target_": "os.system", "_partial_": True, "_args_": [touch]},
         "inside": {"data_dir": {"_target_": "os.system", "command": touch}},
         "arguments": {"_args_": [touch], "_convert_": "all"},
