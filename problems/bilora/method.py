@@ -36,10 +36,10 @@ argument class still has fields that only make sense here.
 
 The paper says that softmax values start at 1/r and that this is more than real ones do; that rules
 out real values of 1, which P = 0 needs. So both factors are drawn, and real values start at 0, as
-those of AdaLoRA, whose penalty R1 is. (Softmax and binary values then start with a small dW, not with
-none.) ``start=zero`` is the other reading: dW = 0, real values 1; the hypergradient and R1's gradient
-in P are zero at its first step, so the task moves first. Real values of 0 beside P = 0 would never
-move (all three gradients are zero), so that is refused.
+those of AdaLoRA, whose penalty R1 is. (Softmax and binary values then start with a small dW, not
+with none.) ``start=zero`` is the other reading: dW = 0, real values 1; the hypergradient and R1's
+gradient in P are zero at its first step, so the task moves first. Real values of 0 beside P = 0
+would never move (all three gradients are zero), so that is refused.
 
 Softmax values begin at 1/r, and with them the effective scale at alpha / r^2, where LoRA has
 alpha / r; so the learning rate of P and Q is r times LoRA's, and a step moves dW as far as one of
@@ -49,6 +49,7 @@ all.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -169,6 +170,20 @@ class BiLoRA(LowRankMethod, TwoLevelMethod):
             watch=lambda: {"orthogonality": lowrank.orthogonality(factors(model))},
         )
 
+    def _first(self) -> float:
+        """First value of Lambda."""
+        if self.values == "softmax":
+            return 1 / self.rank
+        if self.init is not None:
+            return 1 / (1 + math.exp(-self.init)) if self.values == "binary" else self.init
+        if self.values == "binary":
+            return 0.5
+        return 1.0 if self.start == "zero" else 1 / (2 * self.rank)
+
+    def _times(self) -> float:
+        first = abs(self._first())
+        return min(1 / first, 2 * self.rank) if first else self.rank
+
     def _groups(self, model: PeftModel, lr: float) -> Parameters:
         """P and Q with a learning rate that makes up for singular values that start below 1."""
         from problems.bilora.levels import factors
@@ -178,7 +193,7 @@ class BiLoRA(LowRankMethod, TwoLevelMethod):
         vectors = [factor for pair in factors(model) for factor in pair]
         own = {id(p) for p in vectors}
         head = [p for p in common.trainable(model) if id(p) not in own]
-        times = {"softmax": self.rank, "binary": 2, "real": 1}[self.values]
+        times = self._times()
         groups = [{"params": vectors, "lr": times * lr}, {"params": head, "lr": lr}]
         return [group for group in groups if group["params"]]
 
@@ -196,7 +211,7 @@ class BiLoRA(LowRankMethod, TwoLevelMethod):
                     nn.init.normal_(part.weight, std=0.02)
         init = self.init
         if init is None:
-            init = 1.0 if self.values == "real" and self.start == "zero" else 0.0
+            init = self._first() if self.values == "real" else 0.0
         gates = lowrank.Gates(list(layers), self.rank, GATES[self.values], init)
         lowrank.attach_gates(model, gates)
         return model, gates
