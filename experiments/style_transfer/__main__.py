@@ -14,6 +14,7 @@ styles=negative,positive            names of the styles, of the data's labels 0 
 classifier_labels=0,1               the classifier's own labels of these; of GYAFC the same
 instruction=TEXT                    {source} and {target} stand for the names of the styles
 text_column=text  label_column=label  reference_column=human_reference
+encoding=utf-8  delimiter=comma  quoting=true   how the data's file is written, as of task.encoding
 task.KEY=VALUE  model.KEY=VALUE     of the run, task.decoding.beams=4
 """
 

@@ -49,7 +49,7 @@ def transfer(options: Options, line: CommandLine) -> dict[str, Any]:
     run = SavedRun.open(options.run, line, options.overrides)
     _check_out(options)
     writer = Writer(run, options.instruction, options.styles)
-    sentences = read_sentences(options.data_dir, options.columns, options.max_test)
+    sentences = read_sentences(options.data_dir, options.columns, options.max_test, options.dialect)
     surprised = _language_model(options, run)
     TEXT_METRICS["bleu"].require_packages()
     device = "cuda" if torch.cuda.is_available() else "cpu"
