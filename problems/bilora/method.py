@@ -39,7 +39,8 @@ out real values of 1. So real values start at half of that, and both factors are
 AdaLoRA, whose penalty R1 is: dW starts small, not at none. (From AdaLoRA's 0, ``init=0``, 216 steps
 of the demo lead to an accuracy of 0.73, from here to 0.84.) ``start=zero`` is the other reading:
 dW = 0, real values 1; the hypergradient and R1's gradient in P are zero at its first step, so the
-task moves first. Real values of 0 beside P = 0 would never move (all three gradients are zero): refused.
+task moves first. Real values of 0 beside P = 0 would never move (all three gradients are zero):
+that is refused.
 
 Softmax values begin at 1/r, and with them the effective scale at alpha / r^2, where LoRA has
 alpha / r; so the learning rate of P and Q is r times LoRA's, and a step moves dW as far as one of
