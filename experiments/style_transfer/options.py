@@ -9,8 +9,12 @@ from bilevel.errors import UserError, listed, nearest
 from experiments.cli.command_line import CommandLine
 from experiments.results.finished_run import take
 from experiments.style_transfer.sentences import Columns
+<<<<<<< HEAD
 from experiments.tasks.from_files import check_distinct
 from experiments.tasks.reading.dialect import Dialect
+=======
+from experiments.tasks.reading import formality
+>>>>>>> 208ca018b38c88ad2b4285590072e4b79db85ce5
 
 __all__ = ["Options"]
 
@@ -25,9 +29,9 @@ DEFAULTS: dict[str, str | None] = {
     "language_model": None,
     "max_test": None,
     "out": None,
-    "styles": "negative,positive",
+    "styles": None,
     "instruction": INSTRUCTION,
-    "classifier_labels": "0,1",
+    "classifier_labels": None,
     "text_column": Columns().text,
     "label_column": Columns().label,
     "reference_column": Columns().reference,
@@ -35,6 +39,9 @@ DEFAULTS: dict[str, str | None] = {
     "delimiter": None,
     "quoting": None,
 }
+# Names of the data's labels 0 and 1, and the classifier's own labels of these.
+SENTIMENT = {"styles": "negative,positive", "classifier_labels": "0,1"}
+FORMALITY = dict.fromkeys(SENTIMENT, ",".join(formality.STYLES))
 OF_THE_RUN = ("task.", "model.")
 
 
@@ -78,8 +85,13 @@ class Options:
         for key, value in needed.items():
             if not value:
                 raise UserError(f"{key}=DIR is needed; --help says what it is")
+<<<<<<< HEAD
         columns = Columns(*(own[f"{name}_column"] or "" for name in Columns._fields))
         check_distinct({f"{name}_column": value for name, value in columns._asdict().items()})
+=======
+        usual = FORMALITY if formality.is_there(needed["data_dir"]) else SENTIMENT
+        own |= {key: own[key] or value for key, value in usual.items()}
+>>>>>>> 208ca018b38c88ad2b4285590072e4b79db85ce5
         return cls(
             **needed,
             language_model=own["language_model"] or None,

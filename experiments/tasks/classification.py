@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bilevel.errors import UserError, listed, nearest
-from experiments.metrics.labels import METRICS
+from bilevel.errors import UserError, listed
+from experiments.metrics.labels import check_metrics
 from experiments.tasks.examples import Example
 from experiments.tasks.from_files import (
     HELD_OUT,
@@ -75,10 +75,7 @@ class Classification(FromFiles):
             )
         texts = {f"task.text_columns[{i}]": column for i, column in enumerate(self.columns)}
         check_distinct({**texts, "task.label_column": self.label_column})
-        for metric in self.scores:
-            if metric not in METRICS:
-                known = f"{listed(METRICS)}{nearest(metric, METRICS)}"
-                raise UserError(f"task.metrics: unknown metric {metric!r}, known are {known}")
+        check_metrics(self.scores, 1 if self.regression else None)
 
     def _known_columns(self) -> str:
         """Which columns could be named, where there is a training file to tell."""
@@ -98,7 +95,7 @@ class Classification(FromFiles):
     def scores(self) -> tuple[str, ...]:
         """The metrics, the primary one first."""
         usual = ("pearson", "spearman") if self.regression else ("accuracy", "macro_f1")
-        return self.metrics or usual
+        return usual if self.metrics is None else self.metrics
 
     def load(self) -> LabelledData:
         """Read the training file and the test (or validation) file."""
@@ -115,6 +112,7 @@ class Classification(FromFiles):
         if not self.regression:
             classes = class_numbers(rows, label, where)
             convert, names = classes.number, classes.names
+            check_metrics(self.scores, len(names))
 
         def numbers(found: list[Example]) -> list[int] | None:
             return None if self.regression else [int(example.label) for example in found]

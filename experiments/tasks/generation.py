@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from bilevel.errors import UserError, listed
+from bilevel.errors import UserError, listed, nearest
 from bilevel.settings import Count
 from experiments.answers import Decoding
 from experiments.metrics.text import TEXT_METRICS
@@ -208,12 +208,12 @@ def grouped(pairs: Sequence[TextExample]) -> list[TextExample]:
     return [TextExample(source, next(iter(t)), tuple(t)) for source, t in references.items()]
 
 
-def check_metrics(metrics: Sequence[str]) -> None:
+def check_metrics(metrics: Sequence[str], option: str = "task.metrics") -> None:
     """Raise UserError for no metric, an unknown one, or one whose package is missing."""
     if not metrics:
-        raise UserError("task.metrics is empty: name at least one")
+        raise UserError(f"{option} is empty: name at least one")
     for metric in metrics:
         if metric not in TEXT_METRICS:
-            known = listed(TEXT_METRICS)
-            raise UserError(f"task.metrics: unknown metric {metric!r}, known are {known}")
+            known = f"{listed(TEXT_METRICS)}{nearest(metric, TEXT_METRICS)}"
+            raise UserError(f"{option}: unknown metric {metric!r}: allowed are {known}")
         TEXT_METRICS[metric].require_packages()

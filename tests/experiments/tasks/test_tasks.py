@@ -23,6 +23,8 @@ ROWS = [
     {"text": "null", "label": "good"},
 ]
 
+THREE = [*ROWS, {"text": "so so", "label": "mixed"}]
+
 
 def write(path, rows):
     kind = path.name.removesuffix(".gz").rsplit(".", 1)[-1]
@@ -138,6 +140,10 @@ BAD = [
     ({"train": ROWS, "validation": ROWS}, {"regression": True}, "no finite number"),
     ({"train": ROWS, "validation": ROWS}, {"max_train": 0}, "max_train=0.*1 or more"),
     ({"train": ROWS, "validation": ROWS}, {"metrics": ["bleu"]}, "metric 'bleu'"),
+    ({"train": THREE, "validation": ROWS}, {"metrics": ["f1"]}, "f1.*has 3.*macro_f1"),
+    ({"train": ROWS, "validation": ROWS}, {"metrics": ["pearson"]}, "pearson.*numbers"),
+    ({}, {"metrics": ["accuracy"], "regression": True}, "accuracy.*classes.*spearman"),
+    ({"train": ROWS, "validation": ROWS}, {"metrics": []}, "metrics is empty"),
     ({"train": ROWS, "validation": ROWS}, {"text_columns": None}, "task.text_columns"),
     ({"train": ROWS, "validation": ROWS}, {"text_columns": list("abc")}, "text_columns.*two"),
 ]
@@ -148,6 +154,12 @@ def test_bad_input_is_one_clear_sentence(tmp_path, splits, options, message):
     path = folder(tmp_path, **splits)
     with pytest.raises(UserError, match=message):
         user_task(options.pop("data_dir", path), **options).load()
+
+
+def test_f1_names_its_class(tmp_path):
+    path = folder(tmp_path, train=ROWS, validation=ROWS)
+    data = user_task(path, metrics=["f1", "accuracy"]).load()
+    assert "'good'" in data.metric_settings["f1"]
 
 
 def test_empty_and_unreadable_files(tmp_path):
