@@ -81,7 +81,7 @@ def _merge(run: SavedRun, out: Path) -> None:
     task = run.task()
     loaded = run.base(task)
     rows = [row for test in task.tests.values() for row in test][:COMPARED]
-    examples = task.tokenise(loaded.tokenizer, rows, loaded.seq2seq)
+    examples = loaded.tokenise(task, rows)
     collate = task.collator(loaded.tokenizer)
     batches = [collate(examples[i : i + BATCH]) for i in range(0, len(examples), BATCH)]
     merged, difference = lowrank.merge(run.folder / "adapter", loaded.model, batches)

@@ -21,6 +21,8 @@ from experiments.models.target_modules import head_modules
 
 __all__ = [
     "auto_class",
+    "check_finite",
+    "check_shapes",
     "check_writes",
     "config_options",
     "heads",
@@ -103,6 +105,35 @@ def heads(model: PreTrainedModel, answers: Answers, fresh: Sequence[str]) -> lis
             "not pretrained to write text"
         )
     return []
+
+
+def check_shapes(model: PreTrainedModel, mismatched: Sequence[tuple[str, Any, Any]]) -> None:
+    """Refuse weights of other shapes than the configuration says, but for a head to be replaced.
+
+    Args:
+        model: as it was loaded.
+        mismatched: name, shape in the files and shape in the model of each such weight.
+
+    Raises:
+        UserError: one is inside the backbone.
+    """
+    backbone = f"{model.base_model_prefix}."
+    for name, there, wanted in mismatched:
+        if name.startswith(backbone):
+            raise UserError(
+                f"the weights of {model.name_or_path} do not fit its config.json: {name} is of "
+                f"shape {list(there)} in the files, and {list(wanted)} is configured"
+            )
+
+
+def check_finite(model: PreTrainedModel) -> None:
+    """Raise UserError if a weight is nan or infinite: training would blame the learning rate."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and not parameter.isfinite().all():
+            raise UserError(
+                f"the weights of {model.name_or_path} are damaged: {name} has values that are nan "
+                "or infinite"
+            )
 
 
 def peft_task_type(model: PreTrainedModel, answers: Answers, head: Sequence[str]) -> str | None:

@@ -95,8 +95,8 @@ class GivenModel(ModelSpec):
             keep_trainable(fresh)
         else:
             fresh = fresh.float()
-        if fresh.config.pad_token_id is None:
-            fresh.config.pad_token_id = tokenizer.pad_token_id
+        # A decoder that classifies reads the last token that is no padding.
+        fresh.config.pad_token_id = tokenizer.pad_token_id
         if names is not None:
             for key, value in label_names(answers).items():
                 setattr(fresh.config, key, value)

@@ -87,7 +87,7 @@ class FineTuningJob:
         plan.method.check_model(loaded.model, targets)
 
         def tokenise(examples: Sequence[Any]) -> list[dict[str, Any]]:
-            return task.tokenise(loaded.tokenizer, examples, loaded.seq2seq)
+            return loaded.tokenise(task, examples)
 
         examples = tokenise(task.train)
         data = TrainData(

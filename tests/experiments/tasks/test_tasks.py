@@ -129,13 +129,13 @@ def test_max_train_is_seeded_stratified_and_the_same_for_every_load(tmp_path):
 BAD = [
     ({}, {"data_dir": "nowhere"}, "no folder"),
     ({"validation": ROWS}, {}, "file train"),
-    ({"train": ROWS}, {}, "test file.*validation"),
-    ({"train": ROWS, "validation": ROWS}, {"text_columns": ["txt"]}, "'txt'.*text, label"),
+    ({"train": ROWS}, {}, "test or validation.*task.holdout"),
+    ({"train": ROWS, "validation": ROWS}, {"text_columns": ["txt"]}, "'txt'.*'text', 'label'"),
     ({"train": ROWS, "validation": ROWS}, {"label_column": "y"}, "column 'y'"),
     ({"train": ROWS, "validation": [{"text": "x", "label": "so"}]}, {}, "'so'.*unknown"),
     ({"train": ROWS, "validation": [{"txt": "x", "label": "bad"}]}, {}, "column 'text'"),
     ({"train": ROWS[:1], "validation": ROWS}, {}, "two.*labels"),
-    ({"train": [*ROWS, {"text": "x", "label": None}], "validation": ROWS}, {}, "row 4"),
+    ({"train": [*ROWS, {"text": "x", "label": None}], "validation": ROWS}, {}, "line 5"),
     ({"train": [*ROWS, {"text": None, "label": "bad"}], "validation": ROWS}, {}, "no text"),
     ({"train": ROWS, "validation": ROWS}, {"regression": True}, "no finite number"),
     ({"train": ROWS, "validation": ROWS}, {"max_train": 0}, "max_train=0.*1 or more"),
@@ -257,7 +257,7 @@ def test_primary_metric_can_be_chosen_among_the_tasks_own():
 
 def test_unknown_glue_label_and_task(tmp_path):
     path = folder(tmp_path, train=glue_rows("sst2", [0, 1]), validation=glue_rows("sst2", [2]))
-    with pytest.raises(UserError, match=r"row 0 .*label 2.*unknown"):
+    with pytest.raises(UserError, match=r"line 1 .*label 2.*unknown"):
         Glue("sst2", data_dir=path).load()
     with pytest.raises(UserError, match=r"name=wnli.*sst2"):
         Glue("wnli")
@@ -316,7 +316,7 @@ def test_jsonl_lines_must_be_objects_and_may_lack_a_key(tmp_path):
     with pytest.raises(UserError, match=r"line.*object"):
         user_task(tmp_path).load()
     path = folder(tmp_path, train=[*ROWS, {"label": "bad"}], validation=ROWS)
-    with pytest.raises(UserError, match=r"row 4 .*no text"):
+    with pytest.raises(UserError, match=r"line 5 .*no text"):
         user_task(path).load()
 
 
