@@ -10,8 +10,8 @@ from experiments.cli.command_line import CommandLine
 from experiments.results.finished_run import take
 from experiments.style_transfer.sentences import Columns
 from experiments.tasks.from_files import check_distinct
-from experiments.tasks.reading.dialect import Dialect
 from experiments.tasks.reading import formality
+from experiments.tasks.reading.dialect import Dialect
 
 __all__ = ["Options"]
 
