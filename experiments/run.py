@@ -58,7 +58,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 def job(config: DictConfig) -> float:
-    """One run of a sweep; returns the primary metric (for sweepers that search)."""
+    """One run of a sweep; returns its validation score (for sweepers that search)."""
     return execute(lambda: Plan.of(config, HydraConfig.get()))
 
 
@@ -69,7 +69,8 @@ def execute(plan: Any) -> float:
         plan: a :class:`Plan`, or a function that makes one.
 
     Returns:
-        The primary metric; nan where there is none, or where a sweep's run failed.
+        The score on validation data, the larger the better; nan where there is none, or where a
+        sweep's run failed.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
@@ -88,8 +89,10 @@ def execute(plan: Any) -> float:
         log.error("error: %s", sentence(error))
         fail(error)
     print(record.summary(values, folder))
-    score = values["metrics"][values["primary_metric"]]
-    return math.nan if score is None else float(score)  # None: not to be computed here
+    score = record.validation_score(values)
+    if math.isnan(score) and HydraConfig.get().mode == RunMode.MULTIRUN:
+        log.info("no validation data: a sweeper that searches is told nan, never the test score")
+    return score
 
 
 @contextmanager

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from bilevel.errors import UserError
+from experiments.answers import TEXT
 from experiments.cli.writing import write_atomically
 
 __all__ = [
@@ -18,6 +20,7 @@ __all__ = [
     "gap",
     "read",
     "summary",
+    "validation_score",
     "versions",
     "write",
 ]
@@ -92,6 +95,19 @@ def summary(values: dict[str, Any], folder: Path) -> str:
     if (folder / "figures").is_dir():
         lines.append(f"  figures   {folder / 'figures'}")
     return "\n".join(lines)
+
+
+def validation_score(values: Mapping[str, Any]) -> float:
+    """What a run is to be chosen by, the larger the better; nothing of it is of the test set.
+
+    The primary metric on the validation data; of written text, which is scored on the test alone,
+    minus their loss; nan without validation data.
+    """
+    found = values.get("validation")
+    if found is None:
+        return math.nan
+    score = None if values["kind"] == TEXT else found["metrics"].get(values["primary_metric"])
+    return -float(found["loss"]) if score is None else float(score)
 
 
 def gap(values: Mapping[str, Any]) -> float | None:
