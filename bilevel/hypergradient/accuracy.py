@@ -137,10 +137,10 @@ def _untold(lower: BilevelProblem, needs: Needs) -> Iterator[None]:
 
 
 def _lower_steps(lower: BilevelProblem, upper: BilevelProblem) -> tuple[list[Tensor], list[Tensor]]:
-    """Take T1 lower steps and an upper batch; return v = dL2/dV and the direct dL2/dE."""
+    """Take T1 lower steps and the data of an upper one; return v = dL2/dV and the direct dL2/dE."""
     lower.take_lower_steps()
     V, E = lower.trainable_parameters(), upper.trainable_parameters()
-    grads = upper.gradient(upper.objective(upper.get_batch()), [*V, *E])
+    grads = upper.new_gradient([*V, *E])
     return grads[: len(V)], grads[len(V) :]
 
 
