@@ -11,6 +11,8 @@ and learns them on two levels:
 
 The rank of layer l is the number of components with alpha_lj >= 1/k (section 3.3); plain LoRA with
 these ranks is then trained from scratch on D_train + D_val. Three stages: search, ranks, retrain.
+With the task's own validation split as D_val (``split=null``) the retraining is on D_train alone,
+the data that LoRA is given, so that D_val can tell its best weights.
 
 | choice | paper | released code | here (default) |
 |---|---|---|---|
@@ -83,8 +85,9 @@ class AutoLoRA(LowRankMethod, TwoLevelMethod):
     """
     parameter_budget: Count | None = None
     """Parameters of all kept components together, for rank_rule=budget."""
-    split: Fraction = 0.5
-    """Share of the training data that is D_train; the rest is D_val."""
+    split: Fraction | None = 0.5
+    """Share of the training data that is D_train, the rest is D_val; null takes the task's own
+    validation split as D_val of the search. Retrained is on all of the training data."""
     search_epochs: Positive | None = None
     """Passes over D_train in the search; null for as many as the retraining."""
     retrain_scale: Literal["alpha_over_rank", "constant"] = "alpha_over_rank"
@@ -107,7 +110,7 @@ class AutoLoRA(LowRankMethod, TwoLevelMethod):
             raise UserError("rank_rule=budget and parameter_budget=N go together; give both")
 
     def stages(self) -> Sequence[Stage]:
-        """Search, whose end derives the ranks; then retrain on D_train + D_val."""
+        """Search, whose end derives the ranks; then retrain on all of the training data."""
         return (Stage("search", self.search), Stage("retrain", self.retraining))
 
     def search(self, job: Job, found: None) -> Training:
@@ -162,7 +165,7 @@ class AutoLoRA(LowRankMethod, TwoLevelMethod):
         return lowrank.RULES[self.rank_rule](by_name, **options)
 
     def retraining(self, job: Job, found: dict[str, Any]) -> Training:
-        """Stage 3: plain LoRA from scratch on all of the data, every layer at its rank."""
+        """Stage 3: plain LoRA from scratch on all of the training data, every layer at its rank."""
         options = self.lora_options(found["ranks"], job)
         training = lora_training(job, options, self.retrain, job.settings.epochs, default_lr=1e-4)
 

@@ -40,11 +40,15 @@ class LoRA(LowRankMethod):
     """Where adapters go (qv, all) unless train.target_modules says otherwise; null for qv."""
     hold_out: Share = 0.0
     """Share of the training data kept out of the training and reported as validation_loss, for
-    choosing a rank without the test set."""
+    choosing a rank without the test set; 0 where the task has a validation split of its own."""
     optimizer: OptimizerSettings = field(
         default_factory=lambda: OptimizerSettings(lr=None, weight_decay=0.1)
     )
     """Of the factors and the head."""
+
+    def holds_out(self) -> bool:
+        """With ``hold_out``."""
+        return self.hold_out > 0
 
     def stages(self) -> Sequence[Stage]:
         """One stage, one problem."""

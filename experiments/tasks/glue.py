@@ -1,24 +1,32 @@
 """Read the eight GLUE tasks of the papers, from the hub or from files with its column names.
 
-As in the papers, the development set (split "validation") is the test set.
+As in the papers, the development set (split "validation") is the test set; but where a folder has a
+labelled test file too (GLUE's own have no labels), that is, and the development set is what is
+chosen by.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from bilevel.errors import UserError, listed
 from experiments.tasks.examples import Example
-from experiments.tasks.reading.files import Row, find_split, read_rows
-from experiments.tasks.reading.rows import class_number, examples, regression_target
-from experiments.tasks.task import Length, Subset
+from experiments.tasks.from_files import FromFiles
+from experiments.tasks.reading.files import Row, read_rows
+from experiments.tasks.reading.labels import as_number, as_written, is_labelled, regression_target
+from experiments.tasks.reading.rows import examples
+from experiments.tasks.reading.splits import SplitFiles, find_split, no_split
+from experiments.tasks.task import Length
 
 if TYPE_CHECKING:
     from experiments.tasks.kinds.labelled import LabelledData
 
 __all__ = ["GLUE", "Glue"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,14 +57,15 @@ GLUE: dict[Name, Entry] = {
 
 
 @dataclass(frozen=True)
-class Glue(Subset):
+class Glue(FromFiles):
     """A GLUE task."""
 
     name: Name
     """Which of the tasks."""
     data_dir: str | None = None
     """A folder with files train and validation (MNLI: validation_matched and
-    validation_mismatched, or validation); null for the hub's nyu-mll/glue."""
+    validation_mismatched, or validation), and perhaps a labelled test (likewise); null for the
+    hub's nyu-mll/glue."""
     max_length: Length = 512
     """Tokens of an example at most; batches are padded to their own longest example only."""
     primary_metric: str | None = None
@@ -83,58 +92,84 @@ class Glue(Subset):
         from experiments.tasks.kinds.labelled import LabelledData
 
         entry = GLUE[self.name]
-        train, tests = self._from_hub() if self.data_dir is None else self._from_files()
+        train, held_out = self._from_hub() if self.data_dir is None else self._from_files()
+        tests = {split: rows for split, rows in held_out.items() if split.startswith("test")}
+        validation = {split: rows for split, rows in held_out.items() if split not in tests}
         convert: Callable[[Any], int | float] = regression_target
         if entry.labels is not None:
-            numbers: dict[int | str, int] = {label: i for i, label in enumerate(entry.labels)}
-            # Files carry names or, like the hub, numbers.
-            numbers |= {i: i for i in range(len(entry.labels))}
-            convert = class_number(numbers)
+            convert = _class_number(entry.labels)
 
         def prepared(split: str, rows: list[Row]) -> tuple[list[Example], list[int] | None]:
             where = f"{self.data_dir or 'nyu-mll/glue ' + self.name}, split {split}"
             found = examples(rows, entry.columns, "label", convert, where)
             return found, [int(example.label) for example in found] if entry.labels else None
 
+        def chosen_by() -> list[Example]:
+            return [e for split, rows in validation.items() for e in prepared(split, rows)[0]]
+
         return LabelledData(
             name=self.name,
             train=self.kept_train(*prepared("train", train)),
             tests={
                 _test_name(split): self.kept_test(*prepared(split, rows))
-                for split, rows in tests.items()
+                for split, rows in (tests or validation).items()
             },
-            test_source="validation",
+            test_source="test" if tests else "validation",
             label_names=None if entry.labels is None else list(entry.labels),
             metrics=self.metrics,
             max_length=self.max_length,
+            validation=(chosen_by() or None) if tests else None,
         )
 
     def _from_files(self) -> tuple[list[Row], dict[str, list[Row]]]:
         assert self.data_dir is not None
-        train = find_split(self.data_dir, "train")
-        tests = {split: find_split(self.data_dir, split) for split in self._test_splits()}
-        if not any(tests.values()):
-            tests = {"validation": find_split(self.data_dir, "validation")}
-        for split, path in {"train": train, **tests}.items():
-            if path is None:
-                raise UserError(
-                    f"task.data_dir={self.data_dir} has no file {split} "
-                    "(.parquet, .csv, .tsv or .jsonl; the last three also .gz)"
-                )
-        return read_rows(train), {split: read_rows(path) for split, path in tests.items()}  # type: ignore[arg-type]
+        tests = {
+            split: read_rows(path, self.dialect)
+            for split, path in self._paths("test").items()
+            if path
+        }
+        if tests and not all(is_labelled(rows, "label") for rows in tests.values()):
+            log.info("%s: the test file has no labels: validation is the test set", self.data_dir)
+            tests = {}
+        paths = {"train": find_split(self.data_dir, "train"), **self._paths("validation")}
+        for split, path in paths.items():
+            if path is None and not (tests and split == "validation"):
+                raise no_split(self.data_dir, split)
+        rows = {split: read_rows(path, self.dialect) for split, path in paths.items() if path}
+        return rows.pop("train"), {**rows, **tests}
+
+    def _paths(self, kind: str) -> dict[str, SplitFiles | None]:
+        """The files of the validation or test split, which MNLI has two of."""
+        assert self.data_dir is not None
+        found = {split: find_split(self.data_dir, split) for split in self._splits(kind)}
+        return found if any(found.values()) else {kind: find_split(self.data_dir, kind)}
 
     def _from_hub(self) -> tuple[list[Row], dict[str, list[Row]]]:
         from experiments.cli import hub
 
         found = hub.load("nyu-mll/glue", self.name)
-        return list(found["train"]), {split: list(found[split]) for split in self._test_splits()}
+        return list(found["train"]), {s: list(found[s]) for s in self._splits("validation")}
 
-    def _test_splits(self) -> list[str]:
-        if self.name == "mnli":
-            return ["validation_matched", "validation_mismatched"]
-        return ["validation"]
+    def _splits(self, kind: str) -> list[str]:
+        return [f"{kind}_matched", f"{kind}_mismatched"] if self.name == "mnli" else [kind]
+
+
+def _class_number(names: Sequence[str]) -> Callable[[Any], int]:
+    """The function from a label to its class: files carry names or, like the hub, numbers."""
+
+    def convert(value: Any) -> int:
+        written = as_written(value)
+        number = names.index(written) if written in names else as_number(value)
+        if not isinstance(number, int) or not 0 <= number < len(names):
+            raise UserError(
+                f"label {value!r} is unknown: it must be one of {listed(names)}, or a number from "
+                f"0 to {len(names) - 1}"
+            )
+        return number
+
+    return convert
 
 
 def _test_name(split: str) -> str:
-    """Name the test set of a split: validation -> test, validation_matched -> matched."""
-    return "test" if split == "validation" else split.removeprefix("validation_")
+    """Name the test set of a split: validation or test -> test, validation_matched -> matched."""
+    return split.partition("_")[2] or "test"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 
 from annotated_types import Ge
 
@@ -68,6 +68,17 @@ class TaskData(ABC):
     def metric_settings(self) -> dict[str, str]:
         """How scores are computed that have variants: metric -> one line (tokenisation, ...)."""
         return {}
+
+    def tested_labels(self) -> set[str]:
+        """Names of the classes or tags that occur in the test sets; none without such."""
+        return set()
+
+    def renumbered(self, names: tuple[str, ...]) -> Self:
+        """The same data for a model that puts out the classes or tags ``names``, in this order.
+
+        Every label that is tested is among them; training examples with another are left out.
+        """
+        raise TypeError(f"{type(self).__name__} has no labels to number")
 
     def stratify(self, examples: Sequence[Any]) -> list[int] | None:
         """Classes for a stratified split; None where there is none."""

@@ -36,6 +36,7 @@ def load_task(plan: Plan) -> TaskData:
     task = plan.task.load()
     check_smoothing(plan.settings.label_smoothing, task.answers)
     plan.method.check_size(len(task.train), plan.settings.batch_size)
+    plan.method.check_validation(len(task.validation or ()), plan.settings.batch_size)
     return task
 
 
@@ -86,7 +87,7 @@ class FineTuningJob:
         plan.method.check_model(loaded.model, targets)
 
         def tokenise(examples: Sequence[Any]) -> list[dict[str, Any]]:
-            return task.tokenise(loaded.tokenizer, examples, loaded.seq2seq)
+            return loaded.tokenise(task, examples)
 
         examples = tokenise(task.train)
         data = TrainData(

@@ -50,6 +50,7 @@ def execute(plan: Plan, folder: Path) -> dict[str, Any]:
         log.info("data: %s", ", ".join(f"{name} {size}" for name, size in sizes.items()))
         outcome, stages = _run_stages(job, job.context(folder), journal)
         saved = saved_model.save(outcome, folder)
+        saved_model.name_labels(task.answers, folder.glob("adapter*"))
         if saved.folder.name == saved_model.MODEL:
             with told_when_full(saved.folder):
                 job.tokenizer.save_pretrained(str(saved.folder))

@@ -113,6 +113,10 @@ class AdaLoRA(LowRankMethod):
                 f"method.final_share={self.final_share}: their sum must be less than 1"
             )
 
+    def holds_out(self) -> bool:
+        """Never."""
+        return False
+
     def stages(self) -> Sequence[Stage]:
         """One stage, one problem."""
         return (Stage("train", self.prepare),)

@@ -158,6 +158,21 @@ class Method(Settings, ABC):
                 f"train.batch_size={batch_size}: give more data or a smaller batch"
             )
 
+    def check_validation(self, examples: int, batch_size: int) -> None:
+        """Refuse a task's own validation split that will not do, before a model is loaded.
+
+        Args:
+            examples: in it; 0 where there is none.
+            batch_size: of either level.
+
+        Raises:
+            UserError: the method is to train on it, and it has fewer examples than a batch.
+        """
+
+    def holds_out(self) -> bool | None:
+        """Whether a stage keeps a part of the training data apart as D_val; None: not known yet."""
+        return None
+
     def check_model(self, model: PreTrainedModel, target_modules: Sequence[str]) -> None:
         """Refuse a model that the method cannot adapt, before anything is trained.
 

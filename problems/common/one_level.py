@@ -58,6 +58,10 @@ class OneLevelMethod(Method):
         """Rank of every adapted module; None without ranks."""
         return None
 
+    def holds_out(self) -> bool:
+        """Never."""
+        return False
+
     def stages(self) -> Sequence[Stage]:
         """One stage, one problem."""
         return (Stage("train", self.prepare),)

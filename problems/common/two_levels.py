@@ -104,12 +104,29 @@ class TwoLevelMethod(Method):
                 "the smaller part: give more data, another split or a smaller batch"
             )
 
+    def check_validation(self, examples: int, batch_size: int) -> None:
+        """With ``split`` None the task's own validation split is D_val.
+
+        Raises:
+            UserError: there is none, or one smaller than a batch.
+        """
+        if self.split is not None or examples >= batch_size:
+            return
+        raise UserError(
+            "method.split=null takes the task's own validation split, beside its test set, as "
+            f"D_val: that must have train.batch_size={batch_size} examples or more, and here are "
+            f"{examples or 'none'}; give a share of the training data, method.split=0.8"
+        )
+
+    def holds_out(self) -> bool:
+        """All do, but for those that take the task's own validation split."""
+        return self.split is not None
+
     def parts(self, job: Job) -> Parts:
         """The data of the two levels: disjoint, stratified by class, decided by the job's seed.
 
         Raises:
-            UserError: ``split`` is None and the task has no validation split, or a smaller one than
-                a batch.
+            UserError: as :meth:`check_validation`.
         """
         data = job.data
         if self.split is not None:
@@ -118,12 +135,7 @@ class TwoLevelMethod(Method):
             lower, upper = common.loader(job, train), common.loader(job, held_out, stream=1)
         else:
             train, validation = list(range(len(data.examples))), list(data.validation or ())
-            if len(validation) < job.settings.batch_size:
-                raise UserError(
-                    f"method.split=null needs a task with a validation split of its own, of "
-                    f"train.batch_size={job.settings.batch_size} examples or more; this one has "
-                    f"{len(validation)}: give a share of the training data"
-                )
+            self.check_validation(len(validation), job.settings.batch_size)
             lower, upper = common.loader(job, train), _validation_loader(job, validation)
         sizes = {"train": len(train), "validation": len(validation)}
         return Parts(lower, upper, validation, sizes)

@@ -79,6 +79,10 @@ class DeltaLoRA(LowRankMethod):
     )
     """Of the factors and the head."""
 
+    def holds_out(self) -> bool:
+        """Never."""
+        return False
+
     def stages(self) -> Sequence[Stage]:
         """One stage, one problem."""
         return (Stage("train", self.prepare),)

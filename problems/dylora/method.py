@@ -72,6 +72,10 @@ class DyLoRA(LowRankMethod):
         if b is not None and b > self.rank:
             raise UserError(f"method.export_rank={b}: this must be method.rank={self.rank} or less")
 
+    def holds_out(self) -> bool:
+        """Never."""
+        return False
+
     def stages(self) -> Sequence[Stage]:
         """One stage, one problem."""
         return (Stage("train", self.prepare),)

@@ -76,6 +76,10 @@ class SaLoRA(SaLoRASettings):
     gate_betas: tuple[Share, Share] = GATE_BETAS
     """Adam's for log theta."""
 
+    def holds_out(self) -> bool:
+        """Never."""
+        return False
+
     def stages(self) -> Sequence[Stage]:
         """One stage, two problems; one without the constraint."""
         return (Stage("train", self.prepare),)

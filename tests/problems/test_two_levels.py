@@ -55,7 +55,7 @@ def test_after_a_warm_up_the_upper_schedule_ends_with_the_stage_too(T1, warmup, 
     assert upper.scheduler.lr_lambdas[0](upper.count - 1) > 0.0, "it ended too early"
 
 
-@pytest.mark.parametrize("method", SINGLE_STAGE)
+@pytest.mark.parametrize("method", [*SINGLE_STAGE, AutoLoRA])
 def test_without_a_split_the_tasks_own_validation_examples_are_the_upper_levels(method):
     job = SmallJob(n=32)
     other = make_data(24, seed=9).examples
@@ -69,9 +69,22 @@ def test_without_a_split_the_tasks_own_validation_examples_are_the_upper_levels(
     assert job.runs[0]["validation"] == list(other)
 
 
-def test_no_validation_split_to_take_is_said():
-    with pytest.raises(UserError, match=r"split=null.*batch_size=8.* 0"):
-        train(BiLoRA(split=None), SmallJob())
+@pytest.mark.parametrize("method", [AutoLoRA(rank=2, split=None), BiDoRA(split=None, retrain=True)])
+def test_the_tasks_own_validation_examples_are_not_retrained_on(method):
+    job = SmallJob(n=32)
+    job.data = dataclasses.replace(job.data, validation=make_data(24, seed=9).examples)
+    train(method, job)
+    (retrained,) = job.runs[1]["problems"]
+    assert retrained.train_data_loader[0].dataset is job.data.examples
+
+
+@pytest.mark.parametrize("method", [BiLoRA, AutoLoRA])
+def test_no_validation_split_to_take_is_said(method):
+    with pytest.raises(UserError, match=r"split=null.*batch_size=8.*none"):
+        train(method(split=None), SmallJob())
+    method(split=None).check_validation(8, 8)
+    with pytest.raises(UserError, match=r"split=null.*batch_size=8.* 7"):
+        method(split=None).check_validation(7, 8)
 
 
 def test_each_side_needs_a_batch():

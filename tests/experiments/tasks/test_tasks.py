@@ -23,6 +23,8 @@ ROWS = [
     {"text": "null", "label": "good"},
 ]
 
+THREE = [*ROWS, {"text": "so so", "label": "mixed"}]
+
 
 def write(path, rows):
     kind = path.name.removesuffix(".gz").rsplit(".", 1)[-1]
@@ -86,11 +88,19 @@ def test_two_text_columns_and_a_label_column(tmp_path):
 def test_a_labelled_test_file_is_the_test_set_and_an_unlabelled_one_is_not(tmp_path):
     path = folder(tmp_path, train=ROWS, validation=ROWS[:2], test=ROWS[:1])
     data = user_task(path).load()
-    assert (data.test_source, len(data.tests["test"])) == ("test", 1)
+    assert (data.test_source, len(data.tests["test"]), len(data.validation)) == ("test", 1, 2)
     for unlabelled in ({"text": "x"}, {"text": "x", "label": -1}, {"text": "x", "label": None}):
         write(tmp_path / "test.jsonl", [unlabelled])
         data = user_task(path).load()
         assert (data.test_source, len(data.tests["test"])) == ("validation", 2)
+        assert data.validation is None
+
+
+def test_an_unlabelled_validation_file_beside_a_test_is_told(tmp_path, caplog):
+    path = folder(tmp_path, train=ROWS, validation=[{"text": "x"}], test=ROWS[:1])
+    data = user_task(path).load()
+    assert (data.test_source, data.validation) == ("test", None)
+    assert "validation.jsonl has no labels" in caplog.text
 
 
 def test_regression_targets(tmp_path):
@@ -119,17 +129,21 @@ def test_max_train_is_seeded_stratified_and_the_same_for_every_load(tmp_path):
 BAD = [
     ({}, {"data_dir": "nowhere"}, "no folder"),
     ({"validation": ROWS}, {}, "file train"),
-    ({"train": ROWS}, {}, "test file.*validation"),
-    ({"train": ROWS, "validation": ROWS}, {"text_columns": ["txt"]}, "'txt'.*text, label"),
+    ({"train": ROWS}, {}, "test or validation.*task.holdout"),
+    ({"train": ROWS, "validation": ROWS}, {"text_columns": ["txt"]}, "'txt'.*'text', 'label'"),
     ({"train": ROWS, "validation": ROWS}, {"label_column": "y"}, "column 'y'"),
     ({"train": ROWS, "validation": [{"text": "x", "label": "so"}]}, {}, "'so'.*unknown"),
     ({"train": ROWS, "validation": [{"txt": "x", "label": "bad"}]}, {}, "column 'text'"),
     ({"train": ROWS[:1], "validation": ROWS}, {}, "two.*labels"),
-    ({"train": [*ROWS, {"text": "x", "label": None}], "validation": ROWS}, {}, "row 4"),
+    ({"train": [*ROWS, {"text": "x", "label": None}], "validation": ROWS}, {}, "line 5"),
     ({"train": [*ROWS, {"text": None, "label": "bad"}], "validation": ROWS}, {}, "no text"),
     ({"train": ROWS, "validation": ROWS}, {"regression": True}, "no finite number"),
     ({"train": ROWS, "validation": ROWS}, {"max_train": 0}, "max_train=0.*1 or more"),
     ({"train": ROWS, "validation": ROWS}, {"metrics": ["bleu"]}, "metric 'bleu'"),
+    ({"train": THREE, "validation": ROWS}, {"metrics": ["f1"]}, "f1.*has 3.*macro_f1"),
+    ({"train": ROWS, "validation": ROWS}, {"metrics": ["pearson"]}, "pearson.*numbers"),
+    ({}, {"metrics": ["accuracy"], "regression": True}, "accuracy.*classes.*spearman"),
+    ({"train": ROWS, "validation": ROWS}, {"metrics": []}, "metrics is empty"),
     ({"train": ROWS, "validation": ROWS}, {"text_columns": None}, "task.text_columns"),
     ({"train": ROWS, "validation": ROWS}, {"text_columns": list("abc")}, "text_columns.*two"),
 ]
@@ -140,6 +154,12 @@ def test_bad_input_is_one_clear_sentence(tmp_path, splits, options, message):
     path = folder(tmp_path, **splits)
     with pytest.raises(UserError, match=message):
         user_task(options.pop("data_dir", path), **options).load()
+
+
+def test_f1_names_its_class(tmp_path):
+    path = folder(tmp_path, train=ROWS, validation=ROWS)
+    data = user_task(path, metrics=["f1", "accuracy"]).load()
+    assert "'good'" in data.metric_settings["f1"]
 
 
 def test_empty_and_unreadable_files(tmp_path):
@@ -173,7 +193,7 @@ def test_glue_tasks_from_files(tmp_path, name):
         tmp_path,
         train=glue_rows(name, labels),
         validation=glue_rows(name, labels),
-        test=glue_rows(name, [-1]),  # GLUE's test labels are hidden: never read
+        test=glue_rows(name, [-1]),  # GLUE's test labels are hidden
     )
     data = Glue(name, data_dir=path).load()
     assert [example.label for example in data.train] == labels
@@ -182,6 +202,27 @@ def test_glue_tasks_from_files(tmp_path, name):
     size = len(labels)
     perfect = np.array(labels)[:, None] if names is None else np.eye(size)
     assert data.score({"test": perfect})[data.primary_metric] == pytest.approx(1.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["sst2", "stsb", "mnli"])
+def test_a_labelled_test_file_beside_glue_s_development_set(tmp_path, name):
+    labels = [0.5, 4.0] if name == "stsb" else [0, 1]
+    halves = {"mnli": ("_matched", "_mismatched")}.get(name, ("",))
+    rows = {f"validation{half}": glue_rows(name, labels) for half in halves}
+    rows |= {f"test{half}": glue_rows(name, labels[1:]) for half in halves}
+    data = Glue(name, data_dir=folder(tmp_path, train=glue_rows(name, labels), **rows)).load()
+    assert data.test_source == "test"
+    assert [e.label for test in data.tests.values() for e in test] == labels[1:] * len(halves)
+    assert [e.label for e in data.validation] == labels * len(halves)
+
+
+def test_glue_on_train_and_a_labelled_test_alone(tmp_path):
+    path = folder(tmp_path, train=glue_rows("rte", [0, 1]), test=glue_rows("rte", [1]))
+    data = Glue("rte", data_dir=path).load()
+    assert (data.test_source, data.validation) == ("test", None)
+    write(tmp_path / "test.jsonl", glue_rows("rte", [-1]))
+    with pytest.raises(UserError, match="no file validation"):
+        Glue("rte", data_dir=path).load()
 
 
 def test_glue_labels_may_be_names(tmp_path):
@@ -216,7 +257,7 @@ def test_primary_metric_can_be_chosen_among_the_tasks_own():
 
 def test_unknown_glue_label_and_task(tmp_path):
     path = folder(tmp_path, train=glue_rows("sst2", [0, 1]), validation=glue_rows("sst2", [2]))
-    with pytest.raises(UserError, match=r"row 0 .*label 2.*unknown"):
+    with pytest.raises(UserError, match=r"line 1 .*label 2.*unknown"):
         Glue("sst2", data_dir=path).load()
     with pytest.raises(UserError, match=r"name=wnli.*sst2"):
         Glue("wnli")
@@ -275,7 +316,7 @@ def test_jsonl_lines_must_be_objects_and_may_lack_a_key(tmp_path):
     with pytest.raises(UserError, match=r"line.*object"):
         user_task(tmp_path).load()
     path = folder(tmp_path, train=[*ROWS, {"label": "bad"}], validation=ROWS)
-    with pytest.raises(UserError, match=r"row 4 .*no text"):
+    with pytest.raises(UserError, match=r"line 5 .*no text"):
         user_task(path).load()
 
 
