@@ -21,7 +21,7 @@ from peft import LoraConfig, PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bilevel.errors import UserError
-from bilevel.hypergradient import FiniteDifference, Hypergradient
+from bilevel.hypergradient import Hypergradient, Unrolled
 from bilevel.settings import from_values
 from experiments.answers import Decoding
 from experiments.cli.quiet import quiet
@@ -89,7 +89,7 @@ def finetune(
             ``references`` of a test's text are those to score by. D_val of a bilevel method is a
             part of ``train``.
         method: an instance of a class in ``problems``.
-        hypergradient: of a bilevel method; ``FiniteDifference()`` unless given.
+        hypergradient: of a bilevel method; ``Unrolled()`` unless given.
         target_modules: "qv", "all" or names; None for the method's own.
         head: modules trained in full beside the adapter; None for all outside the backbone.
         metrics: names in ``experiments.metrics.labels.METRICS`` (of tags ``tags.TAG_METRICS``, of
@@ -208,7 +208,7 @@ def _plan(
         method=method,
         task=task,
         model=model,
-        hypergradient=hypergradient or FiniteDifference(),
+        hypergradient=hypergradient or Unrolled(),
         settings=settings,
         places=targets or method.targets or "qv",
         engine=options,

@@ -164,7 +164,8 @@ class StageRun:
             return 0
         batches = len(_loader(lower))
         config = lower.config
-        return max(1, round(epochs * batches / config.gradient_accumulation / config.unroll_steps))
+        steps = math.ceil(batches / config.gradient_accumulation)
+        return max(1, round(epochs * steps / config.unroll_steps))
 
     def _before(self, writer: MetricsWriter, evaluation: Evaluation) -> list[Callback]:
         guard = NonFiniteGuard(checkpointer=self.context.checkpointer)
