@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from experiments.answers import Decoding
-from experiments.tasks.generation import LORA_DECODING, Generation, texts
+from experiments.tasks.generation import LORA_DECODING, Generation
+from experiments.tasks.reading.cells import texts_of
 from experiments.tasks.reading.files import Row
 from experiments.tasks.reading.triples import linearised, triples
 
@@ -33,4 +34,4 @@ class DART(Generation):
     def read_row(self, row: Row, place: str) -> tuple[str, list[str]]:
         """An entry's triples and references."""
         found = [(s, p.lower(), o) for s, p, o in triples(row["tripleset"], place)]
-        return linearised(found), texts(row["references"])
+        return linearised(found), texts_of(row["references"], "references", place)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from bilevel.errors import UserError
 from experiments.answers import Decoding
 from experiments.tasks.examples import TextExample
-from experiments.tasks.generation import LORA_DECODING, Generation, grouped, texts
+from experiments.tasks.generation import LORA_DECODING, Generation, grouped
+from experiments.tasks.reading.cells import texts_of
 from experiments.tasks.reading.files import Row
-from experiments.tasks.reading.rows import check_columns
+from experiments.tasks.reading.row import check_columns
 from experiments.tasks.reading.triples import linearised, triples
 
 __all__ = ["WebNLG"]
@@ -49,10 +50,10 @@ class WebNLG(Generation):
     def read_row(self, row: Row, place: str) -> tuple[str, list[str]] | None:
         """An entry's triples and its references; None without a good one."""
         source = linearised(triples(row["triples"], place))
-        references = texts(row["references"])
+        references = texts_of(row["references"], "references", place)
         if not self.only_good or not references:
             return source, references
-        comments = texts(row["ref_comments"])
+        comments = texts_of(row["ref_comments"], "ref_comments", place)
         if len(comments) != len(references):
             raise UserError(
                 f"{place} has {len(references)} references and {len(comments)} ref_comments: "

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from bilevel.settings import Count
 from experiments.answers import Decoding
-from experiments.tasks.generation import Generation, texts
+from experiments.tasks.generation import Generation
+from experiments.tasks.reading.cells import text_of, texts_of
 from experiments.tasks.reading.files import Row
 from experiments.tasks.task import Length
 
@@ -37,4 +38,5 @@ class XSum(Generation):
 
     def read_row(self, row: Row, place: str) -> tuple[str, list[str]]:
         """The texts as they are."""
-        return str(row["document"]), texts(row["summary"])
+        document = text_of(row["document"], "document", place)
+        return document, texts_of(row["summary"], "summary", place)

@@ -38,6 +38,13 @@ class LabelledData(TaskData):
             return Answers(NUMBER, 1)
         return Answers(CLASSES, len(self.label_names), tuple(self.label_names))
 
+    @property
+    def metric_settings(self) -> dict[str, str]:
+        """Of which class the F1 is."""
+        if "f1" not in self.metrics or self.label_names is None:
+            return {}
+        return {"f1": f"of the class {self.label_names[1]!r}, the second of two"}
+
     def tested_labels(self) -> set[str]:
         """Names of the classes in the test sets."""
         names = self.label_names or []

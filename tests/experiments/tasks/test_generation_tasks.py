@@ -174,7 +174,7 @@ WRONG = {
         DART,
         {"train": DART_ROWS, "test": [{**DART_ROWS[0], "references": []}]},
         {},
-        "row 0 .*test.jsonl.*no reference",
+        "line 1 .*test.jsonl.*no reference",
     ),
     "no column": (XSum, {"train": [ROW], "test": [ROW]}, {}, "column 'document'"),
     "comments missing": (
@@ -193,7 +193,7 @@ WRONG = {
         TextToText,
         {"train": [{"source": " ", "target": "x"}], "test": [ROW]},
         {},
-        "row 0 .*column 'source'",
+        "line 1 .*column 'source'",
     ),
     "unknown metric": (E2E, {}, {"metrics": ("blue",)}, "metric 'blue'"),
     "no metric": (E2E, {}, {"metrics": ()}, "task.metrics.*empty"),
