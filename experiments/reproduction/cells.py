@@ -9,7 +9,7 @@ from typing import Any
 
 from bilevel.errors import UserError, listed
 from experiments.config import stored
-from experiments.reproduction.entries import Block
+from experiments.reproduction.entries import AS_PUBLISHED, Block
 from experiments.results import record
 
 __all__ = ["START", "Cell"]
@@ -63,7 +63,10 @@ class Cell:
         """Options that the folder's run was made with; none without a run."""
         path = self.folder / stored.HYDRA / "overrides.yaml"
         words = stored.words(self.folder) if path.is_file() else []
-        return {key: value for key, _, value in (word.partition("=") for word in words)}
+        said = {key: value for key, _, value in (word.partition("=") for word in words)}
+        # Before there were these options, runs were made so.
+        before = {k: value for k, value in AS_PUBLISHED.items() if k in self.settings}
+        return {**before, **said} if said else {}
 
     def result(self) -> dict[str, Any] | None:
         """Its result.json; None while it is not finished.

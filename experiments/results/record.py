@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from bilevel.errors import UserError, listed
 from bilevel.reading import json_object
+from experiments.answers import TEXT
 from experiments.cli.writing import write_atomically
 from experiments.results.shape import check_result
 
@@ -21,6 +23,7 @@ __all__ = [
     "read",
     "saved_folder",
     "summary",
+    "validation_score",
     "versions",
     "write",
 ]
@@ -107,6 +110,19 @@ def summary(values: dict[str, Any], folder: Path) -> str:
     if (folder / "figures").is_dir():
         lines.append(f"  figures   {folder / 'figures'}")
     return "\n".join(lines)
+
+
+def validation_score(values: Mapping[str, Any]) -> float:
+    """What a run is to be chosen by, the larger the better; nothing of it is of the test set.
+
+    The primary metric on the validation data; of written text, which is scored on the test alone,
+    minus their loss; nan without validation data.
+    """
+    found = values.get("validation")
+    if found is None:
+        return math.nan
+    score = None if values["kind"] == TEXT else found["metrics"].get(values["primary_metric"])
+    return -float(found["loss"]) if score is None else float(score)
 
 
 def gap(values: Mapping[str, Any]) -> float | None:

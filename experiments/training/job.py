@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +24,26 @@ from experiments.training.context import RunContext
 from experiments.training.final_scores import assemble, final_scores, test_sizes
 from experiments.training.fine_tuning_job import FineTuningJob, load_task
 from experiments.training.finished_stages import Journal
+from experiments.training.heard import heard
 from experiments.training.stage import StageRun
 from problems.common.method import Outcome, Stage
+from problems.common.two_levels import TwoLevelMethod
 
 __all__ = ["execute", "run_stage"]
 
 log = logging.getLogger(__name__)
 
 
-def execute(plan: Plan, folder: Path, task: TaskData | None = None) -> dict[str, Any]:
+def execute(
+    plan: Plan, folder: Path, task: TaskData | None = None, warnings: Sequence[str] = ()
+) -> dict[str, Any]:
     """Run a plan in ``folder``; returns what its result.json says.
 
     Args:
         plan: what to do.
         folder: where.
         task: the plan's data, if it has been read already.
+        warnings: what was warned of while it was.
 
     Raises:
         UserError: the folder holds another run, or one that is not to be resumed; or anything
@@ -54,11 +60,13 @@ def execute(plan: Plan, folder: Path, task: TaskData | None = None) -> dict[str,
         _refuse_leftovers(plan, folder)
         log.info("run in %s", folder)
         quiet()
-        task = task or load_task(plan)
+        with heard(list(warnings)) as warnings:
+            task = task or load_task(plan)
         journal = Journal(folder / "checkpoints" / "stages.json", plan.config, plan.resume)
-        job = FineTuningJob.load(plan, task)
-        sizes = {"train": len(task.train), **test_sizes(task)}
-        log.info("data: %s", ", ".join(f"{name} {size}" for name, size in sizes.items()))
+        with heard(warnings):
+            job = FineTuningJob.load(plan, task)
+        job.warnings = warnings
+        _tell_data(job)
         outcome, stages = _run_stages(job, job.context(folder), journal)
         saved = saved_model.save(outcome, folder)
         saved_model.name_labels(task.answers, folder.glob("adapter*"))
@@ -68,7 +76,10 @@ def execute(plan: Plan, folder: Path, task: TaskData | None = None) -> dict[str,
         elif plan.model.warm_start is not None:
             warm_start.save_base(job.stock_model(), job.tokenizer, folder)
         saved_model.seal(folder)
-        values = assemble(job, stages, outcome, saved, final_scores(job, outcome, saved, folder))
+        scores = final_scores(job, outcome, saved, folder)
+        for words in scores["warnings"]:
+            log.warning("%s", words)
+        values = assemble(job, stages, outcome, saved, scores)
         if plan.figures:
             figures.draw(folder, values)
         record.write(folder, values)
@@ -139,6 +150,31 @@ def _run_stages(
     said = {name: entry["summary"] for name, entry in journal.finished.items()}
     said[last.name] = summary
     return outcome, {name: summary for name, summary in said.items() if summary is not None}
+
+
+def _tell_data(job: FineTuningJob) -> None:
+    """Say how many examples there are, and what the validation split is good for."""
+    task, method = job.task, job.plan.method
+    sizes = {"train": len(task.train), "validation": len(task.validation or ())}
+    sizes = {name: size for name, size in {**sizes, **test_sizes(task)}.items() if size}
+    log.info("data: %s", ", ".join(f"{name} {size}" for name, size in sizes.items()))
+    if task.validation is None:
+        if task.test_source == "validation":
+            log.info(
+                "there is no test split beside the validation split, which is the test set: "
+                "nothing is chosen by it"
+            )
+    elif getattr(method, "hold_out", 0):
+        log.info(
+            "the validation split is not used, as method.hold_out=%g keeps a part of the training "
+            "data in its place (method.hold_out=0 takes the split)",
+            method.hold_out,  # type: ignore[attr-defined]
+        )
+    elif isinstance(method, TwoLevelMethod) and method.split is None:
+        log.info("the validation split is D_val (method.split=null)")
+    else:
+        share = "; method.split=null makes it D_val" * isinstance(method, TwoLevelMethod)
+        log.info("the validation split is what is chosen by: no level trains on it%s", share)
 
 
 def _refuse_leftovers(plan: Plan, folder: Path) -> None:
