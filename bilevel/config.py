@@ -71,12 +71,14 @@ class BilevelEngineConfig(EngineConfig):
     Attributes:
         backend: process-group backend; ``auto`` takes nccl on GPUs and gloo on CPUs.
         verbose: let Betty's own logger print its notes about the problem graph.
+        early_stopping_start: global steps before the first validation that counts for it.
     """
 
     train_iters: int = 1000
     valid_step: int = 0
     backend: str = "auto"
     verbose: bool = False
+    early_stopping_start: int = 0
 
     @classmethod
     def of(cls, config: EngineConfig) -> BilevelEngineConfig:

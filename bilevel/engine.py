@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -38,6 +39,9 @@ class EarlyStopping(BettyEarlyStopping):
                 f"early stopping watches {self.metric!r}, which the validation does not report; "
                 f"it reports: {', '.join(validation_stats)}"
             )
+        if math.isnan(validation_stats[self.metric]):  # a first score that nothing would exceed
+            self.counter += 1
+            return self.counter >= self.patience
         return bool(super().__call__(validation_stats))
 
 
@@ -183,7 +187,8 @@ class BilevelEngine(Engine):
         self.train()
         for callback in self.callbacks:
             callback.on_validation(self, stats)
-        if self.early_stopping is not None and self.early_stopping(stats):
+        begun = self.global_step >= self.config.early_stopping_start
+        if self.early_stopping is not None and begun and self.early_stopping(stats):
             self.request_stop(
                 f"{self.early_stopping.metric} has not improved in "
                 f"{self.early_stopping.patience} validations"

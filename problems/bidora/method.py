@@ -55,6 +55,7 @@ from bilevel.settings import Count, NonNegative, Positive
 from problems import common
 from problems.common import (
     ALONE,
+    DVal,
     Job,
     Level,
     LowRankMethod,
@@ -118,6 +119,10 @@ class BiDoRA(LowRankMethod, TwoLevelMethod):
                 "hypergradient=alignment needs gated LoRA layers, which method=bidora has not: "
                 "use hypergradient=finite_difference"
             )
+
+    def held_out(self, own: bool) -> DVal:
+        """A retraining is on the training data alone."""
+        return "apart" if own and self.retrain else super().held_out(own)
 
     def stages(self) -> Sequence[Stage]:
         """One stage, or with ``retrain`` two."""
