@@ -2,8 +2,9 @@
 
     python -m experiments.score_text hypotheses=FILE references=FILE[,FILE...] metrics=bleu,nist,...
 
-One text a line (.gz too). References: several files, whose lines belong together (an empty line is
-no reference), or one file with a line for each example, or with groups of lines between empty lines.
+One text a line (.gz too). References: several files, whose lines belong together (an empty line
+is no reference), or one file with a line for each example, or with groups of lines between empty
+lines.
 encoding=NAME reads files that are not UTF-8.
 """
 

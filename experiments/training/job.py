@@ -15,6 +15,7 @@ from experiments.cli.quiet import quiet
 from experiments.cli.resume import exclusive
 from experiments.config.plan import Plan
 from experiments.results import record, saved_model
+from experiments.tasks.task import TaskData
 from experiments.training import warm_start
 from experiments.training.context import RunContext
 from experiments.training.final_scores import assemble, final_scores, test_sizes
@@ -28,8 +29,13 @@ __all__ = ["execute", "run_stage"]
 log = logging.getLogger(__name__)
 
 
-def execute(plan: Plan, folder: Path) -> dict[str, Any]:
+def execute(plan: Plan, folder: Path, task: TaskData | None = None) -> dict[str, Any]:
     """Run a plan in ``folder``; returns what its result.json says.
+
+    Args:
+        plan: what to do.
+        folder: where.
+        task: the plan's data, if it has been read already.
 
     Raises:
         UserError: the folder holds another run, or one that is not to be resumed; or anything
@@ -43,7 +49,7 @@ def execute(plan: Plan, folder: Path) -> dict[str, Any]:
         _refuse_leftovers(plan, folder)
         log.info("run in %s", folder)
         quiet()
-        task = load_task(plan)
+        task = task or load_task(plan)
         journal = Journal(folder / "checkpoints" / "stages.json", plan.config, plan.resume)
         job = FineTuningJob.load(plan, task)
         sizes = {"train": len(task.train), **test_sizes(task)}
