@@ -62,7 +62,7 @@ def draw(runs: Sequence[tuple[Sequence[Record], dict[str, Any]]], name: str, pat
             for method in sorted(here):
                 handles[method] = _line(axes, here[method], looks[method])
             for target in targets[setting]:
-                axes.axhline(target, color=INK, linestyle="--", linewidth=1.0)
+                handles["target"] = axes.axhline(target, color=INK, linestyle="--", linewidth=1.0)
             axes.set_title(", ".join(setting))
             axes.set_xlabel("step")
             axes.set_xlim(left=0)
