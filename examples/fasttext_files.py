@@ -5,7 +5,7 @@ from pathlib import Path
 
 import experiments
 from bilevel import UserError
-from experiments import Example, Length, Subset
+from experiments import Example, Length, Subset, read_text
 
 MARK = "__label__"
 
@@ -49,7 +49,7 @@ class FastTextFiles(Subset):
         if not path.is_file():
             raise UserError(f"task.data_dir={self.data_dir} has no file {path.name}")
         rows = []
-        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        for number, line in enumerate(read_text(path).split("\n"), start=1):
             if not line.strip():
                 continue
             label, _, text = line.strip().partition(" ")

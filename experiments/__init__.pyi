@@ -14,8 +14,9 @@ from .tasks.generation import Generation as Generation
 from .tasks.kinds.labelled import LabelledData as LabelledData
 from .tasks.kinds.tags import TaggedData as TaggedData
 from .tasks.kinds.text import TextData as TextData
-from .tasks.reading.files import find_split as find_split
 from .tasks.reading.files import read_rows as read_rows
+from .tasks.reading.splits import find_split as find_split
+from .tasks.reading.text import read_text as read_text
 from .tasks.tagging import Tagging as Tagging
 from .tasks.task import Length as Length
 from .tasks.task import Subset as Subset

@@ -31,6 +31,7 @@ from experiments.models.heads import is_seq2seq
 from experiments.models.in_memory import GivenModel, answers_of
 from experiments.results import saved_model
 from experiments.tasks.in_memory import GivenTask
+from experiments.tasks.in_memory_labels import named
 from experiments.training.fine_tuning_job import FineTuningJob, load_task
 from experiments.training.job import execute, run_stage
 from problems.autolora import AutoLoRA
@@ -123,7 +124,7 @@ def finetune(
         result = execute(plan, place)
         saved = place / Path(result["adapter_dir"]).name
         compact = place / "adapter_compact"
-        base = given.copy().model  # as the method got it, in fp32
+        base = given.copy(result["labels"]).model  # as the method got it, in fp32
         tuned = saved_model.load(compact if compact.is_dir() else saved, base)
     if folder is None:
         result["adapter_dir"] = None
@@ -180,7 +181,7 @@ def _task(
     metrics: Sequence[str] | None = None,
     decoding: Decoding | None = None,
 ) -> GivenTask:
-    answers = answers_of(model)
+    answers = named(answers_of(model), data)
     seq2seq = is_seq2seq(answers, model.config)
     return GivenTask(data, answers, tokenizer, seq2seq, metrics, decoding, positions(model))
 

@@ -39,10 +39,7 @@ def evaluate(run: SavedRun, adapter: Path) -> dict[str, float | None]:
         model = saved_model.load(adapter, loaded.model).to(device)
     except UserError as error:
         raise UserError(f"task {task.name} on model {run.config.model.name}: {error}") from error
-    tests = {
-        name: task.tokenise(loaded.tokenizer, rows, loaded.seq2seq)
-        for name, rows in task.tests.items()
-    }
+    tests = {name: loaded.tokenise(task, rows) for name, rows in task.tests.items()}
     scores = score(model, task, tests, task.collator(loaded.tokenizer), tokenizer=loaded.tokenizer)
     return {**scores.metrics, "loss": scores.loss}
 

@@ -25,6 +25,7 @@ from experiments.plots import (
     values,
     values_compared,
     watched,
+    watched_compared,
 )
 from experiments.plots.records import Record, method_name
 
@@ -78,6 +79,8 @@ def draw_several(results: Sequence[dict[str, Any]], out: Path) -> list[Path]:
         "cosine_compared.png": lambda path: cosine_compared.draw(results, path),
         "planted.png": lambda path: planted_recovery.draw(results, path),
     }
+    for name in watched_compared.LABELS:
+        drawings[f"{name}_compared.png"] = partial(watched_compared.draw, runs, name)
     for (task, model), chosen in _one_a_method(runs).items():
         drawings[f"values_{_file_name(task, model)}.png"] = partial(values_compared.draw, chosen)
     for task, model in sorted({(r["task"], r["model"]) for r in results}):

@@ -229,7 +229,7 @@ def listing() -> str:
         cells = plan(entry, Options(table=name))
         models = ", ".join(dict.fromkeys(b.model for b in entry.blocks))
         shared = [cell.block.table for cell in cells if cell.block.table != name]
-        of = f" ({len(shared)} of them of {shared[0]})" if shared else ""
+        of = f" ({len(shared)} of them of {' and '.join(dict.fromkeys(shared))})" if shared else ""
         lines.append((name, f"{entry.heading}; {_runs(len(cells))}{of}; {models}"))
     width = max(len(name) for name, _ in lines)
     return "\n".join(f"{name:{width}}  {text}" for name, text in lines)

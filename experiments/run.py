@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -25,10 +25,14 @@ from experiments import report
 from experiments.cli import help as help_page
 from experiments.cli import resume
 from experiments.cli.command_line import FAILURE, CommandLine, explain, fail, one_sentence
+from experiments.cli.held_log import HeldLog
 from experiments.cli.messages import USER_ERRORS, sentence
 from experiments.config import hydra_runs
 from experiments.config.composition import composed, hydra_app
 from experiments.config.plan import Plan
+
+if TYPE_CHECKING:
+    from experiments.tasks.task import TaskData
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +56,9 @@ def main(words: Sequence[str] | None = None) -> None:
                 config = composed(app, overrides)
                 # Before there is a folder: what is wrong now leaves nothing behind.
                 plan = Plan.of(config)
-                hydra_runs.one(app, lambda config: execute(plan), config)
+                said = HeldLog()
+                task = None if plan.resume else read_data(plan, said)
+                hydra_runs.one(app, lambda config: execute(plan, task, said), config)
     if report.failures():
         raise SystemExit(FAILURE)
 
@@ -62,23 +68,46 @@ def job(config: DictConfig) -> float:
     return execute(lambda: Plan.of(config, HydraConfig.get()))
 
 
-def execute(plan: Any) -> float:
+def read_data(plan: Plan, said: HeldLog) -> TaskData:
+    """The data of a run that has no folder yet.
+
+    Args:
+        plan: of the run.
+        said: gets what is logged meanwhile, for the run's own log.
+
+    Raises:
+        UserError: the data cannot be had, or does not suit the method.
+    """
+    from experiments.cli.quiet import quiet  # here: they load torch and transformers
+    from experiments.training.fine_tuning_job import load_task
+
+    quiet()
+    with said.holding():
+        return load_task(plan)
+
+
+def execute(plan: Any, task: TaskData | None = None, said: HeldLog | None = None) -> float:
     """Run a plan in Hydra's output folder.
 
     Args:
         plan: a :class:`Plan`, or a function that makes one.
+        task: its data, if it has been read already.
+        said: what was logged before there was a folder.
 
     Returns:
         The score on validation data, the larger the better; nan where there is none, or where a
         sweep's run failed.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
+    if said is not None:
+        said.release()
     try:
         with resources_as_sentences(folder):
             from experiments.results import record  # here: they load torch and transformers
             from experiments.training import job as training
 
-            values = training.execute(plan if isinstance(plan, Plan) else plan(), folder)
+            plan = plan if isinstance(plan, Plan) else plan()
+            values = training.execute(plan, folder, task)
     except USER_ERRORS as error:
         log.debug("stopped by", exc_info=error)
         if HydraConfig.get().mode == RunMode.MULTIRUN:

@@ -1,13 +1,20 @@
 """Score generated texts against human references.
 
     python -m experiments.score_text hypotheses=FILE references=FILE[,FILE...] metrics=bleu,nist,...
+        [metrics.tokenize=auto|13a|intl|zh|char]
 
-One text a line. References: several files, whose lines belong together (an empty line is no
-reference), or one file with a line for each example, or with groups of lines between empty lines.
+How words are cut: 13a, as the papers' scores of English; intl, other alphabets and accents; zh,
+Chinese; char, each character (Japanese, Thai). auto, the default, goes by the references' script.
+
+One text a line (.gz too). References: several files, whose lines belong together (an empty line
+is no reference), or one file with a line for each example, or with groups of lines between empty
+lines.
+encoding=NAME reads files that are not UTF-8.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -15,35 +22,40 @@ from pathlib import Path
 from bilevel.errors import UserError, listed, nearest
 from experiments.cli.program import program
 from experiments.metrics.text import TEXT_METRICS, score_text
+from experiments.metrics.text.tokenization import check_tokenization
 from experiments.results.finished_run import take
+from experiments.tasks.reading.dialect import Dialect
+from experiments.tasks.reading.text import read_text
 
 __all__ = ["main", "read_references", "read_texts"]
 
-OPTIONS = ("hypotheses", "references", "metrics")
+OPTIONS = ("hypotheses", "references", "metrics", "encoding")
+TOKENIZE = "metrics.tokenize"
+
+LINE_ENDS = re.compile(r"\r\n|\r|\n")  # not splitlines: a text may hold what it takes for one
 
 
-def read_texts(path: Path) -> list[str]:
+def read_texts(path: Path, encoding: str | None = None) -> list[str]:
     """The lines of a file, an empty one included, without white space around them.
 
     Raises:
-        UserError: there is no such file, or it is not UTF-8 text.
+        UserError: there is no such file, or it is no text in this encoding (None for UTF-8).
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise UserError(f"cannot read {path}: {reason}") from error
-    return [line.strip() for line in text.removesuffix("\n").split("\n")]
+    text = read_text(path, Dialect(encoding, prefix=""))
+    lines = LINE_ENDS.split(text)
+    return [line.strip() for line in (lines if lines[-1] else lines[:-1] or lines)]
 
 
-def read_references(paths: Sequence[Path], examples: int) -> list[list[str]]:
+def read_references(
+    paths: Sequence[Path], examples: int, encoding: str | None = None
+) -> list[list[str]]:
     """For each of so many examples its references; see the program's help for the layouts."""
     if len(paths) > 1:
-        columns = [read_texts(path) for path in paths]
+        columns = [read_texts(path, encoding) for path in paths]
         rows = zip_longest(*columns, fillvalue="")
         return [[text for text in row if text] for row in rows]
     groups: list[list[str]] = [[]]
-    for line in read_texts(paths[0]):
+    for line in read_texts(paths[0], encoding):
         if line:
             groups[-1].append(line)
         elif groups[-1]:  # several empty lines separate as one does
@@ -66,20 +78,24 @@ def _help() -> str:
 @program(_help)
 def main(words: list[str]) -> None:
     """The program."""
-    own, rest = take(words, **dict.fromkeys(OPTIONS))
+    defaults: dict[str, str | None] = {**dict.fromkeys(OPTIONS), TOKENIZE: "auto"}
+    own, rest = take(words, **defaults)
     for word in rest:
         key = word.partition("=")[0]
         raise UserError(
-            f"unknown option {key!r}: allowed are {listed(OPTIONS)}{nearest(key, OPTIONS)}"
+            f"unknown option {key!r}: allowed are {listed(defaults)}{nearest(key, defaults)}"
         )
+    encoding = own.pop("encoding") or None
     for key, value in own.items():
         if not value:
             raise UserError(f"{key}= is needed; --help shows how")
-    hypotheses = read_texts(Path(own["hypotheses"] or ""))
+    tokenize = own[TOKENIZE] or ""
+    check_tokenization(tokenize, TOKENIZE)
+    hypotheses = read_texts(Path(own["hypotheses"] or ""), encoding)
     paths = [Path(name) for name in (own["references"] or "").split(",")]
-    references = read_references(paths, len(hypotheses))
+    references = read_references(paths, len(hypotheses), encoding)
     names = (own["metrics"] or "").split(",")
-    scores, settings = score_text(names, hypotheses, references)
+    scores, settings = score_text(names, hypotheses, references, tokenize)
     print(f"{len(hypotheses)} texts, {sum(map(len, references))} references")
     for name, score in scores.items():
         number = "-" if score is None else f"{score:.4f}"

@@ -20,3 +20,5 @@ def quiet() -> None:
     warnings.filterwarnings(
         "ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning
     )
+    # Merging unties the weights (bilevel.lowrank.merge), which is what PEFT warns of.
+    warnings.filterwarnings("ignore", message="Model (has|with) `tie_word_embeddings")

@@ -6,13 +6,17 @@ Both are loaded when a score is computed: a configuration is checked without the
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
+
+from bilevel.errors import UserError, listed, nearest
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["METRICS", "accuracy", "f1", "macro_f1", "matthews", "pearson", "spearman"]
+__all__ = [
+    *("METRICS", "accuracy", "check_metrics", "f1", "macro_f1", "matthews", "pearson", "spearman")
+]
 
 
 def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
@@ -79,3 +83,38 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "pearson": pearson,
     "spearman": spearman,
 }
+
+OF_NUMBERS = ("pearson", "spearman")  # the others are of classes
+
+
+def check_metrics(
+    metrics: Sequence[str], classes: int | None, option: str = "task.metrics"
+) -> None:
+    """Refuse metrics that say nothing of such answers, before anything is trained.
+
+    Args:
+        metrics: their names.
+        classes: how many there are, 2 or more; 1 for numbers; None for classes not yet counted.
+        option: where the names were given, for the message.
+
+    Raises:
+        UserError: no metric, an unknown one, or one of another kind of answer.
+    """
+    if not metrics:
+        raise UserError(f"{option} is empty: name at least one")
+    allowed = [name for name in METRICS if (name in OF_NUMBERS) == (classes == 1)]
+    for metric in metrics:
+        if metric not in METRICS:
+            known = f"{listed(allowed)}{nearest(metric, allowed)}"
+            raise UserError(f"{option}: unknown metric {metric!r}: allowed are {known}")
+        if metric not in allowed:
+            of, other = ("numbers", "classes") if classes == 1 else ("classes", "numbers")
+            raise UserError(
+                f"{option}: {metric} is a score of {other}, and the task is one of {of}: allowed "
+                f"are {listed(allowed)}"
+            )
+        if metric == "f1" and classes is not None and classes > 2:
+            raise UserError(
+                f"{option}: f1 is that of the second of two classes, and the task has {classes}: "
+                "take macro_f1, the mean over classes"
+            )

@@ -19,23 +19,46 @@ from bilevel.errors import UserError
 from experiments.answers import CLASSES, NUMBER, TAGS, TEXT, Answers
 from experiments.models.target_modules import head_modules
 
-__all__ = ["auto_class", "check_writes", "config_options", "heads", "is_seq2seq", "peft_task_type"]
+__all__ = [
+    "auto_class",
+    "check_finite",
+    "check_shapes",
+    "check_writes",
+    "config_options",
+    "heads",
+    "is_seq2seq",
+    "label_names",
+    "peft_task_type",
+]
 
 # transformers' names for the kinds that a head has.
 PROBLEM_TYPES = {CLASSES: "single_label_classification", NUMBER: "regression"}
 
 
 def config_options(answers: Answers) -> dict[str, Any]:
-    """What a model's configuration has to say of its head; nothing for text."""
+    """What a model's configuration has to say of its head; nothing for text.
+
+    The names of the classes are always said: a pretrained configuration may have some of its own,
+    and a saved model answers with those of its configuration.
+    """
     if answers.kind == TEXT:
         return {}
-    options: dict[str, Any] = {"num_labels": answers.size}
+    options: dict[str, Any] = {"num_labels": answers.size, **label_names(answers)}
     if answers.kind in PROBLEM_TYPES:
         options["problem_type"] = PROBLEM_TYPES[answers.kind]
-    if answers.kind == TAGS and answers.names is not None:
-        options["id2label"] = dict(enumerate(answers.names))
-        options["label2id"] = {name: i for i, name in enumerate(answers.names)}
     return options
+
+
+def label_names(answers: Answers) -> dict[str, dict[Any, Any]]:
+    """``id2label`` and ``label2id``, as transformers' configurations have them.
+
+    A number, and classes that nobody has named, have transformers' own names, LABEL_0 and so on.
+    """
+    names = answers.names or [f"LABEL_{i}" for i in range(answers.size)]
+    return {
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: i for i, name in enumerate(names)},
+    }
 
 
 def auto_class(answers: Answers, config: PretrainedConfig) -> Any:
@@ -82,6 +105,35 @@ def heads(model: PreTrainedModel, answers: Answers, fresh: Sequence[str]) -> lis
             "not pretrained to write text"
         )
     return []
+
+
+def check_shapes(model: PreTrainedModel, mismatched: Sequence[tuple[str, Any, Any]]) -> None:
+    """Refuse weights of other shapes than the configuration says, but for a head to be replaced.
+
+    Args:
+        model: as it was loaded.
+        mismatched: name, shape in the files and shape in the model of each such weight.
+
+    Raises:
+        UserError: one is inside the backbone.
+    """
+    backbone = f"{model.base_model_prefix}."
+    for name, there, wanted in mismatched:
+        if name.startswith(backbone):
+            raise UserError(
+                f"the weights of {model.name_or_path} do not fit its config.json: {name} is of "
+                f"shape {list(there)} in the files, and {list(wanted)} is configured"
+            )
+
+
+def check_finite(model: PreTrainedModel) -> None:
+    """Raise UserError if a weight is nan or infinite: training would blame the learning rate."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and not parameter.isfinite().all():
+            raise UserError(
+                f"the weights of {model.name_or_path} are damaged: {name} has values that are nan "
+                "or infinite"
+            )
 
 
 def peft_task_type(model: PreTrainedModel, answers: Answers, head: Sequence[str]) -> str | None:

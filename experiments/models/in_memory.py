@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -14,6 +14,7 @@ from experiments.models.heads import (
     check_writes,
     config_options,
     is_seq2seq,
+    label_names,
     peft_task_type,
 )
 from experiments.models.pretrained import LoadedModel
@@ -73,14 +74,20 @@ class GivenModel(ModelSpec):
         return self.name
 
     def load(self, answers: Answers, seed: int) -> LoadedModel:
-        """A copy of the model, which has its head."""
-        return self.copy()
+        """A copy of the model, which has its head; its classes have the names in ``answers``."""
+        return self.copy(answers.names)
 
-    def copy(self) -> LoadedModel:
-        """A copy of the model in fp32, or quantised as it is, and of its tokenizer."""
+    def copy(self, names: Sequence[str] | None = None) -> LoadedModel:
+        """A copy of the model in fp32, or quantised as it is, and of its tokenizer.
+
+        Args:
+            names: of its classes or tags; None keeps those of its configuration.
+        """
         assert self.model is not None
         assert self.tokenizer is not None
         answers = answers_of(self.model)
+        if names is not None:
+            answers = replace(answers, names=tuple(names))
         fresh = copy.deepcopy(self.model).eval()
         tokenizer = copy.deepcopy(self.tokenizer)
         prepare(tokenizer, fresh.config)
@@ -88,8 +95,11 @@ class GivenModel(ModelSpec):
             keep_trainable(fresh)
         else:
             fresh = fresh.float()
-        if fresh.config.pad_token_id is None:
-            fresh.config.pad_token_id = tokenizer.pad_token_id
+        # A decoder that classifies reads the last token that is no padding.
+        fresh.config.pad_token_id = tokenizer.pad_token_id
+        if names is not None:
+            for key, value in label_names(answers).items():
+                setattr(fresh.config, key, value)
         fresh.config.problem_type = config_options(answers).get("problem_type")
         head = self._head(fresh, answers)
         task_type = peft_task_type(fresh, answers, head)

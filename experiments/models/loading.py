@@ -1,16 +1,27 @@
 """Fetch files of pretrained models from a folder or the hub; say in a sentence what goes wrong."""
 
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 
 from bilevel.errors import UserError
 from experiments.cli import hub
 
 __all__ = ["NoScaledDotProductError", "fetch", "quietly"]
+
+# What the libraries raise over files with other contents than they think; these are called for
+# nothing but to read a user's files.
+DAMAGED = (
+    *(SafetensorError, StrictDataclassError, pickle.UnpicklingError, EOFError),
+    *(AssertionError, AttributeError, LookupError, RuntimeError, TypeError),
+)
 
 
 class NoScaledDotProductError(Exception):
@@ -55,8 +66,18 @@ def fetch(auto_class: Any, source: str, revision: str | None, **options: Any) ->
         if "scaled_dot_product_attention" in str(error):
             raise NoScaledDotProductError(str(error)) from error
         reason = str(error).strip().partition("\n")[0]
+        if auto_class is transformers.AutoTokenizer:
+            reason += " (put the tokenizer's files, tokenizer.json and others, beside the model's)"
         raise UserError(
             f"the model {source} cannot be loaded for {auto_class.__name__}: {reason}"
+        ) from error
+    except torch.OutOfMemoryError:  # a RuntimeError, and no file's fault
+        raise
+    except DAMAGED as error:
+        reason = " ".join(str(error).split()[:30])
+        raise UserError(
+            f"the model {source} cannot be loaded for {auto_class.__name__}, a file of it is "
+            f"damaged or of another kind ({type(error).__name__}: {reason})"
         ) from error
 
 

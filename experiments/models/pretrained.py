@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers import (
@@ -21,6 +22,8 @@ from experiments.answers import Answers
 from experiments.models import quantization
 from experiments.models.heads import (
     auto_class,
+    check_finite,
+    check_shapes,
     check_writes,
     config_options,
     heads,
@@ -31,6 +34,7 @@ from experiments.models.loading import NoScaledDotProductError, fetch, quietly
 from experiments.models.memory import heads_in_float32
 from experiments.models.target_modules import outside_layers
 from experiments.models.tokenizer import prepare
+from experiments.models.vocabulary import check_rows, check_tokenizer, size
 
 __all__ = ["LoadedModel", "config", "load"]
 
@@ -52,6 +56,19 @@ DROPOUTS = (
 )
 
 
+class Data(Protocol):
+    """Of a task: ``experiments.tasks.TaskData``."""
+
+    @property
+    def name(self) -> str:
+        """The task's name."""
+
+    def tokenise(
+        self, tokenizer: Any, examples: Sequence[Any], seq2seq: bool = False
+    ) -> list[dict[str, Any]]:
+        """Columns for the model."""
+
+
 @dataclass(frozen=True)
 class LoadedModel:
     """A model with its head, its tokenizer, and the modules to train and save in full.
@@ -66,6 +83,17 @@ class LoadedModel:
     head_modules: list[str]
     task_type: str | None
     seq2seq: bool = False
+
+    def tokenise(self, task: Data, examples: Sequence[Any]) -> list[dict[str, Any]]:
+        """The task's examples as this model reads them.
+
+        Raises:
+            UserError: as ``TaskData.tokenise``, or a token has no embedding.
+        """
+        rows = task.tokenise(self.tokenizer, examples, self.seq2seq)
+        known = size(self.model)
+        check_rows(rows, known, lambda number: f"example {number} of task {task.name}")
+        return rows
 
 
 def config(
@@ -119,17 +147,21 @@ def load(
         UserError: as `ModelSpec.load`.
     """
     tokenizer = _tokenizer(source, revision, config)
+    tokens = getattr(config.get_text_config(), "vocab_size", None)
+    check_tokenizer(tokenizer, tokens, source)  # before the weights are read
     with torch.random.fork_rng(devices=[]), quietly():
         torch.manual_seed(seed)
         kind = auto_class(answers, config)
         model, info = load_weights(source, revision, config, kind, attention, dtype, quantized)
+    check_shapes(model, info["mismatched_keys"])
+    check_finite(model)
     changed = [key for key, *_ in info["mismatched_keys"]]
     head = heads(model, answers, fresh=[*info["missing_keys"], *changed])
     poolers = [name for name in head if "." in name]
     if poolers:
         log.debug("%s has no weights for %s: it is trained with the head", source, poolers)
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = tokenizer.pad_token_id
+    # A decoder that classifies reads the last token that is no padding.
+    model.config.pad_token_id = tokenizer.pad_token_id
     if quantized is not None:
         quantization.keep_trainable(model)
     heads_in_float32(model, head)

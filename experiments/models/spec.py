@@ -11,6 +11,7 @@ from bilevel.errors import UserError
 from bilevel.settings import Positive, Settings, Share
 from experiments.answers import Answers
 from experiments.models import bitsandbytes_package
+from experiments.models.folder_files import check_files
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -80,7 +81,8 @@ class ModelSpec(Settings):
         """Return what transformers loads from: a folder or a hub id.
 
         Raises:
-            UserError: the package is not installed, or the folder does not exist.
+            UserError: the package is not installed, or the folder does not exist or has damaged
+                files.
         """
         if self.package is not None:
             found = importlib.util.find_spec(self.package)
@@ -142,4 +144,5 @@ def _checked(folder: Path) -> str:
     """The folder as it is given to transformers, which must hold a model."""
     if not (folder / "config.json").is_file():
         raise UserError(f"the folder {folder} holds no model: it has no config.json")
+    check_files(folder)
     return str(folder)

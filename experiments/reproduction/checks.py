@@ -109,6 +109,13 @@ class Reader:
         found = self._take(key, list, optional, [])
         return [self.at(f"{key}[{i}]", values) for i, values in enumerate(found)]
 
+    def one_or_more(self, key: str) -> list[Reader]:
+        """A mapping inside this one, or a list of some; empty if left out."""
+        if isinstance(self._values.get(key), list):
+            return self.parts(key)
+        part = self.part(key, optional=True)
+        return [] if part is None else [part]
+
     def end(self) -> None:
         """Raise UserError if anything is left."""
         if self._values:

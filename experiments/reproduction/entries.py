@@ -33,10 +33,17 @@ Settings = dict[str, Any]
 
 @dataclass(frozen=True)
 class Column:
-    """One number of a run: ``metric`` as in the report's rows (None: the primary one), times ``factor``."""  # noqa: E501
+    """One number of a run, times ``factor``.
+
+    Attributes:
+        metric: as in the report's rows; None for the primary one.
+        file: what another program left in the run's folder, a JSON file with the number; then
+            ``metric`` is its place in there (``transfers.overall.bleu``).
+    """
 
     metric: str | None
     factor: float = 1.0
+    file: str | None = None
 
 
 @dataclass(frozen=True)
@@ -177,8 +184,7 @@ def load(name: str, root: Path | None = None) -> Entry:
         notes=top.texts("notes"),
         figure=top.text("figure", optional=kind == "table"),
     )
-    shared = top.part("runs_of", optional=True)
-    blocks = [] if shared is None else _shared(shared, root)
+    blocks = [block for shared in top.one_or_more("runs_of") for block in _shared(shared, root)]
     blocks += [_block(name, part, root) for part in top.parts("blocks", optional=bool(blocks))]
     top.end()
     return replace(entry, blocks=blocks)
@@ -219,7 +225,9 @@ def _column(reader: Reader, values: Any) -> Column:
     if isinstance(values, str):
         return Column(values)
     part = reader.at("columns", values)
-    column = Column(part.text("metric", optional=True), part.number("factor", default=1.0))
+    file = part.text("file", optional=True)
+    metric = part.text("metric", optional=file is None)
+    column = Column(metric, part.number("factor", default=1.0), file)
     part.end()
     return column
 
@@ -283,16 +291,19 @@ def _shared(shared: Reader, root: Path) -> list[Block]:
     measure = shared.text("measure", optional=True)
     own = shared.parts("published", optional=True)
     shared.end()
+    chosen_blocks = [block for block in other.blocks if not models or block.model in models]
+    there = {row for block in chosen_blocks for row in block.rows}
+    known = {task for block in chosen_blocks for task in block.tasks}
+    if not chosen_blocks or set(rows) - there or set(tasks) - known:
+        raise shared.error(f"names models, rows or tasks that {other.name} does not have")
     blocks = []
-    for block in other.blocks:
-        if models and block.model not in models:
-            continue
-        if set(rows) - set(block.rows) or set(tasks) - set(block.tasks):
-            raise shared.error(f"names rows or tasks that {other.name} does not have")
+    for block in chosen_blocks:
         kept = {t: part for t, part in block.tasks.items() if not tasks or t in tasks}
         if measure:
             kept = {t: replace(part, columns={t: Column(measure)}) for t, part in kept.items()}
         chosen = {label: row for label, row in block.rows.items() if not rows or label in rows}
+        if not kept or not chosen:
+            continue
         cut = replace(block, tasks=kept, rows=chosen, published=[], average=False)
         if own:
             cut.published.extend(_published(own, cut))

@@ -8,7 +8,7 @@ from typing import Any
 
 from experiments.reproduction.cells import Cell
 
-__all__ = ["duration", "forecast"]
+__all__ = ["EXAMPLES", "duration", "forecast", "steps_of"]
 
 # Training examples, for tasks of which no run is finished yet (roughly, as the papers count them).
 EXAMPLES = {
@@ -34,7 +34,7 @@ def forecast(missing: Sequence[Cell], finished: Sequence[tuple[Cell, dict[str, A
     for cell, values in finished:
         data = values["data"]
         sizes[cell.task] = data["train"] + (data.get("validation") or 0)
-        steps = _steps(cell, sizes[cell.task])
+        steps = steps_of(cell, sizes[cell.task])
         rates.setdefault(_kind(cell), []).append(sum(values["seconds"].values()) / steps)
     total, unknown = 0.0, 0
     for cell in missing:
@@ -42,7 +42,7 @@ def forecast(missing: Sequence[Cell], finished: Sequence[tuple[Cell, dict[str, A
         if rate is None or (examples is None and "train.max_steps" not in cell.settings):
             unknown += 1
         else:
-            total += sum(rate) / len(rate) * _steps(cell, examples)
+            total += sum(rate) / len(rate) * steps_of(cell, examples)
     if unknown == len(missing):
         return "time unknown until the first run of each method and model is done"
     if unknown:
@@ -62,7 +62,8 @@ def _kind(cell: Cell) -> tuple[str, str]:
     return cell.settings["model"], cell.settings["method"]
 
 
-def _steps(cell: Cell, examples: int | None) -> float:
+def steps_of(cell: Cell, examples: int | None) -> float:
+    """Steps of one pass through ``train.epochs`` of so many examples."""
     given = cell.settings
     limit = float(given.get("train.max_steps", "inf").replace("null", "inf"))
     if examples is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from bilevel.errors import UserError
@@ -33,11 +34,13 @@ SHORT = {
     "train.batch_size": 8,
     "train.max_steps": 12,
     "engine.precision": "fp32",
-    "engine.evaluate_every": 0,
+    "engine.evaluate_every": 0.5,  # some points of a loss curve
     "engine.metrics_every": 1,
 }
 # Beams of long texts are most of a short run's time.
 WRITE = {"task.decoding.beams": 1, "task.decoding.max_new_tokens": 8}
+# The demo model has fewer layers than the papers' models.
+TARGETS, LAYERS = "train.target_modules", 4
 # Virtual tokens need room among the 48 positions of the demo model.
 VIRTUAL = {"task.max_length": 28}
 
@@ -58,6 +61,10 @@ def stand_in(
         for key, value in settings.items()
         if not key.startswith(LEFT_OUT) and key not in LENGTH
     }
+    if TARGETS in kept:
+        kept[TARGETS] = re.sub(
+            r"\blayer\.(\d+)", lambda found: f"layer.{int(found[1]) % LAYERS}", str(kept[TARGETS])
+        )
     special: dict[str, Any] = dict(WRITE) if (task, model) == GENERATE else {}
     if groups["method"] in ("prompt", "prefix"):
         special |= VIRTUAL

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from experiments import report
@@ -74,6 +76,12 @@ def collect(
             here = [c for c in cells if c.block is block and (c.row, c.task) == (label, task)]
             if not here:
                 continue
+            if column.file is not None:
+                finished = [c for c, _ in results if c in here]
+                table[label, name] = _beside(
+                    finished, column, len(here), any(c in failed for c in here)
+                )
+                continue
             found = [r for c, r in results if c in here]
             points = len({tuple(_point(c).items()) for c in here})
             table[label, name] = _ours(
@@ -124,6 +132,25 @@ def _ours(
         asked,
         failed,
     )
+
+
+def _beside(finished: Sequence[Cell], column: Column, asked: int, failed: bool) -> Ours:
+    """A number that another program left in the runs' folders."""
+    values = [value for c in finished if (value := _left(c.folder, column)) is not None]
+    mean = statistics.fmean(values) * column.factor if values else None
+    spread = statistics.stdev(values) * column.factor if len(values) > 1 else None
+    count = len(values) if values else len(finished)
+    return Ours(mean, spread, count, asked, failed)
+
+
+def _left(folder: Path, column: Column) -> float | None:
+    path = folder / str(column.file)
+    if not path.is_file():
+        return None
+    found: Any = json.loads(path.read_text(encoding="utf-8"))
+    for key in str(column.metric).split("."):
+        found = found.get(key) if isinstance(found, dict) else None
+    return None if found is None else float(found)
 
 
 def _has(found: dict[str, Any], metric: str) -> bool:

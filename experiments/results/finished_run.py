@@ -16,6 +16,7 @@ from experiments.config.composition import compose_config
 from experiments.config.instantiate import build, user_modules
 from experiments.models.spec import ModelSpec
 from experiments.results import record
+from experiments.results.labels import matched
 from experiments.tasks.task import Task, TaskData
 
 if TYPE_CHECKING:
@@ -75,9 +76,14 @@ class SavedRun:
         return cls(path, config, values, modules)
 
     def task(self) -> TaskData:
-        """The task's data."""
+        """The task's data, its labels numbered as the run's model puts them out.
+
+        Raises:
+            UserError: the data cannot be had, or it has labels that the run was not trained for.
+        """
         kind: Any = Task
-        return build(self.config.task, "task", kind, self.modules).load()
+        data = build(self.config.task, "task", kind, self.modules).load()
+        return matched(data, self.result, str(self.folder))
 
     def base(self, task: TaskData) -> LoadedModel:
         """The base model with an untrained head, and its tokenizer."""

@@ -7,6 +7,10 @@
 | bottleneck adapters | ``adapter`` | ``problems.adapters.load_adapters`` |
 | weights of the model itself | ``model`` | stock transformers |
 
+Of classes and tags, a whole model's configuration has their names (``id2label``). An adapter has
+none of its own, and a config.json beside it would make transformers take its folder for a whole
+model: ``labels.json`` there says the names, in the words of transformers' configurations.
+
 A run that was started from another (``model.warm_start``) keeps the weights that its adapter
 belongs to in ``base``.
 """
@@ -14,6 +18,7 @@ belongs to in ``base``.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,13 +30,18 @@ from transformers import PreTrainedModel
 from bilevel.checkpoint.disk import told_when_full
 from bilevel.errors import UserError
 from bilevel.lowrank import export_adapter
+from experiments.answers import Answers
+from experiments.cli.writing import write_atomically
+from experiments.models.heads import label_names
 from problems.adapters import BottleneckModel, load_adapters
 from problems.common.method import Outcome
 
-__all__ = ["ADAPTER", "MODEL", "Saved", "load", "save"]
+__all__ = ["ADAPTER", "LABELS", "MODEL", "Saved", "load", "name_labels", "save"]
 
 ADAPTER = "adapter"
 MODEL = "model"
+LABELS = "labels.json"
+ADAPTER_CONFIG = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -86,7 +96,7 @@ def load(folder: Path, base: PreTrainedModel) -> torch.nn.Module:
         UserError: the folder holds no adapter and no model, or one that does not fit ``base``.
     """
     try:
-        config = folder / "adapter_config.json"
+        config = folder / ADAPTER_CONFIG
         if config.is_file() and "bottleneck_type" in json.loads(config.read_text("utf-8")):
             return load_adapters(base, folder)
         if config.is_file():
@@ -97,6 +107,25 @@ def load(folder: Path, base: PreTrainedModel) -> torch.nn.Module:
         reason = str(error).strip().splitlines()[-1].strip()
         raise UserError(f"what is in {folder} does not fit the model: {reason}") from error
     raise UserError(f"{folder} holds no adapter (adapter_config.json) and no model (config.json)")
+
+
+def name_labels(answers: Answers, folders: Iterable[Path]) -> None:
+    """Write ``labels.json``, the names of classes or tags, into the folders that hold an adapter.
+
+    Args:
+        answers: what the model puts out; nothing is written without names.
+        folders: of adapters or whole models.
+
+    Raises:
+        UserError: the disk is full.
+    """
+    if answers.names is None:
+        return
+    text = json.dumps(label_names(answers), indent=2, ensure_ascii=False) + "\n"
+    for folder in folders:
+        if (folder / ADAPTER_CONFIG).is_file():
+            with told_when_full(folder):
+                write_atomically(folder / LABELS, text)
 
 
 def _is_plain_lora(model: PeftModel) -> bool:

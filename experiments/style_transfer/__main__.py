@@ -4,14 +4,17 @@
 
 run=DIR                 a finished run of task=instructions
 classifier=DIR          a finished run of a task with two labels
-data_dir=DIR            a folder with a file test
-language_model=MODEL    hub id or folder, for the perplexity; default: the run's base model
+data_dir=DIR            a folder with a file test, or with GYAFC's test/informal, test/formal, ...
+language_model=MODEL    hub id or folder, or a KenLM model (.arpa, .binary, ...), for the
+                        perplexity; default: the run's base model
 max_test=N              sentences at most
 out=DIR                 default: style_transfer in the run's folder
-styles=negative,positive            names of the styles, of the data's labels 0 and 1
-classifier_labels=0,1               the classifier's own labels of these
+styles=negative,positive            names of the styles, of the data's labels 0 and 1; of GYAFC
+                                    informal,formal
+classifier_labels=0,1               the classifier's own labels of these; of GYAFC the same
 instruction=TEXT                    {source} and {target} stand for the names of the styles
 text_column=text  label_column=label  reference_column=human_reference
+encoding=utf-8  delimiter=comma  quoting=true   how the data's file is written, as of task.encoding
 task.KEY=VALUE  model.KEY=VALUE     of the run, task.decoding.beams=4
 """
 

@@ -67,13 +67,13 @@ class StyleClassifier:
         loaded = self.run.base(self.data)
         saved = self.run.folder / Path(values["adapter_dir"]).name
         self.model = saved_model.load(saved, loaded.model).to(device)
-        self.tokenizer = loaded.tokenizer
+        self.loaded = loaded
 
     def styles(self, texts: Sequence[str]) -> list[int | None]:
         """0 or 1 of each text; None of a blank one, which has no style."""
         said = [i for i, text in enumerate(texts) if text.strip()]
-        rows = self.data.tokenise(self.tokenizer, [Example((texts[i],), 0) for i in said])
-        logits, _ = forward(self.model, self.data, rows, self.data.collator(self.tokenizer))
+        rows = self.loaded.tokenise(self.data, [Example((texts[i],), 0) for i in said])
+        logits, _ = forward(self.model, self.data, rows, self.data.collator(self.loaded.tokenizer))
         found: list[int | None] = [None] * len(texts)
         for i, values in zip(said, logits, strict=True):
             found[i] = self.styles_of_classes[int(np.argmax(values))]

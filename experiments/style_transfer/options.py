@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from bilevel.errors import UserError, listed, nearest
 from experiments.cli.command_line import CommandLine
 from experiments.results.finished_run import take
 from experiments.style_transfer.sentences import Columns
+from experiments.tasks.from_files import check_distinct
+from experiments.tasks.reading import formality
+from experiments.tasks.reading.dialect import Dialect
 
 __all__ = ["Options"]
 
@@ -23,13 +26,19 @@ DEFAULTS: dict[str, str | None] = {
     "language_model": None,
     "max_test": None,
     "out": None,
-    "styles": "negative,positive",
+    "styles": None,
     "instruction": INSTRUCTION,
-    "classifier_labels": "0,1",
+    "classifier_labels": None,
     "text_column": Columns().text,
     "label_column": Columns().label,
     "reference_column": Columns().reference,
+    "encoding": None,
+    "delimiter": None,
+    "quoting": None,
 }
+# Names of the data's labels 0 and 1, and the classifier's own labels of these.
+SENTIMENT = {"styles": "negative,positive", "classifier_labels": "0,1"}
+FORMALITY = dict.fromkeys(SENTIMENT, ",".join(formality.STYLES))
 OF_THE_RUN = ("task.", "model.")
 
 
@@ -51,6 +60,7 @@ class Options:
     instruction: str
     classifier_labels: tuple[str, str]
     columns: Columns
+    dialect: Dialect
     overrides: tuple[str, ...]
 
     @classmethod
@@ -72,6 +82,10 @@ class Options:
         for key, value in needed.items():
             if not value:
                 raise UserError(f"{key}=DIR is needed; --help says what it is")
+        columns = Columns(*(own[f"{name}_column"] or "" for name in Columns._fields))
+        check_distinct({f"{name}_column": value for name, value in columns._asdict().items()})
+        usual = FORMALITY if formality.is_there(needed["data_dir"]) else SENTIMENT
+        own |= {key: own[key] or value for key, value in usual.items()}
         return cls(
             **needed,
             language_model=own["language_model"] or None,
@@ -80,14 +94,16 @@ class Options:
             styles=_two(own, "styles"),
             instruction=own["instruction"] or "",
             classifier_labels=_two(own, "classifier_labels"),
-            columns=Columns(*(own[f"{name}_column"] or "" for name in Columns._fields)),
+            columns=columns,
+            dialect=_dialect(own),
             overrides=tuple(rest),
         )
 
     def shown(self) -> dict[str, object]:
         """The options as JSON has them."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {**values, "out": str(self.out), "columns": self.columns._asdict()}
+        shown = {"out": str(self.out), "columns": self.columns._asdict()}
+        return {**values, **shown, "dialect": asdict(self.dialect)}
 
 
 def _count(value: str | None) -> int | None:
@@ -96,6 +112,14 @@ def _count(value: str | None) -> int | None:
     if not str(value).isdecimal() or int(str(value)) < 1:
         raise UserError(f"max_test={value}: this must be an integer, 1 or more")
     return int(str(value))
+
+
+def _dialect(own: dict[str, str | None]) -> Dialect:
+    quoting = own["quoting"] or None
+    if quoting not in (None, "true", "false"):
+        raise UserError(f"quoting={quoting}: this must be true or false")
+    given = None if quoting is None else quoting == "true"
+    return Dialect(own["encoding"] or None, own["delimiter"] or None, given, prefix="")
 
 
 def _two(own: dict[str, str | None], key: str) -> tuple[str, str]:

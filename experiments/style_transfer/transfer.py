@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,14 +16,15 @@ from experiments.answers import TEXT, Answers
 from experiments.cli.command_line import CommandLine
 from experiments.cli.writing import write_atomically
 from experiments.config.instantiate import build
-from experiments.metrics.perplexity import SETTINGS, surprises
+from experiments.metrics import ngrams
+from experiments.metrics.perplexity import SETTINGS, Surprise, surprises
 from experiments.metrics.text import TEXT_METRICS
 from experiments.models.spec import ModelSpec
 from experiments.results import record
 from experiments.results.finished_run import SavedRun
 from experiments.style_transfer.classifier import StyleClassifier
 from experiments.style_transfer.options import Options
-from experiments.style_transfer.scores import Judged, accuracy, table
+from experiments.style_transfer.scores import Judged, accuracy, table, tokenization
 from experiments.style_transfer.sentences import Sentence, read_sentences
 from experiments.style_transfer.writer import Writer
 from experiments.training import warm_start
@@ -33,6 +34,8 @@ __all__ = ["PROGRAM", "transfer"]
 PROGRAM = "style_transfer"
 TRANSFERS = "transfers.jsonl"
 CHANCE = 0.5
+
+Surprised = Callable[[Sequence[str]], list[Surprise]]  # of each text
 
 
 def transfer(options: Options, line: CommandLine) -> dict[str, Any]:
@@ -46,8 +49,8 @@ def transfer(options: Options, line: CommandLine) -> dict[str, Any]:
     run = SavedRun.open(options.run, line, options.overrides)
     _check_out(options)
     writer = Writer(run, options.instruction, options.styles)
-    sentences = read_sentences(options.data_dir, options.columns, options.max_test)
-    spec = _language_model(options, run)
+    sentences = read_sentences(options.data_dir, options.columns, options.max_test, options.dialect)
+    surprised = _language_model(options, run)
     TEXT_METRICS["bleu"].require_packages()
     device = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -63,12 +66,10 @@ def transfer(options: Options, line: CommandLine) -> dict[str, Any]:
 
     # a reference each, so that sentences and not references have the same weight
     people = [sentence.references[0] for sentence in sentences]
-    loaded = warm_start.load(spec, Answers(TEXT, 0), 0)
-    model: Any = loaded.model
-    model.to(device)
+    surprise = surprised(device)
 
     def judged(texts: list[str], found: list[int | None]) -> Judged:
-        return Judged(texts, found, surprises(model, loaded.tokenizer, texts))
+        return Judged(texts, found, surprise(texts))
 
     def rows(texts: list[str], found: list[int | None], bleu: bool = True) -> dict[str, Any]:
         return table(judged(texts, found), sentences, options.styles, bleu)
@@ -102,18 +103,32 @@ def _check_out(options: Options) -> None:
         raise UserError(f"out={options.out} holds the result of a run: take another folder")
 
 
-def _language_model(options: Options, run: SavedRun) -> ModelSpec:
-    """What is asked for the perplexity, and that it is there: later would be after the work."""
-    if options.language_model is None:
+def _language_model(options: Options, run: SavedRun) -> Callable[[str], Surprised]:
+    """What loads onto a device what is asked for the perplexity.
+
+    That it is there is looked up at once: later would be after the work.
+    """
+    name = options.language_model
+    if name is not None and ngrams.is_ngram_file(name):
+        ngram_model = ngrams.NgramModel(name)
+        return lambda device: ngram_model.surprises
+    if name is None:
         spec = build(run.config.model, "model", ModelSpec, run.modules)
     else:
-        spec = ModelSpec("hub", pretrained=options.language_model)
+        spec = ModelSpec("hub", pretrained=name)
     if spec.config(Answers(TEXT, 0)).is_encoder_decoder:
         raise UserError(
             f"the perplexity cannot be that of {spec.title}, which has encoder and decoder: name a "
             "causal model by language_model=ID_OR_FOLDER"
         )
-    return spec
+
+    def loaded(device: str) -> Surprised:
+        found = warm_start.load(spec, Answers(TEXT, 0), 0)
+        model: Any = found.model
+        model.to(device)
+        return lambda texts: surprises(model, found.tokenizer, texts)
+
+    return loaded
 
 
 def _accuracy_on_originals(
@@ -173,7 +188,9 @@ def _settings(options: Options, writer: Writer, sentences: Sequence[Sentence]) -
         "decoding": dataclasses.asdict(writer.task.decoding),
         "accuracy": "share of texts that the classifier puts into the target style; a blank one is "
         "in none",
-        "bleu": TEXT_METRICS["bleu"].settings,
-        "perplexity": SETTINGS,
+        "bleu": TEXT_METRICS["bleu"].described(tokenization(sentences)),
+        "perplexity": ngrams.SETTINGS
+        if ngrams.is_ngram_file(options.language_model or "")
+        else SETTINGS,
         "human": "the first reference of each sentence",
     }

@@ -79,7 +79,7 @@ class Writer:
         saved = self.run.folder / Path(self.run.result["adapter_dir"]).name
         model = saved_model.load(saved, loaded.model).to(device)
         examples = data.tests["test"]
-        rows = data.tokenise(loaded.tokenizer, examples, loaded.seq2seq)
+        rows = loaded.tokenise(data, examples)
         prompts = [data.prompt(row, loaded.seq2seq) for row in rows]
         for number, (prompt, example) in enumerate(zip(prompts, examples, strict=True)):
             needed = len(data.source(loaded.tokenizer, example.source, UNCUT, loaded.seq2seq))

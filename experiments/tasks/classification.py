@@ -5,21 +5,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bilevel.errors import UserError, listed, nearest
-from experiments.metrics.labels import METRICS
+from bilevel.errors import UserError, listed
+from experiments.metrics.labels import check_metrics
 from experiments.tasks.examples import Example
-from experiments.tasks.reading.files import Row, find_split, read_rows
-from experiments.tasks.reading.rows import (
-    class_number,
-    class_numbers,
-    examples,
-    is_labelled,
-    regression_target,
+from experiments.tasks.from_files import (
+    HELD_OUT,
+    ColumnName,
+    FromFiles,
+    Holdout,
+    check_distinct,
+    held_out,
 )
-from experiments.tasks.task import Length, Subset
+from experiments.tasks.reading.files import Row, read_rows
+from experiments.tasks.reading.labels import class_numbers, is_labelled, regression_target
+from experiments.tasks.reading.rows import examples
+from experiments.tasks.reading.splits import SplitFiles, no_test, own_splits
+from experiments.tasks.task import Length
 
 if TYPE_CHECKING:
     from experiments.tasks.kinds.labelled import LabelledData
@@ -30,20 +33,24 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Classification(Subset):
+class Classification(FromFiles):
     """Text classification (or regression) on files train, validation and/or test in a folder.
 
-    The test set is the test file if there is one with labels, else the validation file;
-    `TaskData.test_source` says which. A validation file beside a labelled test file is
-    `TaskData.validation`, what is chosen by. The classes are those of the training file.
+    The test set is the test file if there is one with labels, else the validation file, else (with
+    ``holdout``) a share of the training file; `TaskData.test_source` says which. A validation file
+    beside a labelled test file is `TaskData.validation`, what is chosen by. The classes are those
+    of the training file.
     """
 
     data_dir: str | None = None
-    """The folder; needed."""
-    text_columns: tuple[str, ...] | str | None = None
+    """The folder, or with holdout the one file; needed."""
+    text_columns: tuple[ColumnName, ...] | ColumnName | None = None
     """One or two column names, [one] or [first,second]; needed."""
-    label_column: str | None = "label"
+    label_column: ColumnName | None = "label"
     """The column whose values, names or numbers, are to be predicted."""
+    holdout: Holdout | None = None
+    """The share of a single file that becomes the test set, in the classes' proportions; which
+    rows follows from subset_seed. null: there is a file to test on."""
     regression: bool = False
     """Take the labels as real numbers to predict, not as classes."""
     metrics: tuple[str, ...] | None = None
@@ -61,15 +68,22 @@ class Classification(Subset):
             (self.label_column, "label_column=COLUMN"),
         ):
             if value is None:
-                raise UserError(f"task={self.name} needs task.{option}")
+                raise UserError(f"task={self.name} needs task.{option}{self._known_columns()}")
         if not 1 <= len(self.columns) <= 2:
             raise UserError(
                 f"task.text_columns must name one or two columns, not {len(self.columns)}"
             )
-        for metric in self.scores:
-            if metric not in METRICS:
-                known = f"{listed(METRICS)}{nearest(metric, METRICS)}"
-                raise UserError(f"task.metrics: unknown metric {metric!r}, known are {known}")
+        texts = {f"task.text_columns[{i}]": column for i, column in enumerate(self.columns)}
+        check_distinct({**texts, "task.label_column": self.label_column})
+        check_metrics(self.scores, 1 if self.regression else None)
+
+    def _known_columns(self) -> str:
+        """Which columns could be named, where there is a training file to tell."""
+        if self.data_dir is None:
+            return ""
+        path = own_splits(self.data_dir)["train"]
+        names = dict.fromkeys(name for row in read_rows(path, self.dialect) for name in row)
+        return f": the columns of {path} are {listed(map(repr, names))}"
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -81,7 +95,7 @@ class Classification(Subset):
     def scores(self) -> tuple[str, ...]:
         """The metrics, the primary one first."""
         usual = ("pearson", "spearman") if self.regression else ("accuracy", "macro_f1")
-        return self.metrics or usual
+        return usual if self.metrics is None else self.metrics
 
     def load(self) -> LabelledData:
         """Read the training file and the test (or validation) file."""
@@ -90,54 +104,72 @@ class Classification(Subset):
         assert self.data_dir is not None
         assert self.label_column is not None
         label = self.label_column
-        path = find_split(self.data_dir, "train")
-        if path is None:
-            raise UserError(
-                f"task.data_dir={self.data_dir} has no file train "
-                "(.parquet, .csv, .tsv or .jsonl; the last three also .gz)"
-            )
-        train = read_rows(path)
+        files = own_splits(self.data_dir)
+        where = str(files["train"])
+        rows = read_rows(files["train"], self.dialect)
         convert: Callable[[Any], int | float] = regression_target
         names = None
         if not self.regression:
-            classes = class_numbers(train, label, str(path))
-            convert, names = class_number(classes), [str(key) for key in classes]
-        held_out = self._held_out(self.data_dir, label)
-        tested = next(iter(held_out))
+            classes = class_numbers(rows, label, where)
+            convert, names = classes.number, classes.names
+            check_metrics(self.scores, len(names))
 
-        def prepared(rows: list[Row], where: Path) -> tuple[list[Example], list[int] | None]:
-            found = examples(rows, self.columns, label, convert, str(where))
-            return found, None if self.regression else [int(e.label) for e in found]
+        def numbers(found: list[Example]) -> list[int] | None:
+            return None if self.regression else [int(example.label) for example in found]
 
+        train = examples(rows, self.columns, label, convert, where)
+        splits = {
+            split: examples(found, self.columns, label, convert, str(files[split]))
+            for split, found in self._to_test(files, label).items()
+        }
+        if splits:
+            source = next(iter(splits))
+            test = splits.pop(source)
+        elif self.holdout is not None:
+            source = HELD_OUT
+            train, test = held_out(train, self.holdout, self.subset_seed, numbers(train))
+        else:
+            raise self._no_test(files)
         return LabelledData(
             name=self.name,
-            train=self.kept_train(*prepared(train, path)),
-            tests={"test": self.kept_test(*prepared(*held_out.pop(tested)))},
-            test_source=tested,
+            train=self.kept_train(train, numbers(train)),
+            tests={"test": self.kept_test(test, numbers(test))},
+            test_source=source,
             label_names=names,
             metrics=self.scores,
             max_length=self.max_length,
-            validation=next((prepared(*rest)[0] for rest in held_out.values()), None),
+            validation=splits.get("validation"),
         )
 
-    def _held_out(self, data_dir: str, label: str) -> dict[str, tuple[list[Row], Path]]:
-        """Rows of the files test and validation that have labels; the first is the test set."""
-        found: dict[str, tuple[list[Row], Path]] = {}
+    def _to_test(self, files: dict[str, SplitFiles], label: str) -> dict[str, list[Row]]:
+        """Rows of the splits test and validation that have labels; the first is the test set."""
+        found: dict[str, list[Row]] = {}
         for split in ("test", "validation"):
-            path = find_split(data_dir, split)
-            rows = [] if path is None else read_rows(path)
-            if path is None:
+            if split not in files:
                 continue
+            path = files[split]
+            rows = read_rows(path, self.dialect)
             # Alone, a validation file is the test set: what is wrong with its labels is told there.
             if is_labelled(rows, label) or (split == "validation" and not found):
-                found[split] = rows, path
+                found[split] = rows
             elif split == "test":
-                log.warning("%s has no labels: the validation file is the test set", path)
+                other = "validation file" if "validation" in files else "held-out share"
+                log.warning("%s has no labels: the %s is the test set", path, other)
             else:
                 log.warning("%s has no labels, so there is no validation data", path)
-        if not found:
+        if found and self.holdout is not None:
             raise UserError(
-                f"task.data_dir={data_dir} has neither a labelled test file nor a validation "
-                "file to test on"
+                f"task.holdout={self.holdout} is for data in one single file, and "
+                f"{files[next(iter(found))]} is there to test on: leave it out"
             )
         return found
+
+    def _no_test(self, files: dict[str, SplitFiles]) -> UserError:
+        assert self.data_dir is not None
+        if "test" not in files:
+            return no_test(self.data_dir)
+        return UserError(
+            f"task.data_dir={self.data_dir} has neither a labelled test file nor a validation file "
+            f"to test on ({files['test']} has no labels): task.holdout=0.2 makes a fifth of the "
+            "training file the test set"
+        )

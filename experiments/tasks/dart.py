@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from experiments.answers import Decoding
-from experiments.tasks.generation import LORA_DECODING, Generation, texts
+from experiments.metrics.text import Tokenization
+from experiments.tasks.generation import LORA_DECODING, Generation
+from experiments.tasks.reading.cells import texts_of
 from experiments.tasks.reading.files import Row
 from experiments.tasks.reading.triples import linearised, triples
 
@@ -23,6 +25,7 @@ class DART(Generation):
 
     name: str = "dart"
     metrics: tuple[str, ...] = ("bleu", "meteor", "ter")
+    tokenization: Tokenization = "13a"
     decoding: Decoding = LORA_DECODING
 
     @property
@@ -33,4 +36,4 @@ class DART(Generation):
     def read_row(self, row: Row, place: str) -> tuple[str, list[str]]:
         """An entry's triples and references."""
         found = [(s, p.lower(), o) for s, p, o in triples(row["tripleset"], place)]
-        return linearised(found), texts(row["references"])
+        return linearised(found), texts_of(row["references"], "references", place)

@@ -8,7 +8,9 @@ from typing import ClassVar
 
 from bilevel.errors import UserError
 from experiments.answers import Decoding
-from experiments.tasks.generation import LORA_DECODING, Generation, texts
+from experiments.metrics.text import Tokenization
+from experiments.tasks.generation import LORA_DECODING, Generation
+from experiments.tasks.reading.cells import text_of, texts_of
 from experiments.tasks.reading.files import Row
 
 __all__ = ["E2E", "linearised"]
@@ -27,6 +29,7 @@ class E2E(Generation):
 
     name: str = "e2e"
     metrics: tuple[str, ...] = ("bleu", "nist", "meteor_coco", "rouge_l_coco", "cider")
+    tokenization: Tokenization = "13a"
     decoding: Decoding = LORA_DECODING
     linearise: bool = True
     """Write "name[The Vaults], eatType[pub]" as "name : The Vaults | Type : pub", as LoRA's code
@@ -39,9 +42,9 @@ class E2E(Generation):
 
     def read_row(self, row: Row, place: str) -> tuple[str, list[str]]:
         """A meaning representation and its reference."""
-        meaning = str(row["meaning_representation"])
+        meaning = text_of(row["meaning_representation"], "meaning_representation", place)
         source = linearised(meaning, place) if self.linearise else meaning
-        return source, texts(row["human_reference"])
+        return source, texts_of(row["human_reference"], "human_reference", place)
 
 
 def linearised(meaning: str, place: str) -> str:

@@ -5,21 +5,23 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from bilevel.errors import UserError, listed
+from bilevel.errors import UserError, listed, nearest
 from bilevel.settings import Count
 from experiments.answers import Decoding
-from experiments.metrics.text import TEXT_METRICS
+from experiments.metrics.text import TEXT_METRICS, Tokenization
 from experiments.tasks.examples import TextExample
-from experiments.tasks.reading.files import Row, find_split, is_missing, read_rows
-from experiments.tasks.reading.rows import check_columns
-from experiments.tasks.task import Length, Subset
+from experiments.tasks.from_files import HELD_OUT, FromFiles
+from experiments.tasks.reading.files import Row, is_missing, read_rows
+from experiments.tasks.reading.row import check_columns, place_of
+from experiments.tasks.reading.splits import find_split, no_split
+from experiments.tasks.task import Length
 
 if TYPE_CHECKING:
     from experiments.tasks.kinds.text import TextData
 
-__all__ = ["LORA_DECODING", "Generation", "check_metrics", "grouped", "texts"]
+__all__ = ["LORA_DECODING", "Generation", "check_metrics", "grouped"]
 
 # Of LoRA's code for E2E, WebNLG and DART (its paper has a length penalty of 0.9 for E2E).
 LORA_DECODING = Decoding(beams=10, length_penalty=0.8, no_repeat_ngram=4)
@@ -28,7 +30,7 @@ Split = tuple[str, list[Row]]  # where it was read from, for messages, and its r
 
 
 @dataclass(frozen=True)
-class Generation(Subset):
+class Generation(FromFiles):
     """Text to text on splits train, validation and test, of a folder or of the hub.
 
     Rows of a test with the same source are one input with several references. The validation
@@ -48,6 +50,10 @@ class Generation(Subset):
     """A folder with a file for each split; null for the hub, where it has the data."""
     metrics: tuple[str, ...] = ("bleu",)
     """Scores of written text, the primary one first."""
+    tokenization: Tokenization = "auto"
+    """How scores cut words: 13a, as the papers' scores of English; intl, other alphabets and
+    accents; zh, Chinese; char, each character (Japanese, Thai); auto goes by the script of the
+    test's references, and metric_settings in result.json names the choice."""
     decoding: Decoding = field(default_factory=Decoding)
     """How the tests' answers are written."""
     separator: str | None = None
@@ -89,9 +95,7 @@ class Generation(Subset):
         splits = self._splits()
         tested = next((name for name in self.test_splits if name in splits), None)
         if tested is None or tested == self.train_split:
-            raise UserError(
-                f"{self._where} has no split {self.test_splits[0]}, which the task is scored on"
-            )
+            raise self._missing(self.test_splits[0], "the task is scored on it")
         return TextData(
             name=self.name,
             train=self._train(splits),
@@ -104,6 +108,7 @@ class Generation(Subset):
             metrics=self.metrics,
             max_length=self.max_length,
             validation=self._validation(splits, tested),
+            tokenization=self.tokenization,
             decoding=self.decoding,
             separator=self.separator,
             max_target_length=self.max_target_length,
@@ -122,7 +127,7 @@ class Generation(Subset):
         check_columns(rows, self.columns, where)
         found = []
         for number, row in enumerate(rows):
-            place = f"row {number} of {where}"
+            place = place_of(row, number, where)
             for column in self.columns:
                 if is_missing(row.get(column)):
                     raise UserError(f"{place} has nothing in column {column!r}")
@@ -136,9 +141,10 @@ class Generation(Subset):
             raise UserError(f"{where} has no row that can be used")
         return found
 
-    @property
-    def _where(self) -> str:
-        return f"task.data_dir={self.data_dir}" if self.data_dir else f"the hub's {self.hub_id}"
+    def _missing(self, split: str, advice: str) -> UserError:
+        if self.data_dir:
+            return no_split(self.data_dir, f"of the split {split}", advice=advice)
+        return UserError(f"the hub's {self.hub_id} has no split {split}: {advice}")
 
     def _splits(self) -> dict[str, Split]:
         """The splits that there are, of those that can be of use."""
@@ -146,8 +152,12 @@ class Generation(Subset):
         if self.train_split is not None:
             wanted[self.train_split] = None
         if self.data_dir:
-            paths = {name: find_split(self.data_dir, name) for name in wanted}
-            return {name: (str(path), read_rows(path)) for name, path in paths.items() if path}
+            paths = {name: find_split(self.data_dir, name) for name in wanted if name != HELD_OUT}
+            return {
+                name: (str(path), read_rows(path, self.dialect))
+                for name, path in paths.items()
+                if path
+            }
         assert self.hub_id is not None
         from experiments.cli import hub
 
@@ -164,16 +174,32 @@ class Generation(Subset):
         if self.train_split not in splits:
             others = [name for name in ("validation",) if name in splits]
             another = "train on task.train_split=validation, or " if others else ""
-            raise UserError(
-                f"{self._where} has no split {self.train_split}: {another}score a model as it is "
-                "by method=pretrained task.train_split=null"
-            )
+            advice = f"{another}score a model as it is by method=pretrained task.train_split=null"
+            raise self._missing(self.train_split, advice)
         return self.kept_train(self.pairs(*splits[self.train_split]))
 
     def _validation(self, splits: dict[str, Split], tested: str) -> list[TextExample] | None:
         if self.train_split != "train" or tested == "validation" or "validation" not in splits:
             return None
         return self.pairs(*splits["validation"])
+
+    def _parted(self, where: str, rows: list[Row], share: float) -> dict[str, Split]:
+        """Training rows without those that are held out, and these.
+
+        Rows with the same source are in the same part.
+        """
+        from bilevel.data import split
+
+        self.pairs(where, rows)  # says what is wrong with a row, and where
+        entries = [self.read_row(row, where) for row in rows]
+        sources = [None if entry is None else entry[0] for entry in entries]
+        distinct = [source for source in dict.fromkeys(sources) if source is not None]
+        chosen = split(len(distinct), share, self.subset_seed)[0]
+        held = {distinct[i] for i in chosen}
+        parts: dict[bool, list[Row]] = {True: [], False: []}
+        for source, row in zip(sources, rows, strict=True):
+            parts[source in held].append(row)
+        return {"train": (where, parts[False]), HELD_OUT: (where, parts[True])}
 
 
 def grouped(pairs: Sequence[TextExample]) -> list[TextExample]:
@@ -187,18 +213,12 @@ def grouped(pairs: Sequence[TextExample]) -> list[TextExample]:
     return [TextExample(source, next(iter(t)), tuple(t)) for source, t in references.items()]
 
 
-def check_metrics(metrics: Sequence[str]) -> None:
+def check_metrics(metrics: Sequence[str], option: str = "task.metrics") -> None:
     """Raise UserError for no metric, an unknown one, or one whose package is missing."""
     if not metrics:
-        raise UserError("task.metrics is empty: name at least one")
+        raise UserError(f"{option} is empty: name at least one")
     for metric in metrics:
         if metric not in TEXT_METRICS:
-            known = listed(TEXT_METRICS)
-            raise UserError(f"task.metrics: unknown metric {metric!r}, known are {known}")
+            known = f"{listed(TEXT_METRICS)}{nearest(metric, TEXT_METRICS)}"
+            raise UserError(f"{option}: unknown metric {metric!r}: allowed are {known}")
         TEXT_METRICS[metric].require_packages()
-
-
-def texts(value: Any) -> list[str]:
-    """The texts in a cell, which holds one or (Parquet, jsonl) a list; blank ones are left out."""
-    values = list(value) if isinstance(value, list | tuple) or hasattr(value, "tolist") else [value]
-    return [str(text) for text in values if not is_missing(text)]

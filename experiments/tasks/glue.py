@@ -8,21 +8,18 @@ chosen by.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bilevel.errors import UserError, listed
 from experiments.tasks.examples import Example
-from experiments.tasks.reading.files import Row, find_split, read_rows
-from experiments.tasks.reading.rows import (
-    class_number,
-    examples,
-    is_labelled,
-    regression_target,
-)
-from experiments.tasks.task import Length, Subset
+from experiments.tasks.from_files import FromFiles
+from experiments.tasks.reading.files import Row, read_rows
+from experiments.tasks.reading.labels import as_number, as_written, is_labelled, regression_target
+from experiments.tasks.reading.rows import examples
+from experiments.tasks.reading.splits import SplitFiles, find_split, no_split
+from experiments.tasks.task import Length
 
 if TYPE_CHECKING:
     from experiments.tasks.kinds.labelled import LabelledData
@@ -60,7 +57,7 @@ GLUE: dict[Name, Entry] = {
 
 
 @dataclass(frozen=True)
-class Glue(Subset):
+class Glue(FromFiles):
     """A GLUE task."""
 
     name: Name
@@ -100,10 +97,7 @@ class Glue(Subset):
         validation = {split: rows for split, rows in held_out.items() if split not in tests}
         convert: Callable[[Any], int | float] = regression_target
         if entry.labels is not None:
-            numbers: dict[int | str, int] = {label: i for i, label in enumerate(entry.labels)}
-            # Files carry names or, like the hub, numbers.
-            numbers |= {i: i for i in range(len(entry.labels))}
-            convert = class_number(numbers)
+            convert = _class_number(entry.labels)
 
         def prepared(split: str, rows: list[Row]) -> tuple[list[Example], list[int] | None]:
             where = f"{self.data_dir or 'nyu-mll/glue ' + self.name}, split {split}"
@@ -129,21 +123,22 @@ class Glue(Subset):
 
     def _from_files(self) -> tuple[list[Row], dict[str, list[Row]]]:
         assert self.data_dir is not None
-        tests = {split: read_rows(path) for split, path in self._paths("test").items() if path}
+        tests = {
+            split: read_rows(path, self.dialect)
+            for split, path in self._paths("test").items()
+            if path
+        }
         if tests and not all(is_labelled(rows, "label") for rows in tests.values()):
             log.info("%s: the test file has no labels: validation is the test set", self.data_dir)
             tests = {}
         paths = {"train": find_split(self.data_dir, "train"), **self._paths("validation")}
         for split, path in paths.items():
             if path is None and not (tests and split == "validation"):
-                raise UserError(
-                    f"task.data_dir={self.data_dir} has no file {split} "
-                    "(.parquet, .csv, .tsv or .jsonl; the last three also .gz)"
-                )
-        train, *validation = [(split, read_rows(path)) for split, path in paths.items() if path]
-        return train[1], {**dict(validation), **tests}
+                raise no_split(self.data_dir, split)
+        rows = {split: read_rows(path, self.dialect) for split, path in paths.items() if path}
+        return rows.pop("train"), {**rows, **tests}
 
-    def _paths(self, kind: str) -> dict[str, Path | None]:
+    def _paths(self, kind: str) -> dict[str, SplitFiles | None]:
         """The files of the validation or test split, which MNLI has two of."""
         assert self.data_dir is not None
         found = {split: find_split(self.data_dir, split) for split in self._splits(kind)}
@@ -157,6 +152,22 @@ class Glue(Subset):
 
     def _splits(self, kind: str) -> list[str]:
         return [f"{kind}_matched", f"{kind}_mismatched"] if self.name == "mnli" else [kind]
+
+
+def _class_number(names: Sequence[str]) -> Callable[[Any], int]:
+    """The function from a label to its class: files carry names or, like the hub, numbers."""
+
+    def convert(value: Any) -> int:
+        written = as_written(value)
+        number = names.index(written) if written in names else as_number(value)
+        if not isinstance(number, int) or not 0 <= number < len(names):
+            raise UserError(
+                f"label {value!r} is unknown: it must be one of {listed(names)}, or a number from "
+                f"0 to {len(names) - 1}"
+            )
+        return number
+
+    return convert
 
 
 def _test_name(split: str) -> str:

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bilevel.errors import UserError, listed, nearest
+from bilevel.errors import UserError
 from experiments.answers import CLASSES, NUMBER, TAGS, TEXT, Answers, Decoding
-from experiments.metrics.labels import METRICS
+from experiments.metrics import labels, tags
 from experiments.metrics.tags import TAG_METRICS, check_installed
-from experiments.metrics.text import TEXT_METRICS
+from experiments.tasks import generation
+from experiments.tasks.in_memory_labels import class_names, renumbering
 from experiments.tasks.in_memory_rows import (
     GivenLabels,
     GivenTags,
@@ -57,17 +58,21 @@ class GivenTask(Task):
     name: str = "given"
 
     def __post_init__(self) -> None:
-        kinds: dict[str, Iterable[str]] = {TAGS: TAG_METRICS, TEXT: TEXT_METRICS}
-        known = list(kinds.get(self.answers.kind, METRICS))
-        for metric in self.metrics or ():
-            if metric not in known:
-                allowed = f"allowed are {listed(known)}{nearest(metric, known)}"
-                raise UserError(f"unknown metric {metric!r}: {allowed}")
+        self._check_metrics()
         if self.decoding is not None and self.answers.kind != TEXT:
             raise UserError("decoding= is for models that write text, and this one does not")
         if self.answers.kind == TAGS:
             check_installed()
             self._check_names()
+
+    def _check_metrics(self) -> None:
+        metrics = USUAL[self.answers.kind] if self.metrics is None else self.metrics
+        if self.answers.kind == TEXT:
+            generation.check_metrics(metrics, "metrics")
+        elif self.answers.kind == TAGS:
+            tags.check_metrics(metrics, "metrics")
+        else:
+            labels.check_metrics(metrics, self.answers.size, "metrics")
 
     def _check_names(self) -> None:
         """Entities are told by the tags' names, which transformers makes up if nobody gives any."""
@@ -128,7 +133,11 @@ class GivenTask(Task):
                 )
 
     def _rows(self, split: str) -> list[Any]:
-        rows = [self._row(row, f"row {i} of {split}") for i, row in enumerate(self.data[split])]
+        convert = renumbering(split, *map(class_names, (self.data[split], self.data["train"])))
+        rows = [
+            self._row(row if convert is None else convert(row), f"row {i} of {split}")
+            for i, row in enumerate(self.data[split])
+        ]
         if not rows:
             raise UserError(f"data[{split!r}] is empty")
         return rows

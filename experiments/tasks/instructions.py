@@ -12,12 +12,13 @@ from annotated_types import Gt, Lt
 from bilevel.errors import UserError, listed
 from bilevel.settings import Count
 from experiments.answers import Decoding
-from experiments.tasks.generation import Generation, Split, texts
+from experiments.tasks.from_files import HELD_OUT, ColumnName, check_distinct
+from experiments.tasks.generation import Generation, Split
+from experiments.tasks.reading.cells import text_of, texts_of
 from experiments.tasks.reading.files import SUFFIXES, Row, is_missing, read_rows
 
 __all__ = ["Instructions"]
 
-HELD_OUT = "train_share"
 PLACES = re.compile(r"\{(instruction|input)\}")
 
 PROMPT = "Do what the task says with the text below it.\n\nTask: {instruction}\nText: {input}"
@@ -46,11 +47,11 @@ class Instructions(Generation):
     """What the model reads before the separator; {instruction} and {input} are a row's own."""
     prompt_without_input: str = PROMPT_WITHOUT_INPUT
     """The same for rows with no input."""
-    instruction_column: str = "instruction"
+    instruction_column: ColumnName = "instruction"
     """The column of the instruction."""
-    input_column: str | None = "input"
+    input_column: ColumnName | None = "input"
     """The column of the input, which may be empty in a row; null: there is no such column."""
-    output_column: str = "output"
+    output_column: ColumnName = "output"
     """The column of the response."""
     test_share: Annotated[float, Gt(0), Lt(1)] = 0.02
     """Part of the training rows that is the test, where there is no file for it; which rows follows
@@ -58,6 +59,8 @@ class Instructions(Generation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        names = ("instruction_column", "input_column", "output_column")
+        check_distinct({f"task.{name}": getattr(self, name) for name in names})
         for value, option, places in (
             (self.prompt, "prompt", {"instruction", "input"}),
             (self.prompt_without_input, "prompt_without_input", {"instruction"}),
@@ -74,9 +77,10 @@ class Instructions(Generation):
     def read_row(self, row: Row, place: str) -> tuple[str, list[str]]:
         """The prompt and the response."""
         given = None if self.input_column is None else row.get(self.input_column)
-        instruction = str(row[self.instruction_column])
-        source = self.source(instruction, "" if is_missing(given) else str(given))
-        return source, texts(row[self.output_column])
+        instruction = text_of(row[self.instruction_column], self.instruction_column, place)
+        text = "" if is_missing(given) else text_of(given, str(self.input_column), place)
+        answers = texts_of(row[self.output_column], self.output_column, place)
+        return self.source(instruction, text), answers
 
     def source(self, instruction: str, given: str = "") -> str:
         """What the model reads, up to the separator."""
@@ -91,32 +95,18 @@ class Instructions(Generation):
             if self.input_column is not None and not any(self.input_column in row for row in rows):
                 raise UserError(
                     f"{where} has no column {self.input_column!r}: its columns are "
-                    f"{listed(rows[0])} (task.input_column=null where there is none)"
+                    f"{listed(map(repr, rows[0]))} (task.input_column=null where there is none)"
                 )
         if "train" in splits and set(self.test_splits).isdisjoint(splits):
-            return self._parted(*splits["train"])
+            return self._parted(*splits["train"], self.test_share)
         return splits
 
     def _files(self) -> dict[str, Split]:
         path = Path(str(self.data_dir)).expanduser()
         if path.is_file():
-            if not path.name.endswith(SUFFIXES):
+            if not path.name.lower().endswith(SUFFIXES):
                 raise UserError(f"task.data_dir={path}: its name must end in {listed(SUFFIXES)}")
-            return {"train": (str(path), read_rows(path))}
+            return {"train": (str(path), read_rows(path, self.dialect))}
         if not path.is_dir():
             raise UserError(f"task.data_dir={path}: there is no such file or folder")
         return super()._splits()
-
-    def _parted(self, where: str, rows: list[Row]) -> dict[str, Split]:
-        """The training rows without those that are held out, and these."""
-        from bilevel.data import split
-
-        self.pairs(where, rows)  # says what is wrong with a row, and where
-        sources = [self.read_row(row, where)[0] for row in rows]
-        distinct = list(dict.fromkeys(sources))
-        chosen = split(len(distinct), self.test_share, self.subset_seed)[0]
-        held = {distinct[i] for i in chosen}
-        parts: dict[bool, list[Row]] = {True: [], False: []}
-        for source, row in zip(sources, rows, strict=True):
-            parts[source in held].append(row)
-        return {"train": (where, parts[False]), HELD_OUT: (where, parts[True])}

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from bilevel.errors import UserError
 from experiments.metrics.tags import TAG_METRICS, check_installed
 from experiments.tasks.examples import TaggedExample
-from experiments.tasks.reading.files import find_split
+from experiments.tasks.from_files import (
+    HELD_OUT,
+    ColumnName,
+    FromFiles,
+    Holdout,
+    check_distinct,
+    held_out,
+)
 from experiments.tasks.reading.iob import tag_names, to_iob2
+from experiments.tasks.reading.lines import DEFAULTS
 from experiments.tasks.reading.sentences import SUFFIXES, read_sentences
-from experiments.tasks.task import Length, Subset
+from experiments.tasks.reading.splits import SplitFiles, no_test, own_splits
+from experiments.tasks.task import Length
 
 if TYPE_CHECKING:
     from experiments.tasks.kinds.tags import TaggedData
@@ -22,10 +30,11 @@ __all__ = ["Tagging"]
 
 
 @dataclass(frozen=True)
-class Tagging(Subset):
+class Tagging(FromFiles):
     """Entities in sentences, on files train, validation and/or test in a folder.
 
-    The test set is the test file if there is one, else the validation file. Where there are both,
+    The test set is the test file if there is one, else the validation file, else (with ``holdout``)
+    a share of the training file. Where there are both,
     the validation file is D_val of methods with ``method.split=null``. The types of entities are
     those of the training file.
 
@@ -35,11 +44,16 @@ class Tagging(Subset):
     """
 
     data_dir: str | None = None
-    """The folder; needed."""
-    tokens_column: str = "tokens"
-    """The column of lists of words (parquet, jsonl)."""
-    tags_column: str = "ner_tags"
-    """The column of lists of tags: names, or numbers."""
+    """The folder, or with holdout the one file; needed."""
+    tokens_column: ColumnName = DEFAULTS[0]
+    """The column of lists of words (parquet, json); in files of lines the position of the words,
+    from 0, which is where they are unless this says otherwise."""
+    tags_column: ColumnName = DEFAULTS[1]
+    """The column of lists of tags: names, or numbers; in files of lines the position of the tags,
+    -1 for the last, which is where they are unless this says otherwise."""
+    holdout: Holdout | None = None
+    """The share of a single file that becomes the test set; which sentences follows from
+    subset_seed. null: there is a file to test on."""
     tag_names: tuple[str, ...] | None = None
     """The tags in the order of their numbers, [O,B-TYPE,I-TYPE,...]; null: the files hold names."""
     scheme: Literal["iob2", "iob1"] = "iob2"
@@ -54,46 +68,53 @@ class Tagging(Subset):
         check_installed()
         if not self.data_dir:
             raise UserError(f"task={self.name} needs task.data_dir=DIR")
+        check_distinct(
+            {"task.tokens_column": self.tokens_column, "task.tags_column": self.tags_column}
+        )
 
     def load(self) -> TaggedData:
         """Read the files."""
         from experiments.tasks.kinds.tags import TaggedData
 
         assert self.data_dir is not None
-        splits = ("train", "validation", "test")
-        train_path, validation_path, test_path = (
-            find_split(self.data_dir, split, SUFFIXES) for split in splits
-        )
-        held_out = test_path or validation_path
-        if train_path is None or held_out is None:
-            missing = "train" if train_path is None else "test or validation"
-            raise UserError(
-                f"task.data_dir={self.data_dir} has no file {missing} ({', '.join(SUFFIXES)})"
-            )
-        train = self._examples(train_path)
+        files = own_splits(self.data_dir, SUFFIXES)
+        source = next((split for split in ("test", "validation") if split in files), HELD_OUT)
+        if self.holdout is None and source == HELD_OUT:
+            raise no_test(self.data_dir, SUFFIXES)
+        train = self._examples(files["train"])
         names = tag_names(example.tags for example in train)
         if len(names) == 1:
-            raise UserError(f"{train_path} has no entity: every tag is O")
-        tests = self._examples(held_out, names)
+            raise UserError(f"{files['train']} has no entity: every tag is O")
         validation = None
-        if test_path is not None and validation_path is not None:
-            validation = self._examples(validation_path, names)
+        if self.holdout is None:
+            tests = self._examples(files[source], names)
+            if source == "test" and "validation" in files:
+                validation = self._examples(files["validation"], names)
+        elif source == HELD_OUT:
+            train, tests = held_out(train, self.holdout, self.subset_seed)
+        else:
+            raise UserError(
+                f"task.holdout={self.holdout} is for data in one single file, and "
+                f"{files[source]} is there to test on: leave it out"
+            )
         return TaggedData(
             name=self.name,
             train=self.kept_train(train),
             tests={"test": self.kept_test(tests)},
-            test_source="validation" if test_path is None else "test",
+            test_source=source,
             metrics=tuple(TAG_METRICS),
             max_length=self.max_length,
             validation=validation,
             tag_names=names,
         )
 
-    def _examples(self, path: Path, known: Sequence[str] | None = None) -> list[TaggedExample]:
-        """The sentences of a file; their tags must be among those ``known``, if given."""
+    def _examples(
+        self, paths: SplitFiles, known: Sequence[str] | None = None
+    ) -> list[TaggedExample]:
+        """The sentences of a split; their tags must be among those ``known``, if given."""
         examples = []
         columns = self.tokens_column, self.tags_column
-        for sentence in read_sentences(path, columns, self.tag_names or ()):
+        for sentence in read_sentences(paths, columns, self.tag_names or (), self.dialect):
             tags = to_iob2(sentence.tags, self.scheme, sentence.place)
             for number, tag in enumerate(tags):
                 if known is not None and tag not in known:

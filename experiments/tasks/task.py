@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 
 from annotated_types import Ge
 
@@ -42,6 +42,7 @@ class TaskData(ABC):
         validation: a split of its own besides training and test set; None without one.
         true_ranks: the right rank of each matrix, by its full name, where it is known.
         train_source: the split that the training examples were read from; None without any.
+        warnings: what was said of the data while they were read.
     """
 
     name: str
@@ -53,6 +54,7 @@ class TaskData(ABC):
     validation: list[Any] | None = None
     true_ranks: dict[str, int] | None = None
     train_source: str | None = "train"
+    warnings: tuple[str, ...] = ()
 
     @property
     @abstractmethod
@@ -68,6 +70,17 @@ class TaskData(ABC):
     def metric_settings(self) -> dict[str, str]:
         """How scores are computed that have variants: metric -> one line (tokenisation, ...)."""
         return {}
+
+    def tested_labels(self) -> set[str]:
+        """Names of the classes or tags that occur in the test sets; none without such."""
+        return set()
+
+    def renumbered(self, names: tuple[str, ...]) -> Self:
+        """The same data for a model that puts out the classes or tags ``names``, in this order.
+
+        Every label that is tested is among them; training examples with another are left out.
+        """
+        raise TypeError(f"{type(self).__name__} has no labels to number")
 
     def stratify(self, examples: Sequence[Any]) -> list[int] | None:
         """Classes for a stratified split; None where there is none."""

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 from bilevel.errors import UserError
 from experiments.answers import Decoding
+from experiments.metrics.text import Tokenization
 from experiments.tasks.examples import TextExample
-from experiments.tasks.generation import LORA_DECODING, Generation, grouped, texts
+from experiments.tasks.generation import LORA_DECODING, Generation, grouped
+from experiments.tasks.reading.cells import texts_of
 from experiments.tasks.reading.files import Row
-from experiments.tasks.reading.rows import check_columns
+from experiments.tasks.reading.row import check_columns
 from experiments.tasks.reading.triples import linearised, triples
 
 __all__ = ["WebNLG"]
@@ -36,6 +38,7 @@ class WebNLG(Generation):
 
     name: str = "webnlg"
     metrics: tuple[str, ...] = ("bleu", "meteor", "ter")
+    tokenization: Tokenization = "13a"
     decoding: Decoding = LORA_DECODING
     only_good: bool = True
     """Leave out references with another comment than "good", and entries without a good one, in all
@@ -49,10 +52,10 @@ class WebNLG(Generation):
     def read_row(self, row: Row, place: str) -> tuple[str, list[str]] | None:
         """An entry's triples and its references; None without a good one."""
         source = linearised(triples(row["triples"], place))
-        references = texts(row["references"])
+        references = texts_of(row["references"], "references", place)
         if not self.only_good or not references:
             return source, references
-        comments = texts(row["ref_comments"])
+        comments = texts_of(row["ref_comments"], "ref_comments", place)
         if len(comments) != len(references):
             raise UserError(
                 f"{place} has {len(references)} references and {len(comments)} ref_comments: "

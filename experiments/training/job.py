@@ -15,12 +15,12 @@ from experiments.cli.quiet import quiet
 from experiments.cli.resume import exclusive
 from experiments.config.plan import Plan
 from experiments.results import record, saved_model
+from experiments.tasks.task import TaskData
 from experiments.training import warm_start
 from experiments.training.context import RunContext
 from experiments.training.final_scores import assemble, final_scores, test_sizes
 from experiments.training.fine_tuning_job import FineTuningJob, load_task
 from experiments.training.finished_stages import Journal
-from experiments.training.heard import heard
 from experiments.training.stage import StageRun
 from problems.common.method import Outcome, Stage
 from problems.common.two_levels import TwoLevelMethod
@@ -30,8 +30,13 @@ __all__ = ["execute", "run_stage"]
 log = logging.getLogger(__name__)
 
 
-def execute(plan: Plan, folder: Path) -> dict[str, Any]:
+def execute(plan: Plan, folder: Path, task: TaskData | None = None) -> dict[str, Any]:
     """Run a plan in ``folder``; returns what its result.json says.
+
+    Args:
+        plan: what to do.
+        folder: where.
+        task: the plan's data, if it has been read already.
 
     Raises:
         UserError: the folder holds another run, or one that is not to be resumed; or anything
@@ -45,15 +50,13 @@ def execute(plan: Plan, folder: Path) -> dict[str, Any]:
         _refuse_leftovers(plan, folder)
         log.info("run in %s", folder)
         quiet()
-        with heard() as warnings:
-            task = load_task(plan)
+        task = task or load_task(plan)
         journal = Journal(folder / "checkpoints" / "stages.json", plan.config, plan.resume)
-        with heard(warnings):
-            job = FineTuningJob.load(plan, task)
-        job.warnings = warnings
+        job = FineTuningJob.load(plan, task)
         _tell_data(job)
         outcome, stages = _run_stages(job, job.context(folder), journal)
         saved = saved_model.save(outcome, folder)
+        saved_model.name_labels(task.answers, folder.glob("adapter*"))
         if saved.folder.name == saved_model.MODEL:
             with told_when_full(saved.folder):
                 job.tokenizer.save_pretrained(str(saved.folder))

@@ -144,7 +144,10 @@ class SaLoRASettings(LowRankMethod):
         lowrank.attach_gates(model, gates)
         first, last = window_steps(self.start, self.end, steps)
         costs = lowrank.component_costs(model)
-        return model, GateWindow(gates, costs, first, last, self.density, self.prune)
+        window = GateWindow(
+            gates, costs, first, last, self.density, self.prune, held=self.constraint
+        )
+        return model, window
 
     def penalty(self) -> Callable[..., Tensor]:
         """R_orth in the form that is set."""

@@ -5,6 +5,7 @@ A :class:`GateWindow` knows in which phase the gates are at each step and what t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,11 @@ from bilevel.errors import UserError
 from bilevel.lowrank import RULES, Gates, density, expected_l0
 from bilevel.lowrank.gate_kinds import HardConcrete
 
-__all__ = ["GateWindow"]
+__all__ = ["NEAR", "GateWindow"]
+
+log = logging.getLogger(__name__)
+
+NEAR = 0.02  # how far from its target the density may be at the window's end without a word
 
 
 @dataclass
@@ -33,6 +38,7 @@ class GateWindow:
         target: b, the share of the adapter's parameters that is meant to stay.
         prune: what stays: ``budget``, the largest gates that fit into the share b, or
             ``threshold``, those with log theta > log(-gamma / zeta), however many.
+        held: whether a multiplier is meant to bring the density to the target.
 
     Raises:
         UserError: the share b has room for no component.
@@ -44,6 +50,7 @@ class GateWindow:
     last: int
     target: float
     prune: str = "budget"
+    held: bool = True
 
     def __post_init__(self) -> None:
         self.total = self.gates.k * sum(self.costs.values())
@@ -69,9 +76,21 @@ class GateWindow:
             self.close()
 
     def close(self) -> None:
-        """Fix the gates: those kept at their expected value, the others at 0."""
+        """Fix the gates: those kept at their expected value, the others at 0.
+
+        A density that is still far from its target is told: the budget then cuts what the
+        constraint did not.
+        """
         if self.gates.phase == "fixed":
             return
+        reached = float(self.density())
+        if self.held and not abs(reached - self.target) <= NEAR:
+            log.warning(
+                "the density is %.3f where the gates' window ends, not near method.density=%g: "
+                "leave method.gate_lr and method.multiplier.lr at null, which suit the window's "
+                "%d steps, or widen it (method.start, method.end)",
+                *(reached, self.target, self.last - self.first),
+            )
         keep = self._chosen()
         mask = torch.stack([keep[name] for name in self.gates.names])
         self.gates.fix(self.gates.expected() * mask.to(self.gates.logits.device))

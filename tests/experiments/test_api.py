@@ -93,6 +93,8 @@ def test_searched_ranks_make_a_model_elsewhere(given):
         ({"engine": {"precison": "bf16"}}, "'precison' in engine.*did you mean 'precision'"),
         ({"engine": {"keep_checkpoints": 0}}, r"engine\.keep_checkpoints=0.*1 or more"),
         ({"metrics": ["accuracy", "f2"]}, "unknown metric 'f2': allowed are "),
+        ({"metrics": ["pearson"]}, "pearson.*numbers"),
+        ({"metrics": []}, "metrics is empty"),
     ],
 )
 def test_wrong_input_is_one_sentence(given, change, words):

@@ -129,7 +129,9 @@ def test_evaluate_on_other_data(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for split in ("train", "validation"):
-        (tmp_path / f"{split}.csv").write_text("text,label\nthe film was great,1\nit was bad,0\n")
+        (tmp_path / f"{split}.csv").write_text(
+            "text,label\nthe film was great,positive\nit was bad,negative\n"
+        )
     words = [f"run={finished}", "task=classification", f"task.data_dir={tmp_path}"]
     evaluate.main([*words, "task.text_columns=[text]"])
     assert "accuracy" in capsys.readouterr().out

@@ -29,27 +29,34 @@ def explicit_r1(model):
 
 @pytest.mark.parametrize(
     "options",
-    [{"values": v} for v in ("softmax", "real", "binary")]
-    + [{"values": "real", "start": "normal"}],
+    [{"values": v, "start": "zero"} for v in ("softmax", "real", "binary")]
+    + [{"values": "real", "init": 0.0}],
 )
-def test_the_update_starts_at_zero(options):
+def test_the_update_starts_at_zero_where_a_part_of_it_does(options):
     job = SmallJob()
     base = logits_of(job.build_model(), job)
     torch.manual_seed(3)
     model, _ = BiLoRA(rank=4, **options).adapted(job)
     assert torch.equal(logits_of(model, job), base)
     P, Q = next((g.B, g.A) for g in gated_layers(model).values())
-    normal = options.get("start") == "normal"
-    assert bool(P.any()) == normal
+    assert bool(P.any()) == ("start" not in options)
     assert Q.any()
 
 
-def test_a_normal_start_draws_both_factors():
+@pytest.mark.parametrize(
+    ("values", "first"), [("softmax", 1 / 8), ("real", 1 / 16), ("binary", 0.5)]
+)
+def test_it_starts_as_the_paper_says_it_does(values, first):
+    """Softmax values at 1/r, real ones below that; no factor is zero, and R1 weighs something."""
     torch.manual_seed(3)
-    model, gates = BiLoRA(rank=8, start="normal").adapted(SmallJob())
+    method = BiLoRA(rank=8, values=values)
+    model, gates = method.adapted(SmallJob())
+    assert method.gamma1 > 0
+    torch.testing.assert_close(gates.values(), torch.full((4, 8), first))
     drawn = torch.cat([x.flatten() for g in gated_layers(model).values() for x in (g.A, g.B)])
     assert 0.018 < drawn.std() < 0.022
-    assert gates.logits.eq(0).all()
+    _, other = BiLoRA(rank=8, values="real", start="zero").adapted(SmallJob())
+    assert other.values().eq(1).all()
 
 
 def test_softmax_values_start_at_one_over_r_and_keep_summing_to_one():
@@ -197,10 +204,10 @@ def plain_run(method, shift, T1):
 @pytest.mark.parametrize(
     "options",
     [
-        {"values": "softmax"},
-        {"values": "real"},
+        {"values": "softmax", "start": "zero"},
+        {"values": "real", "start": "zero"},
         {"values": "binary", "init": 0.4, "gamma2": 1e-3},
-        {"values": "softmax", "start": "normal", "init": 0.2},
+        {"values": "softmax", "init": 0.2},
     ],
 )
 def test_the_hypergradient_is_that_of_the_whole_run(options, T1):
@@ -231,7 +238,9 @@ def test_the_adapter_is_plain_lora_for_stock_peft(values, tmp_path):
 def test_pruning_cuts_the_small_components_from_the_saved_adapter(values, bound, tmp_path):
     """The saved adapter is the trained one with the gates below the bound at zero."""
     job = SmallJob(epochs=2)
-    method = BiLoRA(rank=4, values=values, prune_below=bound, upper=OptimizerSettings(lr=0.05))
+    method = BiLoRA(
+        rank=4, values=values, start="zero", prune_below=bound, upper=OptimizerSettings(lr=0.05)
+    )
     outcome = train(method, job)
     gates = job.runs[0]["gates"]
     small = gates.values().detach().abs() < bound
@@ -263,7 +272,7 @@ def test_pruning_cuts_the_small_components_from_the_saved_adapter(values, bound,
         ({"prune_below": 0.0}, "prune_below=.*more than 0"),
         ({"prune_below": 1.0}, "prune_below=1.0.*less than 1"),
         ({"prune_below": -1.0, "values": "real"}, "prune_below=.*more than 0"),
-        ({"values": "real", "init": 0.0}, "nothing.*move"),
+        ({"values": "real", "start": "zero", "init": 0.0}, "nothing.*move"),
     ],
 )
 def test_wrong_settings_are_named(options, words):
@@ -286,11 +295,14 @@ def test_real_values_of_zero_beside_a_zero_factor_would_never_move():
         assert any(bool(g.any()) for g in gradients) == moves
 
 
-@pytest.mark.parametrize(("values", "times"), [("softmax", 4), ("binary", 2), ("real", 1)])
-def test_the_learning_rate_makes_up_for_small_first_values(values, times):
+@pytest.mark.parametrize(
+    ("values", "start", "times"),
+    [("softmax", "normal", 4), ("binary", "zero", 2), ("real", "normal", 8), ("real", "zero", 1)],
+)
+def test_the_learning_rate_makes_up_for_small_first_values(values, start, times):
     def rates(**options):
         job = SmallJob(lr=1e-3)
-        train(BiLoRA(rank=4, values=values, **options), job)
+        train(BiLoRA(rank=4, values=values, start=start, **options), job)
         lower = job.runs[0]["problems"][0]
         sizes = [sum(p.numel() for p in g["params"]) for g in lower.optimizer.param_groups]
         return dict(zip(sizes, lower.scheduler.base_lrs, strict=True))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 from scipy.special import softmax
@@ -37,6 +37,35 @@ class LabelledData(TaskData):
         if self.label_names is None:
             return Answers(NUMBER, 1)
         return Answers(CLASSES, len(self.label_names), tuple(self.label_names))
+
+    @property
+    def metric_settings(self) -> dict[str, str]:
+        """Of which class the F1 is."""
+        if "f1" not in self.metrics or self.label_names is None:
+            return {}
+        return {"f1": f"of the class {self.label_names[1]!r}, the second of two"}
+
+    def tested_labels(self) -> set[str]:
+        """Names of the classes in the test sets."""
+        names = self.label_names or []
+        return {names[int(e.label)] for rows in self.tests.values() for e in rows}
+
+    def renumbered(self, names: tuple[str, ...]) -> Self:
+        """See :meth:`TaskData.renumbered`."""
+        numbers = {i: names.index(n) for i, n in enumerate(self.label_names or ()) if n in names}
+
+        def kept(examples: list[Any]) -> list[Any]:
+            return [
+                e._replace(label=numbers[int(e.label)]) for e in examples if int(e.label) in numbers
+            ]
+
+        return replace(
+            self,
+            train=kept(self.train),
+            validation=None if self.validation is None else kept(self.validation),
+            tests={name: kept(rows) for name, rows in self.tests.items()},
+            label_names=list(names),
+        )
 
     def stratify(self, examples: Sequence[Any]) -> list[int] | None:
         """Class numbers for a stratified split; None for regression."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 from torch import Tensor
 from torch.nn import functional
@@ -43,6 +43,23 @@ class TaggedData(TaskData):
     def answers(self) -> Answers:
         """Tags."""
         return Answers(TAGS, len(self.tag_names), self.tag_names)
+
+    def tested_labels(self) -> set[str]:
+        """The tags in the test sets."""
+        return {tag for rows in self.tests.values() for e in rows for tag in e.tags}
+
+    def renumbered(self, names: tuple[str, ...]) -> Self:
+        """See :meth:`TaskData.renumbered`."""
+
+        def kept(examples: list[Any]) -> list[Any]:
+            return [example for example in examples if set(example.tags) <= set(names)]
+
+        return replace(
+            self,
+            train=kept(self.train),
+            validation=None if self.validation is None else kept(self.validation),
+            tag_names=names,
+        )
 
     @property
     def metric_settings(self) -> dict[str, str]:

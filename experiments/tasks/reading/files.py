@@ -1,94 +1,61 @@
-"""Find and read a folder's data files, one for each split, as rows (column name -> value)."""
+"""Read the rows (column name -> value) of data files as people have them."""
 
-import csv
-import gzip
-import json
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bilevel.errors import UserError
+from experiments.tasks.reading.delimited import read_delimited
+from experiments.tasks.reading.dialect import Dialect
+from experiments.tasks.reading.records import read_json, read_parquet
+from experiments.tasks.reading.row import Row
+from experiments.tasks.reading.text import read_text
 
-__all__ = ["SUFFIXES", "Row", "find_split", "is_absent", "is_missing", "read_rows"]
+__all__ = ["SUFFIXES", "Row", "is_absent", "is_missing", "read_rows"]
 
-Row = dict[str, Any]
+TEXTS = (".csv", ".tsv", ".json", ".jsonl")
+SUFFIXES = (".parquet", *TEXTS, *(f"{suffix}.gz" for suffix in TEXTS))
 
-SUFFIXES = (".parquet", ".csv", ".tsv", ".json", ".jsonl", ".csv.gz", ".tsv.gz", ".jsonl.gz")
 
+def read_rows(path: Path | Sequence[Path], dialect: Dialect | None = None) -> list[Row]:
+    """Read the rows of a parquet, json, csv, tsv or jsonl file (the last four also as .gz).
 
-def find_split(data_dir: str, split: str, suffixes: Sequence[str] = SUFFIXES) -> Path | None:
-    """Return the file of a split, e.g. DIR/train.csv, or None when there is none.
+    A json file is one array of objects, or has an object a line. Every value of a csv or tsv file
+    is a string. A csv file may quote; a tsv file, like GLUE's own, does not (a quotation mark is
+    an ordinary character) unless ``dialect`` says so.
 
     Args:
-        data_dir: the folder.
-        split: the file's name without its suffix.
-        suffixes: those that are looked for.
+        path: the file, or several that follow one another.
+        dialect: how text files are written; None for UTF-8 and what the name says.
 
     Raises:
-        UserError: the folder does not exist, or two files could be meant.
+        UserError: a file cannot be parsed, or has no rows.
     """
-    folder = Path(data_dir).expanduser()
-    if not folder.is_dir():
-        raise UserError(f"task.data_dir={data_dir} is no folder")
-    found = [
-        folder / (split + suffix) for suffix in suffixes if (folder / (split + suffix)).is_file()
-    ]
-    if len(found) > 1:
-        names = ", ".join(path.name for path in found)
-        raise UserError(f"{folder} holds several files for the split {split!r} ({names}): keep one")
-    return found[0] if found else None
-
-
-def read_rows(path: Path) -> list[Row]:
-    """Read the rows of a parquet, json, csv, tsv or jsonl file (the last three also as .gz).
-
-    A json file is one array of objects. Every value of a csv or tsv file is a string. A csv file
-    may quote; a tsv file, like GLUE's own, does not (a quotation mark is an ordinary character).
-
-    Raises:
-        UserError: the file cannot be parsed, or has no rows.
-    """
-    import pandas as pd
-
-    kind = path.name.removesuffix(".gz").rsplit(".", 1)[-1]
-    try:
-        if kind == "parquet":
-            rows = pd.read_parquet(path).to_dict("records")
-        elif kind == "json":
-            rows = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-                raise ValueError("it must be one array of objects, [{...}, ...]")
-        elif kind == "jsonl":
-            open_text = gzip.open if path.suffix == ".gz" else open
-            with open_text(path, "rt", encoding="utf-8") as lines:
-                rows = [json.loads(line) for line in lines if line.strip()]
-            if not all(isinstance(row, dict) for row in rows):
-                raise ValueError("every line must be an object {...}")
+    if not isinstance(path, Path):
+        return [row for one in path for row in read_rows(one, dialect)]
+    dialect = dialect or Dialect()
+    kind = path.name.lower().removesuffix(".gz").rsplit(".", 1)[-1]
+    if kind == "parquet":
+        rows = read_parquet(path)
+    else:
+        text = read_text(path, dialect)
+        if kind in ("csv", "tsv"):
+            rows = read_delimited(text, path, "," if kind == "csv" else "\t", dialect)
         else:
-            # "NA", "None" and "null" are words here, not missing values.
-            if kind == "tsv":
-                frame = pd.read_csv(
-                    path, sep="\t", quoting=csv.QUOTE_NONE, dtype=str, keep_default_na=False
-                )
-            else:
-                frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-            rows = frame.to_dict("records")
-    except pd.errors.EmptyDataError:
-        rows = []
-    except (ValueError, OSError, EOFError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"{path} cannot be read as {kind}: {reason}") from error
+            rows = read_json(text, path)
     if not rows:
         raise UserError(f"{path} has no rows")
-    return [{str(key): value for key, value in row.items()} for row in rows]
+    return rows
 
 
 def is_absent(value: Any) -> bool:
-    """Tell whether a cell holds no value at all: None or NaN."""
-    import pandas as pd  # here: a configuration is checked without it
-
-    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
+    """Tell whether a cell holds no value at all: None, NaN, or what pandas has for them."""
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    return isinstance(value, float) and math.isnan(value)
 
 
 def is_missing(value: Any) -> bool:

@@ -1,90 +1,57 @@
-"""Read files of tagged words: rows with lists (parquet, jsonl), or a word a line (CoNLL ...)."""
+"""Read files of tagged words: rows with lists (parquet, json), or a word a line (CoNLL ...)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from numbers import Integral
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from bilevel.errors import UserError
+from experiments.tasks.reading.cells import is_list
+from experiments.tasks.reading.dialect import Dialect
 from experiments.tasks.reading.files import read_rows
-from experiments.tasks.reading.rows import check_columns
+from experiments.tasks.reading.lines import Sentence, sentences_of_lines
+from experiments.tasks.reading.row import check_columns, place_of
 
-__all__ = ["SUFFIXES", "Sentence", "read_sentences"]
+__all__ = ["LINES", "SUFFIXES", "Sentence", "read_sentences"]
 
-LINES = (".conll", ".iob", ".iob2", ".txt", ".tsv")
-SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", *LINES)
-
-# Lines that begin so stand between documents (CoNLL-2003, JNLPBA).
-SEPARATORS = ("-DOCSTART-", "###MEDLINE:")
-
-
-class Sentence(NamedTuple):
-    """Words and as many tags as they stand in the file.
-
-    Attributes:
-        place: says where the word of that number stands, for error messages.
-    """
-
-    words: tuple[str, ...]
-    tags: tuple[str, ...]
-    place: Callable[[int], str]
+LINES = (".conll", ".conllu", ".iob", ".iob2", ".bio", ".txt", ".tsv")
+ROWS = (".parquet", ".json", ".jsonl")
+SUFFIXES = (*ROWS, *LINES, *(f"{suffix}.gz" for suffix in (*ROWS[1:], *LINES)))
 
 
-def read_sentences(path: Path, columns: tuple[str, str], names: Sequence[str]) -> list[Sentence]:
-    """Read a file of `SUFFIXES`.
+def read_sentences(
+    paths: Sequence[Path],
+    columns: tuple[str, str],
+    names: Sequence[str],
+    dialect: Dialect | None = None,
+) -> list[Sentence]:
+    """Read files of `SUFFIXES`.
 
     Args:
-        path: the file.
-        columns: of words and tags, for rows.
+        paths: the files, which follow one another.
+        columns: of words and tags: names in rows, positions in lines.
         names: of the tags, for rows with numbers.
+        dialect: how text files are written.
 
     Raises:
-        UserError: the file cannot be read, it has no words, words and tags do not fit, or a
-            number has no name.
+        UserError: a file cannot be read, it has no words, words and tags do not fit, or a number
+            has no name.
     """
-    if path.suffix in LINES:
-        return _from_lines(path)
-    rows = read_rows(path)
-    check_columns(rows, columns, str(path))
-    return [_from_row(row, columns, names, f"row {i} of {path}") for i, row in enumerate(rows)]
-
-
-def _from_lines(path: Path) -> list[Sentence]:
-    """A word, perhaps more columns, and its tag a line; a blank line ends a sentence."""
-    sentences: list[Sentence] = []
-    pairs: list[tuple[str, str]] = []
-    number = 0
-
-    def end() -> None:
-        if pairs:
-            start = number - len(pairs)
-            words, tags = zip(*pairs, strict=True)
-            sentences.append(Sentence(words, tags, lambda i: f"line {start + i} of {path}"))
-            pairs.clear()
-
-    try:
-        # Not splitlines: a word may hold characters that it takes for an end of line.
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as UTF-8 text: {error}") from error
-    for number, line in enumerate([*lines, ""], start=1):
-        text = line.strip(" \t\r")
-        if not text or text.startswith(SEPARATORS):
-            end()
+    dialect = dialect or Dialect()
+    found: list[Sentence] = []
+    for path in paths:
+        if path.name.lower().removesuffix(".gz").endswith(LINES):
+            found += sentences_of_lines(path, columns, dialect)
             continue
-        # Not split(): it would part a word at a no-break space.
-        parts = [part for part in text.split("\t" if "\t" in text else " ") if part]
-        if len(parts) < 2:
-            raise UserError(
-                f"line {number} of {path} is {text!r}: it must hold a word and, in the last "
-                "column, its tag, parted by a tab or spaces"
-            )
-        pairs.append((parts[0], parts[-1]))
-    if not sentences:
-        raise UserError(f"{path} has no words")
-    return sentences
+        rows = read_rows(path, dialect)
+        check_columns(rows, columns, str(path))
+        found += [
+            _from_row(row, columns, names, place_of(row, i, str(path)))
+            for i, row in enumerate(rows)
+        ]
+    return found
 
 
 def _from_row(
@@ -109,9 +76,7 @@ def _from_row(
 
 
 def _list(value: Any, column: str, where: str) -> list[Any]:
-    if hasattr(value, "tolist"):
-        value = value.tolist()  # parquet gives arrays
-    if not isinstance(value, list | tuple):
+    if not is_list(value):
         raise UserError(f"{where} has no list in column {column!r} but {value!r}")
     return list(value)
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from bilevel.errors import UserError
+from experiments.tasks.reading.cells import is_list, text_of
+from experiments.tasks.reading.files import is_missing
 
 __all__ = ["Triple", "linearised", "triples"]
 
@@ -21,13 +23,13 @@ def triples(cell: Any, place: str) -> list[Triple]:
         UserError: the cell holds no list of them.
     """
     found = []
-    for item in cell if isinstance(cell, list | tuple) or hasattr(cell, "tolist") else [cell]:
-        parts = item.split(SEPARATOR, 2) if isinstance(item, str) else list(item)
-        if len(parts) != 3:
+    for item in cell if is_list(cell) else [cell]:
+        parts = item.split(SEPARATOR, 2) if isinstance(item, str) else item
+        if not is_list(parts) or len(parts) != 3 or any(map(is_missing, parts)):
             raise UserError(
                 f"{place} has {item!r} for a triple: this must be 's | p | o' or a list of three"
             )
-        subject, relation, thing = (str(part) for part in parts)
+        subject, relation, thing = (text_of(part, "of triples", place) for part in parts)
         found.append((subject, relation, thing))
     if not found:
         raise UserError(f"{place} has no triples")

@@ -17,6 +17,7 @@ from experiments.plots import (
     planted_recovery,
     ranks_compared,
     values_compared,
+    watched_compared,
 )
 from experiments.plots.style import BLUE
 from tests.experiments.drawn import assert_nothing_cut, evaluations, result, write
@@ -303,3 +304,38 @@ def test_a_model_that_is_a_path_makes_no_folders(tmp_path: Path) -> None:
         drawn = figures.draw_several(named, tmp_path / "out")
         assert expected in [path.name for path in drawn]
         assert {path.parent for path in drawn} == {tmp_path / "out"}
+
+
+# ---- numbers watched over the steps
+
+
+def watch_lines(name: str, values: list[float], **other: float) -> list[dict[str, Any]]:
+    return [
+        {"stage": "train", "step": 10 * (i + 1), "kind": "watch", name: value, **other}
+        for i, value in enumerate(values)
+    ]
+
+
+def test_watched_numbers_are_lines_a_method_in_a_panel_a_task(
+    tmp_path: Path, kept: list[Figure]
+) -> None:
+    runs = [
+        (watch_lines("orthogonality", [4.0, 2.0]), result("gamma1 = 0.1")),
+        (watch_lines("orthogonality", [2.0, 1.0]), result("gamma1 = 0.1", 1)),
+        (watch_lines("orthogonality", [4.0, 0.1]), result("gamma1 = 0.3")),
+        (watch_lines("orthogonality", [4.0, 0.5]), result("gamma1 = 0.3", task="cola")),
+        (watch_lines("density", [0.9, 0.5]), result("salora")),  # it watches something else
+    ]
+    assert watched_compared.draw(runs, "orthogonality", tmp_path / "o.png")
+    cola, sst2 = kept[0].axes
+    assert cola.get_title(loc="left") == "cola, tiny"
+    assert [list(line.get_ydata()) for line in sst2.get_lines()] == [[3.0, 1.5], [4.0, 0.1]]
+    assert sst2.get_yscale() == "log"
+    assert_nothing_cut(kept[0])
+    one = watch_lines("density", [0.9, 0.5], target_density=0.5)
+    assert not watched_compared.draw([(one, result("salora"))], "density", tmp_path / "d.png")
+    two = [(one, result("salora")), (one, result("salora", task="cola"))]
+    assert watched_compared.draw(two, "density", tmp_path / "d.png")
+    (line, target) = kept[-1].axes[0].get_lines()
+    assert list(line.get_ydata()) == [0.9, 0.5]
+    assert list(target.get_ydata()) == [0.5, 0.5]

@@ -56,9 +56,20 @@ def test_an_entry_parses_and_plans_and_names_what_there_is(name: str) -> None:
 
 
 def test_shared_runs_are_those_of_the_other_table() -> None:
-    (one,) = cells_of(load("salora/orthogonality"))
+    cells = cells_of(load("salora/orthogonality"))
     others = {cell.folder: cell.settings for cell in cells_of(load("salora/glue"))}
-    assert others[one.folder] == one.settings
+    assert {cell.task for cell in cells} == {"cola", "stsb", "mrpc"}
+    assert all(others[cell.folder] == cell.settings for cell in cells)
+
+
+def test_runs_of_several_tables_are_put_together() -> None:
+    cells = cells_of(load("autolora/ranks"), "seeds=0")
+    found = [(cell.block.table, cell.task, cell.settings["model"]) for cell in cells]
+    assert found == [
+        ("autolora/glue", "qqp", "roberta-base"),
+        ("autolora/glue", "mnli", "roberta-base"),
+        ("autolora/nlg", "e2e", "gpt2-medium"),
+    ]
 
 
 def test_recalled_figures_never_stand_by_themselves() -> None:
@@ -71,7 +82,7 @@ def test_recalled_figures_never_stand_by_themselves() -> None:
 
 
 def test_a_grid_is_one_run_a_value() -> None:
-    cells = cells_of(load("autolora/cost"), "only=lora_grid", "only=rte", "seeds=0")
+    cells = cells_of(load("autolora/cost"), "only=lora_grid", "only=sst2", "seeds=0")
     assert [cell.settings["method.rank"] for cell in cells] == [str(r) for r in range(1, 17)]
 
 

@@ -3,7 +3,9 @@
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -119,6 +121,42 @@ def test_part_of_the_sentences_another_language_model_and_names(world, tmp_path)
     main([*words(world, out=str(tmp_path)), *other])  # its own result may be written over
 
 
+def test_formality_by_gyafcs_files_and_fluency_by_kenlm(world, tmp_path, monkeypatch):
+    """Bad stands for informal, good for formal; the classifier knows them as 0 and 1."""
+
+    class Model:
+        def __init__(self, path):
+            self.path = path
+
+        def score(self, sentence, bos, eos):
+            return -0.5 * (len(sentence.split()) + 1)
+
+    monkeypatch.setitem(sys.modules, "kenlm", SimpleNamespace(Model=Model))
+    model = tmp_path / "words.arpa"
+    model.write_text("")
+    test = tmp_path / "gyafc" / "test"
+    test.mkdir(parents=True)
+    rows = styled.sentences()
+    for label, style in enumerate(("informal", "formal")):
+        own = [row for row in rows if row["label"] == label]
+        other = ("formal", "informal")[label]
+        (test / style).write_text("\n".join(row["text"] for row in own))
+        (test / f"{other}.ref0").write_text("\n".join(row["human_reference"] for row in own))
+    data = str(tmp_path / "gyafc")
+    main(
+        [
+            *words(world, data_dir=data, out=str(tmp_path / "out"), language_model=str(model)),
+            *("classifier_labels=0,1", "max_test=8"),
+        ]
+    )
+    found = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert list(found["transfers"]) == ["informal_to_formal", "formal_to_informal", "overall"]
+    assert found["copies"]["overall"]["tokens"] == 8 * 5  # four words and the end
+    assert found["copies"]["overall"]["perplexity"] == pytest.approx(10**0.5)
+    assert "KenLM" in found["settings"]["perplexity"]
+    assert re.search("Rewrite this (in)?formal sentence as", found["settings"]["prompt"])
+
+
 def test_a_prompt_that_would_lose_one_token_is_told(world, tmp_path, capsys):
     short = [*words(world, out=str(tmp_path)), "max_test=2"]
     main(short)
@@ -183,7 +221,7 @@ def test_wrong_classifiers(world, tmp_path, capsys, labels, kind, more, said):
         (["max_tset=3"], "'max_tset'.*'max_test'"),
         (["styles=one"], "styles=one.*two"),
         (["instruction=do it"], r"instruction=.*\{target\}"),
-        (["label_column=stars"], "'stars'.*text, label"),
+        (["label_column=stars"], "'stars'.*'text', 'label'"),
         (["language_model={world}/nothing"], "nothing.*exist"),
         (["language_model={world}/bert"], "encoder"),
         (["task.max_length=20"], "sentence 0 .* room for"),

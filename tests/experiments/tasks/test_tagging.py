@@ -117,14 +117,14 @@ def test_wrong_lines_are_one_clear_sentence(tmp_path, text, message):
 
 
 BAD_ROWS = [
-    ({"tokens": ["a", "b"], "ner_tags": ["O"]}, "row 1 .*2 words.*1 tags"),
+    ({"tokens": ["a", "b"], "ner_tags": ["O"]}, "line 2 .*2 words.*1 tags"),
     ({"tokens": [], "ner_tags": []}, "0 words"),
     ({"tokens": ["a"]}, "'ner_tags'.*None"),
     ({"tokens": "a b", "ner_tags": ["O"]}, "'tokens'.*'a b'"),
-    ({"tokens": ["a", ""], "ner_tags": ["O", "O"]}, "word 1 .*row 1 .*''"),
+    ({"tokens": ["a", ""], "ner_tags": ["O", "O"]}, "word 1 .*line 2 .*''"),
     ({"tokens": ["a"], "ner_tags": [0]}, r"tag 0.*task\.tag_names"),
     ({"tokens": ["a"], "ner_tags": [0.5]}, "tag 0.5.*must be"),
-    ({"tokens": ["a"], "ner_tags": ["DNA"]}, "word 0 .*row 1 .*'DNA'"),
+    ({"tokens": ["a"], "ner_tags": ["DNA"]}, "word 0 .*line 2 .*'DNA'"),
 ]
 
 
@@ -137,7 +137,7 @@ def test_wrong_rows_are_one_clear_sentence(tmp_path, row, message):
 BAD_OPTIONS = [
     ({"data_dir": None}, "task.data_dir"),
     ({"scheme": "bioes"}, "scheme=bioes.*iob2, iob1"),
-    ({"tokens_column": "words"}, "'words'.*tokens, ner_tags"),
+    ({"tokens_column": "words"}, "'words'.*'tokens', 'ner_tags'"),
     ({"max_length": 4}, "max_length=4.*8 or more"),
     ({"max_test": 0}, "max_test=0.*1 or more"),
 ]

@@ -23,6 +23,8 @@ ROWS = [
     {"text": "null", "label": "good"},
 ]
 
+THREE = [*ROWS, {"text": "so so", "label": "mixed"}]
+
 
 def write(path, rows):
     kind = path.name.removesuffix(".gz").rsplit(".", 1)[-1]
@@ -127,17 +129,21 @@ def test_max_train_is_seeded_stratified_and_the_same_for_every_load(tmp_path):
 BAD = [
     ({}, {"data_dir": "nowhere"}, "no folder"),
     ({"validation": ROWS}, {}, "file train"),
-    ({"train": ROWS}, {}, "test file.*validation"),
-    ({"train": ROWS, "validation": ROWS}, {"text_columns": ["txt"]}, "'txt'.*text, label"),
+    ({"train": ROWS}, {}, "test or validation.*task.holdout"),
+    ({"train": ROWS, "validation": ROWS}, {"text_columns": ["txt"]}, "'txt'.*'text', 'label'"),
     ({"train": ROWS, "validation": ROWS}, {"label_column": "y"}, "column 'y'"),
     ({"train": ROWS, "validation": [{"text": "x", "label": "so"}]}, {}, "'so'.*unknown"),
     ({"train": ROWS, "validation": [{"txt": "x", "label": "bad"}]}, {}, "column 'text'"),
     ({"train": ROWS[:1], "validation": ROWS}, {}, "two.*labels"),
-    ({"train": [*ROWS, {"text": "x", "label": None}], "validation": ROWS}, {}, "row 4"),
+    ({"train": [*ROWS, {"text": "x", "label": None}], "validation": ROWS}, {}, "line 5"),
     ({"train": [*ROWS, {"text": None, "label": "bad"}], "validation": ROWS}, {}, "no text"),
     ({"train": ROWS, "validation": ROWS}, {"regression": True}, "no finite number"),
     ({"train": ROWS, "validation": ROWS}, {"max_train": 0}, "max_train=0.*1 or more"),
     ({"train": ROWS, "validation": ROWS}, {"metrics": ["bleu"]}, "metric 'bleu'"),
+    ({"train": THREE, "validation": ROWS}, {"metrics": ["f1"]}, "f1.*has 3.*macro_f1"),
+    ({"train": ROWS, "validation": ROWS}, {"metrics": ["pearson"]}, "pearson.*numbers"),
+    ({}, {"metrics": ["accuracy"], "regression": True}, "accuracy.*classes.*spearman"),
+    ({"train": ROWS, "validation": ROWS}, {"metrics": []}, "metrics is empty"),
     ({"train": ROWS, "validation": ROWS}, {"text_columns": None}, "task.text_columns"),
     ({"train": ROWS, "validation": ROWS}, {"text_columns": list("abc")}, "text_columns.*two"),
 ]
@@ -148,6 +154,12 @@ def test_bad_input_is_one_clear_sentence(tmp_path, splits, options, message):
     path = folder(tmp_path, **splits)
     with pytest.raises(UserError, match=message):
         user_task(options.pop("data_dir", path), **options).load()
+
+
+def test_f1_names_its_class(tmp_path):
+    path = folder(tmp_path, train=ROWS, validation=ROWS)
+    data = user_task(path, metrics=["f1", "accuracy"]).load()
+    assert "'good'" in data.metric_settings["f1"]
 
 
 def test_empty_and_unreadable_files(tmp_path):
@@ -245,7 +257,7 @@ def test_primary_metric_can_be_chosen_among_the_tasks_own():
 
 def test_unknown_glue_label_and_task(tmp_path):
     path = folder(tmp_path, train=glue_rows("sst2", [0, 1]), validation=glue_rows("sst2", [2]))
-    with pytest.raises(UserError, match=r"row 0 .*label 2.*unknown"):
+    with pytest.raises(UserError, match=r"line 1 .*label 2.*unknown"):
         Glue("sst2", data_dir=path).load()
     with pytest.raises(UserError, match=r"name=wnli.*sst2"):
         Glue("wnli")
@@ -304,7 +316,7 @@ def test_jsonl_lines_must_be_objects_and_may_lack_a_key(tmp_path):
     with pytest.raises(UserError, match=r"line.*object"):
         user_task(tmp_path).load()
     path = folder(tmp_path, train=[*ROWS, {"label": "bad"}], validation=ROWS)
-    with pytest.raises(UserError, match=r"row 4 .*no text"):
+    with pytest.raises(UserError, match=r"line 5 .*no text"):
         user_task(path).load()
 
 

@@ -1,0 +1,40 @@
+"""Match the labels of data with those that a run was trained for, by their names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bilevel.errors import UserError
+from experiments.tasks.task import TaskData
+
+__all__ = ["matched"]
+
+
+def matched(task: TaskData, result: dict[str, Any], run: str) -> TaskData:
+    """The data with its labels numbered as the run's model puts them out.
+
+    Args:
+        task: the data, whose classes have numbers of their own.
+        result: of the run: ``kind``, and ``labels`` in the order of the model's outputs.
+        run: its folder, for messages.
+
+    Raises:
+        UserError: the run's model puts out something else, or has no such label.
+    """
+    kind = result.get("kind", task.answers.kind)  # the oldest results do not say
+    if kind != task.answers.kind:
+        raise UserError(
+            f"run={run} was trained to put out {kind}, and task {task.name} asks for "
+            f"{task.answers.kind}"
+        )
+    names = result.get("labels")
+    if names is None or task.answers.names is None or task.answers.names == tuple(names):
+        return task
+    strange = sorted(task.tested_labels() - set(names))
+    if strange:
+        raise UserError(
+            f"task {task.name} is tested on the labels {', '.join(strange)}, which run={run} was "
+            f"not trained for: its labels are {', '.join(names)} (result.json), and those of the "
+            f"data {', '.join(task.answers.names)}; labels are matched by their names"
+        )
+    return task.renumbered(tuple(names))

@@ -1,0 +1,57 @@
+"""Tell formal from informal English: GYAFC, from the files that its authors give out on request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bilevel.errors import UserError
+from experiments.tasks.examples import Example
+from experiments.tasks.reading import formality
+from experiments.tasks.task import Length, Subset
+
+if TYPE_CHECKING:
+    from experiments.tasks.kinds.labelled import LabelledData
+
+__all__ = ["Gyafc"]
+
+
+@dataclass(frozen=True)
+class Gyafc(Subset):
+    """Sentences of GYAFC, informal or formal; its tuning set is the validation data.
+
+    A run of it is the classifier of ``python -m experiments.style_transfer data_dir=DIR``.
+    """
+
+    name: str = "gyafc"
+    """The task's name in results."""
+    data_dir: str | None = None
+    """A domain of the corpus, such as GYAFC_Corpus/Family_Relationships; needed."""
+    max_length: Length = 128
+    """Tokens of a sentence at most."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.data_dir is None:
+            raise UserError(f"task={self.name} needs task.data_dir=DIR, a domain of the corpus")
+
+    def load(self) -> LabelledData:
+        """Read the three splits."""
+        from experiments.tasks.kinds.labelled import LabelledData
+
+        assert self.data_dir is not None
+        parts = {}
+        for split in ("train", "tune", "test"):
+            found = formality.read_split(self.data_dir, split)
+            parts[split] = [Example((sentence.text,), sentence.style) for sentence in found]
+        labels = {split: [int(e.label) for e in rows] for split, rows in parts.items()}
+        return LabelledData(
+            name=self.name,
+            train=self.kept_train(parts["train"], labels["train"]),
+            tests={"test": self.kept_test(parts["test"], labels["test"])},
+            test_source="test",
+            label_names=list(formality.STYLES),
+            metrics=("accuracy", "macro_f1"),
+            max_length=self.max_length,
+            validation=parts["tune"],
+        )

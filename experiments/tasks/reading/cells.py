@@ -1,0 +1,64 @@
+"""Take texts out of cells: what is no text, like an object or bytes, is refused, not printed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from decimal import Decimal
+from numbers import Number
+from typing import Any
+
+from bilevel.errors import UserError
+from experiments.tasks.reading.files import is_absent, is_missing
+
+__all__ = ["is_list", "kind_of", "text_of", "texts_of"]
+
+
+def is_list(value: Any) -> bool:
+    """Tell whether a cell holds several values (Parquet's and numpy's arrays are lists too)."""
+    return isinstance(value, list | tuple | set) or (
+        hasattr(value, "tolist") and getattr(value, "ndim", 0) > 0
+    )
+
+
+def kind_of(value: Any) -> str:
+    """What a cell holds, in a word or two for a message."""
+    if isinstance(value, Mapping):
+        return "an object"
+    if is_list(value):
+        return "a list"
+    if isinstance(value, bytes | bytearray | memoryview):
+        return "bytes"
+    if isinstance(value, Number) and not isinstance(value, complex):
+        return "a number"
+    return "a text" if isinstance(value, str) else f"a {type(value).__name__}"
+
+
+def text_of(value: Any, column: str, place: str) -> str:
+    """The text in a cell; a number is written as Python does.
+
+    Raises:
+        UserError: there is none, or something else.
+    """
+    if isinstance(value, str):
+        return value
+    if is_absent(value):
+        raise UserError(f"{place} has no text in column {column!r}")
+    if isinstance(value, Number) and not isinstance(value, complex):
+        if isinstance(value, float | Decimal) and not math.isfinite(value):
+            raise UserError(f"{place} has {value} in column {column!r}: this is no text")
+        return str(value)
+    raise UserError(
+        f"{place} has {kind_of(value)} in column {column!r}, {str(value)[:60]!r}, where a "
+        "text must be: name a column of texts, or write the text itself into it"
+    )
+
+
+def texts_of(value: Any, column: str, place: str) -> list[str]:
+    """The texts in a cell, which holds one or (Parquet, json) a list; blank ones are left out.
+
+    Raises:
+        UserError: one of them is something else.
+    """
+    values = list(value) if is_list(value) else [value]
+    return [text_of(text, column, place) for text in values if not is_missing(text)]

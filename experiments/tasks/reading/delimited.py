@@ -1,0 +1,166 @@
+"""Read csv and tsv, strictly: a row that does not fit the header is refused, not filled up."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bilevel.errors import UserError
+from experiments.tasks.reading.dialect import NAMES, Dialect, likely_delimiter
+from experiments.tasks.reading.row import Row
+
+__all__ = ["read_delimited"]
+
+log = logging.getLogger(__name__)
+
+QUOTED = re.compile(r'"(?:[^"]|"")*"')
+
+Record = tuple[int, list[str]]  # its first line, and its cells
+
+
+def read_delimited(text: str, path: Path, usual: str, dialect: Dialect) -> list[Row]:
+    """The rows below a header; every cell is a string.
+
+    Args:
+        text: of the file.
+        path: for messages.
+        usual: the delimiter where the dialect has none. Cells may be quoted unless it is a tab: a
+            quotation mark in a tsv file, like GLUE's own, is an ordinary character.
+        dialect: what was asked for.
+
+    Raises:
+        UserError: the header is none, a row has another number of cells than it, a quotation mark
+            is not closed, or another delimiter or quoting is likely.
+    """
+    delimiter = dialect.character(usual)
+    quoting = dialect.quoting
+    if quoting is None:
+        quoting = (usual, delimiter) != ("\t", "\t")
+    records = _records(text, path, delimiter, quoting, dialect)
+    top, header = next(records, (1, []))
+    if dialect.delimiter is None and len(header) == 1:
+        _refuse_other_delimiter(header[0], path, usual, dialect)
+    names = _names(header, path)
+    rows, held = [], []
+    for start, cells in records:
+        if len(cells) == 1 and not cells[0].strip():
+            continue  # a blank line
+        if len(cells) != len(names):
+            raise UserError(_ragged(start, cells, names, path, delimiter, quoting, dialect))
+        held.append((start, cells))
+        rows.append(Row(zip(names, cells, strict=True), path, start))
+    if quoting:
+        _warn_of_swallowed(held, path, delimiter)
+    elif dialect.quoting is None:
+        _refuse_quoted([(top, header), *held], path, dialect)
+    return rows
+
+
+def _records(
+    text: str, path: Path, delimiter: str, quoting: bool, dialect: Dialect
+) -> Iterator[Record]:
+    """Each record and the line that it begins in; lines without anything are left out."""
+    csv.field_size_limit(sys.maxsize)  # a text may be longer than the 131,072 of the module
+    how: dict[str, Any] = {"quoting": csv.QUOTE_MINIMAL if quoting else csv.QUOTE_NONE}
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, **how)
+    while True:
+        start = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise UserError(
+                f"the row that begins in line {start} of {path} has a quotation mark that is not "
+                f"closed, or that closes before its cell ends (seen in line {reader.line_num}): "
+                'double each one inside a quoted cell (""), or set '
+                f"{dialect.prefix}quoting=false where they enclose nothing"
+            ) from error
+        if cells:
+            yield start, cells
+
+
+def _refuse_other_delimiter(header: str, path: Path, usual: str, dialect: Dialect) -> None:
+    other = likely_delimiter(header, usual)
+    if other is not None:
+        this = next(name for name, character in NAMES.items() if character == usual)
+        raise UserError(
+            f"{path} has one column only, {header!r}, with a {this} as delimiter: set "
+            f"{dialect.prefix}delimiter={other} if that parts its columns (or ={this} if this is "
+            "one column)"
+        )
+
+
+def _names(header: list[str], path: Path) -> list[str]:
+    """The columns' names; one without a name is called as pandas calls it."""
+    names = [name if name.strip() else f"Unnamed: {i}" for i, name in enumerate(header)]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"{path} has {names.count(name)} columns with the name {name!r}")
+    return names
+
+
+def _ragged(
+    start: int,
+    cells: list[str],
+    names: list[str],
+    path: Path,
+    delimiter: str,
+    quoting: bool,
+    dialect: Dialect,
+) -> str:
+    name = next((n for n, c in NAMES.items() if c == delimiter), repr(delimiter))
+    if not quoting:
+        advice = f"write no {name} in a text, or quote it and set {dialect.prefix}quoting=true"
+    elif len(cells) > len(names):
+        advice = f"a text that holds a {name} must stand in quotation marks"
+    else:
+        advice = f"fill the row up, or set {dialect.prefix}delimiter if it is no {name}"
+    return (
+        f"line {start} of {path} has {len(cells)} fields and the header has {len(names)}: {advice}"
+    )
+
+
+def _warn_of_swallowed(records: list[Record], path: Path, delimiter: str) -> None:
+    """Say so where a quoted cell holds lines that look like rows: a quotation mark too many."""
+    found = []
+    for start, cells in records:
+        for cell in cells:
+            lines = cell.splitlines() if "\n" in cell or "\r" in cell else ()
+            # The first and the last are parts of lines; the others would be rows of their own.
+            inner = [line for line in lines[1:-1] if line.strip()]
+            if inner and all(line.count(delimiter) == len(cells) - 1 for line in inner):
+                found.append(start)
+    if found and len(records[0][1]) > 1:
+        log.warning(
+            "line %d of %s begins a cell that runs over lines which look like rows (%d such): is a "
+            "quotation mark missing there?",
+            *(found[0], path, len(found)),
+        )
+
+
+def _refuse_quoted(records: list[Record], path: Path, dialect: Dialect) -> None:
+    """Refuse what was written with quotation marks around cells and is read as if they were text.
+
+    That is so where they are around every name in the header, or where each that occurs fits and
+    one is doubled inside.
+    """
+    marked = [(start, cell) for start, cells in records for cell in cells if '"' in cell]
+    if not marked:
+        return
+    whole = all(QUOTED.fullmatch(cell) for _, cell in marked)
+    doubled = any('""' in cell[1:-1] for _, cell in marked)
+    header = all(QUOTED.fullmatch(cell) for cell in records[0][1])
+    if header or (whole and doubled):
+        start, cell = marked[0]
+        raise UserError(
+            f"line {start} of {path} has the cell {cell[:60]}, and quotation marks are part of the "
+            f"text in this kind of file: set {dialect.prefix}quoting=true where they enclose "
+            f"cells, {dialect.prefix}quoting=false to keep them"
+        )

@@ -1,0 +1,172 @@
+"""Read words and tags that stand a word a line (CoNLL): which columns they are, where words end."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from bilevel.errors import UserError
+from experiments.tasks.reading.dialect import Dialect
+from experiments.tasks.reading.text import read_text
+
+__all__ = ["DEFAULTS", "Sentence", "sentences_of_lines"]
+
+DEFAULTS = ("tokens", "ner_tags")  # of files with named columns; in lines: the first and the last
+# Lines that begin so stand between documents (CoNLL-2003, JNLPBA).
+SEPARATORS = ("-DOCSTART-", "###MEDLINE:")
+POSITION = re.compile(r"-?\d+")
+COUNTED = re.compile(r"\d+(?:[-.]\d+)?")  # CoNLL-U counts 8-9 (two in one) and 8.1 (left out) too
+
+
+class Sentence(NamedTuple):
+    """Words and as many tags as they stand in the file.
+
+    Attributes:
+        place: says where the word of that number stands, for error messages.
+    """
+
+    words: tuple[str, ...]
+    tags: tuple[str, ...]
+    place: Callable[[int], str]
+
+
+class Line(NamedTuple):
+    """A line that holds a word: its number from 1, and its columns."""
+
+    number: int
+    cells: list[str]
+
+
+def sentences_of_lines(path: Path, columns: tuple[str, str], dialect: Dialect) -> list[Sentence]:
+    """A word, perhaps more columns, and its tag a line; a blank line ends a sentence.
+
+    Args:
+        path: the file.
+        columns: of words and tags: positions from 0, -1 for the last; the usual names stand for
+            the first and the last.
+        dialect: how the file is written; without a delimiter, tabs part its columns if its first
+            line of words has one, else spaces do.
+
+    Raises:
+        UserError: the file cannot be read or has no words, a line has other columns than the first
+            one, a position is not there, or the words are numbered and nobody says where they are.
+    """
+    groups = _groups(read_text(path, dialect), path, dialect)
+    if not groups:
+        raise UserError(f"{path} has no words")
+    width = len(groups[0][0].cells)
+    places = [
+        _position(column, option, usual, end, width, path)
+        for column, option, usual, end in zip(
+            columns, ("tokens_column", "tags_column"), DEFAULTS, (0, -1), strict=True
+        )
+    ]
+    if places[0] == places[1]:
+        raise UserError(
+            f"task.tokens_column={columns[0]} and task.tags_column={columns[1]} are one column of "
+            f"{path}"
+        )
+    if columns[0] == DEFAULTS[0] and _numbered(groups):
+        raise UserError(
+            f"the first column of {path} counts the words ({groups[0][0].cells[0]!r}, ...): say "
+            "which column holds them and which their tags, counted from 0 with -1 for the last, "
+            "as task.tokens_column=1 task.tags_column=-1"
+        )
+    return [_sentence(group, places, path) for group in groups]
+
+
+def _groups(text: str, path: Path, dialect: Dialect) -> list[list[Line]]:
+    """The lines of each sentence."""
+    groups: list[list[Line]] = []
+    between = None if dialect.delimiter is None else dialect.character("\t")
+    first: Line | None = None
+    new = True
+    # Not splitlines: a word may hold characters that it takes for an end of line.
+    for number, line in enumerate(re.split(r"\r\n|\r|\n", text), start=1):
+        stripped = line.strip(" \t")
+        if not stripped or stripped.startswith(SEPARATORS):
+            new = True
+            continue
+        if between is None and not _comment(stripped):
+            between = "\t" if "\t" in stripped else " "
+        found = Line(number, _cells(line, between or " "))
+        if _comment(stripped) and (
+            first is None or len(found.cells) != len(first.cells)
+        ):  # of CoNLL-U; a line of as many columns is the word "#"
+            continue
+        _check(found, first, stripped, path)
+        first = first or found
+        if new:
+            groups.append([])
+            new = False
+        groups[-1].append(found)
+    return groups
+
+
+def _comment(line: str) -> bool:
+    return line == "#" or line.startswith(("# ", "#\t"))
+
+
+def _cells(line: str, between: str) -> list[str]:
+    if between != " ":
+        return [cell.strip(" ") for cell in line.rstrip(" \t").split(between)]
+    # Not split(): it would part a word at a no-break space. Several spaces align columns.
+    return [cell for cell in line.strip(" \t").split(" ") if cell]
+
+
+def _check(line: Line, first: Line | None, text: str, path: Path) -> None:
+    if len(line.cells) < 2 or not all((line.cells[0], line.cells[-1])):
+        raise UserError(
+            f"line {line.number} of {path} is {text!r}: it must hold a word and, in the last "
+            "column, its tag, parted by a tab or spaces (or by task.delimiter) like those before"
+        )
+    if first is not None and len(line.cells) != len(first.cells):
+        raise UserError(
+            f"line {line.number} of {path} has {len(line.cells)} columns and line {first.number} "
+            f"has {len(first.cells)}: every word must have as many"
+        )
+
+
+def _position(column: str, option: str, usual: str, end: int, width: int, path: Path) -> int:
+    """The number of a column, from 0."""
+    if column == usual:
+        return end % width
+    if not POSITION.fullmatch(column):
+        raise UserError(
+            f"task.{option}={column}: the columns of {path} have no names, so give a position, 0 "
+            f"for the first and -1 for the last of {width}"
+        )
+    number = int(column)
+    if not -width <= number < width:
+        raise UserError(
+            f"task.{option}={column}: {path} has {width} columns, 0 to {width - 1} (-1 is the last)"
+        )
+    return number % width
+
+
+def _numbered(groups: Sequence[Sequence[Line]]) -> bool:
+    """Tell whether the first column counts words, in each sentence or through the file."""
+    if len(groups[0][0].cells) < 3:
+        return False
+    columns = [[line.cells[0] for line in group] for group in groups]
+    if not all(COUNTED.fullmatch(cell) for cells in columns for cell in cells):
+        return False
+    counts = [[int(cell) for cell in cells if cell.isdecimal()] for cells in columns]
+    through = [number for numbers in counts for number in numbers]
+
+    def consecutive(numbers: list[int]) -> bool:
+        return numbers == list(range(numbers[0], numbers[0] + len(numbers))) if numbers else True
+
+    each = all(consecutive(numbers) and numbers[:1] in ([], [0], [1]) for numbers in counts)
+    return len(through) > 1 and (each or consecutive(through))
+
+
+def _sentence(group: Sequence[Line], places: Sequence[int], path: Path) -> Sentence:
+    numbers = [line.number for line in group]
+    words, tags = (tuple(line.cells[place] for line in group) for place in places)
+    for line in group:
+        if not all(line.cells[place] for place in places):
+            raise UserError(f"line {line.number} of {path} lacks a word or a tag in its column")
+    return Sentence(words, tags, lambda i: f"line {numbers[i]} of {path}")

@@ -1,0 +1,145 @@
+"""Read rows that are objects: json (an array, or an object a line) and Parquet."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from bilevel.errors import UserError, listed
+from experiments.tasks.reading.row import Row
+
+__all__ = ["read_json", "read_parquet"]
+
+SPACE = re.compile(r"[ \t\r\n]*")
+INDEX = re.compile(r"__index_level_\d+__")  # where pandas keeps the numbers of its rows
+
+
+class _RepeatedKeyError(ValueError):
+    """An object names a key twice."""
+
+
+def read_json(text: str, path: Path) -> list[Row]:
+    """The rows of one array of objects, or of an object a line, whatever the file's name says.
+
+    Raises:
+        UserError: a value is not JSON or no object, or has a key twice.
+    """
+    decoder = json.JSONDecoder(object_pairs_hook=_object)
+    try:
+        if text.lstrip().startswith("["):
+            return _array(text, path, decoder)
+        rows = [
+            _row(_decoded(line.strip(), decoder, path, number), path, number)
+            for number, line in enumerate(text.split("\n"), start=1)
+            if line.strip()
+        ]
+    except RecursionError as error:
+        raise UserError(f"{path} holds JSON that is nested too deeply") from error
+    lone = len(rows) == 1 and ".jsonl" not in path.name.lower()
+    if lone and any(isinstance(value, list | dict) for value in rows[0].values()):
+        raise UserError(
+            f"{path} is one object with the keys {listed(map(repr, rows[0]))}: it must be an array "
+            "of objects, [{...}, ...], one object a row, or have an object a line"
+        )
+    return rows
+
+
+def read_parquet(path: Path) -> list[Row]:
+    """The rows of a Parquet file, as Python's own values: integers stay exact.
+
+    Raises:
+        UserError: it is none, or two of its columns have one name.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        # Of the file itself: read_table would make columns of folders named key=value.
+        with parquet.ParquetFile(path) as file:
+            table = file.read()
+        names = [name for name in table.column_names if not INDEX.fullmatch(name)]
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            raise UserError(f"{path} has several columns with the name {min(twice)!r}")
+        rows = table.select(names).to_pylist()
+    except (pyarrow.ArrowException, OSError, OverflowError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"{path} cannot be read as parquet: {reason}") from error
+    return [Row(row, path, number, "row") for number, row in enumerate(rows)]
+
+
+def _array(text: str, path: Path, decoder: json.JSONDecoder) -> list[Row]:
+    """Element by element, for the line of each."""
+    rows: list[tuple[int, Any]] = []
+    line, counted = 1, 0
+    spot = _skip(text, text.index("[") + 1)
+    if text[spot : spot + 1] == "]":
+        return []
+    while True:
+        line, counted = line + text.count("\n", counted, spot), spot
+        value, spot = _decoded_at(text, spot, decoder, path, line)
+        rows.append((line, value))
+        spot = _skip(text, spot)
+        mark = text[spot : spot + 1]
+        spot = _skip(text, spot + 1)
+        if mark == "]" and spot == len(text):
+            break
+        if mark != ",":
+            line += text.count("\n", counted, spot)
+            problem = "something follows the array" if mark == "]" else "a comma is missing"
+            raise UserError(f"{path} is no array of JSON objects: {problem} in line {line}")
+    apart = len({line for line, _ in rows}) == len(rows)
+    return [
+        _row(value, path, line, "line") if apart else _row(value, path, number, "row")
+        for number, (line, value) in enumerate(rows)
+    ]
+
+
+def _skip(text: str, spot: int) -> int:
+    found = SPACE.match(text, spot)
+    assert found is not None  # it matches nothing, too
+    return found.end()
+
+
+def _decoded(line: str, decoder: json.JSONDecoder, path: Path, number: int) -> Any:
+    value, end = _decoded_at(line, 0, decoder, path, number)
+    if end != len(line):
+        raise UserError(
+            f"line {number} of {path} is no JSON object: {line[end:][:20]!r} follows it; there "
+            "must be one object {...} a line, or one array of objects [{...}, ...]"
+        )
+    return value
+
+
+def _decoded_at(
+    text: str, spot: int, decoder: json.JSONDecoder, path: Path, line: int
+) -> tuple[Any, int]:
+    try:
+        return decoder.raw_decode(text, spot)
+    except json.JSONDecodeError as error:
+        line += text.count("\n", spot, error.pos)
+        raise UserError(
+            f"line {line} of {path} is not JSON: {error.msg} (column {error.colno}); there must be "
+            "one object {...} a line, or one array of objects [{...}, ...]"
+        ) from error
+    except ValueError as error:  # a key twice, a number of too many digits
+        raise UserError(f"line {line} of {path}: {error}") from error
+
+
+def _row(value: Any, path: Path, number: int, unit: str = "line") -> Row:
+    if isinstance(value, dict):
+        return Row(value, path, number, unit)
+    row = Row({}, path, number, unit)
+    raise UserError(f"{row.place} must be an object {{...}}, not {json.dumps(value)[:40]}")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _RepeatedKeyError(
+            f"the object has twice {listed({repr(n) for n in names if names.count(n) > 1})}"
+        )
+    return found

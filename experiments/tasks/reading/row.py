@@ -1,0 +1,67 @@
+"""Hold a row of a data file, which knows where it stands in the file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bilevel.errors import UserError, listed
+from experiments.tasks.reading.dialect import likely_delimiter
+
+__all__ = ["Row", "check_columns", "place_of"]
+
+
+class Row(dict[str, Any]):
+    """Column name -> value.
+
+    Attributes:
+        path: the file.
+        number: of its first line as an editor shows it, from 1; or of the row, from 0.
+        unit: "line", or "row" where a file has no lines.
+    """
+
+    __slots__ = ("number", "path", "unit")
+
+    def __init__(
+        self,
+        values: Mapping[str, Any] | Iterable[tuple[str, Any]],
+        path: Path,
+        number: int,
+        unit: str = "line",
+    ) -> None:
+        super().__init__(values)
+        self.path = path
+        self.number = number
+        self.unit = unit
+
+    @property
+    def place(self) -> str:
+        """Where it stands, for messages."""
+        counted = " (from 0)" if self.unit == "row" else ""
+        return f"{self.unit} {self.number}{counted} of {self.path}"
+
+
+def place_of(row: Mapping[str, Any], number: int, where: str) -> str:
+    """Where a row stands, for messages: its line; rows of the hub know only their number."""
+    return row.place if isinstance(row, Row) else f"row {number} of {where}"
+
+
+def check_columns(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], where: str) -> None:
+    """Raise UserError, naming the columns there are, when no row has one of `columns`."""
+    known = dict.fromkeys(name for row in rows for name in row)
+    for column in columns:
+        if column not in known:
+            raise UserError(
+                f"{where} has no column {column!r}: its columns are "
+                f"{listed(map(repr, known))}{_hint(rows, known)}"
+            )
+
+
+def _hint(rows: Sequence[Mapping[str, Any]], names: Iterable[str]) -> str:
+    """What the names of a file with a header say: a delimiter inside one is one not known of."""
+    first = rows[0]
+    if not isinstance(first, Row) or ".csv" not in first.path.name.lower():
+        return ""
+    other = next(filter(None, (likely_delimiter(name, ",") for name in names)), None)
+    return f" (task.delimiter={other}, if that is what parts them)" if other else ""

@@ -1,0 +1,118 @@
+"""Read a text file whole: unpack it, decode it, and say which encoding it seems to have instead."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import logging
+import zlib
+from pathlib import Path
+
+from bilevel.errors import UserError
+from experiments.tasks.reading.dialect import Dialect
+
+__all__ = ["read_text"]
+
+log = logging.getLogger(__name__)
+
+MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark it begins with
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+# What a file that is no text begins with.
+OTHERS = {
+    b"\x1f\x8b": "a gzip file (its name must end in .gz)",
+    b"PK\x03\x04": "a zip file or a spreadsheet (save it as .csv)",
+    b"PAR1": "a Parquet file (its name must end in .parquet)",
+}
+OFTEN = 0.2  # share of zero bytes in text of two bytes a character
+LOOKED_AT = 1 << 16  # bytes, for a guess
+
+
+def read_text(path: Path, dialect: Dialect | None = None) -> str:
+    """The text of a file; a name that ends in .gz is unpacked first.
+
+    Line ends are as they stand in the file, and a byte-order mark is left out.
+
+    Raises:
+        UserError: the file cannot be read or is of another encoding, which the message guesses.
+    """
+    dialect = dialect or Dialect()
+    try:
+        data = path.read_bytes()
+        if path.name.lower().endswith(".gz"):
+            data = gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot read {path}: {reason}") from error
+    for start, kind in OTHERS.items():
+        if data.startswith(start):
+            raise UserError(f"{path} is no text but {kind}")
+    encoding = next((name for mark, name in MARKS.items() if data.startswith(mark)), None)
+    if dialect.encoding is None and encoding is not None:
+        raise UserError(
+            f"{path} is not UTF-8 but {encoding.upper()}: set {dialect.prefix}encoding={encoding}"
+        )
+    try:
+        text = data.decode(dialect.codec).removeprefix("\ufeff")
+    except UnicodeError as error:
+        raise UserError(_undecodable(path, data, error, dialect)) from error
+    if "\0" in text:
+        raise UserError(_zero(path, text, data, dialect))
+    if dialect.codec != "utf-8-sig":
+        _warn_of_utf8(path, data, dialect)
+    return text
+
+
+def _undecodable(path: Path, data: bytes, error: UnicodeError, dialect: Dialect) -> str:
+    start = getattr(error, "start", 0)
+    line = data.count(b"\n", 0, start) + 1
+    byte = f"byte 0x{data[start]:02x} in line {line}" if start < len(data) else "its end"
+    if dialect.encoding is not None:
+        name = f"{dialect.prefix}encoding={dialect.encoding}"
+        return f"{path} cannot be read with {name} ({byte}): that is not its encoding"
+    guess = _guess(data)
+    return (
+        f"{path} is not UTF-8 text ({byte}): it looks like {guess}, so set {dialect.prefix}"
+        f"encoding={guess}, or the encoding that it was saved with (cp1251, gb18030, ...)"
+    )
+
+
+def _zero(path: Path, text: str, data: bytes, dialect: Dialect) -> str:
+    line = text.count("\n", 0, text.index("\0")) + 1
+    guess = _two_bytes(data) if dialect.encoding is None else None
+    hint = f": it looks like {guess}, so set {dialect.prefix}encoding={guess}" if guess else ""
+    return f"line {line} of {path} holds a NUL character, which no text does{hint}"
+
+
+def _guess(data: bytes) -> str:
+    """The likeliest encoding of what is not UTF-8: by zero bytes, else Western European."""
+    wide = _two_bytes(data)
+    if wide:
+        return wide
+    # Latin-1 has control characters there, Windows has quotation marks.
+    return "cp1252" if any(0x80 <= byte < 0xA0 for byte in data) else "latin-1"
+
+
+def _two_bytes(data: bytes) -> str | None:
+    """UTF-16 without its mark: every other byte of mostly Latin text is zero."""
+    some = data[:LOOKED_AT]
+    for name, zeros in (("utf-16-le", some[1::2]), ("utf-16-be", some[::2])):
+        if zeros.count(0) > OFTEN * len(zeros):
+            return name
+    return None
+
+
+def _warn_of_utf8(path: Path, data: bytes, dialect: Dialect) -> None:
+    """Say so where another encoding was asked for and the file can hardly be but UTF-8."""
+    try:
+        ascii_only = data.decode("utf-8").isascii()
+    except UnicodeDecodeError:
+        return
+    if not ascii_only:
+        log.warning(
+            "%s is read with %sencoding=%s as you ask, but looks like UTF-8",
+            *(path, dialect.prefix, dialect.encoding),
+        )

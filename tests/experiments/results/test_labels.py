@@ -1,0 +1,158 @@
+"""Labels by their names: a finished run on other data, and in every model that is saved."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+)
+
+from bilevel.errors import UserError
+from experiments import evaluate, export
+from experiments.answers import CLASSES, NUMBER, TAGS, Answers
+from experiments.config.composition import compose_config
+from experiments.config.plan import Plan
+from experiments.models.spec import ModelSpec
+from experiments.results import record
+from experiments.run import main
+from experiments.tasks.demo import Demo
+from experiments.tasks.tagging import Tagging
+from experiments.training.job import execute
+
+EXAMPLES = Demo(max_train=64, max_test=40).load()
+
+
+def write(folder: Path, names: list[Any], **splits: list[Any]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, examples in splits.items():
+        rows = [{"text": e.texts[0], "label": names[e.label]} for e in examples]
+        (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+def words(model: Path, data: Path) -> list[str]:
+    return [
+        *("task=classification", "task.text_columns=[text]", f"task.data_dir={data}"),
+        *("model=hub", f"model.pretrained={model}", "train.max_steps=2", "train.batch_size=8"),
+        *("engine.precision=fp32", "run.figures=false", "engine.evaluate_every=0"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run trained on neg and pos."""
+    folder = tmp_path_factory.mktemp("labels")
+    test = EXAMPLES.tests["test"]
+    data = write(folder / "data", ["neg", "pos"], train=EXAMPLES.train, test=test)
+    out = folder / "run"
+    main([*words(tiny, data), "method=lora", "method.rank=2", f"hydra.run.dir={out}"])
+    return out
+
+
+def test_other_data_is_scored_by_the_labels_names(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of one label more in the training file, before the others: the numbers all shift."""
+    test = EXAMPLES.tests["test"]
+    more = [*EXAMPLES.train, EXAMPLES.train[0]._replace(label=2)]
+    data = write(tmp_path / "data", ["neg", "pos", "a third"], train=more, test=test)
+    evaluate.main([f"run={finished}", f"task.data_dir={data}"])
+    there = record.read(finished)
+    assert there is not None
+    line = next(row for row in capsys.readouterr().out.splitlines() if "accuracy" in row)
+    assert line.split()[1] == f"{there['metrics']['accuracy']:.4f}"
+
+
+@pytest.mark.parametrize("names", [[1, 0], [0, 1], ["bad", "good"], ["NEG", "POS"]])
+@pytest.mark.parametrize("program", [evaluate.main, export.main])
+def test_other_labels_are_refused(
+    finished: Path, tmp_path: Path, names: list[Any], program: Any, capsys: Any
+) -> None:
+    data = write(tmp_path / "data", names, train=EXAMPLES.train, test=EXAMPLES.tests["test"])
+    out = [f"out={tmp_path / 'out'}"] if program is export.main else []
+    with pytest.raises(SystemExit):
+        program([f"run={finished}", f"task.data_dir={data}", *out])
+    said = capsys.readouterr().err
+    assert f"{names[0]}" in said
+    assert "neg, pos" in said
+
+
+def test_a_run_of_classes_scores_no_numbers(finished: Path, tmp_path: Path, capsys: Any) -> None:
+    data = write(tmp_path / "data", [0, 1], train=EXAMPLES.train, test=EXAMPLES.train)
+    with pytest.raises(SystemExit):
+        evaluate.main([f"run={finished}", f"task.data_dir={data}", "task.regression=true"])
+    assert "put out classes" in capsys.readouterr().err
+
+
+def test_tags_are_numbered_as_the_run_has_them(tmp_path: Path) -> None:
+    from experiments.results.labels import matched
+
+    def folder(name: str, kinds: list[str]) -> Path:
+        place = tmp_path / name
+        place.mkdir()
+        rows = [{"tokens": ["a", "b"], "ner_tags": [f"B-{kind}", "O"]} for kind in kinds]
+        for split in ("train", "test"):
+            (place / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        return place
+
+    result = {"kind": TAGS, "labels": ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]}
+    data = matched(Tagging(data_dir=str(folder("one", ["PER"]))).load(), result, "RUN")
+    assert data.answers.names == tuple(result["labels"])
+    with pytest.raises(UserError, match=r"B-ORG.*B-LOC"):
+        matched(Tagging(data_dir=str(folder("other", ["ORG"]))).load(), result, "RUN")
+
+
+@pytest.fixture(scope="module")
+def cats(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base whose configuration has names of its own."""
+    folder = tmp_path_factory.mktemp("cats")
+    for path in tiny.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    config = AutoConfig.from_pretrained(tiny, id2label={0: "CAT", 1: "DOG"})
+    config.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("base", ["tiny", "cats"])
+def test_a_merged_model_answers_with_the_names_of_the_data(
+    base: str, finished: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    model = request.getfixturevalue(base)
+    export.main([f"run={finished}", f"model.pretrained={model}", f"out={tmp_path}", "merge=true"])
+    config = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").config
+    assert config.id2label == {0: "neg", 1: "pos"}
+    assert config.label2id == {"neg": 0, "pos": 1}
+
+
+def test_adapters_say_the_names(finished: Path) -> None:
+    for name in ("adapter", "adapter_compact"):
+        labels = json.loads((finished / name / "labels.json").read_text())
+        assert labels == {"id2label": {"0": "neg", "1": "pos"}, "label2id": {"neg": 0, "pos": 1}}
+        # with a config.json, transformers would take the folder for a whole model
+        assert not (finished / name / "config.json").exists()
+
+
+def test_full_fine_tuning_saves_the_names(cats: Path, finished: Path, tmp_path: Path) -> None:
+    data = finished.parent / "data"
+    plan = Plan.of(compose_config([*words(cats, data), "method=full"]))
+    execute(plan, tmp_path / "run")
+    config = AutoConfig.from_pretrained(tmp_path / "run" / "model")
+    assert config.id2label == {0: "neg", 1: "pos"}
+
+
+@pytest.mark.parametrize(
+    ("answers", "names"),
+    [
+        (Answers(CLASSES, 3, ("a", "b", "c")), ["a", "b", "c"]),
+        (Answers(TAGS, 3, ("O", "B-A", "I-A")), ["O", "B-A", "I-A"]),
+        (Answers(NUMBER, 1), ["LABEL_0"]),
+        (Answers(CLASSES, 2), ["LABEL_0", "LABEL_1"]),
+    ],
+)
+def test_no_name_of_the_base_is_left(cats: Path, answers: Answers, names: list[str]) -> None:
+    config = ModelSpec(name="x", pretrained=str(cats)).load(answers, 0).model.config
+    assert config.id2label == dict(enumerate(names))
+    assert config.label2id == {name: i for i, name in enumerate(names)}

@@ -1,0 +1,66 @@
+"""``export merge=true``: what is left on the disk does what the adapter does, or nothing is."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from bilevel.lowrank import merging
+from experiments import export
+from experiments.config.composition import compose_config
+from experiments.config.plan import Plan
+from experiments.training.job import execute
+from tests.experiments import writers
+
+
+@pytest.fixture(scope="module")
+def tied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose adapter is on the output layer of a model that shares it with the embeddings."""
+    folder = tmp_path_factory.mktemp("tied")
+    writers.folder(folder / "model", "gpt2")
+    for split in ("train", "test"):
+        rows = [{"source": f"w{i % 9} w1", "target": f"w{(i + 3) % 9}"} for i in range(8)]
+        (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words = ["task=text_to_text", f"task.data_dir={folder}", "model=hub", "method=lora"]
+    words += ["task.source_column=source", "task.target_column=target", "task.metrics=[bleu]"]
+    words += [f"model.pretrained={folder / 'model'}", "task.decoding.max_new_tokens=2"]
+    words += ["train.target_modules=[lm_head]", "train.lr=0.5", "train.batch_size=4"]
+    words += ["train.epochs=3", "engine.precision=fp32", "run.figures=false"]
+    execute(Plan.of(compose_config(words)), folder / "run")
+    return folder
+
+
+def test_a_tied_output_layer(tied: Path, tmp_path: Path, capsys: Any) -> None:
+    export.main([f"run={tied / 'run'}", f"out={tmp_path}", "merge=true"])
+    assert float(capsys.readouterr().out.rsplit(" ", 1)[1]) < 1e-4
+    ids = torch.tensor([[4, 5, 6, 7]])
+    stock = AutoModelForCausalLM.from_pretrained(tied / "model")
+    with torch.no_grad():
+        plain = stock(ids).logits
+        expected = PeftModel.from_pretrained(stock, str(tied / "run" / "adapter"))(ids).logits
+        found = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")(ids).logits
+    assert (expected - plain).abs().max() > 1
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    assert [path.name for path in tmp_path.iterdir()] == ["merged"]
+    with pytest.raises(SystemExit) as stop:
+        export.main([f"run={tied / 'run'}", f"out={tmp_path}", "merge=true"])
+    assert stop.value.code == 2
+    assert "is there already: give another folder by out=" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("call", [1, 2])
+def test_a_model_that_differs_is_not_left_behind(
+    call: int, tied: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither after merging nor after writing and reading back."""
+    differences = iter([0.0] * (call - 1) + [9e9])
+    monkeypatch.setattr(merging, "largest_difference", lambda *_: next(differences))
+    with pytest.raises(SystemExit) as stop:
+        export.main([f"run={tied / 'run'}", f"out={tmp_path / 'out'}", "merge=true"])
+    assert stop.value.code == 2
+    assert "more than the tolerance" in capsys.readouterr().err
+    assert not list((tmp_path / "out").rglob("*"))
