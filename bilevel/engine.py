@@ -13,7 +13,7 @@ from betty.configs import EngineConfig
 from betty.engine import Engine
 from betty.misc.early_stopping import EarlyStopping as BettyEarlyStopping
 
-from bilevel import distributed
+from bilevel import distributed, graph
 from bilevel.callbacks.callback import Callback
 from bilevel.config import BilevelEngineConfig
 from bilevel.errors import UserError
@@ -60,7 +60,7 @@ class BilevelEngine(Engine):
             problems in evaluation mode (or define the method in a subclass, as in Betty).
 
     Raises:
-        UserError: a problem is none of ours.
+        UserError: a problem is none of ours, two have one name, or two own the same parameter.
     """
 
     def __init__(
@@ -78,6 +78,10 @@ class BilevelEngine(Engine):
         self.world = distributed.World()
         if validation is not None:
             self.validation = lambda: validation(self)
+        names = [problem.name for problem in problems]
+        for name in names:
+            if names.count(name) > 1:
+                raise UserError(f"two problems are named {name!r}: give each a name of its own")
         for problem in problems:
             if not isinstance(problem, BilevelProblem):
                 raise UserError(
@@ -121,6 +125,7 @@ class BilevelEngine(Engine):
     def initialize(self) -> None:
         """Set up the graph; gradients are reported to the callbacks."""
         super().initialize()
+        graph.check_owners(self.problems)
         for problem in self.problems:
             problem.gradient_hooks.append(self._on_gradient)
 

@@ -20,7 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from bilevel.errors import UserError
+from bilevel.errors import UserError, printable
 from experiments import report
 from experiments.cli import help as help_page
 from experiments.cli import resume
@@ -30,6 +30,7 @@ from experiments.cli.messages import USER_ERRORS, sentence
 from experiments.config import hydra_runs
 from experiments.config.composition import composed, hydra_app
 from experiments.config.plan import Plan
+from experiments.results.fresh_folder import refuse_others
 
 if TYPE_CHECKING:
     from experiments.tasks.task import TaskData
@@ -56,6 +57,8 @@ def main(words: Sequence[str] | None = None) -> None:
                 config = composed(app, overrides)
                 # Before there is a folder: what is wrong now leaves nothing behind.
                 plan = Plan.of(config)
+                if not plan.resume:
+                    refuse_others(Path(config.hydra.run.dir))
                 said = HeldLog()
                 task = None if plan.resume else read_data(plan, said)
                 hydra_runs.one(app, lambda config: execute(plan, task, said), config)
@@ -117,7 +120,7 @@ def execute(plan: Any, task: TaskData | None = None, said: HeldLog | None = None
         logging.getLogger().handlers = _files_only()
         log.error("error: %s", sentence(error))
         fail(error)
-    print(record.summary(values, folder))
+    print(printable(record.summary(values, folder)))
     score = record.validation_score(values)
     if math.isnan(score) and HydraConfig.get().mode == RunMode.MULTIRUN:
         log.info("no validation data: a sweeper that searches is told nan, never the test score")

@@ -223,12 +223,12 @@ class HypergradientCheck(Callback):
         """Check if it is time."""
         if engine.global_step % self.every or not self.lower.differentiated:
             return
-        found = check(engine, [self.estimator])[0]
-        self.writer.write("hypergradient", engine.global_step, asdict(found))
+        found, found_at = check(engine, [self.estimator])[0], engine.global_step
+        self.writer.write("hypergradient", found_at, asdict(found))
+        if not found.exact_norm:
+            log.info("step %d: the implicit term is 0, no estimator can miss it", found_at)
+            return
         log.info(
-            "step %d: %s, cosine %.4f to the exact implicit term, relative error %.3g",
-            engine.global_step,
-            found.name,
-            found.cosine,
-            found.relative_error,
+            "step %d: %s, whole gradient: cosine %.4f to that through all steps, error %.3g",
+            *(found_at, found.name, found.total_cosine, found.total_error),
         )

@@ -13,8 +13,10 @@ from bilevel.errors import UserError
 from experiments import figures
 from experiments.cli.quiet import quiet
 from experiments.cli.resume import exclusive
+from experiments.cli.writing import clean
 from experiments.config.plan import Plan
 from experiments.results import record, saved_model
+from experiments.results.fresh_folder import refuse_others
 from experiments.tasks.task import TaskData
 from experiments.training import warm_start
 from experiments.training.context import RunContext
@@ -47,6 +49,9 @@ def execute(plan: Plan, folder: Path, task: TaskData | None = None) -> dict[str,
         if finished is not None:
             log.info("%s is finished already", folder)
             return finished
+        clean(folder)
+        if plan.resume:
+            figures.read_metrics(folder, growing=True)  # what is damaged is told before the work
         _refuse_leftovers(plan, folder)
         log.info("run in %s", folder)
         quiet()
@@ -62,6 +67,7 @@ def execute(plan: Plan, folder: Path, task: TaskData | None = None) -> dict[str,
                 job.tokenizer.save_pretrained(str(saved.folder))
         elif plan.model.warm_start is not None:
             warm_start.save_base(job.stock_model(), job.tokenizer, folder)
+        saved_model.seal(folder)
         scores = final_scores(job, outcome, saved, folder)
         for words in scores["warnings"]:
             log.warning("%s", words)
@@ -73,7 +79,11 @@ def execute(plan: Plan, folder: Path, task: TaskData | None = None) -> dict[str,
 
 
 def run_stage(
-    stage: Stage, job: FineTuningJob, context: RunContext, found: Any
+    stage: Stage,
+    job: FineTuningJob,
+    context: RunContext,
+    found: Any,
+    source: Path | None = None,
 ) -> tuple[Any, dict[str, Any] | None]:
     """Prepare and run one stage of a method.
 
@@ -82,6 +92,7 @@ def run_stage(
         job: handed to it.
         context: what the stages of the run share.
         found: by the stage before; None for the first.
+        source: the file that it was read from; None where it was found just now.
 
     Returns:
         What the stage found, and what it says of itself (seconds, steps, T1, ...), which is None
@@ -90,7 +101,17 @@ def run_stage(
     # A stage starts from the seed, whatever was done before it: so a resumed run, which does
     # not repeat the stages before, starts it in the same way.
     transformers.set_seed(job.seed)
-    made = stage.prepare(job, found)
+    try:
+        made = stage.prepare(job, found)
+    except UserError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        if source is None:
+            raise
+        raise UserError(
+            f"{source} is damaged, or of another version: stage {stage.name} cannot go on from "
+            f"what it says ({type(error).__name__}: {error}); start the run afresh"
+        ) from error
     if isinstance(made, Outcome):
         return made, None
     run = StageRun(context, stage.name)
@@ -107,14 +128,17 @@ def _run_stages(
     """
     *before, last = job.plan.method.stages()
     found: Any = None
+    source: Path | None = None
     for stage in before:
         if stage.name in journal.finished:
             log.info("stage %s: finished before the interruption", stage.name)
+            source = journal.path
             found = journal.finished[stage.name]["outcome"]
         else:
-            found, summary = run_stage(stage, job, context, found)
+            found, summary = run_stage(stage, job, context, found, source)
+            source = None
             journal.finish(stage.name, found, summary)
-    outcome, summary = run_stage(last, job, context, found)
+    outcome, summary = run_stage(last, job, context, found, source)
     said = {name: entry["summary"] for name, entry in journal.finished.items()}
     said[last.name] = summary
     return outcome, {name: summary for name, summary in said.items() if summary is not None}
@@ -146,5 +170,6 @@ def _tell_data(job: FineTuningJob) -> None:
 
 
 def _refuse_leftovers(plan: Plan, folder: Path) -> None:
-    if not plan.resume and (folder / "metrics.jsonl").exists():
-        raise UserError(f"{folder} holds a run already: give another folder, or run.resume=DIR")
+    """Checkpoints and files of another run would be taken for this one's, and deleted."""
+    if not plan.resume:
+        refuse_others(folder)

@@ -164,7 +164,8 @@ class StageRun:
             return 0
         batches = len(_loader(lower))
         config = lower.config
-        return max(1, round(epochs * batches / config.gradient_accumulation / config.unroll_steps))
+        steps = math.ceil(batches / config.gradient_accumulation)
+        return max(1, round(epochs * steps / config.unroll_steps))
 
     def _before(self, writer: MetricsWriter, evaluation: Evaluation) -> list[Callback]:
         guard = NonFiniteGuard(checkpointer=self.context.checkpointer)
@@ -197,11 +198,11 @@ class StageRun:
         if found is None:
             return
         path, state = found
-        if state.get("stage") != self.name:
+        if not isinstance(state, dict) or state.get("stage") != self.name:
             return  # of a stage before: this one has not come to its first checkpoint
         try:
             engine.load_state_dict(state["engine"])
-        except KeyError as error:
+        except (LookupError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is of another version of this program") from error
         log.info("stage %s: goes on at step %d (%s)", self.name, engine.global_step, path.name)
 

@@ -126,13 +126,14 @@ class AdaLoRA(LowRankMethod):
         """P, Lambda, Q and head on all of the data, under PEFT's allocator."""
         from peft import get_peft_model
 
-        from problems.adalora.levels import SingularTriplets, SingularValues
+        from problems.adalora.levels import SingularTriplets, SingularValues, freeze_rank_counts
 
         batches = common.loader(job)
         steps = common.total_steps(job, batches, job.settings.epochs)
         base = job.build_model()
         config = self.config(job, base, steps)
         model = get_peft_model(base, config)
+        freeze_rank_counts(model)
         parameters = common.trainable(model)
         lr = job.settings.lr if job.settings.lr is not None else 8e-4
         problem = common.only_problem(

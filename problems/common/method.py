@@ -127,6 +127,7 @@ class Method(Settings, ABC):
         takes_targets: its adapters go where ``train.target_modules`` says; False for a method that
             has places of its own.
         virtual_tokens: positions that the method's own tokens take from the text.
+        inexact: why even ``unrolled`` is not the derivative of this method's run, where it is not.
     """
 
     name: ClassVar[str] = ""
@@ -136,6 +137,7 @@ class Method(Settings, ABC):
     reads_weights: ClassVar[bool] = False
     takes_targets: ClassVar[bool] = True
     virtual_tokens: ClassVar[int] = 0
+    inexact: ClassVar[str] = ""
 
     def check_hypergradient(self, estimator: Hypergradient) -> None:
         """Refuse an estimator that cannot serve this method, before anything is loaded.
