@@ -87,11 +87,12 @@ def finetune(
         model: a transformers model that classifies, scores, tags or writes text; it stays as it is
             (stages work on copies).
         tokenizer: pads the batches, and reads what is written.
-        data: ``train`` and ``test`` (or ``validation``, which then serves as the test set): rows
-            with ``input_ids`` and ``labels`` (or ``label``), a ``datasets.DatasetDict`` for one.
+        data: ``train`` and ``test`` (or ``validation``, which then serves as the test set; beside a
+            test the best weights are chosen by it, and early stopping goes by it): rows with
+            ``input_ids`` and ``labels`` (or ``label``), a ``datasets.DatasetDict`` for one.
             Labels of tags and of causal models are one a token, -100 where nothing is learned;
             ``references`` of a test's text are those to score by. D_val of a bilevel method is a
-            part of ``train``.
+            part of ``train``, or with ``split=None`` the ``validation`` beside a test.
         method: an instance of a class in ``problems``.
         hypergradient: of a bilevel method; ``Unrolled()`` unless given.
         target_modules: "qv", "all" or names; None for the method's own.

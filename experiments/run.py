@@ -31,7 +31,6 @@ from experiments.config import hydra_runs
 from experiments.config.composition import composed, hydra_app
 from experiments.config.plan import Plan
 from experiments.results.fresh_folder import refuse_others
-from experiments.training.heard import heard
 
 if TYPE_CHECKING:
     from experiments.tasks.task import TaskData
@@ -103,16 +102,15 @@ def execute(plan: Any, task: TaskData | None = None, said: HeldLog | None = None
         sweep's run failed.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
-    with heard() as warnings:
-        if said is not None:
-            said.release()
+    if said is not None:
+        said.release()
     try:
         with resources_as_sentences(folder):
             from experiments.results import record  # here: they load torch and transformers
             from experiments.training import job as training
 
             plan = plan if isinstance(plan, Plan) else plan()
-            values = training.execute(plan, folder, task, warnings)
+            values = training.execute(plan, folder, task)
     except USER_ERRORS as error:
         log.debug("stopped by", exc_info=error)
         if HydraConfig.get().mode == RunMode.MULTIRUN:
