@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from bilevel.errors import UserError
-from bilevel.settings import Positive, Settings, Share
+from bilevel.settings import Rate, Settings, Share
 from experiments.answers import Answers
 from experiments.models import bitsandbytes_package
 from experiments.models.folder_files import check_files
@@ -41,7 +41,7 @@ class ModelSpec(Settings):
     """Replaces every dropout probability; null keeps the model's own."""
     revision: str | None = None
     """The hub's branch, tag or commit."""
-    lr: Positive | None = None
+    lr: Rate | None = None
     """A learning rate for LoRA that suits this model, where neither train.lr nor the method names
     one; null leaves it to the method's paper."""
     quantization: Literal["4bit", "8bit"] | None = None

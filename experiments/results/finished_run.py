@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from bilevel.errors import UserError
+from bilevel.settings import from_values
 from experiments.cli.command_line import CommandLine
 from experiments.config.composition import compose_config
 from experiments.config.instantiate import build, user_modules
+from experiments.config.schema import Root
 from experiments.models.spec import ModelSpec
 from experiments.results import record
 from experiments.results.labels import matched
@@ -94,7 +96,8 @@ class SavedRun:
             known = {key: value for key, value in changes.items() if key in model or value}
             model = OmegaConf.merge(OmegaConf.create(OmegaConf.to_container(model)), known)
         spec = build(model, "model", ModelSpec, self.modules)
-        return spec.load(task.answers, int(self.config.seed))
+        seed = from_values(Root, {"seed": self.config.seed}, "").seed
+        return spec.load(task.answers, seed)
 
 
 def take(
