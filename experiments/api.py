@@ -21,7 +21,7 @@ from peft import LoraConfig, PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bilevel.errors import UserError, listed
-from bilevel.hypergradient import FiniteDifference, Hypergradient
+from bilevel.hypergradient import Hypergradient, Unrolled
 from bilevel.settings import from_values
 from experiments.answers import Decoding
 from experiments.cli.quiet import quiet
@@ -94,7 +94,7 @@ def finetune(
             ``references`` of a test's text are those to score by. D_val of a bilevel method is a
             part of ``train``.
         method: an instance of a class in ``problems``.
-        hypergradient: of a bilevel method; ``FiniteDifference()`` unless given.
+        hypergradient: of a bilevel method; ``Unrolled()`` unless given.
         target_modules: "qv", "all" or names; None for the method's own.
         head: modules trained in full beside the adapter; None for all outside the backbone.
         metrics: names in ``experiments.metrics.labels.METRICS`` (of tags ``tags.TAG_METRICS``, of
@@ -270,7 +270,7 @@ def _plan(
         raise UserError('precision is an option of the engine: engine={"precision": "bf16"}')
     # On the command line these are options of train.
     places = from_values(TrainOptions, {"target_modules": targets}, "train").target_modules
-    for name in train.keys() - {field.name for field in fields(TrainSettings)}:
+    for name in train.keys() - {one.name for one in fields(TrainSettings)}:
         if in_python(name):
             raise UserError(f"unknown option {name!r} of train{in_python(name)}")
     settings = from_values(TrainSettings, {**train, "precision": options.precision}, "train")
@@ -279,7 +279,7 @@ def _plan(
         method=method,
         task=task,
         model=model,
-        hypergradient=hypergradient or FiniteDifference(),
+        hypergradient=hypergradient or Unrolled(),
         settings=settings,
         places=places or method.targets or "qv",
         engine=options,

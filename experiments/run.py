@@ -14,22 +14,28 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from bilevel.errors import UserError
+from bilevel.errors import UserError, printable
 from experiments import report
 from experiments.cli import help as help_page
 from experiments.cli import resume
 from experiments.cli.command_line import FAILURE, CommandLine, explain, fail, one_sentence
+from experiments.cli.held_log import HeldLog
 from experiments.cli.messages import USER_ERRORS, sentence
 from experiments.cli.words import check_place, check_words
 from experiments.config import hydra_runs
 from experiments.config.composition import composed, hydra_app
 from experiments.config.plan import Plan
+from experiments.results.fresh_folder import refuse_others
+from experiments.training.heard import heard
+
+if TYPE_CHECKING:
+    from experiments.tasks.task import TaskData
 
 log = logging.getLogger(__name__)
 
@@ -56,32 +62,61 @@ def main(words: Sequence[str] | None = None) -> None:
                 # Before there is a folder: what is wrong now leaves nothing behind.
                 plan = Plan.of(config)
                 check_place(config.hydra.run.dir)
-                hydra_runs.one(app, lambda config: execute(plan), config)
+                if not plan.resume:
+                    refuse_others(Path(config.hydra.run.dir))
+                said = HeldLog()
+                task = None if plan.resume else read_data(plan, said)
+                hydra_runs.one(app, lambda config: execute(plan, task, said), config)
     if report.failures():
         raise SystemExit(FAILURE)
 
 
 def job(config: DictConfig) -> float:
-    """One run of a sweep; returns the primary metric (for sweepers that search)."""
+    """One run of a sweep; returns its validation score (for sweepers that search)."""
     return execute(lambda: Plan.of(config, HydraConfig.get()))
 
 
-def execute(plan: Any) -> float:
+def read_data(plan: Plan, said: HeldLog) -> TaskData:
+    """The data of a run that has no folder yet.
+
+    Args:
+        plan: of the run.
+        said: gets what is logged meanwhile, for the run's own log.
+
+    Raises:
+        UserError: the data cannot be had, or does not suit the method.
+    """
+    from experiments.cli.quiet import quiet  # here: they load torch and transformers
+    from experiments.training.fine_tuning_job import load_task
+
+    quiet()
+    with said.holding():
+        return load_task(plan)
+
+
+def execute(plan: Any, task: TaskData | None = None, said: HeldLog | None = None) -> float:
     """Run a plan in Hydra's output folder.
 
     Args:
         plan: a :class:`Plan`, or a function that makes one.
+        task: its data, if it has been read already.
+        said: what was logged before there was a folder.
 
     Returns:
-        The primary metric; nan where there is none, or where a sweep's run failed.
+        The score on validation data, the larger the better; nan where there is none, or where a
+        sweep's run failed.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
+    with heard() as warnings:
+        if said is not None:
+            said.release()
     try:
         with resources_as_sentences(folder):
             from experiments.results import record  # here: they load torch and transformers
             from experiments.training import job as training
 
-            values = training.execute(plan if isinstance(plan, Plan) else plan(), folder)
+            plan = plan if isinstance(plan, Plan) else plan()
+            values = training.execute(plan, folder, task, warnings)
     except USER_ERRORS as error:
         log.debug("stopped by", exc_info=error)
         if HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -91,9 +126,11 @@ def execute(plan: Any) -> float:
         logging.getLogger().handlers = _files_only()
         log.error("error: %s", sentence(error))
         fail(error)
-    print(record.summary(values, folder))
-    score = values["metrics"][values["primary_metric"]]
-    return math.nan if score is None else float(score)  # None: not to be computed here
+    print(printable(record.summary(values, folder)))
+    score = record.validation_score(values)
+    if math.isnan(score) and HydraConfig.get().mode == RunMode.MULTIRUN:
+        log.info("no validation data: a sweeper that searches is told nan, never the test score")
+    return score
 
 
 @contextmanager

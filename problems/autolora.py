@@ -42,6 +42,7 @@ from bilevel.errors import UserError
 from bilevel.settings import Count, Passes, Share
 from problems import common
 from problems.common import (
+    DVal,
     Job,
     Level,
     LowRankMethod,
@@ -119,6 +120,10 @@ class AutoLoRA(LowRankMethod, TwoLevelMethod):
         epochs = settings.epochs if self.search_epochs is None else self.search_epochs
         trained = examples if self.split is None else round(self.split * examples)
         super().check_steps(trained, replace(settings, epochs=epochs))
+
+    def held_out(self, own: bool) -> DVal:
+        """The retraining is on the training data alone."""
+        return "apart" if own else "trained_on"
 
     def stages(self) -> Sequence[Stage]:
         """Search, whose end derives the ranks; then retrain on all of the training data."""

@@ -19,7 +19,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from bilevel.errors import UserError, listed, nearest
+from bilevel.errors import UserError, listed, nearest, printable
 from experiments.config.other_names import ours
 
 __all__ = ["USER_ERRORS", "sentence"]
@@ -38,7 +38,7 @@ def sentence(error: Exception) -> str:
         text = _configuration(error.__cause__, error)
     else:
         text = _configuration(error, error)
-    return " ".join(text.split())
+    return printable(" ".join(text.split()))
 
 
 def _missing_option(error: MissingConfigException) -> str:
