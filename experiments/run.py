@@ -27,6 +27,7 @@ from experiments.cli import resume
 from experiments.cli.command_line import FAILURE, CommandLine, explain, fail, one_sentence
 from experiments.cli.held_log import HeldLog
 from experiments.cli.messages import USER_ERRORS, sentence
+from experiments.cli.words import check_place, check_words
 from experiments.config import hydra_runs
 from experiments.config.composition import composed, hydra_app
 from experiments.config.plan import Plan
@@ -49,6 +50,8 @@ def main(words: Sequence[str] | None = None) -> None:
         if line.flags:  # --cfg job and the like run nothing
             hydra_runs.answer(words, line.config_dir)
             return
+        with hydra_app(line.config_dir) as app:
+            check_words(line.overrides, line.multirun, app.config_loader.list_groups(""))
         overrides = resume.expand(line)
         with hydra_app(line.config_dir) as app:
             if line.multirun:
@@ -57,6 +60,7 @@ def main(words: Sequence[str] | None = None) -> None:
                 config = composed(app, overrides)
                 # Before there is a folder: what is wrong now leaves nothing behind.
                 plan = Plan.of(config)
+                check_place(config.hydra.run.dir)
                 if not plan.resume:
                     refuse_others(Path(config.hydra.run.dir))
                 said = HeldLog()

@@ -38,6 +38,7 @@ def load_task(plan: Plan) -> TaskData:
         task = plan.task.load()
     check_smoothing(plan.settings.label_smoothing, task.answers)
     plan.method.check_size(len(task.train), plan.settings.batch_size)
+    plan.method.check_steps(len(task.train), plan.settings)
     choosing.check(plan.engine, plan.method, task)
     plan.method.check_validation(len(task.validation or ()), plan.settings.batch_size)
     return replace(task, warnings=tuple(warnings))
