@@ -52,7 +52,7 @@ def draw(runs: Sequence[tuple[Sequence[Record], dict[str, Any]]], path: Path) ->
                 axes.set_title(f"{', '.join(setting)}: {title}")
                 axes.set_xlabel("lower-level optimiser steps")
             row[0].set_xlim(left=0)  # both panels: they share their axes
-            row[0].set_ylim(bottom=0)
+            row[0].set_ylim(0, 1.06 * row[0].get_ylim()[1])  # no marker is cut
             row[0].set_ylabel("loss (mean over examples)")
         handles = {h.get_label(): h for a in panels.ravel() for h in a.get_lines()}
         figure.legend(

@@ -32,7 +32,7 @@ one: it has no data, maximises, and steps in the window only.
 | lr of log theta, lambda | 0.01 | max(0.01, 40 / W), max(0.01, 60 / W) in a window of W steps |
 | Adam's betas for log theta | not said | 0.8, 0.95 (why: ``GATE_BETAS``) |
 | their schedule | linear (all) | log theta: linear to 0 in the window; lambda: constant; no decay |
-| R_orth | squared, summed | squared, mean over the matrices, beta 0.1, in full precision |
+| R_orth | squared, summed, beta 0.1 | squared, mean over the matrices (``orth_reduce=sum``) |
 | what is cut at T_end | gates whose expected value is 0 | all but the largest gates in the budget |
 | what a kept gate becomes | keeps those above 0; their value is not said | its mean E[g] |
 | gates at T_start | not said | from 1 to E[g] = 0.5 in one step: every update halves |
