@@ -10,6 +10,8 @@ from experiments.tasks.examples import TaggedExample, TextExample
 from experiments.tasks.kinds.labelled import LabelledData
 from experiments.tasks.kinds.tags import TaggedData
 from experiments.tasks.kinds.text import NO_LABEL, TextData
+from experiments.tasks.reading.cells import is_list, text_of, texts_of
+from experiments.tasks.reading.labels import regression_target
 
 __all__ = ["GivenLabels", "GivenTags", "GivenText", "labelled", "tagged", "written"]
 
@@ -78,7 +80,13 @@ def labelled(row: Mapping[str, Any], where: str, classes: int, most: int | None)
         UserError: a column is missing, or the label is no class of the model.
     """
     columns, label = _columns(row, where, most)
-    label = label.item() if hasattr(label, "item") else label
+    if not is_list(label):
+        label = label.item() if hasattr(label, "item") else label
+    if classes == 1:
+        try:
+            label = regression_target(label)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
     if classes > 1 and not (isinstance(label, int) and 0 <= label < classes):
         raise UserError(
             f"{where} has the label {label!r}: it must be a whole number from 0 to {classes - 1}, "
@@ -111,7 +119,8 @@ def tagged(row: Mapping[str, Any], where: str, names: Sequence[str], most: int |
     words = row.get("words")
     known = isinstance(words, Sequence) and not isinstance(words, str) and len(words) >= len(tags)
     # a word cut off by the tokenizer has no label
-    example = Tagged(tuple(map(str, words[: len(tags)])) if known and words else (), tags)
+    kept = words[: len(tags)] if known and words else ()
+    example = Tagged(tuple(text_of(word, "words", where) for word in kept), tags)
     example.columns = {**columns, "labels": numbers}
     return example
 
@@ -145,8 +154,9 @@ def written(
     elif most is not None and len(labels) > most:
         raise UserError(f"{where} has {len(labels)} labels, and the model takes {most} tokens")
     target = tokenizer.decode([n for n in labels if n != NO_LABEL], skip_special_tokens=True)
-    given = row.get("references") or [target.strip()]
-    references = (given,) if isinstance(given, str) else tuple(map(str, given))
+    given = row.get("references")
+    references = () if given is None else tuple(texts_of(given, "references", where))
+    references = references or (target.strip(),)
     text = tokenizer.decode(source, skip_special_tokens=True)
     example = Written(text.strip(), target.strip(), references)
     example.columns = {**columns, "labels": labels}

@@ -38,7 +38,8 @@ def read_split(data_dir: str, split: str, dialect: Dialect | None = None) -> lis
     """The sentences of a split, informal ones first; rewrites where the folder has such files.
 
     Raises:
-        UserError: a file is missing, empty, of another encoding, or of another length than its rewrites.
+        UserError: a file is missing, empty, of another encoding, or of another length than its
+            rewrites.
     """
     folder = Path(data_dir).expanduser() / split
     found = []
