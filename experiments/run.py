@@ -20,7 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from bilevel.errors import UserError
+from bilevel.errors import UserError, printable
 from experiments import report
 from experiments.cli import help as help_page
 from experiments.cli import resume
@@ -30,6 +30,8 @@ from experiments.cli.messages import USER_ERRORS, sentence
 from experiments.config import hydra_runs
 from experiments.config.composition import composed, hydra_app
 from experiments.config.plan import Plan
+from experiments.results.fresh_folder import refuse_others
+from experiments.training.heard import heard
 
 if TYPE_CHECKING:
     from experiments.tasks.task import TaskData
@@ -56,6 +58,8 @@ def main(words: Sequence[str] | None = None) -> None:
                 config = composed(app, overrides)
                 # Before there is a folder: what is wrong now leaves nothing behind.
                 plan = Plan.of(config)
+                if not plan.resume:
+                    refuse_others(Path(config.hydra.run.dir))
                 said = HeldLog()
                 task = None if plan.resume else read_data(plan, said)
                 hydra_runs.one(app, lambda config: execute(plan, task, said), config)
@@ -64,7 +68,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 def job(config: DictConfig) -> float:
-    """One run of a sweep; returns the primary metric (for sweepers that search)."""
+    """One run of a sweep; returns its validation score (for sweepers that search)."""
     return execute(lambda: Plan.of(config, HydraConfig.get()))
 
 
@@ -95,18 +99,20 @@ def execute(plan: Any, task: TaskData | None = None, said: HeldLog | None = None
         said: what was logged before there was a folder.
 
     Returns:
-        The primary metric; nan where there is none, or where a sweep's run failed.
+        The score on validation data, the larger the better; nan where there is none, or where a
+        sweep's run failed.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
-    if said is not None:
-        said.say()
+    with heard() as warnings:
+        if said is not None:
+            said.say()
     try:
         with resources_as_sentences(folder):
             from experiments.results import record  # here: they load torch and transformers
             from experiments.training import job as training
 
             plan = plan if isinstance(plan, Plan) else plan()
-            values = training.execute(plan, folder, task)
+            values = training.execute(plan, folder, task, warnings)
     except USER_ERRORS as error:
         log.debug("stopped by", exc_info=error)
         if HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -116,9 +122,11 @@ def execute(plan: Any, task: TaskData | None = None, said: HeldLog | None = None
         logging.getLogger().handlers = _files_only()
         log.error("error: %s", sentence(error))
         fail(error)
-    print(record.summary(values, folder))
-    score = values["metrics"][values["primary_metric"]]
-    return math.nan if score is None else float(score)  # None: not to be computed here
+    print(printable(record.summary(values, folder)))
+    score = record.validation_score(values)
+    if math.isnan(score) and HydraConfig.get().mode == RunMode.MULTIRUN:
+        log.info("no validation data: a sweeper that searches is told nan, never the test score")
+    return score
 
 
 @contextmanager

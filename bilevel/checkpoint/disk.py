@@ -1,8 +1,9 @@
-"""Say in a sentence that a disk is full, which is no defect."""
+"""Force files to the disk, and say in a sentence that it is full, which is no defect."""
 
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from safetensors import SafetensorError
 
 from bilevel.errors import UserError
 
-__all__ = ["told_when_full"]
+__all__ = ["sync", "told_when_full"]
 
 
 @contextmanager
@@ -27,3 +28,14 @@ def told_when_full(folder: Path) -> Iterator[None]:
         if "os error 28" not in str(error):
             raise
         raise UserError(f"no space left on the disk while writing to {folder}") from error
+
+
+def sync(path: Path) -> None:
+    """Make a file, or the names in a folder, survive a power cut."""
+    if os.name != "posix":  # only POSIX can open a folder
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -19,7 +19,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from bilevel.errors import UserError, listed, nearest
+from bilevel.errors import UserError, listed, nearest, printable
 
 __all__ = ["USER_ERRORS", "sentence"]
 
@@ -37,7 +37,7 @@ def sentence(error: Exception) -> str:
         text = _configuration(error.__cause__, error)
     else:
         text = _configuration(error, error)
-    return " ".join(text.split())
+    return printable(" ".join(text.split()))
 
 
 def _missing_option(error: MissingConfigException) -> str:

@@ -7,10 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from bilevel.errors import UserError, listed
-from experiments.reproduction.entries import Block
+from experiments.config import stored
+from experiments.reproduction.entries import AS_PUBLISHED, Block
 from experiments.results import record
 
 __all__ = ["START", "Cell"]
@@ -62,9 +61,12 @@ class Cell:
     @cached_property
     def _saved(self) -> dict[str, str]:
         """Options that the folder's run was made with; none without a run."""
-        path = self.folder / ".hydra" / "overrides.yaml"
-        words = [str(word) for word in OmegaConf.load(path)] if path.is_file() else []
-        return {key: value for key, _, value in (word.partition("=") for word in words)}
+        path = self.folder / stored.HYDRA / "overrides.yaml"
+        words = stored.words(self.folder) if path.is_file() else []
+        said = {key: value for key, _, value in (word.partition("=") for word in words)}
+        # Before there were these options, runs were made so.
+        before = {k: value for k, value in AS_PUBLISHED.items() if k in self.settings}
+        return {**before, **said} if said else {}
 
     def result(self) -> dict[str, Any] | None:
         """Its result.json; None while it is not finished.
@@ -99,6 +101,7 @@ class Cell:
             )
 
     def _begun(self) -> bool:
-        """Whether there is something to go on with: a run that has trained a little."""
+        """Whether there is something to go on with: a run that has left something."""
         saved = (self.folder / ".hydra" / "config.yaml").is_file()
-        return saved and (self.folder / "metrics.jsonl").is_file()
+        files = (self.folder / "metrics.jsonl", self.folder / stored.JOURNAL)
+        return saved and any(path.is_file() for path in files)

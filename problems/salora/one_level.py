@@ -51,7 +51,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from bilevel.settings import Positive, Share
 from problems import common
-from problems.common import ALONE, Job, Outcome, Stage, Training
+from problems.common import ALONE, DVal, Job, Outcome, Stage, Training
 from problems.salora.settings import GATE_BETAS, SaLoRASettings, gate_lr
 
 if TYPE_CHECKING:
@@ -76,9 +76,9 @@ class SaLoRA(SaLoRASettings):
     gate_betas: tuple[Share, Share] = GATE_BETAS
     """Adam's for log theta."""
 
-    def holds_out(self) -> bool:
-        """Never."""
-        return False
+    def held_out(self, own: bool) -> DVal:
+        """The task's own validation split."""
+        return "apart" if own else "nothing"
 
     def stages(self) -> Sequence[Stage]:
         """One stage, two problems; one without the constraint."""
@@ -132,6 +132,7 @@ class SaLoRA(SaLoRASettings):
             finish,
             gates=gates,
             watch=self.watch(window, factors, ascent),
+            settled=min(window.last + 1, steps),
         )
 
     def _optimizer(

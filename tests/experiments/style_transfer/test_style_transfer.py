@@ -221,7 +221,7 @@ def test_wrong_classifiers(world, tmp_path, capsys, labels, kind, more, said):
         (["max_tset=3"], "'max_tset'.*'max_test'"),
         (["styles=one"], "styles=one.*two"),
         (["instruction=do it"], r"instruction=.*\{target\}"),
-        (["label_column=stars"], "'stars'.*text, label"),
+        (["label_column=stars"], "'stars'.*'text', 'label'"),
         (["language_model={world}/nothing"], "nothing.*exist"),
         (["language_model={world}/bert"], "encoder"),
         (["task.max_length=20"], "sentence 0 .* room for"),

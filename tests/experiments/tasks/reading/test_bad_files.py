@@ -249,9 +249,17 @@ IDS = {"input_ids": [1, 2]}
         (lambda row: labelled(row, "row 3", 2, None), {"label": {"a": 1}}, "row 3 .*label"),
         (lambda row: labelled(row, "row 3", 2, None), {"label": b"1"}, "row 3 .*label"),
         (lambda row: labelled(row, "row 3", 2, None), {"label": np.array([0, 1])}, "row 3 .*label"),
-        (lambda row: labelled(row, "row 3", 1, None), {"label": [0.5]}, "row 3.*finite number"),
+        (
+            lambda row: labelled(row, "row 3", 1, None),
+            {"label": [0.5, 1.0]},
+            "row 3.*finite number",
+        ),
         (lambda row: labelled(row, "row 3", 1, None), {"label": None}, "row 3.*finite number"),
-        (lambda row: labelled(row, "row 3", 1, None), {"label": float("nan")}, "row 3.*nan"),
+        (
+            lambda row: labelled(row, "row 3", 1, None),
+            {"label": float("nan")},
+            "row 3.*finite number",
+        ),
         (
             lambda row: tagged(row, "row 3", ["O", "B-A"], None),
             {"labels": [0, 1], "words": ["a", {"b": 1}]},
