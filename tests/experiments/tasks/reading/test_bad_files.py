@@ -160,6 +160,20 @@ def test_a_quotation_mark_that_holds_rows_together_is_told(tmp_path, caplog):
     assert not caplog.text
 
 
+def test_a_space_before_a_quotation_mark_is_told(tmp_path, caplog):
+    path = tmp_path / "x.csv"
+    path.write_text('text,label\na, "pos"\n')
+    assert read_rows(path) == [{"text": "a", "label": ' "pos"'}]
+    assert "line 2" in caplog.text
+
+
+def test_a_spreadsheet_says_its_delimiter(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("sep=;\ntext;label\na, b;pos\n")
+    (row,) = read_rows(path)
+    assert (row, row.number) == ({"text": "a, b", "label": "pos"}, 3)
+
+
 def test_long_cells_and_cells_of_words_that_mean_nothing(tmp_path):
     path = tmp_path / "x.csv"
     long = "word " * 100_000
@@ -242,19 +256,27 @@ class Letters:
 IDS = {"input_ids": [1, 2]}
 
 
+def of_classes(row):
+    return labelled(row, "row 3", 2, None)
+
+
+def of_numbers(row):
+    return labelled(row, "row 3", 1, None)
+
+
 @pytest.mark.parametrize(
     ("read", "row", "said"),
     [
-        (lambda row: labelled(row, "row 3", 2, None), {"label": [0, 1]}, r"row 3 .*\[0, 1\]"),
-        (lambda row: labelled(row, "row 3", 2, None), {"label": {"a": 1}}, "row 3 .*label"),
-        (lambda row: labelled(row, "row 3", 2, None), {"label": b"1"}, "row 3 .*label"),
-        (lambda row: labelled(row, "row 3", 2, None), {"label": np.array([0, 1])}, "row 3 .*label"),
+        (of_classes, {"label": [0, 1]}, r"row 3 .*\[0, 1\]"),
+        (of_classes, {"label": {"a": 1}}, "row 3 .*label"),
+        (of_classes, {"label": b"1"}, "row 3 .*label"),
+        (of_classes, {"label": np.array([0, 1])}, "row 3 .*label"),
         (
             lambda row: labelled(row, "row 3", 1, None),
             {"label": [0.5, 1.0]},
             "row 3.*finite number",
         ),
-        (lambda row: labelled(row, "row 3", 1, None), {"label": None}, "row 3.*finite number"),
+        (of_numbers, {"label": None}, "row 3.*finite number"),
         (
             lambda row: labelled(row, "row 3", 1, None),
             {"label": float("nan")},
