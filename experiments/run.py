@@ -107,7 +107,7 @@ def execute(plan: Any, task: TaskData | None = None, said: HeldLog | None = None
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     if said is not None:
-        said.release()
+        said.say()
     try:
         with resources_as_sentences(folder):
             from experiments.results import record  # here: they load torch and transformers

@@ -160,7 +160,7 @@ class Classification(FromFiles):
         if found and self.holdout is not None:
             raise UserError(
                 f"task.holdout={self.holdout} is for data in one single file, and "
-                f"{files[next(iter(found))]} is there to test on: leave it out"
+                f"{files[next(iter(found))]} is there to test on: set task.holdout=null"
             )
         return found
 

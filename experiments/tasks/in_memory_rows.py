@@ -11,6 +11,7 @@ from experiments.tasks.in_memory_values import integers, number, unpadded
 from experiments.tasks.kinds.labelled import LabelledData
 from experiments.tasks.kinds.tags import TaggedData
 from experiments.tasks.kinds.text import NO_LABEL, TextData
+from experiments.tasks.reading.cells import text_of, texts_of
 
 __all__ = ["GivenLabels", "GivenTags", "GivenText", "labelled", "tagged", "written"]
 
@@ -130,7 +131,8 @@ def tagged(
     words = row.get("words")
     known = isinstance(words, Sequence) and not isinstance(words, str) and len(words) >= len(tags)
     # a word cut off by the tokenizer has no label
-    example = Tagged(tuple(map(str, words[: len(tags)])) if known and words else (), tags)
+    kept = words[: len(tags)] if known and words else ()
+    example = Tagged(tuple(text_of(word, "words", where) for word in kept), tags)
     example.columns = {**columns, "labels": numbers}
     return example
 
@@ -180,8 +182,9 @@ def written(
     elif most is not None and len(labels) > most:
         raise UserError(f"{where} has {len(labels)} labels, and the model takes {most} tokens")
     target = tokenizer.decode([n for n in labels if n != NO_LABEL], skip_special_tokens=True)
-    given = row.get("references") or [target.strip()]
-    references = (given,) if isinstance(given, str) else tuple(map(str, given))
+    given = row.get("references")
+    references = () if given is None else tuple(texts_of(given, "references", where))
+    references = references or (target.strip(),)
     text = tokenizer.decode(source, skip_special_tokens=True)
     example = Written(text.strip(), target.strip(), references)
     example.columns = {**columns, "labels": labels}

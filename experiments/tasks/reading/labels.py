@@ -56,7 +56,7 @@ def as_number(value: Any) -> int | Decimal | None:
     if isinstance(value, Integral) or _is_bool(value):
         return int(value)
     if isinstance(value, Real | Decimal) and math.isfinite(value):
-        whole = int(value)
+        whole = int(value)  # type: ignore[arg-type]
         return whole if whole == value else Decimal(str(value))
     return None
 
