@@ -18,6 +18,7 @@ from experiments.tasks.from_files import (
     check_distinct,
     held_out,
 )
+from experiments.tasks.odd_labels import check_classes, say_odd_numbers
 from experiments.tasks.reading.files import Row, read_rows
 from experiments.tasks.reading.labels import class_numbers, is_labelled, regression_target
 from experiments.tasks.reading.rows import examples
@@ -118,6 +119,10 @@ class Classification(FromFiles):
             return None if self.regression else [int(example.label) for example in found]
 
         train = examples(rows, self.columns, label, convert, where)
+        if names is None:
+            say_odd_numbers([e.label for e in train], where)
+        else:
+            check_classes(names, [int(e.label) for e in train], where)
         splits = {
             split: examples(found, self.columns, label, convert, str(files[split]))
             for split, found in self._to_test(files, label).items()

@@ -22,6 +22,7 @@ from experiments.tasks.in_memory_rows import (
     written,
 )
 from experiments.tasks.kinds.text import NO_LABEL
+from experiments.tasks.odd_labels import say_odd_numbers
 from experiments.tasks.task import Task, TaskData
 
 __all__ = ["GivenTask"]
@@ -98,9 +99,12 @@ class GivenTask(Task):
         if "train" not in self.data:
             raise UserError(f"data has no 'train', only {', '.join(map(str, self.data))}")
         tests = {"test": self._rows(source)} if source in self.data else {}
+        train = self._rows("train")
+        if self.answers.kind == NUMBER:
+            say_odd_numbers([row.label for row in train], "data['train']")
         common: dict[str, Any] = {
             "name": self.name,
-            "train": self._rows("train"),
+            "train": train,
             "tests": tests,
             "test_source": source if tests else "none",
             "validation": self._rows("validation") if self._has_validation else None,

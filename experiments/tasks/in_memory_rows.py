@@ -9,6 +9,7 @@ from bilevel.errors import UserError
 from experiments.tasks.examples import TaggedExample, TextExample
 from experiments.tasks.in_memory_values import integers, number, unpadded
 from experiments.tasks.kinds.labelled import LabelledData
+from experiments.tasks.kinds.remarks import say_unknown
 from experiments.tasks.kinds.tags import TaggedData
 from experiments.tasks.kinds.text import NO_LABEL, TextData
 
@@ -43,6 +44,7 @@ class GivenLabels(LabelledData):
         self, tokenizer: Any, examples: Sequence[Any], seq2seq: bool = False
     ) -> list[dict[str, Any]]:
         """The rows' columns as they are, and ``labels``."""
+        say_unknown("rows", tokenizer, [example.columns["input_ids"] for example in examples])
         return [{**example.columns, "labels": example.label} for example in examples]
 
 
@@ -53,6 +55,7 @@ class GivenTags(TaggedData):
         self, tokenizer: Any, examples: Sequence[Any], seq2seq: bool = False
     ) -> list[dict[str, Any]]:
         """The rows as they are."""
+        say_unknown("rows", tokenizer, [example.columns["input_ids"] for example in examples])
         return [example.columns for example in examples]
 
 
@@ -63,6 +66,7 @@ class GivenText(TextData):
         self, tokenizer: Any, examples: Sequence[Any], seq2seq: bool = False
     ) -> list[dict[str, Any]]:
         """The rows as they are."""
+        say_unknown("rows", tokenizer, [example.columns["input_ids"] for example in examples])
         return [example.columns for example in examples]
 
 
