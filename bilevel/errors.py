@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["UserError", "listed", "nearest"]
+__all__ = ["StorageError", "UserError", "listed", "nearest"]
 
 
 class UserError(ValueError):
@@ -14,6 +14,10 @@ class UserError(ValueError):
 
     The command-line programs print the message without a traceback and exit with status 2.
     """
+
+
+class StorageError(UserError):
+    """A file could not be written: the disk is full, read-only or somebody else's."""
 
 
 def listed(names: Iterable[Any]) -> str:

@@ -12,8 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from bilevel.errors import UserError
 from experiments.cli.command_line import one_sentence
@@ -21,33 +20,28 @@ from experiments.cli.writing import write_atomically
 from experiments.results import record
 from experiments.results.grid import searched
 
-__all__ = ["Report", "failures", "report", "rows"]
+__all__ = ["conclude", "report", "rows"]
 
 # Already in the table by other columns, or without influence on the result.
 NOT_A_VARIANT = ("method", "task", "model", "seed", "run.", "task.data_dir", "hydra.")
 
-_failures: list[Path] = []
 
+def conclude(folder: Path, unfinished: str = "failed") -> list[Path]:
+    """End a multirun: write and print its table, and name the runs that are not in it.
 
-class Report(Callback):
-    """Hydra callback: the table, at the end of a multirun."""
+    Args:
+        folder: of the multirun.
+        unfinished: what happened to those.
 
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Write and print the table, and remember which runs failed."""
-        folder = Path(config.hydra.sweep.dir)
-        finished, failed = _collect([folder])
-        _failures.extend(failed)
-        if finished:
-            print(report([folder], folder))
-        for path in failed:
-            print(f"failed: {path} (see its run.log)")
-
-
-def failures() -> list[Path]:
-    """Folders of the multirun's runs that did not finish; told once."""
-    found = list(_failures)
-    _failures.clear()
-    return found
+    Returns:
+        Their folders.
+    """
+    finished, failed = _collect([folder])
+    if finished:
+        print(report([folder], folder))
+    for path in failed:
+        print(f"{unfinished}: {path} (see its run.log)")
+    return failed
 
 
 def report(folders: Sequence[Path], out: Path) -> str:

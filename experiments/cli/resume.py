@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 
 from bilevel.errors import UserError, listed
 from bilevel.settings import written
+from experiments.cli import places
 from experiments.cli.command_line import CommandLine
 from experiments.config.composition import compose_config, plain
 from experiments.config.renamed import completed
@@ -44,7 +45,9 @@ def expand(line: CommandLine) -> list[str]:
         folder = _newest_unfinished(line)
         if folder is None:
             print("run.resume=auto: no unfinished run of this configuration, starting a new one")
-        return line.overrides if folder is None else [*line.overrides, f"hydra.run.dir={folder}"]
+        if folder is None:
+            return line.overrides
+        return [*line.overrides, places.word("hydra.run.dir", folder)]
     if line.multirun:
         raise UserError(f"run.resume={wanted} continues one run; with -m use run.resume=auto")
     folder = Path(str(wanted))
@@ -55,7 +58,7 @@ def expand(line: CommandLine) -> list[str]:
     check_same(folder, {}, {}, choices, {**choices, **given})
     config = compose_config(overrides, line.config_dir)
     check_same(folder, saved, plain(config), choices, dict(config.hydra.runtime.choices))
-    return [*overrides, f"hydra.run.dir={folder}"]
+    return [*overrides, places.word("hydra.run.dir", folder)]
 
 
 def check_same(
@@ -122,7 +125,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
 def _newest_unfinished(line: CommandLine) -> Path | None:
     config = compose_config(line.overrides, line.config_dir)
     asked, choices = plain(config), dict(config.hydra.runtime.choices)
-    for folder in sorted(Path(config.hydra.run.dir).parent.glob("*"), reverse=True):
+    for folder in _candidates(line, Path(config.hydra.run.dir)):
         if (folder / "result.json").exists() or not (folder / ".hydra" / "config.yaml").is_file():
             continue
         saved, saved_choices, _ = _read(folder)
@@ -133,6 +136,19 @@ def _newest_unfinished(line: CommandLine) -> Path | None:
         except UserError:
             continue
     return None
+
+
+def _candidates(line: CommandLine, place: Path) -> list[Path]:
+    """Where an earlier run of this command may be, the newest first.
+
+    Args:
+        line: the command line.
+        place: where a new run would go now.
+    """
+    given = line.value("hydra.run.dir")
+    if given is not None and "${now:" not in given:
+        return [place]  # asked for by name: a run beside it is another one
+    return sorted(place.parent.glob("*"), reverse=True)
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from bilevel.errors import UserError
+from bilevel.checkpoint.disk import refusal
+from bilevel.errors import StorageError
 
 __all__ = ["write_atomically"]
 
@@ -14,7 +15,7 @@ def write_atomically(path: Path, text: str) -> None:
     """Write a file that afterwards holds all of ``text``, or what it held before.
 
     Raises:
-        UserError: the disk is full, or the folder not writable.
+        StorageError: the disk is full, or the folder not writable.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -27,4 +28,4 @@ def write_atomically(path: Path, text: str) -> None:
         finally:
             aside.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+        raise StorageError(f"cannot write {path}: {refusal(error) or error}") from error

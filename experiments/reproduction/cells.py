@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from bilevel.errors import UserError, listed
+from experiments.cli import places
 from experiments.reproduction.entries import Block
 from experiments.results import record
 
@@ -55,16 +56,17 @@ class Cell:
         begun = self._begun()
         # One that has begun knows what it started from; the place may be told in other words now.
         known = (START,) if begun else ()
-        words = [f"{key}={value}" for key, value in self.settings.items() if key not in known]
-        words.append(f"hydra.run.dir={self.folder}")
-        return [*words, f"run.resume={self.folder}"] if begun else words
+        given = [f"{key}={value}" for key, value in self.settings.items() if key not in known]
+        words = [*places.settled(given), places.word("hydra.run.dir", self.folder)]
+        return [*words, places.word("run.resume", self.folder)] if begun else words
 
     @cached_property
     def _saved(self) -> dict[str, str]:
         """Options that the folder's run was made with; none without a run."""
         path = self.folder / ".hydra" / "overrides.yaml"
         words = [str(word) for word in OmegaConf.load(path)] if path.is_file() else []
-        return {key: value for key, _, value in (word.partition("=") for word in words)}
+        pairs = [(key, value) for key, _, value in (word.partition("=") for word in words)]
+        return {key: places.read(v) or v if places.is_place(key) else v for key, v in pairs}
 
     def result(self) -> dict[str, Any] | None:
         """Its result.json; None while it is not finished.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -12,6 +13,7 @@ from bilevel import BilevelEngine, BilevelEngineConfig, BilevelProblem, Callback
 from bilevel.callbacks import CheckpointEvery, MetricsWriter, NonFiniteGuard, ProgressBar
 from bilevel.errors import UserError
 from bilevel.hypergradient import estimator_of
+from experiments.cli import stopping
 from experiments.models.memory import without_cache
 from experiments.training.callbacks import Evaluation, HypergradientCheck, ValueLog
 from experiments.training.context import RunContext
@@ -69,7 +71,9 @@ class StageRun:
         parts = _parts(lower, training.validation)
         log.info("stage %s: %d steps on %s%s", self.name, training.steps, engine.device, parts)
         started = time.process_time()
-        with without_cache(model):
+        # Who saves checkpoints is asked after each step whether that is all.
+        careful = stopping.waiting() if options.checkpoint_every else nullcontext()
+        with without_cache(model), careful:
             engine.run()
         if engine.stop_reason is not None:
             log.info("stage %s: stopped early, %s", self.name, engine.stop_reason)
@@ -129,6 +133,7 @@ class StageRun:
                     options.checkpoint_every,
                     self.name,
                     lambda engine: {"stage": self.name, "engine": engine.state_dict()},
+                    stopping.due,
                 )
             )
         return callbacks
