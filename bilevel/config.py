@@ -25,13 +25,13 @@ class ProblemConfig(Config):
     Attributes:
         hypergradient: how upper levels differentiate through *this* problem; sets ``type``.
         type: the estimator by name, with default options. Betty's ``darts`` draws new dropout masks
-            in each of its passes, hence another default.
+            in each of its passes and knows no learning rate, hence another default.
         steps: T2, optimiser steps that this problem takes each time the lower levels are done.
         maximize: ascend the loss instead of descending it (a Lagrange multiplier, say).
         precision: ``fp32``, ``bf16``, ``fp16`` or ``auto``; trainable parameters stay as given.
     """
 
-    type: str = "finite_difference"
+    type: str = "unrolled"
     hypergradient: Hypergradient | None = None
     steps: int = 1
     maximize: bool = False
@@ -71,12 +71,14 @@ class BilevelEngineConfig(EngineConfig):
     Attributes:
         backend: process-group backend; ``auto`` takes nccl on GPUs and gloo on CPUs.
         verbose: let Betty's own logger print its notes about the problem graph.
+        early_stopping_start: global steps before the first validation that counts for it.
     """
 
     train_iters: int = 1000
     valid_step: int = 0
     backend: str = "auto"
     verbose: bool = False
+    early_stopping_start: int = 0
 
     @classmethod
     def of(cls, config: EngineConfig) -> BilevelEngineConfig:

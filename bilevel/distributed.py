@@ -17,7 +17,16 @@ from torch import Tensor
 
 from bilevel.errors import UserError
 
-__all__ = ["STRATEGIES", "World", "average", "averaged", "broadcast", "cleanup", "setup"]
+__all__ = [
+    "STRATEGIES",
+    "World",
+    "average",
+    "averaged",
+    "broadcast",
+    "cleanup",
+    "mean_of",
+    "setup",
+]
 
 STRATEGIES = ("default", "cpu", "gpu", "distributed", "accelerate")
 # One collective carries at most this much, so that the buffer of a large model stays small.
@@ -83,6 +92,12 @@ def averaged(tensors: Sequence[Tensor], world: World) -> list[Tensor]:
     For results of autograd, which may be read-only views of one number (``expand``).
     """
     return _collect(tensors, world, _mean(world), write_back=False)
+
+
+def mean_of(value: float, world: World) -> Tensor:
+    """Mean of a number over ranks, on the device, so that nobody waits for it."""
+    (mean,) = averaged([torch.tensor(value, dtype=torch.float64, device=world.device)], world)
+    return mean
 
 
 def broadcast(tensors: Sequence[Tensor], world: World, source: int = 0) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from betty.configs import EngineConfig
 from betty.engine import Engine
 from betty.misc.early_stopping import EarlyStopping as BettyEarlyStopping
 
-from bilevel import distributed
+from bilevel import distributed, graph
 from bilevel.callbacks.callback import Callback
 from bilevel.config import BilevelEngineConfig
 from bilevel.errors import UserError
@@ -38,6 +39,9 @@ class EarlyStopping(BettyEarlyStopping):
                 f"early stopping watches {self.metric!r}, which the validation does not report; "
                 f"it reports: {', '.join(validation_stats)}"
             )
+        if math.isnan(validation_stats[self.metric]):  # a first score that nothing would exceed
+            self.counter += 1
+            return self.counter >= self.patience
         return bool(super().__call__(validation_stats))
 
 
@@ -56,7 +60,7 @@ class BilevelEngine(Engine):
             problems in evaluation mode (or define the method in a subclass, as in Betty).
 
     Raises:
-        UserError: a problem is none of ours.
+        UserError: a problem is none of ours, two have one name, or two own the same parameter.
     """
 
     def __init__(
@@ -74,6 +78,10 @@ class BilevelEngine(Engine):
         self.world = distributed.World()
         if validation is not None:
             self.validation = lambda: validation(self)
+        names = [problem.name for problem in problems]
+        for name in names:
+            if names.count(name) > 1:
+                raise UserError(f"two problems are named {name!r}: give each a name of its own")
         for problem in problems:
             if not isinstance(problem, BilevelProblem):
                 raise UserError(
@@ -117,6 +125,7 @@ class BilevelEngine(Engine):
     def initialize(self) -> None:
         """Set up the graph; gradients are reported to the callbacks."""
         super().initialize()
+        graph.check_owners(self.problems)
         for problem in self.problems:
             problem.gradient_hooks.append(self._on_gradient)
 
@@ -178,7 +187,8 @@ class BilevelEngine(Engine):
         self.train()
         for callback in self.callbacks:
             callback.on_validation(self, stats)
-        if self.early_stopping is not None and self.early_stopping(stats):
+        begun = self.global_step >= self.config.early_stopping_start
+        if self.early_stopping is not None and begun and self.early_stopping(stats):
             self.request_stop(
                 f"{self.early_stopping.metric} has not improved in "
                 f"{self.early_stopping.patience} validations"

@@ -7,7 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-__all__ = ["accumulate", "cut", "filled", "unscaled"]
+from bilevel.distributed import World, averaged
+
+__all__ = ["accumulate", "added", "cut", "filled", "mean_over_ranks", "unscaled"]
+
+
+def added(total: Sequence[Tensor] | None, more: Sequence[Tensor]) -> list[Tensor]:
+    """``total`` + ``more``; None stands for zeros."""
+    return list(more) if total is None else [a + b for a, b in zip(total, more, strict=True)]
 
 
 def cut(
@@ -52,3 +59,11 @@ def unscaled(
         torch.zeros_like(x) if g is None else (g if inverse is None else g * inverse)
         for g, x in zip(grads, like, strict=True)
     ]
+
+
+def mean_over_ranks(
+    grads: Sequence[Tensor | None], like: Sequence[Tensor], world: World
+) -> list[Tensor]:
+    """Mean over ranks, with zeros for None (ranks may differ in it) and for an empty list."""
+    whole = filled(grads or [None] * len(like), like)
+    return whole if world.world_size == 1 else averaged(whole, world)

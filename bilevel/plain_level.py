@@ -16,6 +16,7 @@ from bilevel.errors import UserError
 from bilevel.gradients import filled
 from bilevel.hypergradient.base import Hypergradient
 from bilevel.hypergradient.derivatives import ReplayedLoss
+from bilevel.micro_batches import MicroBatch
 from bilevel.protocols import UpperLevel
 from bilevel.replay.parameter_slots import ParameterSlots
 from bilevel.replay.random_state import RandomState
@@ -49,6 +50,7 @@ class PlainLevel:
         self.module: nn.Module = problem.module
         self.optimizer = problem.optimizer
         self.scaler = problem.scaler
+        self.inverse_scale = None
         self.leaf: bool = problem.leaf
         self.device: torch.device | str = problem.device
         self.world = World()
@@ -62,7 +64,7 @@ class PlainLevel:
         self.recorded = RecordedSteps()
         if problem.cur_batch is not None:
             weights = [p.detach() for p in problem.trainable_parameters()]
-            batch = (problem.cur_batch, RandomState.capture(problem.device))
+            batch = (MicroBatch(problem.cur_batch), RandomState.capture(problem.device))
             self.recorded.steps.append(StepRecord(weights, [batch]))
 
     def trainable_parameters(self) -> list[nn.Parameter]:
@@ -86,10 +88,14 @@ class PlainLevel:
         result = self._problem.training_step_exec(batch)
         return result["loss"] if isinstance(result, Mapping) else result
 
-    def gradient(
+    def gradient(self, loss: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """d loss / d inputs, zeros where the loss does not depend on one."""
+        return self.own_gradient(loss, inputs)
+
+    def own_gradient(
         self, loss: Tensor, inputs: Sequence[Tensor], create_graph: bool = False
     ) -> list[Tensor]:
-        """d loss / d inputs, zeros where the loss does not depend on one."""
+        """The same: Betty's problems are averaged by nobody here."""
         grads = torch.autograd.grad(loss, inputs, create_graph=create_graph, allow_unused=True)
         return filled(grads, inputs)
 

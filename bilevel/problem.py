@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -17,12 +16,13 @@ from bilevel import gradients, graph, precision
 from bilevel.checkpoint import level_state
 from bilevel.config import ProblemConfig
 from bilevel.data import KnowsEpochs, ResumableLoader
-from bilevel.distributed import World, averaged, broadcast
+from bilevel.distributed import World, broadcast
 from bilevel.errors import UserError
 from bilevel.hypergradient.base import Hypergradient
 from bilevel.hypergradient.derivatives import ReplayedLoss
 from bilevel.hypergradient.registry import enter_in, estimator_of
 from bilevel.hypergradient.shared import check_reentrant
+from bilevel.micro_batches import EpochEnd, MicroBatch, StepBatches, count_terms
 from bilevel.nests import to_device
 from bilevel.plain_level import PlainLevel
 from bilevel.protocols import LowerLevel, UpperLevel
@@ -30,6 +30,7 @@ from bilevel.replay.parameter_slots import ParameterSlots
 from bilevel.replay.recorder import StepRecorder
 from bilevel.replay.recording import RecordedSteps, StepRecord
 from bilevel.replay.roll_back import RollBack
+from bilevel.step_gradient import StepGradient
 
 __all__ = ["BilevelProblem", "LowerProblem", "UpperProblem"]
 
@@ -68,8 +69,10 @@ class BilevelProblem(ImplicitProblem):
         self._slots: ParameterSlots | None = None
         self.recorder = StepRecorder()
         self.roll_back = RollBack()
+        self.step_batches = StepBatches()
         self.estimator_state: dict[str, Any] = {}
         self.gradient_hooks: list[Callable[[Any, Any], None]] = []
+        self.step_gradient = StepGradient()
         self.last_loss: Tensor | None = None
         self.last_stats: dict[str, Any] = {}
         self.world = World()
@@ -184,6 +187,8 @@ class BilevelProblem(ImplicitProblem):
             batch = next(self.train_data_iterator[idx])
         except StopIteration:
             if idx == 0:
+                if self.step_batches.within_step:
+                    raise EpochEnd from None
                 self.epoch_callback_exec()
             self.epoch_counter[idx] += 1
             loader = self.train_data_loader[idx]
@@ -197,12 +202,21 @@ class BilevelProblem(ImplicitProblem):
 
     @property
     def last_indices(self) -> list[int] | None:
-        """Data-set indices of the latest batch, where the loader tells them."""
+        """Data-set indices of the batch in use, where the loader tells them."""
+        if self.step_batches.current is not None:
+            return self.step_batches.current.indices
         loader = self.train_data_loader[0] if self.train_data_loader else None
         return loader.last_indices if isinstance(loader, ResumableLoader) else None
 
+    def loss_terms(self, batch: Any) -> float:
+        """How many terms the mean has that is the loss of ``batch``; for subclasses.
+
+        It weights an optimiser step's micro-batches, and processes: :mod:`bilevel.micro_batches`.
+        """
+        return count_terms(batch)
+
     def get_loss(self, batch: Any) -> tuple[Tensor, dict[str, Any]]:
-        """Loss to descend (scaled, per micro-batch) and statistics; never waits for a device."""
+        """Loss to descend, scaled (fp16), and statistics; never waits for a device."""
         result = self.training_step_exec(batch)
         stats = dict(result) if isinstance(result, Mapping) else {"loss": result}
         loss = stats["loss"]
@@ -210,25 +224,40 @@ class BilevelProblem(ImplicitProblem):
         self.last_stats = stats
         if self.config.maximize:
             loss = -loss
-        return self.scaled(loss) / self.gas, stats
+        return self.scaled(loss), stats
 
     def scaled(self, value: Tensor) -> Tensor:
         """``value`` times the gradient scaler's factor (fp16), else ``value`` itself."""
         return value if self.scaler is None else self.scaler.scale(value)
 
-    def _inverse(self) -> Tensor:
-        assert self.scaler is not None
+    @property
+    def inverse_scale(self) -> Tensor | None:
+        """1 / the gradient scaler's factor (fp16), else None."""
+        if self.scaler is None:
+            return None
         return 1.0 / self.scaler.scale(torch.ones((), device=self.device))
 
-    def gradient(
+    def gradient(self, loss: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """d loss / d inputs, averaged over ranks, zeros where the loss does not depend on one."""
+        return gradients.mean_over_ranks(self.own_gradient(loss, inputs), inputs, self.world)
+
+    def own_gradient(
         self, loss: Tensor, inputs: Sequence[Tensor], create_graph: bool = False
     ) -> list[Tensor]:
-        """d loss / d inputs, averaged over ranks, zeros where the loss does not depend on one."""
+        """The same of this rank alone."""
         grads = torch.autograd.grad(
             self.scaled(loss), inputs, create_graph=create_graph, allow_unused=True
         )
-        filled = self._unscaled(grads, inputs)
-        return filled if create_graph else self._averaged(filled, filled)
+        return gradients.unscaled(grads, inputs, self.inverse_scale)
+
+    def new_gradient(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """d objective / d inputs over the batches of a new optimiser step, of all ranks."""
+        total: list[Tensor] = []
+        for micro in self.step_batches.draw(self):
+            if micro.counts:
+                loss = micro.weighted(self.objective(micro.batch))
+                total = gradients.added(total or None, self.own_gradient(loss, inputs))
+        return gradients.mean_over_ranks(total, inputs, self.world)
 
     def backward(
         self,
@@ -239,60 +268,17 @@ class BilevelProblem(ImplicitProblem):
         retain_graph: bool = False,
         allow_unused: bool = True,
     ) -> None:
-        """Accumulate the direct gradient and, along each path, the implicit one.
-
-        dL2/dE = direct partial + sum over paths of (d best response / dE)^T v. The direct partial
-        and v = dL2/dV come out of one backward pass (Betty takes two).
-        """
-        record = self.recorder.current
-        leaves = None if record is None or record.graph is None else record.graph[0]
-        keep = leaves is not None
-        live = [path for path in paths if not graph.stops_gradient(path)]
-        uppers = self._parents if record is not None and self.recorder.needs.upper_gradient else []
-        groups: list[Sequence[Tensor]] = [params if leaves is None else leaves]
-        groups += [path[1].meta_trainable_parameters() for path in live]
-        groups += [upper.trainable_parameters() for upper in uppers]
-        with self.kernels():
-            grads = torch.autograd.grad(
-                loss,
-                [x for group in groups for x in group],
-                create_graph=create_graph or keep,
-                retain_graph=retain_graph or keep,
-                allow_unused=allow_unused,
-            )
-        parts = iter(gradients.cut(grads, groups))
-
-        direct = next(parts)
-        if record is not None and leaves is not None:
-            record.graph = (leaves, self._unscaled(direct, leaves))
-            direct = [None if g is None else g.detach() for g in direct]
-        self.set_grads(params, self._averaged(direct, params))
-        for path in live:
-            vector = self._unscaled(next(parts), path[1].meta_trainable_parameters())
-            vector = self._averaged(vector, vector)
-            for lower, upper in itertools.pairwise(path[1:]):
-                vector = jvp_fn_mapping[lower.config.type](vector, lower, upper, False)
-            self.set_grads(params, [self.scaled(g) for g in vector])
-        for upper in uppers:
-            assert record is not None
-            found = self._unscaled(next(parts), upper.trainable_parameters())
-            found = self._averaged([g.detach() for g in found], found)
-            record.add_upper_gradient(upper.name, found)
-        for hook in self.gradient_hooks:
-            hook(self, self.last_loss)
+        """Add a micro-batch's part to the gradient of its optimiser step."""
+        self.step_gradient.add(
+            *(self, loss, params, paths),
+            create_graph=create_graph,
+            retain_graph=retain_graph,
+            allow_unused=allow_unused,
+        )
 
     def set_grads(self, params: Sequence[nn.Parameter], grads: Sequence[Tensor | None]) -> None:
         """Add ``grads`` to the parameters' own."""
         gradients.accumulate(params, grads)
-
-    def _unscaled(self, grads: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor]:
-        return gradients.unscaled(grads, like, None if self.scaler is None else self._inverse())
-
-    def _averaged(self, grads: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Any]:
-        """Mean over ranks. Ranks may differ in what is None, so there it becomes zeros."""
-        if self.world.world_size == 1:
-            return list(grads)
-        return averaged(gradients.filled(grads, like), self.world)
 
     def clip_grad(self) -> None:
         """Clip the global gradient norm of this level's parameters."""
@@ -301,34 +287,16 @@ class BilevelProblem(ImplicitProblem):
     # ------------------------------------------------------------------ steps
 
     def one_step_descent(self, batch: Any = None) -> dict[str, Any]:
-        """Take one micro-batch; at the accumulation boundary, one optimiser step."""
-        fresh = batch is None
-        if fresh:
-            batch = self.cur_batch = self.get_batch()
-            self.roll_back.note(batch, self)
-        records = fresh and self._parents and self.records_steps
-        record = self.recorder.open(self, batch) if records else None
-        if record is not None and record.graph is not None:
-            with self.slots.holding(record.graph[0], replay=False):
-                loss, stats = self.get_loss(batch)
-                self.slots.verify(loss, self.name)
-        else:
-            loss, stats = self.get_loss(batch)
-        self.recorder.current = record
-        self.backward(
-            loss=loss,
-            params=self.trainable_parameters(),
-            paths=self._paths,
-            create_graph=not self._first_order,
-            retain_graph=self._retain_graph,
-            allow_unused=self._allow_unused,
-        )
-        self.recorder.current = None
-        if self.is_implemented("grad_callback"):
-            self.grad_callback()
+        """Take one micro-batch; at the accumulation boundary, one optimiser step.
+
+        Args:
+            batch: a :class:`MicroBatch` to take again, unrecorded; the next one of the data, where
+                the epoch has one for this step, without.
+        """
+        micro: MicroBatch | None = self.step_batches.take(self) if batch is None else batch
+        stats = self.last_stats if micro is None else self._descend(micro, fresh=batch is None)
         if self.gradient_accumulation_boundary():
-            if record is not None:
-                self.recorder.close(record, self, 1.0 if self.scaler is None else self._inverse())
+            record = self.recorder.close(self)
             if self.scaler is None:
                 self.optimizer_step()
             else:
@@ -339,6 +307,39 @@ class BilevelProblem(ImplicitProblem):
             if self.is_implemented("param_callback"):
                 self.param_callback()
             self.zero_grad()
+        return stats
+
+    def _descend(self, micro: MicroBatch, fresh: bool) -> dict[str, Any]:
+        """Add a micro-batch's part of the step's gradient."""
+        record = None
+        self.cur_batch = micro.batch
+        if fresh:
+            self.roll_back.note(micro)
+            if self._parents and self.records_steps:
+                record = self.recorder.open(self, micro)
+        if record is not None and record.graph is not None:
+            with self.slots.holding(record.graph[0], replay=False):
+                loss, stats = self.get_loss(micro.batch)
+                self.slots.verify(loss, self.name)
+        else:
+            loss, stats = self.get_loss(micro.batch)
+        if micro.counts:
+            self.backward(
+                loss=micro.weighted(loss),
+                params=self.trainable_parameters(),
+                paths=self._paths,
+                create_graph=not self._first_order,
+                retain_graph=self._retain_graph,
+                allow_unused=self._allow_unused,
+            )
+        elif record is not None:
+            record.graph = None
+        if micro.last:
+            self.step_gradient.complete(self)
+        for hook in self.gradient_hooks if micro.counts else ():
+            hook(self, self.last_loss)
+        if self.is_implemented("grad_callback"):
+            self.grad_callback()
         return stats
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -467,7 +468,7 @@ class BilevelProblem(ImplicitProblem):
         """Continue from :meth:`state_dict`."""
         level_state.put_back(self, state)
         self._count = state["count"]
-        self.recorder.recorded = RecordedSteps()
+        self.recorder.forget()
         self._inner_loop_start = True
 
 

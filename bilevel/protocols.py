@@ -60,7 +60,7 @@ class UpperLevel(Protocol):
 
     @property
     def last_indices(self) -> list[int] | None:
-        """Data-set indices of the latest batch, where the loader tells them."""
+        """Data-set indices of the batch in use, where the loader tells them."""
 
     @property
     def slots(self) -> ParameterSlots:
@@ -85,6 +85,10 @@ class LowerLevel(UpperLevel, Protocol):
     @property
     def world(self) -> World:
         """The processes that train it."""
+
+    @property
+    def inverse_scale(self) -> Tensor | None:
+        """1 / the gradient scaler's factor (fp16), else None."""
 
     @property
     def precision(self) -> str:
@@ -115,10 +119,13 @@ class LowerLevel(UpperLevel, Protocol):
     def objective(self, batch: Any) -> Tensor:
         """What it descends on ``batch``, a scalar tensor."""
 
-    def gradient(
+    def gradient(self, loss: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """d loss / d inputs, averaged over ranks, zeros where the loss does not depend on one."""
+
+    def own_gradient(
         self, loss: Tensor, inputs: Sequence[Tensor], create_graph: bool = False
     ) -> list[Tensor]:
-        """d loss / d inputs, averaged over ranks, zeros where the loss does not depend on one."""
+        """The same of this rank alone."""
 
     def replayed_loss(self, upper: UpperLevel, step: StepRecord | None = None) -> ReplayedLoss:
         """L1 of a recorded step, by default the latest, as a function of V and E of ``upper``."""

@@ -20,18 +20,21 @@ import torch
 from peft import LoraConfig, PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from bilevel.errors import UserError
-from bilevel.hypergradient import FiniteDifference, Hypergradient
+from bilevel.errors import UserError, listed
+from bilevel.hypergradient import Hypergradient, Unrolled
 from bilevel.settings import from_values
 from experiments.answers import Decoding
 from experiments.cli.quiet import quiet
 from experiments.config.plan import Plan
-from experiments.config.schema import EngineOptions
+from experiments.config.schema import EngineOptions, Root, TrainOptions
+from experiments.models.given import check_given, check_head, kind, token_types
 from experiments.models.heads import is_seq2seq
 from experiments.models.in_memory import GivenModel, answers_of
+from experiments.models.vocabulary import size
 from experiments.results import saved_model
 from experiments.tasks.in_memory import GivenTask
 from experiments.tasks.in_memory_labels import named
+from experiments.tasks.in_memory_values import rows_of
 from experiments.training.fine_tuning_job import FineTuningJob, load_task
 from experiments.training.job import execute, run_stage
 from problems.autolora import AutoLoRA
@@ -42,6 +45,7 @@ __all__ = ["FineTuned", "finetune", "search_ranks"]
 
 Rows = Iterable[Mapping[str, Any]]
 DEFAULT_METHOD = AutoLoRA()
+SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ def finetune(
             ``references`` of a test's text are those to score by. D_val of a bilevel method is a
             part of ``train``.
         method: an instance of a class in ``problems``.
-        hypergradient: of a bilevel method; ``FiniteDifference()`` unless given.
+        hypergradient: of a bilevel method; ``Unrolled()`` unless given.
         target_modules: "qv", "all" or names; None for the method's own.
         head: modules trained in full beside the adapter; None for all outside the backbone.
         metrics: names in ``experiments.metrics.labels.METRICS`` (of tags ``tags.TAG_METRICS``, of
@@ -105,12 +109,15 @@ def finetune(
     Raises:
         UserError: anything that is wrong with what is given.
     """
-    if not {"test", "validation"} & data.keys():
+    check_given(model, tokenizer)
+    rows = _splits(data, "finetune")
+    if not {"test", "validation"} & rows.keys():
         raise UserError("finetune needs data['test'] (or 'validation') to score the result on")
-    given = GivenModel(name=_name(model), model=model, tokenizer=tokenizer, head=head)
+    place = _folder(folder, resume)
+    given = _given(model, tokenizer, head)
     plan = _plan(
         given,
-        _task(model, tokenizer, data, metrics, decoding),
+        _task(model, tokenizer, rows, metrics, decoding),
         method,
         hypergradient,
         target_modules,
@@ -120,7 +127,7 @@ def finetune(
     )
     plan = replace(plan, resume=resume, figures=folder is not None)
     with tempfile.TemporaryDirectory() as scratch:
-        place = Path(scratch if folder is None else folder)
+        place = place or Path(scratch)
         result = execute(plan, place)
         saved = place / Path(result["adapter_dir"]).name
         compact = place / "adapter_compact"
@@ -150,11 +157,12 @@ def search_ranks(
     Arguments as :func:`finetune`'s. Pass the result to ``peft.get_peft_model`` on a fresh model; on
     GPT-2, whose query and value are one matrix, after ``bilevel.lowrank.split_fused(model)``.
     """
+    check_given(model, tokenizer)
     if not isinstance(method, AutoLoRA):
-        raise UserError(f"only AutoLoRA searches ranks by itself, not {method!r}")
+        raise UserError(f"only AutoLoRA searches ranks by itself, not {kind(method)}")
     plan = _plan(
-        GivenModel(name=_name(model), model=model, tokenizer=tokenizer, head=head),
-        _task(model, tokenizer, {"train": train}),
+        _given(model, tokenizer, head),
+        _task(model, tokenizer, _splits({"train": train}, "search_ranks")),
         method,
         hypergradient,
         target_modules,
@@ -174,6 +182,40 @@ def search_ranks(
     )
 
 
+def _given(model: PreTrainedModel, tokenizer: Any, head: Sequence[str] | None) -> GivenModel:
+    check_head(model, head)
+    return GivenModel(name=_name(model), model=model, tokenizer=tokenizer, head=head)
+
+
+def _splits(data: Any, function: str) -> dict[str, Rows]:
+    """The splits that are used, their rows as plain values."""
+    if not isinstance(data, Mapping):
+        raise UserError(
+            f"{function} takes data as a mapping of splits, {{'train': rows, 'test': rows}}, and "
+            f"not {kind(data)}"
+        )
+    if "train" not in data:
+        raise UserError(f"data has no 'train', only {listed(data)}")
+    return {name: rows_of(name, data[name]) for name in SPLITS if name in data}
+
+
+def _folder(folder: Any, resume: Any) -> Path | None:
+    """Where the run goes; None for a place that is removed afterwards."""
+    if not isinstance(resume, bool):
+        raise UserError(f"resume={resume!r}: this must be True or False")
+    if folder is None:
+        if resume:
+            raise UserError("resume=True needs folder=, the folder of the interrupted run")
+        return None
+    if not isinstance(folder, str | Path) or not str(folder):
+        raise UserError(f"folder={folder!r}: this must be a path, or None")
+    place = Path(folder).expanduser()
+    parts = [part for part in (place, *place.parents) if part.exists()]
+    if parts and not parts[0].is_dir():
+        raise UserError(f"folder={folder}: {parts[0]} is a file")
+    return place
+
+
 def _task(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -181,9 +223,25 @@ def _task(
     metrics: Sequence[str] | None = None,
     decoding: Decoding | None = None,
 ) -> GivenTask:
+    if metrics is not None and (
+        isinstance(metrics, str) or not isinstance(metrics, Sequence) or not metrics
+    ):
+        raise UserError(f"metrics={metrics!r}: this must be a list of names, or None")
+    if not isinstance(decoding, Decoding | None):
+        raise UserError(f"decoding= must be Decoding(...) or None, and not {kind(decoding)}")
     answers = named(answers_of(model), data)
     seq2seq = is_seq2seq(answers, model.config)
-    return GivenTask(data, answers, tokenizer, seq2seq, metrics, decoding, positions(model))
+    return GivenTask(
+        data,
+        answers,
+        tokenizer,
+        seq2seq,
+        metrics,
+        decoding,
+        positions(model),
+        size(model),
+        token_types(model),
+    )
 
 
 def _plan(
@@ -197,20 +255,27 @@ def _plan(
     train: Mapping[str, Any],
 ) -> Plan:
     if not isinstance(method, Method):
-        raise UserError(f"method={method!r}: this must be an instance, AutoLoRA() and the like")
-    options = from_values(EngineOptions, engine or {}, "engine")
+        raise UserError(f"method= must be an instance, AutoLoRA() and the like, not {kind(method)}")
+    if not isinstance(hypergradient, Hypergradient | None):
+        raise UserError(
+            "hypergradient= must be an instance, FiniteDifference() and the like, or None, not "
+            f"{kind(hypergradient)}"
+        )
+    seed = from_values(Root, {"seed": seed}, "").seed
+    options = from_values(EngineOptions, {} if engine is None else engine, "engine")
     if "precision" in train:
         raise UserError('precision is an option of the engine: engine={"precision": "bf16"}')
+    # On the command line these are options of train.
+    places = from_values(TrainOptions, {"target_modules": targets}, "train").target_modules
     settings = from_values(TrainSettings, {**train, "precision": options.precision}, "train")
-    targets = targets if isinstance(targets, str | None) else list(targets)
     return Plan(
         seed=seed,
         method=method,
         task=task,
         model=model,
-        hypergradient=hypergradient or FiniteDifference(),
+        hypergradient=hypergradient or Unrolled(),
         settings=settings,
-        places=targets or method.targets or "qv",
+        places=places or method.targets or "qv",
         engine=options,
         resume=False,
         figures=False,

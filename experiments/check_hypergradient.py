@@ -2,16 +2,19 @@
 
     python -m experiments.check_hypergradient [method=... task=... ...] [steps=40] [batches=4]
 
-The first bilevel stage of the method is trained for ``steps`` global steps; then, ``batches``
-times, T1 lower steps are taken and each estimator's implicit term is compared with the exact one
-(reverse mode through all T1 steps, dropout masks and all). Options are those of experiments.run;
-engine.precision is fp32 unless given. Shown are means over the batches.
+The first bilevel stage of the method is trained for ``steps`` global steps of the run that is asked
+for, with its schedule; then, ``batches`` times, T1 lower steps are taken and each estimator's
+implicit term is compared with the exact one (reverse mode through all T1 steps, dropout masks and
+all). Options are those of experiments.run; engine.precision is fp32 unless given. Shown are means
+over the batches, and last which estimators may be trusted here.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from bilevel.errors import UserError
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
     from bilevel import Hypergradient
     from bilevel.hypergradient import CheckResult
 
-__all__ = ["ESTIMATORS", "main", "measure", "table"]
+__all__ = ["ESTIMATORS", "Measurement", "main", "measure", "table", "verdict"]
 
 ESTIMATORS: tuple[Hypergradient, ...] = (
     NoHypergradient(),
@@ -50,24 +53,45 @@ ESTIMATORS: tuple[Hypergradient, ...] = (
     Neumann(),
     ConjugateGradient(),
     Alignment(),
+    Unrolled(),
     Unrolled(depth=1),
     Unrolled(product="central_difference"),
 )
+# Largest error of the whole gradient, in shares of it, on any batch, of what may be trusted. It
+# leaves a cosine of 0.995 at the least.
+TRUSTED = 0.1
 
 
-def measure(plan: Plan, steps: int, batches: int) -> tuple[list[CheckResult], dict[str, str]]:
+@dataclass(frozen=True)
+class Measurement:
+    """What was found.
+
+    Attributes:
+        results: batch by batch.
+        refused: estimators that do not apply here, with the reason.
+        notes: what the numbers are of, where that is not what one expects.
+        asked: the estimator of the run, as the results name it.
+        inexact: why the value that all are held against is not quite the run's derivative.
+    """
+
+    results: list[CheckResult]
+    refused: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    asked: str = ""
+    inexact: str = ""
+
+
+def measure(plan: Plan, steps: int, batches: int) -> Measurement:
     """Train the first stage a little, then hold the estimators against the exact value.
 
     Args:
         plan: its method has two levels.
-        steps: global steps to train for.
+        steps: global steps to train for; half of the stage where it is no longer than that.
         batches: of the upper level to measure on.
 
-    Returns:
-        Results batch by batch, and the estimators that do not apply here with the reason.
-
     Raises:
-        UserError: the method has one level, or what the plan names cannot be had.
+        UserError: the method has one level, its stage is too short to measure in, or what the plan
+            names cannot be had.
     """
     from transformers import set_seed  # here: what is wrong with the words is told without it
 
@@ -84,15 +108,40 @@ def measure(plan: Plan, steps: int, batches: int) -> tuple[list[CheckResult], di
             "this method has one level only, there is no hypergradient to check; take "
             "method=autolora"
         )
+    notes = []
+    start, whole = steps, training.steps
+    if steps + batches > whole:
+        start = min(whole // 2, whole - batches)
+        if start < 1:
+            raise UserError(
+                f"batches={batches}: the stage has {whole} global steps, and the schedule of its "
+                "learning rates ends with it, so there is nothing to measure after it: raise "
+                "train.epochs, or give a smaller batches=N"
+            )
+        notes.append(
+            f"steps={steps} and batches={batches} are more than the {whole} global steps of the "
+            f"stage, where the schedule ends: measured after {start}"
+        )
     engine = BilevelEngine(
         training.problems,
         config=BilevelEngineConfig(
-            train_iters=min(training.steps, steps), strategy=plan.engine.strategy
+            train_iters=start, strategy=plan.engine.strategy, roll_back=training.roll_back
         ),
         dependencies=training.dependencies,
     )
     engine.run()
-    lower = next(iter(training.dependencies["u2l"].values()))[0]
+    upper, lowers = next(iter(training.dependencies["u2l"].items()))
+    lower = lowers[0]
+    if not lower.differentiated:
+        notes.append(
+            f"no hypergradient is taken after step {start} of this method's stage, whose upper "
+            "level learns in a part of it: choose steps=N inside"
+        )
+    if upper.config.steps > 1:
+        notes.append(
+            f"method.upper_steps={upper.config.steps}: measured is the first; the others take the "
+            "implicit term at the values that the lower level saw"
+        )
     usable, refused = [], {}
     for estimator in dict.fromkeys((plan.hypergradient, *ESTIMATORS)):
         try:
@@ -100,33 +149,86 @@ def measure(plan: Plan, steps: int, batches: int) -> tuple[list[CheckResult], di
             usable.append(estimator)
         except UserError as error:
             refused[estimator.name] = str(error)
-    return check(engine, usable, batches), refused
+    results = check(engine, usable, batches)
+    asked = results[0].name if usable and usable[0] is plan.hypergradient else ""
+    return Measurement(results, refused, notes, asked, plan.method.inexact)
 
 
-def table(results: Sequence[CheckResult]) -> str:
-    """Mean over batches, one estimator a line."""
-    names = list(dict.fromkeys(r.name for r in results))
+def table(found: Measurement) -> str:
+    """Mean over batches, one estimator a line; a dash where there is no number."""
+    names = list(dict.fromkeys(r.name for r in found.results))
     width = max(map(len, names))
     lines = [
-        f"{'estimator':{width}}  {'cosine':>8}  {'relative error':>14}  {'norm / exact':>12}  "
-        f"{'total cosine':>12}  {'seconds':>8}"
+        f"{'estimator':{width}}  {'cosine':>8}  {'relative error':>14}  {'norm ratio':>12}  "
+        f"{'total cosine':>12}  {'total error':>11}  {'seconds':>8}"
     ]
     for name in names:
-        mine = [r for r in results if r.name == name]
+        mine = [r for r in found.results if r.name == name]
 
-        def mean(value: Callable[[CheckResult], float], of: list[CheckResult] = mine) -> float:
-            return statistics.fmean(value(r) for r in of)
+        def mean(
+            value: Callable[[CheckResult], float], form: str, of: list[CheckResult] = mine
+        ) -> str:
+            numbers = [x for x in map(value, of) if not math.isnan(x)]
+            return format(statistics.fmean(numbers), form) if numbers else "-"
 
-        ratio = mean(lambda r: r.norm / r.exact_norm if r.exact_norm else float("nan"))
+        ratio = mean(lambda r: r.norm / r.exact_norm if r.exact_norm else math.nan, ".3g")
         lines.append(
-            f"{name:{width}}  {mean(lambda r: r.cosine):8.4f}  "
-            f"{mean(lambda r: r.relative_error):14.3g}  {ratio:12.3g}  "
-            f"{mean(lambda r: r.total_cosine):12.4f}  {mean(lambda r: r.seconds):8.3f}"
+            f"{name:{width}}  {mean(lambda r: r.cosine, '.4f'):>8}  "
+            f"{mean(lambda r: r.relative_error, '.3g'):>14}  {ratio:>12}  "
+            f"{mean(lambda r: r.total_cosine, '.4f'):>12}  "
+            f"{mean(lambda r: r.total_error, '.3g'):>11}  {mean(lambda r: r.seconds, '.3f'):>8}"
         )
-    direct = statistics.fmean(r.direct_norm for r in results)
-    exact = statistics.fmean(r.exact_norm for r in results)
-    lines.append(f"norm of the direct partial {direct:.3g}, of the exact implicit term {exact:.3g}")
+    direct = statistics.fmean(r.direct_norm for r in found.results)
+    exact = statistics.fmean(r.exact_norm for r in found.results)
+    kind = "reference" if found.inexact else "exact"
+    lines.append(
+        f"norm of the direct partial {direct:.3g}, of the {kind} implicit term {exact:.3g}"
+    )
     return "\n".join(lines)
+
+
+def verdict(found: Measurement) -> str:
+    """Which estimators may be trusted here and what they cost, in one line."""
+    by_name: dict[str, list[CheckResult]] = {}
+    for result in found.results:
+        by_name.setdefault(result.name, []).append(result)
+    batches = len(next(iter(by_name.values())))
+    zero = sum(not r.exact_norm for r in next(iter(by_name.values())))
+    if zero == batches:
+        return (
+            f"the implicit term is 0 on all {batches} batches, as where the learning rate is 0 or "
+            "the lower level does not depend on the upper one: there is nothing to compare; choose "
+            "another steps=N"
+        )
+    worst = {name: max(_error(r) for r in mine) for name, mine in by_name.items()}
+    seconds = {name: statistics.fmean(r.seconds for r in mine) for name, mine in by_name.items()}
+    good = sorted((name for name in worst if worst[name] <= TRUSTED), key=seconds.__getitem__)
+    told = [f"{name} (error {worst[name]:.2g}, {seconds[name]:.3f} s)" for name in good]
+    share = f"{TRUSTED:.0%}"
+    line = (
+        f"none is exact here, since {found.inexact}; within {share} of the derivative of the steps "
+        "taken"
+        if found.inexact
+        else f"to be trusted here: whole gradient within {share} of the exact one"
+    )
+    line += f" on every batch, cheapest first: {', '.join(told) or 'no estimator'}"
+    if zero:
+        line += f"; the implicit term is 0 on {zero} of the {batches} batches"
+    if found.asked:
+        among = "is" if found.asked in good else "is not"
+        line += (
+            f"; the run's own, {found.asked}, {among} among them (error {worst[found.asked]:.2g}, "
+            f"{seconds[found.asked]:.3f} s)"
+        )
+    return line
+
+
+def _error(result: CheckResult) -> float:
+    """Of the whole gradient; infinite where the estimator gave no number."""
+    error = result.total_error
+    if math.isnan(error) and not result.exact_norm and not result.norm:
+        return 0.0  # nothing to find, and nothing found
+    return math.inf if math.isnan(error) else error
 
 
 @program(lambda: str(__doc__))
@@ -140,10 +242,13 @@ def main(words: list[str]) -> None:
             raise UserError(f"{name}={value}: this must be an integer of 1 or more")
         numbers[name] = int(value or 0)
     config = compose_config(["engine.precision=fp32", *overrides], line.config_dir)
-    results, refused = measure(Plan.of(config), **numbers)
-    print(table(results))
-    for name, reason in refused.items():
+    found = measure(Plan.of(config), **numbers)
+    print(table(found))
+    for name, reason in found.refused.items():
         print(f"{name}: not here ({reason})")
+    for note in found.notes:
+        print(f"note: {note}")
+    print(verdict(found))
 
 
 if __name__ == "__main__":

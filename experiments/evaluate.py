@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bilevel.errors import UserError
+from bilevel.errors import UserError, printable
 from experiments.cli.command_line import CommandLine
 from experiments.cli.program import program
 from experiments.cli.quiet import quiet
+from experiments.results import record
 from experiments.results.finished_run import SavedRun, take
 from experiments.results.record import shown
 
@@ -50,14 +51,14 @@ def main(words: list[str]) -> None:
     line = CommandLine.parse(words)
     own, overrides = take(line.overrides, run=None, adapter=None)
     run = SavedRun.open(own["run"], line, overrides)
-    # by its last part: a run may have been moved
-    saved = run.folder / Path(run.result["adapter_dir"]).name
-    scores = evaluate(run, Path(own["adapter"] or saved))
+    adapter = own["adapter"] or record.saved_folder(run.result, run.folder)
+    scores = evaluate(run, Path(adapter))
     reported = {**run.result["metrics"], "loss": run.result["test_loss"]}
-    print(f"{run.result['method']} on {run.config.task.name}, {run.result['model']}")
+    title = f"{run.result['method']} on {run.config.task.name}, {run.result['model']}"
+    print(printable(title))
     for name, value in scores.items():
         there = "" if name not in reported else f"   (its result.json says {shown(reported[name])})"
-        print(f"  {name:20} {shown(value)}{there}")
+        print(printable(f"  {name:20} {shown(value)}{there}"))
 
 
 if __name__ == "__main__":

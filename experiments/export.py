@@ -59,15 +59,18 @@ def _refuse_other_forms(run: SavedRun) -> None:
 
 def _export(run: SavedRun, out: Path) -> None:
     """Both layouts again, out of the compact one: true ranks, as they were trained."""
-    from peft import PeftModel  # here: what is wrong with the words is told without it
-
+    # here: what is wrong with the words is told without it
+    from bilevel.checkpoint.sums import seal
+    from bilevel.lowrank.adapter_files import load_adapter
     from bilevel.lowrank.export import COMPACT
     from experiments.results import saved_model
 
     task = run.task()
-    model = PeftModel.from_pretrained(run.base(task).model, str(run.folder / COMPACT))
+    model = load_adapter(run.base(task).model, run.folder / COMPACT)
     report = lowrank.export_adapter(model, out)
     saved_model.name_labels(task.answers, (report.adapter, report.compact))
+    for folder in (report.adapter, report.compact):
+        seal(folder)
     print(f"{report.adapter}\n{report.compact}")
     # As the run counted them: the zeros that fill up a fused projection's B are no parameters.
     adapter = run.result["adapter_parameters"]

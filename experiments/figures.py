@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bilevel.errors import UserError
+from bilevel.errors import UserError, printable
+from bilevel.reading import parsed, read_text
 from experiments.cli.command_line import one_sentence
+from experiments.cli.messages import sentence
 from experiments.plots import (
     comparison,
     cosine,
@@ -28,18 +30,45 @@ from experiments.plots import (
     watched_compared,
 )
 from experiments.plots.records import Record, method_name
+from experiments.results import record
+from experiments.results.links import refuse_links
+from experiments.results.shape import check_line
 
 __all__ = ["draw", "draw_several", "read_metrics"]
+
+# What a figure ends in when the values that it is drawn of do not go together.
+DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 
 Run = tuple[list[Record], dict[str, Any]]
 
 
-def read_metrics(folder: Path) -> list[Record]:
-    """The lines of metrics.jsonl; none without the file."""
+def read_metrics(folder: Path, growing: bool = False) -> list[Record]:
+    """The lines of metrics.jsonl; none without the file.
+
+    Args:
+        folder: the run's.
+        growing: the run is not finished: a last line without its end is passed over.
+
+    Raises:
+        UserError: the file is damaged.
+    """
     path = folder / "metrics.jsonl"
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    records: list[Record] = []
+    *lines, last = read_text(path).split("\n")
+    for number, line in enumerate([*lines, *([last] if last and not growing else [])], 1):
+        place = f"{path}, line {number}"
+        values = parsed(line, place)
+        check_line(values, place)
+        records.append(values)
+    first: dict[str, dict[str, int]] = {}
+    for number, made in enumerate(records, 1):
+        if made["kind"] == "gates":
+            sizes = {name: len(values) for name, values in made["gates"].items()}
+            if first.setdefault(made["stage"], sizes) != sizes:
+                raise UserError(f"{path}, line {number} is damaged: it has other gates than before")
+    return records
 
 
 def draw(folder: Path, result: dict[str, Any]) -> list[Path]:
@@ -72,7 +101,16 @@ def draw_several(results: Sequence[dict[str, Any]], out: Path) -> list[Path]:
             without a folder it is left out of the pictures of what happened over the steps.
         out: where comparison.png and the others go.
     """
-    runs = [(read_metrics(Path(r["folder"])), r) for r in results if r.get("folder")]
+    runs = []
+    for result in results:
+        if result.get("folder"):
+            try:
+                records = read_metrics(Path(result["folder"]))
+                if records and not result.get("engine"):
+                    raise UserError(f"{result['folder']}: its result.json has no 'engine'")
+                runs.append((records, result))
+            except UserError as error:
+                print(f"not in the figures over steps: {sentence(error)}", file=sys.stderr)
     comparison.draw(results, out / "comparison.png")
     drawings: dict[str, Callable[[Path], bool]] = {
         "losses_compared.png": lambda path: curves.draw(runs, path),
@@ -108,10 +146,21 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, metavar="DIR")
     folder = parser.parse_args(words).folder
     with one_sentence():
-        if not (folder / "result.json").is_file():
+        result = record.read(folder)
+        if result is None:
             raise UserError(f"{folder} holds no finished run: result.json is missing")
-        for path in draw(folder, json.loads((folder / "result.json").read_text())):
-            print(path)
+        refuse_links(folder)
+        try:
+            drawn = draw(folder, result)
+        except UserError:
+            raise
+        except DAMAGE as error:
+            raise UserError(
+                f"{folder}: nothing can be drawn of its result.json and metrics.jsonl, they are "
+                f"damaged or of another version ({type(error).__name__}: {error})"
+            ) from error
+        for path in drawn:
+            print(printable(str(path)))
 
 
 if __name__ == "__main__":

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from bilevel.errors import UserError
+from bilevel.errors import UserError, printable
 from experiments.cli.command_line import one_sentence
+from experiments.cli.messages import sentence
 from experiments.cli.writing import write_atomically
-from experiments.results import record
+from experiments.config import stored
+from experiments.results import cells, record
 from experiments.results.grid import searched
 
 __all__ = ["conclude", "report", "rows"]
@@ -34,14 +37,14 @@ def conclude(folder: Path, unfinished: str = "failed") -> list[Path]:
         unfinished: what happened to those.
 
     Returns:
-        Their folders.
+        Their folders, and those of damaged ones.
     """
-    finished, failed = _collect([folder])
-    if finished:
+    found = _collect([folder])
+    if found.finished:
         print(report([folder], folder))
-    for path in failed:
-        print(f"{unfinished}: {path} (see its run.log)")
-    return failed
+    for path in found.failed:
+        print(printable(f"{unfinished}: {path} (see its run.log)"))
+    return [*found.failed, *found.damaged]
 
 
 def report(folders: Sequence[Path], out: Path) -> str:
@@ -52,7 +55,10 @@ def report(folders: Sequence[Path], out: Path) -> str:
     """
     from experiments import figures  # matplotlib is slow to load, and --help needs it not
 
-    finished, _ = _collect(folders)
+    found = _collect(folders)
+    for reason in found.damaged.values():
+        print(f"passed over: {reason}", file=sys.stderr)
+    finished = found.finished
     if not finished:
         raise UserError(f"no finished run (result.json) in {', '.join(map(str, folders))}")
     finished += searched(finished)
@@ -61,6 +67,7 @@ def report(folders: Sequence[Path], out: Path) -> str:
     _write_csv(table, out / "summary.csv")
     text = markdown(table)
     write_atomically(out / "summary.md", text + "\n")
+    text = printable(text)
     drawn = [path.name for path in figures.draw_several(finished, out)]
     return f"{text}\n\n{out / 'summary.csv'}, {', '.join(['summary.md', *drawn])}"
 
@@ -88,8 +95,9 @@ def rows(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "model": model,
             "seeds": len(members),
         }
-        for name in _measures(members[0]):
-            values = [value for r in members if (value := _measures(r)[name]) is not None]
+        measures = [_measures(r) for r in members]
+        for name in dict.fromkeys(name for found in measures for name in found):
+            values = [value for found in measures if (value := found.get(name)) is not None]
             row[f"{name}_mean"] = statistics.fmean(values) if values else None
             row[f"{name}_std"] = statistics.stdev(values) if len(values) > 1 else None
         table.append(row)
@@ -131,17 +139,17 @@ def markdown(table: Sequence[Mapping[str, Any]]) -> str:
     fixed = ["method", "variant", "task", "model", "seeds"]
     if not any(row["variant"] for row in table):
         fixed.remove("variant")
-    cells = [[*fixed, *measures]]
+    lines = [[*fixed, *map(cells.markdown_cell, measures)]]
     for row in table:
         numbers = [_mean_and_spread(row, name) for name in measures]
-        cells.append([*(str(row[name]) for name in fixed), *numbers])
-    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
-    lines = [
+        lines.append([*(cells.markdown_cell(str(row[name])) for name in fixed), *numbers])
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    out = [
         "| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |"
-        for line in cells
+        for line in lines
     ]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(lines)
+    out.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(out)
 
 
 def _mean_and_spread(row: Mapping[str, Any], name: str) -> str:
@@ -154,38 +162,55 @@ def _mean_and_spread(row: Mapping[str, Any], name: str) -> str:
 
 def _write_csv(table: Sequence[Mapping[str, Any]], path: Path) -> None:
     columns = list(dict.fromkeys(key for row in table for key in row))
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, restval="")
-        writer.writeheader()
-        writer.writerows(table)
+    file = io.StringIO(newline="")
+    writer = csv.writer(file)
+    writer.writerow([cells.csv_cell(name) for name in columns])
+    writer.writerows([cells.csv_cell(row.get(name, "")) for name in columns] for row in table)
+    write_atomically(path, file.getvalue())
 
 
-def _collect(folders: Sequence[Path]) -> tuple[list[dict[str, Any]], list[Path]]:
-    """The results below some folders, each with its variant, and the folders of unfinished runs."""
+@dataclass(frozen=True)
+class _Found:
+    """What is below some folders.
+
+    finished: the results, each with its variant. failed: folders of unfinished runs. damaged:
+    folders whose files cannot be read, and why.
+    """
+
+    finished: list[dict[str, Any]] = field(default_factory=list)
+    failed: list[Path] = field(default_factory=list)
+    damaged: dict[Path, str] = field(default_factory=dict)
+
+
+def _collect(folders: Sequence[Path]) -> _Found:
     runs = sorted({path.parent.parent for f in folders for path in f.rglob(".hydra/config.yaml")})
     runs += sorted({path.parent for f in folders for path in f.rglob(record.FILE)}.difference(runs))
-    finished, failed, overrides = [], [], []
+    found, overrides = _Found(), []
     for run in runs:
-        values = record.read(run)
+        try:
+            values = record.read(run)
+            given = _overrides(run)
+        except UserError as error:  # one such file must not cost all others their table
+            found.damaged[run] = sentence(error)
+            continue
         if values is None:
-            failed.append(run)
+            found.failed.append(run)
         elif "program" not in values:  # those of other programs are no runs
-            finished.append({**values, "folder": str(run)})
-            overrides.append(_overrides(run))
+            found.finished.append({**values, "folder": str(run)})
+            overrides.append(given)
     common = set.intersection(*overrides) if overrides else set()
-    for values, given in zip(finished, overrides, strict=True):
+    for values, given in zip(found.finished, overrides, strict=True):
         values["variant"] = " ".join(sorted(given - common))
-    return finished, failed
+    return found
 
 
 def _overrides(run: Path) -> set[str]:
     path = run / ".hydra" / "overrides.yaml"
     if not path.is_file():
         return set()
-    words = [str(word) for word in OmegaConf.load(path)]
     return {
         word
-        for word in words
+        for word in stored.words(run)
         if not any(
             word.startswith(name if name.endswith(".") else f"{name}=") for name in NOT_A_VARIANT
         )

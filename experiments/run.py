@@ -12,22 +12,28 @@ import math
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from bilevel.errors import StorageError
+from bilevel.errors import StorageError, printable
 from experiments import report
 from experiments.cli import help as help_page
 from experiments.cli import places, resume, stopping, workers
 from experiments.cli.command_line import FAILURE, CommandLine, explain, fail, one_sentence
+from experiments.cli.held_log import HeldLog
 from experiments.cli.messages import USER_ERRORS, refused, sentence
 from experiments.cli.output import go_on_unread
 from experiments.config import hydra_runs
 from experiments.config.composition import composed, hydra_app
 from experiments.config.plan import Plan
+from experiments.results.fresh_folder import refuse_others
+from experiments.training.heard import heard
+
+if TYPE_CHECKING:
+    from experiments.tasks.task import TaskData
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +59,11 @@ def main(words: Sequence[str] | None = None) -> None:
                 config = composed(app, overrides)
                 # Before there is a folder: what is wrong now leaves nothing behind.
                 plan = Plan.of(config)
-                hydra_runs.one(app, lambda config: execute(plan), config)
+                if not plan.resume:
+                    refuse_others(Path(config.hydra.run.dir))
+                said = HeldLog()
+                task = None if plan.resume else read_data(plan, said)
+                hydra_runs.one(app, lambda config: execute(plan, task, said), config)
 
 
 def _sweep(sweep: hydra_runs.Sweep, words: Sequence[str]) -> None:
@@ -81,7 +91,7 @@ def _refuse_if_all_are_wrong(configs: Iterable[DictConfig]) -> None:
     first: Exception | None = None
     for config in configs:
         try:
-            Plan.of(config)
+            read_data(Plan.of(config), HeldLog())  # each run says it again, in its own log
             return
         except USER_ERRORS as error:
             first = first or error
@@ -90,7 +100,7 @@ def _refuse_if_all_are_wrong(configs: Iterable[DictConfig]) -> None:
 
 
 def job(config: DictConfig, *, parent: int | None = None) -> float:
-    """One run of a sweep; returns the primary metric (for sweepers that search).
+    """One run of a sweep; returns its validation score (for sweepers that search).
 
     Args:
         config: of the run.
@@ -102,23 +112,48 @@ def job(config: DictConfig, *, parent: int | None = None) -> float:
     return execute(lambda: Plan.of(config, HydraConfig.get()))
 
 
-def execute(plan: Any) -> float:
+def read_data(plan: Plan, said: HeldLog) -> TaskData:
+    """The data of a run that has no folder yet.
+
+    Args:
+        plan: of the run.
+        said: gets what is logged meanwhile, for the run's own log.
+
+    Raises:
+        UserError: the data cannot be had, or does not suit the method.
+    """
+    from experiments.cli.quiet import quiet  # here: they load torch and transformers
+    from experiments.training.fine_tuning_job import load_task
+
+    quiet()
+    with said.holding():
+        return load_task(plan)
+
+
+def execute(plan: Any, task: TaskData | None = None, said: HeldLog | None = None) -> float:
     """Run a plan in Hydra's output folder.
 
     Args:
         plan: a :class:`Plan`, or a function that makes one.
+        task: its data, if it has been read already.
+        said: what was logged before there was a folder.
 
     Returns:
-        The primary metric; nan where there is none, or where a sweep's run failed.
+        The score on validation data, the larger the better; nan where there is none, or where a
+        sweep's run failed.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    with heard() as warnings:
+        if said is not None:
+            said.release()
     try:
         with stopping.heeding():
             from experiments.results import record  # here: they load torch and transformers
             from experiments.training import job as training
 
-            values = training.execute(plan if isinstance(plan, Plan) else plan(), folder)
+            plan = plan if isinstance(plan, Plan) else plan()
+            values = training.execute(plan, folder, task, warnings)
     except (Exception, KeyboardInterrupt) as error:
         text = _told(error, folder)
         log.debug("stopped by", exc_info=error)
@@ -134,9 +169,11 @@ def execute(plan: Any) -> float:
             text = f"a defect, {type(error).__name__}: {error} (run.log has the traceback)"
         log.error("error: %s", text)
         return math.nan
-    print(record.summary(values, folder))
-    score = values["metrics"][values["primary_metric"]]
-    return math.nan if score is None else float(score)  # None: not to be computed here
+    print(printable(record.summary(values, folder)))
+    score = record.validation_score(values)
+    if math.isnan(score) and sweep:
+        log.info("no validation data: a sweeper that searches is told nan, never the test score")
+    return score
 
 
 def _told(error: BaseException, folder: Path) -> str | None:

@@ -1,9 +1,14 @@
 """Score generated texts against human references.
 
     python -m experiments.score_text hypotheses=FILE references=FILE[,FILE...] metrics=bleu,nist,...
+        [metrics.tokenize=auto|13a|intl|zh|char]
 
-One text a line (.gz too). References: several files, whose lines belong together (an empty line is
-no reference), or one file with a line for each example, or with groups of lines between empty lines.
+How words are cut: 13a, as the papers' scores of English; intl, other alphabets and accents; zh,
+Chinese; char, each character (Japanese, Thai). auto, the default, goes by the references' script.
+
+One text a line (.gz too). References: several files, whose lines belong together (an empty line
+is no reference), or one file with a line for each example, or with groups of lines between empty
+lines.
 encoding=NAME reads files that are not UTF-8.
 """
 
@@ -17,6 +22,7 @@ from pathlib import Path
 from bilevel.errors import UserError, listed, nearest
 from experiments.cli.program import program
 from experiments.metrics.text import TEXT_METRICS, score_text
+from experiments.metrics.text.tokenization import check_tokenization
 from experiments.results.finished_run import take
 from experiments.tasks.reading.dialect import Dialect
 from experiments.tasks.reading.text import read_text
@@ -24,6 +30,7 @@ from experiments.tasks.reading.text import read_text
 __all__ = ["main", "read_references", "read_texts"]
 
 OPTIONS = ("hypotheses", "references", "metrics", "encoding")
+TOKENIZE = "metrics.tokenize"
 
 LINE_ENDS = re.compile(r"\r\n|\r|\n")  # not splitlines: a text may hold what it takes for one
 
@@ -71,21 +78,24 @@ def _help() -> str:
 @program(_help)
 def main(words: list[str]) -> None:
     """The program."""
-    own, rest = take(words, **dict.fromkeys(OPTIONS))
+    defaults: dict[str, str | None] = {**dict.fromkeys(OPTIONS), TOKENIZE: "auto"}
+    own, rest = take(words, **defaults)
     for word in rest:
         key = word.partition("=")[0]
         raise UserError(
-            f"unknown option {key!r}: allowed are {listed(OPTIONS)}{nearest(key, OPTIONS)}"
+            f"unknown option {key!r}: allowed are {listed(defaults)}{nearest(key, defaults)}"
         )
     encoding = own.pop("encoding") or None
     for key, value in own.items():
         if not value:
             raise UserError(f"{key}= is needed; --help shows how")
+    tokenize = own[TOKENIZE] or ""
+    check_tokenization(tokenize, TOKENIZE)
     hypotheses = read_texts(Path(own["hypotheses"] or ""), encoding)
     paths = [Path(name) for name in (own["references"] or "").split(",")]
     references = read_references(paths, len(hypotheses), encoding)
     names = (own["metrics"] or "").split(",")
-    scores, settings = score_text(names, hypotheses, references)
+    scores, settings = score_text(names, hypotheses, references, tokenize)
     print(f"{len(hypotheses)} texts, {sum(map(len, references))} references")
     for name, score in scores.items():
         number = "-" if score is None else f"{score:.4f}"

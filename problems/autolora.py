@@ -42,6 +42,7 @@ from bilevel.errors import UserError
 from bilevel.settings import Count, Positive, Share
 from problems import common
 from problems.common import (
+    DVal,
     Job,
     Level,
     LowRankMethod,
@@ -108,6 +109,10 @@ class AutoLoRA(LowRankMethod, TwoLevelMethod):
         super().__post_init__()
         if (self.rank_rule == "budget") != (self.parameter_budget is not None):
             raise UserError("rank_rule=budget and parameter_budget=N go together; give both")
+
+    def held_out(self, own: bool) -> DVal:
+        """The retraining is on the training data alone."""
+        return "apart" if own else "trained_on"
 
     def stages(self) -> Sequence[Stage]:
         """Search, whose end derives the ranks; then retrain on all of the training data."""

@@ -19,6 +19,7 @@ from bilevel.settings import Share
 from problems import common
 from problems.common import (
     ALONE,
+    DVal,
     Job,
     LowRankMethod,
     OptimizerSettings,
@@ -46,9 +47,9 @@ class LoRA(LowRankMethod):
     )
     """Of the factors and the head."""
 
-    def holds_out(self) -> bool:
-        """With ``hold_out``."""
-        return self.hold_out > 0
+    def held_out(self, own: bool) -> DVal:
+        """With ``hold_out`` a part of the training data, else the task's own validation split."""
+        return "apart" if own or self.hold_out else "nothing"
 
     def stages(self) -> Sequence[Stage]:
         """One stage, one problem."""

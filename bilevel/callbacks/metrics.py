@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bilevel.callbacks.callback import Callback
 from bilevel.callbacks.losses import LossMeans, level_names
 from bilevel.errors import UserError
+from bilevel.reading import parsed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -128,8 +129,14 @@ class MetricsWriter(Callback):
         offset = 0
         if self.path.exists():
             with open(self.path, "rb") as file:
-                for line in file:
-                    if not line.endswith(b"\n") or json.loads(line).get("stage") == self.stage:
+                for number, line in enumerate(file, 1):
+                    if not line.endswith(b"\n"):
+                        break
+                    place = f"{self.path}, line {number}"
+                    found = parsed(line.decode(errors="replace"), place)
+                    if not isinstance(found, dict):
+                        raise UserError(f"{place} is damaged: it holds no object {{...}}")
+                    if found.get("stage") == self.stage:
                         break
                     offset += len(line)
         return offset

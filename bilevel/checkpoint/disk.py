@@ -1,4 +1,4 @@
-"""Say in a sentence what a disk refused, which is no defect: it is full, or read-only."""
+"""Force files to the disk, and say in a sentence what it refused, which is no defect."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from bilevel.errors import StorageError
 
-__all__ = ["refusal", "told_when_full"]
+__all__ = ["refusal", "sync", "told_when_full"]
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # A file that is not there is not among them: that may be a defect.
@@ -53,3 +53,14 @@ def told_when_full(folder: Path) -> Iterator[None]:
             raise
         place = getattr(error, "filename", None) or folder
         raise StorageError(f"cannot write {place}: {reason}") from error
+
+
+def sync(path: Path) -> None:
+    """Make a file, or the names in a folder, survive a power cut."""
+    if os.name != "posix":  # only POSIX can open a folder
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

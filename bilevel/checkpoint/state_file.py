@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from bilevel.checkpoint.disk import refusal
+from bilevel.checkpoint.disk import refusal, sync
 from bilevel.errors import StorageError, UserError
 
 __all__ = ["CheckpointDamaged", "flatten", "load_state", "save_state", "unflatten"]
@@ -82,7 +82,7 @@ def save_state(path: str | os.PathLike[str], state: Any) -> None:
             os.replace(aside, path)
         finally:
             aside.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise StorageError(
             f"cannot write {path}: {refusal(error) or error}; earlier checkpoints are untouched"
@@ -110,7 +110,10 @@ def load_state(path: str | os.PathLike[str]) -> Any:
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise CheckpointDamaged(f"{path} is not a safetensors file: {error}") from error
-    return unflatten(tensors, metadata["tree"])
+    try:
+        return unflatten(tensors, metadata["tree"])
+    except (ValueError, TypeError, LookupError, RuntimeError) as error:
+        raise CheckpointDamaged(f"{path} does not hold what {_FORMAT} does: {error}") from error
 
 
 def _encode(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
@@ -161,7 +164,10 @@ def _decode(node: Any, tensors: dict[str, Tensor]) -> Any:
     if tag == "tensor":
         return tensors[content]
     name, dtype, shape = content
-    return tensors[name].numpy().view(np.dtype(dtype)).reshape(shape).copy()
+    kind = np.dtype(dtype)
+    if kind.kind not in "biufc":
+        raise ValueError(f"an array of {dtype}")
+    return tensors[name].numpy().view(kind).reshape(shape).copy()
 
 
 def _write(file: BinaryIO, tensors: dict[str, Tensor], tree: str) -> None:
@@ -211,14 +217,3 @@ def _check(path: Path) -> None:
             digest.update(chunk)
     if digest.hexdigest().encode() != found.group(1):
         raise CheckpointDamaged(f"{path} is damaged: its content does not match its checksum")
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself survive a power cut (only POSIX can open a folder)."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -65,7 +65,7 @@ class Alignment(Hypergradient):
     def needs(self, lower: LowerLevel) -> Needs:
         """The last step's gradient; for T1 steps that end in a calibration, all of them."""
         done = lower.estimator_state.get("alignment_calls", 0)
-        coming = max(p.config.steps * p.gas for p in lower.parents)
+        coming = max(p.config.steps for p in lower.parents)
         if any(self._calibrates(done + i) for i in range(coming)):
             return self._exact.needs(lower)
         return Needs(depth=1, optimizer=self.preconditioned)

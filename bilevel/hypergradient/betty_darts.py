@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bilevel.hypergradient.base import Hypergradient, register
 from bilevel.replay.recording import Needs
@@ -30,13 +30,23 @@ class BettyDarts(Hypergradient):
     name: ClassVar[str] = "betty_darts"
 
     def needs(self, lower: LowerLevel) -> Needs:
-        """Nothing: it reads the problem's latest batch."""
-        return Needs(depth=0)
+        """The last step's batches."""
+        return Needs(depth=1)
 
     def implicit_term(
         self, vector: Sequence[Tensor], lower: LowerLevel, upper: UpperLevel
     ) -> list[Tensor]:
         """Betty's approximation of -(d2 L1 / dE dV) v."""
+        import torch
         from betty.hypergradient.darts import darts
 
-        return list(darts(list(vector), lower, upper, False))
+        from bilevel.gradients import added, mean_over_ranks
+
+        total = [torch.zeros_like(p) for p in upper.trainable_parameters()]
+        problem: Any = lower
+        for micro, _ in lower.recorded.last.batches:
+            if micro.counts:
+                problem.cur_batch = micro.batch
+                part = darts(list(vector), lower, upper, False)
+                total = added(total, [micro.weighted(g) for g in part])
+        return mean_over_ranks(total, upper.trainable_parameters(), lower.world)

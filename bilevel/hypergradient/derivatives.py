@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from bilevel.distributed import averaged
+from bilevel.gradients import added, mean_over_ranks
 
 if TYPE_CHECKING:
+    from bilevel.micro_batches import MicroBatch
     from bilevel.protocols import LowerLevel, UpperLevel
     from bilevel.replay.random_state import RandomState
 
@@ -34,7 +35,7 @@ class ReplayedLoss:
     Args:
         lower: the problem with the loss.
         upper: the problem that owns E.
-        batches: micro-batches with the random state to replay.
+        batches: micro-batches of one step, each with the random state to replay.
         upper_values: E at which to evaluate; default: E as it is.
     """
 
@@ -42,7 +43,7 @@ class ReplayedLoss:
         self,
         lower: LowerLevel,
         upper: UpperLevel,
-        batches: Sequence[tuple[Any, RandomState]],
+        batches: Sequence[tuple[MicroBatch, RandomState]],
         upper_values: Sequence[Tensor] | None = None,
     ) -> None:
         self._lower = lower
@@ -56,7 +57,7 @@ class ReplayedLoss:
             for other in lower.ancestors
             if other is not upper and other.name in seen
         ]
-        self._batches = list(batches)
+        self._batches = [(micro, state) for micro, state in batches if micro.counts]
         values = upper.trainable_parameters() if upper_values is None else upper_values
         self.upper_values = [value.detach().requires_grad_() for value in values]
 
@@ -74,14 +75,13 @@ class ReplayedLoss:
             stack.enter_context(self._lower.kernels())
             yield
 
-    def _evaluate(self, micro: int) -> Tensor:
-        """L1 of a micro-batch, inside :meth:`_holding`."""
-        batch, state = self._batches[micro]
+    def _evaluate(self, micro: MicroBatch, state: RandomState) -> Tensor:
+        """A micro-batch's part of L1, inside :meth:`_holding`."""
         with state.replayed():
-            loss = self._lower.objective(batch)
+            loss = self._lower.objective(micro.batch)
         self._lower_slots.verify(loss, self._lower.name)
         self._upper_slots.verify(loss, self._upper_name)
-        return loss
+        return micro.weighted(loss)
 
     def gradient(
         self, weights: Sequence[Tensor], wrt: str = "both"
@@ -89,13 +89,12 @@ class ReplayedLoss:
         """(dL1/dV, dL1/dE) at V = ``weights``; ``wrt="upper"`` leaves the first list empty."""
         leaves = [w.detach().requires_grad_() for w in weights]
         inputs = (leaves if wrt == "both" else []) + self.upper_values
-        total: list[Tensor] | None = None
-        for micro in range(len(self._batches)):
+        total: list[Tensor] = []
+        for batch in self._batches:
             with self._holding(leaves):
-                grads = self._lower.gradient(self._evaluate(micro), inputs)
-            total = grads if total is None else [a + b for a, b in zip(total, grads, strict=True)]
-        assert total is not None
-        total = [g / len(self._batches) for g in total]
+                grads = self._lower.own_gradient(self._evaluate(*batch), inputs)
+            total = added(total or None, grads)
+        total = mean_over_ranks(total, inputs, self._lower.world)
         split = len(inputs) - len(self.upper_values)
         return total[:split], total[split:]
 
@@ -150,12 +149,12 @@ class ReplayedLoss:
         leaves = [w.detach().requires_grad_() for w in weights]
         inputs = (leaves if wrt == "both" else []) + self.upper_values
         total = [torch.zeros_like(x) for x in inputs]
-        for micro in range(len(self._batches)):
+        for batch in self._batches:
             with self._holding(leaves):
-                grads = self._lower.gradient(self._evaluate(micro), leaves, create_graph=True)
+                grads = self._lower.own_gradient(self._evaluate(*batch), leaves, create_graph=True)
                 products = vector_jacobian(grads, inputs, direction)
-            total = [a + b for a, b in zip(total, products, strict=True)]
-        total = _average(self._lower, [g / len(self._batches) for g in total])
+            total = added(total, products)
+        total = mean_over_ranks(total, inputs, self._lower.world)
         split = len(inputs) - len(self.upper_values)
         return total[:split], total[split:]
 
@@ -169,11 +168,10 @@ class ReplayedLoss:
                 lambda u: self.second_order(weights, u, "upper", product, epsilon)[1],
             )
         leaves = [w.detach().requires_grad_() for w in weights]
-        count = len(self._batches)
         with self._holding(leaves):
             graphs = [
-                self._lower.gradient(self._evaluate(micro), leaves, create_graph=True)
-                for micro in range(count)
+                self._lower.own_gradient(self._evaluate(*batch), leaves, create_graph=True)
+                for batch in self._batches
             ]
 
         def multiply(u: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -181,8 +179,8 @@ class ReplayedLoss:
             for grads in graphs:
                 with self._holding(leaves):
                     part = vector_jacobian(grads, inputs, u, retain_graph=True)
-                total = [a + b for a, b in zip(total, part, strict=True)]
-            return _average(self._lower, [g / count for g in total])
+                total = added(total, part)
+            return mean_over_ranks(total, inputs, self._lower.world)
 
         return lambda u: multiply(u, leaves), lambda u: multiply(u, self.upper_values)
 
@@ -205,8 +203,3 @@ def vector_jacobian(
         allow_unused=True,
     )
     return [torch.zeros_like(x) if g is None else g for g, x in zip(grads, inputs, strict=True)]
-
-
-def _average(level: LowerLevel, tensors: list[Tensor]) -> list[Tensor]:
-    """Mean over ranks where the level is trained on several."""
-    return tensors if level.world.world_size == 1 else averaged(tensors, level.world)

@@ -61,7 +61,7 @@ class Unrolled(Hypergradient):
     def _keeps_graph(self, lower: LowerLevel) -> bool:
         # The graph serves once, and holds E itself, which the first upper step changes.
         one_upper_step = len(lower.parents) == 1 and all(
-            parent.config.steps * parent.gas == 1 for parent in lower.parents
+            parent.config.steps == 1 for parent in lower.parents
         )
         one_lower_step = lower.config.unroll_steps == 1 and lower.gas == 1
         exact = resolve_product(self.product, lower) == "double_backward"

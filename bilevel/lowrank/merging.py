@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bilevel.errors import UserError
+from bilevel.lowrank.adapter_files import load_adapter
 
 __all__ = ["TOLERANCE", "check_difference", "largest_difference", "logits", "merge"]
 
@@ -39,8 +40,9 @@ def merge(
     share (an output layer tied to the embeddings) and of which the adapter changes one is untied
     first, in the weights and in the configuration, so that the others stay as they are.
 
-    Raises UserError for a folder without an adapter, a quantised base, an adapter that does not fit
-    the base, merged weights that are not finite, or a difference above :data:`TOLERANCE`.
+    Raises UserError for a folder without an adapter, a quantised base, an adapter that is damaged
+    or does not fit the base, merged weights that are not finite, or a difference above
+    :data:`TOLERANCE`.
     """
     folder = Path(adapter_folder)
     if not (folder / "adapter_config.json").is_file():
@@ -52,11 +54,7 @@ def merge(
         )
     # PEFT puts its layers into the very model it is given.
     base = copy.deepcopy(base_model).float()
-    try:
-        model = PeftModel.from_pretrained(base, str(folder)).eval()
-    except (ValueError, RuntimeError) as error:  # target modules not found; sizes differ
-        reason = str(error).splitlines()[0]
-        raise UserError(f"the adapter in {folder} does not fit the base model: {reason}") from error
+    model = load_adapter(base, folder).eval()
     kept = [dict(batch) for batch in batches]
     before = [logits(model, batch) for batch in kept]
     _untie(model)

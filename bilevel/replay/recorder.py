@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bilevel.hypergradient.optimizer_state import snapshot
 from bilevel.replay.random_state import RandomState
 from bilevel.replay.recording import Needs, RecordedSteps, StepRecord
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from bilevel.micro_batches import MicroBatch
     from bilevel.protocols import LowerLevel
 
 __all__ = ["StepRecorder"]
@@ -25,7 +24,7 @@ class StepRecorder:
     Attributes:
         needs: what to record; nothing at first.
         recorded: the steps since the last upper step.
-        current: record of the step whose micro-batch is on its way through ``backward``, if any.
+        current: record of the optimiser step under way, if it is recorded.
     """
 
     def __init__(self, needs: Needs = NOTHING) -> None:
@@ -33,8 +32,13 @@ class StepRecorder:
         self.recorded = RecordedSteps()
         self.current: StepRecord | None = None
 
+    def forget(self) -> None:
+        """Start anew, with the same needs."""
+        self.recorded, self.current = RecordedSteps(), None
+
     def start(self, level: LowerLevel) -> None:
         """Begin T1 steps, with the upper variables as they are now."""
+        self.current = None
         self.recorded.open(
             self.needs.depth,
             {
@@ -43,14 +47,12 @@ class StepRecorder:
             },
         )
 
-    def open(self, level: LowerLevel, batch: Any) -> StepRecord | None:
+    def open(self, level: LowerLevel, micro: MicroBatch) -> StepRecord | None:
         """Remember what the coming micro-batch needs to be computed again."""
         if self.needs.depth == 0:
             return None
-        first_micro = level.gas == 1 or level.count % level.gas == 1
-        if not first_micro and self.recorded.steps:
-            record = self.recorded.steps[-1]
-        else:
+        record = self.current
+        if record is None:
             weights = [p.detach().clone() for p in level.trainable_parameters()]
             record = StepRecord(weights, max_norm=level.gradient_clipping)
             if self.needs.optimizer:
@@ -58,13 +60,19 @@ class StepRecorder:
             if self.needs.graph and level.gas == 1:
                 record.graph = ([w.requires_grad_() for w in record.weights], [])
             self.recorded.steps.append(record)
-        record.batches.append((batch, RandomState.capture(level.device)))
+            self.current = record
+        record.batches.append((micro, RandomState.capture(level.device)))
         return record
 
-    def close(self, record: StepRecord, level: LowerLevel, inverse_scale: Tensor | float) -> None:
+    def close(self, level: LowerLevel) -> StepRecord | None:
         """Remember the gradient that the step is about to be taken with."""
+        record, self.current = self.current, None
+        if record is None:
+            return None
+        inverse = level.inverse_scale
         # A copy: clipping changes p.grad in place. None where the loss does not use a parameter.
         record.gradient = [
-            None if p.grad is None else p.grad.detach() * inverse_scale
+            None if p.grad is None else p.grad.detach() * (1.0 if inverse is None else inverse)
             for p in level.trainable_parameters()
         ]
+        return record

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bilevel.errors import UserError
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from bilevel.hypergradient.optimizer_state import OptimizerSnapshot
+    from bilevel.micro_batches import MicroBatch
     from bilevel.replay.random_state import RandomState
 
 __all__ = ["Needs", "RecordedSteps", "StepRecord"]
@@ -56,7 +57,7 @@ class StepRecord:
     Attributes:
         weights: V before the step.
         batches: the step's micro-batches, each with the random state its loss was drawn from.
-        gradient: dL1/dV, averaged over the micro-batches, before clipping; None where unused.
+        gradient: dL1/dV of the whole step, before clipping; None where unused.
         snapshot: the optimiser before the step.
         upper_gradient: dL1/dE at ``weights``, by upper problem.
         graph: (V, dL1/dV): the leaves and the gradient, connected by a live graph.
@@ -65,7 +66,7 @@ class StepRecord:
     """
 
     weights: list[Tensor]
-    batches: list[tuple[Any, RandomState]] = field(default_factory=list)
+    batches: list[tuple[MicroBatch, RandomState]] = field(default_factory=list)
     gradient: list[Tensor | None] = field(default_factory=list)
     snapshot: OptimizerSnapshot | None = None
     upper_gradient: dict[str, list[Tensor]] = field(default_factory=dict)

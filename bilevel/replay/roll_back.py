@@ -9,6 +9,7 @@ import torch
 from bilevel.nests import clone_nested
 
 if TYPE_CHECKING:
+    from bilevel.micro_batches import MicroBatch
     from bilevel.protocols import LowerLevel
 
 __all__ = ["RollBack"]
@@ -25,13 +26,14 @@ class RollBack:
 
     def __init__(self) -> None:
         self.active = False
-        self.batches: list[Any] = []
+        self.batches: list[MicroBatch] = []
         self.saved: dict[str, Any] | None = None
 
-    def note(self, batch: Any, level: LowerLevel) -> None:
+    def note(self, micro: MicroBatch) -> None:
         """Keep a micro-batch, and of those before it only the ones of its optimiser step."""
         if self.active:
-            self.batches = [*self.batches, batch][-level.gas :]
+            ended = bool(self.batches) and self.batches[-1].last
+            self.batches = [micro] if ended else [*self.batches, micro]
 
     def save(self, level: LowerLevel) -> None:
         """Copy what :meth:`restore` puts back."""

@@ -20,6 +20,7 @@ from bilevel.settings import Option, options
 from experiments.cli.command_line import CommandLine
 from experiments.config.composition import compose_config, hydra_app
 from experiments.config.instantiate import locate, user_modules
+from experiments.config.kinds import KINDS
 from experiments.config.schema import CHOSEN, ELSEWHERE, GROUPS, SECTIONS
 
 __all__ = ["text"]
@@ -140,7 +141,7 @@ def _page(word: str, line: CommandLine) -> str:
     node: Any = OmegaConf.to_container(config[group], resolve=False)
     path = node.pop("_target_")
     modules = user_modules([] if line.config_dir is None else [line.config_dir])
-    target = locate(path, group, modules)
+    target = locate(path, group, KINDS[group], modules)
     values: Mapping[str, Any] = {key: value for key, value in node.items() if key != "_target_"}
     return _options(f"{word} ({path}): {_first_line(target)}", group, options(target, values))
 

@@ -23,7 +23,7 @@ from omegaconf.errors import (
 )
 
 from bilevel.checkpoint.disk import refusal
-from bilevel.errors import UserError, listed, nearest
+from bilevel.errors import UserError, listed, nearest, printable
 from experiments.cli import places
 
 __all__ = ["USER_ERRORS", "refused", "sentence"]
@@ -50,7 +50,7 @@ def sentence(error: Exception) -> str:
         text = _configuration(error.__cause__, error)
     else:
         text = _configuration(error, error)
-    return re.sub(r"\s*\n\s*", " ", text).strip()
+    return printable(re.sub(r"\s*\n\s*", " ", text).strip())
 
 
 def _missing_option(error: MissingConfigException) -> str:

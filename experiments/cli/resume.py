@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import fcntl
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from bilevel.errors import UserError, listed
 from bilevel.settings import written
 from experiments.cli import places
 from experiments.cli.command_line import CommandLine
+from experiments.cli.messages import sentence
+from experiments.config import saved_words, stored
 from experiments.config.composition import compose_config, plain
 from experiments.config.renamed import completed
+from experiments.results.links import refuse_links
 
 __all__ = ["check_same", "exclusive", "expand"]
 
@@ -51,13 +53,16 @@ def expand(line: CommandLine) -> list[str]:
     if line.multirun:
         raise UserError(f"run.resume={wanted} continues one run; with -m use run.resume=auto")
     folder = Path(str(wanted))
-    saved, choices, overrides = _read(folder)
-    overrides = [*(o for o in overrides if not o.startswith("run.resume=")), *line.overrides]
+    saved, choices = _read(folder)
+    overrides = [*saved_words.usable(folder, line.overrides), *line.overrides]
     # First the groups by themselves: the saved options of one method are no options of another.
     given = {group: line.value(group) for group in GROUPS if line.value(group) is not None}
     check_same(folder, {}, {}, choices, {**choices, **given})
     config = compose_config(overrides, line.config_dir)
-    check_same(folder, saved, plain(config), choices, dict(config.hydra.runtime.choices))
+    asked = plain(config)
+    saved_words.check_trust(folder, asked, line.overrides)
+    saved = stored.given_now(saved, asked)
+    check_same(folder, saved, asked, choices, dict(config.hydra.runtime.choices))
     return [*overrides, places.word("hydra.run.dir", folder)]
 
 
@@ -96,7 +101,7 @@ def exclusive(folder: Path) -> Iterator[None]:
         UserError: another process is at work in it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "run.lock", "w") as file:
+    with open(folder / "run.lock", "a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -104,31 +109,29 @@ def exclusive(folder: Path) -> Iterator[None]:
         yield  # the kernel lets go of the lock when the process ends, however it ends
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
-    """Configuration, group choices and overrides of the run in a folder."""
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Configuration and group choices of the run in a folder."""
     if not folder.is_dir():
         raise UserError(f"run.resume={folder}: there is no such folder")
-    hydra = folder / ".hydra"
-    if not (hydra / "config.yaml").is_file():
+    if not (folder / ".hydra" / "config.yaml").is_file():
         raise UserError(
             f"run.resume={folder}: this is no run's folder, .hydra/config.yaml is missing"
         )
-    choices = OmegaConf.load(hydra / "hydra.yaml").hydra.runtime.choices
-    overrides = OmegaConf.to_container(OmegaConf.load(hydra / "overrides.yaml"))
-    assert isinstance(overrides, list)
-    # Hydra keeps its own words apart. Here they would be somebody else's, and could name classes to
-    # call (hydra.callbacks) or folders to import from (hydra.searchpath).
-    words = [word for word in map(str, overrides) if not word.lstrip("+~").startswith("hydra")]
-    return plain(OmegaConf.load(hydra / "config.yaml")), dict(choices), words
+    refuse_links(folder)
+    return plain(stored.configuration(folder)[1]), stored.choices(folder)
 
 
 def _newest_unfinished(line: CommandLine) -> Path | None:
     config = compose_config(line.overrides, line.config_dir)
     asked, choices = plain(config), dict(config.hydra.runtime.choices)
     for folder in _candidates(line, Path(config.hydra.run.dir)):
-        if (folder / "result.json").exists() or not (folder / ".hydra" / "config.yaml").is_file():
+        try:
+            if (folder / "result.json").exists() or not (folder / ".hydra").is_dir():
+                continue
+            saved, saved_choices = _read(folder)
+        except (OSError, UserError) as error:  # of a run that was killed as it began, say
+            print(f"run.resume=auto: {folder} is passed over: {sentence(error)}", file=sys.stderr)
             continue
-        saved, saved_choices, _ = _read(folder)
         try:
             check_same(folder, saved, asked, saved_choices, choices)
             with exclusive(folder):

@@ -73,6 +73,8 @@ def compose_config(overrides: Sequence[str], config_dir: str | None = None) -> D
 
 def plain(config: Any) -> dict[str, Any]:
     """The run's part of a configuration as plain values."""
-    values = OmegaConf.to_container(config, resolve=False, enum_to_str=True)
+    values = config
+    if isinstance(config, DictConfig):
+        values = OmegaConf.to_container(config, resolve=False, enum_to_str=True)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items() if key != "hydra"}

@@ -2,15 +2,21 @@
 
 A group's YAML file names a class and its keyword arguments. Before the class is called, the values
 are held against its fields (:mod:`bilevel.settings`), so that a slip is told in a sentence and
-before anything heavy is loaded. Only modules that are meant to be configured can be named: what a
-configuration file says must not be able to call ``os.system``.
+before anything heavy is loaded.
+
+A configuration may be somebody else's (``evaluate run=DIR``). So a name is followed only into our
+own packages and into the folder that the command line gives now, for importing a module runs it;
+and what is found there is called only if it is a class of the group's kind: a function of ours can
+write files too.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
+import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -22,7 +28,9 @@ from experiments.config.renamed import up_to_date
 
 __all__ = ["ALLOWED_MODULES", "build", "locate", "user_modules"]
 
-ALLOWED_MODULES = ("bilevel", "problems", "experiments", "torch")
+ALLOWED_MODULES = ("bilevel", "problems", "experiments")
+# module.Class and nothing else: no relative name, no empty part.
+CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 
 T = TypeVar("T")
 
@@ -45,33 +53,40 @@ def build(node: Any, group: str, kind: type[T], extra_modules: Sequence[str] = (
     values = cast(Mapping[str, Any], OmegaConf.to_container(node, resolve=True, enum_to_str=True))
     values = up_to_date(values)
     path = str(values.pop("_target_"))
-    made = from_values(locate(path, group, extra_modules), values, group)
-    if not isinstance(made, kind):
-        raise UserError(f"{group}._target_={path} makes no {kind.__name__}")
-    return made
+    return from_values(locate(path, group, kind, extra_modules), values, group)
 
 
-def locate(path: str, group: str, extra_modules: Sequence[str] = ()) -> Callable[..., Any]:
+def locate(path: str, group: str, kind: type[T], extra_modules: Sequence[str] = ()) -> type[T]:
     """Import ``module.Class`` from an allowed module.
 
+    Args:
+        path: the class's.
+        group: whose configuration names it, for messages.
+        kind: what it must be a subclass of.
+        extra_modules: top-level modules of the user's own that may be named besides ours.
+
     Raises:
-        UserError: the module is not allowed, or there is no such class.
+        UserError: the module is not allowed, or has no such class of that kind.
     """
     allowed = (*ALLOWED_MODULES, *extra_modules)
+    said = f"{group}._target_={path}"
     module, _, name = path.rpartition(".")
-    if module.split(".")[0] not in allowed:
+    if not CLASS_PATH.fullmatch(path) or module.split(".")[0] not in allowed:
         raise UserError(
-            f"{group}._target_={path}: only classes of the modules {listed(allowed)} can be "
-            "configured; put a module of your own into the folder given by --config-dir"
+            f"{said}: only classes of {listed(allowed)} can be configured; name the folder that "
+            "holds a module of your own, --config-dir=FOLDER (also where a run that used it is "
+            "resumed, evaluated or exported)"
         )
     try:
-        found = importlib.import_module(module)
+        found = getattr(importlib.import_module(module), name, None)
     except ModuleNotFoundError as error:
-        raise UserError(f"{group}._target_={path}: there is no module {error.name}") from error
-    target = getattr(found, name, None)
-    if not callable(target):
-        raise UserError(f"{group}._target_={path}: module {module} has no class {name}")
-    return target
+        raise UserError(f"{said}: there is no module {error.name}") from error
+    if not inspect.isclass(found):
+        raise UserError(f"{said}: module {module} has no class {name}")
+    in_memory = found.__module__.endswith(".in_memory")  # these are given objects, not values
+    if not issubclass(found, kind) or inspect.isabstract(found) or in_memory:
+        raise UserError(f"{said}: this is no {kind.__name__} that can be configured")
+    return found
 
 
 def user_modules(folders: Iterable[str | Path]) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le, MinLen
 
+from bilevel.errors import UserError
 from bilevel.settings import Count, Natural, NonNegative, Settings, defaults
 from problems.common.records import TrainSettings
 
@@ -36,6 +37,9 @@ class EngineOptions(Settings):
     """Which device: default takes the GPU if there is one."""
     evaluate_every: NonNegative = 1.0
     """Epochs between two evaluations during training; 0 for the end of a stage only."""
+    evaluate_test: bool = False
+    """Show the loss and the scores of the test set during training too, for a curve; validation
+    data is shown in any case, and nothing is ever chosen by the test set."""
     evaluate_examples: Count | None = 512
     """Of each split, while training; null for all. Final scores always use all."""
     metrics_every: Count = 10
@@ -47,7 +51,28 @@ class EngineOptions(Settings):
     check_hypergradient_every: Natural = 0
     """Steps between two checks of the estimator against the exact value; 0 for none."""
     early_stopping: Natural = 0
-    """Evaluations without a better validation loss before a stage ends; 0 for never."""
+    """Evaluations without a better score on validation data before a stage ends; 0 for never."""
+    choose_by: str = "loss"
+    """What early stopping and the best weights go by, on the validation data: loss, or one of the
+    task's metrics."""
+    keep: Literal["best", "last"] | None = None
+    """The weights that a stage ends with: those of its best evaluation on validation data that none
+    of its levels trains on, or the last ones; null for the best where there is such data."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.evaluate_every:
+            return
+        if self.early_stopping:
+            raise UserError(
+                f"engine.early_stopping={self.early_stopping} counts evaluations, and "
+                "engine.evaluate_every=0 makes none during training: give it a number of epochs"
+            )
+        if self.keep == "best":
+            raise UserError(
+                "engine.keep=best chooses among evaluations, and engine.evaluate_every=0 makes "
+                "none during training: give it a number of epochs"
+            )
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bilevel.settings import defaults
 from experiments.config.instantiate import locate, user_modules
+from experiments.config.kinds import KINDS
 from experiments.config.renamed import up_to_date
 from experiments.config.schema import GROUPS, root_defaults
 
@@ -54,7 +55,7 @@ def _fill(found: ConfigResult, path: str, modules: Sequence[str] = ()) -> Config
     own = {str(key): value for key, value in values.items()}
     choice = own.pop("defaults", None)
     own = up_to_date(own)
-    below = defaults(locate(str(own["_target_"]), group, modules))
+    below = defaults(locate(str(own["_target_"]), group, KINDS[group], modules))
     filled = OmegaConf.merge({"_target_": own["_target_"]}, below, own)
     if whole:
         found.config[group] = filled

@@ -21,11 +21,12 @@ from experiments.training.job import execute
 
 # Long enough to over-fit the small, noisy training set, so that there is something to see.
 EPOCHS = 25
+SHOWN = ["engine.evaluate_test=true"]  # over-fitting is what it is about
 
 
 def run(method: list[str], overrides: list[str], folder: Path) -> dict[str, Any]:
     """One run of ``python -m experiments.run``, in this process."""
-    words = [*method, "task=demo", f"train.epochs={EPOCHS}", *overrides]
+    words = [*method, "task=demo", f"train.epochs={EPOCHS}", *SHOWN, *overrides]
     values = execute(Plan.of(compose_config(words)), folder)
     print(record.summary(values, folder))
     return values

@@ -19,7 +19,7 @@ __all__ = ["NoScaledDotProductError", "fetch", "quietly"]
 # What the libraries raise over files with other contents than they think; these are called for
 # nothing but to read a user's files.
 DAMAGED = (
-    *(SafetensorError, StrictDataclassError, pickle.UnpicklingError, EOFError),
+    *(SafetensorError, StrictDataclassError, EOFError),
     *(AssertionError, AttributeError, LookupError, RuntimeError, TypeError),
 )
 
@@ -28,13 +28,17 @@ class NoScaledDotProductError(Exception):
     """The architecture has no sdpa attention."""
 
 
-def fetch(auto_class: Any, source: str, revision: str | None, **options: Any) -> Any:
+def fetch(
+    auto_class: Any, source: str, revision: str | None, *, trusted: bool = False, **options: Any
+) -> Any:
     """Call ``auto_class.from_pretrained``.
 
     Args:
         auto_class: one of transformers' own, or `AutoTokenizer` or `AutoConfig`.
         source: a folder or a hub id.
         revision: the hub's branch, tag or commit; None for its main branch.
+        trusted: whether code that comes with the model may be run; transformers asks where it is
+            not told.
         options: for ``from_pretrained``.
 
     Raises:
@@ -46,8 +50,14 @@ def fetch(auto_class: Any, source: str, revision: str | None, **options: Any) ->
     online = not local and hub.reachable()
     if not local:
         options |= {"revision": revision or "main"}
+    options["trust_remote_code"] = trusted
     try:
         return auto_class.from_pretrained(source, local_files_only=not online, **options)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"the model {source} cannot be loaded: its weights are a pickle (.bin) that is damaged "
+            "or would run code; take the model in safetensors"
+        ) from error
     except ImportError as error:
         # tokenizers of DeBERTa and Llama-type models need sentencepiece, protobuf or tiktoken
         reason = str(error).strip().partition("\n")[0]
@@ -65,6 +75,11 @@ def fetch(auto_class: Any, source: str, revision: str | None, **options: Any) ->
     except ValueError as error:
         if "scaled_dot_product_attention" in str(error):
             raise NoScaledDotProductError(str(error)) from error
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"the model {source} comes with code of its own, which is not run: if you have "
+                "read it and trust it, say model.trust_remote_code=true"
+            ) from error
         reason = str(error).strip().partition("\n")[0]
         if auto_class is transformers.AutoTokenizer:
             reason += " (put the tokenizer's files, tokenizer.json and others, beside the model's)"

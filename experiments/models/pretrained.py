@@ -97,7 +97,13 @@ class LoadedModel:
 
 
 def config(
-    source: str, revision: str | None, answers: Answers, name: str, dropout: float | None
+    source: str,
+    revision: str | None,
+    answers: Answers,
+    name: str,
+    dropout: float | None,
+    *,
+    trusted: bool = False,
 ) -> PretrainedConfig:
     """Load a model's configuration alone.
 
@@ -107,11 +113,12 @@ def config(
         answers: what the model is to put out.
         name: of the model, for messages.
         dropout: replaces every dropout probability; None keeps the model's own.
+        trusted: whether code that comes with the model may be run.
 
     Raises:
         UserError: the model is not there, or it cannot put out what is wanted.
     """
-    found = fetch(AutoConfig, source, revision, **config_options(answers))
+    found = fetch(AutoConfig, source, revision, trusted=trusted, **config_options(answers))
     check_writes(answers, found, name)
     if dropout is not None:
         for key in DROPOUTS:
@@ -130,6 +137,7 @@ def load(
     attention: str,
     dtype: str,
     quantized: str | None,
+    trusted: bool = False,
 ) -> LoadedModel:
     """Load a model with a new head, and its tokenizer.
 
@@ -142,17 +150,20 @@ def load(
         attention: "sdpa", "eager" or "auto".
         dtype: of frozen weights.
         quantized: "4bit", "8bit" or None.
+        trusted: whether code that comes with the model may be run.
 
     Raises:
         UserError: as `ModelSpec.load`.
     """
-    tokenizer = _tokenizer(source, revision, config)
+    tokenizer = _tokenizer(source, revision, config, trusted)
     tokens = getattr(config.get_text_config(), "vocab_size", None)
     check_tokenizer(tokenizer, tokens, source)  # before the weights are read
     with torch.random.fork_rng(devices=[]), quietly():
         torch.manual_seed(seed)
         kind = auto_class(answers, config)
-        model, info = load_weights(source, revision, config, kind, attention, dtype, quantized)
+        model, info = load_weights(
+            source, revision, config, kind, attention, dtype, quantized, trusted
+        )
     check_shapes(model, info["mismatched_keys"])
     check_finite(model)
     changed = [key for key, *_ in info["mismatched_keys"]]
@@ -178,6 +189,7 @@ def load_weights(
     attention: str,
     dtype: str,
     quantized: str | None,
+    trusted: bool = False,
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """The model itself as the auto class ``kind``, and what transformers says of its loading."""
     options: dict[str, Any] = {
@@ -186,10 +198,11 @@ def load_weights(
         "output_loading_info": True,
         # A head fine-tuned for another number of labels is replaced.
         "ignore_mismatched_sizes": True,
+        "trusted": trusted,
     }
     if quantized is not None:
         with torch.device("meta"):  # the names alone
-            skeleton = kind.from_config(config)
+            skeleton = kind.from_config(config, trust_remote_code=trusted)
         options["quantization_config"] = quantization.bitsandbytes_config(
             quantized, keep=[*outside_layers(skeleton), *fused_projections(skeleton)]
         )
@@ -205,9 +218,9 @@ def load_weights(
 
 
 def _tokenizer(
-    source: str, revision: str | None, config: PretrainedConfig
+    source: str, revision: str | None, config: PretrainedConfig, trusted: bool
 ) -> PreTrainedTokenizerBase:
-    tokenizer = fetch(AutoTokenizer, source, revision)
+    tokenizer = fetch(AutoTokenizer, source, revision, trusted=trusted)
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         # Of a folder without a tokenizer's files transformers makes one that knows no word.
         raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from experiments.models.pretrained import LoadedModel
 
 __all__ = ["ModelSpec"]
+
+# To look for a part of a package imports the package: only ours are asked.
+PACKAGE = re.compile(r"(experiments\.)?[A-Za-z_]\w*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class ModelSpec(Settings):
     """Replaces every dropout probability; null keeps the model's own."""
     revision: str | None = None
     """The hub's branch, tag or commit."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model, as some of the hub's need; say it for each command."""
     lr: Positive | None = None
     """A learning rate for LoRA that suits this model, where neither train.lr nor the method names
     one; null leaves it to the method's paper."""
@@ -85,6 +91,8 @@ class ModelSpec(Settings):
                 files.
         """
         if self.package is not None:
+            if not PACKAGE.fullmatch(self.package):
+                raise UserError(f"model.package={self.package}: this must be an installed package")
             found = importlib.util.find_spec(self.package)
             if found is None or not found.submodule_search_locations:
                 raise UserError(f"model={self.name} needs a package: {self.install}")
@@ -109,7 +117,14 @@ class ModelSpec(Settings):
         """
         from experiments.models import pretrained
 
-        return pretrained.config(self.source(), self.revision, answers, self.name, self.dropout)
+        return pretrained.config(
+            self.source(),
+            self.revision,
+            answers,
+            self.name,
+            self.dropout,
+            trusted=self.trust_remote_code,
+        )
 
     def load(self, answers: Answers, seed: int) -> LoadedModel:
         """Load the model (in `dtype`, or quantised) with a new head, and the tokenizer.
@@ -137,6 +152,7 @@ class ModelSpec(Settings):
             attention=self.attn_implementation,
             dtype=self.dtype,
             quantized=self.quantization,
+            trusted=self.trust_remote_code,
         )
 
 
@@ -144,5 +160,11 @@ def _checked(folder: Path) -> str:
     """The folder as it is given to transformers, which must hold a model."""
     if not (folder / "config.json").is_file():
         raise UserError(f"the folder {folder} holds no model: it has no config.json")
+    if (folder / "adapter_config.json").is_file():
+        # transformers would put it into the model without a word.
+        raise UserError(
+            f"the folder {folder} holds an adapter (adapter_config.json) beside a model: merge it "
+            "first, or take it away"
+        )
     check_files(folder)
     return str(folder)

@@ -69,7 +69,7 @@ def draw(result: dict[str, Any], path: Path) -> bool:
                 there = np.isfinite(values)
                 axes.plot(layers[there], values[there], **LINE, **look(i), label=part)
             axes.set_xlabel("layer")
-            axes.set_title(label, fontsize=10, fontweight="normal")
+            axes.set_title(label, fontsize=10, fontweight="normal", parse_math=True)
             layer_axis(axes, layers)
         handles, labels = axes.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)))

@@ -1,4 +1,4 @@
-"""Training and test loss of several methods over the steps, in one picture."""
+"""Training and test (or validation) loss of several methods over the steps, in one picture."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from experiments.plots.style import canvas, headline, look, wrapped
 
 __all__ = ["draw"]
 
-MEASURES = (("train_loss", "training loss"), ("test_loss", "test loss"))
+TRAINING = ("train_loss", "training loss")
+# Beside it, the first that was evaluated: engine.evaluate_test shows the test loss too.
+OTHERS = (("test_loss", "test loss"), ("validation_loss", "validation loss"))
 
 
 def draw(runs: Sequence[tuple[Sequence[Record], dict[str, Any]]], path: Path) -> bool:
-    """Write the figure: a row a task and model, training beside test loss, a line a method.
+    """Write the figure: a row a task and model, training beside test (or validation) loss.
 
-    Lines are means over seeds, bands one standard deviation. Steps are the lower level's own
-    optimiser steps (T1 in a global step). Of a method with several stages it shows the last, the
-    one that makes the model; the legend says how many steps were taken before it. A seed that
+    A line is a method: means over seeds, bands one standard deviation. Steps are the lower level's
+    own optimiser steps (T1 in a global step). Of a method with several stages it shows the last,
+    the one that makes the model; the legend says how many steps were taken before it. A seed that
     stopped early goes on with the loss it ended with.
 
     Args:
@@ -44,15 +46,17 @@ def draw(runs: Sequence[tuple[Sequence[Record], dict[str, Any]]], path: Path) ->
     looks = {name: look(i) for i, name in enumerate(names)}
     height = max(3.6 * len(lines), 1.0 + 0.2 * sum(wrapped(n).count("\n") + 1 for n in names))
     with canvas(path, 12.5, height + 0.4) as figure:
-        panels = figure.subplots(len(lines), 2, squeeze=False, sharey="row", sharex="row")
+        measures = {setting: [TRAINING, *_other(here)] for setting, here in lines.items()}
+        columns = max(map(len, measures.values()))
+        panels = figure.subplots(len(lines), columns, squeeze=False, sharey="row", sharex="row")
         for row, (setting, here) in zip(panels, sorted(lines.items()), strict=True):
-            for axes, (key, title) in zip(row, MEASURES, strict=True):
+            for axes, (key, title) in zip(row, measures[setting], strict=False):
                 for name in sorted(here):
                     _line(axes, here[name], key, looks[name], wrapped(name))
                 axes.set_title(f"{', '.join(setting)}: {title}")
                 axes.set_xlabel("lower-level optimiser steps")
             row[0].set_xlim(left=0)  # both panels: they share their axes
-            row[0].set_ylim(bottom=0)
+            row[0].set_ylim(0, 1.06 * row[0].get_ylim()[1])  # no marker is cut
             row[0].set_ylabel("loss (mean over examples)")
         handles = {h.get_label(): h for a in panels.ravel() for h in a.get_lines()}
         figure.legend(
@@ -63,6 +67,13 @@ def draw(runs: Sequence[tuple[Sequence[Record], dict[str, Any]]], path: Path) ->
         )
         headline(figure, "Losses of several methods (mean over seeds ± one standard deviation)")
     return True
+
+
+def _other(here: dict[str, list[list[Record]]]) -> list[tuple[str, str]]:
+    """What to show beside the training loss; nothing where no other was evaluated."""
+    every = [record for seeds in here.values() for seed in seeds for record in seed]
+    shown = [(key, title) for key, title in OTHERS if any(r.get(key) is not None for r in every)]
+    return shown[:1]
 
 
 def _evaluations(records: Sequence[Record], result: dict[str, Any]) -> list[Record]:

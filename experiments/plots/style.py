@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ matplotlib.use("Agg")  # files only: no display is needed
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+
+from experiments.cli.writing import beside
 
 __all__ = [
     "BLUE",
@@ -55,6 +58,7 @@ STYLE: Any = {
     "xtick.color": "#444444",
     "ytick.color": "#444444",
     "lines.linewidth": 2.0,
+    "text.parse_math": False,  # a name may have dollars in it
 }
 
 
@@ -66,7 +70,13 @@ def canvas(path: Path, width: float, height: float) -> Iterator[Figure]:
         try:
             yield figure
             path.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(path)
+            # Aside and renamed: whole or not there, and never through a link.
+            aside = beside(path, f".tmp{path.suffix}")
+            try:
+                figure.savefig(aside)
+                os.replace(aside, path)
+            finally:
+                aside.unlink(missing_ok=True)
         finally:
             plt.close(figure)
 

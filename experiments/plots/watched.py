@@ -29,7 +29,7 @@ def draw_orthogonality(records: Sequence[Record], result: dict[str, Any], path: 
         axes = figure.subplots()
         axes.plot(steps, positive, color=BLUE)
         axes.set_yscale("log")
-        axes.set_ylabel(r"mean over matrices of $\|M^\top M - I\|_F^2$")
+        axes.set_ylabel(r"mean over matrices of $\|M^\top M - I\|_F^2$", parse_math=True)
         axes.set_xlabel("step")
         axes.grid(True, which="minor", axis="y", linewidth=0.4)
         end = np.flatnonzero(np.isfinite(positive))[-1]

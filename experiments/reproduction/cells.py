@@ -7,11 +7,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from bilevel.errors import UserError, listed
 from experiments.cli import places
-from experiments.reproduction.entries import Block
+from experiments.config import stored
+from experiments.reproduction.entries import AS_PUBLISHED, Block
 from experiments.results import record
 
 __all__ = ["START", "Cell"]
@@ -63,10 +62,13 @@ class Cell:
     @cached_property
     def _saved(self) -> dict[str, str]:
         """Options that the folder's run was made with; none without a run."""
-        path = self.folder / ".hydra" / "overrides.yaml"
-        words = [str(word) for word in OmegaConf.load(path)] if path.is_file() else []
+        path = self.folder / stored.HYDRA / "overrides.yaml"
+        words = stored.words(self.folder) if path.is_file() else []
         pairs = [(key, value) for key, _, value in (word.partition("=") for word in words)]
-        return {key: places.read(v) or v if places.is_place(key) else v for key, v in pairs}
+        said = {k: places.read(v) or v if places.is_place(k) else v for k, v in pairs}
+        # Before there were these options, runs were made so.
+        before = {k: value for k, value in AS_PUBLISHED.items() if k in self.settings}
+        return {**before, **said} if said else {}
 
     def result(self) -> dict[str, Any] | None:
         """Its result.json; None while it is not finished.
@@ -101,6 +103,7 @@ class Cell:
             )
 
     def _begun(self) -> bool:
-        """Whether there is something to go on with: a run that has trained a little."""
+        """Whether there is something to go on with: a run that has left something."""
         saved = (self.folder / ".hydra" / "config.yaml").is_file()
-        return saved and (self.folder / "metrics.jsonl").is_file()
+        files = (self.folder / "metrics.jsonl", self.folder / stored.JOURNAL)
+        return saved and any(path.is_file() for path in files)

@@ -2,10 +2,10 @@
 
 An entry has blocks, one a model: its tasks (with the columns that each gives), its rows (a method
 with settings, or the reason why a published row is not run) and the published figures. Settings are
-dotted options of ``experiments.run``. Later ones win: recipe, recipe of the task, block, task, row,
-row of the task. A recipe (conf/experiment/recipes) holds settings that several entries share.
-A train.lr that rows share is for those whose method takes it; a row whose method has a rate of its
-own (``method.optimizer.lr``: full fine-tuning, adapters) must not set it.
+dotted options of ``experiments.run``. Later ones win: `AS_PUBLISHED`, recipe, recipe of the task,
+block, task, row, row of the task. A recipe (conf/experiment/recipes) holds settings that several
+entries share. A train.lr that rows share is for those whose method takes it; a row whose method has
+a rate of its own (``method.optimizer.lr``: full fine-tuning, adapters) must not set it.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from experiments.reproduction import rates
 from experiments.reproduction.checks import Reader
 from experiments.reproduction.published import Published
 
-__all__ = ["Block", "Column", "Entry", "Row", "TaskPart", "folder", "load", "names"]
+__all__ = ["AS_PUBLISHED", "Block", "Column", "Entry", "Row", "TaskPart", "folder", "load", "names"]
 
 RECIPES = "recipes"
 AVERAGE = "avg"
+# The papers' figures are of the last weights, and show the test loss over the steps.
+AS_PUBLISHED = {"engine.keep": "last", "engine.evaluate_test": "true"}
 
 Settings = dict[str, Any]
 
@@ -98,6 +100,7 @@ class Block:
     def words(self, row: Row, task: str) -> Settings:
         """Settings of a run, the later ones over the earlier."""
         found = {
+            **AS_PUBLISHED,
             **self.recipe.get("", {}),
             **self.recipe.get(task, {}),
             **self.settings,

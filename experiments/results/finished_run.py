@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,13 +10,18 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from bilevel.errors import UserError
+from bilevel.settings import from_values
 from experiments.cli import places
 from experiments.cli.command_line import CommandLine
+from experiments.config import stored
 from experiments.config.composition import compose_config
 from experiments.config.instantiate import build, user_modules
+from experiments.config.saved_words import TRUST
+from experiments.config.schema import Root
 from experiments.models.spec import ModelSpec
 from experiments.results import record
 from experiments.results.labels import matched
+from experiments.results.links import refuse_links
 from experiments.tasks.task import Task, TaskData
 
 if TYPE_CHECKING:
@@ -60,7 +64,9 @@ class SavedRun:
         values = record.read(path)
         if values is None:
             raise UserError(f"run={path}: there is no finished run, result.json is missing")
-        config = OmegaConf.create(_configuration(path))
+        refuse_links(path)
+        keys = {word.partition("=")[0] for word in overrides}
+        config = OmegaConf.create(_configuration(path, keys))
         OmegaConf.set_struct(config, True)
         for word in overrides:
             key, equals, _ = word.partition("=")
@@ -111,13 +117,25 @@ def take(
     return own, rest
 
 
-def _configuration(folder: Path) -> dict[str, Any]:
-    journal = folder / "checkpoints" / "stages.json"
-    hydra = folder / ".hydra" / "config.yaml"
-    if hydra.is_file():
-        found = OmegaConf.to_container(OmegaConf.load(hydra))
-        assert isinstance(found, dict)
-        return {str(key): value for key, value in found.items()}
-    if journal.is_file():  # a run that was not started by Hydra
-        return json.loads(journal.read_text(encoding="utf-8"))["config"]
-    raise UserError(f"run={folder}: its configuration (.hydra/config.yaml) is missing")
+def _configuration(folder: Path, given: Collection[str]) -> dict[str, Any]:
+    """What a run's folder says of its data and its model.
+
+    Args:
+        folder: the run's.
+        given: keys that are given now.
+    """
+    path, found = stored.configuration(folder)
+    for name in ("task", "model", "seed"):
+        if name not in found:
+            raise UserError(f"{path} is damaged: it has no {name!r}")
+    for name in ("task", "model"):
+        if not isinstance(found[name], dict):
+            raise UserError(f"{path} is damaged: {name!r} is no group of options")
+    used = {name: found[name] for name in ("task", "model")}
+    used = {**stored.checked(used, path, given), "seed": found["seed"]}
+    seed = from_values(Root, {"seed": used["seed"]}, "").seed
+    # A folder must not be able to allow that its model's own code is run.
+    said = {**used["model"]} if used["model"] is not None else {}
+    if said.pop(TRUST, False) or f"model.{TRUST}" in given:
+        said[TRUST] = False
+    return {**used, "model": said, "seed": seed}

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from bilevel.errors import UserError
+from bilevel.errors import UserError, listed
+from bilevel.reading import json_object
+from experiments.answers import TEXT
 from experiments.cli.writing import write_atomically
+from experiments.results.shape import check_result
 
 __all__ = [
     "BASE",
@@ -17,7 +21,9 @@ __all__ = [
     "SCHEMA_VERSION",
     "gap",
     "read",
+    "saved_folder",
     "summary",
+    "validation_score",
     "versions",
     "write",
 ]
@@ -25,6 +31,7 @@ __all__ = [
 SCHEMA_VERSION = 1
 FILE = "result.json"
 BASE = "base"  # the folder of the weights that a warm-started run began with
+SAVED = ("adapter", "model")
 PACKAGES = (
     *("torch", "transformers", "peft", "betty-ml", "datasets", "hydra-core", "numpy"),
     "bilevel-finetuning",
@@ -45,13 +52,24 @@ def read(folder: Path) -> dict[str, Any] | None:
     path = folder / FILE
     if not path.is_file():
         return None
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is no JSON: {error}") from error
-    if not isinstance(values, dict) or values.get("schema_version") != SCHEMA_VERSION:
+    values = json_object(path)
+    if values.get("schema_version") != SCHEMA_VERSION:
         raise UserError(f"{path} is not of schema version {SCHEMA_VERSION}")
+    if "program" not in values:  # those of other programs have a form of their own
+        check_result(values, str(path))
     return values
+
+
+def saved_folder(values: Mapping[str, Any], folder: Path) -> Path:
+    """Where the run in a folder has saved its model: in the folder, which may have been moved.
+
+    Raises:
+        UserError: result.json does not say.
+    """
+    name = Path(values.get("adapter_dir") or "").name
+    if name not in SAVED:
+        raise UserError(f"{folder / FILE} is damaged: 'adapter_dir' is none of {listed(SAVED)}")
+    return folder / name
 
 
 def summary(values: dict[str, Any], folder: Path) -> str:
@@ -92,6 +110,19 @@ def summary(values: dict[str, Any], folder: Path) -> str:
     if (folder / "figures").is_dir():
         lines.append(f"  figures   {folder / 'figures'}")
     return "\n".join(lines)
+
+
+def validation_score(values: Mapping[str, Any]) -> float:
+    """What a run is to be chosen by, the larger the better; nothing of it is of the test set.
+
+    The primary metric on the validation data; of written text, which is scored on the test alone,
+    minus their loss; nan without validation data.
+    """
+    found = values.get("validation")
+    if found is None:
+        return math.nan
+    score = None if values["kind"] == TEXT else found["metrics"].get(values["primary_metric"])
+    return -float(found["loss"]) if score is None else float(score)
 
 
 def gap(values: Mapping[str, Any]) -> float | None:

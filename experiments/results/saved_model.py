@@ -27,16 +27,21 @@ import torch
 from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel
 
+from bilevel.checkpoint import sums
 from bilevel.checkpoint.disk import told_when_full
 from bilevel.errors import UserError
 from bilevel.lowrank import export_adapter
+from bilevel.lowrank.adapter_files import check_weights, load_adapter
+from bilevel.lowrank.export import COMPACT
+from bilevel.reading import json_object
 from experiments.answers import Answers
 from experiments.cli.writing import write_atomically
 from experiments.models.heads import label_names
+from experiments.results import record
 from problems.adapters import BottleneckModel, load_adapters
 from problems.common.method import Outcome
 
-__all__ = ["ADAPTER", "LABELS", "MODEL", "Saved", "load", "name_labels", "save"]
+__all__ = ["ADAPTER", "LABELS", "MODEL", "Saved", "load", "name_labels", "save", "seal"]
 
 ADAPTER = "adapter"
 MODEL = "model"
@@ -97,14 +102,17 @@ def load(folder: Path, base: PreTrainedModel) -> torch.nn.Module:
     """
     try:
         config = folder / ADAPTER_CONFIG
-        if config.is_file() and "bottleneck_type" in json.loads(config.read_text("utf-8")):
+        if config.is_file() and "bottleneck_type" in json_object(config):
             return load_adapters(base, folder)
         if config.is_file():
-            return PeftModel.from_pretrained(base, str(folder))
+            return load_adapter(base, folder)
         if (folder / "config.json").is_file():
-            return type(base).from_pretrained(str(folder), dtype=torch.float32)
-    except RuntimeError as error:  # the head's shape differs
-        reason = str(error).strip().splitlines()[-1].strip()
+            return _load_model(folder, base)
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, OSError) as error:
+        # Sizes differ; what transformers makes of a configuration that is not one.
+        if isinstance(error, UserError):
+            raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
         raise UserError(f"what is in {folder} does not fit the model: {reason}") from error
     raise UserError(f"{folder} holds no adapter (adapter_config.json) and no model (config.json)")
 
@@ -126,6 +134,24 @@ def name_labels(answers: Answers, folders: Iterable[Path]) -> None:
         if (folder / ADAPTER_CONFIG).is_file():
             with told_when_full(folder):
                 write_atomically(folder / LABELS, text)
+
+
+def seal(folder: Path) -> None:
+    """Write checksums of what is saved below a run's folder, and force it to the disk."""
+    for name in (ADAPTER, COMPACT, MODEL, record.BASE):
+        if (folder / name).is_dir():
+            sums.seal(folder / name)
+
+
+def _load_model(folder: Path, base: PreTrainedModel) -> PreTrainedModel:
+    sums.check_sums(folder)
+    values = json_object(folder / "config.json")
+    for key in ("attn_implementation", "quantization_config", "use_kernels"):
+        if values.get(key):  # which may name what to fetch and run
+            raise UserError(f"{folder / 'config.json'}: {key}={values[key]} is not followed")
+    if not (folder / "model.safetensors.index.json").is_file():
+        check_weights(folder, "model.safetensors")
+    return type(base).from_pretrained(str(folder), dtype=torch.float32, use_safetensors=True)
 
 
 def _is_plain_lora(model: PeftModel) -> bool:

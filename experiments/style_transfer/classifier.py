@@ -65,7 +65,7 @@ class StyleClassifier:
             label_names=list(names),
         )
         loaded = self.run.base(self.data)
-        saved = self.run.folder / Path(values["adapter_dir"]).name
+        saved = record.saved_folder(values, self.run.folder)
         self.model = saved_model.load(saved, loaded.model).to(device)
         self.loaded = loaded
 

@@ -9,12 +9,9 @@ from bilevel.errors import UserError, listed, nearest
 from experiments.cli.command_line import CommandLine
 from experiments.results.finished_run import take
 from experiments.style_transfer.sentences import Columns
-<<<<<<< HEAD
 from experiments.tasks.from_files import check_distinct
-from experiments.tasks.reading.dialect import Dialect
-=======
 from experiments.tasks.reading import formality
->>>>>>> 208ca018b38c88ad2b4285590072e4b79db85ce5
+from experiments.tasks.reading.dialect import Dialect
 
 __all__ = ["Options"]
 
@@ -85,13 +82,10 @@ class Options:
         for key, value in needed.items():
             if not value:
                 raise UserError(f"{key}=DIR is needed; --help says what it is")
-<<<<<<< HEAD
         columns = Columns(*(own[f"{name}_column"] or "" for name in Columns._fields))
         check_distinct({f"{name}_column": value for name, value in columns._asdict().items()})
-=======
         usual = FORMALITY if formality.is_there(needed["data_dir"]) else SENTIMENT
         own |= {key: own[key] or value for key, value in usual.items()}
->>>>>>> 208ca018b38c88ad2b4285590072e4b79db85ce5
         return cls(
             **needed,
             language_model=own["language_model"] or None,

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments.metrics.perplexity import Surprise, perplexity
+from experiments.metrics.text import chosen as script
 from experiments.metrics.text import score_text
 from experiments.style_transfer.sentences import Sentence
 
-__all__ = ["Judged", "accuracy", "table"]
+__all__ = ["Judged", "accuracy", "table", "tokenization"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,11 @@ def table(
     return rows
 
 
+def tokenization(sentences: Sequence[Sentence]) -> str:
+    """How BLEU cuts words, the same for every row."""
+    return script("auto", [sentence.references for sentence in sentences])
+
+
 def accuracy(found: Sequence[int | None], wanted: Sequence[int]) -> float:
     """The share of n texts that have the style that is wanted of them."""
     return sum(a == b for a, b in zip(found, wanted, strict=True)) / len(wanted)
@@ -65,13 +71,14 @@ def _row(
     texts = [judged.texts[i] for i in chosen]
     surprises = [judged.surprises[i] for i in chosen]
     references = [list(sentences[i].references) for i in chosen]
+    cut = tokenization(sentences)
     return {
         "sentences": len(chosen),
         "empty": sum(not text.strip() for text in texts),
         "accuracy": accuracy(
             [judged.styles[i] for i in chosen], [1 - sentences[i].style for i in chosen]
         ),
-        "bleu": score_text(["bleu"], texts, references)[0]["bleu"] if bleu else None,
+        "bleu": score_text(["bleu"], texts, references, cut)[0]["bleu"] if bleu else None,
         "perplexity": perplexity(surprises),
         "tokens": sum(surprise.tokens for surprise in surprises),
     }

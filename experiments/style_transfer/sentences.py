@@ -5,19 +5,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from bilevel.errors import UserError
-<<<<<<< HEAD
+from experiments.tasks.reading import formality
 from experiments.tasks.reading.cells import text_of, texts_of
 from experiments.tasks.reading.dialect import Dialect
 from experiments.tasks.reading.files import is_missing, read_rows
 from experiments.tasks.reading.labels import as_number
 from experiments.tasks.reading.row import check_columns, place_of
 from experiments.tasks.reading.splits import find_split, no_split
-=======
-from experiments.tasks.generation import texts
-from experiments.tasks.reading import formality
-from experiments.tasks.reading.files import find_split, is_missing, read_rows
-from experiments.tasks.reading.rows import check_columns, label_key
->>>>>>> 208ca018b38c88ad2b4285590072e4b79db85ce5
 from experiments.tasks.task import choose
 
 __all__ = ["Columns", "Sentence", "read_sentences"]
@@ -42,15 +36,10 @@ class Sentence(NamedTuple):
     references: tuple[str, ...]
 
 
-<<<<<<< HEAD
 def read_sentences(
     data_dir: str, columns: Columns, limit: int | None, dialect: Dialect | None = None
 ) -> list[Sentence]:
-    """The sentences of the file test in a folder.
-=======
-def read_sentences(data_dir: str, columns: Columns, limit: int | None) -> list[Sentence]:
     """The sentences of the file test in a folder, or of GYAFC's folder test.
->>>>>>> 208ca018b38c88ad2b4285590072e4b79db85ce5
 
     Args:
         data_dir: the folder.

@@ -24,7 +24,7 @@ from experiments.results import record
 from experiments.results.finished_run import SavedRun
 from experiments.style_transfer.classifier import StyleClassifier
 from experiments.style_transfer.options import Options
-from experiments.style_transfer.scores import Judged, accuracy, table
+from experiments.style_transfer.scores import Judged, accuracy, table, tokenization
 from experiments.style_transfer.sentences import Sentence, read_sentences
 from experiments.style_transfer.writer import Writer
 from experiments.training import warm_start
@@ -188,7 +188,7 @@ def _settings(options: Options, writer: Writer, sentences: Sequence[Sentence]) -
         "decoding": dataclasses.asdict(writer.task.decoding),
         "accuracy": "share of texts that the classifier puts into the target style; a blank one is "
         "in none",
-        "bleu": TEXT_METRICS["bleu"].settings,
+        "bleu": TEXT_METRICS["bleu"].described(tokenization(sentences)),
         "perplexity": ngrams.SETTINGS
         if ngrams.is_ngram_file(options.language_model or "")
         else SETTINGS,

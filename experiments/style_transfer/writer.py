@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from bilevel.errors import UserError
 from experiments.config.instantiate import build
 from experiments.models.generation import generate
-from experiments.results import saved_model
+from experiments.results import record, saved_model
 from experiments.results.finished_run import SavedRun
 from experiments.style_transfer.sentences import Sentence
 from experiments.tasks.examples import TextExample
@@ -76,7 +75,7 @@ class Writer:
         """
         data = self.data(sentences)
         loaded = self.run.base(data)
-        saved = self.run.folder / Path(self.run.result["adapter_dir"]).name
+        saved = record.saved_folder(self.run.result, self.run.folder)
         model = saved_model.load(saved, loaded.model).to(device)
         examples = data.tests["test"]
         rows = loaded.tokenise(data, examples)

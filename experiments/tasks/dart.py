@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from experiments.answers import Decoding
+from experiments.metrics.text import Tokenization
 from experiments.tasks.generation import LORA_DECODING, Generation
 from experiments.tasks.reading.cells import texts_of
 from experiments.tasks.reading.files import Row
@@ -24,6 +25,7 @@ class DART(Generation):
 
     name: str = "dart"
     metrics: tuple[str, ...] = ("bleu", "meteor", "ter")
+    tokenization: Tokenization = "13a"
     decoding: Decoding = LORA_DECODING
 
     @property

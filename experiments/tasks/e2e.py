@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from bilevel.errors import UserError
 from experiments.answers import Decoding
+from experiments.metrics.text import Tokenization
 from experiments.tasks.generation import LORA_DECODING, Generation
 from experiments.tasks.reading.cells import text_of, texts_of
 from experiments.tasks.reading.files import Row
@@ -28,6 +29,7 @@ class E2E(Generation):
 
     name: str = "e2e"
     metrics: tuple[str, ...] = ("bleu", "nist", "meteor_coco", "rouge_l_coco", "cider")
+    tokenization: Tokenization = "13a"
     decoding: Decoding = LORA_DECODING
     linearise: bool = True
     """Write "name[The Vaults], eatType[pub]" as "name : The Vaults | Type : pub", as LoRA's code

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from bilevel.errors import UserError, listed, nearest
 from bilevel.settings import Count
 from experiments.answers import Decoding
-from experiments.metrics.text import TEXT_METRICS
+from experiments.metrics.text import TEXT_METRICS, Tokenization
 from experiments.tasks.examples import TextExample
 from experiments.tasks.from_files import HELD_OUT, FromFiles
 from experiments.tasks.reading.files import Row, is_missing, read_rows
@@ -50,6 +50,10 @@ class Generation(FromFiles):
     """A folder with a file for each split; null for the hub, where it has the data."""
     metrics: tuple[str, ...] = ("bleu",)
     """Scores of written text, the primary one first."""
+    tokenization: Tokenization = "auto"
+    """How scores cut words: 13a, as the papers' scores of English; intl, other alphabets and
+    accents; zh, Chinese; char, each character (Japanese, Thai); auto goes by the script of the
+    test's references, and metric_settings in result.json names the choice."""
     decoding: Decoding = field(default_factory=Decoding)
     """How the tests' answers are written."""
     separator: str | None = None
@@ -104,6 +108,7 @@ class Generation(FromFiles):
             metrics=self.metrics,
             max_length=self.max_length,
             validation=self._validation(splits, tested),
+            tokenization=self.tokenization,
             decoding=self.decoding,
             separator=self.separator,
             max_target_length=self.max_target_length,

@@ -10,6 +10,7 @@ from bilevel.errors import UserError
 from experiments.answers import CLASSES, NUMBER, TAGS, TEXT, Answers, Decoding
 from experiments.metrics import labels, tags
 from experiments.metrics.tags import TAG_METRICS, check_installed
+from experiments.models.vocabulary import check_rows
 from experiments.tasks import generation
 from experiments.tasks.in_memory_labels import class_names, renumbering
 from experiments.tasks.in_memory_rows import (
@@ -46,6 +47,8 @@ class GivenTask(Task):
         metrics: None for the usual ones of the kind.
         decoding: how text is written.
         positions: tokens that the model takes; None without a limit.
+        tokens: that it has an embedding for; None if unknown.
+        types: token types that it knows; 0 if it does not read them, None if unknown.
     """
 
     data: Mapping[str, Iterable[Mapping[str, Any]]]
@@ -55,6 +58,8 @@ class GivenTask(Task):
     metrics: Sequence[str] | None = None
     decoding: Decoding | None = None
     positions: int | None = None
+    tokens: int | None = None
+    types: int | None = None
     name: str = "given"
 
     def __post_init__(self) -> None:
@@ -145,7 +150,26 @@ class GivenTask(Task):
     def _row(self, row: Mapping[str, Any], where: str) -> Any:
         most = self.positions
         if self.answers.kind == TAGS:
-            return tagged(row, where, self.answers.names or (), most)
-        if self.answers.kind == TEXT:
-            return written(row, where, self.tokenizer, self.seq2seq, most)
-        return labelled(row, where, self.answers.size, most)
+            example: Any = tagged(row, where, self.answers.names or (), most, self.tokenizer)
+        elif self.answers.kind == TEXT:
+            example = written(row, where, self.tokenizer, self.seq2seq, most)
+        else:
+            example = labelled(row, where, self.answers.size, most, self.tokenizer)
+        text = self.answers.kind == TEXT
+        ids = ("input_ids", "labels") if text else ("input_ids",)
+        check_rows([example.columns], self.tokens, lambda _: where, ids)
+        self._check_types(example.columns, where)
+        return example
+
+    def _check_types(self, columns: dict[str, Any], where: str) -> None:
+        """Take token types off that the model does not read; refuse those it does not know."""
+        found = columns.get("token_type_ids")
+        if found is None or self.types is None:
+            return
+        if not self.types:
+            del columns["token_type_ids"]
+        elif min(found) < 0 or max(found) >= self.types:
+            raise UserError(
+                f"{where} has {min(found)} to {max(found)} in token_type_ids, and the model knows "
+                f"0 to {self.types - 1}: leave the column out, or use the model's own tokenizer"
+            )

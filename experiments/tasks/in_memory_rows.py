@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from bilevel.errors import UserError
 from experiments.tasks.examples import TaggedExample, TextExample
+from experiments.tasks.in_memory_values import integers, number, unpadded
 from experiments.tasks.kinds.labelled import LabelledData
 from experiments.tasks.kinds.tags import TaggedData
 from experiments.tasks.kinds.text import NO_LABEL, TextData
@@ -65,7 +66,9 @@ class GivenText(TextData):
         return [example.columns for example in examples]
 
 
-def labelled(row: Mapping[str, Any], where: str, classes: int, most: int | None) -> Labelled:
+def labelled(
+    row: Mapping[str, Any], where: str, classes: int, most: int | None, tokenizer: Any = None
+) -> Labelled:
     """Read a row with one answer.
 
     Args:
@@ -73,21 +76,34 @@ def labelled(row: Mapping[str, Any], where: str, classes: int, most: int | None)
         where: what to call it in a message.
         classes: how many there are; 1 for regression.
         most: tokens that the model takes; None without a limit.
+        tokenizer: whose padding is taken off.
 
     Raises:
-        UserError: a column is missing, or the label is no class of the model.
+        UserError: a column is missing, or the label is no class of the model, or no number.
     """
-    columns, label = _columns(row, where, most)
-    label = label.item() if hasattr(label, "item") else label
-    if classes > 1 and not (isinstance(label, int) and 0 <= label < classes):
+    columns, label = _columns(row, where)
+    columns, _ = unpadded(columns, None, where, tokenizer)
+    _check_length(columns, where, most)
+    if classes == 1:
+        return Labelled(columns, number(label, where))
+    label = label.tolist() if hasattr(label, "tolist") else label
+    if isinstance(label, list) and len(label) == 1:  # a tensor of one
+        label = label[0]
+    if not isinstance(label, int) or not 0 <= label < classes:
         raise UserError(
             f"{where} has the label {label!r}: it must be a whole number from 0 to {classes - 1}, "
             "the classes of the model's head"
         )
-    return Labelled(columns, label)
+    return Labelled(columns, int(label))
 
 
-def tagged(row: Mapping[str, Any], where: str, names: Sequence[str], most: int | None) -> Tagged:
+def tagged(
+    row: Mapping[str, Any],
+    where: str,
+    names: Sequence[str],
+    most: int | None,
+    tokenizer: Any = None,
+) -> Tagged:
     """Read a row with a tag's number for the first token of each word, -100 for other tokens.
 
     Its words are those of the column ``words``, if it is a list that has them.
@@ -95,12 +111,15 @@ def tagged(row: Mapping[str, Any], where: str, names: Sequence[str], most: int |
     Raises:
         UserError: a column is missing, or the labels are not so.
     """
-    columns, numbers = _sequences(row, where, most)
+    columns, numbers = _sequences(row, where)
     if len(numbers) != len(columns["input_ids"]):
         raise UserError(
             f"{where} has {len(columns['input_ids'])} tokens and {len(numbers)} labels: there must "
             f"be one for each token, {NO_LABEL} where none counts"
         )
+    columns, cut = unpadded(columns, numbers, where, tokenizer)
+    numbers = cut or []
+    _check_length(columns, where, most)
     wrong = [n for n in numbers if n != NO_LABEL and not 0 <= n < len(names)]
     if wrong:
         raise UserError(
@@ -121,20 +140,34 @@ def written(
 ) -> Written:
     """Read a row of text to learn.
 
+    Padding by hand is taken off: of the tokens, and of the labels (-100 behind the last one).
+
     A causal model's ``labels`` are as long as ``input_ids`` and -100 over the source, the first
     part. References of a test are in ``references``; without them the labels' text is the one.
 
     Raises:
         UserError: a column is missing, or the labels are not so.
     """
-    columns, labels = _sequences(row, where, most)
+    columns, labels = _sequences(row, where)
+    if seq2seq:
+        columns, _ = unpadded(columns, None, where, tokenizer)
+        labels = unpadded({"input_ids": labels}, None, where, tokenizer)[0]["input_ids"]
+    elif len(labels) != len(columns["input_ids"]):
+        raise UserError(
+            f"{where} has {len(columns['input_ids'])} tokens and {len(labels)} labels: a causal "
+            f"model needs one for each token, {NO_LABEL} over the source"
+        )
+    else:
+        columns, cut = unpadded(columns, labels, where, tokenizer)
+        labels = cut or []
+    # Behind the last label nothing is learned, and nothing before it looks there.
+    end = next((i + 1 for i in reversed(range(len(labels))) if labels[i] != NO_LABEL), 0)
+    labels = labels[:end]
+    if not seq2seq:
+        columns = {name: values[: end or None] for name, values in columns.items()}
+    _check_length(columns, where, most)
     source = columns["input_ids"]
     if not seq2seq:
-        if len(labels) != len(source):
-            raise UserError(
-                f"{where} has {len(source)} tokens and {len(labels)} labels: a causal model needs "
-                f"one for each token, {NO_LABEL} over the source"
-            )
         learned = labels.count(NO_LABEL)
         if labels[:learned] != [NO_LABEL] * learned or learned in (0, len(labels)):
             raise UserError(
@@ -142,6 +175,8 @@ def written(
                 "the target's tokens as labels after it"
             )
         source = source[:learned]
+    elif not labels:
+        raise UserError(f"{where} has no label to learn")
     elif most is not None and len(labels) > most:
         raise UserError(f"{where} has {len(labels)} labels, and the model takes {most} tokens")
     target = tokenizer.decode([n for n in labels if n != NO_LABEL], skip_special_tokens=True)
@@ -153,29 +188,36 @@ def written(
     return example
 
 
-def _sequences(
-    row: Mapping[str, Any], where: str, most: int | None
-) -> tuple[dict[str, Any], list[int]]:
-    columns, labels = _columns(row, where, most)
+def _sequences(row: Mapping[str, Any], where: str) -> tuple[dict[str, list[int]], list[int]]:
+    columns, labels = _columns(row, where)
     if not hasattr(labels, "__len__") or isinstance(labels, str):
         raise UserError(f"{where} has the label {labels!r}: this model needs a list, one a token")
-    return columns, [int(n) for n in labels]
+    return columns, integers(labels, where, "labels")
 
 
-def _columns(row: Mapping[str, Any], where: str, most: int | None) -> tuple[dict[str, Any], Any]:
+def _columns(row: Mapping[str, Any], where: str) -> tuple[dict[str, list[int]], Any]:
+    if not isinstance(row, Mapping):
+        raise UserError(
+            f"{where} is of the type {type(row).__name__}: a row is a mapping, "
+            "{'input_ids': [...], 'labels': ...}"
+        )
     key = "labels" if "labels" in row else "label"
     for needed in ("input_ids", key):
         if needed not in row:
             name = "'input_ids'" if needed == "input_ids" else "'labels' (or 'label')"
             raise UserError(f"{where} has no {name}, only {', '.join(map(str, row))}")
     # Text columns and the like are left behind: a model takes numbers.
-    columns = {name: list(row[name]) for name in COLUMNS if name in row}
-    tokens = len(columns["input_ids"])
-    if not tokens:
+    given = [name for name in COLUMNS if row.get(name) is not None]
+    columns = {name: integers(row[name], where, name) for name in ("input_ids", *given)}
+    if not columns["input_ids"]:
         raise UserError(f"{where} has no tokens")
+    return columns, row[key]
+
+
+def _check_length(columns: Mapping[str, list[int]], where: str, most: int | None) -> None:
+    tokens = len(columns["input_ids"])
     if most is not None and tokens > most:
         raise UserError(
             f"{where} has {tokens} tokens, and the model takes {most}: cut it with "
             f"tokenizer(..., truncation=True, max_length={most})"
         )
-    return columns, row[key]

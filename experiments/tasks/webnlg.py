@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from bilevel.errors import UserError
 from experiments.answers import Decoding
+from experiments.metrics.text import Tokenization
 from experiments.tasks.examples import TextExample
 from experiments.tasks.generation import LORA_DECODING, Generation, grouped
 from experiments.tasks.reading.cells import texts_of
@@ -37,6 +38,7 @@ class WebNLG(Generation):
 
     name: str = "webnlg"
     metrics: tuple[str, ...] = ("bleu", "meteor", "ter")
+    tokenization: Tokenization = "13a"
     decoding: Decoding = LORA_DECODING
     only_good: bool = True
     """Leave out references with another comment than "good", and entries without a good one, in all

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from bilevel.settings import Count
 from experiments.answers import Decoding
+from experiments.metrics.text import Tokenization
 from experiments.tasks.generation import Generation
 from experiments.tasks.reading.cells import text_of, texts_of
 from experiments.tasks.reading.files import Row
@@ -27,6 +28,7 @@ class XSum(Generation):
     name: str = "xsum"
     metrics: tuple[str, ...] = ("rouge1", "rouge2", "rougeL", "rougeLsum")
     # no 3-gram twice, as BART's own
+    tokenization: Tokenization = "13a"
     decoding: Decoding = field(default_factory=lambda: Decoding(beams=8, no_repeat_ngram=3))
     max_length: Length = 768
     max_target_length: Count | None = 64

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -13,10 +12,13 @@ import torch
 from bilevel import BilevelEngine, BilevelProblem, Callback, Hypergradient
 from bilevel import precision as precisions
 from bilevel.callbacks import MetricsWriter
+from bilevel.checkpoint.best import BestWeights
+from bilevel.errors import UserError
 from bilevel.hypergradient import check
 from bilevel.protocols import EngineView
 from experiments.training.context import RunContext
 from experiments.training.scoring import forward, score, some
+from experiments.training.watched import Watched, watched_scores
 from problems.common.method import ComponentValues, Watch
 
 __all__ = ["Evaluation", "HypergradientCheck", "ValueLog"]
@@ -28,16 +30,18 @@ RECORDS = 100
 
 
 class Evaluation(Callback):
-    """Train, validation and test loss and the test metrics, all in evaluation mode.
+    """Losses and scores of training and validation data, in evaluation mode; and what they decide.
 
-    While training, a fixed random choice of examples is used; at the end of the stage all of the
-    validation and test examples are.
+    While training, a fixed random choice of examples is used; at the end of the stage all are. The
+    test set is looked at only if that was asked for.
 
     Args:
-        context: tells task, test data and how many examples to use.
+        context: tells task, data and how many examples to use.
         model: what is evaluated.
         lower: the problem whose loader tells the training examples.
-        validation: the upper level's examples.
+        watched: the validation data.
+        best: remembers the best weights; None ends with the last ones.
+        settled: global steps until the model has the form that is saved, and can be the best.
     """
 
     def __init__(
@@ -45,39 +49,73 @@ class Evaluation(Callback):
         context: RunContext,
         model: torch.nn.Module,
         lower: BilevelProblem,
-        validation: Sequence[dict[str, Any]],
+        watched: Watched,
+        best: BestWeights | None = None,
+        settled: int = 0,
     ) -> None:
         self.context = context
         self.model = model
         self.lower = lower
-        self.validation = validation
+        self.watched = watched
+        self.best = best
+        self.settled = settled
         self.limit = context.options.evaluate_examples
         self.final: dict[str, float] | None = None
 
     def __call__(self, engine: BilevelEngine) -> dict[str, float]:
-        """Evaluate during training; at the last step with all examples."""
+        """Evaluate during training; at the last step with all examples, but to compare it."""
+        if self.best is not None:
+            stats = self._evaluate(engine, self.limit)
+            self._compare(self.best, engine.global_step, stats)
+            return stats
         if engine.global_step < engine.train_iters:
             return self._evaluate(engine, self.limit)
         self.final = self._evaluate(engine, None)
         return self.final
 
     def finish(self, engine: BilevelEngine, writer: MetricsWriter) -> dict[str, float]:
-        """The evaluation at the end of the stage; made and written now if it was not yet."""
-        if self.final is None:
+        """Put the best weights back, and evaluate what the stage ends with on all examples."""
+        if self.best is not None:
+            if not engine.valid_step or engine.global_step % engine.valid_step:
+                writer.on_validation(engine, self(engine))
+            self.best.restore()
+            self.final = self._evaluate(engine, None)
+            writer.write("kept", self.kept(engine)["step"], self.final)
+        elif self.final is None:
             self.final = self._evaluate(engine, None)
             writer.on_validation(engine, self.final)
         return self.final
 
+    def kept(self, engine: BilevelEngine) -> dict[str, Any]:
+        """Which weights the stage ends with, and of which global step they are."""
+        if self.best is None or self.best.step is None:
+            return {"weights": "last", "step": engine.global_step}
+        return {"weights": "best", "step": self.best.step}
+
     def state_dict(self) -> dict[str, Any]:
-        """The last evaluation, once it is made."""
-        return {"final": self.final}
+        """The last evaluation, once it is made, and the best weights."""
+        best = None if self.best is None else self.best.state_dict()
+        return {"final": self.final, "best": best}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take it back."""
+        """Take them back."""
         self.final = state["final"]
+        best = state.get("best")  # older versions kept the last weights
+        if self.best is not None and best is not None:
+            self.best.load_state_dict(best)
+
+    def _compare(self, best: BestWeights, step: int, stats: dict[str, float]) -> None:
+        by = f"validation_{self.context.options.choose_by}"
+        if by not in stats:
+            raise UserError(
+                f"engine.choose_by={self.context.options.choose_by} is not known of this method's "
+                "validation data: choose by the loss"
+            )
+        if step >= self.settled:
+            best.offer(step, stats[by])
 
     def _evaluate(self, engine: BilevelEngine, limit: int | None) -> dict[str, float]:
-        task, collate, tests = self.context.task, self.context.collate, self.context.tests
+        task, collate, options = self.context.task, self.context.collate, self.context.options
 
         def autocast() -> Any:  # anew each time: it remembers casts of weights
             return precisions.autocast(self.lower.precision, torch.device(engine.device).type)
@@ -85,26 +123,25 @@ class Evaluation(Callback):
         stats: dict[str, float] = {}
         loader = self.lower.train_data_loader[0]
         train = [int(loader.indices[i]) for i in some(len(loader.indices), self.limit)]
-        groups = {
-            "train_loss": [loader.dataset[i] for i in train],
-            "validation_loss": [self.validation[i] for i in some(len(self.validation), limit)],
-        }
-        for name, rows in groups.items():
-            if rows:
-                _, stats[name] = forward(self.model, task, rows, collate, autocast())
-        if not tests:  # a search alone needs none
-            return stats
-        chosen = {name: some(len(rows), limit) for name, rows in tests.items()}
-        part = replace(
-            task,
-            tests={name: [task.tests[name][i] for i in rows] for name, rows in chosen.items()},
-        )
-        tests = {name: [tests[name][i] for i in rows] for name, rows in chosen.items()}
-        scores = score(self.model, part, tests, collate, autocast())
-        stats["test_loss"] = scores.loss
-        stats |= {
-            f"test_{name}": value for name, value in scores.metrics.items() if value is not None
-        }
+        if train:
+            rows = [loader.dataset[i] for i in train]
+            _, stats["train_loss"] = forward(self.model, task, rows, collate, autocast())
+        rows = [self.watched.rows[i] for i in some(len(self.watched.rows), limit)]
+        if rows:
+            stats |= watched_scores(self.model, self.context, rows, autocast)
+        tests = self.context.tests if options.evaluate_test else {}
+        if tests:
+            chosen = {name: some(len(rows), limit) for name, rows in tests.items()}
+            part = replace(
+                task,
+                tests={name: [task.tests[name][i] for i in rows] for name, rows in chosen.items()},
+            )
+            tests = {name: [tests[name][i] for i in rows] for name, rows in chosen.items()}
+            scores = score(self.model, part, tests, collate, autocast())
+            stats["test_loss"] = scores.loss
+            stats |= {
+                f"test_{k}": value for k, value in scores.metrics.items() if value is not None
+            }
         log.info(
             "step %d: %s", engine.global_step, ", ".join(f"{k} {v:.4f}" for k, v in stats.items())
         )
@@ -186,12 +223,12 @@ class HypergradientCheck(Callback):
         """Check if it is time."""
         if engine.global_step % self.every or not self.lower.differentiated:
             return
-        found = check(engine, [self.estimator])[0]
-        self.writer.write("hypergradient", engine.global_step, asdict(found))
+        found, found_at = check(engine, [self.estimator])[0], engine.global_step
+        self.writer.write("hypergradient", found_at, asdict(found))
+        if not found.exact_norm:
+            log.info("step %d: the implicit term is 0, no estimator can miss it", found_at)
+            return
         log.info(
-            "step %d: %s, cosine %.4f to the exact implicit term, relative error %.3g",
-            engine.global_step,
-            found.name,
-            found.cosine,
-            found.relative_error,
+            "step %d: %s, whole gradient: cosine %.4f to that through all steps, error %.3g",
+            *(found_at, found.name, found.total_cosine, found.total_error),
         )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
 
     from bilevel.checkpoint.folder import Checkpointer
     from experiments.config.schema import EngineOptions
@@ -27,6 +28,9 @@ class RunContext:
         collate: makes a padded batch of tensors out of tokenised examples.
         options: of the engine.
         folder: the run's.
+        validation: the task's own validation split, tokenised; None without one.
+        examples: what a tokenised training or validation example was made of, by its ``id()``.
+        tokenizer: of the model.
         checkpointer: keeps the run's checkpoints.
         resume: go on from the newest checkpoint, where it is of the stage.
     """
@@ -36,5 +40,8 @@ class RunContext:
     collate: Callable[[list[dict[str, Any]]], dict[str, Tensor]]
     options: EngineOptions
     folder: Path
+    validation: Sequence[dict[str, Any]] | None
+    examples: dict[int, Any]
+    tokenizer: PreTrainedTokenizerBase
     checkpointer: Checkpointer
     resume: bool

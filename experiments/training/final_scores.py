@@ -21,6 +21,7 @@ from experiments.results import record
 from experiments.results.saved_model import Saved, load
 from experiments.tasks.task import TaskData
 from experiments.training import warm_start
+from experiments.training.doubts import about_predictions
 from experiments.training.fine_tuning_job import FineTuningJob
 from experiments.training.scoring import forward, score, some
 from problems.common.method import Outcome
@@ -47,6 +48,7 @@ def final_scores(
     train_loss = forward(model, job.task, rows, job.data.collate)[1] if rows else None
     return {
         "metrics": scores.metrics,
+        "warnings": about_predictions(job.task, scores.predictions),
         "entities": job.task.entities(scores.predictions),
         "test_loss": scores.loss,
         "train_loss": train_loss,
@@ -92,6 +94,7 @@ def assemble(
 ) -> dict[str, Any]:
     """The values of result.json; docs/results.md explains each."""
     task, names = job.task, job.plan.names
+    validation = _validation(stages)
     nothing = {"T1": None, "T2": None, "hypergradient": None}
     first: dict[str, Any] = next((s for s in stages.values() if s["T1"] is not None), nothing)
     return {
@@ -107,13 +110,14 @@ def assemble(
         "metric_settings": task.metric_settings,
         "entities": scores["entities"],
         "train_loss": scores["train_loss"],
-        "validation_loss": outcome.validation_loss,
+        "validation_loss": outcome.validation_loss if validation is None else validation["loss"],
+        "validation": validation,
         "test_loss": scores["test_loss"],
         "ranks": outcome.ranks,
         "trainable_parameters": outcome.trainable_parameters,
         "adapter_parameters": saved.parameters,
         "head_parameters": saved.head_parameters,
-        "data": {**outcome.split, **test_sizes(task)},
+        "data": {**_sizes(task, outcome), **test_sizes(task)},
         "train_source": task.train_source,
         "test_source": task.test_source,
         "labels": None if task.answers.names is None else list(task.answers.names),
@@ -124,6 +128,7 @@ def assemble(
             "steps": {name: s["steps"] for name, s in stages.items()},
             "precision": next((s["precision"] for s in stages.values()), None),
         },
+        "kept": {name: s["kept"] for name, s in stages.items() if "kept" in s},
         "examples_seen": {
             level: sum(s["examples"][level] for s in stages.values())
             for level in ("lower", "upper")
@@ -135,10 +140,27 @@ def assemble(
         "processor_seconds": {name: s["processor_seconds"] for name, s in stages.items()},
         "peak_memory_mib": round(_peak_memory_mib(), 1),
         "adapter_dir": str(saved.folder),
+        "warnings": [
+            *job.warnings,
+            *(words for s in stages.values() for words in s.get("warnings", ())),
+            *scores["warnings"],
+        ],
         # But for what is of this run alone: a resumed one has the same result.
         "configuration": {k: v for k, v in job.plan.config.items() if k != "run"},
         "versions": {"python": platform.python_version(), **record.versions()},
     }
+
+
+def _validation(stages: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+    """Of the last stage that had validation data; None without one."""
+    found = [s["validation"] for s in stages.values() if s.get("validation") is not None]
+    return found[-1] if found else None
+
+
+def _sizes(task: TaskData, outcome: Outcome) -> dict[str, int]:
+    """Examples in the parts of the training data, and in the task's own validation split."""
+    own = {} if task.validation is None else {"validation": len(task.validation)}
+    return {**outcome.split, **{k: n for k, n in own.items() if k not in outcome.split}}
 
 
 def test_sizes(task: TaskData) -> dict[str, int]:

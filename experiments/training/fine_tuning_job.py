@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from experiments.models.target_modules import target_modules
 from experiments.tasks.kinds.room import check_room
 from experiments.tasks.kinds.text import TextData
 from experiments.tasks.task import TaskData
-from experiments.training import warm_start
+from experiments.training import choosing, warm_start
 from experiments.training.context import RunContext
 from experiments.training.label_smoothing import check_smoothing, smooth_labels
 from problems.common.layer_names import positions
@@ -36,6 +36,7 @@ def load_task(plan: Plan) -> TaskData:
     task = plan.task.load()
     check_smoothing(plan.settings.label_smoothing, task.answers)
     plan.method.check_size(len(task.train), plan.settings.batch_size)
+    choosing.check(plan.engine, plan.method, task)
     plan.method.check_validation(len(task.validation or ()), plan.settings.batch_size)
     return task
 
@@ -51,6 +52,7 @@ class FineTuningJob:
         task: its data, and how to score.
         tests: the task's test sets by name, tokenised.
         tokenizer: of the model.
+        warnings: what was said of data and model while they were loaded.
     """
 
     plan: Plan
@@ -65,6 +67,7 @@ class FineTuningJob:
     head_modules: list[str]
     task_type: str | None
     _fresh: PreTrainedModel | None
+    warnings: list[str] = field(default_factory=list)
 
     @classmethod
     def load(cls, plan: Plan, task: TaskData) -> FineTuningJob:
@@ -130,13 +133,18 @@ class FineTuningJob:
 
     def context(self, folder: Path) -> RunContext:
         """What the stages of a run in ``folder`` share."""
-        options = self.plan.engine
+        options, task = self.plan.engine, self.task
+        rows = [*self.data.examples, *(self.data.validation or ())]
+        examples = [*task.train, *(task.validation or ())]
         return RunContext(
-            task=self.task,
+            task=task,
             tests=self.tests,
             collate=self.data.collate,
             options=options,
             folder=folder,
+            validation=self.data.validation,
+            examples={id(row): e for row, e in zip(rows, examples, strict=True)},
+            tokenizer=self.tokenizer,
             checkpointer=Checkpointer(folder / "checkpoints", options.keep_checkpoints),
             resume=self.plan.resume,
         )

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from bilevel.errors import UserError
+from bilevel.reading import json_object
 from experiments.cli.resume import check_same
 from experiments.cli.writing import write_atomically
+from experiments.config import stored
+from experiments.results.shape import check_stages
 
 __all__ = ["Journal"]
 
@@ -35,11 +39,11 @@ class Journal:
         if not resume or not path.is_file():
             self._write()
             return
-        try:
-            saved = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path} is damaged ({error}): start the run afresh") from error
-        check_same(path.parent.parent, saved["config"], config)
+        saved = json_object(path, needs=("config", "stages"))
+        check_stages(saved, str(path))
+        if saved.get("sha256", _digest(saved)) != _digest(saved):
+            raise UserError(f"{path} is damaged: it is not what was written; start the run afresh")
+        check_same(path.parent.parent, stored.given_now(saved["config"], config), config)
         self.finished = saved["stages"]
 
     def finish(self, name: str, outcome: Any, summary: dict[str, Any] | None) -> None:
@@ -54,6 +58,13 @@ class Journal:
         self._write()
 
     def _write(self) -> None:
-        values = {"config": self.config, "stages": self.finished}
+        values: dict[str, Any] = {"config": self.config, "stages": self.finished}
+        values["sha256"] = _digest(values)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path, json.dumps(values, indent=1))
+
+
+def _digest(values: dict[str, Any]) -> str:
+    """Of what a journal says, however it is laid out."""
+    said = {key: values[key] for key in ("config", "stages")}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()

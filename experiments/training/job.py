@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +15,36 @@ from bilevel.errors import StorageError, UserError
 from experiments import figures
 from experiments.cli.quiet import quiet
 from experiments.cli.resume import exclusive
+from experiments.cli.writing import clean
 from experiments.config.plan import Plan
 from experiments.results import record, saved_model
+from experiments.results.fresh_folder import refuse_others
+from experiments.tasks.task import TaskData
 from experiments.training import warm_start
 from experiments.training.context import RunContext
 from experiments.training.final_scores import assemble, final_scores, test_sizes
 from experiments.training.fine_tuning_job import FineTuningJob, load_task
 from experiments.training.finished_stages import Journal
+from experiments.training.heard import heard
 from experiments.training.stage import StageRun
 from problems.common.method import Outcome, Stage
+from problems.common.two_levels import TwoLevelMethod
 
 __all__ = ["execute", "run_stage"]
 
 log = logging.getLogger(__name__)
 
 
-def execute(plan: Plan, folder: Path) -> dict[str, Any]:
+def execute(
+    plan: Plan, folder: Path, task: TaskData | None = None, warnings: Sequence[str] = ()
+) -> dict[str, Any]:
     """Run a plan in ``folder``; returns what its result.json says.
+
+    Args:
+        plan: what to do.
+        folder: where.
+        task: the plan's data, if it has been read already.
+        warnings: what was warned of while it was.
 
     Raises:
         UserError: the folder holds another run, or one that is not to be resumed; or anything
@@ -41,14 +55,19 @@ def execute(plan: Plan, folder: Path) -> dict[str, Any]:
         if finished is not None:
             log.info("%s is finished already", folder)
             return finished
+        clean(folder)
+        if plan.resume:
+            figures.read_metrics(folder, growing=True)  # what is damaged is told before the work
         _refuse_leftovers(plan, folder)
         log.info("run in %s", folder)
         quiet()
-        task = load_task(plan)
+        with heard(list(warnings)) as warnings:
+            task = task or load_task(plan)
         journal = Journal(folder / "checkpoints" / "stages.json", plan.config, plan.resume)
-        job = FineTuningJob.load(plan, task)
-        sizes = {"train": len(task.train), **test_sizes(task)}
-        log.info("data: %s", ", ".join(f"{name} {size}" for name, size in sizes.items()))
+        with heard(warnings):
+            job = FineTuningJob.load(plan, task)
+        job.warnings = warnings
+        _tell_data(job)
         context = job.context(folder)
         outcome, stages = _run_stages(job, context, journal)
         saved = _save(outcome, context)
@@ -58,7 +77,11 @@ def execute(plan: Plan, folder: Path) -> dict[str, Any]:
                 job.tokenizer.save_pretrained(str(saved.folder))
         elif plan.model.warm_start is not None:
             warm_start.save_base(job.stock_model(), job.tokenizer, folder)
-        values = assemble(job, stages, outcome, saved, final_scores(job, outcome, saved, folder))
+        saved_model.seal(folder)
+        scores = final_scores(job, outcome, saved, folder)
+        for words in scores["warnings"]:
+            log.warning("%s", words)
+        values = assemble(job, stages, outcome, saved, scores)
         if plan.figures:
             figures.draw(folder, values)
         record.write(folder, values)
@@ -66,7 +89,11 @@ def execute(plan: Plan, folder: Path) -> dict[str, Any]:
 
 
 def run_stage(
-    stage: Stage, job: FineTuningJob, context: RunContext, found: Any
+    stage: Stage,
+    job: FineTuningJob,
+    context: RunContext,
+    found: Any,
+    source: Path | None = None,
 ) -> tuple[Any, dict[str, Any] | None]:
     """Prepare and run one stage of a method.
 
@@ -75,6 +102,7 @@ def run_stage(
         job: handed to it.
         context: what the stages of the run share.
         found: by the stage before; None for the first.
+        source: the file that it was read from; None where it was found just now.
 
     Returns:
         What the stage found, and what it says of itself (seconds, steps, T1, ...), which is None
@@ -83,7 +111,17 @@ def run_stage(
     # A stage starts from the seed, whatever was done before it: so a resumed run, which does
     # not repeat the stages before, starts it in the same way.
     transformers.set_seed(job.seed)
-    made = stage.prepare(job, found)
+    try:
+        made = stage.prepare(job, found)
+    except UserError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        if source is None:
+            raise
+        raise UserError(
+            f"{source} is damaged, or of another version: stage {stage.name} cannot go on from "
+            f"what it says ({type(error).__name__}: {error}); start the run afresh"
+        ) from error
     if isinstance(made, Outcome):
         return made, None
     run = StageRun(context, stage.name)
@@ -100,14 +138,17 @@ def _run_stages(
     """
     *before, last = job.plan.method.stages()
     found: Any = None
+    source: Path | None = None
     for stage in before:
         if stage.name in journal.finished:
             log.info("stage %s: finished before the interruption", stage.name)
+            source = journal.path
             found = journal.finished[stage.name]["outcome"]
         else:
-            found, summary = run_stage(stage, job, context, found)
+            found, summary = run_stage(stage, job, context, found, source)
+            source = None
             journal.finish(stage.name, found, summary)
-    outcome, summary = run_stage(last, job, context, found)
+    outcome, summary = run_stage(last, job, context, found, source)
     said = {name: entry["summary"] for name, entry in journal.finished.items()}
     said[last.name] = summary
     return outcome, {name: summary for name, summary in said.items() if summary is not None}
@@ -130,6 +171,32 @@ def _save(outcome: Outcome, context: RunContext) -> saved_model.Saved:
         raise StorageError(f"{error}; what was trained is in {elsewhere}") from error
 
 
+def _tell_data(job: FineTuningJob) -> None:
+    """Say how many examples there are, and what the validation split is good for."""
+    task, method = job.task, job.plan.method
+    sizes = {"train": len(task.train), "validation": len(task.validation or ())}
+    sizes = {name: size for name, size in {**sizes, **test_sizes(task)}.items() if size}
+    log.info("data: %s", ", ".join(f"{name} {size}" for name, size in sizes.items()))
+    if task.validation is None:
+        if task.test_source == "validation":
+            log.info(
+                "there is no test split beside the validation split, which is the test set: "
+                "nothing is chosen by it"
+            )
+    elif getattr(method, "hold_out", 0):
+        log.info(
+            "the validation split is not used, as method.hold_out=%g keeps a part of the training "
+            "data in its place (method.hold_out=0 takes the split)",
+            method.hold_out,  # type: ignore[attr-defined]
+        )
+    elif isinstance(method, TwoLevelMethod) and method.split is None:
+        log.info("the validation split is D_val (method.split=null)")
+    else:
+        share = "; method.split=null makes it D_val" * isinstance(method, TwoLevelMethod)
+        log.info("the validation split is what is chosen by: no level trains on it%s", share)
+
+
 def _refuse_leftovers(plan: Plan, folder: Path) -> None:
-    if not plan.resume and (folder / "metrics.jsonl").exists():
-        raise UserError(f"{folder} holds a run already: give another folder, or run.resume=DIR")
+    """Checkpoints and files of another run would be taken for this one's, and deleted."""
+    if not plan.resume:
+        refuse_others(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -11,12 +12,17 @@ from typing import Any
 
 from bilevel import BilevelEngine, BilevelEngineConfig, BilevelProblem, Callback
 from bilevel.callbacks import CheckpointEvery, MetricsWriter, NonFiniteGuard, ProgressBar
+from bilevel.callbacks.losses import level_names
+from bilevel.checkpoint.best import BestWeights
 from bilevel.errors import UserError
 from bilevel.hypergradient import estimator_of
 from experiments.cli import stopping
 from experiments.models.memory import without_cache
 from experiments.training.callbacks import Evaluation, HypergradientCheck, ValueLog
+from experiments.training.choosing import is_better
 from experiments.training.context import RunContext
+from experiments.training.doubts import about_training, about_upper_steps
+from experiments.training.watched import Watched
 from problems.common.method import Training
 
 __all__ = ["StageRun"]
@@ -36,6 +42,7 @@ class StageRun:
         self.context = context
         self.name = name
         self._summary: dict[str, Any] = {}
+        self._doubts: list[str] = []
 
     def summary(self) -> dict[str, Any]:
         """Seconds, steps, T1, T2, ...; plain data, complete once the stage has run."""
@@ -50,26 +57,36 @@ class StageRun:
         options, model = self.context.options, training.model
         levels = _levels(training.dependencies)
         lower = levels[0] if levels else training.problems[0]
-        evaluation = Evaluation(self.context, model, lower, training.validation)
-        writer = MetricsWriter(
-            self.context.folder / "metrics.jsonl", options.metrics_every, self.name
-        )
-        watched = training.gates or training.watch
+        watched = Watched.of(training, self.context.validation)
+        best = self._best(training, watched)
+        evaluation = Evaluation(self.context, model, lower, watched, best, training.settled)
+        metrics = self.context.folder / "metrics.jsonl"
+        writer = MetricsWriter(metrics, options.metrics_every, self.name)
+        drawn = training.gates or training.watch
         values = ValueLog(training.gates, training.watch, writer, training.steps)
         engine = BilevelEngine(
             training.problems,
-            config=self._config(training, lower),
+            config=self._config(training, lower, watched),
             dependencies=training.dependencies,
             callbacks=[
                 *self._before(writer, evaluation),
-                *([values] if watched else []),
+                *([values] if drawn else []),
                 *self._after(writer, lower if levels else None),
             ],
             validation=evaluation,
         )
         self._resume(engine)
-        parts = _parts(lower, training.validation)
-        log.info("stage %s: %d steps on %s%s", self.name, training.steps, engine.device, parts)
+        log.info(
+            "stage %s: %d steps on %s; %s",
+            self.name,
+            training.steps,
+            engine.device,
+            _parts(lower, training.validation, watched),
+        )
+        self._say_what_decides(watched, best)
+        upper = levels[1] if levels and levels[1].train_data_loader else None
+        if upper is not None:
+            self._doubt(about_upper_steps(self.name, _upper_steps(training, lower, upper)))
         started = time.process_time()
         # Who saves checkpoints is asked after each step whether that is all.
         careful = stopping.waiting() if options.checkpoint_every else nullcontext()
@@ -77,7 +94,11 @@ class StageRun:
             engine.run()
         if engine.stop_reason is not None:
             log.info("stage %s: stopped early, %s", self.name, engine.stop_reason)
+        if upper is not None and not self._doubts:  # it may step in a part of the training only
+            self._doubt(about_upper_steps(self.name, upper.count // upper.gas))
+        examples = _examples(training.problems, lower)
         stats = evaluation.finish(engine, writer)
+        self._doubt(about_training(self.name, metrics, f"{level_names(engine)[lower.name]}_loss"))
         self._summary = {
             "seconds": round(writer.seconds(), 3),
             "processor_seconds": round(time.process_time() - started, 3),
@@ -86,12 +107,17 @@ class StageRun:
             "T2": levels[1].config.steps if levels else None,
             "precision": lower.precision,
             "hypergradient": _described(lower) if levels else None,
-            "examples": _examples(training.problems, lower),
+            "examples": examples,
+            "kept": evaluation.kept(engine),
+            "validation": _validation(stats, watched),
+            "warnings": self._doubts,
         }
         engine.cleanup()
         return stats
 
-    def _config(self, training: Training, lower: BilevelProblem) -> BilevelEngineConfig:
+    def _config(
+        self, training: Training, lower: BilevelProblem, watched: Watched
+    ) -> BilevelEngineConfig:
         options = self.context.options
         return BilevelEngineConfig(
             train_iters=training.steps,
@@ -99,11 +125,41 @@ class StageRun:
             roll_back=training.roll_back,
             strategy=options.strategy,
             # Without validation data there is nothing to stop by: test data must not decide.
-            early_stopping=bool(options.early_stopping and training.validation),
-            early_stopping_metric="validation_loss",
-            early_stopping_mode="min",
+            early_stopping=bool(options.early_stopping and watched.rows),
+            early_stopping_metric=f"validation_{options.choose_by}",
+            early_stopping_mode=is_better(self.context.task, options.choose_by),
             early_stopping_tolerance=options.early_stopping,
+            early_stopping_start=training.settled,
         )
+
+    def _best(self, training: Training, watched: Watched) -> BestWeights | None:
+        """What remembers the best weights; None where the last ones are kept."""
+        options = self.context.options
+        if options.keep == "last" or not (watched.held_out and options.evaluate_every):
+            return None
+        return BestWeights(training.problems, is_better(self.context.task, options.choose_by))
+
+    def _say_what_decides(self, watched: Watched, best: BestWeights | None) -> None:
+        """Which weights the stage will end with, and what was asked for that it cannot do."""
+        options = self.context.options
+        if best is not None:
+            log.info(
+                "stage %s: ends with the weights of its best validation %s (engine.keep=last for "
+                "the last ones)",
+                self.name,
+                options.choose_by,
+            )
+        elif options.keep == "best":
+            why = "its upper level trains on D_val" if watched.rows else "it has no validation data"
+            log.warning("stage %s: ends with its last weights, as %s", self.name, why)
+        if options.early_stopping and not watched.rows:
+            log.warning("stage %s: runs to its end, as it has no validation data", self.name)
+
+    def _doubt(self, words: str | None) -> None:
+        """Say what may be wrong with the result, and remember it for result.json."""
+        if words is not None and words not in self._doubts:
+            log.warning("%s", words)
+            self._doubts.append(words)
 
     def _evaluation_interval(self, lower: BilevelProblem) -> int:
         """Global steps between two evaluations, 0 for none."""
@@ -112,7 +168,8 @@ class StageRun:
             return 0
         batches = len(_loader(lower))
         config = lower.config
-        return max(1, round(epochs * batches / config.gradient_accumulation / config.unroll_steps))
+        steps = math.ceil(batches / config.gradient_accumulation)
+        return max(1, round(epochs * steps / config.unroll_steps))
 
     def _before(self, writer: MetricsWriter, evaluation: Evaluation) -> list[Callback]:
         guard = NonFiniteGuard(checkpointer=self.context.checkpointer)
@@ -146,11 +203,11 @@ class StageRun:
         if found is None:
             return
         path, state = found
-        if state.get("stage") != self.name:
+        if not isinstance(state, dict) or state.get("stage") != self.name:
             return  # of a stage before: this one has not come to its first checkpoint
         try:
             engine.load_state_dict(state["engine"])
-        except KeyError as error:
+        except (LookupError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is of another version of this program") from error
         log.info("stage %s: goes on at step %d (%s)", self.name, engine.global_step, path.name)
 
@@ -161,13 +218,44 @@ def _loader(problem: BilevelProblem) -> Any:
     return loader[0] if isinstance(loader, (list, tuple)) else loader
 
 
-def _parts(lower: BilevelProblem, validation: Sequence[dict[str, Any]]) -> str:
-    """Sizes of the two parts of the data, for the log; nothing where it is not divided."""
-    if not validation:
-        return ""
+def _parts(lower: BilevelProblem, validation: Sequence[dict[str, Any]], watched: Watched) -> str:
+    """Sizes of the parts of the data, for the log, and which of them decide."""
     batches = _loader(lower)
     trained = getattr(batches, "indices", batches.dataset)  # a loader of one's own has none
-    return f"; D_train {len(trained)}, D_val {len(validation)}"
+    words = f"D_train {len(trained)}"
+    source = "the task's validation split" if watched.source == "validation" else "of the training"
+    if watched.trained_on:  # the upper level's
+        return f"{words}, D_val {len(watched.rows)} ({source}), which the upper level trains on"
+    if not watched.rows:
+        return f"{words}, no validation data"
+    if validation and watched.source == "validation":
+        words += f", D_val {len(validation)} (of the training), which the upper level trains on"
+    return f"{words}, held out to choose by {len(watched.rows)} ({source})"
+
+
+def _upper_steps(training: Training, lower: BilevelProblem, upper: BilevelProblem) -> int:
+    """Optimiser steps that the upper level is to take: T2 each time, but in the warm-up."""
+    config = lower.config
+    warm = config.warmup_steps // config.unroll_steps
+    return max(0, training.steps - warm) * upper.config.steps
+
+
+def _validation(stats: dict[str, float], watched: Watched) -> dict[str, Any] | None:
+    """Loss and scores on the validation data at the stage's end; None without any."""
+    if not watched.rows:
+        return None
+    scores = {
+        key.removeprefix("validation_"): None if math.isnan(value) else value
+        for key, value in stats.items()
+        if key.startswith("validation_")
+    }
+    return {
+        "loss": scores.pop("loss"),
+        "metrics": scores,
+        "examples": len(watched.rows),
+        "source": watched.source,
+        "trained_on": watched.trained_on,
+    }
 
 
 def _described(lower: BilevelProblem) -> dict[str, Any]:

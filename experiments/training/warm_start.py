@@ -126,7 +126,7 @@ def take_over(
 
     from experiments.results import saved_model
 
-    saved = Path(folder).expanduser() / Path(values["adapter_dir"]).name
+    saved = record.saved_folder(values, Path(folder).expanduser())
     tuned = saved_model.load(saved, base)
     if isinstance(tuned, PeftModel):
         if not isinstance(tuned.peft_config["default"], LoraConfig):  # AdaLoRA's is one too

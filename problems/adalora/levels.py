@@ -10,12 +10,12 @@ from typing import Any, cast
 import torch
 from peft import PeftModel
 from peft.tuners.adalora import AdaLoraLayer, AdaLoraModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from bilevel.lowrank import orthogonality, plain_lora
 from problems import common
 
-__all__ = ["SingularTriplets", "SingularValues", "adalora_layers"]
+__all__ = ["SingularTriplets", "SingularValues", "adalora_layers", "freeze_rank_counts"]
 
 STATE = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # the allocator's, parameter name -> tensor
 
@@ -120,6 +120,16 @@ def adalora_layers(model: PeftModel) -> dict[str, AdaLoraLayer]:
     """AdaLoRA layers by their name in the base model."""
     modules = model.get_base_model().named_modules()
     return {name: module for name, module in modules if isinstance(module, AdaLoraLayer)}
+
+
+def freeze_rank_counts(model: PeftModel) -> None:
+    """Train no ``ranknum``, the r_0 of a layer's scale alpha / r_0, which is a constant.
+
+    PEFT makes it without gradient, but wraps it anew, with one, where it has to follow a base in
+    another number format or on another device.
+    """
+    for layer in adalora_layers(model).values():
+        cast(nn.ParameterDict, layer.ranknum).requires_grad_(False)
 
 
 def lora_vectors(layer: AdaLoraLayer) -> tuple[Tensor, Tensor]:

@@ -52,6 +52,7 @@ from bilevel.settings import Count, NonNegative, Positive
 from problems import common
 from problems.common import (
     ALONE,
+    DVal,
     Job,
     LowRankMethod,
     OptimizerSettings,
@@ -113,9 +114,9 @@ class AdaLoRA(LowRankMethod):
                 f"method.final_share={self.final_share}: their sum must be less than 1"
             )
 
-    def holds_out(self) -> bool:
-        """Never."""
-        return False
+    def held_out(self, own: bool) -> DVal:
+        """The task's own validation split."""
+        return "apart" if own else "nothing"
 
     def stages(self) -> Sequence[Stage]:
         """One stage, one problem."""
@@ -125,12 +126,14 @@ class AdaLoRA(LowRankMethod):
         """P, Lambda, Q and head on all of the data, under PEFT's allocator."""
         from peft import get_peft_model
 
-        from problems.adalora.levels import SingularTriplets, SingularValues
+        from problems.adalora.levels import SingularTriplets, SingularValues, freeze_rank_counts
 
         batches = common.loader(job)
         steps = common.total_steps(job, batches, job.settings.epochs)
         base = job.build_model()
-        model = get_peft_model(base, self.config(job, base, steps))
+        config = self.config(job, base, steps)
+        model = get_peft_model(base, config)
+        freeze_rank_counts(model)
         parameters = common.trainable(model)
         lr = job.settings.lr if job.settings.lr is not None else 8e-4
         problem = common.only_problem(
@@ -157,6 +160,7 @@ class AdaLoRA(LowRankMethod):
                 "orthogonality": lowrank.orthogonality(problem.vectors()),
                 "budget": problem.budget(),
             },
+            settled=steps - config.tfinal,
         )
 
     def config(self, job: Job, base: PreTrainedModel, steps: int) -> AdaLoraConfig:

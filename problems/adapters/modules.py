@@ -25,7 +25,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
+from bilevel.checkpoint.sums import check_sums
 from bilevel.errors import UserError
+from bilevel.lowrank.adapter_files import check_weights
+from bilevel.reading import json_object
+from bilevel.settings import from_values
 from problems.common.layer_names import layer_parts
 
 __all__ = ["BottleneckConfig", "BottleneckModel", "load_adapters"]
@@ -172,11 +176,16 @@ class BottleneckModel(nn.Module):
         """
         folder = Path(folder)
         path = folder / CONFIG
-        values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        check_sums(folder)
+        values = json_object(path) if path.is_file() else {}
         if "bottleneck_type" not in values:
             raise UserError(f"{folder} holds no bottleneck adapters (bottleneck_type in {CONFIG})")
-        values.pop("base")
-        model = cls(base, BottleneckConfig(**values))
+        values.pop("base", None)
+        check_weights(folder)
+        config = from_values(BottleneckConfig, values, str(path))
+        if config.bottleneck_type not in SITES or config.activation not in ACT2FN:
+            raise UserError(f"{path} is damaged: it has a type or an activation that there is not")
+        model = cls(base, config)
         saved = load_file(folder / WEIGHTS)
         parameters = dict(model.base.named_parameters())
         if _shapes(saved, sorted(saved)) != _shapes(parameters, sorted(model._trained)):

@@ -17,7 +17,9 @@ keeps the norm ||W0 + s B A|| out of the gradient: the lower level's steps, and 
 gradient that takes the norm for a constant. What that makes of the hypergradient:
 
 - ``unrolled`` differentiates these very steps. In one step (T1 = 1) the norm depends on no m, so
-  the derivative of the step is exact. Over more steps the norm's part of d2L1/dV2 is missing.
+  the derivative of the step is exact; but the v that it is applied to lacks the norm's part, so
+  the whole gradient is not (tests/problems/test_bidora.py has the difference to whole runs). Over
+  more steps the norm's part of d2L1/dV2 is missing too. ``check_hypergradient`` says so.
 - ``finite_difference`` sees the norm of the perturbed factors, so at T1 = 1 it has a part of the
   mixed derivative that the steps taken do not have.
 - Direct partials are exact in all of them. ``alignment`` is for plain LoRA and refuses.
@@ -53,6 +55,7 @@ from bilevel.settings import Count, NonNegative, Positive
 from problems import common
 from problems.common import (
     ALONE,
+    DVal,
     Job,
     Level,
     LowRankMethod,
@@ -87,6 +90,9 @@ class BiDoRA(LowRankMethod, TwoLevelMethod):
 
     name: ClassVar[str] = "bidora"
     reads_weights: ClassVar[bool] = True
+    inexact: ClassVar[str] = (
+        "PEFT leaves the norm of the directions out of the gradient, so dL2/dV lacks a part"
+    )
     rank: Count = 4
     """r, components of the direction's B A."""
     lora_alpha: float = 8.0
@@ -113,6 +119,10 @@ class BiDoRA(LowRankMethod, TwoLevelMethod):
                 "hypergradient=alignment needs gated LoRA layers, which method=bidora has not: "
                 "use hypergradient=finite_difference"
             )
+
+    def held_out(self, own: bool) -> DVal:
+        """A retraining is on the training data alone."""
+        return "apart" if own and self.retrain else super().held_out(own)
 
     def stages(self) -> Sequence[Stage]:
         """One stage, or with ``retrain`` two."""

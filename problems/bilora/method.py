@@ -25,26 +25,27 @@ argument class still has fields that only make sense here.
 | R1 | squared, summed over matrices | - | squared, mean over matrices, gamma1 0.1 (AdaLoRA's) |
 | R2's sign | pushes to 0.5 as printed | - | the entropy itself: to 0 and 1; gamma2 0.01 |
 | start of P, Q | not said | - | N(0, 0.02) both, AdaLoRA's (``start=zero``: P = 0, Q Kaiming) |
-| start of values | softmax 1/r, more than real ones | 1/r | 1/r; real 0, binary 1/2 (``init``) |
+| start of values | softmax 1/r, real ones less | 1/r | 1/r; real 1/(2r), binary 1/2 (``init``) |
 | optimisers | not said | AdamW, betas (0.9, 0.98), eps 1e-6 | the same, no decay, both levels |
 | schedules | not said | linear, warm-up | linear, 10 % warm-up, both levels |
 | lr of head | larger than LoRA's (all) | 4e-5 | train.lr, or LoRA's 5e-4 |
-| lr of P, Q | | | r times that (softmax), twice (binary), once (real) |
+| lr of P, Q | | | r times that (softmax), twice (binary), 2r times (real; once at ``start=zero``) |
 | lr of v | not said | 4e-5 | 1e-3 (AutoLoRA's paper) |
 | T1, T2 | not said | 1 (field: 5), 1 | 1, 1 |
 | hypergradient | Betty | darts | the job's |
 
 The paper says that softmax values start at 1/r and that this is more than real ones do; that rules
-out real values of 1, which P = 0 needs. So both factors are drawn, and real values start at 0, as
-those of AdaLoRA, whose penalty R1 is. (Softmax and binary values then start with a small dW, not with
-none.) ``start=zero`` is the other reading: dW = 0, real values 1; the hypergradient and R1's gradient
-in P are zero at its first step, so the task moves first. Real values of 0 beside P = 0 would never
-move (all three gradients are zero), so that is refused.
+out real values of 1. So real values start at half of that, and both factors are drawn, as those of
+AdaLoRA, whose penalty R1 is: dW starts small, not at none. (From AdaLoRA's 0, ``init=0``, 216 steps
+of the demo lead to an accuracy of 0.73, from here to 0.84.) ``start=zero`` is the other reading:
+dW = 0, real values 1; the hypergradient and R1's gradient in P are zero at its first step, so the
+task moves first. Real values of 0 beside P = 0 would never move (all three gradients are zero):
+that is refused.
 
 Softmax values begin at 1/r, and with them the effective scale at alpha / r^2, where LoRA has
 alpha / r; so the learning rate of P and Q is r times LoRA's, and a step moves dW as far as one of
-LoRA's does. (Binary values begin at 1/2 and double it.) A given ``lower.lr`` is taken as it is, for
-all.
+LoRA's does. (Binary values begin at 1/2 and double it; real ones alike.) A given ``lower.lr`` is
+taken as it is, for all.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ class BiLoRA(LowRankMethod, TwoLevelMethod):
     start: Literal["normal", "zero"] = "normal"
     """P and Q both N(0, 0.02) as in AdaLoRA, or P = 0 and Q as LoRA's A."""
     init: float | None = None
-    """First value of v; null for 0, and for 1 with real values and start=zero."""
+    """First value of v; null for 0, but for real values 1/(2r), or 1 with start=zero."""
     gamma1: NonNegative = 0.1
     """Weight of R1 at the lower level."""
     r1_squared: bool = True
@@ -178,7 +179,9 @@ class BiLoRA(LowRankMethod, TwoLevelMethod):
         vectors = [factor for pair in factors(model) for factor in pair]
         own = {id(p) for p in vectors}
         head = [p for p in common.trainable(model) if id(p) not in own]
-        times = {"softmax": self.rank, "binary": 2, "real": 1}[self.values]
+        # Of the first values 1/r, 1/2, and 1 or 1/(2r).
+        real = 1 if self.start == "zero" else 2 * self.rank
+        times = {"softmax": self.rank, "binary": 2, "real": real}[self.values]
         groups = [{"params": vectors, "lr": times * lr}, {"params": head, "lr": lr}]
         return [group for group in groups if group["params"]]
 
@@ -196,7 +199,8 @@ class BiLoRA(LowRankMethod, TwoLevelMethod):
                     nn.init.normal_(part.weight, std=0.02)
         init = self.init
         if init is None:
-            init = 1.0 if self.values == "real" and self.start == "zero" else 0.0
+            real = 1.0 if self.start == "zero" else 1 / (2 * self.rank)
+            init = real if self.values == "real" else 0.0
         gates = lowrank.Gates(list(layers), self.rank, GATES[self.values], init)
         lowrank.attach_gates(model, gates)
         return model, gates

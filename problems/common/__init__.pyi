@@ -20,6 +20,7 @@ from .layer_names import layers as layers
 from .layer_names import positions as positions
 from .low_rank import LowRankMethod as LowRankMethod
 from .method import ComponentValues as ComponentValues
+from .method import DVal as DVal
 from .method import Job as Job
 from .method import Method as Method
 from .method import Stage as Stage

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 
@@ -9,6 +10,8 @@ from bilevel.data import ResumableLoader
 from problems.common.method import Job
 
 __all__ = ["loader", "steps_per_epoch", "total_steps"]
+
+log = logging.getLogger(__name__)
 
 
 def loader(job: Job, indices: Sequence[int] | None = None, stream: int = 0) -> ResumableLoader:
@@ -28,8 +31,15 @@ def loader(job: Job, indices: Sequence[int] | None = None, stream: int = 0) -> R
 
 
 def steps_per_epoch(job: Job, batches: ResumableLoader) -> int:
-    """Optimiser steps in an epoch."""
-    return max(1, len(batches) // job.settings.gradient_accumulation)
+    """Optimiser steps in an epoch, whose last one takes the batches that are left."""
+    several = job.settings.gradient_accumulation
+    if several > len(batches):
+        log.warning(
+            "train.gradient_accumulation=%d is more than the %d batches in a pass over the data: "
+            "every optimiser step takes these %d",
+            *(several, len(batches), len(batches)),
+        )
+    return math.ceil(len(batches) / several)
 
 
 def total_steps(job: Job, batches: ResumableLoader, epochs: float, unroll_steps: int = 1) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from bilevel.errors import UserError
 from bilevel.settings import Settings
@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
     from bilevel import BilevelProblem, Hypergradient
 
-__all__ = ["ComponentValues", "Job", "Method", "Stage", "Training", "Watch"]
+__all__ = ["ComponentValues", "DVal", "Job", "Method", "Stage", "Training", "Watch"]
 
+# Validation data: there is none, levels train on all of it, or some is kept apart from all levels.
+DVal = Literal["nothing", "trained_on", "apart"]
 # What a method may want drawn over the steps: name -> number, read about a hundred times a stage.
 Watch = Callable[[], Mapping[str, "float | Tensor"]]
 
@@ -76,6 +78,8 @@ class Training:
         gates: selection variables, singular values or gates to record over time.
         watch: other numbers to record over time.
         roll_back: take the last lower step again after an upper step.
+        settled: global steps until the model has the form that is saved (gates closed, a budget
+            reached): the best weights are those of a later evaluation, and early stopping waits.
     """
 
     problems: Sequence[BilevelProblem]
@@ -87,6 +91,7 @@ class Training:
     gates: ComponentValues | None = None
     watch: Watch | None = None
     roll_back: bool = False
+    settled: int = 0
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,7 @@ class Method(Settings, ABC):
         takes_targets: its adapters go where ``train.target_modules`` says; False for a method that
             has places of its own.
         virtual_tokens: positions that the method's own tokens take from the text.
+        inexact: why even ``unrolled`` is not the derivative of this method's run, where it is not.
     """
 
     name: ClassVar[str] = ""
@@ -131,6 +137,7 @@ class Method(Settings, ABC):
     reads_weights: ClassVar[bool] = False
     takes_targets: ClassVar[bool] = True
     virtual_tokens: ClassVar[int] = 0
+    inexact: ClassVar[str] = ""
 
     def check_hypergradient(self, estimator: Hypergradient) -> None:
         """Refuse an estimator that cannot serve this method, before anything is loaded.
@@ -167,9 +174,17 @@ class Method(Settings, ABC):
             UserError: the method is to train on it, and it has fewer examples than a batch.
         """
 
-    def holds_out(self) -> bool | None:
-        """Whether a stage keeps a part of the training data apart as D_val; None: not known yet."""
-        return None
+    def held_out(self, own: bool) -> DVal | None:
+        """What validation data its stages have; None: only they can tell.
+
+        Args:
+            own: whether the task has a validation split of its own beside its test set.
+
+        Returns:
+            ``apart`` where a stage has some that none of its levels trains on, ``trained_on``
+            where an upper level trains on all there is, ``nothing`` where there is none.
+        """
+        return "apart" if own else None
 
     def check_model(self, model: PreTrainedModel, target_modules: Sequence[str]) -> None:
         """Refuse a model that the method cannot adapt, before anything is trained.

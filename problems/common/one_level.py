@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from problems import common
-from problems.common.method import Job, Method, Stage, Training
+from problems.common.method import DVal, Job, Method, Stage, Training
 from problems.common.optimizer_settings import OptimizerSettings
 from problems.common.records import Outcome
 
@@ -58,9 +58,9 @@ class OneLevelMethod(Method):
         """Rank of every adapted module; None without ranks."""
         return None
 
-    def holds_out(self) -> bool:
-        """Never."""
-        return False
+    def held_out(self, own: bool) -> DVal:
+        """The task's own validation split."""
+        return "apart" if own else "nothing"
 
     def stages(self) -> Sequence[Stage]:
         """One stage, one problem."""

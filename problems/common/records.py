@@ -44,7 +44,7 @@ class TrainSettings(Settings):
     batch_size: Count = 16
     """Examples in a batch of either level."""
     gradient_accumulation: Count = 1
-    """Batches in one optimiser step."""
+    """Batches in one optimiser step; the last step of an epoch takes those that are left."""
     gradient_clipping: NonNegative = 0.0
     """Global gradient norm; 0 for no clipping."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

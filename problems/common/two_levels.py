@@ -20,7 +20,7 @@ from bilevel.data import split as split_indices
 from bilevel.errors import UserError
 from bilevel.settings import Count, Natural
 from problems import common
-from problems.common.method import ComponentValues, Job, Method, Training, Watch
+from problems.common.method import ComponentValues, DVal, Job, Method, Training, Watch
 from problems.common.optimizer_settings import OptimizerSettings
 
 if TYPE_CHECKING:
@@ -118,9 +118,9 @@ class TwoLevelMethod(Method):
             f"{examples or 'none'}; give a share of the training data, method.split=0.8"
         )
 
-    def holds_out(self) -> bool:
-        """All do, but for those that take the task's own validation split."""
-        return self.split is not None
+    def held_out(self, own: bool) -> DVal:
+        """D_val is trained on; a split of the task's own is not, where D_val is a share."""
+        return "apart" if own and self.split is not None else "trained_on"
 
     def parts(self, job: Job) -> Parts:
         """The data of the two levels: disjoint, stratified by class, decided by the job's seed.

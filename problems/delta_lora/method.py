@@ -51,6 +51,7 @@ from bilevel.settings import Natural, NonNegative
 from problems import common
 from problems.common import (
     ALONE,
+    DVal,
     Job,
     LowRankMethod,
     OptimizerSettings,
@@ -79,9 +80,9 @@ class DeltaLoRA(LowRankMethod):
     )
     """Of the factors and the head."""
 
-    def holds_out(self) -> bool:
-        """Never."""
-        return False
+    def held_out(self, own: bool) -> DVal:
+        """The task's own validation split."""
+        return "apart" if own else "nothing"
 
     def stages(self) -> Sequence[Stage]:
         """One stage, one problem."""

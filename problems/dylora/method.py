@@ -36,6 +36,7 @@ from bilevel.settings import Count
 from problems import common
 from problems.common import (
     ALONE,
+    DVal,
     Job,
     LowRankMethod,
     OptimizerSettings,
@@ -72,9 +73,9 @@ class DyLoRA(LowRankMethod):
         if b is not None and b > self.rank:
             raise UserError(f"method.export_rank={b}: this must be method.rank={self.rank} or less")
 
-    def holds_out(self) -> bool:
-        """Never."""
-        return False
+    def held_out(self, own: bool) -> DVal:
+        """The task's own validation split."""
+        return "apart" if own else "nothing"
 
     def stages(self) -> Sequence[Stage]:
         """One stage, one problem."""

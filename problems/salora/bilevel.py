@@ -165,4 +165,5 @@ class SaLoRABilevel(SaLoRASettings, TwoLevelMethod):
             gates=gates,
             watch=self.watch(window, factors, ascent),
             roll_back=self.roll_back,
+            settled=min(window.last + 1, steps),
         )

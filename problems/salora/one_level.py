@@ -32,7 +32,7 @@ one: it has no data, maximises, and steps in the window only.
 | lr of log theta, lambda | 0.01 | max(0.01, 40 / W), max(0.01, 60 / W) in a window of W steps |
 | Adam's betas for log theta | not said | 0.8, 0.95 (why: ``GATE_BETAS``) |
 | their schedule | linear (all) | log theta: linear to 0 in the window; lambda: constant; no decay |
-| R_orth | squared, summed | squared, mean over the matrices, beta 0.1, in full precision |
+| R_orth | squared, summed, beta 0.1 | squared, mean over the matrices (``orth_reduce=sum``) |
 | what is cut at T_end | gates whose expected value is 0 | all but the largest gates in the budget |
 | what a kept gate becomes | keeps those above 0; their value is not said | its mean E[g] |
 | gates at T_start | not said | from 1 to E[g] = 0.5 in one step: every update halves |
@@ -51,7 +51,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from bilevel.settings import Positive, Share
 from problems import common
-from problems.common import ALONE, Job, Outcome, Stage, Training
+from problems.common import ALONE, DVal, Job, Outcome, Stage, Training
 from problems.salora.settings import GATE_BETAS, SaLoRASettings, gate_lr
 
 if TYPE_CHECKING:
@@ -76,9 +76,9 @@ class SaLoRA(SaLoRASettings):
     gate_betas: tuple[Share, Share] = GATE_BETAS
     """Adam's for log theta."""
 
-    def holds_out(self) -> bool:
-        """Never."""
-        return False
+    def held_out(self, own: bool) -> DVal:
+        """The task's own validation split."""
+        return "apart" if own else "nothing"
 
     def stages(self) -> Sequence[Stage]:
         """One stage, two problems; one without the constraint."""
@@ -132,6 +132,7 @@ class SaLoRA(SaLoRASettings):
             finish,
             gates=gates,
             watch=self.watch(window, factors, ascent),
+            settled=min(window.last + 1, steps),
         )
 
     def _optimizer(

@@ -11,6 +11,7 @@ from accelerate.state import AcceleratorState
 
 from bilevel.hypergradient import (
     Alignment,
+    BettyDarts,
     ConjugateGradient,
     FiniteDifference,
     Neumann,
@@ -20,6 +21,7 @@ from bilevel.hypergradient import (
 )
 from tests.bilevel.text_toys import two_text_levels
 from tests.bilevel.toys import STRICT, Recorder, flat, two_levels
+from tests.bilevel.uneven import uneven_levels
 
 pytestmark = STRICT
 
@@ -63,6 +65,17 @@ def outcomes(strategy):
     recorder = Recorder(upper)
     engine.run()
     found["alignment", 1] = [*(flat(g) for g in recorder.grads), flat(lower.trainable_parameters())]
+    # Losses that are means over tags, of which the ranks have unlike numbers.
+    for estimator in (*ESTIMATORS, BettyDarts()):
+        for options in ({}, {"batch_size": 4, "gas": 2}):
+            engine, lower, upper = uneven_levels(estimator, strategy=strategy, **options)
+            recorder = Recorder(upper)
+            engine.run()
+            found[f"uneven {estimator!r}", options.get("gas", 1)] = [
+                flat(recorder.grads[-1]),
+                flat(lower.trainable_parameters()),
+                flat(upper.trainable_parameters()),
+            ]
     return found
 
 

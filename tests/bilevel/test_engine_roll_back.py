@@ -84,7 +84,7 @@ def manual_roll_back(T1, gas=1, steps=3, warmup=0, scheduler=None):
 
 
 @pytest.mark.parametrize(
-    ("T1", "gas", "warmup"), [(1, 1, 0), (3, 1, 0), (1, 2, 0), (2, 3, 0), (2, 1, 2), (2, 2, 3)]
+    ("T1", "gas", "warmup"), [(1, 1, 0), (3, 1, 0), (1, 2, 0), (2, 4, 0), (2, 1, 2), (2, 2, 3)]
 )
 def test_roll_back_is_the_published_loop(T1, gas, warmup):
     """Restore, then redo one lower step on the last batch with the new upper variables."""

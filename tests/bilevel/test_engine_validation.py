@@ -1,5 +1,7 @@
 """Validation, early stopping, stop requests."""
 
+import math
+
 import pytest
 import torch
 
@@ -69,7 +71,7 @@ def test_validation_every_so_often_in_evaluation_mode():
     assert log.calls == [("start", 0), s[1], v[0], s[2], s[3], v[1], s[4], s[5], ("end", 5)]
 
 
-def stopping_engine(scores, mode="min", metric="loss", tolerance=2, steps=20):
+def stopping_engine(scores, mode="min", metric="loss", tolerance=2, steps=20, start=0):
     values = iter(scores)
     engine, *_ = two_levels(
         NoHypergradient(),
@@ -81,6 +83,7 @@ def stopping_engine(scores, mode="min", metric="loss", tolerance=2, steps=20):
             "early_stopping_mode": mode,
             "early_stopping_metric": metric,
             "early_stopping_tolerance": tolerance,
+            "early_stopping_start": start,
         },
     )
     return engine
@@ -92,6 +95,18 @@ def test_early_stopping(mode, sign):
     engine.run()
     assert engine.global_step == 6
     assert engine.stop_reason == "loss has not improved in 2 validations"
+
+
+def test_scores_that_are_no_number_are_no_best_ones():
+    engine = stopping_engine([math.nan, 3, 2, 2.5, math.nan, 1.0])
+    engine.run()
+    assert engine.global_step == 5
+
+
+def test_early_stopping_may_begin_later():
+    engine = stopping_engine([1, 9, 9, 9, 8, 7, 7, 7, 0], start=4)
+    engine.run()
+    assert engine.global_step == 8
 
 
 def test_early_stopping_survives_a_resume():

@@ -55,7 +55,7 @@ def test_a_run(kind, data, tmp_path, capsys):
     model = writers.folder(tmp_path / "model", kind)
     found = run(tmp_path / "run", words(data, model, "method=lora", "method.rank=2"))
     assert set(found["metrics"]) == {"bleu", "rougeL"}
-    assert found["data"] == {"train": 24, "test": 6}
+    assert found["data"] == {"train": 24, "validation": 8, "test": 6}
     assert (found["train_source"], found["test_source"]) == ("train", "test")
     told = [json.loads(x) for x in (tmp_path / "run/predictions.jsonl").read_text().splitlines()]
     asked = [json.loads(x) for x in (data / "test.jsonl").read_text().splitlines()]

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,8 @@ def test_tasks_with_different_metrics_share_a_table(tmp_path: Path) -> None:
 def test_unfinished_runs_are_told_apart(tmp_path: Path) -> None:
     save(tmp_path / "good", result("lora", 0, 0.9), [])
     save(tmp_path / "bad", None, [])
-    finished, failed = report._collect([tmp_path])
+    found = report._collect([tmp_path])
+    finished, failed = found.finished, found.failed
     assert [r["method"] for r in finished] == ["lora"]
     assert failed == [tmp_path / "bad"]
 
@@ -134,3 +136,61 @@ def test_a_grid_without_validation_loss_is_refused(tmp_path):
         save(tmp_path / str(rank), result("lora_grid", 0, 0.8), [f"method.rank={rank}"])
     with pytest.raises(report.UserError, match=r"method\.hold_out"):
         report.report([tmp_path], tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "text", ["=1+1", "+train.x=1", "-cmd|'/c calc'!A1", "@SUM(A1)", "\t=1", " =1"]
+)
+def test_a_text_is_no_formula_of_a_spreadsheet(tmp_path: Path, text: str) -> None:
+    save(tmp_path / "a", result("lora", 0, 0.9, task=text), ["x=1", text])
+    save(tmp_path / "b", result(text, 0, 0.9), ["x=2"])
+    values = result("lora", 1, 0.9)
+    values["metrics"] = {text: -0.5, **values["metrics"]}
+    save(tmp_path / "c", values, ["x=3"])
+    report.report([tmp_path], tmp_path)
+    with open(tmp_path / "summary.csv", newline="") as file:
+        table = list(csv.reader(file))
+    for cell in (cell for line in table for cell in line):
+        if cell.strip()[:1] in ("=", "+", "-", "@"):
+            float(cell)  # a number
+    assert "-0.5" in [cell for line in table for cell in line]
+
+
+def test_names_do_not_break_the_table(tmp_path: Path) -> None:
+    odd = "a|b\\|c\n<img src=x onerror=alert(1)> [x](javascript:y) \x1b[2J"
+    save(tmp_path / "a", result("lora", 0, 0.9, model=odd), ["train.x=a|b"])
+    save(tmp_path / "b", result("lora", 1, 0.9, model=odd), ["train.x=c"])
+    text = report.report([tmp_path], tmp_path)
+    lines = (tmp_path / "summary.md").read_text().splitlines()
+    assert len(lines) == 4
+    bars = [len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in lines]
+    assert len(set(bars)) == 1
+    assert "<" not in (tmp_path / "summary.md").read_text()
+    assert "](" not in (tmp_path / "summary.md").read_text()
+    assert "\x1b" not in text
+
+
+def test_a_table_is_not_written_through_a_link(tmp_path: Path) -> None:
+    save(tmp_path / "runs" / "a", result("lora", 0, 0.9), [])
+    (tmp_path / "precious").write_text("mine")
+    for name in ("summary.csv", "summary.md", "comparison.png"):
+        (tmp_path / "runs" / name).symlink_to(tmp_path / "precious")
+    report.report([tmp_path / "runs"], tmp_path / "runs")
+    assert (tmp_path / "precious").read_text() == "mine"
+
+
+def test_a_run_that_cannot_be_read_costs_no_other_its_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in (0, 1):
+        save(tmp_path / f"good{seed}", result("lora", seed, 0.9), [])
+    save(tmp_path / "bad", result("lora", 2, 0.9), [])
+    (tmp_path / "bad" / "result.json").write_text('{"schema_version": 1, "method": ')
+    save(tmp_path / "worse", result("lora", 3, 0.9), [])
+    (tmp_path / "worse" / ".hydra" / "overrides.yaml").write_text("a: [")
+    assert "| lora" in report.report([tmp_path], tmp_path)
+    with open(tmp_path / "summary.csv") as file:
+        assert [row["seeds"] for row in csv.DictReader(file)] == ["2"]
+    said = capsys.readouterr().err
+    assert f"passed over: {tmp_path / 'bad' / 'result.json'}" in said
+    assert f"passed over: {tmp_path / 'worse' / '.hydra' / 'overrides.yaml'}" in said

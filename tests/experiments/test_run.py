@@ -73,9 +73,12 @@ def test_result(finished: Path) -> None:
         "steps": {"search": 12, "retrain": 24},
         "precision": "fp32",
     }
-    assert r["hypergradient"]["name"] == "finite_difference"
+    assert r["hypergradient"]["name"] == "unrolled"
     assert set(r["seconds"]) == {"search", "retrain"}
-    assert r["validation_loss"] is not None
+    assert r["validation_loss"] == r["validation"]["loss"]
+    assert (r["validation"]["source"], r["validation"]["trained_on"]) == ("training", True)
+    assert r["kept"]["search"] == {"weights": "last", "step": 12}
+    assert any("takes only 12 steps" in words for words in r["warnings"])
     assert r["entities"] is None
     rows = [json.loads(line) for line in (finished / "predictions.jsonl").read_text().splitlines()]
     assert [row["index"] for row in rows] == list(range(80))
@@ -89,7 +92,8 @@ def test_metrics_file(finished: Path) -> None:
     search = [x for x in lines if x["stage"] == "search"]
     ends = [x for x in search if x["kind"] == "validation"]
     assert [x["step"] for x in ends] == [6, 12]
-    assert {"train_loss", "validation_loss", "test_loss", "test_accuracy"} <= ends[-1].keys()
+    assert {"train_loss", "validation_loss", "validation_accuracy"} <= ends[-1].keys()
+    assert not any(key.startswith("test_") for line in ends for key in line)
     gates = [x for x in search if x["kind"] == "gates"]
     assert [x["step"] for x in gates] == list(range(13))
     for values in gates[-1]["gates"].values():
@@ -236,10 +240,15 @@ def test_check_hypergradient_program(quick: list[str], capsys: pytest.CaptureFix
     found = []
     for _ in range(2):
         check_hypergradient.main(words)
-        found.append({x.split("  ")[0]: x.split() for x in capsys.readouterr().out.splitlines()})
+        *shown, last = capsys.readouterr().out.splitlines()
+        found.append({x.split("  ")[0]: x.split() for x in shown})
     lines, again = found
     # it starts from the seed, as a run does; the last column is a time
     assert {name: x[:-1] for name, x in lines.items()} == {n: x[:-1] for n, x in again.items()}
+    # the default is one that it recommends
+    trusted, own = last.split("; the run's own, ")
+    assert "unrolled (error 0" in trusted
+    assert own.startswith("unrolled, is among them")
     assert float(lines["unrolled(product=central_difference)"][1]) > 0.99
     assert {"sama", "neumann", "cg", "alignment"} <= lines.keys()
     with pytest.raises(SystemExit):

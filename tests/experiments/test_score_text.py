@@ -44,9 +44,26 @@ def test_it_prints_a_table(files, capsys):
     assert rouge.split()[:2] == ["rougeL", "41.6667"]  # (5/6 + 0) / 2
 
 
+def test_words_are_cut_by_the_script_or_as_asked(files, capsys):
+    hypotheses, references = files("h", "我们去公园\n"), files("r", "我们去公园\n")
+    words = [f"hypotheses={hypotheses}", f"references={references}", "metrics=bleu"]
+    score_text.main(words)
+    assert "100.0000" in (row := capsys.readouterr().out.splitlines()[1])
+    assert "tok:zh" in row
+    score_text.main([*words, "metrics.tokenize=13a"])  # a sentence is one word, which BLEU is 0 of
+    row = capsys.readouterr().out.splitlines()[1]
+    assert row.split()[1] == "-"
+    assert "equal" in row
+
+
+def test_a_byte_order_mark_is_no_word(files):
+    assert read_texts(files("a", "\ufeffone\ntwo\n")) == ["one", "two"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["hypotheses=x", "references=x", "metrics=bleu", "metrics.tokenize=zhh"], "tokenize=zhh"),
         (["hypothesis=x"], "did you mean 'hypotheses'"),
         (["hypotheses=x"], "references= is needed"),
         (["hypotheses=none", "references=none", "metrics=bleu"], "cannot read none: No such file"),

@@ -29,7 +29,8 @@ def explicit_r1(model):
 
 @pytest.mark.parametrize(
     "options",
-    [{"values": v, "start": "zero"} for v in ("softmax", "real", "binary")] + [{"values": "real"}],
+    [{"values": v, "start": "zero"} for v in ("softmax", "real", "binary")]
+    + [{"values": "real", "init": 0.0}],
 )
 def test_the_update_starts_at_zero_where_a_part_of_it_does(options):
     job = SmallJob()
@@ -42,7 +43,9 @@ def test_the_update_starts_at_zero_where_a_part_of_it_does(options):
     assert Q.any()
 
 
-@pytest.mark.parametrize(("values", "first"), [("softmax", 1 / 8), ("real", 0.0), ("binary", 0.5)])
+@pytest.mark.parametrize(
+    ("values", "first"), [("softmax", 1 / 8), ("real", 1 / 16), ("binary", 0.5)]
+)
 def test_it_starts_as_the_paper_says_it_does(values, first):
     """Softmax values at 1/r, real ones below that; no factor is zero, and R1 weighs something."""
     torch.manual_seed(3)
@@ -292,11 +295,14 @@ def test_real_values_of_zero_beside_a_zero_factor_would_never_move():
         assert any(bool(g.any()) for g in gradients) == moves
 
 
-@pytest.mark.parametrize(("values", "times"), [("softmax", 4), ("binary", 2), ("real", 1)])
-def test_the_learning_rate_makes_up_for_small_first_values(values, times):
+@pytest.mark.parametrize(
+    ("values", "start", "times"),
+    [("softmax", "normal", 4), ("binary", "zero", 2), ("real", "normal", 8), ("real", "zero", 1)],
+)
+def test_the_learning_rate_makes_up_for_small_first_values(values, start, times):
     def rates(**options):
         job = SmallJob(lr=1e-3)
-        train(BiLoRA(rank=4, values=values, **options), job)
+        train(BiLoRA(rank=4, values=values, start=start, **options), job)
         lower = job.runs[0]["problems"][0]
         sizes = [sum(p.numel() for p in g["params"]) for g in lower.optimizer.param_groups]
         return dict(zip(sizes, lower.scheduler.base_lrs, strict=True))

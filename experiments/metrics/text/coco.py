@@ -13,6 +13,7 @@ from functools import cache, lru_cache
 from typing import Any
 
 from experiments.metrics.text.metric import Hypotheses, References
+from experiments.metrics.text.tokenization import ENGLISH, bare_words
 
 __all__ = ["cider", "rouge_l_coco", "words"]
 
@@ -23,8 +24,13 @@ FULL_STOP = re.compile(r"(?<=[^.\s])\.(?=\s|$)")
 
 
 @lru_cache(maxsize=2**16)
-def words(text: str) -> str:
-    """Lower-case Penn Treebank tokens without punctuation, joined by single blanks."""
+def words(text: str, tokenization: str = ENGLISH) -> str:
+    """Lower-case tokens without punctuation, joined by single blanks.
+
+    Those of the Penn Treebank for `ENGLISH`, else sacrebleu's.
+    """
+    if tokenization != ENGLISH:
+        return " ".join(bare_words(text, tokenization))
     # Stanford's tokeniser writes every currency sign as one, apart from its number.
     tokens = _tokeniser().tokenize(FULL_STOP.sub(" .", text.lower().replace("£", "#")))
     return " ".join(token for token in tokens if token not in PUNCTUATION)
@@ -37,7 +43,9 @@ def _tokeniser() -> Any:
     return NLTKWordTokenizer()
 
 
-def rouge_l_coco(hypotheses: Hypotheses, references: References) -> float:
+def rouge_l_coco(
+    hypotheses: Hypotheses, references: References, tokenization: str = ENGLISH
+) -> float:
     """Mean ROUGE-L of MS-COCO, 0 to 100.
 
     F with beta 1.2 of the largest precision and the largest recall among the references, which need
@@ -45,24 +53,24 @@ def rouge_l_coco(hypotheses: Hypotheses, references: References) -> float:
     """
     from pycocoevalcap.rouge.rouge import Rouge
 
-    return 100 * float(Rouge().compute_score(*_by_example(hypotheses, references))[0])
+    return 100 * float(Rouge().compute_score(*_by_example(hypotheses, references, tokenization))[0])
 
 
-def cider(hypotheses: Hypotheses, references: References) -> float:
+def cider(hypotheses: Hypotheses, references: References, tokenization: str = ENGLISH) -> float:
     """CIDEr-D with n up to 4 and sigma 6, 0 to 10 (Vedantam et al. 2015).
 
     Words that all examples share weigh nothing, so one example alone scores 0.
     """
     from pycocoevalcap.cider.cider import Cider
 
-    return float(Cider().compute_score(*_by_example(hypotheses, references))[0])
+    return float(Cider().compute_score(*_by_example(hypotheses, references, tokenization))[0])
 
 
 def _by_example(
-    hypotheses: Hypotheses, references: References
+    hypotheses: Hypotheses, references: References, tokenization: str
 ) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
     """References and hypotheses as pycocoevalcap takes them: number of the example -> texts."""
     return (
-        {i: [words(text) for text in texts] for i, texts in enumerate(references)},
-        {i: [words(text)] for i, text in enumerate(hypotheses)},
+        {i: [words(text, tokenization) for text in texts] for i, texts in enumerate(references)},
+        {i: [words(text, tokenization)] for i, text in enumerate(hypotheses)},
     )

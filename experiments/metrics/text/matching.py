@@ -1,7 +1,7 @@
-"""Compute BLEU and TER by sacrebleu.
+"""Compute BLEU, TER and chrF by sacrebleu.
 
 mteval-v13a without ``-c``, which scores E2E, and the WebNLG and DART recipe of LoRA compare text in
-lower case, so both do here.
+lower case, so BLEU and TER do here.
 """
 
 from __future__ import annotations
@@ -10,27 +10,47 @@ from itertools import zip_longest
 from typing import Any
 
 from experiments.metrics.text.metric import Hypotheses, References
+from experiments.metrics.text.tokenization import ENGLISH, tokens
 
-__all__ = ["bleu", "ter"]
+__all__ = ["bleu", "chrf", "ter"]
 
 
-def bleu(hypotheses: Hypotheses, references: References) -> float:
-    """Corpus BLEU-4 in lower case on 13a tokens, 0 to 100 (Papineni et al. 2002; Post 2018)."""
+def bleu(hypotheses: Hypotheses, references: References, tokenization: str = ENGLISH) -> float:
+    """Corpus BLEU-4 in lower case, 0 to 100 (Papineni et al. 2002; Post 2018)."""
     from sacrebleu.metrics import BLEU
 
-    scorer = BLEU(lowercase=True, force=True)  # force: no warning that a text was tokenised before
+    # force: no warning that a text was tokenised before
+    scorer = BLEU(lowercase=True, force=True, tokenize=tokenization)
     return float(scorer.corpus_score(hypotheses, _streams(references)).score)
 
 
-def ter(hypotheses: Hypotheses, references: References) -> float:
+def ter(hypotheses: Hypotheses, references: References, tokenization: str = ENGLISH) -> float:
     """Translation edit rate in lower case, 0 (equal) to 100 and above (Snover et al. 2006).
 
     Edits to the nearest reference over the mean length of the references, summed over the corpus.
     """
     from sacrebleu.metrics import TER
 
-    # normalised: a full stop is a word of its own; without, "Italy." and "Italy" are an edit apart
-    return float(TER(normalized=True).corpus_score(hypotheses, _streams(references)).score)
+    if tokenization == ENGLISH:
+        # normalised: a full stop is a word of its own; without, "Italy." and "Italy" are an edit
+        # apart
+        scorer = TER(normalized=True)
+    else:
+        scorer = TER()
+        hypotheses = [_cut(text, tokenization) for text in hypotheses]
+        references = [[_cut(text, tokenization) for text in texts] for texts in references]
+    return float(scorer.corpus_score(hypotheses, _streams(references)).score)
+
+
+def chrf(hypotheses: Hypotheses, references: References) -> float:
+    """Corpus chrF2 of characters, 0 to 100 (Popovic 2015): it needs no words."""
+    from sacrebleu.metrics import CHRF
+
+    return float(CHRF().corpus_score(hypotheses, _streams(references)).score)
+
+
+def _cut(text: str, tokenization: str) -> str:
+    return " ".join(tokens(text, tokenization))
 
 
 def _streams(references: References) -> list[list[Any]]:

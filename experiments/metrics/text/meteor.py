@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -16,29 +17,44 @@ from threading import Timer
 from bilevel.errors import UserError
 from experiments.metrics.text.coco import words
 from experiments.metrics.text.metric import Hypotheses, References
+from experiments.metrics.text.tokenization import ENGLISH, tokens
 
 __all__ = ["meteor", "meteor_coco"]
 
 SEPARATOR = "|||"
+# Stems, synonyms and paraphrases are of English; elsewhere equal words match, cut by us.
+IN_ENGLISH = ("-l", "en", "-norm")
+ELSEWHERE = ("-l", "other")
 START_SECONDS, SECONDS_EACH = 300.0, 1.0  # far more than it takes: only a hang gets there
 
 
-def meteor(hypotheses: Hypotheses, references: References) -> float:
+def meteor(hypotheses: Hypotheses, references: References, tokenization: str = ENGLISH) -> float:
     """METEOR of the texts as they are, 0 to 100 (Denkowski and Lavie 2014), as WebNLG is scored."""
-    return _score(list(hypotheses), [list(texts) for texts in references])
+    if tokenization == ENGLISH:
+        return _score(list(hypotheses), [list(texts) for texts in references], IN_ENGLISH)
+
+    def cut(text: str) -> str:
+        return " ".join(tokens(text.lower(), tokenization))
+
+    cut_references = [[cut(text) for text in texts] for texts in references]
+    return _score([cut(text) for text in hypotheses], cut_references, ELSEWHERE)
 
 
-def meteor_coco(hypotheses: Hypotheses, references: References) -> float:
+def meteor_coco(
+    hypotheses: Hypotheses, references: References, tokenization: str = ENGLISH
+) -> float:
     """METEOR of the texts without punctuation, 0 to 100, as E2E and MS-COCO are scored."""
     return _score(
-        [words(text) for text in hypotheses], [[words(t) for t in texts] for texts in references]
+        [words(text, tokenization) for text in hypotheses],
+        [[words(text, tokenization) for text in texts] for texts in references],
+        IN_ENGLISH if tokenization == ENGLISH else ELSEWHERE,
     )
 
 
-def _score(hypotheses: list[str], references: list[list[str]]) -> float:
+def _score(hypotheses: list[str], references: list[list[str]], options: Sequence[str]) -> float:
     jar = Path(str(metadata.distribution("pycocoevalcap").locate_file("pycocoevalcap")))
     command = ["java", "-Xmx2G", "-jar", str(jar / "meteor" / "meteor-1.5.jar")]
-    command += ["-", "-", "-stdio", "-l", "en", "-norm"]
+    command += ["-", "-", "-stdio", *options]
     limit = START_SECONDS + SECONDS_EACH * len(hypotheses)
     # stderr into a file: nobody reads it meanwhile, and a full pipe would stop the program
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:

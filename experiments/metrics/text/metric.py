@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib import metadata
 
 from bilevel.errors import UserError
+from experiments.metrics.text.tokenization import ENGLISH, bare_words
 
 __all__ = ["JAVA", "Hypotheses", "References", "TextMetric", "check_texts"]
 
@@ -28,24 +29,70 @@ class TextMetric:
         needs: Python packages that must be installed, and ``"java"`` for a Java program.
         choices: what the number depends on beside the texts: tokenisation, case, smoothing, scale.
         higher_is_better: False for an error rate.
+        elsewhere: the choices with another tokenisation than the English one, which stands at
+            ``{}``; the function then takes its name as a third argument. None: no words are cut.
     """
 
     name: str
-    function: Callable[[Hypotheses, References], float]
+    function: Callable[..., float]
     needs: tuple[str, ...]
     choices: str
     higher_is_better: bool = True
+    elsewhere: str | None = None
 
     @property
     def settings(self) -> str:
+        """:meth:`described` for English."""
+        return self.described(ENGLISH)
+
+    def described(self, tokenization: str) -> str:
         """One line that makes the number citable: packages with their versions, and the choices.
+
+        Args:
+            tokenization: of `experiments.metrics.text.tokenization`, but not auto.
 
         Raises:
             UserError: a package is missing.
         """
         self.require_packages()
         packages = [name for name in self.needs if name != JAVA]
-        return f"{', '.join(f'{p} {metadata.version(p)}' for p in packages)}: {self.choices}"
+        return f"{', '.join(f'{p} {metadata.version(p)}' for p in packages)}: " + (
+            self.choices
+            if tokenization == ENGLISH or self.elsewhere is None
+            else self.elsewhere.format(tokenization)
+        )
+
+    def value(
+        self, hypotheses: Hypotheses, references: References, tokenization: str
+    ) -> float | None:
+        """The score; None where it is 0 of texts that have something right.
+
+        A text too short for its n-grams is 0 even if it equals its reference. With nothing right
+        0 is what it should be.
+
+        Args:
+            hypotheses: n texts.
+            references: for each its references, one or more.
+            tokenization: as in :meth:`described`.
+        """
+
+        def score(texts: Hypotheses) -> float:
+            if tokenization == ENGLISH or self.elsewhere is None:
+                return self.function(texts, references)
+            return self.function(texts, references, tokenization)
+
+        found = score(hypotheses)
+        if found != 0 or not self.higher_is_better or _all_wrong(hypotheses, references):
+            return found
+        return None if score([texts[0] for texts in references]) == 0 else found
+
+    @property
+    def blind(self) -> str:
+        """Why :meth:`value` has none."""
+        return (
+            f"metric {self.name} is left out: it would be 0 even of texts equal to their "
+            "references (too few words, or examples, for it)."
+        )
 
     def require_packages(self) -> None:
         """Check that the packages are there.
@@ -88,6 +135,15 @@ def check_texts(hypotheses: Hypotheses, references: References) -> None:
             raise UserError(f"example {number} has no reference")
         if not all(text.strip() for text in texts):
             raise UserError(f"example {number} has an empty reference")
+
+
+def _all_wrong(hypotheses: Hypotheses, references: References) -> bool:
+    """Whether no text shares a word with any of its references."""
+    return not any(
+        set(bare_words(text, "intl"))
+        & {word for each in texts for word in bare_words(each, "intl")}
+        for text, texts in zip(hypotheses, references, strict=True)
+    )
 
 
 def _installed(package: str) -> bool:

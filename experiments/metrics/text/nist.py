@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from functools import reduce
 
 from experiments.metrics.text.metric import Hypotheses, References
+from experiments.metrics.text.tokenization import ENGLISH, tokens
 
 __all__ = ["nist", "nist_of_tokens"]
 
@@ -20,14 +21,11 @@ ORDER = 5
 BETA = math.log(0.5) / math.log(1.5) ** 2  # a text of 2/3 the references' length scores half
 
 
-def nist(hypotheses: Hypotheses, references: References) -> float:
-    """Corpus NIST-5 in lower case on 13a tokens, from 0, without an upper bound."""
-    from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
-
-    tokenise = Tokenizer13a()
+def nist(hypotheses: Hypotheses, references: References, tokenization: str = ENGLISH) -> float:
+    """Corpus NIST-5 in lower case, from 0, without an upper bound."""
     return nist_of_tokens(
-        [tokenise(text.lower()).split() for text in hypotheses],
-        [[tokenise(text.lower()).split() for text in texts] for texts in references],
+        [tokens(text.lower(), tokenization) for text in hypotheses],
+        [[tokens(text.lower(), tokenization) for text in texts] for texts in references],
     )
 
 

@@ -12,7 +12,7 @@ from transformers import DataCollatorForSeq2Seq
 
 from bilevel.errors import UserError
 from experiments.answers import TEXT, Answers, Decoding
-from experiments.metrics.text import TEXT_METRICS, score_text
+from experiments.metrics.text import TEXT_METRICS, chosen, score_text
 from experiments.tasks.kinds.labelled import over_tests
 from experiments.tasks.task import LEAST_LENGTH, TaskData
 
@@ -36,11 +36,15 @@ class TextData(TaskData):
         separator: between source and target for causal models; None for the model's token of the
             beginning (GPT-2: its only special token, as in LoRA's code).
         max_target_length: longer targets are cut; None refuses those that do not fit.
+        tokenization: how scores cut words, by name; auto goes by the script of the references.
+        unscored: the scores that :meth:`score` found to have no value, and why.
     """
 
     decoding: Decoding = field(default_factory=Decoding)
     separator: str | None = None
     max_target_length: int | None = None
+    tokenization: str = "auto"
+    unscored: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def answers(self) -> Answers:
@@ -51,7 +55,12 @@ class TextData(TaskData):
     def metric_settings(self) -> dict[str, str]:
         """How each metric is computed, or why it is not."""
         metrics = {name: TEXT_METRICS[name] for name in self.metrics}
-        return {name: m.unavailable() or m.settings for name, m in metrics.items()}
+        cut = self._tokenization()
+        return {name: m.described(cut) for name, m in metrics.items()} | self.unscored
+
+    def _tokenization(self) -> str:
+        """The one for all test sets, so that their scores compare."""
+        return chosen(self.tokenization, (e.references for t in self.tests.values() for e in t))
 
     def tokenise(
         self, tokenizer: Any, examples: Sequence[Any], seq2seq: bool = False
@@ -153,15 +162,23 @@ class TextData(TaskData):
     def score(self, predictions: dict[str, list[Any]]) -> dict[str, float | None]:
         """Scores of written texts; see :meth:`TaskData.score`."""
         reasons = {name: TEXT_METRICS[name].unavailable() for name in self.metrics}
-        for reason in filter(None, reasons.values()):  # once, not for each test set
-            log.warning("%s", reason)
+        cut = self._tokenization()
+        self.unscored.clear()
+        for name, reason in reasons.items():  # once, not for each test set
+            if reason is not None:
+                log.warning("%s", reason)
+                self.unscored[name] = reason
 
         def value(metric: str, names: list[str]) -> float | None:
             if reasons[metric] is not None:
                 return None
             written = [text for name in names for text in predictions[name]]
             references = [list(e.references) for name in names for e in self.tests[name]]
-            return score_text([metric], written, references)[0][metric]
+            scores, settings = score_text([metric], written, references, cut)
+            if scores[metric] is None:
+                whole = len(names) == len(self.tests)
+                self.unscored[metric if whole else f"{metric}_{names[0]}"] = settings[metric]
+            return scores[metric]
 
         return over_tests(self.metrics, value, list(self.tests))
 

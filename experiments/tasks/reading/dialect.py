@@ -51,7 +51,7 @@ class Dialect:
         given = self.delimiter
         if given is not None and (len(self.character(",")) != 1 or self.character(",") in '\r\n"'):
             raise UserError(
-                f"{self.prefix}delimiter={given}: this must be one of {listed(NAMES)}, or one "
+                f"{self.prefix}delimiter={given!r}: this must be one of {listed(NAMES)}, or one "
                 f"character{nearest(given, NAMES)}"
             )
 

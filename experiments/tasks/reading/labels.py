@@ -53,9 +53,7 @@ def as_number(value: Any) -> int | Decimal | None:
         if WHOLE.fullmatch(text):
             return int(text.partition(".")[0])
         return Decimal(text) if BROKEN.fullmatch(text) else None
-    if _is_bool(value):
-        return None
-    if isinstance(value, Integral):
+    if isinstance(value, Integral) or _is_bool(value):
         return int(value)
     if isinstance(value, Real | Decimal) and math.isfinite(value):
         whole = int(value)
@@ -107,7 +105,9 @@ class Classes:
         """
         values = list(labels)
         numbers = [as_number(value) for value in values]
-        if values and all(number is not None for number in numbers):
+        # true and false are 1 and 0 among themselves, but not beside 1 and 0
+        alike = len({_is_bool(value) for value in values}) == 1
+        if alike and all(number is not None for number in numbers):
             return cls(tuple(sorted({n for n in numbers if n is not None})), True)
         return cls(tuple(sorted({as_written(value) for value in values})), False)
 

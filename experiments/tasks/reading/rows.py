@@ -47,7 +47,7 @@ def examples(
         try:
             label = convert(row[label_column])
         except UserError as error:
-            raise UserError(f"{place}: {error}") from error
+            raise UserError(f"{place}, column {label_column!r}: {error}") from error
         result.append(Example(texts, label))
     warn_of_spaces(rows, label_column, where)
     return result

@@ -46,7 +46,7 @@ def read_text(path: Path, dialect: Dialect | None = None) -> str:
             data = gzip.decompress(data)
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path} cannot be read: {reason}") from error
+        raise UserError(f"cannot read {path}: {reason}") from error
     for start, kind in OTHERS.items():
         if data.startswith(start):
             raise UserError(f"{path} is no text but {kind}")

@@ -12,7 +12,7 @@ import torch
 
 from bilevel import BilevelEngine
 from experiments.cli import places
-from experiments.results import record
+from experiments.results import record, saved_model
 from experiments.run import main
 
 
@@ -167,30 +167,46 @@ def test_one_signal_ends_a_sweep(
     assert len(list(tmp_path.rglob("result.json"))) == 3
 
 
+@pytest.mark.parametrize("words", [["train.lr=fast"], ["task=sst2", "task.data_dir=/nowhere"]])
 def test_no_run_of_a_sweep_can_begin(
-    tmp_path: Path, sweep: list[str], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, sweep: list[str], capsys: pytest.CaptureFixture[str], words: list[str]
 ) -> None:
     with pytest.raises(SystemExit) as stop:
-        main([*sweep, "seed=0,1", "train.lr=fast"])
+        main([*sweep, "seed=0,1", *words])
     assert stop.value.code == 2
-    assert "train.lr=fast" in capsys.readouterr().err
+    assert words[-1].rpartition("=")[2] in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def in_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a run find that it cannot write its adapter, as on a disk that is full."""
+    save = saved_model.save
+
+    def save_first(outcome: Any, folder: Path) -> Any:
+        if folder.name != "elsewhere" and folder.parent.name != "elsewhere":
+            (folder / "adapter").touch()
+        return save(outcome, folder)
+
+    monkeypatch.setattr(saved_model, "save", save_first)
 
 
 @pytest.mark.usefixtures("kept")
 def test_an_adapter_that_cannot_be_written_is_not_lost(
-    tmp_path: Path, quick: list[str], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    quick: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = tmp_path / "a run"
     words = [*quick, "method=lora", "train.max_steps=3", "task.max_test=8"]
     words.append(places.word("hydra.run.dir", folder))
-    folder.mkdir()
-    (folder / "adapter").touch()  # in the way, as on a disk that is full
+    in_the_way(monkeypatch)
     with pytest.raises(SystemExit) as stop:
         main(words)
     assert stop.value.code == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert "adapter" in said
+    monkeypatch.undo()
     (folder / "adapter").unlink()
     hint = shlex.split(said.partition("continue with: ")[2])
     main(hint[3:])
@@ -207,8 +223,7 @@ def test_what_was_trained_without_checkpoints_is_put_elsewhere(
     folder, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(elsewhere))
-    folder.mkdir()
-    (folder / "adapter").touch()
+    in_the_way(monkeypatch)
     short = ["method=lora", "train.max_steps=1", "task.max_test=8", "engine.checkpoint_every=0"]
     with pytest.raises(SystemExit):
         main([*quick, *short, f"hydra.run.dir={folder}"])

@@ -81,7 +81,7 @@ CASES = {
     "forbidden target": (["method._target_=os.system"], ["os.system", "only"]),
     "target of another kind": (
         ["method._target_=problems.common.optimizer_settings.OptimizerSettings"],
-        ["unknown option", "name, lr"],
+        ["OptimizerSettings", "no Method"],
     ),
     "no such class": (["method._target_=problems.lora.Lora"], ["class Lora"]),
     "no such module": (["method._target_=problems.loro.LoRA"], ["problems.loro"]),

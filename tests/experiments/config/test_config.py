@@ -11,6 +11,7 @@ import conf
 from bilevel.settings import defaults
 from experiments.config.composition import compose_config
 from experiments.config.instantiate import locate
+from experiments.config.kinds import KINDS
 from experiments.config.plan import Plan
 from problems import AutoLoRA
 
@@ -63,7 +64,7 @@ def test_a_file_says_only_what_its_class_does_not(group: str) -> None:
         said = said.get(group, said) if "task" in said else said
         if "_target_" not in said:
             continue  # a variant: it starts from another option
-        below = defaults(locate(said.pop("_target_"), group))
+        below = defaults(locate(said.pop("_target_"), group, KINDS[group]))
         assert not list(repeated(said, below)), option
 
 

@@ -68,7 +68,7 @@ def test_without_the_package_it_is_told_how_to_get_it(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "kenlm", None)
-    with pytest.raises(UserError, match="language_model=.*pip install kenlm"):
+    with pytest.raises(UserError, match=r"language_model=.*pip install kenlm"):
         NgramModel(str(file))
 
 

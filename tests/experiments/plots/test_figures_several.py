@@ -54,6 +54,18 @@ def test_losses_are_means_over_seeds_with_their_spread(tmp_path: Path, kept: lis
     assert_nothing_cut(kept[0])
 
 
+def test_beside_the_training_loss_is_what_was_evaluated(tmp_path: Path, kept: list[Figure]) -> None:
+    lines = [{**line, "validation_loss": 9.0} for line in evaluations({10: 1.0, 20: 0.5})]
+    without = [{k: v for k, v in line.items() if k != "test_loss"} for line in lines]
+    alone = [{k: v for k, v in line.items() if k != "validation_loss"} for line in without]
+    for number, (records, title) in enumerate(
+        ((lines, "test loss"), (without, "validation loss"), (alone, None))
+    ):
+        assert curves.draw([(records, result("lora"))], tmp_path / f"{number}.png")
+        titles = [axes.get_title(loc="left").partition(": ")[2] for axes in kept[number].axes]
+        assert titles == ["training loss", *([title] if title else [])]
+
+
 def test_steps_are_the_lower_levels_and_of_the_last_stage(
     tmp_path: Path, kept: list[Figure]
 ) -> None:

@@ -195,6 +195,26 @@ def test_seeds_without_a_score_are_not_counted() -> None:
     assert "| n/a " in without_score(stub.calls[0])  # finished, unlike "-"
 
 
+def test_a_column_may_be_what_another_program_left_in_the_runs_folders(tmp_path: Path) -> None:
+    """As experiments.style_transfer does; n/a until it has."""
+    column = "{metric: spearman, factor: 100}"
+    other = "{file: yelp/result.json, metric: transfers.overall.accuracy, factor: 100}"
+    path = tmp_path / "entries" / "paper" / "one.yaml"
+    path.write_text(ENTRY.replace(column, other))
+    stub = Stub()
+    words = ("only=lora", "only=stsb")
+    work(stub, *words).make()
+    line = next(x for x in work(stub, *words).write().splitlines() if x.startswith("| LoRA"))
+    assert [x.strip() for x in line.split("|")][5] == "n/a"
+    for seed, share in enumerate((0.5, 0.7)):
+        folder = Path(f"outputs/reproduce/paper/one/roberta-base_LoRA_stsb_seed{seed}/yelp")
+        folder.mkdir()
+        values = {"transfers": {"overall": {"accuracy": share}}}
+        (folder / "result.json").write_text(json.dumps(values))
+    line = next(x for x in work(stub, *words).write().splitlines() if x.startswith("| LoRA"))
+    assert [x.strip() for x in line.split("|")][5] == "60.00 ± 14.14"
+
+
 def test_points_of_a_grid_have_lines_of_their_own(kept: list[Figure]) -> None:
     path = Path("entries/paper/one.yaml")
     grid = "{method: lora_grid, grid: {method.rank: [2, 3]}}"

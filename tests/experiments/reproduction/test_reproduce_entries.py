@@ -192,3 +192,11 @@ def test_the_settings_are_options_of_their_methods_and_tasks(
         words = [f"{key}={value}" for key, value in cell.settings.items()]
         Plan.of(compose_config([*words, "task.data_dir=here"]))
     assert "is not used" not in caplog.text  # of a learning rate that the method ignores
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_level_methods_say_their_hypergradient(name: str) -> None:
+    """The papers' code took Betty's difference, which is not the default here."""
+    for cell in cells_of(load(name), "seeds=0"):
+        if cell.settings["method"].startswith(("autolora", "bilora", "bidora", "salora_bilevel")):
+            assert cell.settings["hypergradient"] in ("finite_difference", "none"), cell.folder

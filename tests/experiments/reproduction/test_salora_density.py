@@ -21,8 +21,8 @@ from problems.salora.window import NEAR
 from tests.problems.jobs import engine_of
 from tests.problems.salora_jobs import WatchedJob
 
-# More than this take minutes; the gates' rate is the same in any longer window, or all but.
-MOST = 2400
+# More take minutes. In a longer window gates and multiplier come further, not less far.
+MOST = 1200
 
 
 def cells_of(name: str) -> list[Cell]:
@@ -100,13 +100,15 @@ def test_the_shortest_window_of_the_tables_reaches_its_density(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "cell", [c for c in CELLS if method_of(c).constraint], ids=lambda c: f"{c.folder.name}"
-)
-def test_every_window_of_the_tables_reaches_its_density(cell: Cell) -> None:
-    method = method_of(cell)
-    lr = float(cell.settings["train.lr"])
-    assert reached(method, min(steps(cell), MOST), lr) == pytest.approx(method.density, abs=NEAR)
+def test_every_window_of_the_tables_reaches_its_density() -> None:
+    """With the settings of each task; tasks whose runs would be the same here have one."""
+    held = [cell for cell in CELLS if method_of(cell).constraint]
+    runs = {(method_of(c).density, method_of(c).rank, min(steps(c), MOST)): c for c in held}
+    assert len(runs) > 10
+    for (density, _, count), cell in runs.items():
+        lr = float(cell.settings["train.lr"])
+        found = reached(method_of(cell), count, lr)
+        assert found == pytest.approx(density, abs=NEAR), cell.label
 
 
 @pytest.mark.parametrize(("constraint", "said"), [(True, 1), (False, 0)])

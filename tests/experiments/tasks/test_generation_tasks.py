@@ -225,6 +225,26 @@ def test_without_java_a_metric_is_empty_and_that_is_said_once(tmp_path, monkeypa
     assert "java" in data.metric_settings["meteor"]
 
 
+def test_words_are_cut_as_the_script_has_them_and_that_is_named(tmp_path):
+    rows = [{"source": "a", "target": "我们去公园"}, {"source": "b", "target": "你好"}]
+    path = write(tmp_path, train=rows, test=rows)
+    data = TextToText(data_dir=path, metrics=("bleu", "rougeL", "cider")).load()
+    scores = data.score({"test": ["我们去公园", "你好"]})
+    assert [scores["bleu"], scores["rougeL"]] == pytest.approx([100, 100])
+    assert "tok:zh" in data.metric_settings["bleu"]
+    assert "zh tokens" in data.metric_settings["rougeL"]
+    data = TextToText(data_dir=path, metrics=("bleu", "rougeL"), tokenization="13a").load()
+    assert data.score({"test": ["我们去公园", "你好"]})["bleu"] is None
+    assert "equal" in data.metric_settings["bleu"]
+    with pytest.raises(UserError, match=r"tokenization.*zh"):
+        TextToText(data_dir=path, tokenization="zhh")
+
+
+@pytest.mark.parametrize("kind", [E2E, WebNLG, DART, XSum])
+def test_the_papers_tasks_cut_words_as_the_papers(kind):
+    assert kind(data_dir="x").tokenization == "13a"
+
+
 def test_the_demos_examples():
     data = DemoGeneration(max_train=20, max_test=10, max_validation=5).load()
     trained, tested = {e.source for e in data.train}, {e.source for e in data.tests["test"]}

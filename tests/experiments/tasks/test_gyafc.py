@@ -71,10 +71,10 @@ def test_what_is_wrong_is_told_with_its_place(
 
 
 def test_what_is_missing_is_told(corpus: Path) -> None:
-    with pytest.raises(UserError, match="task.data_dir=DIR"):
+    with pytest.raises(UserError, match=r"task.data_dir=DIR"):
         Gyafc()
     (corpus / "tune" / "formal").unlink()
-    with pytest.raises(UserError, match="no file tune/formal.*GYAFC"):
+    with pytest.raises(UserError, match=r"no file tune/formal.*GYAFC"):
         Gyafc(data_dir=str(corpus)).load()
     (corpus / "test" / "informal").write_bytes(b"caf\xe9\n")
     with pytest.raises(UserError, match="informal is no UTF-8"):

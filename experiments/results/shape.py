@@ -1,0 +1,132 @@
+"""Say which form result.json and a line of metrics.jsonl must have to be read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pydantic
+
+from bilevel.errors import UserError
+
+__all__ = ["check_line", "check_result", "check_stages"]
+
+Numbers = dict[str, float]
+
+
+class _Shape(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="allow", strict=True, protected_namespaces=())
+
+
+class _Engine(_Shape):
+    T1: int | None
+    T2: int | None = None
+    steps: dict[str, int]
+
+
+class _Result(_Shape):
+    """What every version has written; later additions have a default."""
+
+    method: str
+    task: str
+    model: str
+    seed: int
+    metrics: dict[str, float | None]
+    primary_metric: str
+    train_loss: float | None
+    validation_loss: float | None
+    test_loss: float | None
+    ranks: dict[str, int] | None
+    trainable_parameters: int
+    adapter_parameters: int
+    head_parameters: int
+    examples_seen: Numbers
+    seconds: Numbers
+    processor_seconds: Numbers
+    peak_memory_mib: float
+    adapter_dir: str | None = None
+    labels: list[str] | None = None
+    kind: str = ""
+    engine: _Engine | None = None
+    entities: dict[str, Numbers] | None = None
+    planted: dict[str, Any] | None = None
+    true_ranks: dict[str, int] | None = None
+    update: dict[str, Any] | None = None
+    configuration: dict[str, Any] = {}
+    warm_start: dict[str, Any] | None = None
+
+
+class _Line(_Shape):
+    stage: str
+    step: int
+    kind: str
+    gates: dict[str, list[float | None]] | None = None
+
+
+class _Summary(_Shape):
+    seconds: float
+    processor_seconds: float
+    steps: int
+    T1: int | None
+    T2: int | None
+    precision: str
+    hypergradient: dict[str, Any] | None
+    examples: Numbers
+
+
+class _Finished(_Shape):
+    outcome: Any
+    summary: _Summary | None
+
+
+class _Stages(_Shape):
+    config: dict[str, Any]
+    stages: dict[str, _Finished]
+
+
+# Kinds of lines whose further values are numbers.
+NUMERIC = ("train", "validation", "watch")
+
+
+def check_result(values: dict[str, Any], place: str) -> None:
+    """Check result.json of a run.
+
+    Raises:
+        UserError: a value that is missing or of another type.
+    """
+    _check(_Result, values, place)
+    if values["primary_metric"] not in values["metrics"]:
+        raise UserError(f"{place} is damaged: it has no metric {values['primary_metric']!r}")
+
+
+def check_line(values: Any, place: str) -> None:
+    """Check a line of metrics.jsonl.
+
+    Raises:
+        UserError: a value that is missing or of another type.
+    """
+    _check(_Line, values, place)
+    if values["kind"] == "gates" and not values.get("gates"):
+        raise UserError(f"{place} is damaged: it has no 'gates'")
+    for key, value in values.items() if values["kind"] in NUMERIC else ():
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if key not in ("stage", "step", "kind") and value is not None and not number:
+            raise UserError(f"{place} is damaged: {key} is no number")
+
+
+def check_stages(values: dict[str, Any], place: str) -> None:
+    """Check checkpoints/stages.json.
+
+    Raises:
+        UserError: a value that is missing or of another type.
+    """
+    _check(_Stages, values, place)
+
+
+def _check(shape: type[_Shape], values: Any, place: str) -> None:
+    try:
+        shape.model_validate(values)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        said = first["msg"][:1].lower() + first["msg"][1:]
+        raise UserError(f"{place} is damaged: {f'{key!r}: ' if key else ''}{said}") from error

@@ -1,0 +1,120 @@
+"""Words and tags a line each: numbered words, comments, columns that vary."""
+
+import pytest
+
+from bilevel.errors import UserError
+from experiments.tasks.examples import TaggedExample
+from experiments.tasks.tagging import Tagging
+
+EXAMPLES = [TaggedExample(("EU", "rejects"), ("B-ORG", "O")), TaggedExample(("it",), ("O",))]
+PLAIN = "EU B-ORG\nrejects O\n\nit O\n"
+NUMBERED = "1 EU NNP B-NP B-ORG\n2 rejects VBZ B-VP O\n\n1 it PRP B-NP O\n"
+
+
+def load(folder, text, name="{}.conll", **options):
+    for split in ("train", "test"):
+        (folder / name.format(split)).write_bytes(text.encode())
+    return Tagging(str(folder), **options).load()
+
+
+THROUGH = NUMBERED.replace("\n1 it", "\n3 it")
+FROM_0 = NUMBERED.replace("1 EU", "0 EU").replace("2 rej", "1 rej").replace("1 it", "0 it")
+RANGES = NUMBERED.replace("2 rej", "2-3 x X _ O\n2.1 y Y _ O\n2 rej")
+
+
+@pytest.mark.parametrize("text", [NUMBERED, NUMBERED.replace(" ", "\t"), THROUGH, FROM_0, RANGES])
+def test_numbers_are_not_taken_for_words(tmp_path, text):
+    with pytest.raises(UserError, match=r"counts.*task\.tokens_column=1 task\.tags_column=-1"):
+        load(tmp_path, text)
+
+
+@pytest.mark.parametrize("tags", [4, -1, "4", "-1", "ner_tags"])
+@pytest.mark.parametrize("tokens", [1, "1", -4])
+def test_positions(tmp_path, tokens, tags):
+    assert load(tmp_path, NUMBERED, tokens_column=tokens, tags_column=tags).train == EXAMPLES
+
+
+def test_another_layer_of_tags(tmp_path):
+    data = load(tmp_path, NUMBERED, tokens_column=1, tags_column=3)
+    assert data.train[0].tags == ("B-NP", "B-VP")
+
+
+def test_words_that_are_numbers(tmp_path):
+    data = load(tmp_path, "7 B-A\n2 O\n\n3 O\n")
+    assert data.train[0].words == ("7", "2")
+    assert load(tmp_path, "1 x B-A\nof x O\n").train[0].words == ("1", "of")
+    first = load(tmp_path, NUMBERED, tokens_column=0, tags_column=-1)  # who says so means it
+    assert first.train[0].words == ("1", "2")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"tokens_column": 5}, r"tokens_column=5.*5 columns"),
+        ({"tags_column": -6}, r"tags_column=-6.*5 columns"),
+        ({"tokens_column": "words"}, r"tokens_column=words.*no names.*position"),
+        ({"tokens_column": 4, "tags_column": -1}, r"tokens_column=4.*tags_column=-1.*one column"),
+        ({"tokens_column": 1.5}, r"tokens_column"),
+        ({"delimiter": "semi"}, r"delimiter.*semicolon"),
+    ],
+)
+def test_wrong_positions(tmp_path, options, said):
+    with pytest.raises(UserError, match=said):
+        load(tmp_path, NUMBERED, **options)
+
+
+SAME = [
+    PLAIN.replace(" ", "\t"),
+    PLAIN.replace(" ", "   "),
+    PLAIN.replace("\n", "\r\n"),
+    PLAIN.replace("\n", "\r"),
+    "\ufeff" + PLAIN,
+    "\n \n" + PLAIN.replace("\n\n", "\n \t\n\n"),
+    "-DOCSTART- -X- -X- O\n\n" + PLAIN,
+    "# sent_id = 1\n# text = EU rejects it\n" + PLAIN,
+    PLAIN.replace("\n\n", "\n\n# text = it\n")
+    .replace(" ", "\t")
+    .replace("#\ttext\t=\t", "# text = "),
+]
+
+
+@pytest.mark.parametrize("text", SAME)
+def test_ways_to_write_the_same(tmp_path, text):
+    assert load(tmp_path, text).train == EXAMPLES
+
+
+def test_a_hash_may_be_a_word(tmp_path):
+    assert load(tmp_path, "the O\n# B-A\n\n# O\n").train[0].words == ("the", "#")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a x O\nb B-A\n", "line 2 .*2 columns.*line 1 .*3"),
+        ("a B-A\nb c O\n", "line 2 .*3 columns.*line 1 .*2"),
+        ("a\tB-A\nb O\n", "line 2 .*tab"),
+        ("a\tB-A\n\tO\n", "line 2 "),
+        ("a\tB-A\nb\t\n", "line 2 "),
+        ("a\tx\tB-A\nb\tO\n", "line 2 "),
+        ("a B-A\n\n\nb Q\n", "line 4 .*'Q'"),
+        ("a B-A\r\n\r\nb Q\r\n", "line 3 .*'Q'"),
+        ("a B-A\nb\0 O\n", "line 2 .*NUL"),
+    ],
+)
+def test_one_sentence(tmp_path, text, said):
+    with pytest.raises(UserError, match=said):
+        load(tmp_path, text)
+
+
+def test_other_encodings_and_delimiters(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.conll").write_bytes("café B-A\nx O\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"line 1.*task\.encoding=latin-1"):
+        Tagging(str(tmp_path)).load()
+    assert Tagging(str(tmp_path), encoding="latin-1").load().train[0].words == ("café", "x")
+    data = load(tmp_path, "New York,B-A\nis,O\n", delimiter="comma")
+    assert data.train[0].words == ("New York", "is")
+
+
+def test_names_of_files(tmp_path):
+    assert load(tmp_path, PLAIN, name="{}.CONLL").train == EXAMPLES
