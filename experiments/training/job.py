@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import transformers
 
 from bilevel.checkpoint.disk import told_when_full
-from bilevel.errors import UserError
+from bilevel.errors import StorageError, UserError
 from experiments import figures
 from experiments.cli.quiet import quiet
 from experiments.cli.resume import exclusive
@@ -59,8 +60,9 @@ def execute(plan: Plan, folder: Path, task: TaskData | None = None) -> dict[str,
         journal = Journal(folder / "checkpoints" / "stages.json", plan.config, plan.resume)
         job = FineTuningJob.load(plan, task)
         _tell_data(job)
-        outcome, stages = _run_stages(job, job.context(folder), journal)
-        saved = saved_model.save(outcome, folder)
+        context = job.context(folder)
+        outcome, stages = _run_stages(job, context, journal)
+        saved = _save(outcome, context)
         saved_model.name_labels(task.answers, folder.glob("adapter*"))
         if saved.folder.name == saved_model.MODEL:
             with told_when_full(saved.folder):
@@ -142,6 +144,23 @@ def _run_stages(
     said = {name: entry["summary"] for name, entry in journal.finished.items()}
     said[last.name] = summary
     return outcome, {name: summary for name, summary in said.items() if summary is not None}
+
+
+def _save(outcome: Outcome, context: RunContext) -> saved_model.Saved:
+    """Write the fine-tuned model; never lose it to a full disk.
+
+    Raises:
+        StorageError: it could not be written; a resumed run will write it without training again,
+            or the message says where it is.
+    """
+    try:
+        return saved_model.save(outcome, context.folder)
+    except StorageError as error:
+        if context.checkpointer.paths():
+            raise
+        elsewhere = Path(tempfile.mkdtemp(prefix="trained-"))
+        saved_model.save(outcome, elsewhere)
+        raise StorageError(f"{error}; what was trained is in {elsewhere}") from error
 
 
 def _tell_data(job: FineTuningJob) -> None:
