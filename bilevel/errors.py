@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["UserError", "listed", "nearest", "printable"]
+__all__ = ["StorageError", "UserError", "listed", "nearest", "printable"]
 
 # Of C0 (but for tab and line feed), C1, separators of lines, and changes of the writing direction.
 CONTROLS = re.compile(
@@ -20,6 +20,10 @@ class UserError(ValueError):
 
     The command-line programs print the message without a traceback and exit with status 2.
     """
+
+
+class StorageError(UserError):
+    """A file could not be written: the disk is full, read-only or somebody else's."""
 
 
 def listed(names: Iterable[Any]) -> str:

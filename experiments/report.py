@@ -15,9 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
-
 from bilevel.errors import UserError, printable
 from experiments.cli.command_line import one_sentence
 from experiments.cli.messages import sentence
@@ -26,33 +23,28 @@ from experiments.config import stored
 from experiments.results import cells, record
 from experiments.results.grid import searched
 
-__all__ = ["Report", "failures", "report", "rows"]
+__all__ = ["conclude", "report", "rows"]
 
 # Already in the table by other columns, or without influence on the result.
 NOT_A_VARIANT = ("method", "task", "model", "seed", "run.", "task.data_dir", "hydra.")
 
-_failures: list[Path] = []
 
+def conclude(folder: Path, unfinished: str = "failed") -> list[Path]:
+    """End a multirun: write and print its table, and name the runs that are not in it.
 
-class Report(Callback):
-    """Hydra callback: the table, at the end of a multirun."""
+    Args:
+        folder: of the multirun.
+        unfinished: what happened to those.
 
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Write and print the table, and remember which runs failed."""
-        folder = Path(config.hydra.sweep.dir)
-        found = _collect([folder])
-        _failures.extend([*found.failed, *found.damaged])
-        if found.finished:
-            print(report([folder], folder))
-        for path in found.failed:
-            print(printable(f"failed: {path} (see its run.log)"))
-
-
-def failures() -> list[Path]:
-    """Folders of the multirun's runs that did not finish; told once."""
-    found = list(_failures)
-    _failures.clear()
-    return found
+    Returns:
+        Their folders, and those of damaged ones.
+    """
+    found = _collect([folder])
+    if found.finished:
+        print(report([folder], folder))
+    for path in found.failed:
+        print(printable(f"{unfinished}: {path} (see its run.log)"))
+    return [*found.failed, *found.damaged]
 
 
 def report(folders: Sequence[Path], out: Path) -> str:

@@ -7,12 +7,10 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import math
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,18 +18,19 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from bilevel.errors import UserError, printable
+from bilevel.errors import StorageError, printable
 from experiments import report
 from experiments.cli import help as help_page
-from experiments.cli import resume
+from experiments.cli import places, resume, stopping, workers
 from experiments.cli.command_line import FAILURE, CommandLine, explain, fail, one_sentence
 from experiments.cli.held_log import HeldLog
-from experiments.cli.messages import USER_ERRORS, sentence
+from experiments.cli.messages import USER_ERRORS, refused, sentence
+from experiments.cli.output import go_on_unread
+from experiments.cli.words import check_place, check_words
 from experiments.config import hydra_runs
 from experiments.config.composition import composed, hydra_app
 from experiments.config.plan import Plan
 from experiments.results.fresh_folder import refuse_others
-from experiments.training.heard import heard
 
 if TYPE_CHECKING:
     from experiments.tasks.task import TaskData
@@ -41,8 +40,8 @@ log = logging.getLogger(__name__)
 
 def main(words: Sequence[str] | None = None) -> None:
     """The program: checks everything that can be checked, then runs it."""
-    with one_sentence():
-        words = sys.argv[1:] if words is None else words
+    with stopping.orderly(), one_sentence():
+        words = list(sys.argv[1:] if words is None else words)
         line = CommandLine.parse(words)
         if line.wants_help:
             explain(help_page.text(line))
@@ -50,25 +49,69 @@ def main(words: Sequence[str] | None = None) -> None:
         if line.flags:  # --cfg job and the like run nothing
             hydra_runs.answer(words, line.config_dir)
             return
+        with hydra_app(line.config_dir) as app:
+            check_words(line.overrides, line.multirun, app.config_loader.list_groups(""))
         overrides = resume.expand(line)
+        # What a full disk keeps from run.log or from a terminal that is gone is no news.
+        logging.raiseExceptions = False
         with hydra_app(line.config_dir) as app:
             if line.multirun:
-                hydra_runs.many(app, job, overrides)
+                _sweep(hydra_runs.Sweep(app, overrides), words)
             else:
                 config = composed(app, overrides)
                 # Before there is a folder: what is wrong now leaves nothing behind.
                 plan = Plan.of(config)
+                check_place(config.hydra.run.dir)
                 if not plan.resume:
                     refuse_others(Path(config.hydra.run.dir))
                 said = HeldLog()
                 task = None if plan.resume else read_data(plan, said)
                 hydra_runs.one(app, lambda config: execute(plan, task, said), config)
-    if report.failures():
+
+
+def _sweep(sweep: hydra_runs.Sweep, words: Sequence[str]) -> None:
+    """Run a sweep; however it ends, its table is written."""
+    _refuse_if_all_are_wrong(sweep.configs())
+    try:
+        sweep.run(job)
+    finally:
+        failed = report.conclude(sweep.folder, "not finished" if stopping.requested() else "failed")
+    if stopping.requested():
+        place = places.word("hydra.sweep.dir", sweep.folder)
+        line = places.shell_line([*words, "run.resume=auto", place])
+        print(f"error: interrupted; continue with: {line}", file=sys.stderr)
+        raise SystemExit(stopping.status())
+    if failed:
         raise SystemExit(FAILURE)
 
 
-def job(config: DictConfig) -> float:
-    """One run of a sweep; returns its validation score (for sweepers that search)."""
+def _refuse_if_all_are_wrong(configs: Iterable[DictConfig]) -> None:
+    """Raise the first run's mistake if no run of a sweep could begin; otherwise each tells its own.
+
+    Raises:
+        UserError: before there is a folder.
+    """
+    first: Exception | None = None
+    for config in configs:
+        try:
+            read_data(Plan.of(config), HeldLog())  # each run says it again, in its own log
+            return
+        except USER_ERRORS as error:
+            first = first or error
+    if first is not None:
+        raise first
+
+
+def job(config: DictConfig, *, parent: int | None = None) -> float:
+    """One run of a sweep; returns its validation score (for sweepers that search).
+
+    Args:
+        config: of the run.
+        parent: the process whose worker this is; None where runs share the sweep's process.
+    """
+    if parent is not None:
+        workers.attend(parent)
+        go_on_unread()
     return execute(lambda: Plan.of(config, HydraConfig.get()))
 
 
@@ -103,53 +146,76 @@ def execute(plan: Any, task: TaskData | None = None, said: HeldLog | None = None
         sweep's run failed.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
-    with heard() as warnings:
-        if said is not None:
-            said.release()
+    sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    if said is not None:
+        said.say()
     try:
-        with resources_as_sentences(folder):
+        with stopping.heeding():
             from experiments.results import record  # here: they load torch and transformers
             from experiments.training import job as training
 
             plan = plan if isinstance(plan, Plan) else plan()
-            values = training.execute(plan, folder, task, warnings)
-    except USER_ERRORS as error:
+            values = training.execute(plan, folder, task)
+    except (Exception, KeyboardInterrupt) as error:
+        text = _told(error, folder)
         log.debug("stopped by", exc_info=error)
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            # The other runs go on; the table at the end says which failed, and so does the status.
-            log.error("error: %s", sentence(error))
-            return math.nan
-        logging.getLogger().handlers = _files_only()
-        log.error("error: %s", sentence(error))
-        fail(error)
+        if not sweep:
+            if text is None:
+                raise
+            logging.getLogger().handlers = _files_only()
+            log.error("error: %s", text)
+            fail(text, stopping.status() if _interrupted(error) else FAILURE)
+        # The other runs go on; the table at the end says which failed, and so does the status.
+        if text is None:
+            _traceback_for_the_log(error)
+            text = f"a defect, {type(error).__name__}: {error} (run.log has the traceback)"
+        log.error("error: %s", text)
+        return math.nan
     print(printable(record.summary(values, folder)))
     score = record.validation_score(values)
-    if math.isnan(score) and HydraConfig.get().mode == RunMode.MULTIRUN:
+    if math.isnan(score) and sweep:
         log.info("no validation data: a sweeper that searches is told nan, never the test score")
     return score
 
 
-@contextmanager
-def resources_as_sentences(folder: Path) -> Iterator[None]:
-    """A full disk or memory, and Ctrl-C, are no defects: say them in a sentence."""
+def _told(error: BaseException, folder: Path) -> str | None:
+    """What ended a run, in a sentence; None if it was a defect of the program."""
+    if _interrupted(error):
+        return f"interrupted; continue with: {_continuation(folder)}"
+    text = sentence(error) if isinstance(error, USER_ERRORS) else refused(error)
+    if text is not None:
+        storage = not isinstance(error, USER_ERRORS) or isinstance(error, StorageError)
+        return f"{text}; then continue with: {_continuation(folder)}" if storage else text
     import torch  # here: what is wrong in the configuration is told without it
 
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise UserError(
-            f"the disk is full ({error.filename or folder}): free some space and continue with "
-            f"run.resume={folder}"
-        ) from error
-    except torch.OutOfMemoryError as error:
-        raise UserError(
+    if isinstance(error, torch.OutOfMemoryError):
+        return (
             "the accelerator is out of memory: lower train.batch_size (and raise "
             "train.gradient_accumulation), task.max_length, or use engine.precision=bf16"
-        ) from error
-    except KeyboardInterrupt as error:
-        raise UserError(f"interrupted; continue with run.resume={folder}") from error
+        )
+    return None
+
+
+def _interrupted(error: BaseException) -> bool:
+    """Whether a signal ended it: in the middle of an import it may come out as something else."""
+    return isinstance(error, KeyboardInterrupt) or (
+        stopping.requested() and not isinstance(error, USER_ERRORS)
+    )
+
+
+def _continuation(folder: Path) -> str:
+    """The command that goes on with the run in a folder."""
+    sources = HydraConfig.get().runtime.config_sources
+    own = [f"--config-dir={source.path}" for source in sources if source.schema == "file"]
+    return places.shell_line([*own, places.word("run.resume", folder)])
+
+
+def _traceback_for_the_log(error: BaseException) -> None:
+    """Write a defect's traceback to the run's own log, not to the terminal."""
+    details = (type(error), error, error.__traceback__)
+    entry = log.makeRecord(log.name, logging.ERROR, __file__, 0, "a defect:", (), details)
+    for handler in _files_only():
+        handler.handle(entry)
 
 
 def _files_only() -> list[logging.Handler]:

@@ -27,6 +27,7 @@ class CheckpointEvery(Callback):
         every: global steps between checkpoints.
         stage: name of the stage.
         state: engine -> what to save; by default ``engine.state_dict()``.
+        stop: looked at after each step: what it returns is raised, once the state is saved.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class CheckpointEvery(Callback):
         every: int,
         stage: str = "train",
         state: Callable[[EngineView], Any] | None = None,
+        stop: Callable[[], BaseException | None] = lambda: None,
     ) -> None:
         if every < 1:
             raise UserError(f"checkpoints must be made every 1 step or more, got every={every}")
@@ -42,6 +44,7 @@ class CheckpointEvery(Callback):
         self.every = every
         self.stage = stage
         self.state = state or (lambda engine: engine.state_dict())
+        self.stop = stop
 
     def on_start(self, engine: EngineView) -> None:
         """Refuse a place before other callbacks."""
@@ -52,10 +55,13 @@ class CheckpointEvery(Callback):
         """Save if it is time; a state after something non-finite is never saved."""
         step = engine.global_step
         last = step == engine.train_iters or engine.stop_reason is not None
-        if step % self.every and not last:
+        end = self.stop()
+        if step % self.every and not last and end is None:
             return
         for callback in engine.callbacks:
             if isinstance(callback, NonFiniteGuard):
                 callback.check()
         if engine.is_rank_zero():
             self.checkpointer.save(self.stage, step, self.state(engine))
+        if end is not None:
+            raise end

@@ -1,33 +1,58 @@
-"""Force files to the disk, and say in a sentence that it is full, which is no defect."""
+"""Force files to the disk, and say in a sentence what it refused, which is no defect."""
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
 
-from bilevel.errors import UserError
+from bilevel.errors import StorageError
 
-__all__ = ["sync", "told_when_full"]
+__all__ = ["refusal", "sync", "told_when_full"]
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# A file that is not there is not among them: that may be a defect.
+REFUSALS = {
+    *FULL,
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
+}
+
+
+def refusal(error: BaseException) -> str | None:
+    """What the disk refused, in a few words; None if the error is of another kind."""
+    number = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, SafetensorError):  # its writer is no Python code and tells it in words
+        found = re.search(r"os error (\d+)", str(error))
+        number = int(found[1]) if found else None
+    if number not in REFUSALS:
+        return None
+    reason = os.strerror(number)
+    return f"{reason}, free some space" if number in FULL else reason
 
 
 @contextmanager
 def told_when_full(folder: Path) -> Iterator[None]:
-    """Turn a full disk into a UserError that names the folder; other errors pass."""
+    """A part in which files are written to ``folder``, which is made.
+
+    Raises:
+        StorageError: the disk refused, with what and where; other errors pass.
+    """
     try:
+        # First: where a file is in the way, the libraries write nothing and say nothing.
+        folder.mkdir(parents=True, exist_ok=True)
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except (OSError, SafetensorError) as error:
+        reason = refusal(error)
+        if reason is None:
             raise
-        raise UserError(f"no space left on the disk while writing to {folder}") from error
-    except SafetensorError as error:  # its writer is no Python code and tells the number in words
-        if "os error 28" not in str(error):
-            raise
-        raise UserError(f"no space left on the disk while writing to {folder}") from error
+        place = getattr(error, "filename", None) or folder
+        raise StorageError(f"cannot write {place}: {reason}") from error
 
 
 def sync(path: Path) -> None:

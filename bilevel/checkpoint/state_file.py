@@ -6,7 +6,6 @@ SHA-256 in the metadata covers every other byte. Nothing is ever unpickled.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import math
@@ -20,8 +19,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from bilevel.checkpoint.disk import sync
-from bilevel.errors import UserError
+from bilevel.checkpoint.disk import refusal, sync
+from bilevel.errors import StorageError, UserError
 
 __all__ = ["CheckpointDamaged", "flatten", "load_state", "save_state", "unflatten"]
 
@@ -67,7 +66,7 @@ def unflatten(tensors: dict[str, Tensor], text: str) -> Any:
 def save_state(path: str | os.PathLike[str], state: Any) -> None:
     """Write ``state`` to ``path``, which afterwards holds all of it or what it held before.
 
-    Written aside in the same folder, forced to the disk, then renamed. Raises :class:`UserError`
+    Written aside in the same folder, forced to the disk, then renamed. Raises :class:`StorageError`
     when the disk is full or the folder not writable; the unfinished file is removed then.
     """
     path = Path(path)
@@ -85,9 +84,9 @@ def save_state(path: str | os.PathLike[str], state: Any) -> None:
             aside.unlink(missing_ok=True)
         sync(path.parent)
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        advice = "; free some space, earlier checkpoints are untouched" if full else ""
-        raise UserError(f"cannot write {path}: {error.strerror or error}{advice}") from error
+        raise StorageError(
+            f"cannot write {path}: {refusal(error) or error}; earlier checkpoints are untouched"
+        ) from error
 
 
 def load_state(path: str | os.PathLike[str]) -> Any:

@@ -225,7 +225,6 @@ def _write(
     for field, value in fields.items():
         setattr(config, field, value)
     with told_when_full(folder):
-        folder.mkdir(parents=True, exist_ok=True)
         data = safetensors.torch.save(tensors, metadata={"format": "pt"})
         (folder / SAFETENSORS_WEIGHTS_NAME).write_bytes(data)
         # Last, so that a folder whose writing was cut short does not load.

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from bilevel.errors import UserError, nearest
-from experiments.cli.messages import USER_ERRORS, sentence
+from experiments.cli import places, stopping
+from experiments.cli.messages import USER_ERRORS, refused, sentence
+from experiments.cli.output import go_on_unread
 
 __all__ = ["FAILURE", "CommandLine", "explain", "fail", "one_sentence"]
 
@@ -26,31 +28,39 @@ FLAGS = (
 
 def explain(text: str) -> None:
     """Print what a program's help says; whoever reads it may have seen enough half-way."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:  # of `--help | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    go_on_unread()
+    print(text, flush=True)
 
 
 @contextmanager
 def one_sentence() -> Iterator[None]:
     """Turn a mistake of the user into one line on stderr and exit status 2.
 
-    Other exceptions are defects and keep their traceback; ``HYDRA_FULL_ERROR=1`` in the
-    environment keeps every traceback.
+    So are a full or read-only disk, and Ctrl-C with its own status. Other exceptions are defects
+    and keep their traceback; ``HYDRA_FULL_ERROR=1`` in the environment keeps every traceback.
     """
+    go_on_unread()
     try:
         yield
     except USER_ERRORS as error:
         if os.environ.get(FULL_ERROR) == "1":
             raise
-        fail(error)
+        fail(sentence(error))
+    except (Exception, KeyboardInterrupt) as error:
+        if os.environ.get(FULL_ERROR) == "1":
+            raise
+        # A signal in the middle of an import may come out as another exception.
+        if isinstance(error, KeyboardInterrupt) or stopping.requested():
+            fail("interrupted", stopping.status())
+        if (text := refused(error)) is None:
+            raise
+        fail(text)
 
 
-def fail(error: Exception) -> NoReturn:
+def fail(text: str, status: int = FAILURE) -> NoReturn:
     """Say what is wrong and exit."""
-    print(f"error: {sentence(error)}", file=sys.stderr)
-    raise SystemExit(FAILURE)
+    print(f"error: {text}", file=sys.stderr)
+    raise SystemExit(status)
 
 
 @dataclass(frozen=True)
@@ -58,7 +68,7 @@ class CommandLine:
     """A Hydra command line taken apart.
 
     Attributes:
-        overrides: the ``key=value`` words.
+        overrides: the ``key=value`` words, those of folders as :mod:`.places` writes them.
         config_dir: of ``--config-dir``, with the user's own configuration files and modules.
         multirun: whether ``-m`` is given.
         flags: every other flag (``--help``, ``--cfg job``, ...).
@@ -92,9 +102,13 @@ class CommandLine:
                     f"unknown flag {flag}; options are given as name=value, and --help lists them"
                     f"{nearest(flag, FLAGS)}"
                 )
-        return cls(overrides, known.config_dir, known.multirun, flags, known.help)
+        folder = None if known.config_dir is None else os.path.expanduser(known.config_dir)
+        overrides = places.settled(overrides, known.multirun)
+        return cls(overrides, folder, known.multirun, flags, known.help)
 
     def value(self, key: str) -> str | None:
         """The last value given to ``key``, None if it is not on the command line."""
         found = [word.partition("=")[2] for word in self.overrides if word.startswith(f"{key}=")]
-        return found[-1] if found else None
+        if not found:
+            return None
+        return places.read(found[-1]) if places.is_place(key) else found[-1]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+import sys
 from typing import Any
 
 from hydra.errors import (
@@ -19,12 +22,23 @@ from omegaconf.errors import (
     ValidationError,
 )
 
+from bilevel.checkpoint.disk import refusal
 from bilevel.errors import UserError, listed, nearest, printable
+from experiments.cli import places
+from experiments.config.other_names import ours
 
-__all__ = ["USER_ERRORS", "sentence"]
+__all__ = ["USER_ERRORS", "refused", "sentence"]
 
 # What a person can cause by typing; anything else is a defect and keeps its traceback.
 USER_ERRORS = (UserError, HydraException, OmegaConfBaseException)
+
+
+def refused(error: BaseException) -> str | None:
+    """What the disk refused, in a sentence; None if the error is of another kind."""
+    if (reason := refusal(error)) is None:
+        return None
+    name = getattr(error, "filename", None)
+    return f"cannot read or write {name or 'a file'}: {reason}"
 
 
 def sentence(error: Exception) -> str:
@@ -37,7 +51,7 @@ def sentence(error: Exception) -> str:
         text = _configuration(error.__cause__, error)
     else:
         text = _configuration(error, error)
-    return printable(" ".join(text.split()))
+    return printable(re.sub(r"\s*\n\s*", " ", text).strip())
 
 
 def _missing_option(error: MissingConfigException) -> str:
@@ -52,10 +66,16 @@ def _missing_option(error: MissingConfigException) -> str:
 
 
 def _unreadable(error: OverrideParseException) -> str:
-    return (
-        f"cannot read the option {error.override!r}: options look like name=value; quote a value "
-        "that holds spaces, commas, brackets or equal signs twice: 'name=\"a value\"'"
-    )
+    """Say how the option is to be quoted: in the command that was given, where that is known."""
+    given = str(error.override)
+    key, equals, text = given.partition("=")
+    start = f"cannot read the option {given!r}: options look like name=value"
+    if not equals or not re.fullmatch(r"[+~]{0,2}\w[\w./@]*", key) or text[:1] in ("[", "{"):
+        return start
+    quoted = places.word(key, text)
+    words = [quoted if word == given else word for word in sys.argv[1:]]
+    line = places.shell_line(words) if quoted in words else shlex.quote(quoted)
+    return f"{start}; a value with signs of its own is quoted twice: {line}"
 
 
 def _configuration(cause: BaseException, error: Exception) -> str:
@@ -74,7 +94,8 @@ def _unknown_key(cause: Any) -> str:
     parent, _, key = str(cause.full_key).rpartition(".")
     known = _keys(cause.parent_node)
     where = f" in {parent}" if parent else ""
-    return f"unknown option {key!r}{where}: allowed are {listed(known)}{nearest(key, known)}"
+    hint = ours(str(cause.full_key)) or nearest(key, known)
+    return f"unknown option {key!r}{where}: allowed are {listed(known)}{hint}"
 
 
 def _keys(node: Any) -> list[str]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from bilevel.errors import UserError, listed
 from bilevel.settings import written
+from experiments.cli import places
 from experiments.cli.command_line import CommandLine
 from experiments.cli.messages import sentence
 from experiments.config import saved_words, stored
@@ -46,7 +47,9 @@ def expand(line: CommandLine) -> list[str]:
         folder = _newest_unfinished(line)
         if folder is None:
             print("run.resume=auto: no unfinished run of this configuration, starting a new one")
-        return line.overrides if folder is None else [*line.overrides, f"hydra.run.dir={folder}"]
+        if folder is None:
+            return line.overrides
+        return [*line.overrides, places.word("hydra.run.dir", folder)]
     if line.multirun:
         raise UserError(f"run.resume={wanted} continues one run; with -m use run.resume=auto")
     folder = Path(str(wanted))
@@ -60,7 +63,7 @@ def expand(line: CommandLine) -> list[str]:
     saved_words.check_trust(folder, asked, line.overrides)
     saved = stored.given_now(saved, asked)
     check_same(folder, saved, asked, choices, dict(config.hydra.runtime.choices))
-    return [*overrides, f"hydra.run.dir={folder}"]
+    return [*overrides, places.word("hydra.run.dir", folder)]
 
 
 def check_same(
@@ -121,7 +124,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def _newest_unfinished(line: CommandLine) -> Path | None:
     config = compose_config(line.overrides, line.config_dir)
     asked, choices = plain(config), dict(config.hydra.runtime.choices)
-    for folder in sorted(Path(config.hydra.run.dir).parent.glob("*"), reverse=True):
+    for folder in _candidates(line, Path(config.hydra.run.dir)):
         try:
             if (folder / "result.json").exists() or not (folder / ".hydra").is_dir():
                 continue
@@ -136,6 +139,19 @@ def _newest_unfinished(line: CommandLine) -> Path | None:
         except UserError:
             continue
     return None
+
+
+def _candidates(line: CommandLine, place: Path) -> list[Path]:
+    """Where an earlier run of this command may be, the newest first.
+
+    Args:
+        line: the command line.
+        place: where a new run would go now.
+    """
+    given = line.value("hydra.run.dir")
+    if given is not None and "${now:" not in given:
+        return [place]  # asked for by name: a run beside it is another one
+    return sorted(place.parent.glob("*"), reverse=True)
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:

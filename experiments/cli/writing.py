@@ -7,8 +7,8 @@ import os
 import re
 from pathlib import Path
 
-from bilevel.checkpoint.disk import sync
-from bilevel.errors import UserError
+from bilevel.checkpoint.disk import refusal, sync
+from bilevel.errors import StorageError
 
 __all__ = ["beside", "clean", "write_atomically"]
 
@@ -20,7 +20,7 @@ def write_atomically(path: Path, text: str) -> None:
     """Write a file that afterwards holds all of ``text``, or what it held before.
 
     Raises:
-        UserError: the disk is full, or the folder not writable.
+        StorageError: the disk is full, or the folder not writable.
     """
     aside = beside(path, ".tmp")
     try:
@@ -34,7 +34,7 @@ def write_atomically(path: Path, text: str) -> None:
             aside.unlink(missing_ok=True)
         sync(path.parent)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+        raise StorageError(f"cannot write {path}: {refusal(error) or error}") from error
 
 
 def beside(path: Path, ending: str) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bilevel.errors import UserError, listed
+from experiments.cli import places
 from experiments.config import stored
 from experiments.reproduction.entries import AS_PUBLISHED, Block
 from experiments.results import record
@@ -54,16 +55,17 @@ class Cell:
         begun = self._begun()
         # One that has begun knows what it started from; the place may be told in other words now.
         known = (START,) if begun else ()
-        words = [f"{key}={value}" for key, value in self.settings.items() if key not in known]
-        words.append(f"hydra.run.dir={self.folder}")
-        return [*words, f"run.resume={self.folder}"] if begun else words
+        given = [f"{key}={value}" for key, value in self.settings.items() if key not in known]
+        words = [*places.settled(given), places.word("hydra.run.dir", self.folder)]
+        return [*words, places.word("run.resume", self.folder)] if begun else words
 
     @cached_property
     def _saved(self) -> dict[str, str]:
         """Options that the folder's run was made with; none without a run."""
         path = self.folder / stored.HYDRA / "overrides.yaml"
         words = stored.words(self.folder) if path.is_file() else []
-        said = {key: value for key, _, value in (word.partition("=") for word in words)}
+        pairs = [(key, value) for key, _, value in (word.partition("=") for word in words)]
+        said = {k: places.read(v) or v if places.is_place(k) else v for k, v in pairs}
         # Before there were these options, runs were made so.
         before = {k: value for k, value in AS_PUBLISHED.items() if k in self.settings}
         return {**before, **said} if said else {}

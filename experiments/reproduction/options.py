@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bilevel.errors import UserError, listed, nearest
+from experiments.cli import places
 
 __all__ = ["Options"]
 
@@ -56,6 +57,8 @@ class Options:
             key, equals, value = word.partition("=")
             if not equals or not value or key.startswith("-"):
                 raise UserError(f"cannot read {word!r}: options look like name=value")
+            if places.is_place(key):
+                value = places.read(value) or value
             if key == "only":
                 only.append(_items(key, value))
             elif key in OWN:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from experiments.cli.places import shell_line
 
 __all__ = ["command", "run", "stoppable"]
 
@@ -18,7 +19,7 @@ ERROR = "error: "
 
 def command(words: list[str]) -> str:
     """What a person would type."""
-    return shlex.join(["python", "-m", "experiments.run", *words])
+    return shell_line(words)
 
 
 def run(words: list[str]) -> str | None:

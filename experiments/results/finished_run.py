@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bilevel.errors import UserError
 from bilevel.settings import from_values
+from experiments.cli import places
 from experiments.cli.command_line import CommandLine
 from experiments.config import stored
 from experiments.config.composition import compose_config
@@ -75,9 +76,8 @@ class SavedRun:
                 config.task = compose_config([word], line.config_dir).task
                 OmegaConf.set_struct(config, True)
             else:
-                # from_dotlist reads the value as YAML; update refuses keys that are not there
-                value = OmegaConf.select(OmegaConf.from_dotlist([word]), key)
-                OmegaConf.update(config, key, value, merge=True)
+                # update refuses keys that are not there
+                OmegaConf.update(config, key, places.value(word), merge=True)
         modules = user_modules([line.config_dir] if line.config_dir else [])
         return cls(path, config, values, modules)
 
@@ -111,7 +111,7 @@ def take(
     for word in overrides:
         key, equals, value = word.partition("=")
         if equals and key in defaults:
-            own[key] = value
+            own[key] = places.read(value) if places.is_place(key) else value
         else:
             rest.append(word)
     return own, rest

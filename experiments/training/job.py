@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import transformers
 
 from bilevel.checkpoint.disk import told_when_full
-from bilevel.errors import UserError
+from bilevel.errors import StorageError, UserError
 from experiments import figures
 from experiments.cli.quiet import quiet
 from experiments.cli.resume import exclusive
@@ -24,7 +24,6 @@ from experiments.training.context import RunContext
 from experiments.training.final_scores import assemble, final_scores, test_sizes
 from experiments.training.fine_tuning_job import FineTuningJob, load_task
 from experiments.training.finished_stages import Journal
-from experiments.training.heard import heard
 from experiments.training.stage import StageRun
 from problems.common.method import Outcome, Stage
 from problems.common.two_levels import TwoLevelMethod
@@ -34,16 +33,13 @@ __all__ = ["execute", "run_stage"]
 log = logging.getLogger(__name__)
 
 
-def execute(
-    plan: Plan, folder: Path, task: TaskData | None = None, warnings: Sequence[str] = ()
-) -> dict[str, Any]:
+def execute(plan: Plan, folder: Path, task: TaskData | None = None) -> dict[str, Any]:
     """Run a plan in ``folder``; returns what its result.json says.
 
     Args:
         plan: what to do.
         folder: where.
         task: the plan's data, if it has been read already.
-        warnings: what was warned of while it was.
 
     Raises:
         UserError: the folder holds another run, or one that is not to be resumed; or anything
@@ -60,15 +56,13 @@ def execute(
         _refuse_leftovers(plan, folder)
         log.info("run in %s", folder)
         quiet()
-        with heard(list(warnings)) as warnings:
-            task = task or load_task(plan)
+        task = task or load_task(plan)
         journal = Journal(folder / "checkpoints" / "stages.json", plan.config, plan.resume)
-        with heard(warnings):
-            job = FineTuningJob.load(plan, task)
-        job.warnings = warnings
+        job = FineTuningJob.load(plan, task)
         _tell_data(job)
-        outcome, stages = _run_stages(job, job.context(folder), journal)
-        saved = saved_model.save(outcome, folder)
+        context = job.context(folder)
+        outcome, stages = _run_stages(job, context, journal)
+        saved = _save(outcome, context)
         saved_model.name_labels(task.answers, folder.glob("adapter*"))
         if saved.folder.name == saved_model.MODEL:
             with told_when_full(saved.folder):
@@ -150,6 +144,23 @@ def _run_stages(
     said = {name: entry["summary"] for name, entry in journal.finished.items()}
     said[last.name] = summary
     return outcome, {name: summary for name, summary in said.items() if summary is not None}
+
+
+def _save(outcome: Outcome, context: RunContext) -> saved_model.Saved:
+    """Write the fine-tuned model; never lose it to a full disk.
+
+    Raises:
+        StorageError: it could not be written; a resumed run will write it without training again,
+            or the message says where it is.
+    """
+    try:
+        return saved_model.save(outcome, context.folder)
+    except StorageError as error:
+        if context.checkpointer.paths():
+            raise
+        elsewhere = Path(tempfile.mkdtemp(prefix="trained-"))
+        saved_model.save(outcome, elsewhere)
+        raise StorageError(f"{error}; what was trained is in {elsewhere}") from error
 
 
 def _tell_data(job: FineTuningJob) -> None:

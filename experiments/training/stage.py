@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -15,6 +16,7 @@ from bilevel.callbacks.losses import level_names
 from bilevel.checkpoint.best import BestWeights
 from bilevel.errors import UserError
 from bilevel.hypergradient import estimator_of
+from experiments.cli import stopping
 from experiments.models.memory import without_cache
 from experiments.training.callbacks import Evaluation, HypergradientCheck, ValueLog
 from experiments.training.choosing import is_better
@@ -86,7 +88,9 @@ class StageRun:
         if upper is not None:
             self._doubt(about_upper_steps(self.name, _upper_steps(training, lower, upper)))
         started = time.process_time()
-        with without_cache(model):
+        # Who saves checkpoints is asked after each step whether that is all.
+        careful = stopping.waiting() if options.checkpoint_every else nullcontext()
+        with without_cache(model), careful:
             engine.run()
         if engine.stop_reason is not None:
             log.info("stage %s: stopped early, %s", self.name, engine.stop_reason)
@@ -186,6 +190,7 @@ class StageRun:
                     options.checkpoint_every,
                     self.name,
                     lambda engine: {"stage": self.name, "engine": engine.state_dict()},
+                    stopping.due,
                 )
             )
         return callbacks

@@ -104,3 +104,16 @@ def test_progress_leaves_a_line_when_a_step_fails():
     with pytest.raises(KeyboardInterrupt):
         build(5, [ProgressBar(refresh=0.0, stream=screen), Crash(2)]).run()
     assert screen.getvalue().endswith("\n")
+
+
+def test_asked_to_stop_saves_first(tmp_path):
+    keeper = Checkpointer(tmp_path)
+    ended = KeyboardInterrupt()
+    asked = iter([None, None, ended])
+    engine = build(8, [CheckpointEvery(keeper, 5, stop=lambda: next(asked))])
+    with pytest.raises(KeyboardInterrupt) as caught:
+        engine.run()
+    assert caught.value is ended
+    again = build(8, [CheckpointEvery(keeper, 5)])
+    again.load_state_dict(keeper.latest()[1])
+    assert again.global_step == 3

@@ -1,34 +1,52 @@
-"""A full disk is told in a sentence, whoever notices it; other errors are not touched."""
+"""What a disk refuses is told in a sentence, whoever notices it; other errors are not touched."""
 
 import errno
-from pathlib import Path
+import os
 
 import pytest
 from safetensors import SafetensorError
 
-from bilevel import UserError
 from bilevel.checkpoint.disk import told_when_full
-
-FULL = [
-    OSError(errno.ENOSPC, "No space left on device"),
-    OSError(errno.EDQUOT, "Disk quota exceeded"),
-    SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
-]
+from bilevel.errors import StorageError
 
 
-@pytest.mark.parametrize("error", FULL)
-def test_a_full_disk_names_the_folder(error):
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "free some space"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "free some space"),
+        (OSError(errno.EROFS, "Read-only file system"), "Read-only"),
+        (OSError(errno.EACCES, "Permission denied"), "Permission denied"),
+        (SafetensorError("Error while serializing: I/O error: full (os error 28)"), "free some"),
+        (SafetensorError("Error while serializing: I/O error: no (os error 13)"), "Permission"),
+    ],
+)
+def test_a_refusal_names_the_folder(error, reason, tmp_path):
+    folder = tmp_path / "some" / "place"
     with (
-        pytest.raises(UserError, match=r"no space left on the disk .* to some/place"),
-        told_when_full(Path("some/place")),
+        pytest.raises(StorageError, match=f"cannot write {folder}.*{reason}"),
+        told_when_full(folder),
     ):
         raise error
 
 
+def test_the_file_is_named_where_it_is_known(tmp_path):
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "weights.bin")
+    with pytest.raises(StorageError, match=r"cannot write weights\.bin"), told_when_full(tmp_path):
+        raise error
+
+
+def test_a_file_in_the_way(tmp_path):
+    (tmp_path / "adapter").touch()
+    for folder in (tmp_path / "adapter", tmp_path / "adapter" / "inside"):
+        with pytest.raises(StorageError, match="adapter"), told_when_full(folder):
+            pytest.fail("nothing could have been written")
+
+
 @pytest.mark.parametrize(
-    "error", [OSError(errno.EACCES, "Permission denied"), SafetensorError("InvalidHeader")]
+    "error", [FileNotFoundError(errno.ENOENT, "No such file"), SafetensorError("InvalidHeader")]
 )
-def test_other_errors_pass(error):
-    with pytest.raises(type(error)) as caught, told_when_full(Path("some/place")):
+def test_other_errors_pass(error, tmp_path):
+    with pytest.raises(type(error)) as caught, told_when_full(tmp_path):
         raise error
     assert caught.value is error
