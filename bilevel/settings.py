@@ -37,7 +37,9 @@ __all__ = [
     "Natural",
     "NonNegative",
     "Option",
+    "Passes",
     "Positive",
+    "Rate",
     "Settings",
     "Share",
     "UnitInterval",
@@ -47,10 +49,17 @@ __all__ = [
     "options",
 ]
 
-Count = Annotated[int, Ge(1)]
-Natural = Annotated[int, Ge(0)]
+# No number of things is larger, and libraries count in 32 bits; the bound is not worth saying
+# where a range is printed.
+MOST = 2**31 - 1
+
+Count = Annotated[int, Ge(1), Le(MOST)]
+Natural = Annotated[int, Ge(0), Le(MOST)]
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
+# Far beyond what trains anything: a slip of the keyboard, or an overflow later on.
+Passes = Annotated[float, Gt(0), Le(1e6)]  # over the data
+Rate = Annotated[float, Gt(0), Le(1e3)]  # of learning
 Share = Annotated[float, Ge(0), Lt(1)]
 UnitInterval = Annotated[float, Ge(0), Le(1)]
 
@@ -234,7 +243,7 @@ def _range(metadata: Sequence[Any]) -> str:
         for part in bound if isinstance(bound, Interval) else (bound,):
             if isinstance(part, (Ge, Gt)):
                 low = (part.ge, True) if isinstance(part, Ge) else (part.gt, False)
-            elif isinstance(part, (Le, Lt)):
+            elif isinstance(part, (Le, Lt)) and part != Le(MOST):
                 high = (part.le, True) if isinstance(part, Le) else (part.lt, False)
     if low is None and high is None:
         return ""
@@ -270,8 +279,12 @@ def _checked(value: Any, hint: Any, path: str, nothing: str, read: bool = False)
     # A text that reads like something else is quoted, or "4: this must be an integer" would puzzle.
     looks_else = isinstance(value, str) and _reads_as_another(value)
     shown = repr(value) if looks_else else written(value, nothing)
-    finite = " and finite" if isinstance(value, float) and not math.isfinite(value) else ""
-    raise UserError(f"{path}={shown}: this must be {describe(hint, nothing)}{finite}")
+    more = ""
+    if isinstance(value, float) and not math.isfinite(value):
+        more = " and finite"
+    elif type(value) is int and value > MOST:
+        more = f", and no more than {MOST}"
+    raise UserError(f"{path}={shown}: this must be {describe(hint, nothing)}{more}")
 
 
 @functools.cache

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 from bilevel.settings import Count, Natural, Positive, Settings
 
-__all__ = ["CLASSES", "NUMBER", "TAGS", "TEXT", "Answers", "Decoding"]
+__all__ = ["CLASSES", "LABELS", "NUMBER", "TAGS", "TEXT", "Answers", "Decoding"]
 
 # What a model puts out.
 CLASSES = "classes"  # of a text, or of a pair of texts
 NUMBER = "number"  # of a text, or of a pair of texts
+LABELS = "labels"  # any number of classes of a text, or of a pair of texts
 TAGS = "tags"  # a class for each word
 TEXT = "text"  # words
 
@@ -23,7 +24,7 @@ class Answers:
     """What a task wants out of a model.
 
     Attributes:
-        kind: `CLASSES`, `NUMBER`, `TAGS` or `TEXT`.
+        kind: `CLASSES`, `LABELS`, `NUMBER`, `TAGS` or `TEXT`.
         size: outputs of the head: the number of classes or tags, 1 for a number, 0 for text (the
             model's own vocabulary).
         names: the classes' or tags' names, in the order of their numbers; None without classes.

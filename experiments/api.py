@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from bilevel.hypergradient import Hypergradient, Unrolled
 from bilevel.settings import from_values
 from experiments.answers import Decoding
 from experiments.cli.quiet import quiet
+from experiments.config.other_names import in_python
 from experiments.config.plan import Plan
 from experiments.config.schema import EngineOptions, Root, TrainOptions
 from experiments.models.given import check_given, check_head, kind, token_types
@@ -87,11 +88,12 @@ def finetune(
         model: a transformers model that classifies, scores, tags or writes text; it stays as it is
             (stages work on copies).
         tokenizer: pads the batches, and reads what is written.
-        data: ``train`` and ``test`` (or ``validation``, which then serves as the test set): rows
-            with ``input_ids`` and ``labels`` (or ``label``), a ``datasets.DatasetDict`` for one.
+        data: ``train`` and ``test`` (or ``validation``, which then serves as the test set; beside a
+            test the best weights are chosen by it, and early stopping goes by it): rows with
+            ``input_ids`` and ``labels`` (or ``label``), a ``datasets.DatasetDict`` for one.
             Labels of tags and of causal models are one a token, -100 where nothing is learned;
             ``references`` of a test's text are those to score by. D_val of a bilevel method is a
-            part of ``train``.
+            part of ``train``, or with ``split=None`` the ``validation`` beside a test.
         method: an instance of a class in ``problems``.
         hypergradient: of a bilevel method; ``Unrolled()`` unless given.
         target_modules: "qv", "all" or names; None for the method's own.
@@ -223,8 +225,10 @@ def _task(
     metrics: Sequence[str] | None = None,
     decoding: Decoding | None = None,
 ) -> GivenTask:
-    if metrics is not None and (
-        isinstance(metrics, str) or not isinstance(metrics, Sequence) or not metrics
+    if metrics is not None and not (
+        isinstance(metrics, list | tuple)
+        and metrics
+        and all(isinstance(name, str) for name in metrics)
     ):
         raise UserError(f"metrics={metrics!r}: this must be a list of names, or None")
     if not isinstance(decoding, Decoding | None):
@@ -267,6 +271,9 @@ def _plan(
         raise UserError('precision is an option of the engine: engine={"precision": "bf16"}')
     # On the command line these are options of train.
     places = from_values(TrainOptions, {"target_modules": targets}, "train").target_modules
+    for name in train.keys() - {one.name for one in fields(TrainSettings)}:
+        if in_python(name):
+            raise UserError(f"unknown option {name!r} of train{in_python(name)}")
     settings = from_values(TrainSettings, {**train, "precision": options.precision}, "train")
     return Plan(
         seed=seed,

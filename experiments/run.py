@@ -26,11 +26,11 @@ from experiments.cli.command_line import FAILURE, CommandLine, explain, fail, on
 from experiments.cli.held_log import HeldLog
 from experiments.cli.messages import USER_ERRORS, refused, sentence
 from experiments.cli.output import go_on_unread
+from experiments.cli.words import check_place, check_words
 from experiments.config import hydra_runs
 from experiments.config.composition import composed, hydra_app
 from experiments.config.plan import Plan
 from experiments.results.fresh_folder import refuse_others
-from experiments.training.heard import heard
 
 if TYPE_CHECKING:
     from experiments.tasks.task import TaskData
@@ -49,6 +49,8 @@ def main(words: Sequence[str] | None = None) -> None:
         if line.flags:  # --cfg job and the like run nothing
             hydra_runs.answer(words, line.config_dir)
             return
+        with hydra_app(line.config_dir) as app:
+            check_words(line.overrides, line.multirun, app.config_loader.list_groups(""))
         overrides = resume.expand(line)
         # What a full disk keeps from run.log or from a terminal that is gone is no news.
         logging.raiseExceptions = False
@@ -59,6 +61,7 @@ def main(words: Sequence[str] | None = None) -> None:
                 config = composed(app, overrides)
                 # Before there is a folder: what is wrong now leaves nothing behind.
                 plan = Plan.of(config)
+                check_place(config.hydra.run.dir)
                 if not plan.resume:
                     refuse_others(Path(config.hydra.run.dir))
                 said = HeldLog()
@@ -144,16 +147,15 @@ def execute(plan: Any, task: TaskData | None = None, said: HeldLog | None = None
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
-    with heard() as warnings:
-        if said is not None:
-            said.release()
+    if said is not None:
+        said.say()
     try:
         with stopping.heeding():
             from experiments.results import record  # here: they load torch and transformers
             from experiments.training import job as training
 
             plan = plan if isinstance(plan, Plan) else plan()
-            values = training.execute(plan, folder, task, warnings)
+            values = training.execute(plan, folder, task)
     except (Exception, KeyboardInterrupt) as error:
         text = _told(error, folder)
         log.debug("stopped by", exc_info=error)

@@ -14,7 +14,6 @@ encoding=NAME reads files that are not UTF-8.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -25,14 +24,12 @@ from experiments.metrics.text import TEXT_METRICS, score_text
 from experiments.metrics.text.tokenization import check_tokenization
 from experiments.results.finished_run import take
 from experiments.tasks.reading.dialect import Dialect
-from experiments.tasks.reading.text import read_text
+from experiments.tasks.reading.text import lines_of, read_text
 
 __all__ = ["main", "read_references", "read_texts"]
 
 OPTIONS = ("hypotheses", "references", "metrics", "encoding")
 TOKENIZE = "metrics.tokenize"
-
-LINE_ENDS = re.compile(r"\r\n|\r|\n")  # not splitlines: a text may hold what it takes for one
 
 
 def read_texts(path: Path, encoding: str | None = None) -> list[str]:
@@ -42,8 +39,7 @@ def read_texts(path: Path, encoding: str | None = None) -> list[str]:
         UserError: there is no such file, or it is no text in this encoding (None for UTF-8).
     """
     text = read_text(path, Dialect(encoding, prefix=""))
-    lines = LINE_ENDS.split(text)
-    return [line.strip() for line in (lines if lines[-1] else lines[:-1] or lines)]
+    return [line.strip() for line in lines_of(text)]
 
 
 def read_references(

@@ -39,7 +39,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from bilevel import lowrank
 from bilevel.errors import UserError
-from bilevel.settings import Count, Positive, Share
+from bilevel.settings import Count, Passes, Share
 from problems import common
 from problems.common import (
     DVal,
@@ -50,6 +50,7 @@ from problems.common import (
     Outcome,
     Stage,
     Training,
+    TrainSettings,
     TwoLevelMethod,
 )
 from problems.common.two_levels import Fraction
@@ -89,7 +90,7 @@ class AutoLoRA(LowRankMethod, TwoLevelMethod):
     split: Fraction | None = 0.5
     """Share of the training data that is D_train, the rest is D_val; null takes the task's own
     validation split as D_val of the search. Retrained is on all of the training data."""
-    search_epochs: Positive | None = None
+    search_epochs: Passes | None = None
     """Passes over D_train in the search; null for as many as the retraining."""
     retrain_scale: Literal["alpha_over_rank", "constant"] = "alpha_over_rank"
     """Scale of a layer in the retraining: alpha / r_l as in the released code, or alpha / k for
@@ -109,6 +110,16 @@ class AutoLoRA(LowRankMethod, TwoLevelMethod):
         super().__post_init__()
         if (self.rank_rule == "budget") != (self.parameter_budget is not None):
             raise UserError("rank_rule=budget and parameter_budget=N go together; give both")
+
+    def check_steps(self, examples: int, settings: TrainSettings) -> None:
+        """Of the search: its epochs are passes over D_train.
+
+        Raises:
+            UserError: ``unroll_steps`` is more than it has.
+        """
+        epochs = settings.epochs if self.search_epochs is None else self.search_epochs
+        trained = examples if self.split is None else round(self.split * examples)
+        super().check_steps(trained, replace(settings, epochs=epochs))
 
     def held_out(self, own: bool) -> DVal:
         """The retraining is on the training data alone."""

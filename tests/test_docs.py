@@ -98,6 +98,7 @@ def test_the_task_runs_as_the_page_says(run, tmp_path, capsys):
         ("__label__a x\n\na y\n", "__label__a z\n", r"line 3 of .*train\.txt"),
         ("__label__a __label__b x\n", "", "line 1"),
         ("__label__a x\n__label__b y\n", "\n", r"test\.txt"),
+        ("\ufeff__label__a x\n__label__b y\n", "__label__c z\n", r"test\.txt.*'c'"),
     ],
 )
 def test_the_task_names_a_wrong_line(tmp_path, train, test, said):

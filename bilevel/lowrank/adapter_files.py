@@ -150,7 +150,7 @@ def _check_options(path: Path) -> dict[str, Any]:
         if key in known:
             if not isinstance(value, known[key]):
                 raise UserError(f"{path} is damaged: {key}={value} is of another type")
-        elif value and value != usual.get(key):
+        elif value and key in usual and value != usual[key]:  # what it does not know, PEFT drops
             raise UserError(
                 f"{path}: {key}={value} is not read: besides what describes an adapter, options "
                 "may name code to import or models to fetch"

@@ -37,7 +37,7 @@ class HeldLog(logging.Handler):
             root.handlers, level = before
             root.setLevel(level)
 
-    def release(self) -> None:
+    def say(self) -> None:
         """Hand everything to the handlers that there are now."""
         for record in self.records:
             logging.getLogger(record.name).handle(record)

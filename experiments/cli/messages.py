@@ -25,6 +25,7 @@ from omegaconf.errors import (
 from bilevel.checkpoint.disk import refusal
 from bilevel.errors import UserError, listed, nearest, printable
 from experiments.cli import places
+from experiments.config.other_names import ours
 
 __all__ = ["USER_ERRORS", "refused", "sentence"]
 
@@ -93,7 +94,8 @@ def _unknown_key(cause: Any) -> str:
     parent, _, key = str(cause.full_key).rpartition(".")
     known = _keys(cause.parent_node)
     where = f" in {parent}" if parent else ""
-    return f"unknown option {key!r}{where}: allowed are {listed(known)}{nearest(key, known)}"
+    hint = ours(str(cause.full_key)) or nearest(key, known)
+    return f"unknown option {key!r}{where}: allowed are {listed(known)}{hint}"
 
 
 def _keys(node: Any) -> list[str]:

@@ -23,6 +23,8 @@ __all__ = [
     "section_defaults",
 ]
 
+Name = Annotated[str, MinLen(1)]
+
 # Groups whose option names a class (``_target_``), of ours or of the user's.
 GROUPS = ("method", "task", "model", "hypergradient")
 
@@ -79,7 +81,7 @@ class EngineOptions(Settings):
 class TrainOptions(TrainSettings):
     """How long and in what portions to train, and where adapters go."""
 
-    target_modules: str | Annotated[list[str], MinLen(1)] | None = None
+    target_modules: Name | Annotated[list[Name], MinLen(1)] | None = None
     """Where adapters go: qv, all or a list of module names; null: the method's own, mostly qv."""
 
     def settings(self, precision: Any, model_lr: float | None) -> TrainSettings:

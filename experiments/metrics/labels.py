@@ -15,7 +15,17 @@ if TYPE_CHECKING:
     import numpy as np
 
 __all__ = [
-    *("METRICS", "accuracy", "check_metrics", "f1", "macro_f1", "matthews", "pearson", "spearman")
+    "LABEL_SET_METRICS",
+    "METRICS",
+    "accuracy",
+    "check_label_set_metrics",
+    "check_metrics",
+    "exact_match",
+    "f1",
+    "macro_f1",
+    "matthews",
+    "pearson",
+    "spearman",
 ]
 
 
@@ -83,6 +93,43 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "pearson": pearson,
     "spearman": spearman,
 }
+
+
+def exact_match(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Share of the n texts whose labels are all right, of two (n, labels) arrays of booleans."""
+    from sklearn.metrics import accuracy_score
+
+    return float(accuracy_score(labels, predictions))
+
+
+def _mean_f1(average: str) -> Callable[[np.ndarray, np.ndarray], float]:
+    def score(predictions: np.ndarray, labels: np.ndarray) -> float:
+        from sklearn.metrics import f1_score
+
+        return float(f1_score(labels, predictions, average=average, zero_division=0.0))
+
+    return score
+
+
+# Of sets of labels: two (n, labels) arrays of booleans.
+LABEL_SET_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "micro_f1": _mean_f1("micro"),
+    "macro_f1": _mean_f1("macro"),
+    "exact_match": exact_match,
+}
+
+
+def check_label_set_metrics(metrics: Sequence[str], option: str = "task.metrics") -> None:
+    """Raise UserError for no metric, or one that sets of labels do not have."""
+    if not metrics:
+        raise UserError(f"{option} is empty: name at least one")
+    for metric in metrics:
+        if metric not in LABEL_SET_METRICS:
+            known = f"{listed(LABEL_SET_METRICS)}{nearest(metric, LABEL_SET_METRICS)}"
+            raise UserError(
+                f"{option}: {metric!r} is no score of several labels a text: allowed are {known}"
+            )
+
 
 OF_NUMBERS = ("pearson", "spearman")  # the others are of classes
 

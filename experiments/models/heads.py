@@ -16,10 +16,11 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from bilevel.errors import UserError
-from experiments.answers import CLASSES, NUMBER, TAGS, TEXT, Answers
+from experiments.answers import CLASSES, LABELS, NUMBER, TAGS, TEXT, Answers
 from experiments.models.target_modules import head_modules
 
 __all__ = [
+    "PROBLEM_TYPES",
     "auto_class",
     "check_finite",
     "check_shapes",
@@ -32,7 +33,11 @@ __all__ = [
 ]
 
 # transformers' names for the kinds that a head has.
-PROBLEM_TYPES = {CLASSES: "single_label_classification", NUMBER: "regression"}
+PROBLEM_TYPES = {
+    CLASSES: "single_label_classification",
+    LABELS: "multi_label_classification",
+    NUMBER: "regression",
+}
 
 
 def config_options(answers: Answers) -> dict[str, Any]:

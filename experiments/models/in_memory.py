@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bilevel.errors import UserError
-from experiments.answers import CLASSES, NUMBER, TAGS, TEXT, Answers
+from experiments.answers import CLASSES, LABELS, NUMBER, TAGS, TEXT, Answers
 from experiments.models.heads import (
+    PROBLEM_TYPES,
     check_writes,
     config_options,
     is_seq2seq,
@@ -38,6 +39,8 @@ def answers_of(model: PreTrainedModel) -> Answers:
     if any(kind.endswith("ForTokenClassification") for kind in kinds):
         return Answers(TAGS, len(names), names)
     if any(kind.endswith("ForSequenceClassification") for kind in kinds):
+        if model.config.problem_type == PROBLEM_TYPES[LABELS]:
+            return Answers(LABELS, len(names), names)
         return Answers(NUMBER, 1) if len(names) == 1 else Answers(CLASSES, len(names), names)
     if not model.can_generate():
         raise UserError(

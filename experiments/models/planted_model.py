@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bilevel.errors import UserError
-from bilevel.settings import Positive
+from bilevel.settings import Rate
 from experiments.answers import CLASSES, Answers
 from experiments.models.planted_problem import PlantedProblem
 from experiments.models.spec import ModelSpec
@@ -30,7 +30,7 @@ class PlantedModel(ModelSpec):
     """The base of a planted problem, made and not loaded; the run's seed changes nothing in it."""
 
     name: str = "planted"
-    lr: Positive | None = 5e-3
+    lr: Rate | None = 5e-3
     planted: PlantedProblem | None = None
     """The problem, which conf/model/planted.yaml takes from the task."""
 

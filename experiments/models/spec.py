@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from bilevel.errors import UserError
-from bilevel.settings import Positive, Settings, Share
+from bilevel.settings import Rate, Settings, Share
 from experiments.answers import Answers
 from experiments.models import bitsandbytes_package
 from experiments.models.folder_files import check_files
@@ -47,7 +47,7 @@ class ModelSpec(Settings):
     """The hub's branch, tag or commit."""
     trust_remote_code: bool = False
     """Run code that comes with the model, as some of the hub's need; say it for each command."""
-    lr: Positive | None = None
+    lr: Rate | None = None
     """A learning rate for LoRA that suits this model, where neither train.lr nor the method names
     one; null leaves it to the method's paper."""
     quantization: Literal["4bit", "8bit"] | None = None

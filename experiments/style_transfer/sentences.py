@@ -51,7 +51,7 @@ def read_sentences(
         UserError: there is no such file or column, or a row lacks something or has another label.
     """
     if formality.is_there(data_dir, SPLIT):
-        found = [Sentence(*sentence) for sentence in formality.read_split(data_dir, SPLIT)]
+        found = [Sentence(*sentence) for sentence in formality.read_split(data_dir, SPLIT, dialect)]
         for sentence in found:
             if not sentence.references:
                 raise UserError(f"data_dir={data_dir}: {sentence.text!r} has no reference")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bilevel.errors import UserError, listed
-from experiments.metrics.labels import check_metrics
-from experiments.tasks.examples import Example
+from experiments.metrics.labels import check_label_set_metrics, check_metrics
 from experiments.tasks.from_files import (
     HELD_OUT,
     ColumnName,
@@ -18,6 +17,8 @@ from experiments.tasks.from_files import (
     check_distinct,
     held_out,
 )
+from experiments.tasks.label_sets import label_classes, label_sets
+from experiments.tasks.odd_labels import check_classes, say_odd_numbers
 from experiments.tasks.reading.files import Row, read_rows
 from experiments.tasks.reading.labels import class_numbers, is_labelled, regression_target
 from experiments.tasks.reading.rows import examples
@@ -51,6 +52,10 @@ class Classification(FromFiles):
     holdout: Holdout | None = None
     """The share of a single file that becomes the test set, in the classes' proportions; which
     rows follows from subset_seed. null: there is a file to test on."""
+    multi_label: bool = False
+    """Each text has any number of labels: lists (parquet, jsonl), or texts with label_separator."""
+    label_separator: str | None = None
+    """With multi_label, what stands between the labels in a cell, ";" for one; null: lists."""
     regression: bool = False
     """Take the labels as real numbers to predict, not as classes."""
     metrics: tuple[str, ...] | None = None
@@ -75,7 +80,17 @@ class Classification(FromFiles):
             )
         texts = {f"task.text_columns[{i}]": column for i, column in enumerate(self.columns)}
         check_distinct({**texts, "task.label_column": self.label_column})
-        check_metrics(self.scores, 1 if self.regression else None)
+        if self.regression and self.multi_label:
+            raise UserError("task.regression=true and task.multi_label=true exclude each other")
+        if self.label_separator is not None and not (self.multi_label and self.label_separator):
+            raise UserError(
+                f"task.label_separator={self.label_separator!r}: this must be a text, and goes "
+                "with task.multi_label=true"
+            )
+        if self.multi_label:
+            check_label_set_metrics(self.scores)
+        else:
+            check_metrics(self.scores, 1 if self.regression else None)
 
     def _known_columns(self) -> str:
         """Which columns could be named, where there is a training file to tell."""
@@ -94,11 +109,16 @@ class Classification(FromFiles):
     @property
     def scores(self) -> tuple[str, ...]:
         """The metrics, the primary one first."""
-        usual = ("pearson", "spearman") if self.regression else ("accuracy", "macro_f1")
+        usual: tuple[str, ...] = ("accuracy", "macro_f1")
+        if self.regression:
+            usual = ("pearson", "spearman")
+        if self.multi_label:
+            usual = ("micro_f1", "macro_f1", "exact_match")
         return usual if self.metrics is None else self.metrics
 
     def load(self) -> LabelledData:
         """Read the training file and the test (or validation) file."""
+        from experiments.tasks.kinds.label_sets import LabelSetData
         from experiments.tasks.kinds.labelled import LabelledData
 
         assert self.data_dir is not None
@@ -107,21 +127,18 @@ class Classification(FromFiles):
         files = own_splits(self.data_dir)
         where = str(files["train"])
         rows = read_rows(files["train"], self.dialect)
-        convert: Callable[[Any], int | float] = regression_target
-        names = None
-        if not self.regression:
-            classes = class_numbers(rows, label, where)
-            convert, names = classes.number, classes.names
-            check_metrics(self.scores, len(names))
-
-        def numbers(found: list[Example]) -> list[int] | None:
-            return None if self.regression else [int(example.label) for example in found]
-
-        train = examples(rows, self.columns, label, convert, where)
+        read, names = self._reader(rows, where)
+        train = read(rows, where)
+        self._say_odd(train, names, where)
         splits = {
-            split: examples(found, self.columns, label, convert, str(files[split]))
+            split: read(found, str(files[split]))
             for split, found in self._to_test(files, label).items()
         }
+
+        def numbers(found: list[Any]) -> list[int] | None:
+            whole = self.regression or self.multi_label
+            return None if whole else [int(example.label) for example in found]
+
         if splits:
             source = next(iter(splits))
             test = splits.pop(source)
@@ -130,7 +147,7 @@ class Classification(FromFiles):
             train, test = held_out(train, self.holdout, self.subset_seed, numbers(train))
         else:
             raise self._no_test(files)
-        return LabelledData(
+        return (LabelSetData if self.multi_label else LabelledData)(
             name=self.name,
             train=self.kept_train(train, numbers(train)),
             tests={"test": self.kept_test(test, numbers(test))},
@@ -140,6 +157,31 @@ class Classification(FromFiles):
             max_length=self.max_length,
             validation=splits.get("validation"),
         )
+
+    def _reader(
+        self, rows: Sequence[Row], where: str
+    ) -> tuple[Callable[[Sequence[Row], str], list[Any]], list[str] | None]:
+        """What makes examples of rows, and the names of the training rows' classes."""
+        label = str(self.label_column)
+        if self.multi_label:
+            apart = self.label_separator
+            classes = label_classes(rows, label, apart, where)
+            return (
+                lambda found, place: label_sets(found, self.columns, label, apart, classes, place)
+            ), classes.names
+        convert: Callable[[Any], int | float] = regression_target
+        names = None
+        if not self.regression:
+            classes = class_numbers(rows, label, where)
+            convert, names = classes.number, classes.names
+            check_metrics(self.scores, len(names))
+        return lambda found, place: examples(found, self.columns, label, convert, place), names
+
+    def _say_odd(self, train: list[Any], names: list[str] | None, where: str) -> None:
+        if names is None:
+            say_odd_numbers([e.label for e in train], where)
+        elif not self.multi_label:
+            check_classes(names, [int(e.label) for e in train], where)
 
     def _to_test(self, files: dict[str, SplitFiles], label: str) -> dict[str, list[Row]]:
         """Rows of the splits test and validation that have labels; the first is the test set."""
@@ -160,7 +202,7 @@ class Classification(FromFiles):
         if found and self.holdout is not None:
             raise UserError(
                 f"task.holdout={self.holdout} is for data in one single file, and "
-                f"{files[next(iter(found))]} is there to test on: leave it out"
+                f"{files[next(iter(found))]} is there to test on: set task.holdout=null"
             )
         return found
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge, Lt
 
-from bilevel.settings import Count
+from bilevel.settings import Count, Natural
 from experiments.tasks.examples import Example
 from experiments.tasks.made_up.grammar import labelled
 from experiments.tasks.task import Length, Task
@@ -31,7 +31,7 @@ class Demo(Task):
     what fits the wrong labels of one set is wrong on the other."""
     max_length: Length = 48
     """Tokens of a sentence at most."""
-    data_seed: int = 0
+    data_seed: Natural = 0
     """Decides the sentences and which labels are wrong."""
     name: str = "demo"
     """The task's name in results."""

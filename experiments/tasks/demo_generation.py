@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from bilevel.settings import Count
+from bilevel.settings import Count, Natural
 from experiments.answers import Decoding
 from experiments.tasks.examples import TextExample
 from experiments.tasks.generation import check_metrics
@@ -37,7 +37,7 @@ class DemoGeneration(Task):
     """How the tests' answers are written."""
     max_length: Length = 128
     """Tokens of source and target together at most."""
-    data_seed: int = 0
+    data_seed: Natural = 0
     """Decides the examples."""
 
     def __post_init__(self) -> None:

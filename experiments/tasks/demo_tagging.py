@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bilevel.settings import Count
+from bilevel.settings import Count, Natural
 from experiments.metrics.tags import TAG_METRICS, check_installed
 from experiments.tasks.examples import TaggedExample
 from experiments.tasks.made_up.opinions import TAGS, tagged
@@ -33,7 +33,7 @@ class DemoTagging(Task):
     """Test sentences; none of them is in the training set."""
     max_length: Length = 48
     """Tokens of a sentence at most."""
-    data_seed: int = 0
+    data_seed: Natural = 0
     """Decides the sentences."""
 
     def __post_init__(self) -> None:

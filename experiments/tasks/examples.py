@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["Example", "TaggedExample", "TextExample"]
+__all__ = ["Example", "LabelSetExample", "TaggedExample", "TextExample"]
 
 
 class Example(NamedTuple):
@@ -12,6 +12,13 @@ class Example(NamedTuple):
 
     texts: tuple[str, ...]
     label: int | float
+
+
+class LabelSetExample(NamedTuple):
+    """One or two texts, and the numbers of its labels in ascending order."""
+
+    texts: tuple[str, ...]
+    labels: tuple[int, ...]
 
 
 class TaggedExample(NamedTuple):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from bilevel.errors import UserError, listed
 from experiments.tasks.examples import Example
 from experiments.tasks.from_files import FromFiles
+from experiments.tasks.odd_labels import say_odd_numbers
 from experiments.tasks.reading.files import Row, read_rows
 from experiments.tasks.reading.labels import as_number, as_written, is_labelled, regression_target
 from experiments.tasks.reading.rows import examples
@@ -107,9 +108,12 @@ class Glue(FromFiles):
         def chosen_by() -> list[Example]:
             return [e for split, rows in validation.items() for e in prepared(split, rows)[0]]
 
+        learned = prepared("train", train)
+        if entry.labels is None:
+            say_odd_numbers([e.label for e in learned[0]], f"task {self.name}, split train")
         return LabelledData(
             name=self.name,
-            train=self.kept_train(*prepared("train", train)),
+            train=self.kept_train(*learned),
             tests={
                 _test_name(split): self.kept_test(*prepared(split, rows))
                 for split, rows in (tests or validation).items()

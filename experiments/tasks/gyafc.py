@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from bilevel.errors import UserError
 from experiments.tasks.examples import Example
 from experiments.tasks.reading import formality
+from experiments.tasks.reading.dialect import Dialect
 from experiments.tasks.task import Length, Subset
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ class Gyafc(Subset):
     """The task's name in results."""
     data_dir: str | None = None
     """A domain of the corpus, such as GYAFC_Corpus/Family_Relationships; needed."""
+    encoding: str | None = None
+    """Of the files; null for UTF-8, with or without a byte-order mark."""
     max_length: Length = 128
     """Tokens of a sentence at most."""
 
@@ -42,7 +45,7 @@ class Gyafc(Subset):
         assert self.data_dir is not None
         parts = {}
         for split in ("train", "tune", "test"):
-            found = formality.read_split(self.data_dir, split)
+            found = formality.read_split(self.data_dir, split, Dialect(self.encoding))
             parts[split] = [Example((sentence.text,), sentence.style) for sentence in found]
         labels = {split: [int(e.label) for e in rows] for split, rows in parts.items()}
         return LabelledData(

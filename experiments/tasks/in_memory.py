@@ -7,21 +7,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from bilevel.errors import UserError
-from experiments.answers import CLASSES, NUMBER, TAGS, TEXT, Answers, Decoding
+from experiments.answers import CLASSES, LABELS, NUMBER, TAGS, TEXT, Answers, Decoding
 from experiments.metrics import labels, tags
+from experiments.metrics.labels import LABEL_SET_METRICS
 from experiments.metrics.tags import TAG_METRICS, check_installed
 from experiments.models.vocabulary import check_rows
 from experiments.tasks import generation
 from experiments.tasks.in_memory_labels import class_names, renumbering
 from experiments.tasks.in_memory_rows import (
     GivenLabels,
+    GivenLabelSets,
     GivenTags,
     GivenText,
     labelled,
+    marked,
     tagged,
     written,
 )
 from experiments.tasks.kinds.text import NO_LABEL
+from experiments.tasks.odd_labels import say_odd_numbers
 from experiments.tasks.task import Task, TaskData
 
 __all__ = ["GivenTask"]
@@ -29,6 +33,7 @@ __all__ = ["GivenTask"]
 ENTITIES = tuple(TAG_METRICS)
 USUAL = {
     CLASSES: ("accuracy", "macro_f1"),
+    LABELS: tuple(LABEL_SET_METRICS),
     NUMBER: ("pearson", "spearman"),
     TAGS: ENTITIES,
     TEXT: ("bleu",),
@@ -76,6 +81,8 @@ class GivenTask(Task):
             generation.check_metrics(metrics, "metrics")
         elif self.answers.kind == TAGS:
             tags.check_metrics(metrics, "metrics")
+        elif self.answers.kind == LABELS:
+            labels.check_label_set_metrics(metrics, "metrics")
         else:
             labels.check_metrics(metrics, self.answers.size, "metrics")
 
@@ -98,9 +105,12 @@ class GivenTask(Task):
         if "train" not in self.data:
             raise UserError(f"data has no 'train', only {', '.join(map(str, self.data))}")
         tests = {"test": self._rows(source)} if source in self.data else {}
+        train = self._rows("train")
+        if self.answers.kind == NUMBER:
+            say_odd_numbers([row.label for row in train], "data['train']")
         common: dict[str, Any] = {
             "name": self.name,
-            "train": self._rows("train"),
+            "train": train,
             "tests": tests,
             "test_source": source if tests else "none",
             "validation": self._rows("validation") if self._has_validation else None,
@@ -117,6 +127,8 @@ class GivenTask(Task):
             decoding = self.decoding or Decoding() if tests else Decoding(max_new_tokens=1)
             self._check_room(tests, decoding, source)
             return GivenText(**common, decoding=decoding)
+        if self.answers.kind == LABELS:
+            return GivenLabelSets(**common, label_names=list(names or ()))
         return GivenLabels(**common, label_names=None if names is None else list(names))
 
     @property
@@ -138,7 +150,9 @@ class GivenTask(Task):
                 )
 
     def _rows(self, split: str) -> list[Any]:
-        convert = renumbering(split, *map(class_names, (self.data[split], self.data["train"])))
+        convert = None
+        if self.answers.kind in (CLASSES, TAGS):
+            convert = renumbering(split, *map(class_names, (self.data[split], self.data["train"])))
         rows = [
             self._row(row if convert is None else convert(row), f"row {i} of {split}")
             for i, row in enumerate(self.data[split])
@@ -153,6 +167,8 @@ class GivenTask(Task):
             example: Any = tagged(row, where, self.answers.names or (), most, self.tokenizer)
         elif self.answers.kind == TEXT:
             example = written(row, where, self.tokenizer, self.seq2seq, most)
+        elif self.answers.kind == LABELS:
+            example = marked(row, where, self.answers.size, most, self.tokenizer)
         else:
             example = labelled(row, where, self.answers.size, most, self.tokenizer)
         text = self.answers.kind == TEXT

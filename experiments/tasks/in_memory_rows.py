@@ -8,11 +8,23 @@ from typing import Any, NamedTuple
 from bilevel.errors import UserError
 from experiments.tasks.examples import TaggedExample, TextExample
 from experiments.tasks.in_memory_values import integers, number, unpadded
+from experiments.tasks.kinds.label_sets import LabelSetData
 from experiments.tasks.kinds.labelled import LabelledData
+from experiments.tasks.kinds.remarks import say_unknown
 from experiments.tasks.kinds.tags import TaggedData
 from experiments.tasks.kinds.text import NO_LABEL, TextData
+from experiments.tasks.reading.cells import text_of, texts_of
 
-__all__ = ["GivenLabels", "GivenTags", "GivenText", "labelled", "tagged", "written"]
+__all__ = [
+    "GivenLabelSets",
+    "GivenLabels",
+    "GivenTags",
+    "GivenText",
+    "labelled",
+    "marked",
+    "tagged",
+    "written",
+]
 
 COLUMNS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -22,6 +34,13 @@ class Labelled(NamedTuple):
 
     columns: dict[str, Any]
     label: int | float
+
+
+class Marked(NamedTuple):
+    """Columns for the model, and the numbers of the labels."""
+
+    columns: dict[str, Any]
+    labels: tuple[int, ...]
 
 
 class Tagged(TaggedExample):
@@ -43,7 +62,19 @@ class GivenLabels(LabelledData):
         self, tokenizer: Any, examples: Sequence[Any], seq2seq: bool = False
     ) -> list[dict[str, Any]]:
         """The rows' columns as they are, and ``labels``."""
+        say_unknown("rows", tokenizer, [example.columns["input_ids"] for example in examples])
         return [{**example.columns, "labels": example.label} for example in examples]
+
+
+class GivenLabelSets(LabelSetData):
+    """`LabelSetData` of :class:`Marked` rows."""
+
+    def tokenise(
+        self, tokenizer: Any, examples: Sequence[Any], seq2seq: bool = False
+    ) -> list[dict[str, Any]]:
+        """The rows' columns as they are, and ``labels``, a mark for each."""
+        say_unknown("rows", tokenizer, [example.columns["input_ids"] for example in examples])
+        return [{**example.columns, "labels": self._marks(example)} for example in examples]
 
 
 class GivenTags(TaggedData):
@@ -53,6 +84,7 @@ class GivenTags(TaggedData):
         self, tokenizer: Any, examples: Sequence[Any], seq2seq: bool = False
     ) -> list[dict[str, Any]]:
         """The rows as they are."""
+        say_unknown("rows", tokenizer, [example.columns["input_ids"] for example in examples])
         return [example.columns for example in examples]
 
 
@@ -63,6 +95,7 @@ class GivenText(TextData):
         self, tokenizer: Any, examples: Sequence[Any], seq2seq: bool = False
     ) -> list[dict[str, Any]]:
         """The rows as they are."""
+        say_unknown("rows", tokenizer, [example.columns["input_ids"] for example in examples])
         return [example.columns for example in examples]
 
 
@@ -95,6 +128,29 @@ def labelled(
             "the classes of the model's head"
         )
     return Labelled(columns, int(label))
+
+
+def marked(
+    row: Mapping[str, Any], where: str, classes: int, most: int | None, tokenizer: Any = None
+) -> Marked:
+    """Read a row with a mark for each label, 1 where it is one of the text's, else 0.
+
+    Arguments as :func:`labelled`'s.
+
+    Raises:
+        UserError: a column is missing, or the labels are not so.
+    """
+    columns, marks = _columns(row, where)
+    columns, _ = unpadded(columns, None, where, tokenizer)
+    _check_length(columns, where, most)
+    marks = marks.tolist() if hasattr(marks, "tolist") else marks
+    right = isinstance(marks, list | tuple) and len(marks) == classes
+    if not right or any(mark not in (0, 1) for mark in marks):
+        raise UserError(
+            f"{where} has the labels {marks!r}: this model (problem_type of its configuration) has "
+            f"several labels a text, so they must be {classes} numbers, 1 or 0 for each label"
+        )
+    return Marked(columns, tuple(i for i, mark in enumerate(marks) if mark))
 
 
 def tagged(
@@ -130,7 +186,8 @@ def tagged(
     words = row.get("words")
     known = isinstance(words, Sequence) and not isinstance(words, str) and len(words) >= len(tags)
     # a word cut off by the tokenizer has no label
-    example = Tagged(tuple(map(str, words[: len(tags)])) if known and words else (), tags)
+    kept = words[: len(tags)] if known and words else ()
+    example = Tagged(tuple(text_of(word, "words", where) for word in kept), tags)
     example.columns = {**columns, "labels": numbers}
     return example
 
@@ -180,8 +237,9 @@ def written(
     elif most is not None and len(labels) > most:
         raise UserError(f"{where} has {len(labels)} labels, and the model takes {most} tokens")
     target = tokenizer.decode([n for n in labels if n != NO_LABEL], skip_special_tokens=True)
-    given = row.get("references") or [target.strip()]
-    references = (given,) if isinstance(given, str) else tuple(map(str, given))
+    given = row.get("references")
+    references = () if given is None else tuple(texts_of(given, "references", where))
+    references = references or (target.strip(),)
     text = tokenizer.decode(source, skip_special_tokens=True)
     example = Written(text.strip(), target.strip(), references)
     example.columns = {**columns, "labels": labels}

@@ -95,7 +95,7 @@ class Tagging(FromFiles):
         else:
             raise UserError(
                 f"task.holdout={self.holdout} is for data in one single file, and "
-                f"{files[source]} is there to test on: leave it out"
+                f"{files[source]} is there to test on: set task.holdout=null"
             )
         return TaggedData(
             name=self.name,

@@ -42,6 +42,7 @@ class TaskData(ABC):
         validation: a split of its own besides training and test set; None without one.
         true_ranks: the right rank of each matrix, by its full name, where it is known.
         train_source: the split that the training examples were read from; None without any.
+        warnings: what was said of the data while they were read.
     """
 
     name: str
@@ -53,6 +54,7 @@ class TaskData(ABC):
     validation: list[Any] | None = None
     true_ranks: dict[str, int] | None = None
     train_source: str | None = "train"
+    warnings: tuple[str, ...] = ()
 
     @property
     @abstractmethod

@@ -72,6 +72,6 @@ class TextToText(Generation):
         if len(splits) > 1:
             raise UserError(
                 f"task.holdout={self.holdout} is for data in one single file, and there is a file "
-                f"{', '.join(s for s in splits if s != 'train')} too: leave it out"
+                f"{', '.join(s for s in splits if s != 'train')} too: set task.holdout=null"
             )
         return self._parted(*splits["train"], self.holdout)

@@ -141,6 +141,7 @@ def assemble(
         "peak_memory_mib": round(_peak_memory_mib(), 1),
         "adapter_dir": str(saved.folder),
         "warnings": [
+            *task.warnings,
             *job.warnings,
             *(words for s in stages.values() for words in s.get("warnings", ())),
             *scores["warnings"],

@@ -20,6 +20,7 @@ from experiments.tasks.kinds.text import TextData
 from experiments.tasks.task import TaskData
 from experiments.training import choosing, warm_start
 from experiments.training.context import RunContext
+from experiments.training.heard import heard
 from experiments.training.label_smoothing import check_smoothing, smooth_labels
 from problems.common.layer_names import positions
 from problems.common.method import TrainData, TrainSettings
@@ -33,12 +34,14 @@ def load_task(plan: Plan) -> TaskData:
     Raises:
         UserError: the data cannot be had, or does not suit the method.
     """
-    task = plan.task.load()
+    with heard() as warnings:
+        task = plan.task.load()
     check_smoothing(plan.settings.label_smoothing, task.answers)
     plan.method.check_size(len(task.train), plan.settings.batch_size)
+    plan.method.check_steps(len(task.train), plan.settings)
     choosing.check(plan.engine, plan.method, task)
     plan.method.check_validation(len(task.validation or ()), plan.settings.batch_size)
-    return task
+    return replace(task, warnings=tuple(warnings))
 
 
 @dataclass(eq=False, repr=False)
@@ -52,7 +55,7 @@ class FineTuningJob:
         task: its data, and how to score.
         tests: the task's test sets by name, tokenised.
         tokenizer: of the model.
-        warnings: what was said of data and model while they were loaded.
+        warnings: what was said of the model, and of the data for it, while they were loaded.
     """
 
     plan: Plan
@@ -80,6 +83,11 @@ class FineTuningJob:
         Raises:
             UserError: the model cannot be had, or does not suit the method or the task.
         """
+        with heard() as warnings:
+            return cls._load(plan, task, warnings)
+
+    @classmethod
+    def _load(cls, plan: Plan, task: TaskData, warnings: list[str]) -> FineTuningJob:
         loaded = warm_start.load(plan.model, task.answers, plan.seed)
         precision = settled_precision(
             loaded.model.config, plan.model.dtype, plan.settings.precision
@@ -118,6 +126,7 @@ class FineTuningJob:
             head_modules=loaded.head_modules,
             task_type=loaded.task_type,
             _fresh=fresh,
+            warnings=warnings,
         )
 
     def build_model(self) -> PreTrainedModel:

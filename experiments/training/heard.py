@@ -22,9 +22,9 @@ class _Listener(logging.Handler):
 
 
 @contextmanager
-def heard(found: list[str] | None = None) -> Iterator[list[str]]:
-    """Collect the project's own warnings, appending to ``found`` where that is given."""
-    found = [] if found is None else found
+def heard() -> Iterator[list[str]]:
+    """Collect the project's own warnings."""
+    found: list[str] = []
     listener = _Listener(found)
     root = logging.getLogger()
     root.addHandler(listener)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from experiments.training.context import RunContext
 from experiments.training.final_scores import assemble, final_scores, test_sizes
 from experiments.training.fine_tuning_job import FineTuningJob, load_task
 from experiments.training.finished_stages import Journal
-from experiments.training.heard import heard
 from experiments.training.stage import StageRun
 from problems.common.method import Outcome, Stage
 from problems.common.two_levels import TwoLevelMethod
@@ -35,16 +33,13 @@ __all__ = ["execute", "run_stage"]
 log = logging.getLogger(__name__)
 
 
-def execute(
-    plan: Plan, folder: Path, task: TaskData | None = None, warnings: Sequence[str] = ()
-) -> dict[str, Any]:
+def execute(plan: Plan, folder: Path, task: TaskData | None = None) -> dict[str, Any]:
     """Run a plan in ``folder``; returns what its result.json says.
 
     Args:
         plan: what to do.
         folder: where.
         task: the plan's data, if it has been read already.
-        warnings: what was warned of while it was.
 
     Raises:
         UserError: the folder holds another run, or one that is not to be resumed; or anything
@@ -61,12 +56,9 @@ def execute(
         _refuse_leftovers(plan, folder)
         log.info("run in %s", folder)
         quiet()
-        with heard(list(warnings)) as warnings:
-            task = task or load_task(plan)
+        task = task or load_task(plan)
         journal = Journal(folder / "checkpoints" / "stages.json", plan.config, plan.resume)
-        with heard(warnings):
-            job = FineTuningJob.load(plan, task)
-        job.warnings = warnings
+        job = FineTuningJob.load(plan, task)
         _tell_data(job)
         context = job.context(folder)
         outcome, stages = _run_stages(job, context, journal)

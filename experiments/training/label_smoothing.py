@@ -14,16 +14,17 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from bilevel.errors import UserError
-from experiments.answers import NUMBER, TEXT, Answers
+from experiments.answers import LABELS, NUMBER, TEXT, Answers
 
 __all__ = ["check_smoothing", "smooth_labels"]
 
 
 def check_smoothing(epsilon: float, answers: Answers) -> None:
-    """Raise UserError for a number that cannot be smoothed."""
-    if epsilon and answers.kind == NUMBER:
+    """Raise UserError for a number, or for sets of labels, which are not smoothed."""
+    if epsilon and answers.kind in (NUMBER, LABELS):
+        what = "numbers" if answers.kind == NUMBER else "several labels a text"
         raise UserError(
-            f"train.label_smoothing={epsilon}: a task of numbers has no classes to smooth, use 0"
+            f"train.label_smoothing={epsilon}: a task of {what} has no classes to smooth, use 0"
         )
 
 

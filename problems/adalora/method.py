@@ -79,7 +79,7 @@ class AdaLoRA(LowRankMethod):
     targets: ClassVar[str | None] = "all"
     rank: Count = 8
     """r, average rank at the end."""
-    initial_rank: int | None = None
+    initial_rank: Count | None = None
     """r_0 of every matrix, more than rank; null for 1.5 r."""
     lora_alpha: Positive = 32.0
     """alpha; the update is scaled by alpha / r_0."""

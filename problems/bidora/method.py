@@ -51,7 +51,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bilevel.errors import UserError
-from bilevel.settings import Count, NonNegative, Positive
+from bilevel.settings import Count, NonNegative, Positive, Rate
 from problems import common
 from problems.common import (
     ALONE,
@@ -95,7 +95,7 @@ class BiDoRA(LowRankMethod, TwoLevelMethod):
     )
     rank: Count = 4
     """r, components of the direction's B A."""
-    lora_alpha: float = 8.0
+    lora_alpha: Positive = 8.0
     """alpha; B A is scaled by alpha / r."""
     gamma: NonNegative = 1e-5
     """Weight of the directions' penalty. Its Gram matrices take some 6 d^3 operations a step in
@@ -103,7 +103,7 @@ class BiDoRA(LowRankMethod, TwoLevelMethod):
     """
     retrain: bool = False
     """Train a new direction and head on all of the data, at the magnitudes found."""
-    retrain_lr: Positive | None = None
+    retrain_lr: Rate | None = None
     """Learning rate of the retraining; null for the lower level's."""
     lower: OptimizerSettings = field(default_factory=_optimizer(0.1))
     """Of the direction and the head."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bilevel.settings import Count, Share
+from bilevel.settings import Count, Positive, Share
 from problems import common
 from problems.common.method import Method
 
@@ -22,7 +22,7 @@ class LowRankMethod(Method):
 
     rank: Count = 8
     """r, components of every layer's update."""
-    lora_alpha: float = 16.0
+    lora_alpha: Positive = 16.0
     """alpha; the update is scaled by alpha / r."""
     lora_dropout: Share = 0.0
     """Dropout on the input of the low-rank branch."""

@@ -7,6 +7,7 @@ an :class:`Outcome`.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -185,6 +186,30 @@ class Method(Settings, ABC):
             where an upper level trains on all there is, ``nothing`` where there is none.
         """
         return "apart" if own else None
+
+    def check_steps(self, examples: int, settings: TrainSettings) -> None:
+        """Refuse what takes more steps than the training has, before a model is loaded.
+
+        Args:
+            examples: of the training data.
+            settings: how long to train, in what portions.
+
+        Raises:
+            UserError: the warm-up does.
+        """
+        steps = self.asked_steps(examples, settings)
+        if settings.warmup_steps is not None and settings.warmup_steps > steps:
+            raise UserError(
+                f"train.warmup_steps={settings.warmup_steps} is more than the {steps} optimiser "
+                f"steps of the training ({examples} examples, train.epochs={settings.epochs:g}): "
+                "give fewer, or null, which leaves it to warmup_ratio"
+            )
+
+    def asked_steps(self, examples: int, settings: TrainSettings) -> int:
+        """Optimiser steps of the weights in the passes asked for, a last incomplete one counted."""
+        size = settings.batch_size * settings.gradient_accumulation
+        steps = max(1, math.ceil(settings.epochs * examples / size))
+        return steps if settings.max_steps is None else min(steps, settings.max_steps)
 
     def check_model(self, model: PreTrainedModel, target_modules: Sequence[str]) -> None:
         """Refuse a model that the method cannot adapt, before anything is trained.

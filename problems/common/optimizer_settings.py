@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from bilevel.settings import NonNegative, Positive, Settings, Share, UnitInterval
+from bilevel.settings import NonNegative, Rate, Settings, Share, UnitInterval
 
 __all__ = ["OptimizerSettings"]
 
@@ -16,13 +16,13 @@ class OptimizerSettings(Settings):
 
     name: Literal["adamw", "adam", "sgd"] = "adamw"
     """The optimiser, one of torch.optim's."""
-    lr: Positive | None = None
+    lr: Rate | None = None
     """Learning rate; null takes the job's."""
     betas: tuple[Share, Share] = (0.9, 0.999)
     """Smoothing of the gradient and of its square, in Adam and AdamW."""
     eps: NonNegative = 1e-8
     """What Adam and AdamW add to the root of the smoothed square."""
-    momentum: NonNegative = 0.0
+    momentum: Share = 0.0
     """Momentum of SGD."""
     weight_decay: NonNegative = 0.0
     """Decoupled for adamw, L2 otherwise."""

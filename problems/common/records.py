@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from bilevel.settings import Count, Natural, NonNegative, Positive, Settings, Share
+from bilevel.settings import Count, Natural, NonNegative, Passes, Rate, Settings, Share
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +37,7 @@ class TrainData:
 class TrainSettings(Settings):
     """How long and in what portions to train, for every stage of every method."""
 
-    epochs: Positive = 5.0
+    epochs: Passes = 5.0
     """Passes over the stage's lower-level data (a method may override it for a stage)."""
     max_steps: Count | None = None
     """Upper bound on a stage's global steps; null for none."""
@@ -51,7 +51,7 @@ class TrainSettings(Settings):
     """Number format of the forward and backward passes; auto follows the model and device."""
     group_by_length: bool = True
     """Make batches of examples of similar length."""
-    lr: Positive | None = None
+    lr: Rate | None = None
     """Learning rate of low-rank factors and head where the method names none."""
     label_smoothing: Share = 0.0
     """Weight of the uniform distribution in the training loss."""

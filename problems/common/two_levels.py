@@ -10,7 +10,7 @@ to :meth:`TwoLevelMethod.training`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Gt, Lt
@@ -22,6 +22,7 @@ from bilevel.settings import Count, Natural
 from problems import common
 from problems.common.method import ComponentValues, DVal, Job, Method, Training, Watch
 from problems.common.optimizer_settings import OptimizerSettings
+from problems.common.records import TrainSettings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -121,6 +122,29 @@ class TwoLevelMethod(Method):
     def held_out(self, own: bool) -> DVal:
         """D_val is trained on; a split of the task's own is not, where D_val is a share."""
         return "apart" if own and self.split is not None else "trained_on"
+
+    def check_steps(self, examples: int, settings: TrainSettings) -> None:
+        """Nor does a global step hold more lower steps than the epochs have: they mean passes.
+
+        Raises:
+            UserError: ``unroll_steps`` is more, or the warm-up.
+        """
+        steps = super().asked_steps(examples, replace(settings, max_steps=None))
+        if self.unroll_steps > steps:
+            size = settings.batch_size * settings.gradient_accumulation
+            raise UserError(
+                f"method.unroll_steps={self.unroll_steps} is more than the {steps} lower steps of "
+                f"{settings.epochs:g} epochs with {examples} examples and {size} in a step: one "
+                f"global step would make {self.unroll_steps * size / examples:.3g} passes, so take "
+                "fewer unroll_steps or more train.epochs"
+            )
+        super().check_steps(examples, settings)
+
+    def asked_steps(self, examples: int, settings: TrainSettings) -> int:
+        """Of the lower level; ``max_steps`` bounds global steps of ``unroll_steps`` each."""
+        most = settings.max_steps
+        bound = None if most is None else most * self.unroll_steps
+        return super().asked_steps(examples, replace(settings, max_steps=bound))
 
     def parts(self, job: Job) -> Parts:
         """The data of the two levels: disjoint, stratified by class, decided by the job's seed.

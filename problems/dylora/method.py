@@ -32,7 +32,7 @@ from typing import ClassVar
 
 from bilevel import lowrank
 from bilevel.errors import UserError
-from bilevel.settings import Count
+from bilevel.settings import Count, Positive
 from problems import common
 from problems.common import (
     ALONE,
@@ -56,7 +56,7 @@ class DyLoRA(LowRankMethod):
     splits_fused: ClassVar[bool] = True
     rank: Count = 8
     """r, the largest rank."""
-    lora_alpha: float = 16.0
+    lora_alpha: Positive = 16.0
     """alpha; the update of rank b is scaled by alpha / b."""
     frozen: bool = False
     """Let only the last of the components drawn learn."""

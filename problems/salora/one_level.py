@@ -49,7 +49,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from bilevel.settings import Positive, Share
+from bilevel.settings import Rate, Share
 from problems import common
 from problems.common import ALONE, DVal, Job, Outcome, Stage, Training
 from problems.salora.settings import GATE_BETAS, SaLoRASettings, gate_lr
@@ -70,7 +70,7 @@ class SaLoRA(SaLoRASettings):
     name: ClassVar[str] = "salora"
     targets: ClassVar[str | None] = "all"
     splits_fused: ClassVar[bool] = True
-    gate_lr: Positive | None = None
+    gate_lr: Rate | None = None
     """Learning rate of log theta, in the same optimiser as the factors; null for 0.01, or more in a
     window so short that 0.01 a step would not reach the density."""
     gate_betas: tuple[Share, Share] = GATE_BETAS

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,50 @@ def test_evaluate_on_other_data(
     words = [f"run={finished}", "task=classification", f"task.data_dir={tmp_path}"]
     evaluate.main([*words, "task.text_columns=[text]"])
     assert "accuracy" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("train", "words", "said"),
+    [
+        (None, [], "train"),
+        ("text,label\na,pos,\n", [], "line 2 .*3 fields"),
+        ("text;label\na;pos\n", [], "delimiter=semicolon"),
+        ("text,label\na,pos\nb,neg\n", ["task.label_column=y"], "'text', 'label'"),
+        ("text,label\na,pos\nb,neg\n", ["task.data_dir=/nowhere"], "/nowhere is no folder"),
+        ("text,label\na,pos\nb,neg\n", ["task.holdout=0.5", "train.batch_size=4"], "batch"),
+    ],
+)
+def test_wrong_data_leaves_no_folder_behind(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    train: str | None,
+    words: list[str],
+    said: str,
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    if train is not None:
+        (data / "train.csv").write_text(train)
+    monkeypatch.chdir(tmp_path)
+    task = ["task=classification", "task.text_columns=[text]", "model=demo", "method=lora"]
+    with pytest.raises(SystemExit) as stop:
+        main([*task, f"task.data_dir={data}", *words])
+    assert stop.value.code == 2
+    assert re.search(said, capsys.readouterr().err)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_what_is_logged_before_there_is_a_folder_is_in_its_log(
+    tmp_path: Path, quick: list[str]
+) -> None:
+    rows = "".join(f"a film {i},{'pos' if i % 2 else 'neg'}\n" for i in range(40))
+    for name in ("train.csv", "dev.csv"):
+        (tmp_path / name).write_text(f"text,label\n{rows}")
+    task = ["task=classification", f"task.data_dir={tmp_path}", "task.text_columns=[text]"]
+    words = [word for word in quick if not word.startswith("task")]
+    main([*words, *task, "method=lora", "train.batch_size=8", f"hydra.run.dir={tmp_path}/run"])
+    assert "dev.csv is taken as the split validation" in (tmp_path / "run/run.log").read_text()
 
 
 def test_export_again_and_merge(

@@ -280,7 +280,6 @@ def adapters(trap):
         "another kind": {"peft_type": "XLORA", "adapters": {"a": "some/hub"}},
         "a start": {"peft_type": "MULTITASK_PROMPT_TUNING", "num_tasks": 2},
         "a tokenizer": {"peft_type": "PROMPT_TUNING", "tokenizer_kwargs": {"x": 1}},
-        "nothing known": {"runtime_config": {"x": 1}},
     }
 
 

@@ -12,8 +12,11 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import DataCollatorWithPadding
 
+from bilevel.errors import UserError
 from experiments.answers import CLASSES, NUMBER, Answers
 from experiments.metrics.labels import METRICS
+from experiments.tasks.kinds.pairs import separator
+from experiments.tasks.kinds.remarks import say_cut, say_unknown
 from experiments.tasks.task import TaskData
 
 __all__ = ["LabelledData", "over_tests"]
@@ -74,17 +77,44 @@ class LabelledData(TaskData):
     def tokenise(
         self, tokenizer: Any, examples: Sequence[Any], seq2seq: bool = False
     ) -> list[dict[str, Any]]:
-        """Return input_ids, attention_mask, [token_type_ids] and labels of each, unpadded."""
+        """Return input_ids, attention_mask, [token_type_ids] and labels of each, unpadded.
+
+        The log says how many are cut, and of how many the tokenizer knows no word.
+
+        Raises:
+            UserError: two texts cannot be parted, or a text has no token at all.
+        """
         if not examples:
             return []
         limit = min(self.max_length, tokenizer.model_max_length)
         columns = [list(column) for column in zip(*(e.texts for e in examples), strict=True)]
+        if len(columns) == 2:
+            before = separator(tokenizer)
+            columns[1] = [before + text for text in columns[1]]
         encoded = tokenizer(*columns, truncation=True, max_length=limit)
+        self._say(tokenizer, columns, encoded["input_ids"], limit)
         keys = list(encoded)
         return [
             {**{key: encoded[key][i] for key in keys}, "labels": example.label}
             for i, example in enumerate(examples)
         ]
+
+    def _say(
+        self, tokenizer: Any, columns: list[list[str]], rows: list[list[int]], limit: int
+    ) -> None:
+        for number, row in enumerate(rows):
+            if not row:
+                raise UserError(
+                    f"example {number} of task {self.name} is empty, and the model's tokenizer "
+                    "gives it no token: leave it out"
+                )
+        full = [i for i, row in enumerate(rows) if len(row) >= limit]
+        if full:
+            whole = tokenizer(*([column[i] for i in full] for column in columns), verbose=False)
+            lengths = [len(row) for row in whole["input_ids"] if len(row) > limit]
+            option = f"task.max_length={self.max_length}, or the model's positions"
+            say_cut("texts", lengths, limit, len(rows), option)
+        say_unknown("texts", tokenizer, rows)
 
     def collator(self, tokenizer: Any) -> Callable[[list[dict[str, Any]]], dict[str, Tensor]]:
         """Pads to the batch's longest example."""

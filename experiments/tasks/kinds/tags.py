@@ -16,6 +16,7 @@ from experiments.answers import TAGS, Answers
 from experiments.metrics.tags import TAG_METRICS, by_type, settings
 from experiments.tasks.examples import TaggedExample
 from experiments.tasks.kinds.labelled import over_tests
+from experiments.tasks.kinds.remarks import say_unknown
 from experiments.tasks.task import TaskData
 
 __all__ = ["NO_LABEL", "OUTSIDE", "TaggedData"]
@@ -101,6 +102,7 @@ class TaggedData(TaskData):
                 "%d of %d sentences have more than %d tokens: %d words are cut off and count as %s",
                 *(cut, len(examples), limit, lost, OUTSIDE),
             )
+        say_unknown("sentences", tokenizer, [row["input_ids"] for row in rows])
         return rows
 
     def collator(self, tokenizer: Any) -> Callable[[list[dict[str, Any]]], dict[str, Tensor]]:

@@ -14,12 +14,14 @@ from bilevel.errors import UserError
 from experiments.answers import TEXT, Answers, Decoding
 from experiments.metrics.text import TEXT_METRICS, chosen, score_text
 from experiments.tasks.kinds.labelled import over_tests
+from experiments.tasks.kinds.remarks import say_cut, say_unknown
 from experiments.tasks.task import LEAST_LENGTH, TaskData
 
 __all__ = ["NO_LABEL", "TextData"]
 
 log = logging.getLogger(__name__)
 
+UNLIMITED = 10**9  # tokens
 NO_LABEL = -100  # transformers' label of a token that is not learned
 
 
@@ -80,8 +82,13 @@ class TextData(TaskData):
             )
         rows = []
         unknown, tokens = 0, 0
+        sources: list[int] = []  # lengths of those that are cut
+        targets: list[int] = []
         for number, example in enumerate(examples):
             target = self._target(tokenizer, example.target, seq2seq)
+            if self.max_target_length is not None and len(target) > self.max_target_length:
+                targets.append(len(target))
+                target = [*target[: self.max_target_length - 1], target[-1]]  # the end stays
             unknown, tokens = unknown + target.count(tokenizer.unk_token_id), tokens + len(target)
             # written or learned, the target stands in the same positions as the source
             taken = 0 if seq2seq else max(len(target), self.decoding.max_new_tokens)
@@ -93,6 +100,10 @@ class TextData(TaskData):
                     "model's positions): cut targets by task.max_target_length"
                 )
             source = self.source(tokenizer, example.source, room, seq2seq)
+            if len(source) == room:
+                whole = len(self.source(tokenizer, example.source, UNLIMITED, seq2seq))
+                if whole > room:
+                    sources.append(whole if seq2seq else whole + len(target))
             inputs = source if seq2seq else source + target
             labels = target if seq2seq else [NO_LABEL] * len(source) + target
             rows.append(
@@ -105,6 +116,14 @@ class TextData(TaskData):
                 f"the model's tokenizer (its vocabulary has {len(tokenizer)} entries): take "
                 "another model"
             )
+        what = "sources" if seq2seq else "sources (with their targets)"
+        option = f"task.max_length={self.max_length}, or the model's positions less the answer's"
+        say_cut(what, sources, limit, len(rows), option)
+        if targets:
+            allowed = self.max_target_length or 0
+            say_cut("targets", targets, allowed, len(rows), f"task.max_target_length={allowed}")
+        read = [self.prompt(row, seq2seq) for row in rows]
+        say_unknown("sources", tokenizer, read)
         return rows
 
     def prompt(self, row: dict[str, Any], seq2seq: bool) -> list[int]:
@@ -117,7 +136,7 @@ class TextData(TaskData):
         """The tokens of a source, and of the separator for a causal model, cut to ``room``."""
         if seq2seq:
             return list(tokenizer(text, truncation=True, max_length=room)["input_ids"])
-        tokens = list(tokenizer(text)["input_ids"])
+        tokens = list(tokenizer(text, verbose=False)["input_ids"])
         if tokens and tokens[-1] == tokenizer.eos_token_id:  # some add it by themselves
             tokens.pop()
         if self.separator is None:
@@ -140,9 +159,6 @@ class TextData(TaskData):
                 tokenizer(_spaced(tokenizer, text), add_special_tokens=False)["input_ids"]
             )
             tokens.append(tokenizer.eos_token_id)
-        cut = self.max_target_length
-        if cut is not None and len(tokens) > cut:
-            tokens = [*tokens[: cut - 1], tokens[-1]]  # the end of text stays
         return tokens
 
     def collator(self, tokenizer: Any) -> Callable[[list[dict[str, Any]]], dict[str, Tensor]]:

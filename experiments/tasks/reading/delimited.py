@@ -19,6 +19,8 @@ __all__ = ["read_delimited"]
 
 log = logging.getLogger(__name__)
 
+FIRST_LINE = re.compile(r"sep=(.)\r?\n")  # by which spreadsheets say what the delimiter is
+SPACED = re.compile(r'\s+"[^"]*"\s*')
 QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
 Record = tuple[int, list[str]]  # its first line, and its cells
@@ -38,13 +40,16 @@ def read_delimited(text: str, path: Path, usual: str, dialect: Dialect) -> list[
         UserError: the header is none, a row has another number of cells than it, a quotation mark
             is not closed, or another delimiter or quoting is likely.
     """
-    delimiter = dialect.character(usual)
+    said = FIRST_LINE.match(text) if dialect.delimiter is None else None
+    delimiter = said[1] if said else dialect.character(usual)
     quoting = dialect.quoting
     if quoting is None:
         quoting = (usual, delimiter) != ("\t", "\t")
     records = _records(text, path, delimiter, quoting, dialect)
+    if said:
+        next(records)
     top, header = next(records, (1, []))
-    if dialect.delimiter is None and len(header) == 1:
+    if dialect.delimiter is None and not said and len(header) == 1:
         _refuse_other_delimiter(header[0], path, usual, dialect)
     names = _names(header, path)
     rows, held = [], []
@@ -57,6 +62,7 @@ def read_delimited(text: str, path: Path, usual: str, dialect: Dialect) -> list[
         rows.append(Row(zip(names, cells, strict=True), path, start))
     if quoting:
         _warn_of_swallowed(held, path, delimiter)
+        _warn_of_spaces([(top, header), *held], path)
     elif dialect.quoting is None:
         _refuse_quoted([(top, header), *held], path, dialect)
     return rows
@@ -142,6 +148,17 @@ def _warn_of_swallowed(records: list[Record], path: Path, delimiter: str) -> Non
             "line %d of %s begins a cell that runs over lines which look like rows (%d such): is a "
             "quotation mark missing there?",
             *(found[0], path, len(found)),
+        )
+
+
+def _warn_of_spaces(records: list[Record], path: Path) -> None:
+    """Say so where a space stands before a quotation mark, which then encloses nothing."""
+    found = [(start, c) for start, cells in records for c in cells if SPACED.fullmatch(c)]
+    if found:
+        log.warning(
+            "line %d of %s has the cell %r: behind a space, a quotation mark is part of the text "
+            "(%d such cells)",
+            *(found[0][0], path, found[0][1][:60], len(found)),
         )
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bilevel.errors import UserError
+from experiments.tasks.reading.dialect import Dialect
+from experiments.tasks.reading.text import lines_of, read_text
 
 __all__ = ["STYLES", "Sentence", "is_there", "read_split"]
 
@@ -32,11 +34,12 @@ def is_there(data_dir: str, split: str = "test") -> bool:
     return all((folder / style).is_file() for style in STYLES)
 
 
-def read_split(data_dir: str, split: str) -> list[Sentence]:
+def read_split(data_dir: str, split: str, dialect: Dialect | None = None) -> list[Sentence]:
     """The sentences of a split, informal ones first; rewrites where the folder has such files.
 
     Raises:
-        UserError: a file is missing, empty, no UTF-8, or of another length than its rewrites.
+        UserError: a file is missing, empty, of another encoding, or of another length than its
+            rewrites.
     """
     folder = Path(data_dir).expanduser() / split
     found = []
@@ -47,11 +50,11 @@ def read_split(data_dir: str, split: str) -> list[Sentence]:
                 f"task.data_dir={data_dir} has no file {split}/{style}: it must be a folder of "
                 "GYAFC with train, tune and test, such as Family_Relationships"
             )
-        texts = _lines(path)
+        texts = _lines(path, dialect)
         other = STYLES[1 - number]
         rewrites = []
         for file in sorted(folder.glob(f"{other}.ref*")):
-            lines = _lines(file)
+            lines = _lines(file, dialect)
             if len(lines) != len(texts):
                 raise UserError(
                     f"{file} has {len(lines)} lines and {path} has {len(texts)}: they must match, "
@@ -66,12 +69,8 @@ def read_split(data_dir: str, split: str) -> list[Sentence]:
     return found
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no UTF-8 (byte {error.start}): convert it first") from error
-    lines = [line.strip() for line in text.removesuffix("\n").split("\n")]
+def _lines(path: Path, dialect: Dialect | None) -> list[str]:
+    lines = [line.strip() for line in lines_of(read_text(path, dialect))]
     if lines == [""]:
         raise UserError(f"{path} is empty")
     return lines

@@ -19,7 +19,7 @@ from numbers import Integral, Number, Real
 from typing import Any
 
 from bilevel.errors import UserError, listed
-from experiments.tasks.reading.cells import kind_of
+from experiments.tasks.reading.cells import is_list, kind_of
 from experiments.tasks.reading.files import is_missing
 from experiments.tasks.reading.row import check_columns, place_of
 
@@ -56,7 +56,7 @@ def as_number(value: Any) -> int | Decimal | None:
     if isinstance(value, Integral) or _is_bool(value):
         return int(value)
     if isinstance(value, Real | Decimal) and math.isfinite(value):
-        whole = int(value)
+        whole = int(value)  # type: ignore[arg-type]
         return whole if whole == value else Decimal(str(value))
     return None
 
@@ -75,8 +75,10 @@ def as_written(value: Any) -> str:
         if as_number(value) is None:
             raise UserError(f"the label {value} is not finite")
         return str(value)
+    several = " (several labels a text: task=classification task.multi_label=true)"
     raise UserError(
         f"the label is {kind_of(value)}, {str(value)[:60]!r}: it must be a text or a number"
+        + (several if is_list(value) else "")
     )
 
 

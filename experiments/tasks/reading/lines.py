@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from bilevel.errors import UserError
 from experiments.tasks.reading.dialect import Dialect
-from experiments.tasks.reading.text import read_text
+from experiments.tasks.reading.text import lines_of, read_text
 
 __all__ = ["DEFAULTS", "Sentence", "sentences_of_lines"]
 
@@ -83,8 +83,7 @@ def _groups(text: str, path: Path, dialect: Dialect) -> list[list[Line]]:
     between = None if dialect.delimiter is None else dialect.character("\t")
     first: Line | None = None
     new = True
-    # Not splitlines: a word may hold characters that it takes for an end of line.
-    for number, line in enumerate(re.split(r"\r\n|\r|\n", text), start=1):
+    for number, line in enumerate(lines_of(text), start=1):
         stripped = line.strip(" \t")
         if not stripped or stripped.startswith(SEPARATORS):
             new = True

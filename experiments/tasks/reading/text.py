@@ -5,13 +5,14 @@ from __future__ import annotations
 import codecs
 import gzip
 import logging
+import re
 import zlib
 from pathlib import Path
 
 from bilevel.errors import UserError
 from experiments.tasks.reading.dialect import Dialect
 
-__all__ = ["read_text"]
+__all__ = ["lines_of", "read_text"]
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ OTHERS = {
     b"PK\x03\x04": "a zip file or a spreadsheet (save it as .csv)",
     b"PAR1": "a Parquet file (its name must end in .parquet)",
 }
+LINE_ENDS = re.compile(r"\r\n|\r|\n")  # not splitlines: a text may hold what it takes for one
 OFTEN = 0.2  # share of zero bytes in text of two bytes a character
 LOOKED_AT = 1 << 16  # bytes, for a guess
 
@@ -64,6 +66,12 @@ def read_text(path: Path, dialect: Dialect | None = None) -> str:
     if dialect.codec != "utf-8-sig":
         _warn_of_utf8(path, data, dialect)
     return text
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines of a text without their ends; at least one, which may be empty."""
+    lines = LINE_ENDS.split(text)
+    return lines if lines[-1] else lines[:-1] or lines
 
 
 def _undecodable(path: Path, data: bytes, error: UnicodeError, dialect: Dialect) -> str:

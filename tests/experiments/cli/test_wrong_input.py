@@ -57,7 +57,7 @@ CASES = {
     ),
     "half a seed": (["seed=1.5"], ["seed=1.5", "integer"]),
     "null": (["train.epochs=null"], ["train.epochs=null", "number"]),
-    "null group": (["method=null"], ["must be a string"]),
+    "null group": (["method=null"], ["method=null", "one name"]),
     "wrong list": (["method.lower.betas=[0.9]"], ["method.lower.betas", "2 values"]),
     "wrong choice": (["engine.precision=fp8"], ["engine.precision=fp8", "auto, fp32, bf16, fp16"]),
     "wrong gate": (["method.gate=soft"], ["method.gate=soft", "softmax, sigmoid, real"]),

@@ -14,29 +14,34 @@ from bilevel import UserError
 from experiments.metrics.ngrams import NgramModel, is_ngram_file
 from experiments.metrics.perplexity import perplexity
 
+# KenLM takes no model of single words alone; the pair here is in none of the texts.
 ARPA = """\\data\\
 ngram 1=5
+ngram 2=1
 
 \\1-grams:
--1.0\t<unk>
-0\t<s>
+-1.0\t<unk>\t0
+0\t<s>\t0
 -0.5\t</s>
--0.25\tgood
--0.75\tbad
+-0.25\tgood\t0
+-0.75\tbad\t0
+
+\\2-grams:
+-0.1\tbad bad
 
 \\end\\
 """
 
 
 class StandIn:
-    """KenLM's ``Model`` for a file of unigrams."""
+    """KenLM's ``Model`` as far as single words go."""
 
     def __init__(self, path: str) -> None:
         lines = Path(path).read_text().split("\\1-grams:\n")
         if len(lines) < 2:
             raise OSError(f"Cannot read model '{path}'")
         rows = [line.split("\t") for line in lines[1].splitlines() if "\t" in line]
-        self.scores = {word: float(score) for score, word in rows}
+        self.scores = {row[1]: float(row[0]) for row in rows}
 
     def score(self, sentence: str, bos: bool, eos: bool) -> float:
         assert bos
@@ -47,7 +52,7 @@ class StandIn:
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A unigram model; KenLM reads it where it is installed."""
+    """A small model; KenLM reads it where it is installed."""
     if importlib.util.find_spec("kenlm") is None:
         monkeypatch.setitem(sys.modules, "kenlm", SimpleNamespace(Model=StandIn))
     path = tmp_path / "model.arpa"

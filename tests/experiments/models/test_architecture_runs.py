@@ -22,13 +22,14 @@ from tests.experiments.architectures import (
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 2], [10, 11, 12, 13, 14, 2]])
 FINITE, UNROLLED = "finite_difference", "unrolled"
-# Every architecture for classes and, where it writes, for text; exact hypergradients on a few.
+# Every architecture for classes and, where it writes, for text, by the default hypergradient, whose
+# double backward each of them must have; by differences a few.
 CASES = [
-    *((name, False, FINITE) for name in ENCODERS),
-    *((name, True, FINITE) for name in (*CAUSAL, *SEQ2SEQ)),
-    *((name, True, UNROLLED) for name in ("gpt2", "bart", "t5")),
-    ("deberta_v3", False, UNROLLED),
-    *(pytest.param(name, False, FINITE, marks=pytest.mark.slow) for name in (*CAUSAL, *SEQ2SEQ)),
+    *((name, False, UNROLLED) for name in ENCODERS),
+    *((name, True, UNROLLED) for name in (*CAUSAL, *SEQ2SEQ)),
+    *((name, True, FINITE) for name in ("gpt2", "bart")),
+    ("deberta_v3", False, FINITE),
+    *(pytest.param(name, False, UNROLLED, marks=pytest.mark.slow) for name in (*CAUSAL, *SEQ2SEQ)),
 ]
 
 

@@ -139,6 +139,33 @@ def test_slips_in_a_file_are_told(tmp_path: Path, before: str, after: str, messa
         load("paper/one", write(tmp_path, GOOD.replace(before, after)))
 
 
+SHARED = """
+paper: p
+title: t
+seeds: [0]
+runs_of: {table: paper/one, rows: [LoRA]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("[LoRA]", "[LoRA, DoRA]"),
+        ("rows: [LoRA]", "tasks: [cola]"),
+        ("rows: [LoRA]", "models: [x]"),
+    ],
+)
+def test_runs_of_what_a_table_does_not_have_are_refused(
+    tmp_path: Path, before: str, after: str
+) -> None:
+    root = write(tmp_path, GOOD)
+    (root / "paper" / "two.yaml").write_text(SHARED)
+    assert [list(block.rows) for block in load("paper/two", root).blocks] == [["LoRA"]]
+    (root / "paper" / "two.yaml").write_text(SHARED.replace(before, after))
+    with pytest.raises(UserError, match=r"runs_of.*paper/one does not have"):
+        load("paper/two", root)
+
+
 def test_a_shared_rate_is_for_the_rows_that_take_it(tmp_path: Path) -> None:
     shared = GOOD.replace("model: demo", "model: demo\n    settings: {train.lr: 1e-4}")
     rows = "{LoRA: {method: lora}, FT: {method: full, settings: {method.optimizer.lr: 3e-5}}}"

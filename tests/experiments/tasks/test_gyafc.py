@@ -77,5 +77,5 @@ def test_what_is_missing_is_told(corpus: Path) -> None:
     with pytest.raises(UserError, match=r"no file tune/formal.*GYAFC"):
         Gyafc(data_dir=str(corpus)).load()
     (corpus / "test" / "informal").write_bytes(b"caf\xe9\n")
-    with pytest.raises(UserError, match="informal is no UTF-8"):
+    with pytest.raises(UserError, match=r"informal is not UTF-8.*task\.encoding=latin-1"):
         read_sentences(str(corpus), Columns(), None)

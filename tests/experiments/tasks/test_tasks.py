@@ -15,6 +15,7 @@ from experiments.tasks.glue import GLUE, Glue
 from experiments.tasks.kinds.labelled import LabelledData
 from experiments.tasks.reading.files import SUFFIXES, read_rows
 from experiments.tasks.task import Task
+from tests.experiments import writers
 
 ROWS = [
     {"text": 'a "fine" film', "label": "good"},
@@ -276,26 +277,18 @@ def test_a_refused_connection_is_an_unreachable_hub(monkeypatch):
     assert not hub.reachable()
 
 
-class WordTokenizer:
-    """One token a word: enough to see what a task asks of a tokenizer."""
-
-    model_max_length = 5
-
-    def __call__(self, *columns, truncation, max_length):
-        assert truncation
-        texts = [" ".join(pair).split() for pair in zip(*columns, strict=True)]
-        ids = [[len(word) for word in text][:max_length] for text in texts]
-        return {"input_ids": ids, "attention_mask": [[1] * len(row) for row in ids]}
-
-
 def test_tokenise_truncates_to_the_shorter_of_task_and_model():
-    data = LabelledData("t", [], {}, "test", ("accuracy",), 3, label_names=["a", "b"])
-    rows = [Example(("aa b", "c d"), 1), Example(("x", "yyy"), 0)]
-    assert data.tokenise(WordTokenizer(), rows) == [
-        {"input_ids": [2, 1, 1], "attention_mask": [1, 1, 1], "labels": 1},
-        {"input_ids": [1, 3], "attention_mask": [1, 1], "labels": 0},
-    ]
-    assert data.tokenise(WordTokenizer(), []) == []
+    data = LabelledData("t", [], {}, "test", ("accuracy",), 5, label_names=["a", "b"])
+    rows = [Example(("w1 w2 w3", "w4 w5"), 1), Example(("w1", "w2"), 0)]
+    tokenizer = writers.tokenizer()
+    pairs = ["w1 w2 </s> w4 w5", "w1 </s> w2"]  # cut at the longer text; </s> parts the two
+    for most, first in ((64, pairs[0]), (4, "w1 w2 </s> w4")):
+        tokenizer.model_max_length = most
+        found = data.tokenise(tokenizer, rows)
+        assert [tokenizer.decode(row["input_ids"]) for row in found] == [first, pairs[1]]
+        assert [row["labels"] for row in found] == [1, 0]
+        assert set(found[0]) == {"input_ids", "attention_mask", "labels"}
+    assert data.tokenise(tokenizer, []) == []
 
 
 def test_records_hold_no_text():

@@ -3,12 +3,14 @@
 import gzip
 import json
 
+import numpy as np
 import pyarrow
 import pytest
 from pyarrow import parquet
 
 from bilevel.errors import UserError
 from experiments.tasks.classification import Classification
+from experiments.tasks.in_memory_rows import labelled, tagged, written
 from experiments.tasks.reading.dialect import Dialect
 from experiments.tasks.reading.files import read_rows
 from experiments.tasks.text_to_text import TextToText
@@ -158,6 +160,20 @@ def test_a_quotation_mark_that_holds_rows_together_is_told(tmp_path, caplog):
     assert not caplog.text
 
 
+def test_a_space_before_a_quotation_mark_is_told(tmp_path, caplog):
+    path = tmp_path / "x.csv"
+    path.write_text('text,label\na, "pos"\n')
+    assert read_rows(path) == [{"text": "a", "label": ' "pos"'}]
+    assert "line 2" in caplog.text
+
+
+def test_a_spreadsheet_says_its_delimiter(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("sep=;\ntext;label\na, b;pos\n")
+    (row,) = read_rows(path)
+    assert (row, row.number) == ({"text": "a, b", "label": "pos"}, 3)
+
+
 def test_long_cells_and_cells_of_words_that_mean_nothing(tmp_path):
     path = tmp_path / "x.csv"
     long = "word " * 100_000
@@ -228,6 +244,67 @@ def test_parquet_of_bytes_and_lists(tmp_path, text, label, said):
         parquet.write_table(table, tmp_path / f"{name}.parquet")
     with pytest.raises(UserError, match=said):
         Classification(data_dir=str(tmp_path), text_columns="text").load()
+
+
+class Letters:
+    """A tokenizer that knows nothing."""
+
+    def decode(self, tokens, skip_special_tokens):
+        return "x" * len(tokens)
+
+
+IDS = {"input_ids": [1, 2]}
+
+
+def of_classes(row):
+    return labelled(row, "row 3", 2, None)
+
+
+def of_numbers(row):
+    return labelled(row, "row 3", 1, None)
+
+
+@pytest.mark.parametrize(
+    ("read", "row", "said"),
+    [
+        (of_classes, {"label": [0, 1]}, r"row 3 .*\[0, 1\]"),
+        (of_classes, {"label": {"a": 1}}, "row 3 .*label"),
+        (of_classes, {"label": b"1"}, "row 3 .*label"),
+        (of_classes, {"label": np.array([0, 1])}, "row 3 .*label"),
+        (
+            lambda row: labelled(row, "row 3", 1, None),
+            {"label": [0.5, 1.0]},
+            "row 3.*finite number",
+        ),
+        (of_numbers, {"label": None}, "row 3.*finite number"),
+        (
+            lambda row: labelled(row, "row 3", 1, None),
+            {"label": float("nan")},
+            "row 3.*finite number",
+        ),
+        (
+            lambda row: tagged(row, "row 3", ["O", "B-A"], None),
+            {"labels": [0, 1], "words": ["a", {"b": 1}]},
+            "row 3 .*object.*'words'",
+        ),
+        (
+            lambda row: written(row, "row 3", Letters(), False, None),
+            {"labels": [-100, 1], "references": [{"a": 1}]},
+            "row 3 .*object.*'references'",
+        ),
+    ],
+)
+def test_objects_are_no_labels_in_rows_of_python(read, row, said):
+    with pytest.raises(UserError, match=said):
+        read(IDS | row)
+
+
+def test_good_rows_of_python():
+    assert labelled(IDS | {"label": np.array(2.5)}, "row", 1, None).label == 2.5
+    assert labelled(IDS | {"label": np.int64(1)}, "row", 2, None).label == 1
+    row = IDS | {"labels": [-100, 1]}
+    assert written(row, "row", Letters(), False, None).references == ("x",)
+    assert written(row | {"references": "a"}, "row", Letters(), False, None).references == ("a",)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,84 @@
+"""Read rows with several labels each: a list in a cell, or a text with a separator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bilevel.errors import UserError
+from experiments.tasks.examples import LabelSetExample
+from experiments.tasks.reading.cells import kind_of, text_of
+from experiments.tasks.reading.labels import Classes
+from experiments.tasks.reading.row import check_columns, place_of
+
+__all__ = ["label_classes", "label_sets"]
+
+
+def label_classes(
+    rows: Sequence[dict[str, Any]], column: str, separator: str | None, where: str
+) -> Classes:
+    """The labels that occur in training rows.
+
+    Args:
+        rows: at least one.
+        column: of the labels.
+        separator: between the labels of a text; None where cells are lists.
+        where: the file, for messages.
+
+    Raises:
+        UserError: the column is missing, a cell is no set of labels, or there are none at all.
+    """
+    check_columns(rows, [column], where)
+    cells = [
+        _labels(row.get(column), column, separator, place_of(row, i, where))
+        for i, row in enumerate(rows)
+    ]
+    classes = Classes.of([label for cell in cells for label in cell])
+    if len(classes.keys) < 2:
+        raise UserError(
+            f"{where} needs at least two different labels in column {column!r}, it has "
+            f"{classes.names}"
+        )
+    return classes
+
+
+def label_sets(
+    rows: Sequence[dict[str, Any]],
+    text_columns: Sequence[str],
+    column: str,
+    separator: str | None,
+    classes: Classes,
+    where: str,
+) -> list[LabelSetExample]:
+    """The examples of a split; arguments as :func:`label_classes`'s.
+
+    Raises:
+        UserError: a column is missing, a text is none, or a label is none of the training data's.
+    """
+    check_columns(rows, [*text_columns, column], where)
+    found = []
+    for i, row in enumerate(rows):
+        place = place_of(row, i, where)
+        texts = tuple(text_of(row.get(name), name, place) for name in text_columns)
+        try:
+            labels = {classes.number(x) for x in _labels(row.get(column), column, separator, place)}
+        except UserError as error:
+            if place in str(error):
+                raise
+            raise UserError(f"{place}, column {column!r}: {error}") from error
+        found.append(LabelSetExample(texts, tuple(sorted(labels))))
+    return found
+
+
+def _labels(cell: Any, column: str, separator: str | None, place: str) -> list[Any]:
+    """The labels in a cell; an empty list or text is a text with none."""
+    cell = cell.tolist() if hasattr(cell, "tolist") else cell  # parquet's arrays
+    if isinstance(cell, str) and separator is not None:
+        return [part.strip() for part in cell.split(separator) if part.strip()]
+    if isinstance(cell, list | tuple):
+        return list(cell)
+    raise UserError(
+        f"{place} has {kind_of(cell)} in column {column!r}, {str(cell)[:60]!r}: with "
+        "task.multi_label=true this must be a list of labels, or a text with "
+        "task.label_separator=';' or the like"
+    )
