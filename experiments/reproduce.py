@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from bilevel.errors import UserError
-from experiments.cli.command_line import FAILURE, one_sentence
+from experiments.cli import stopping
+from experiments.cli.command_line import FAILURE, fail, one_sentence
 from experiments.cli.writing import write_atomically
 from experiments.reproduction import rates, runner, smoke, start, table
 from experiments.reproduction.cells import Cell
@@ -245,11 +246,12 @@ def reproduce(options: Options, run: Runner = runner.run) -> int:
     if options.dry_run:
         print(work.commands())
         return 0
-    try:
-        with runner.stoppable():
+    with stopping.orderly():
+        try:
             work.make()
-    except KeyboardInterrupt:
-        raise UserError("interrupted; the same command goes on from here") from None
+        except KeyboardInterrupt:
+            print(f"\n{work.write()}")
+            fail("interrupted; the same command goes on from here", stopping.status())
     print(f"\n{work.write()}\n\n{work.folder / 'table.md'}, table.csv")
     for path in work.draw():
         print(f"figure: {path}")

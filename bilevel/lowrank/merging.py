@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from peft import PeftModel
@@ -99,7 +100,7 @@ def check_difference(difference: float, expected: Sequence[Tensor], what: str) -
 
 def _untie(model: PeftModel) -> None:
     """Give every module weights of its own where the adapter changes some that are shared."""
-    base: PreTrainedModel = model.get_base_model()
+    base = cast(PreTrainedModel, model.get_base_model())
     owners: dict[int, list[tuple[nn.Module, str]]] = {}
     adapted: set[int] = set()
     for module in base.modules():

@@ -141,7 +141,7 @@ def _page(word: str, line: CommandLine) -> str:
     node: Any = OmegaConf.to_container(config[group], resolve=False)
     path = node.pop("_target_")
     modules = user_modules([] if line.config_dir is None else [line.config_dir])
-    target = locate(path, group, KINDS[group], modules)
+    target: type[Any] = locate(path, group, KINDS[group], modules)
     values: Mapping[str, Any] = {key: value for key, value in node.items() if key != "_target_"}
     return _options(f"{word} ({path}): {_first_line(target)}", group, options(target, values))
 

@@ -44,17 +44,18 @@ def expand(line: CommandLine) -> list[str]:
     if wanted == AUTO:
         if line.multirun:  # each run looks into its own folder, see experiments.training.job
             return line.overrides
-        folder = _newest_unfinished(line)
-        if folder is None:
+        found = _newest_unfinished(line)
+        if found is None:
             print("run.resume=auto: no unfinished run of this configuration, starting a new one")
-        if folder is None:
             return line.overrides
-        return [*line.overrides, places.word("hydra.run.dir", folder)]
+        folder, words = found
+        return [*words, places.word("hydra.run.dir", folder)]
     if line.multirun:
         raise UserError(f"run.resume={wanted} continues one run; with -m use run.resume=auto")
     folder = Path(str(wanted))
     saved, choices = _read(folder)
     overrides = [*saved_words.usable(folder, line.overrides), *line.overrides]
+    overrides = [*saved_words.by_default(folder, line.overrides), *overrides]
     # First the groups by themselves: the saved options of one method are no options of another.
     given = {group: line.value(group) for group in GROUPS if line.value(group) is not None}
     check_same(folder, {}, {}, choices, {**choices, **given})
@@ -121,21 +122,28 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return plain(stored.configuration(folder)[1]), stored.choices(folder)
 
 
-def _newest_unfinished(line: CommandLine) -> Path | None:
+def _newest_unfinished(line: CommandLine) -> tuple[Path, list[str]] | None:
+    """The folder of an unfinished run of this command, and the words to go on with it."""
     config = compose_config(line.overrides, line.config_dir)
-    asked, choices = plain(config), dict(config.hydra.runtime.choices)
+    now, choices_now = plain(config), dict(config.hydra.runtime.choices)
     for folder in _candidates(line, Path(config.hydra.run.dir)):
         try:
             if (folder / "result.json").exists() or not (folder / ".hydra").is_dir():
                 continue
             saved, saved_choices = _read(folder)
+            before = saved_words.by_default(folder, line.overrides)
         except (OSError, UserError) as error:  # of a run that was killed as it began, say
             print(f"run.resume=auto: {folder} is passed over: {sentence(error)}", file=sys.stderr)
             continue
+        words, asked, choices = line.overrides, now, choices_now
         try:
+            if any(choices_now.get(w.partition("=")[0]) != w.partition("=")[2] for w in before):
+                words = [*before, *line.overrides]  # what is not said was another by default
+                config = compose_config(words, line.config_dir)
+                asked, choices = plain(config), dict(config.hydra.runtime.choices)
             check_same(folder, saved, asked, saved_choices, choices)
             with exclusive(folder):
-                return folder
+                return folder, words
         except UserError:
             continue
     return None
@@ -149,8 +157,8 @@ def _candidates(line: CommandLine, place: Path) -> list[Path]:
         place: where a new run would go now.
     """
     given = line.value("hydra.run.dir")
-    if given is not None and "${now:" not in given:
-        return [place]  # asked for by name: a run beside it is another one
+    if given is not None and "${now:" not in given and (place / stored.HYDRA).is_dir():
+        return [place]  # asked for by name, and begun: a run beside it is another one
     return sorted(place.parent.glob("*"), reverse=True)
 
 

@@ -17,8 +17,11 @@ from hydra.errors import HydraException
 
 from bilevel.errors import UserError
 from experiments.config import stored
+from experiments.config.schema import GROUPS
 
-__all__ = ["check_trust", "usable"]
+__all__ = ["by_default", "check_trust", "usable"]
+
+OPTION = re.compile(r"\w[\w-]*(/\w[\w-]*)*")  # a name, and no way to somewhere else
 
 TRUST = "trust_remote_code"
 
@@ -58,6 +61,24 @@ def usable(folder: Path, given: Sequence[str]) -> list[str]:
             )
         kept.append(word)
     return kept
+
+
+def by_default(folder: Path, given: Sequence[str]) -> list[str]:
+    """``GROUP=OPTION`` for what the run took because it was the default, which may be another now.
+
+    Args:
+        folder: the run's.
+        given: the words of the command line, whose groups are left out.
+
+    Raises:
+        UserError: a file is damaged.
+    """
+    said = {key(word) for word in (*stored.words(folder), *given)}
+    return [
+        f"{group}={option}"
+        for group, option in stored.choices(folder).items()
+        if group in GROUPS and group not in said and OPTION.fullmatch(str(option))
+    ]
 
 
 def check_trust(folder: Path, config: Mapping[str, Any], given: Sequence[str]) -> None:

@@ -22,10 +22,22 @@ WEIGHTS = (
 )
 TOKENIZER = "tokenizer.json"
 # Read where there is no tokenizer.json.
-VOCABULARIES = ("vocab.json", "vocab.txt", "merges.txt", "spiece.model", "sentencepiece.bpe.model")
-VOCABULARIES += ("tokenizer.model", "spm.model")
-SETTINGS = ("config.json", "generation_config.json", "tokenizer_config.json")
-SETTINGS += ("special_tokens_map.json", "added_tokens.json")
+VOCABULARIES = (
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+    "spm.model",
+)
+SETTINGS = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
 # A vocabulary may have tens of megabytes, which the library reads once more.
 PARSED = 1_000_000  # bytes
 

@@ -61,8 +61,8 @@ def draw(runs: Sequence[tuple[Sequence[Record], dict[str, Any]]], name: str, pat
         for axes, (setting, here) in zip(panels, sorted(found.items()), strict=False):
             for method in sorted(here):
                 handles[method] = _line(axes, here[method], looks[method])
-            for target in targets[setting]:
-                handles["target"] = axes.axhline(target, color=INK, linestyle="--", linewidth=1.0)
+            for level in targets[setting]:
+                handles["target"] = axes.axhline(level, color=INK, linestyle="--", linewidth=1.0)
             axes.set_title(", ".join(setting))
             axes.set_xlabel("step")
             axes.set_xlim(left=0)

@@ -5,13 +5,10 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
 
 from experiments.cli.places import shell_line
 
-__all__ = ["command", "run", "stoppable"]
+__all__ = ["command", "run"]
 
 PATIENCE = 20.0  # seconds that a run gets to end itself
 ERROR = "error: "
@@ -64,18 +61,3 @@ def _end(process: subprocess.Popen[str]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-
-
-@contextmanager
-def stoppable() -> Iterator[None]:
-    """Let a polite kill and a closed terminal end things as Ctrl-C does."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {s: signal.signal(s, interrupt) for s in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

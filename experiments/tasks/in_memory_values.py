@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from bilevel.errors import UserError, listed
 
 __all__ = ["integers", "number", "rows_of", "unpadded"]
@@ -24,9 +26,9 @@ def rows_of(split: str, rows: Any) -> Iterable[Any]:
         UserError: it is no collection of rows.
     """
     if hasattr(rows, "with_format"):  # numpy, torch or pandas: their rows are other things
-        return rows.with_format(None)  # type: ignore[no-any-return]
+        return rows.with_format(None)
     if hasattr(rows, "to_dict") and hasattr(rows, "columns"):
-        return rows.to_dict("records")  # type: ignore[no-any-return]
+        return rows.to_dict("records")
     if isinstance(rows, Mapping):
         raise UserError(
             f"data[{split!r}] is one mapping, of {listed(list(rows)[:4])}: rows are needed, a "
@@ -60,7 +62,7 @@ def integers(value: Any, where: str, column: str) -> list[int]:
     if set(map(type, found)) <= {int}:
         return found
     for i, entry in enumerate(found):
-        if isinstance(entry, list | tuple) or getattr(entry, "ndim", 0):
+        if isinstance(entry, list | tuple) or np.ndim(entry):
             raise UserError(
                 f"{where} has lists in {column}: a row is one example and no batch, so make it "
                 "without return_tensors"

@@ -78,7 +78,7 @@ def test_an_object_sets_the_type():
 
 def test_a_level_of_ours_does_not_fall_into_stock_darts_by_default():
     _, lower, _ = two_levels(None)
-    assert lower.hypergradient == FiniteDifference()
+    assert lower.hypergradient == Unrolled()
 
 
 def test_name_and_object_do_the_same():

@@ -12,6 +12,7 @@ import pytest
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
+from bilevel.errors import UserError
 from experiments import evaluate, export, report
 from experiments.cli import resume
 from experiments.cli.command_line import CommandLine
@@ -75,3 +76,14 @@ def test_words_for_hydra_in_somebody_s_folder_are_not_followed(interrupted, tmp_
     of_hydra = [word for word in words if word.lstrip("+~").startswith("hydra")]
     assert of_hydra == [f"hydra.run.dir={interrupted}"]
     assert str(tmp_path) not in sys.path
+
+
+def test_what_was_the_default_then_stays(interrupted):
+    # Its words name no estimator and no model.
+    words = resume.expand(CommandLine.parse([f"run.resume={interrupted}"]))
+    assert {"hypergradient=finite_difference", "model=demo"} <= set(words)
+    choices = interrupted / ".hydra" / "hydra.yaml"
+    away = choices.read_text().replace("model: demo", "model: ../../../away")
+    choices.write_text(away)
+    with pytest.raises(UserError, match="model"):
+        resume.expand(CommandLine.parse([f"run.resume={interrupted}"]))
