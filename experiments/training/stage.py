@@ -137,6 +137,10 @@ class StageRun:
         options = self.context.options
         if options.keep == "last" or not (watched.held_out and options.evaluate_every):
             return None
+        # Scored on the validation split, as the papers do on GLUE: then as published in this too.
+        published = self.context.task.test_source == "validation"
+        if options.keep is None and published and watched.source == "training":
+            return None
         return BestWeights(training.problems, is_better(self.context.task, options.choose_by))
 
     def _say_what_decides(self, watched: Watched, best: BestWeights | None) -> None:

@@ -184,6 +184,14 @@ def test_a_share_that_is_held_out_is_chosen_by(tiny, data, tmp_path, caplog):
     assert "method.hold_out=0 takes the split" in caplog.text
 
 
+def test_a_share_beside_a_test_on_validation_leaves_the_last_as_on_glue(tiny, tmp_path):
+    data = write(tmp_path / "data", train=sentences(32), validation=sentences(16, 1))
+    options = words(tiny, data, "method=lora", "method.hold_out=0.25", "train.max_steps=2", *QUICK)
+    for asked, kept in (([], "last"), (["engine.keep=best"], "best")):
+        found = run(tmp_path / kept, [*options, *asked])
+        assert found["kept"]["train"]["weights"] == kept
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
