@@ -226,9 +226,7 @@ def _task(
     decoding: Decoding | None = None,
 ) -> GivenTask:
     if metrics is not None and not (
-        isinstance(metrics, list | tuple)
-        and metrics
-        and all(isinstance(name, str) for name in metrics)
+        isinstance(metrics, list | tuple) and all(isinstance(name, str) for name in metrics)
     ):
         raise UserError(f"metrics={metrics!r}: this must be a list of names, or None")
     if not isinstance(decoding, Decoding | None):
