@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from betty.hypergradient import jvp_fn_mapping
 from torch import Tensor, nn
 
 from bilevel import gradients, graph
+from bilevel.protocols import LowerLevel
 
 if TYPE_CHECKING:
-    from bilevel.problem import BilevelProblem
+    from bilevel.replay.recorder import StepRecorder
 
 __all__ = ["StepGradient"]
+
+
+class _Level(LowerLevel, Protocol):
+    """Whose gradient is gathered."""
+
+    @property
+    def recorder(self) -> StepRecorder: ...
+
+    @property
+    def paths(self) -> Sequence[Sequence[Any]]: ...
+
+    def scaled(self, value: Tensor) -> Tensor: ...
 
 
 class StepGradient:
@@ -30,7 +43,7 @@ class StepGradient:
 
     def add(
         self,
-        level: BilevelProblem,
+        level: _Level,
         loss: Tensor,
         params: Sequence[nn.Parameter],
         paths: Sequence[Sequence[Any]],
@@ -68,7 +81,7 @@ class StepGradient:
             found = gradients.unscaled(next(parts), upper.trainable_parameters(), inverse)
             record.add_upper_gradient(upper.name, [g.detach() for g in found])
 
-    def complete(self, level: BilevelProblem) -> None:
+    def complete(self, level: _Level) -> None:
         """Average what was added over the ranks; then add the implicit term along each path."""
         params, world = level.trainable_parameters(), level.world
         if world.world_size > 1:
