@@ -312,7 +312,7 @@ class BilevelProblem(ImplicitProblem):
     def _descend(self, micro: MicroBatch, fresh: bool) -> dict[str, Any]:
         """Add a micro-batch's part of the step's gradient."""
         record = None
-        self.cur_batch = micro.batch
+        self.step_batches.current, self.cur_batch = micro, micro.batch
         if fresh:
             self.roll_back.note(micro)
             if self._parents and self.records_steps:
