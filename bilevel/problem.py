@@ -22,7 +22,7 @@ from bilevel.hypergradient.base import Hypergradient
 from bilevel.hypergradient.derivatives import ReplayedLoss
 from bilevel.hypergradient.registry import enter_in, estimator_of
 from bilevel.hypergradient.shared import check_reentrant
-from bilevel.micro_batches import EpochEnd, MicroBatch, StepBatches, count_terms
+from bilevel.micro_batches import EpochEnd, MicroBatch, StepBatches, loss_terms
 from bilevel.nests import to_device
 from bilevel.plain_level import PlainLevel
 from bilevel.protocols import LowerLevel, UpperLevel
@@ -213,7 +213,7 @@ class BilevelProblem(ImplicitProblem):
 
         It weights an optimiser step's micro-batches, and processes: :mod:`bilevel.micro_batches`.
         """
-        return count_terms(batch)
+        return loss_terms([level.module for level in (self, *self.children)], batch)
 
     def get_loss(self, batch: Any) -> tuple[Tensor, dict[str, Any]]:
         """Loss to descend, scaled (fp16), and statistics; never waits for a device."""
