@@ -20,11 +20,20 @@ from transformers import (
 
 from bilevel import BilevelEngine, BilevelEngineConfig, LowerProblem, ProblemConfig, UpperProblem
 from bilevel.data import ResumableLoader
+from bilevel.errors import UserError
 from bilevel.hypergradient import Alignment, FiniteDifference, Unrolled
 from bilevel.micro_batches import loss_terms
 from experiments.answers import CLASSES, TAGS, TEXT
 from experiments.training.label_smoothing import smooth_labels
-from problems import AutoLoRA, LoRA, OptimizerSettings, PromptTuning, TrainData, TrainSettings
+from problems import (
+    AutoLoRA,
+    BiLoRA,
+    LoRA,
+    OptimizerSettings,
+    PromptTuning,
+    TrainData,
+    TrainSettings,
+)
 from tests.problems.jobs import engine_of
 
 PADDING = -100
@@ -248,3 +257,12 @@ def test_a_causal_model_in_an_engine_of_ones_own(wrapped):
     assert found[0][-1] != 0
     assert (found[1] - found[0]).abs().max() < 1e-9
     assert (found[2] - found[0]).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize(("several", "unroll_steps"), [(4, 8), (100, 4), (1, 20)])
+def test_lower_steps_that_a_training_has_are_not_refused(several, unroll_steps):
+    """5 batches a pass, 4 passes: every pass ends with a step of what is left."""
+    settings = TrainSettings(epochs=4, batch_size=16, gradient_accumulation=several)
+    BiLoRA(unroll_steps=unroll_steps).check_steps(80, settings)
+    with pytest.raises(UserError, match="unroll_steps"):
+        BiLoRA(unroll_steps=unroll_steps + 1).check_steps(80, settings)
