@@ -25,7 +25,7 @@ def test_sizes_of_the_data(
     assert "; D_train 48, D_val 48 (of the training)" in search
     assert "; D_train 96, no validation data" in retrain
     log, _ = said(tmp_path / "held", [*words, "method=lora", "method.hold_out=0.25"], capsys)
-    assert "; D_train 72, D_val 24" in log
+    assert "; D_train 72, held out to choose by 24 (of the training)" in log
 
 
 def test_lines_at_the_end_name_what_there_is(
