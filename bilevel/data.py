@@ -169,6 +169,13 @@ class ResumableLoader:
         rounded = math.floor if self.drop_last else math.ceil
         return rounded(len(self.indices) / self.batch_size)
 
+    @property
+    def seen(self) -> int:
+        """Examples handed out so far, to all processes, repetitions counted."""
+        epoch = len(self) * self.batch_size if self.drop_last else len(self.indices)
+        begun = self._batches()[: self.position] if self.position else []
+        return self.epoch * epoch + sum(map(len, begun))
+
     def __iter__(self) -> Iterator[Any]:
         while True:
             batch = self._batches()[self.position][self.rank :: self.world_size].tolist()

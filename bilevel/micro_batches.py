@@ -11,19 +11,20 @@ text. Averaging over W ranks divides by W, so on several ranks the weight is W n
 
 from __future__ import annotations
 
+import sys
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from bilevel import distributed
 
 if TYPE_CHECKING:
     from bilevel.distributed import World
 
-__all__ = ["EpochEnd", "MicroBatch", "StepBatches", "count_terms"]
+__all__ = ["EpochEnd", "MicroBatch", "StepBatches", "count_terms", "loss_terms"]
 
 NO_TARGET = -100  # what torch's and transformers' losses pass over
 
@@ -136,6 +137,44 @@ def _weights(level: _Level, batches: list[Any]) -> list[float | Tensor]:
         return [n / total for n in terms] if total else [1.0 / len(terms)] * len(terms)
     mean = distributed.mean_of(sum(terms), level.world)
     return [n / mean if n else 0.0 for n in terms]
+
+
+def loss_terms(modules: Iterable[nn.Module], batch: Any) -> float:
+    """Terms of the loss that a transformers model among ``modules`` has on ``batch``.
+
+    A causal language model is never asked for the first token, unless virtual ones come before it.
+    Otherwise, and without such a model, :func:`count_terms` tells.
+
+    Args:
+        modules: models, wrapped by PEFT or not, or modules with one of these as ``model``.
+        batch: with ``labels``, if it is one of a transformers model.
+    """
+    labels = batch.get("labels") if isinstance(batch, Mapping) else None
+    shifted = isinstance(labels, Tensor) and labels.dim() > 1 and any(map(_shifts, modules))
+    return count_terms({"labels": labels[:, 1:]} if shifted else batch)
+
+
+def _shifts(module: nn.Module) -> bool:
+    """Whether the loss of a module leaves out each text's first label."""
+    if "transformers" not in sys.modules:  # then no module is one of its models
+        return False
+    from peft import PeftModel, PeftType
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    def causal(model: nn.Module) -> bool:
+        names = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+        return any(kind.__name__ in names for kind in type(model).__mro__)
+
+    model: Any = module
+    while not (isinstance(model, PeftModel) or causal(model)):
+        model = getattr(model, "model", None)
+        if not isinstance(model, nn.Module):
+            return False
+    if not isinstance(model, PeftModel):
+        return True
+    config: Any = model.active_peft_config
+    virtual = config.is_prompt_learning and config.peft_type != PeftType.PREFIX_TUNING
+    return causal(model.get_base_model()) and not virtual
 
 
 def count_terms(batch: Any) -> float:

@@ -16,7 +16,7 @@ from bilevel.errors import UserError
 from bilevel.gradients import filled
 from bilevel.hypergradient.base import Hypergradient
 from bilevel.hypergradient.derivatives import ReplayedLoss
-from bilevel.micro_batches import MicroBatch
+from bilevel.micro_batches import MicroBatch, StepBatches
 from bilevel.protocols import UpperLevel
 from bilevel.replay.parameter_slots import ParameterSlots
 from bilevel.replay.random_state import RandomState
@@ -58,6 +58,7 @@ class PlainLevel:
         self.gradient_clipping: float = problem.gradient_clipping
         self.estimator_state: dict[str, Any] = {}
         self.last_indices = None
+        self.step_batches = StepBatches()
         self.parents: Sequence[UpperLevel] = ()
         self.ancestors: Sequence[UpperLevel] = ()
         self.slots = ParameterSlots(problem.module, problem.trainable_parameters())

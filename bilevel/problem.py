@@ -22,7 +22,7 @@ from bilevel.hypergradient.base import Hypergradient
 from bilevel.hypergradient.derivatives import ReplayedLoss
 from bilevel.hypergradient.registry import enter_in, estimator_of
 from bilevel.hypergradient.shared import check_reentrant
-from bilevel.micro_batches import EpochEnd, MicroBatch, StepBatches, count_terms
+from bilevel.micro_batches import EpochEnd, MicroBatch, StepBatches, loss_terms
 from bilevel.nests import to_device
 from bilevel.plain_level import PlainLevel
 from bilevel.protocols import LowerLevel, UpperLevel
@@ -213,7 +213,7 @@ class BilevelProblem(ImplicitProblem):
 
         It weights an optimiser step's micro-batches, and processes: :mod:`bilevel.micro_batches`.
         """
-        return count_terms(batch)
+        return loss_terms([level.module for level in (self, *self.children)], batch)
 
     def get_loss(self, batch: Any) -> tuple[Tensor, dict[str, Any]]:
         """Loss to descend, scaled (fp16), and statistics; never waits for a device."""
@@ -312,7 +312,7 @@ class BilevelProblem(ImplicitProblem):
     def _descend(self, micro: MicroBatch, fresh: bool) -> dict[str, Any]:
         """Add a micro-batch's part of the step's gradient."""
         record = None
-        self.cur_batch = micro.batch
+        self.step_batches.current, self.cur_batch = micro, micro.batch
         if fresh:
             self.roll_back.note(micro)
             if self._parents and self.records_steps:

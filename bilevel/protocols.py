@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bilevel.config import ProblemConfig
     from bilevel.distributed import World
     from bilevel.hypergradient.derivatives import ReplayedLoss
+    from bilevel.micro_batches import StepBatches
     from bilevel.replay.parameter_slots import ParameterSlots
     from bilevel.replay.recording import RecordedSteps, StepRecord
 
@@ -61,6 +62,10 @@ class UpperLevel(Protocol):
     @property
     def last_indices(self) -> list[int] | None:
         """Data-set indices of the batch in use, where the loader tells them."""
+
+    @property
+    def step_batches(self) -> StepBatches:
+        """The batches of its optimiser step, and which is in use."""
 
     @property
     def slots(self) -> ParameterSlots:

@@ -10,6 +10,7 @@ config = search_ranks(model, tokenizer, train)      # a LoraConfig for your own 
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -36,6 +37,7 @@ from experiments.results import saved_model
 from experiments.tasks.in_memory import GivenTask
 from experiments.tasks.in_memory_labels import named
 from experiments.tasks.in_memory_values import rows_of
+from experiments.tasks.reading.splits import OTHER_NAMES
 from experiments.training.fine_tuning_job import FineTuningJob, load_task
 from experiments.training.job import execute, run_stage
 from problems.autolora import AutoLoRA
@@ -47,6 +49,8 @@ __all__ = ["FineTuned", "finetune", "search_ranks"]
 Rows = Iterable[Mapping[str, Any]]
 DEFAULT_METHOD = AutoLoRA()
 SPLITS = ("train", "validation", "test")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -196,8 +200,17 @@ def _splits(data: Any, function: str) -> dict[str, Rows]:
             f"{function} takes data as a mapping of splits, {{'train': rows, 'test': rows}}, and "
             f"not {kind(data)}"
         )
+    for name in data:
+        meant = next((split for split, names in OTHER_NAMES.items() if name in names), None)
+        if meant is not None:
+            raise UserError(f"data has {name!r}: call it {meant!r}, or leave it out")
     if "train" not in data:
         raise UserError(f"data has no 'train', only {listed(data)}")
+    unread = [name for name in data if name not in SPLITS]
+    if unread:
+        log.warning(
+            "data[%s] is not read: the splits are %s", listed(map(repr, unread)), listed(SPLITS)
+        )
     return {name: rows_of(name, data[name]) for name in SPLITS if name in data}
 
 

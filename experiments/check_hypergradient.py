@@ -97,6 +97,7 @@ def measure(plan: Plan, steps: int, batches: int) -> Measurement:
 
     from bilevel import BilevelEngine, BilevelEngineConfig
     from bilevel.hypergradient import check
+    from bilevel.hypergradient.accuracy import check_differentiated
     from experiments.training.fine_tuning_job import FineTuningJob, load_task
 
     quiet()
@@ -132,11 +133,7 @@ def measure(plan: Plan, steps: int, batches: int) -> Measurement:
     engine.run()
     upper, lowers = next(iter(training.dependencies["u2l"].items()))
     lower = lowers[0]
-    if not lower.differentiated:
-        notes.append(
-            f"no hypergradient is taken after step {start} of this method's stage, whose upper "
-            "level learns in a part of it: choose steps=N inside"
-        )
+    check_differentiated(lower, start)
     if upper.config.steps > 1:
         notes.append(
             f"method.upper_steps={upper.config.steps}: measured is the first; the others take the "

@@ -90,7 +90,7 @@ def _merge(run: SavedRun, out: Path) -> None:
     merged, difference = lowrank.merge(run.folder / "adapter", loaded.model, batches)
     partial = out / "merged.partial"
     try:
-        with told_when_full(out):
+        with told_when_full(partial):
             merged.save_pretrained(partial)
             loaded.tokenizer.save_pretrained(partial)
         difference = max(difference, _reading_back(merged, partial, batches))

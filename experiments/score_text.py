@@ -45,9 +45,21 @@ def read_texts(path: Path, encoding: str | None = None) -> list[str]:
 def read_references(
     paths: Sequence[Path], examples: int, encoding: str | None = None
 ) -> list[list[str]]:
-    """For each of so many examples its references; see the program's help for the layouts."""
+    """For each of so many examples its references; see the program's help for the layouts.
+
+    Raises:
+        UserError: a file cannot be read, or one of several has fewer lines than another.
+    """
     if len(paths) > 1:
         columns = [read_texts(path, encoding) for path in paths]
+        last = [max((i for i, text in enumerate(c, 1) if text), default=0) for c in columns]
+        for path, column in zip(paths, columns, strict=True):
+            if len(column) < max(last):
+                raise UserError(
+                    f"{path} has {len(column)} lines and {paths[last.index(max(last))]} has "
+                    f"{max(last)}: lines of several files of references belong together, and an "
+                    "empty line is no reference"
+                )
         rows = zip_longest(*columns, fillvalue="")
         return [[text for text in row if text] for row in rows]
     groups: list[list[str]] = [[]]

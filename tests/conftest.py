@@ -1,6 +1,7 @@
 """Settings for the whole suite, made before torch is imported."""
 
 import os
+import signal
 
 # The models here are tiny: one thread is faster than two, and suites run side by side on two cores
 # would otherwise spend their time waiting for one another's threads.
@@ -11,5 +12,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 
 import torch
+
+# What a shell starts with & ignores Ctrl-C, which tests of it send.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 torch.set_num_threads(1)

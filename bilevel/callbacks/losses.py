@@ -22,30 +22,36 @@ def level_names(engine: EngineView) -> dict[str, str]:
 
 
 class LossMeans:
-    """Mean loss per problem since the last :meth:`read`; adding never waits for the device."""
+    """Mean loss per problem since the last :meth:`read`; adding never waits for the device.
+
+    Micro-batches count by their weights in the loss of their optimiser step, which is what the
+    level descends, and steps alike: the weights of a step add up to 1.
+    """
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
+        self._weights: dict[str, float | Tensor] = {}
 
     def add(self, problem: UpperLevel, loss: Tensor) -> None:
         """Count one (micro-)batch's loss, a detached 0-d tensor."""
-        name = problem.name
+        name, micro = problem.name, problem.step_batches.current
+        part = loss if micro is None else micro.weighted(loss)
         # A new tensor, not in place: a checkpoint may hold the old one.
-        self._sums[name] = self._sums[name] + loss if name in self._sums else loss.clone()
-        self._counts[name] = self._counts.get(name, 0) + 1
+        self._sums[name] = self._sums[name] + part if name in self._sums else part.clone()
+        weight = 1.0 if micro is None else micro.weight
+        self._weights[name] = self._weights.get(name, 0.0) + weight
 
     def read(self) -> dict[str, float]:
         """Problem name -> mean; waits for the device, and starts anew."""
-        means = {name: total.item() / self._counts[name] for name, total in self._sums.items()}
-        self._sums, self._counts = {}, {}
+        means = {name: float(s) / float(self._weights[name]) for name, s in self._sums.items()}
+        self._sums, self._weights = {}, {}
         return means
 
     def state_dict(self) -> dict[str, Any]:
         """The sums so far."""
-        return {"sums": dict(self._sums), "counts": dict(self._counts)}
+        return {"sums": dict(self._sums), "counts": dict(self._weights)}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device | str) -> None:
         """Go on from saved sums."""
         self._sums = {name: total.to(device) for name, total in state["sums"].items()}
-        self._counts = dict(state["counts"])
+        self._weights = dict(state["counts"])

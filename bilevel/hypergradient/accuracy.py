@@ -38,7 +38,7 @@ from bilevel.replay.recording import Needs
 if TYPE_CHECKING:
     from bilevel.protocols import EngineView
 
-__all__ = ["CheckResult", "check"]
+__all__ = ["CheckResult", "check", "check_differentiated"]
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,12 @@ def check(
         ``batches * len(estimators)`` results, batch by batch.
 
     Raises:
-        UserError: the engine has no upper problem that depends on a lower one.
+        UserError: the engine has no upper problem that depends on a lower one, or none that
+            differentiates through the steps that come.
     """
     problems = [p for p in engine.problems if isinstance(p, BilevelProblem)]
     lower, upper = _two_levels(problems)
+    check_differentiated(lower, engine.global_step)
     exact_estimator = reference or Unrolled(keep_graph=False)
     for estimator in (exact_estimator, *estimators):
         estimator.prepare(lower)
@@ -107,7 +109,8 @@ def check(
     results = []
     try:
         with _untold(lower, needs):
-            for _ in range(batches):
+            for done in range(batches):
+                check_differentiated(lower, engine.global_step + done)
                 vector, direct = _lower_steps(lower, upper)
                 exact, _ = _timed(exact_estimator, vector, lower, upper)
                 for estimator in estimators:
@@ -120,6 +123,21 @@ def check(
         random_state.restore()
         lower.estimator_state = estimator_state
     return results
+
+
+def check_differentiated(lower: BilevelProblem, step: int) -> None:
+    """Refuse to check where no upper level takes a hypergradient.
+
+    Raises:
+        UserError: none does through the lower steps that come after global step ``step``.
+    """
+    if not lower.differentiated:
+        raise UserError(
+            f"after global step {step} no upper level differentiates through problem "
+            f"{lower.name!r}, so there is no hypergradient to check: some methods take one in a "
+            "part of their steps only (SaLoRA on two levels from method.start to method.end), and "
+            "some never (SaLoRA on one); choose another step, or a method that does"
+        )
 
 
 def _two_levels(problems: Sequence[BilevelProblem]) -> tuple[BilevelProblem, BilevelProblem]:

@@ -73,7 +73,7 @@ PROMPT: dict[str, tuple[type, ...]] = {
     "prompt_tuning_init": (str,),
     "encoder_hidden_size": (int, type(None)),
     "prefix_projection": (bool,),
-    "init_weights": (bool,),
+    "init_weights": (bool, type(None)),
 }
 # Options that may be other than PEFT's defaults, and of which type.
 OPTIONS: dict[str, dict[str, tuple[type, ...]]] = {

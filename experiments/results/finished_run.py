@@ -97,7 +97,8 @@ class SavedRun:
             UserError: the data cannot be had, or it has labels that the run was not trained for.
         """
         kind: Any = Task
-        data = build(self.config.task, "task", kind, self.modules).load()
+        task = build(self.config.task, "task", kind, self.modules)
+        data = task.to_score(self.result.get("labels"))
         return matched(data, self.result, str(self.folder))
 
     def base(self, task: TaskData) -> LoadedModel:

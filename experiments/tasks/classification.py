@@ -18,11 +18,12 @@ from experiments.tasks.from_files import (
     held_out,
 )
 from experiments.tasks.label_sets import label_classes, label_sets
-from experiments.tasks.odd_labels import check_classes, say_odd_numbers
+from experiments.tasks.odd_labels import check_classes, say_look_alikes, say_odd_numbers
 from experiments.tasks.reading.files import Row, read_rows
-from experiments.tasks.reading.labels import class_numbers, is_labelled, regression_target
+from experiments.tasks.reading.labels import Classes, class_numbers, is_labelled, regression_target
 from experiments.tasks.reading.rows import examples
-from experiments.tasks.reading.splits import SplitFiles, no_test, own_splits
+from experiments.tasks.reading.spelling import look_alike
+from experiments.tasks.reading.splits import SplitFiles, no_test, own_splits, scored_splits
 from experiments.tasks.task import Length
 
 if TYPE_CHECKING:
@@ -118,18 +119,34 @@ class Classification(FromFiles):
 
     def load(self) -> LabelledData:
         """Read the training file and the test (or validation) file."""
+        assert self.data_dir is not None
+        return self._load(own_splits(self.data_dir), None)
+
+    def to_score(self, labels: Sequence[str] | None) -> LabelledData:
+        """As :meth:`load`; without a training file, the classes are ``labels``."""
+        assert self.data_dir is not None
+        files = scored_splits(self.data_dir)
+        known = self.regression or labels is not None
+        if self.holdout is not None or not files or "train" in files or not known:
+            return self.load()
+        return self._load(files, labels or ())
+
+    def _load(self, files: dict[str, SplitFiles], known: Sequence[str] | None) -> LabelledData:
         from experiments.tasks.kinds.label_sets import LabelSetData
         from experiments.tasks.kinds.labelled import LabelledData
 
         assert self.data_dir is not None
         assert self.label_column is not None
         label = self.label_column
-        files = own_splits(self.data_dir)
-        where = str(files["train"])
-        rows = read_rows(files["train"], self.dialect)
-        read, names = self._reader(rows, where)
-        train = read(rows, where)
-        self._say_odd(train, names, where)
+        if known is None:
+            where = str(files["train"])
+            rows = read_rows(files["train"], self.dialect)
+            read, names = self._reader(rows, where)
+            train = read(rows, where)
+            self._say_odd(train, names, where)
+        else:
+            train = []
+            read, names = self._reading(Classes.of(known))
         splits = {
             split: read(found, str(files[split]))
             for split, found in self._to_test(files, label).items()
@@ -150,6 +167,7 @@ class Classification(FromFiles):
         return (LabelSetData if self.multi_label else LabelledData)(
             name=self.name,
             train=self.kept_train(train, numbers(train)),
+            train_source="train" if known is None else None,
             tests={"test": self.kept_test(test, numbers(test))},
             test_source=source,
             label_names=names,
@@ -163,16 +181,24 @@ class Classification(FromFiles):
     ) -> tuple[Callable[[Sequence[Row], str], list[Any]], list[str] | None]:
         """What makes examples of rows, and the names of the training rows' classes."""
         label = str(self.label_column)
+        if self.regression:
+            return self._reading(Classes.of([]))
         if self.multi_label:
-            apart = self.label_separator
-            classes = label_classes(rows, label, apart, where)
+            return self._reading(label_classes(rows, label, self.label_separator, where))
+        return self._reading(class_numbers(rows, label, where))
+
+    def _reading(
+        self, classes: Classes
+    ) -> tuple[Callable[[Sequence[Row], str], list[Any]], list[str] | None]:
+        """As :meth:`_reader`, of known classes; regression has none."""
+        label, apart = str(self.label_column), self.label_separator
+        if self.multi_label:
             return (
                 lambda found, place: label_sets(found, self.columns, label, apart, classes, place)
             ), classes.names
         convert: Callable[[Any], int | float] = regression_target
         names = None
         if not self.regression:
-            classes = class_numbers(rows, label, where)
             convert, names = classes.number, classes.names
             check_metrics(self.scores, len(names))
         return lambda found, place: examples(found, self.columns, label, convert, place), names
@@ -180,7 +206,9 @@ class Classification(FromFiles):
     def _say_odd(self, train: list[Any], names: list[str] | None, where: str) -> None:
         if names is None:
             say_odd_numbers([e.label for e in train], where)
-        elif not self.multi_label:
+        elif self.multi_label:
+            say_look_alikes(names, where)
+        else:
             check_classes(names, [int(e.label) for e in train], where)
 
     def _to_test(self, files: dict[str, SplitFiles], label: str) -> dict[str, list[Row]]:
@@ -192,11 +220,14 @@ class Classification(FromFiles):
             path = files[split]
             rows = read_rows(path, self.dialect)
             # Alone, a validation file is the test set: what is wrong with its labels is told there.
-            if is_labelled(rows, label) or (split == "validation" and not found):
+            alone = split == "validation" and not found
+            spelled = label not in rows[0] and look_alike(label) in map(look_alike, rows[0])
+            if is_labelled(rows, label) or alone or spelled:
                 found[split] = rows
             elif split == "test":
                 other = "validation file" if "validation" in files else "held-out share"
-                log.warning("%s has no labels: the %s is the test set", path, other)
+                if "validation" in files or self.holdout is not None:
+                    log.warning("%s has no labels: the %s is the test set", path, other)
             else:
                 log.warning("%s has no labels, so there is no validation data", path)
         if found and self.holdout is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from experiments.answers import Decoding
 from experiments.metrics.text import Tokenization
 from experiments.tasks.generation import LORA_DECODING, Generation
-from experiments.tasks.reading.cells import texts_of
+from experiments.tasks.reading.cells import list_of, texts_of
 from experiments.tasks.reading.files import Row
 from experiments.tasks.reading.triples import linearised, triples
 
@@ -36,4 +36,5 @@ class DART(Generation):
     def read_row(self, row: Row, place: str) -> tuple[str, list[str]]:
         """An entry's triples and references."""
         found = [(s, p.lower(), o) for s, p, o in triples(row["tripleset"], place)]
-        return linearised(found), texts_of(row["references"], "references", place)
+        references = list_of(row["references"], "references", place)
+        return linearised(found), texts_of(references, "references", place)

@@ -68,10 +68,9 @@ def check_distinct(columns: dict[str, str | None]) -> None:
     options: dict[str, str] = {}
     for option, column in columns.items():
         if column is not None and column in options:
-            raise UserError(
-                f"{options[column]} and {option} both name the column {column!r}: what a model "
-                "reads must not hold what it is to say"
-            )
+            read = all("text_columns" in name for name in (options[column], option))
+            why = "" if read else ": what a model reads must not hold what it is to say"
+            raise UserError(f"{options[column]} and {option} both name the column {column!r}{why}")
         if column is not None:
             options[column] = option
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from bilevel.errors import UserError, listed, nearest
@@ -15,7 +16,8 @@ from experiments.tasks.examples import TextExample
 from experiments.tasks.from_files import HELD_OUT, FromFiles
 from experiments.tasks.reading.files import Row, is_missing, read_rows
 from experiments.tasks.reading.row import check_columns, place_of
-from experiments.tasks.reading.splits import find_split, no_split
+from experiments.tasks.reading.rows import say_odd_texts
+from experiments.tasks.reading.splits import find_split, no_split, scored_splits
 from experiments.tasks.task import Length
 
 if TYPE_CHECKING:
@@ -114,6 +116,14 @@ class Generation(FromFiles):
             max_target_length=self.max_target_length,
         )
 
+    def to_score(self, labels: Sequence[str] | None) -> TextData:
+        """As :meth:`load`; the file to train on may be missing."""
+        if self.data_dir and self.train_split is not None:
+            path = Path(self.data_dir).expanduser()
+            if path.is_dir() and find_split(self.data_dir, self.train_split) is None:
+                return replace(self, train_split=None).load()
+        return self.load()
+
     def test_sets(self, where: str, rows: list[Row]) -> dict[str, list[TextExample]]:
         """The test sets in a split, by name."""
         return {"test": grouped(self.pairs(where, rows))}
@@ -139,6 +149,7 @@ class Generation(FromFiles):
                 found += [TextExample(source, target) for target in targets]
         if not found:
             raise UserError(f"{where} has no row that can be used")
+        say_odd_texts(rows, self.columns, where)
         return found
 
     def _missing(self, split: str, advice: str) -> UserError:
@@ -153,6 +164,8 @@ class Generation(FromFiles):
             wanted[self.train_split] = None
         if self.data_dir:
             paths = {name: find_split(self.data_dir, name) for name in wanted if name != HELD_OUT}
+            if self.train_split is None and not any(paths.values()):
+                paths = scored_splits(self.data_dir)
             return {
                 name: (str(path), read_rows(path, self.dialect))
                 for name, path in paths.items()

@@ -15,9 +15,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from bilevel.errors import UserError, listed
 from experiments.tasks.examples import Example
 from experiments.tasks.from_files import FromFiles
-from experiments.tasks.odd_labels import say_odd_numbers
+from experiments.tasks.odd_labels import say_odd_numbers, say_unseen
 from experiments.tasks.reading.files import Row, read_rows
-from experiments.tasks.reading.labels import as_number, as_written, is_labelled, regression_target
+from experiments.tasks.reading.labels import (
+    as_number,
+    as_written,
+    is_bool,
+    is_labelled,
+    regression_target,
+)
 from experiments.tasks.reading.rows import examples
 from experiments.tasks.reading.splits import SplitFiles, find_split, no_split
 from experiments.tasks.task import Length
@@ -90,10 +96,18 @@ class Glue(FromFiles):
 
     def load(self) -> LabelledData:
         """Read the training set and the development set."""
+        return self._load(trained=True)
+
+    def to_score(self, labels: Sequence[str] | None) -> LabelledData:
+        """As :meth:`load`; the training file may be missing."""
+        there = self.data_dir is None or find_split(self.data_dir, "train") is not None
+        return self._load(trained=there)
+
+    def _load(self, trained: bool) -> LabelledData:
         from experiments.tasks.kinds.labelled import LabelledData
 
         entry = GLUE[self.name]
-        train, held_out = self._from_hub() if self.data_dir is None else self._from_files()
+        train, held_out = self._from_hub() if self.data_dir is None else self._from_files(trained)
         tests = {split: rows for split, rows in held_out.items() if split.startswith("test")}
         validation = {split: rows for split, rows in held_out.items() if split not in tests}
         convert: Callable[[Any], int | float] = regression_target
@@ -108,12 +122,15 @@ class Glue(FromFiles):
         def chosen_by() -> list[Example]:
             return [e for split, rows in validation.items() for e in prepared(split, rows)[0]]
 
-        learned = prepared("train", train)
+        learned = prepared("train", train) if trained else ([], None)
+        if entry.labels is not None and trained:
+            say_unseen(entry.labels, learned[1] or [], f"task {self.name}, split train")
         if entry.labels is None:
             say_odd_numbers([e.label for e in learned[0]], f"task {self.name}, split train")
         return LabelledData(
             name=self.name,
             train=self.kept_train(*learned),
+            train_source="train" if trained else None,
             tests={
                 _test_name(split): self.kept_test(*prepared(split, rows))
                 for split, rows in (tests or validation).items()
@@ -125,7 +142,7 @@ class Glue(FromFiles):
             validation=(chosen_by() or None) if tests else None,
         )
 
-    def _from_files(self) -> tuple[list[Row], dict[str, list[Row]]]:
+    def _from_files(self, trained: bool) -> tuple[list[Row], dict[str, list[Row]]]:
         assert self.data_dir is not None
         tests = {
             split: read_rows(path, self.dialect)
@@ -136,11 +153,13 @@ class Glue(FromFiles):
             log.info("%s: the test file has no labels: validation is the test set", self.data_dir)
             tests = {}
         paths = {"train": find_split(self.data_dir, "train"), **self._paths("validation")}
+        unneeded = {"validation"} if tests else set()
+        unneeded |= set() if trained else {"train"}
         for split, path in paths.items():
-            if path is None and not (tests and split == "validation"):
+            if path is None and split not in unneeded:
                 raise no_split(self.data_dir, split)
         rows = {split: read_rows(path, self.dialect) for split, path in paths.items() if path}
-        return rows.pop("train"), {**rows, **tests}
+        return rows.pop("train", []), {**rows, **tests}
 
     def _paths(self, kind: str) -> dict[str, SplitFiles | None]:
         """The files of the validation or test split, which MNLI has two of."""
@@ -163,7 +182,9 @@ def _class_number(names: Sequence[str]) -> Callable[[Any], int]:
 
     def convert(value: Any) -> int:
         written = as_written(value)
-        number = names.index(written) if written in names else as_number(value)
+        # true is 1, but not what class 1 of RTE is called
+        found = None if is_bool(value) else as_number(value)
+        number = names.index(written) if written in names else found
         if not isinstance(number, int) or not 0 <= number < len(names):
             raise UserError(
                 f"label {value!r} is unknown: it must be one of {listed(names)}, or a number from "

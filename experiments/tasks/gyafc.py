@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -40,21 +41,31 @@ class Gyafc(Subset):
 
     def load(self) -> LabelledData:
         """Read the three splits."""
+        return self._load(("train", "tune", "test"))
+
+    def to_score(self, labels: Sequence[str] | None) -> LabelledData:
+        """As :meth:`load`; all but the test may be missing."""
+        assert self.data_dir is not None
+        there = [split for split in ("train", "tune") if formality.is_there(self.data_dir, split)]
+        return self._load((*there, "test"))
+
+    def _load(self, splits: Sequence[str]) -> LabelledData:
         from experiments.tasks.kinds.labelled import LabelledData
 
         assert self.data_dir is not None
         parts = {}
-        for split in ("train", "tune", "test"):
+        for split in splits:
             found = formality.read_split(self.data_dir, split, Dialect(self.encoding))
             parts[split] = [Example((sentence.text,), sentence.style) for sentence in found]
         labels = {split: [int(e.label) for e in rows] for split, rows in parts.items()}
         return LabelledData(
             name=self.name,
-            train=self.kept_train(parts["train"], labels["train"]),
+            train=self.kept_train(parts.get("train", []), labels.get("train")),
+            train_source="train" if "train" in parts else None,
             tests={"test": self.kept_test(parts["test"], labels["test"])},
             test_source="test",
             label_names=list(formality.STYLES),
             metrics=("accuracy", "macro_f1"),
             max_length=self.max_length,
-            validation=parts["tune"],
+            validation=parts.get("tune"),
         )

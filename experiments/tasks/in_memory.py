@@ -25,7 +25,7 @@ from experiments.tasks.in_memory_rows import (
     written,
 )
 from experiments.tasks.kinds.text import NO_LABEL
-from experiments.tasks.odd_labels import say_odd_numbers
+from experiments.tasks.odd_labels import say_odd_numbers, say_unseen
 from experiments.tasks.task import Task, TaskData
 
 __all__ = ["GivenTask"]
@@ -108,6 +108,9 @@ class GivenTask(Task):
         train = self._rows("train")
         if self.answers.kind == NUMBER:
             say_odd_numbers([row.label for row in train], "data['train']")
+        if self.answers.kind == CLASSES:
+            classes = self.answers.names or [str(i) for i in range(self.answers.size)]
+            say_unseen(classes, {row.label for row in train}, "data['train']")
         common: dict[str, Any] = {
             "name": self.name,
             "train": train,

@@ -123,9 +123,10 @@ def labelled(
     if isinstance(label, list) and len(label) == 1:  # a tensor of one
         label = label[0]
     if not isinstance(label, int) or not 0 <= label < classes:
+        missing = " (pandas makes these floats where a label of the column is missing)"
         raise UserError(
             f"{where} has the label {label!r}: it must be a whole number from 0 to {classes - 1}, "
-            "the classes of the model's head"
+            f"the classes of the model's head{missing if isinstance(label, float) else ''}"
         )
     return Labelled(columns, int(label))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -84,7 +84,8 @@ def number(value: Any, where: str) -> float | int:
     found = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(found, list) and len(found) == 1:  # a tensor of one
         found = found[0]
-    if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
+    right = isinstance(found, int | float) and not isinstance(found, bool)
+    if not right or not -sys.float_info.max <= found <= sys.float_info.max:
         raise UserError(f"{where} has the label {_short(found)}: a finite number is needed")
     return found
 

@@ -16,6 +16,7 @@ from experiments.tasks.from_files import HELD_OUT, ColumnName, check_distinct
 from experiments.tasks.generation import Generation, Split
 from experiments.tasks.reading.cells import text_of, texts_of
 from experiments.tasks.reading.files import SUFFIXES, Row, is_missing, read_rows
+from experiments.tasks.reading.splits import own_splits
 
 __all__ = ["Instructions"]
 
@@ -109,4 +110,8 @@ class Instructions(Generation):
             return {"train": (str(path), read_rows(path, self.dialect))}
         if not path.is_dir():
             raise UserError(f"task.data_dir={path}: there is no such file or folder")
-        return super()._splits()
+        splits = super()._splits()
+        if not splits and self.train_split == "train":
+            files = own_splits(str(path))["train"]
+            return {"train": (str(files), read_rows(files, self.dialect))}
+        return splits

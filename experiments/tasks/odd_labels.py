@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from bilevel.errors import UserError, listed
+from experiments.tasks.reading.spelling import look_alike
 
-__all__ = ["check_classes", "say_odd_numbers"]
+__all__ = ["check_classes", "say_look_alikes", "say_odd_numbers", "say_unseen"]
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ def check_classes(names: Sequence[str], numbers: Sequence[int], where: str) -> N
     Raises:
         UserError: the labels are numbers with a fraction, and most examples have their own.
     """
+    say_look_alikes(names, where)
     counts = Counter(numbers)
     for number, name in enumerate(names):
         if name.strip().lower() in NO_LABEL:
@@ -58,14 +60,43 @@ def check_classes(names: Sequence[str], numbers: Sequence[int], where: str) -> N
     elif own:
         log.warning(
             "%s: %d rows have %d labels (%s), so most classes have one example: is "
-            "task.label_column the column of the labels?",
+            "task.label_column the column of the labels? (task.regression=true predicts numbers)",
             *(where, len(numbers), len(names), _few(names)),
         )
 
 
+def say_look_alikes(names: Sequence[str], where: str) -> None:
+    """Warn of labels that a reader takes for one: they stay classes of their own."""
+    groups: dict[object, list[str]] = {}
+    for name in names:
+        groups.setdefault(look_alike(name), []).append(name)
+    for group in groups.values():
+        if len(group) > 1:
+            log.warning(
+                "%s: the labels %s differ in capitals, in signs that are not seen or in how a "
+                "number is written, and each is a class of its own: write them alike if they are "
+                "one",
+                *(where, listed(map(ascii, group))),
+            )
+
+
+def say_unseen(classes: Sequence[str], numbers: Collection[int], where: str) -> None:
+    """Warn of classes that no training example has."""
+    unseen = [name for number, name in enumerate(classes) if number not in numbers]
+    if unseen:
+        log.warning(
+            "%s has no example of %d of the model's %d classes (%s): they cannot be learned",
+            *(where, len(unseen), len(classes), _few(unseen)),
+        )
+
+
 def say_odd_numbers(targets: Sequence[float], where: str) -> None:
-    """Warn of a target like -1 below targets that are all 0 or more."""
+    """Warn of targets that are all the same, or one like -1 below others that are 0 or more."""
     lowest = min(targets, default=0.0)
+    if len(targets) > 1 and max(targets) == lowest:
+        log.warning(
+            "%s: all %d targets are %g: there is nothing to tell", where, len(targets), lowest
+        )
     if lowest in (-1, -100) and all(t >= 0 for t in targets if t != lowest):
         count = sum(t == lowest for t in targets)
         log.warning(

@@ -17,10 +17,11 @@ from experiments.tasks.from_files import (
     check_distinct,
     held_out,
 )
+from experiments.tasks.odd_labels import say_look_alikes
 from experiments.tasks.reading.iob import tag_names, to_iob2
 from experiments.tasks.reading.lines import DEFAULTS
 from experiments.tasks.reading.sentences import SUFFIXES, read_sentences
-from experiments.tasks.reading.splits import SplitFiles, no_test, own_splits
+from experiments.tasks.reading.splits import SplitFiles, no_test, own_splits, scored_splits
 from experiments.tasks.task import Length
 
 if TYPE_CHECKING:
@@ -68,23 +69,39 @@ class Tagging(FromFiles):
         check_installed()
         if not self.data_dir:
             raise UserError(f"task={self.name} needs task.data_dir=DIR")
+        twice = [name for name in self.tag_names or () if self.tag_names.count(name) > 1]
+        if twice:
+            raise UserError(f"task.tag_names has {twice[0]!r} twice: each number has its own tag")
         check_distinct(
             {"task.tokens_column": self.tokens_column, "task.tags_column": self.tags_column}
         )
 
     def load(self) -> TaggedData:
         """Read the files."""
+        assert self.data_dir is not None
+        return self._load(own_splits(self.data_dir, SUFFIXES), None)
+
+    def to_score(self, labels: Sequence[str] | None) -> TaggedData:
+        """As :meth:`load`; without a training file, the tags are ``labels``."""
+        assert self.data_dir is not None
+        files = scored_splits(self.data_dir, SUFFIXES)
+        if self.holdout is not None or not files or "train" in files or labels is None:
+            return self.load()
+        return self._load(files, tuple(labels))
+
+    def _load(self, files: dict[str, SplitFiles], known: tuple[str, ...] | None) -> TaggedData:
         from experiments.tasks.kinds.tags import TaggedData
 
         assert self.data_dir is not None
-        files = own_splits(self.data_dir, SUFFIXES)
         source = next((split for split in ("test", "validation") if split in files), HELD_OUT)
         if self.holdout is None and source == HELD_OUT:
             raise no_test(self.data_dir, SUFFIXES)
-        train = self._examples(files["train"])
-        names = tag_names(example.tags for example in train)
+        train = self._examples(files["train"]) if known is None else []
+        names = known or tag_names(example.tags for example in train)
         if len(names) == 1:
             raise UserError(f"{files['train']} has no entity: every tag is O")
+        if known is None:
+            say_look_alikes([name[2:] for name in names if name[:2] == "B-"], str(files["train"]))
         validation = None
         if self.holdout is None:
             tests = self._examples(files[source], names)
@@ -100,6 +117,7 @@ class Tagging(FromFiles):
         return TaggedData(
             name=self.name,
             train=self.kept_train(train),
+            train_source="train" if known is None else None,
             tests={"test": self.kept_test(tests)},
             test_source=source,
             metrics=tuple(TAG_METRICS),

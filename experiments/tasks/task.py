@@ -156,6 +156,17 @@ class Task(Settings, ABC):
             UserError: a file, a column or a label is missing, or a split is empty.
         """
 
+    def to_score(self, labels: Sequence[str] | None) -> TaskData:
+        """The data for a model that is trained already; what it was trained on need not be there.
+
+        Args:
+            labels: the classes or tags that the model puts out; None without any.
+
+        Raises:
+            UserError: as :meth:`load`.
+        """
+        return self.load()
+
 
 @dataclass(frozen=True, kw_only=True)
 class Subset(Task):

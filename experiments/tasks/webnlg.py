@@ -9,16 +9,17 @@ from experiments.answers import Decoding
 from experiments.metrics.text import Tokenization
 from experiments.tasks.examples import TextExample
 from experiments.tasks.generation import LORA_DECODING, Generation, grouped
-from experiments.tasks.reading.cells import texts_of
+from experiments.tasks.reading.cells import list_of, text_of, texts_of
 from experiments.tasks.reading.files import Row
-from experiments.tasks.reading.row import check_columns
+from experiments.tasks.reading.row import check_columns, place_of
 from experiments.tasks.reading.triples import linearised, triples
 
 __all__ = ["WebNLG"]
 
 # Categories of the training data; the test set has five more.
 SEEN = frozenset(
-    (
+    name.casefold()
+    for name in (
         *("Airport", "Astronaut", "Building", "City", "ComicsCharacter"),
         *("Food", "Monument", "SportsTeam", "University", "WrittenWork"),
     )
@@ -52,25 +53,27 @@ class WebNLG(Generation):
     def read_row(self, row: Row, place: str) -> tuple[str, list[str]] | None:
         """An entry's triples and its references; None without a good one."""
         source = linearised(triples(row["triples"], place))
-        references = texts_of(row["references"], "references", place)
+        references = list_of(row["references"], "references", place)
         if not self.only_good or not references:
-            return source, references
-        comments = texts_of(row["ref_comments"], "ref_comments", place)
+            return source, texts_of(references, "references", place)
+        comments = list_of(row["ref_comments"], "ref_comments", place)
         if len(comments) != len(references):
             raise UserError(
                 f"{place} has {len(references)} references and {len(comments)} ref_comments: "
                 "give one for each, or task.only_good=false"
             )
         pairs = zip(references, comments, strict=True)
-        good = [text for text, comment in pairs if comment == "good"]
-        return (source, good) if good else None
+        good = [text for text, comment in pairs if str(comment).strip().lower() == "good"]
+        return (source, found) if (found := texts_of(good, "references", place)) else None
 
     def test_sets(self, where: str, rows: list[Row]) -> dict[str, list[TextExample]]:
         """Seen and unseen; one alone where the rows are of one kind."""
         check_columns(rows, ["category"], where)
         parts: dict[str, list[Row]] = {"seen": [], "unseen": []}
-        for row in rows:
-            parts["seen" if row["category"] in SEEN else "unseen"].append(row)
+        for number, row in enumerate(rows):
+            category = text_of(row.get("category"), "category", place_of(row, number, where))
+            known = category.strip().casefold() in SEEN
+            parts["seen" if known else "unseen"].append(row)
         return {
             name: grouped(self.pairs(f"{where} ({name})", part))
             for name, part in parts.items()

@@ -10,7 +10,13 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any
 
-from bilevel import BilevelEngine, BilevelEngineConfig, BilevelProblem, Callback
+from bilevel import (
+    BilevelEngine,
+    BilevelEngineConfig,
+    BilevelProblem,
+    Callback,
+    ResumableLoader,
+)
 from bilevel.callbacks import CheckpointEvery, MetricsWriter, NonFiniteGuard, ProgressBar
 from bilevel.callbacks.losses import level_names
 from bilevel.checkpoint.best import BestWeights
@@ -274,9 +280,13 @@ def _examples(problems: Sequence[BilevelProblem], lower: BilevelProblem) -> dict
     """Training examples that the levels were shown, repetitions counted."""
     seen = {"lower": 0, "upper": 0}
     for problem in problems:
-        if problem.train_data_loader:  # a Lagrange multiplier has none
-            batch = problem.train_data_loader[0].batch_size
-            seen["lower" if problem is lower else "upper"] += problem.count * batch
+        if not problem.train_data_loader:  # a Lagrange multiplier has none
+            continue
+        loader = problem.train_data_loader[0]
+        # The last step of an epoch may have fewer batches than the level counts for a step.
+        resumable = isinstance(loader, ResumableLoader)
+        shown = loader.seen if resumable else problem.count * loader.batch_size
+        seen["lower" if problem is lower else "upper"] += shown
     return seen
 
 

@@ -30,6 +30,7 @@ from .one_level import ALONE as ALONE
 from .one_level import OneLevelMethod as OneLevelMethod
 from .optimizer_settings import OptimizerSettings as OptimizerSettings
 from .parameters import count as count
+from .parameters import in_full_precision as in_full_precision
 from .parameters import train_only as train_only
 from .parameters import trainable as trainable
 from .records import Outcome as Outcome

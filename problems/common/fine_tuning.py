@@ -17,7 +17,6 @@ from bilevel import (
     precision,
 )
 from problems.common.build_optimizer import optimizer_and_scheduler
-from problems.common.loss_terms import loss_terms
 from problems.common.method import Job
 from problems.common.optimizer_settings import OptimizerSettings
 from problems.common.parameters import trainable
@@ -34,10 +33,6 @@ class FineTuning(LowerProblem):
         """The model's own loss on a batch with ``labels``."""
         return self.module(**batch).loss
 
-    def loss_terms(self, batch: dict[str, Tensor]) -> float:
-        """Examples, tags or tokens that the model's loss is the mean over."""
-        return loss_terms(self.module, batch)
-
 
 class HeldOut(UpperProblem):
     """Upper level: the loss of the lower problem's model, as it is by then, on D_val."""
@@ -45,10 +40,6 @@ class HeldOut(UpperProblem):
     def training_step(self, batch: dict[str, Tensor]) -> Tensor:
         """L(V, E; D_val)."""
         return self.lower.module(**batch).loss
-
-    def loss_terms(self, batch: dict[str, Tensor]) -> float:
-        """Examples, tags or tokens that the model's loss is the mean over."""
-        return loss_terms(self.lower.module, batch)
 
 
 def problem_config(job: Job, **values: Any) -> ProblemConfig:

@@ -207,8 +207,10 @@ class Method(Settings, ABC):
 
     def asked_steps(self, examples: int, settings: TrainSettings) -> int:
         """Optimiser steps of the weights in the passes asked for, a last incomplete one counted."""
-        size = settings.batch_size * settings.gradient_accumulation
-        steps = max(1, math.ceil(settings.epochs * examples / size))
+        a_pass: float = examples / settings.batch_size
+        if settings.gradient_accumulation > 1:  # the last step of a pass takes what is left
+            a_pass = math.ceil(a_pass / settings.gradient_accumulation)
+        steps = max(1, math.ceil(settings.epochs * a_pass))
         return steps if settings.max_steps is None else min(steps, settings.max_steps)
 
     def check_model(self, model: PreTrainedModel, target_modules: Sequence[str]) -> None:

@@ -69,6 +69,7 @@ class OneLevelMethod(Method):
     def prepare(self, job: Job, found: None) -> Training:
         """All that :meth:`adapt` leaves trainable, on all of the data."""
         model = self.adapt(job, job.build_model())
+        common.in_full_precision(model)
         parameters = common.trainable(model)
         batches = common.loader(job)
         steps = common.total_steps(job, batches, job.settings.epochs)

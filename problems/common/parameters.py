@@ -8,12 +8,28 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["count", "train_only", "trainable"]
+__all__ = ["count", "in_full_precision", "train_only", "trainable"]
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
     """Parameters that require a gradient."""
     return [p for p in model.parameters() if p.requires_grad]
+
+
+def in_full_precision(model: nn.Module) -> None:
+    """Hold in float32 what is trained of a model whose frozen weights are in half precision.
+
+    A step of 1e-4 of a weight is rounded away in bfloat16, which has three digits. PEFT does so
+    with the factors that it adds; this is for the model's own weights.
+    """
+    for module in model.modules():
+        own = [p for p in module.parameters(recurse=False) if p.element_size() < 4]
+        if any(p.requires_grad for p in own):
+            # Norms take weight and bias in one precision; autocast sees to those of linear maps.
+            whole = "norm" in type(module).__name__.lower()
+            for parameter in own:
+                if whole or parameter.requires_grad:
+                    parameter.data = parameter.data.float()
 
 
 def count(parameters: Sequence[Tensor]) -> int:

@@ -83,7 +83,7 @@ class GateWindow:
         """
         if self.gates.phase == "fixed":
             return
-        reached = float(self.density())
+        reached = float(self.density().detach())
         if self.held and not abs(reached - self.target) <= NEAR:
             log.warning(
                 "the density is %.3f where the gates' window ends, not near method.density=%g: "

@@ -167,3 +167,15 @@ def test_impossible_loaders_are_refused(options):
 def test_a_state_of_another_order_is_refused(other):
     with pytest.raises(UserError):
         loader().load_state_dict(loader(**other).state_dict())
+
+
+@pytest.mark.parametrize("drop_last", [True, False])
+def test_examples_seen_are_counted_as_they_are_handed_out(drop_last):
+    loader = ResumableLoader(list(range(11)), 4, list, lengths=range(11), drop_last=drop_last)
+    seen = 0
+    assert loader.seen == 0
+    for _ in range(3):
+        for batch in loader:
+            seen += len(batch)
+            assert loader.seen == seen
+    assert seen == (24 if drop_last else 33)

@@ -1,10 +1,13 @@
 """An optimiser step of several micro-batches is the step on all of their examples at once."""
 
+import json
+
 import pytest
 import torch
 from torch import nn
 
 from bilevel import LowerProblem, ResumableLoader
+from bilevel.callbacks import MetricsWriter
 from bilevel.hypergradient import (
     BettyDarts,
     ConjugateGradient,
@@ -189,3 +192,37 @@ def test_indices_are_those_of_the_micro_batch_in_use():
     assert len({tuple(indices) for indices, _ in seen}) == 4
     for indices, labels in seen:
         assert labels == [int(data[i][1]) for i in indices]
+
+
+def test_the_loss_that_is_written_down_is_the_one_descended(tmp_path):
+    """Means over the steps of sum_m (n_m / N) L_m, not of the L_m: one number for any split."""
+    found = []
+    for batch_size, gas in ((8, 1), (4, 2), (2, 4)):
+        engine, *_ = uneven_levels(Unrolled(), batch_size=batch_size, gas=gas, steps=3)
+        path = tmp_path / f"{gas}.jsonl"
+        engine.callbacks.append(MetricsWriter(path, every=2))
+        engine.run()
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        found.append([line[f"{level}_loss"] for line in lines for level in ("lower", "upper")])
+    assert found[1] == pytest.approx(found[0], rel=1e-9)
+    assert found[2] == pytest.approx(found[0], rel=1e-9)
+
+
+def test_indices_of_a_step_taken_again_are_those_of_its_batches():
+    engine, lower, _ = uneven_levels(
+        FiniteDifference(), batch_size=2, gas=4, unroll_steps=1, steps=1, roll_back=True
+    )
+    seen = []
+    own = lower.training_step
+
+    def step(batch):
+        seen.append((lower.last_indices, batch["labels"]))
+        return own(batch)
+
+    lower.training_step = step
+    engine.run()
+    again = [(indices, labels) for indices, labels in seen if indices is not None][-4:]
+    data = tagged(48, 1)
+    for indices, labels in again:
+        assert torch.equal(labels, torch.stack([data[i]["labels"] for i in indices]))
+    assert len({tuple(indices) for indices, _ in again}) == 4

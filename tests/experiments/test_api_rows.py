@@ -200,3 +200,38 @@ def test_texts_that_are_wrong(kind: str, row: dict[str, Any], said: str) -> None
         search_ranks(
             writers.model(kind), writers.tokenizer(), [{"input_ids": [4, 5, 2], **row}] * 40
         )
+
+
+def test_splits_that_are_not_read_are_told(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = labelled()
+    with pytest.raises(UserError, match="'dev': call it 'validation'"):
+        run(tiny, {"train": rows, "dev": rows, "test": rows})
+    run(tiny, {"train": rows, "test": rows, "unsupervised": rows})
+    assert "data['unsupervised'] is not read" in caplog.text
+
+
+def test_classes_without_an_example_are_said(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As when labels are counted from 1."""
+    rows = [{**row, "label": row["label"] + 1} for row in labelled()]
+    finetune(
+        classifier(tiny, 3),
+        writers.tokenizer(),
+        {"train": rows, "test": rows},
+        LoRA(rank=2),
+        **QUICK,
+    )
+    assert "no example of 1 of the model's 3 classes (LABEL_0)" in caplog.text
+
+
+def test_numbers_that_no_float_holds_and_missing_labels(tiny: Path) -> None:
+    with pytest.raises(UserError, match="finite number"):
+        finetune(
+            classifier(tiny, 1),
+            writers.tokenizer(),
+            {"train": [{**row, "label": 10**400} for row in labelled()], "test": labelled()},
+            LoRA(rank=2),
+            **QUICK,
+        )
+    frame = pd.DataFrame([*labelled(), {**labelled()[0], "label": None}])
+    with pytest.raises(UserError, match="pandas makes these floats"):
+        run(tiny, {"train": frame, "test": labelled()})

@@ -89,3 +89,16 @@ def test_a_short_stage_is_measured_inside_its_schedule(quick, capsys):
     with pytest.raises(SystemExit):
         check_hypergradient.main([*words, "batches=4"])
     assert "batches=4" in capsys.readouterr().err
+
+
+LATE = ["method=salora_bilevel", "method.start=0.5", "method.end=0.9", "steps=1"]
+
+
+@pytest.mark.parametrize("words", [["method=salora"], LATE], ids=lambda words: words[0])
+def test_where_no_hypergradient_is_taken_there_is_none_to_check(words, quick, capsys):
+    """Never on one level, and on two not before the gates' window."""
+    with pytest.raises(SystemExit):
+        check_hypergradient.main([*quick, "task.max_train=64", "batches=1", *words])
+    said = capsys.readouterr().err
+    assert "no upper level differentiates" in said
+    assert "finite_difference" not in said

@@ -79,7 +79,7 @@ def test_a_model_as_it_is_without_training_data(data, tmp_path):
     assert (found["trainable_parameters"], found["test_loss"] > 0) == (0, True)
     # with training data the scores are the same, and there is a training loss
     again = run(tmp_path / "again", words(data, model, "method=pretrained"))
-    assert again["data"] == {"train": 24, "test": 6}
+    assert again["data"] == {"train": 24, "validation": 8, "test": 6}
     assert again["metrics"] == found["metrics"]
     assert again["train_loss"] > 0
 

@@ -242,6 +242,23 @@ def test_variants(tmp_path: Path, quick: list[str], method: list[str], modules: 
     assert np.isfinite(r["test_loss"])
 
 
+@pytest.mark.parametrize(
+    ("several", "method", "seen"),
+    [
+        (100, "lora", {"lower": 96, "upper": 0}),
+        (5, "lora", {"lower": 96, "upper": 0}),  # 12 batches: steps of 5, 5 and 2
+        (100, "bilora", {"lower": 72, "upper": 16}),  # of 76 and 20 examples, batches of 8
+    ],
+)
+def test_the_examples_seen_are_those_that_were_shown(
+    tmp_path: Path, quick: list[str], several: int, method: str, seen: dict[str, int]
+) -> None:
+    """One epoch of 96 in batches of 8, whatever the batches of an optimiser step."""
+    words = [*quick, f"method={method}", "train.epochs=1", "run.figures=false"]
+    r = run(tmp_path / "run", [*words, f"train.gradient_accumulation={several}"])
+    assert r["examples_seen"] == seen
+
+
 def test_same_seed_same_result(tmp_path: Path, quick: list[str], finished: Path) -> None:
     again = run(tmp_path / "run", [*quick, "run.figures=false"])
     before = result_of(finished)

@@ -79,3 +79,12 @@ def test_lengths_that_differ(files):
     path = files("a", "x\n\ny\n")
     with pytest.raises(UserError, match=r"3, .*references.*2"):
         score_text.score_text(["bleu"], read_texts(path), read_references([path], 3))
+
+
+def test_a_file_of_references_that_ends_early_is_refused(tmp_path):
+    for name, text in (("a", "one\ntwo\nthree\n"), ("b", "uno\n"), ("c", "eins\n\n\n\n\n")):
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=r"b has 1 lines and .*a has 3"):
+        read_references([tmp_path / "a", tmp_path / "b"], 3)
+    found = read_references([tmp_path / "a", tmp_path / "c"], 3)
+    assert found[:3] == [["one", "eins"], ["two"], ["three"]]

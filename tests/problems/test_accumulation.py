@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
@@ -17,11 +18,22 @@ from transformers import (
     GPT2Config,
 )
 
+from bilevel import BilevelEngine, BilevelEngineConfig, LowerProblem, ProblemConfig, UpperProblem
+from bilevel.data import ResumableLoader
+from bilevel.errors import UserError
 from bilevel.hypergradient import Alignment, FiniteDifference, Unrolled
+from bilevel.micro_batches import loss_terms
 from experiments.answers import CLASSES, TAGS, TEXT
 from experiments.training.label_smoothing import smooth_labels
-from problems import AutoLoRA, LoRA, OptimizerSettings, PromptTuning, TrainData, TrainSettings
-from problems.common.loss_terms import loss_terms
+from problems import (
+    AutoLoRA,
+    BiLoRA,
+    LoRA,
+    OptimizerSettings,
+    PromptTuning,
+    TrainData,
+    TrainSettings,
+)
 from tests.problems.jobs import engine_of
 
 PADDING = -100
@@ -192,4 +204,65 @@ def test_virtual_tokens_ask_for_the_first_one_too():
     training = PromptTuning(virtual_tokens=3).stages()[0].prepare(Job("text", 8, 1), None)
     batch = {"labels": torch.tensor([[5, 6, 7]])}
     prompted = training.problems[0].module
-    assert [loss_terms(m, batch) for m in (prompted, prompted.get_base_model())] == [3, 2]
+    assert [loss_terms([m], batch) for m in (prompted, prompted.get_base_model())] == [3, 2]
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["model", "model of a module"])
+def test_a_causal_model_in_an_engine_of_ones_own(wrapped):
+    """Every token is a label, the first too, which transformers' loss leaves out."""
+
+    class Wrapper(nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.model = model
+
+        def forward(self, **batch):
+            return self.model(**batch)
+
+    class Lower(LowerProblem):
+        def training_step(self, batch):
+            return self.upper.module.weight.exp() * self.module(**batch).loss
+
+    class Upper(UpperProblem):
+        def training_step(self, batch):
+            return self.lower.module(**batch).loss
+
+    class Weight(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+    found = []
+    rows = [{**row, "labels": row["input_ids"]} for row in examples("text")]
+    for batch_size, gas in ((8, 1), (4, 2), (2, 4)):
+        model = Job("text", 8, 1).build_model()
+        for name, p in model.named_parameters():
+            p.requires_grad_("ln_f" in name)
+        module = Wrapper(model) if wrapped else model
+        weight = Weight()
+        levels = [
+            kind(
+                name,
+                ProblemConfig(gradient_accumulation=gas),
+                module=part,
+                optimizer=torch.optim.SGD([p for p in part.parameters() if p.requires_grad], 0.5),
+                train_data_loader=ResumableLoader(rows, batch_size, collate, seed=seed),
+            )
+            for kind, name, part, seed in ((Lower, "lower", module, 0), (Upper, "upper", weight, 1))
+        ]
+        dependencies = {"u2l": {levels[1]: [levels[0]]}, "l2u": {levels[0]: [levels[1]]}}
+        BilevelEngine(levels, BilevelEngineConfig(train_iters=2), dependencies).run()
+        values = [p for level in levels for p in owned(level)]
+        found.append(torch.cat([p.detach().reshape(-1) for p in values]))
+    assert found[0][-1] != 0
+    assert (found[1] - found[0]).abs().max() < 1e-9
+    assert (found[2] - found[0]).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize(("several", "unroll_steps"), [(4, 8), (100, 4), (1, 20)])
+def test_lower_steps_that_a_training_has_are_not_refused(several, unroll_steps):
+    """5 batches a pass, 4 passes: every pass ends with a step of what is left."""
+    settings = TrainSettings(epochs=4, batch_size=16, gradient_accumulation=several)
+    BiLoRA(unroll_steps=unroll_steps).check_steps(80, settings)
+    with pytest.raises(UserError, match="unroll_steps"):
+        BiLoRA(unroll_steps=unroll_steps + 1).check_steps(80, settings)

@@ -77,7 +77,7 @@ def test_3_hard_concrete_gates_at_the_start():
 
 
 def test_4_softmax_values_and_a_start_without_an_update():
-    model, gates = BiLoRA(rank=5).adapted(SmallJob())
+    model, gates = BiLoRA(rank=5, start="zero").adapted(SmallJob())
     torch.testing.assert_close(gates.values(), torch.full((4, 5), 0.2))
     with torch.no_grad():
         gates.logits.normal_()

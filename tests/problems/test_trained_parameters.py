@@ -13,9 +13,11 @@ from problems import (
     AutoLoRA,
     BiDoRA,
     BiLoRA,
+    BitFit,
     DeltaLoRA,
     DoRA,
     DyLoRA,
+    FullFineTuning,
     LoRA,
     PrefixTuning,
     PromptTuning,
@@ -42,6 +44,8 @@ MEANT = [
     (PromptTuning(virtual_tokens=2), r"prompt_encoder\."),
     (PrefixTuning(virtual_tokens=2), r"prompt_encoder\."),
     (BottleneckAdapters(), r"\.(down|up)\.|LayerNorm"),
+    (BitFit(), r"bias"),
+    (FullFineTuning(train="top", top_layers=1), r"\.layer\.1\."),
 ]
 
 

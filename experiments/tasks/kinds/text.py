@@ -167,9 +167,12 @@ class TextData(TaskData):
 
     def losses(self, outputs: Any, batch: dict[str, Tensor]) -> tuple[float, int]:
         """The cross-entropy of the targets' tokens, the end of text included."""
-        # A causal model predicts no first token, but that is the source's in any case.
-        count = int((batch["labels"] != NO_LABEL).sum())
-        return float(outputs.loss) * count, count
+        labels = batch["labels"]
+        decoder = "encoder_last_hidden_state" not in outputs
+        if decoder and outputs.logits.shape[1] == labels.shape[1]:  # no virtual tokens before it
+            labels = labels[:, 1:]  # a causal model is not asked for the first token
+        count = int((labels != NO_LABEL).sum())
+        return (float(outputs.loss) * count if count else 0.0), count
 
     def predictions(self, outputs: Any, batch: dict[str, Tensor]) -> list[None]:
         """Nothing: texts are written by `experiments.models.generation`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from decimal import Decimal
 from numbers import Number
@@ -11,7 +12,10 @@ from typing import Any
 from bilevel.errors import UserError
 from experiments.tasks.reading.files import is_absent, is_missing
 
-__all__ = ["is_list", "kind_of", "text_of", "texts_of"]
+__all__ = ["is_list", "kind_of", "list_of", "looks_printed", "text_of", "texts_of"]
+
+# As str() and JSON write lists of texts.
+PRINTED = re.compile(r"\[\s*(?:\]|(['\"]).*\1\s*\])", re.DOTALL)
 
 
 def is_list(value: Any) -> bool:
@@ -19,6 +23,11 @@ def is_list(value: Any) -> bool:
     return isinstance(value, list | tuple | set) or (
         hasattr(value, "tolist") and getattr(value, "ndim", 0) > 0
     )
+
+
+def looks_printed(value: Any) -> bool:
+    """Tell whether a text is a list of texts that was written into a cell, as pandas does."""
+    return isinstance(value, str) and PRINTED.fullmatch(value.strip()) is not None
 
 
 def kind_of(value: Any) -> str:
@@ -31,6 +40,8 @@ def kind_of(value: Any) -> str:
         return "bytes"
     if isinstance(value, Number) and not isinstance(value, complex):
         return "a number"
+    if is_absent(value):
+        return "nothing"
     return "a text" if isinstance(value, str) else f"a {type(value).__name__}"
 
 
@@ -52,6 +63,20 @@ def text_of(value: Any, column: str, place: str) -> str:
         f"{place} has {kind_of(value)} in column {column!r}, {str(value)[:60]!r}, where a "
         "text must be: name a column of texts, or write the text itself into it"
     )
+
+
+def list_of(value: Any, column: str, place: str) -> list[Any]:
+    """The values in a cell that holds a list, or one alone.
+
+    Raises:
+        UserError: it is a list that was printed into a text.
+    """
+    if looks_printed(value):
+        raise UserError(
+            f"{place} has {str(value)[:60]!r} in column {column!r}: a list that was printed into a "
+            "text; jsonl and parquet files hold lists"
+        )
+    return list(value) if is_list(value) else [value]
 
 
 def texts_of(value: Any, column: str, place: str) -> list[str]:

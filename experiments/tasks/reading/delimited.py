@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 FIRST_LINE = re.compile(r"sep=(.)\r?\n")  # by which spreadsheets say what the delimiter is
 SPACED = re.compile(r'\s+"[^"]*"\s*')
 QUOTED = re.compile(r'"(?:[^"]|"")*"')
+QUOTED_NAME = re.compile(rf"[^\S\r\n]*{QUOTED.pattern}[^\S\r\n]*(?P<after>[;\t|,])")
+MARK = "\ufeff"  # of the byte order; a file put behind another brings its own
 
 Record = tuple[int, list[str]]  # its first line, and its cells
 
@@ -37,14 +39,16 @@ def read_delimited(text: str, path: Path, usual: str, dialect: Dialect) -> list[
         dialect: what was asked for.
 
     Raises:
-        UserError: the header is none, a row has another number of cells than it, a quotation mark
-            is not closed, or another delimiter or quoting is likely.
+        UserError: the header is none or is repeated, a row has another number of cells than it, a
+            quotation mark is not closed, or another delimiter or quoting is likely.
     """
     said = FIRST_LINE.match(text) if dialect.delimiter is None else None
     delimiter = said[1] if said else dialect.character(usual)
     quoting = dialect.quoting
     if quoting is None:
         quoting = (usual, delimiter) != ("\t", "\t")
+    if dialect.delimiter is None and not said:
+        _refuse_delimiter_of_quoted(text, path, usual, dialect)
     records = _records(text, path, delimiter, quoting, dialect)
     if said:
         next(records)
@@ -58,6 +62,11 @@ def read_delimited(text: str, path: Path, usual: str, dialect: Dialect) -> list[
             continue  # a blank line
         if len(cells) != len(names):
             raise UserError(_ragged(start, cells, names, path, delimiter, quoting, dialect))
+        if [cells[0].removeprefix(MARK), *cells[1:]] == header:
+            raise UserError(
+                f"line {start} of {path} is the header once more, as where files were put behind "
+                "one another: take it out"
+            )
         held.append((start, cells))
         rows.append(Row(zip(names, cells, strict=True), path, start))
     if quoting:
@@ -95,12 +104,26 @@ def _records(
 def _refuse_other_delimiter(header: str, path: Path, usual: str, dialect: Dialect) -> None:
     other = likely_delimiter(header, usual)
     if other is not None:
-        this = next(name for name, character in NAMES.items() if character == usual)
+        this = _name(usual)
         raise UserError(
             f"{path} has one column only, {header!r}, with a {this} as delimiter: set "
             f"{dialect.prefix}delimiter={other} if that parts its columns (or ={this} if this is "
             "one column)"
         )
+
+
+def _refuse_delimiter_of_quoted(text: str, path: Path, usual: str, dialect: Dialect) -> None:
+    """Say which delimiter stands behind a quoted first name, which the usual one cannot read."""
+    found = QUOTED_NAME.match(text)
+    if found is not None and usual == "," != found["after"]:
+        raise UserError(
+            f"{path} begins with {found[0]!r}, and a {_name(usual)} is the usual delimiter: set "
+            f"{dialect.prefix}delimiter={_name(found['after'])} if that parts its columns"
+        )
+
+
+def _name(delimiter: str) -> str:
+    return next((name for name, found in NAMES.items() if found == delimiter), repr(delimiter))
 
 
 def _names(header: list[str], path: Path) -> list[str]:
@@ -121,7 +144,7 @@ def _ragged(
     quoting: bool,
     dialect: Dialect,
 ) -> str:
-    name = next((n for n, c in NAMES.items() if c == delimiter), repr(delimiter))
+    name = _name(delimiter)
     if not quoting:
         advice = f"write no {name} in a text, or quote it and set {dialect.prefix}quoting=true"
     elif len(cells) > len(names):

@@ -3,6 +3,7 @@
 Labels are compared as they are written. Only where every label of the training data is a number in
 its usual form are they numbers, exact at any size: then 1, 1.0 and "1" are one class. 007 is no
 such form, nor is 1.10, since they may be codes: as numbers they would be one with 7 and 1.1.
+Where there are two classes, JSON's true, a csv file's True and 1 mean the same.
 """
 
 from __future__ import annotations
@@ -22,13 +23,16 @@ from bilevel.errors import UserError, listed
 from experiments.tasks.reading.cells import is_list, kind_of
 from experiments.tasks.reading.files import is_missing
 from experiments.tasks.reading.row import check_columns, place_of
+from experiments.tasks.reading.spelling import look_alike
 
 __all__ = [
+    "BOOLEANS",
     "Classes",
     "Key",
     "as_number",
     "as_written",
     "class_numbers",
+    "is_bool",
     "is_labelled",
     "regression_target",
     "warn_of_spaces",
@@ -40,7 +44,10 @@ Key = int | Decimal | str
 
 WHOLE = re.compile(r"(?:0|-?[1-9][0-9]*)(?:\.0*)?")
 BROKEN = re.compile(r"-?(?:0|[1-9][0-9]*)\.[0-9]*[1-9]")
+BOOLEANS = ("false", "true")
+SPELLED = {"0": "false", "1": "true"}
 LONGEST = 4000  # digits that Python reads as an integer
+EXACT = 28  # digits that decimals are rounded to
 SHOWN = 20  # labels in a message
 
 
@@ -53,11 +60,11 @@ def as_number(value: Any) -> int | Decimal | None:
         if WHOLE.fullmatch(text):
             return int(text.partition(".")[0])
         return Decimal(text) if BROKEN.fullmatch(text) else None
-    if isinstance(value, Integral) or _is_bool(value):
+    if isinstance(value, Integral) or is_bool(value):
         return int(value)
     if isinstance(value, Real | Decimal) and math.isfinite(value):
         whole = int(value)  # type: ignore[arg-type]
-        return whole if whole == value else Decimal(str(value))
+        return whole if whole == value else _shortest(Decimal(str(value)))
     return None
 
 
@@ -69,7 +76,7 @@ def as_written(value: Any) -> str:
     """
     if isinstance(value, str):
         return value.strip()
-    if _is_bool(value):
+    if is_bool(value):
         return "true" if value else "false"
     if isinstance(value, Number) and not isinstance(value, complex):
         if as_number(value) is None:
@@ -82,7 +89,13 @@ def as_written(value: Any) -> str:
     )
 
 
-def _is_bool(value: Any) -> bool:
+def _shortest(number: Decimal) -> Decimal:
+    """1.1 for 1.10; more digits than `normalize` is exact for stay as they are."""
+    return number.normalize() if len(number.as_tuple().digits) <= EXACT else number
+
+
+def is_bool(value: Any) -> bool:
+    """Tell whether a cell is true or false, and no text that says so."""
     return type(value).__name__ in ("bool", "bool_")  # numpy's are no bool
 
 
@@ -106,10 +119,8 @@ class Classes:
             UserError: one is no label.
         """
         values = list(labels)
-        numbers = [as_number(value) for value in values]
-        # true and false are 1 and 0 among themselves, but not beside 1 and 0
-        alike = len({_is_bool(value) for value in values}) == 1
-        if alike and all(number is not None for number in numbers):
+        numbers = [None if is_bool(value) else as_number(value) for value in values]
+        if all(number is not None for number in numbers):
             return cls(tuple(sorted({n for n in numbers if n is not None})), True)
         return cls(tuple(sorted({as_written(value) for value in values})), False)
 
@@ -125,19 +136,31 @@ class Classes:
             UserError: it is none of the classes.
         """
         written = as_written(value)
-        key = as_number(value) if self.numeric else written
+        key: Key | None = written
+        if self.numeric:
+            key = as_number(value)
+        elif written not in self._places:
+            key = self._booleans.get(SPELLED.get(written, written.lower()))
         found = None if key is None else self._places.get(key)
         if found is None:
+            alike = [n for n in self.names if look_alike(n) == look_alike(written)]
+            hint = f": {alike[0]!a} is another label than {written!a}" if alike else ""
             more = f" and {len(self.keys) - SHOWN} more" if len(self.keys) > SHOWN else ""
             raise UserError(
                 f"label {value!r} is unknown (the training labels are "
-                f"{listed(self.names[:SHOWN])}{more})"
+                f"{listed(self.names[:SHOWN])}{more}){hint}"
             )
         return found
 
     @cached_property
     def _places(self) -> dict[Key, int]:
         return {key: place for place, key in enumerate(self.keys)}
+
+    @cached_property
+    def _booleans(self) -> dict[str, Key]:
+        """How these classes spell true and false, if they are that."""
+        found = {str(key).lower(): key for key in self.keys}
+        return found if len(self.keys) == 2 and tuple(sorted(found)) == BOOLEANS else {}
 
 
 def class_numbers(rows: Sequence[dict[str, Any]], label_column: str, where: str) -> Classes:
@@ -184,7 +207,9 @@ def regression_target(value: Any) -> float:
         UserError: it is no finite number.
     """
     number = math.nan
-    if isinstance(value, str | Number) and not isinstance(value, complex):
+    # Python reads 1_000 too, which is no number to whoever wrote the file.
+    odd = is_bool(value) or (isinstance(value, str) and "_" in value)
+    if isinstance(value, str | Number) and not isinstance(value, complex) and not odd:
         with contextlib.suppress(TypeError, ValueError, OverflowError):
             number = float(value)  # type: ignore[arg-type]
     if not math.isfinite(number):

@@ -17,7 +17,8 @@ DEFAULTS = ("tokens", "ner_tags")  # of files with named columns; in lines: the 
 # Lines that begin so stand between documents (CoNLL-2003, JNLPBA).
 SEPARATORS = ("-DOCSTART-", "###MEDLINE:")
 POSITION = re.compile(r"-?\d+")
-COUNTED = re.compile(r"\d+(?:[-.]\d+)?")  # CoNLL-U counts 8-9 (two in one) and 8.1 (left out) too
+# CoNLL-U counts 8-9 (two in one) and 8.1 (left out) too; 0-2 or 0:2 may be characters.
+COUNTED = re.compile(r"\d+(?:[-.:]\d+)?")
 
 
 class Sentence(NamedTuple):
@@ -68,9 +69,10 @@ def sentences_of_lines(path: Path, columns: tuple[str, str], dialect: Dialect) -
             f"task.tokens_column={columns[0]} and task.tags_column={columns[1]} are one column of "
             f"{path}"
         )
-    if columns[0] == DEFAULTS[0] and _numbered(groups):
+    if columns[0] == DEFAULTS[0] and _no_words(groups):
         raise UserError(
-            f"the first column of {path} counts the words ({groups[0][0].cells[0]!r}, ...): say "
+            f"the first column of {path} holds no words ({groups[0][0].cells[0]!r}, ...): it "
+            "counts them, or names their sentence or document; say "
             "which column holds them and which their tags, counted from 0 with -1 for the last, "
             "as task.tokens_column=1 task.tags_column=-1"
         )
@@ -145,21 +147,15 @@ def _position(column: str, option: str, usual: str, end: int, width: int, path: 
     return number % width
 
 
-def _numbered(groups: Sequence[Sequence[Line]]) -> bool:
-    """Tell whether the first column counts words, in each sentence or through the file."""
-    if len(groups[0][0].cells) < 3:
+def _no_words(groups: Sequence[Sequence[Line]]) -> bool:
+    """Tell whether the first column has numbers alone, or one text through each sentence."""
+    if len(groups[0][0].cells) < 3 or sum(map(len, groups)) < 2:
         return False
     columns = [[line.cells[0] for line in group] for group in groups]
-    if not all(COUNTED.fullmatch(cell) for cells in columns for cell in cells):
-        return False
-    counts = [[int(cell) for cell in cells if cell.isdecimal()] for cells in columns]
-    through = [number for numbers in counts for number in numbers]
-
-    def consecutive(numbers: list[int]) -> bool:
-        return numbers == list(range(numbers[0], numbers[0] + len(numbers))) if numbers else True
-
-    each = all(consecutive(numbers) and numbers[:1] in ([], [0], [1]) for numbers in counts)
-    return len(through) > 1 and (each or consecutive(through))
+    if all(COUNTED.fullmatch(cell) for cells in columns for cell in cells):
+        return True
+    several = [cells for cells in columns if len(cells) > 1]
+    return len(several) > 0 and all(len(set(cells)) == 1 for cells in several)
 
 
 def _sentence(group: Sequence[Line], places: Sequence[int], path: Path) -> Sentence:

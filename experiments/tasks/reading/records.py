@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ def read_json(text: str, path: Path) -> list[Row]:
     Raises:
         UserError: a value is not JSON or no object, or has a key twice.
     """
-    decoder = json.JSONDecoder(object_pairs_hook=_object)
+    decoder = json.JSONDecoder(object_pairs_hook=_object, parse_float=_number)
     try:
         if text.lstrip().startswith("["):
             return _array(text, path, decoder)
@@ -132,7 +134,16 @@ def _row(value: Any, path: Path, number: int, unit: str = "line") -> Row:
     if isinstance(value, dict):
         return Row(value, path, number, unit)
     row = Row({}, path, number, unit)
-    raise UserError(f"{row.place} must be an object {{...}}, not {json.dumps(value)[:40]}")
+    raise UserError(
+        f"{row.place} must be an object {{...}}, not {json.dumps(value, default=str)[:40]}"
+    )
+
+
+def _number(text: str) -> float | Decimal:
+    """A number with a point; a float only where it is exact, so that different ones stay so."""
+    number = float(text)
+    exact = math.isinf(number) or Decimal(repr(number)) == Decimal(text)
+    return number if exact else Decimal(text)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

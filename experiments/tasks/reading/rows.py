@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from bilevel.errors import UserError
 from experiments.tasks.examples import Example
-from experiments.tasks.reading.cells import text_of
+from experiments.tasks.reading.cells import looks_printed, text_of
 from experiments.tasks.reading.files import is_missing
 from experiments.tasks.reading.labels import warn_of_spaces
 from experiments.tasks.reading.row import check_columns, place_of
 
-__all__ = ["examples"]
+__all__ = ["examples", "say_odd_texts"]
+
+log = logging.getLogger(__name__)
 
 
 def examples(
@@ -50,4 +53,24 @@ def examples(
             raise UserError(f"{place}, column {label_column!r}: {error}") from error
         result.append(Example(texts, label))
     warn_of_spaces(rows, label_column, where)
+    say_odd_texts(rows, text_columns, where)
     return result
+
+
+def say_odd_texts(rows: Sequence[dict[str, Any]], columns: Sequence[str], where: str) -> None:
+    """Say so where texts are empty, or are lists that were printed into their cells."""
+    for column in columns:
+        places = [(place_of(row, i, where), row.get(column)) for i, row in enumerate(rows)]
+        empty = [place for place, text in places if is_missing(text)]
+        if empty:
+            log.warning(
+                "%s has an empty text in column %r (%d of %d rows): nothing can be told from it",
+                *(empty[0], column, len(empty), len(rows)),
+            )
+        printed = [(place, text) for place, text in places if looks_printed(text)]
+        if printed:
+            log.warning(
+                "%s has %r in column %r (%d such rows): a printed list, which is read as the text "
+                "that it is; jsonl and parquet files hold lists",
+                *(printed[0][0], str(printed[0][1])[:40], column, len(printed)),
+            )

@@ -83,8 +83,10 @@ def _list(value: Any, column: str, where: str) -> list[Any]:
 
 def _name(tag: Any, names: Sequence[str], place: str) -> str:
     if isinstance(tag, str):
-        return tag
-    if not isinstance(tag, Integral):
+        if names and tag.strip() not in names:
+            raise UserError(f"{place} has the tag {tag!r}: it is none of task.tag_names")
+        return tag.strip()
+    if isinstance(tag, bool) or not isinstance(tag, Integral):
         raise UserError(f"{place} has the tag {tag!r}: this must be a text or a whole number")
     if not names:
         raise UserError(

@@ -10,7 +10,15 @@ from pathlib import Path
 from bilevel.errors import UserError, listed
 from experiments.tasks.reading.files import SUFFIXES
 
-__all__ = ["SplitFiles", "find_split", "no_split", "no_test", "own_splits"]
+__all__ = [
+    "OTHER_NAMES",
+    "SplitFiles",
+    "find_split",
+    "no_split",
+    "no_test",
+    "own_splits",
+    "scored_splits",
+]
 
 log = logging.getLogger(__name__)
 
@@ -126,6 +134,25 @@ def own_splits(data_dir: str, suffixes: Sequence[str] = SUFFIXES) -> dict[str, S
     return found
 
 
+def scored_splits(
+    data_dir: str | Path, suffixes: Sequence[str] = SUFFIXES
+) -> dict[str, SplitFiles]:
+    """The splits that there are of data to score a model on; one single file is the test.
+
+    Raises:
+        UserError: there is no such folder, or two files could be meant.
+    """
+    path = Path(data_dir).expanduser()
+    if path.is_file() and path.name.lower().endswith(tuple(suffixes)):
+        return {"test": SplitFiles([path])}
+    found = {
+        split: files
+        for split in SPLITS
+        if (files := find_split(data_dir, split, suffixes)) is not None
+    }
+    return found or _single(path, suffixes, "test")
+
+
 def no_test(data_dir: str, suffixes: Sequence[str] = SUFFIXES) -> UserError:
     """The error that a user's own data has nothing to test on; it says how to hold out a share."""
     advice = "task.holdout=0.2 makes a fifth of the training file the test set"
@@ -136,13 +163,13 @@ def no_test(data_dir: str, suffixes: Sequence[str] = SUFFIXES) -> UserError:
     return no_split(data_dir, "test or validation", suffixes, advice)
 
 
-def _single(folder: Path, suffixes: Sequence[str]) -> dict[str, SplitFiles]:
-    """A folder's only data file, whatever it is called, as what is trained on."""
+def _single(folder: Path, suffixes: Sequence[str], split: str = "train") -> dict[str, SplitFiles]:
+    """A folder's only data file, whatever it is called, as a split."""
     files = list(_data_files(folder, suffixes).values())
     if len(files) != 1:
         return {}
-    log.info("%s is the only data file, and is taken as the split train", files[0][0])
-    return {"train": SplitFiles(_complete(files[0], folder))}
+    log.info("%s is the only data file, and is taken as the split %s", files[0][0], split)
+    return {split: SplitFiles(_complete(files[0], folder))}
 
 
 def _folder(data_dir: str | Path) -> Path:

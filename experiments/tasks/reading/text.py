@@ -29,6 +29,7 @@ OTHERS = {
     b"PAR1": "a Parquet file (its name must end in .parquet)",
 }
 LINE_ENDS = re.compile(r"\r\n|\r|\n")  # not splitlines: a text may hold what it takes for one
+FEW = 8  # letters, of which nothing can be told
 OFTEN = 0.2  # share of zero bytes in text of two bytes a character
 LOOKED_AT = 1 << 16  # bytes, for a guess
 
@@ -82,6 +83,12 @@ def _undecodable(path: Path, data: bytes, error: UnicodeError, dialect: Dialect)
         name = f"{dialect.prefix}encoding={dialect.encoding}"
         return f"{path} cannot be read with {name} ({byte}): that is not its encoding"
     guess = _guess(data)
+    if guess is None:
+        return (
+            f"{path} is not UTF-8 text ({byte}), nor of a Western European encoding: set "
+            f"{dialect.prefix}encoding to the one that it was saved with (cp1251, gb18030, "
+            "shift_jis, big5, ...)"
+        )
     return (
         f"{path} is not UTF-8 text ({byte}): it looks like {guess}, so set {dialect.prefix}"
         f"encoding={guess}, or the encoding that it was saved with (cp1251, gb18030, ...)"
@@ -95,11 +102,15 @@ def _zero(path: Path, text: str, data: bytes, dialect: Dialect) -> str:
     return f"line {line} of {path} holds a NUL character, which no text does{hint}"
 
 
-def _guess(data: bytes) -> str:
-    """The likeliest encoding of what is not UTF-8: by zero bytes, else Western European."""
+def _guess(data: bytes) -> str | None:
+    """The likeliest encoding of what is not UTF-8: by zero bytes, else Western European or none."""
     wide = _two_bytes(data)
     if wide:
         return wide
+    some = data[:LOOKED_AT]
+    letters = sum(65 <= byte < 91 or 97 <= byte < 123 for byte in some)
+    if sum(byte >= 0xA0 for byte in some) > max(letters, FEW):  # words of accents alone
+        return None
     # Latin-1 has control characters there, Windows has quotation marks.
     return "cp1252" if any(0x80 <= byte < 0xA0 for byte in data) else "latin-1"
 

@@ -89,6 +89,7 @@ def traces(folder: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def words(quick: list[str]) -> list[str]:
     short = ["train.epochs=1", "engine.checkpoint_every=2", "run.figures=false"]
+    short.append("engine.evaluate_test=true")  # so that there are evaluations
     return [*quick, *short, "hypergradient=unrolled", "method.unroll_steps=2"]
 
 

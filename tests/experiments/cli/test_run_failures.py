@@ -21,7 +21,7 @@ def test_failed_run_has_no_result(
 ) -> None:
     folder = tmp_path / "run"
     with pytest.raises(SystemExit) as stop:
-        main([*quick, "train.lr=1e30", f"hydra.run.dir={folder}"])
+        main([*quick, "train.lr=1000", f"hydra.run.dir={folder}"])
     assert stop.value.code == 2
     assert not (folder / "result.json").exists()
     text = capsys.readouterr().err.splitlines()[-1]

@@ -22,10 +22,10 @@ def test_sizes_of_the_data(
     log, _ = said(tmp_path / "two", words, capsys)
     assert "data: train 96, test 80" in log
     search, retrain = (line for line in log.splitlines() if "1 steps on" in line)
-    assert search.endswith("; D_train 48, D_val 48")
-    assert "D_train" not in retrain
+    assert "; D_train 48, D_val 48 (of the training)" in search
+    assert "; D_train 96, no validation data" in retrain
     log, _ = said(tmp_path / "held", [*words, "method=lora", "method.hold_out=0.25"], capsys)
-    assert "; D_train 72, D_val 24\n" in log
+    assert "; D_train 72, D_val 24" in log
 
 
 def test_lines_at_the_end_name_what_there_is(

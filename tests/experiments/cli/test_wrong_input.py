@@ -41,7 +41,7 @@ CASES = {
     "appended option": (["+method.foo=3"], ["'foo' in method", "rank"]),
     "not an integer": (["method.rank=abc"], ["method.rank=abc", "an integer"]),
     "not a number": (["train.lr=fast"], ["train.lr=fast", "number"]),
-    "negative seed": (["seed=-1"], ["seed=-1", "integer", "[0, "]),
+    "negative seed": (["seed=-1"], ["seed=-1", "integer", "0 or more"]),
     "endless": (["train.epochs=inf"], ["train.epochs=inf", "finite"]),
     "no number": (["train.gradient_clipping=nan"], ["train.gradient_clipping=nan", "0 or more"]),
     "no room for text": (["task.max_length=0"], ["task.max_length=0", "8 or more"]),

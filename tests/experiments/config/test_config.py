@@ -22,7 +22,7 @@ NEEDED = {
     "task=classification": ["task.data_dir=here", "task.text_columns=[text]"],
     **{
         f"task={name}": ["task.data_dir=here"]
-        for name in ("dart", "instructions", "jnlpba", "tagging", "text_to_text", "webnlg")
+        for name in ("dart", "gyafc", "instructions", "jnlpba", "tagging", "text_to_text", "webnlg")
     },
     "model=hub": ["model.pretrained=someone/something"],
     "model=planted": ["task=planted"],

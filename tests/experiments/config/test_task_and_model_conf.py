@@ -26,7 +26,8 @@ MODELS = sorted((FOLDER / "model").glob("*.yaml"))
 
 
 def test_every_glue_task_has_its_file():
-    others = {"demo", "demo_tagging", "classification", "planted", "tagging", "jnlpba", *WRITING}
+    others = {"demo", "demo_tagging", "classification", "planted", "tagging", "jnlpba", "gyafc"}
+    others |= set(WRITING)
     assert {path.stem for path in TASKS} == {*GLUE, *others}
 
 
@@ -39,6 +40,7 @@ def test_task_files_build_their_task(path):
         "text_to_text",
         "tagging",
         "jnlpba",
+        "gyafc",
         "webnlg",
         "dart",
         "instructions",

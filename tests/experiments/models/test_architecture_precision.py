@@ -72,10 +72,11 @@ def test_deberta_v1_trains_in_float32_alone(
     options = [*words(folder, data, False), "method=lora"]
     result = execute(plan_of([*options, "engine.precision=auto"]), tmp_path / "run")
     assert result["engine"]["precision"] == "fp32"
-    for other in ("engine.precision=bf16", "model.dtype=bfloat16 engine.precision=auto"):
+    others = ("engine.precision=bf16", "model.dtype=bfloat16 engine.precision=auto")
+    for number, other in enumerate(others):
         plan = plan_of([*options, *other.split()])
         with pytest.raises(UserError, match=r"deberta.*float32"):
-            execute(plan, tmp_path / "other")
+            execute(plan, tmp_path / f"other{number}")
     model = auto_class("deberta", False).from_pretrained(folder)
     with torch.autocast("cpu", torch.bfloat16), pytest.raises(RuntimeError, match="overflow"):
         model(input_ids=torch.tensor([[4, 5]]))

@@ -31,6 +31,12 @@ RESULT: dict[str, Any] = {
     "train_loss": 0.25,
     "test_loss": 0.75,
     "seconds": {"search": 2.0},
+    "validation_loss": None,
+    "trainable_parameters": 2468,
+    "head_parameters": 12,
+    "examples_seen": {"search": 640},
+    "processor_seconds": {"search": 2.0},
+    "peak_memory_mib": 1.0,
 }
 
 

@@ -17,9 +17,14 @@ from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.models.spec import ModelSpec
 from experiments.results import record
+from experiments.results.labels import matched
 from experiments.run import main
+from experiments.tasks.classification import Classification
 from experiments.tasks.demo import Demo
+from experiments.tasks.glue import Glue
+from experiments.tasks.gyafc import Gyafc
 from experiments.tasks.tagging import Tagging
+from experiments.tasks.text_to_text import TextToText
 from experiments.training.job import execute
 
 EXAMPLES = Demo(max_train=64, max_test=40).load()
@@ -64,6 +69,71 @@ def test_other_data_is_scored_by_the_labels_names(
     assert there is not None
     line = next(row for row in capsys.readouterr().out.splitlines() if "accuracy" in row)
     assert line.split()[1] == f"{there['metrics']['accuracy']:.4f}"
+
+
+@pytest.mark.parametrize("name", ["test", "validation", "reviews"])
+def test_data_without_a_training_file_is_scored(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """As the run was, since it is the same test set; a single file by itself too."""
+    test = EXAMPLES.tests["test"]
+    alone = write(tmp_path / "alone", ["neg", "pos"], **{name: test})
+    for place in (alone, alone / f"{name}.jsonl"):
+        evaluate.main([f"run={finished}", f"task.data_dir={place}"])
+        said = capsys.readouterr().out
+        result = record.read(finished)
+        assert result is not None
+        assert f"accuracy             {record.shown(result['metrics']['accuracy'])} " in said
+    strange = write(tmp_path / "strange", ["bad", "pos"], test=test)
+    with pytest.raises(SystemExit):
+        evaluate.main([f"run={finished}", f"task.data_dir={strange}"])
+    assert "'bad' is unknown (the training labels are neg, pos)" in capsys.readouterr().err
+
+
+def test_every_kind_is_scored_without_training_data(tmp_path: Path) -> None:
+    def folder(name: str, **files: str) -> str:
+        (tmp_path / name).mkdir()
+        for split, text in files.items():
+            (tmp_path / name / split.replace("__", ".")).write_text(text)
+        return str(tmp_path / name)
+
+    numbers = folder("numbers", test__csv="text,label\na,0.5\nb,2\n")
+    data: Any = Classification(data_dir=numbers, text_columns="text", regression=True)
+    assert [e.label for e in data.to_score(None).tests["test"]] == [0.5, 2.0]
+    sets = folder("sets", dev__csv="text,label\na,x;y\nb,\n")
+    data = Classification(
+        data_dir=sets, text_columns="text", multi_label=True, label_separator=";"
+    ).to_score(["x", "y", "z"])
+    assert [e.labels for e in data.tests["test"]] == [(0, 1), ()]
+    assert (data.label_names, data.train, data.train_source) == (["x", "y", "z"], [], None)
+    tags = ("O", "B-LOC", "I-LOC", "B-PER", "I-PER")
+    words = folder("words", test__conll="Ann B-PER\nLee I-PER\n")
+    assert Tagging(data_dir=words).to_score(tags).tag_names == tags
+    text = folder("text", test__csv="source,target\na,b\na,c\n")
+    data = TextToText(data_dir=text).to_score(None)
+    assert [e.references for e in data.tests["test"]] == [("b", "c")]
+    cola = folder("cola", dev__csv="sentence,label\na,acceptable\n")
+    assert [e.label for e in Glue(name="cola", data_dir=cola).to_score(None).tests["test"]] == [1]
+    gyafc = tmp_path / "gyafc"
+    (gyafc / "test").mkdir(parents=True)
+    for style in ("formal", "informal"):
+        (gyafc / "test" / style).write_text("Hello.\n")
+    data = Gyafc(data_dir=str(gyafc)).to_score(["informal", "formal"])
+    assert [e.label for e in data.tests["test"]] == [0, 1]
+    assert data.validation is None
+    for task in (Glue(name="cola", data_dir=cola), TextToText(data_dir=text)):
+        with pytest.raises(UserError, match="train"):
+            task.load()  # to train it has to be there
+
+
+def test_a_run_from_when_true_was_called_1_is_scored_still(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        rows = ['{"text": "a", "label": true}', '{"text": "b", "label": false}']
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(rows))
+    task = Classification(data_dir=str(tmp_path), text_columns="text").load()
+    assert task.label_names == ["false", "true"]
+    kept = matched(task, {"kind": CLASSES, "labels": ["0", "1"]}, "RUN")
+    assert [e.label for e in kept.tests["test"]] == [1, 0]
 
 
 @pytest.mark.parametrize("names", [[1, 0], [0, 1], ["bad", "good"], ["NEG", "POS"]])

@@ -33,6 +33,10 @@ FILES = {
     "blank lines only": ("x.csv", "\n \n\n", "no rows"),
     "semicolons": ("x.csv", "text;label\na, b;pos\n", "'text;label'.*delimiter=semicolon"),
     "tabs in .csv": ("x.csv", "text\tlabel\na\tpos\n", "delimiter=tab"),
+    "quoted, semicolons": ("x.csv", '"text";"label"\n"a, b";"pos"\n', "delimiter=semicolon"),
+    "quoted, tabs": ("x.csv", '"text"\t"label"\n"a, b"\t"pos"\n', "delimiter=tab"),
+    "two files in one": ("x.csv", f"{GOOD}\ufefftext,label\nc,neg\n", "line 4 .*header once more"),
+    "a number alone": ("x.jsonl", '{"a": 1}\n0.10000000000000000001\n', "line 2 .*object"),
     "pipes": ("x.csv", "text|label\na|pos\n", "delimiter=pipe"),
     "commas in .tsv": ("x.tsv", "text,label\na,pos\n", "delimiter=comma"),
     "quotes in .tsv": ("x.tsv", '"text"\t"label"\n"a"\t"pos"\n', "line 1 .*quoting=true"),
@@ -92,6 +96,12 @@ ENCODED = [
     ("utf-16-be", "text,label\ncafé,pos\n", "encoding=utf-16-be"),
     ("utf-32", "text,label\nabc,pos\n", "encoding=utf-32"),
     ("cp1251", "text,label\nфильм,pos\n", "task.encoding=.*cp1251"),
+    ("cp1251", "text,label\n" + "фильм был хорош,pos\n" * 9, "nor of a Western.*encoding.*cp1251"),
+    (
+        "gb18030",
+        "text,label\n" + "电影很好看我喜欢,pos\n" * 9,
+        "nor of a Western.*encoding.*gb18030",
+    ),
 ]
 
 
@@ -104,7 +114,7 @@ def test_another_encoding_is_proposed_and_then_read(tmp_path, encoding, text, sa
     with pytest.raises(UserError, match=said):
         read_rows(path)
     text_column = text.splitlines()[1].split(",")[0]
-    assert read_rows(path, Dialect(encoding)) == [{"text": text_column, "label": "pos"}]
+    assert read_rows(path, Dialect(encoding))[0] == {"text": text_column, "label": "pos"}
 
 
 def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):

@@ -31,7 +31,9 @@ BIG = 2**53
         ([np.int64(3), np.float32(1.0)], ["1", "3"]),
         ([10.5, "9.5"], ["9.5", "10.5"]),
         ([0.1, 0.1 + 2**-55], ["0.1", "0.10000000000000003"]),
-        ([True, False], ["0", "1"]),  # as they have been
+        ([True, False], ["false", "true"]),
+        (["True", "False"], ["False", "True"]),
+        ([np.bool_(True), "false"], ["false", "true"]),
         ([True, 1, 0], ["0", "1", "true"]),
         ([1, "one"], ["1", "one"]),
         (["Pos", "pos"], ["Pos", "pos"]),
@@ -56,6 +58,57 @@ def test_labels_of_another_file_mean_the_same():
     assert [codes.number(v) for v in ("007", "7", 7)] == [0, 1, 1]
     with pytest.raises(UserError, match="unknown"):
         codes.number("7.0")
+
+
+@pytest.mark.parametrize("labels", [[True, False], ["true", "false"], ["True", "False"]])
+def test_true_is_one_class_however_a_file_spells_it(labels):
+    classes = Classes.of(labels)
+    for other in (True, np.bool_(True), "true", "True", "TRUE", 1, "1"):
+        assert classes.number(other) == 1
+    assert [classes.number(v) for v in (False, "false", "False", 0)] == [0, 0, 0, 0]
+    for wrong in ("yes", 2, "t"):
+        with pytest.raises(UserError, match="unknown"):
+            classes.number(wrong)
+
+
+def test_true_beside_other_classes_is_no_number():
+    classes = Classes.of(["true", "false", "unsure"])
+    with pytest.raises(UserError, match="unknown"):
+        classes.number(1)
+
+
+def test_equal_decimals_have_one_name():
+    assert Classes.of([Decimal("1.10"), Decimal("2.50")]).names == ["1.1", "2.5"]
+    long = Decimal("0." + "1" * 40 + "0")
+    assert as_number(long) == long
+
+
+def test_a_label_that_only_looks_known_is_told_apart():
+    with pytest.raises(UserError, match=r"unknown.*'cafe\\u0301' is another.*'caf\\xe9'"):
+        Classes.of(["cafe\u0301", "bar"]).number("caf\xe9")
+    with pytest.raises(UserError, match="'pos' is another label than 'POS'"):
+        Classes.of(["pos", "neg"]).number("POS")
+
+
+@pytest.mark.parametrize(
+    "labels", [["pos", "POS"], ["e\u0301", "\xe9"], ["a", "a\u200b"], ["7", "007"], ["1e3", "1000"]]
+)
+def test_labels_that_look_alike_are_said(tmp_path, caplog, labels):
+    data = files(tmp_path, ".jsonl", [*labels, "else"])
+    assert len(data.label_names) == 3
+    assert ascii(labels[1]) in caplog.text
+    assert "class of its own" in caplog.text
+
+
+def test_numbers_too_close_for_a_float_stay_apart(tmp_path):
+    for name in ("train", "test"):
+        rows = [
+            f'{{"text": "t", "label": {n}}}' for n in ("9007199254740993.0", "9007199254740992.0")
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows))
+    data = Classification(data_dir=str(tmp_path), text_columns="text").load()
+    assert data.label_names == ["9007199254740992", "9007199254740993"]
+    assert [example.label for example in data.train] == [1, 0]
 
 
 def test_numbers_are_exact():
@@ -97,6 +150,6 @@ def test_white_space_around_labels_is_told(tmp_path, caplog):
 
 def test_regression_targets():
     assert [regression_target(v) for v in ("1.5", 2, np.float32(0.5))] == [1.5, 2.0, 0.5]
-    for wrong in ("", "x", None, b"1.5", [1.0], {"a": 1}, "nan", "inf", 10**400):
+    for wrong in ("", "x", None, b"1.5", [1.0], {"a": 1}, "nan", "inf", 10**400, "1_000", True):
         with pytest.raises(UserError, match="finite"):
             regression_target(wrong)
