@@ -35,6 +35,9 @@ USER_ERRORS = (UserError, HydraException, OmegaConfBaseException)
 
 def refused(error: BaseException) -> str | None:
     """What the disk refused, in a sentence; None if the error is of another kind."""
+    cause = error.__cause__  # logging says that it was "unable to configure handler 'file'"
+    if refusal(error) is None and cause is not None:
+        error = cause
     if (reason := refusal(error)) is None:
         return None
     name = getattr(error, "filename", None)

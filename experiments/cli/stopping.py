@@ -49,6 +49,7 @@ class _State:
         self.wait = False
         self.busy = False
         self.told: Callable[[], None] | None = None
+        self.hook: Callable[[Any], Any] = sys.__unraisablehook__
 
 
 _state = _State()
@@ -85,6 +86,8 @@ def orderly() -> Iterator[None]:
         if handler != signal.SIG_IGN:  # nohup, and what a shell starts with &
             signal.signal(number, _handle)
     hook, sys.unraisablehook = sys.unraisablehook, _swallowed
+    if _state.depth == 0:
+        _state.hook = hook
     _state.depth += 1
     try:
         yield
@@ -146,7 +149,7 @@ def _swallowed(what: Any) -> None:
         timer.daemon = True
         timer.start()
     else:
-        sys.__unraisablehook__(what)
+        _state.hook(what)
 
 
 def _handle(number: int, frame: FrameType | None) -> None:

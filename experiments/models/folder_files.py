@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bilevel.errors import UserError, listed
+from bilevel.reading import json_object, plain_values
 
 __all__ = ["check_files"]
 
@@ -83,7 +84,7 @@ def _read(folder: Path) -> Iterator[Path]:
 
 def _parts(index: Path) -> list[Path]:
     """The files that an index of weights names."""
-    found = json.loads(index.read_text("utf-8")).get("weight_map")
+    found = json_object(index).get("weight_map")
     if not isinstance(found, dict) or not found:
         raise UserError(f"{index} has no 'weight_map', which says where each weight is")
     names = list(dict.fromkeys(map(str, found.values())))
@@ -103,8 +104,11 @@ def _check_json(path: Path) -> None:
         raise UserError(f"{path} is no JSON: it is not in UTF-8") from error
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is no JSON: line {error.lineno}, {error.msg}") from error
+    except (ValueError, RecursionError) as error:  # thousands of digits, or of lists in one another
+        raise UserError(f"{path} is damaged, it is no JSON: {error}") from error
     if not isinstance(found, dict):
         raise UserError(f"{path} must hold a JSON object, {{...}}, and not {str(found)[:40]!r}")
+    plain_values(found, str(path))
     if path.name == TOKENIZER and not isinstance(found.get("model"), dict):
         raise UserError(f"{path} has no 'model', so it holds no tokenizer's vocabulary")
 

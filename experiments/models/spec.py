@@ -62,6 +62,11 @@ class ModelSpec(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.package is not None and self.pretrained is not None:
+            raise UserError(
+                f"model.pretrained={self.pretrained}: model={self.name} is out of the package "
+                f"{self.package}; take the folder by model.package=null"
+            )
         if self.quantization is not None:
             bitsandbytes_package.check_installed(self.quantization)
         if self.warm_start is not None:

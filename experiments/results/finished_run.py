@@ -65,19 +65,28 @@ class SavedRun:
         if values is None:
             raise UserError(f"run={path}: there is no finished run, result.json is missing")
         refuse_links(path)
+        for word in overrides:
+            key, equals, _ = word.partition("=")
+            if not equals or not key:
+                raise UserError(f"cannot read the option {word!r}: options look like name=value")
+            if key == "model":
+                raise UserError(
+                    f"{word}: the run's adapter belongs to its own base model; "
+                    "model.pretrained=FOLDER says where that is now"
+                )
         keys = {word.partition("=")[0] for word in overrides}
         config = OmegaConf.create(_configuration(path, keys))
         OmegaConf.set_struct(config, True)
         for word in overrides:
-            key, equals, _ = word.partition("=")
-            if not equals:
-                raise UserError(f"cannot read the option {word!r}: options look like name=value")
+            key = word.partition("=")[0]
             if key == "task":
                 config.task = compose_config([word], line.config_dir).task
                 OmegaConf.set_struct(config, True)
             else:
                 # update refuses keys that are not there
                 OmegaConf.update(config, key, places.value(word), merge=True)
+        seed = OmegaConf.to_container(config)["seed"]  # type: ignore[index,call-overload]
+        config.seed = from_values(Root, {"seed": seed}, "").seed
         modules = user_modules([line.config_dir] if line.config_dir else [])
         return cls(path, config, values, modules)
 

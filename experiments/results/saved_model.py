@@ -18,9 +18,11 @@ belongs to in ``base``.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import torch
@@ -47,6 +49,10 @@ ADAPTER = "adapter"
 MODEL = "model"
 LABELS = "labels.json"
 ADAPTER_CONFIG = "adapter_config.json"
+# Options of a model's configuration that may name what to fetch and run; of some, transformers
+# takes more than one spelling (attn_implementation, _attn_implementation_internal).
+NAMES_CODE = re.compile(r".*_implementation.*|quantization_config")
+PLAIN = ("eager", "sdpa", "batched_mm", "grouped_mm")
 
 
 @dataclass(frozen=True)
@@ -145,13 +151,24 @@ def seal(folder: Path) -> None:
 
 def _load_model(folder: Path, base: PreTrainedModel) -> PreTrainedModel:
     sums.check_sums(folder)
-    values = json_object(folder / "config.json")
-    for key in ("attn_implementation", "quantization_config", "use_kernels"):
-        if values.get(key):  # which may name what to fetch and run
-            raise UserError(f"{folder / 'config.json'}: {key}={values[key]} is not followed")
+    for key, value in _options(json_object(folder / "config.json")):
+        if value and NAMES_CODE.fullmatch(key) and value not in PLAIN:
+            raise UserError(f"{folder / 'config.json'}: {key}={value} is not followed")
     if not (folder / "model.safetensors.index.json").is_file():
         check_weights(folder, "model.safetensors")
     return type(base).from_pretrained(str(folder), dtype=torch.float32, use_safetensors=True)
+
+
+def _options(values: Any) -> Iterator[tuple[str, Any]]:
+    """Names and values of all options, those of a model's parts too."""
+    rest = [values]
+    while rest:
+        value = rest.pop()
+        if isinstance(value, dict):
+            yield from value.items()
+            rest += value.values()
+        elif isinstance(value, list):
+            rest += value
 
 
 def _is_plain_lora(model: PeftModel) -> bool:

@@ -1,13 +1,15 @@
 """``export merge=true``: what is left on the disk does what the adapter does, or nothing is."""
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from bilevel.lowrank import merging
 from experiments import export
@@ -50,6 +52,20 @@ def test_a_tied_output_layer(tied: Path, tmp_path: Path, capsys: Any) -> None:
         export.main([f"run={tied / 'run'}", f"out={tmp_path}", "merge=true"])
     assert stop.value.code == 2
     assert "is there already: give another folder by out=" in capsys.readouterr().err
+
+
+def test_a_full_disk_leaves_nothing_in_the_way(
+    tied: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", full)
+    with pytest.raises(SystemExit) as stop:
+        export.main([f"run={tied / 'run'}", f"out={tmp_path / 'out'}", "merge=true"])
+    assert stop.value.code == 2
+    assert "free some space" in capsys.readouterr().err
+    assert not list((tmp_path / "out").rglob("*"))
 
 
 @pytest.mark.parametrize("call", [1, 2])

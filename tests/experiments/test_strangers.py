@@ -329,6 +329,19 @@ def test_a_whole_model_that_is_a_pickle(folder, trap, base):
     assert not trap.exists()
 
 
+@pytest.mark.parametrize("part", [None, "text_config"])
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
+def test_a_whole_model_that_names_kernels_of_the_hub(key, part, folder, base):
+    """transformers fetches them and imports them, where its package ``kernels`` is installed."""
+    base.save_pretrained(folder / "model")
+    path = folder / "model" / "config.json"
+    option = {key: "owner/repository"}
+    option = option if part is None else {part: option}
+    path.write_text(json.dumps(json.loads(path.read_text()) | option))
+    with pytest.raises(UserError, match=rf"{key}=owner/repository is not followed"):
+        saved_model.load(folder / "model", copy.deepcopy(base))
+
+
 def test_its_base_model_is_not_asked_for(folder, base, monkeypatch):
     path = folder / "adapter" / "adapter_config.json"
     said = {"base_model_name_or_path": "some/model", "revision": "x", "task_type": "SEQ_CLS"}

@@ -55,6 +55,18 @@ def test_wrong_sizes(
     assert not (tmp_path / "run" / "result.json").exists()
 
 
+def test_a_log_that_cannot_be_written(
+    tmp_path: Path, quick: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in a read-only folder that was begun; logging wraps what the disk said."""
+    (tmp_path / "run.log").mkdir()
+    with pytest.raises(SystemExit) as stop:
+        main([*quick, f"hydra.run.dir={tmp_path}"])
+    assert stop.value.code == 2
+    text = capsys.readouterr().err.splitlines()[-1]
+    assert text.startswith(f"error: cannot read or write {tmp_path / 'run.log'}: ")
+
+
 @pytest.mark.usefixtures("kept")
 def test_multirun_goes_on_after_a_failure(
     tmp_path: Path, quick: list[str], capsys: pytest.CaptureFixture[str]

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 
@@ -62,6 +63,20 @@ def test_where_python_cannot_raise() -> None:
 
     with stopping.orderly(), pytest.raises(stopping.Stopped):
         part()
+
+
+def test_what_else_cannot_be_raised_goes_where_it_went(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test's or a notebook's own hook, not the terminal."""
+
+    class Broken:
+        def __del__(self) -> None:
+            raise ValueError("broken")
+
+    found: list[str] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda what: found.append(str(what.exc_value)))
+    with stopping.orderly(), stopping.orderly():
+        Broken()
+    assert found == ["broken"]
 
 
 def test_ignored_signals_stay_ignored() -> None:

@@ -231,6 +231,10 @@ def test_models_that_cannot_be_found(tmp_path, monkeypatch):
     refused("no config.json", pretrained=str(tmp_path))
     refused(r"model\.pretrained")
     refused("pip install it", package="no_such_package", install="pip install it")
+    with pytest.raises(
+        UserError, match=r"model.pretrained=x: .*out of the package p.*package=null"
+    ):
+        ModelSpec("m", package="p", pretrained="x")
     refused("auto, sdpa, eager", pretrained="x", attn_implementation="flash")
     refused(r"dropout=1\.0.*in \[0, 1\)", pretrained="x", dropout=1.0)
     monkeypatch.setattr(hub, "reachable", lambda: False)

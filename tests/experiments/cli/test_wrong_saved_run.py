@@ -1,0 +1,52 @@
+"""Wrong words for what reads a finished run: one sentence, status 2, before a model loads."""
+
+from pathlib import Path
+
+import pytest
+
+from experiments import evaluate, export
+
+RUN = Path(__file__).parents[1] / "older_runs" / "finished"
+CASES = {
+    "seed=x": "seed=x integer",
+    "seed=": "seed= integer",
+    "seed=-1": "seed=-1 integer",
+    "seed=1.5": "seed=1.5 integer",
+    "seed=null": "seed=null integer",
+    "seed=true": "seed=true integer",
+    "seed=4294967296": "seed=4294967296 4294967295]",
+    "seed=[1]": "seed=[1] integer",
+    "seed={a:1}": "integer",
+    "seed=1,2": "seed=1,2 one value",
+    "seed": "'seed' name=value",
+    "=x": "'=x' name=value",
+    "+seed=3": "'+seed' seed",
+    "train.lr=3": "'train' task, model, seed",
+    "method=lora": "'method' task, model, seed",
+    "hydra.run.dir=x": "'hydra' task, model, seed",
+    "model=demo": "model=demo its own base",
+    "model.dropout=7": "model.dropout=7 [0, 1)",
+    "model.trust_remote_code=maybe": "model.trust_remote_code=maybe true or false",
+    "task=sst3": "'sst3' 'sst2'",
+    "task.nope=1": "'nope' task",
+    "task._target_=os.system": "task._target_=os.system classes",
+    "run=": "result.json",
+    "run=nowhere": "run=nowhere result.json",
+    "--seed=3": "--seed name=value",
+}
+
+
+@pytest.mark.parametrize("word", CASES)
+@pytest.mark.parametrize("program", [evaluate, export])
+def test_one_sentence(
+    program: object, word: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.models.pretrained.load_weights", None)
+    with pytest.raises(SystemExit) as stop:
+        program.main([f"run={RUN}", word])  # type: ignore[attr-defined]
+    assert stop.value.code == 2
+    text = capsys.readouterr().err
+    assert text.startswith("error: ")
+    assert len(text.splitlines()) == 1
+    for part in CASES[word].split(" "):
+        assert part in text
