@@ -150,8 +150,9 @@ def loss_terms(modules: Iterable[nn.Module], batch: Any) -> float:
         batch: with ``labels``, if it is one of a transformers model.
     """
     labels = batch.get("labels") if isinstance(batch, Mapping) else None
-    shifted = isinstance(labels, Tensor) and labels.dim() > 1 and any(map(_shifts, modules))
-    return count_terms({"labels": labels[:, 1:]} if shifted else batch)
+    if isinstance(labels, Tensor) and labels.dim() > 1 and any(map(_shifts, modules)):
+        return count_terms({"labels": labels[:, 1:]})
+    return count_terms(batch)
 
 
 def _shifts(module: nn.Module) -> bool:
