@@ -165,7 +165,7 @@ class Generation(FromFiles):
         if self.data_dir:
             paths = {name: find_split(self.data_dir, name) for name in wanted if name != HELD_OUT}
             if self.train_split is None and not any(paths.values()):
-                paths = scored_splits(self.data_dir)
+                paths = {**scored_splits(self.data_dir)}
             return {
                 name: (str(path), read_rows(path, self.dialect))
                 for name, path in paths.items()

@@ -69,7 +69,8 @@ class Tagging(FromFiles):
         check_installed()
         if not self.data_dir:
             raise UserError(f"task={self.name} needs task.data_dir=DIR")
-        twice = [name for name in self.tag_names or () if self.tag_names.count(name) > 1]
+        names = self.tag_names or ()
+        twice = [name for name in names if names.count(name) > 1]
         if twice:
             raise UserError(f"task.tag_names has {twice[0]!r} twice: each number has its own tag")
         check_distinct(
