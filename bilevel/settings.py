@@ -255,7 +255,7 @@ def _range(metadata: Sequence[Any]) -> str:
     if high[0] > 1:  # no share: brackets are for those who know them
         words = (
             f"{low[0]:g} or more" if low[1] else f"more than {low[0]:g}",
-            f"{high[0]:,.12g} at the most" if high[1] else f"less than {high[0]:,.12g}",
+            f"{high[0]:.12g} at the most" if high[1] else f"less than {high[0]:.12g}",
         )
         return ", ".join(words)
     return f"in {'[' if low[1] else '('}{low[0]}, {high[0]}{']' if high[1] else ')'}"
