@@ -285,12 +285,12 @@ def _checked(value: Any, hint: Any, path: str, nothing: str, read: bool = False)
     # A text that reads like something else is quoted, or "4: this must be an integer" would puzzle.
     looks_else = isinstance(value, str) and _reads_as_another(value)
     shown = repr(value) if looks_else else written(value, nothing)
-    more = ""
+    wanted, more = describe(hint, nothing), ""
     if isinstance(value, float) and not math.isfinite(value):
         more = " and finite"
-    elif type(value) is int and value > MOST:
+    elif type(value) is int and value > MOST and "at the most" not in wanted:
         more = f", and no more than {MOST}"
-    raise UserError(f"{path}={shown}: this must be {describe(hint, nothing)}{more}")
+    raise UserError(f"{path}={shown}: this must be {wanted}{more}")
 
 
 @functools.cache

@@ -72,7 +72,7 @@ CASES = {
         ["train.warmup_steps=9", "method.lower.warmup_ratio=0.1"],
         ["train.warmup_steps=9", "method.lower.warmup_ratio=0.1", "both"],
     ),
-    "negative rate": (["train.lr=-1"], ["train.lr=-1", "(0, 1000"]),
+    "negative rate": (["train.lr=-1"], ["train.lr=-1", "more than 0"]),
     "no targets": (["train.target_modules=[]"], ["train.target_modules=[]", "a list"]),
     "a value for a group": (["train=fast"], ["train=fast", "group of options", "train.epochs"]),
     "no value": (["seed"], ["'seed'", "name=value"]),
