@@ -61,8 +61,8 @@ print(json.dumps(found))
 # A command line -> parts of the sentence: the option, and a key word or two.
 CONFIGURATION = {
     # the seed
-    "seed=4294967296": "seed=4294967296 4294967295]",
-    "seed=99999999999999999999": "seed=99999999999999999999 4294967295]",
+    "seed=4294967296": "seed=4294967296 4294967295",
+    "seed=99999999999999999999": "seed=99999999999999999999 4294967295",
     "seed=-1": "seed=-1 integer",
     "seed=x": "seed=x integer",
     "seed=1.5": "seed=1.5 integer",
