@@ -46,6 +46,10 @@ def told_when_full(folder: Path) -> Iterator[None]:
     try:
         # First: where a file is in the way, the libraries write nothing and say nothing.
         folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # of any kind: parents are made, so none is a defect
+        reason = refusal(error) or error.strerror
+        raise StorageError(f"cannot write {error.filename or folder}: {reason}") from error
+    try:
         yield
     except (OSError, SafetensorError) as error:
         reason = refusal(error)

@@ -43,6 +43,18 @@ def test_a_file_in_the_way(tmp_path):
             pytest.fail("nothing could have been written")
 
 
+def test_a_folder_that_cannot_be(tmp_path, monkeypatch):
+    """As below /proc, where even a parent that is made is not there."""
+
+    def refuse(self, **options):
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(self))
+
+    monkeypatch.setattr(type(tmp_path), "mkdir", refuse)
+    with pytest.raises(StorageError, match="cannot write .*new: No such"):
+        with told_when_full(tmp_path / "new"):
+            pytest.fail("nothing could have been written")
+
+
 @pytest.mark.parametrize(
     "error", [FileNotFoundError(errno.ENOENT, "No such file"), SafetensorError("InvalidHeader")]
 )
