@@ -50,9 +50,9 @@ def test_a_folder_that_cannot_be(tmp_path, monkeypatch):
         raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(self))
 
     monkeypatch.setattr(type(tmp_path), "mkdir", refuse)
-    with pytest.raises(StorageError, match="cannot write .*new: No such"):
-        with told_when_full(tmp_path / "new"):
-            pytest.fail("nothing could have been written")
+    folder = tmp_path / "new"
+    with pytest.raises(StorageError, match=r"cannot write .*new: No such"), told_when_full(folder):
+        pytest.fail("nothing could have been written")
 
 
 @pytest.mark.parametrize(
