@@ -82,7 +82,7 @@ def save_state(path: str | os.PathLike[str], state: Any) -> None:
             os.replace(aside, path)
         finally:
             aside.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        sync(path.parent)  # the rename itself survives a power cut
     except OSError as error:
         raise StorageError(
             f"cannot write {path}: {refusal(error) or error}; earlier checkpoints are untouched"
@@ -217,8 +217,3 @@ def _check(path: Path) -> None:
             digest.update(chunk)
     if digest.hexdigest().encode() != found.group(1):
         raise CheckpointDamaged(f"{path} is damaged: its content does not match its checksum")
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself survive a power cut."""
-    sync(folder)

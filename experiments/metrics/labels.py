@@ -9,7 +9,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bilevel.errors import UserError, listed, nearest
+from bilevel.errors import UserError, listed
+from experiments.metrics.names import check_names
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,7 +19,6 @@ __all__ = [
     "LABEL_SET_METRICS",
     "METRICS",
     "accuracy",
-    "check_label_set_metrics",
     "check_metrics",
     "exact_match",
     "f1",
@@ -119,18 +119,6 @@ LABEL_SET_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 }
 
 
-def check_label_set_metrics(metrics: Sequence[str], option: str = "task.metrics") -> None:
-    """Raise UserError for no metric, or one that sets of labels do not have."""
-    if not metrics:
-        raise UserError(f"{option} is empty: name at least one")
-    for metric in metrics:
-        if metric not in LABEL_SET_METRICS:
-            known = f"{listed(LABEL_SET_METRICS)}{nearest(metric, LABEL_SET_METRICS)}"
-            raise UserError(
-                f"{option}: {metric!r} is no score of several labels a text: allowed are {known}"
-            )
-
-
 OF_NUMBERS = ("pearson", "spearman")  # the others are of classes
 
 
@@ -147,13 +135,9 @@ def check_metrics(
     Raises:
         UserError: no metric, an unknown one, or one of another kind of answer.
     """
-    if not metrics:
-        raise UserError(f"{option} is empty: name at least one")
     allowed = [name for name in METRICS if (name in OF_NUMBERS) == (classes == 1)]
+    check_names(metrics, METRICS, option, allowed)
     for metric in metrics:
-        if metric not in METRICS:
-            known = f"{listed(allowed)}{nearest(metric, allowed)}"
-            raise UserError(f"{option}: unknown metric {metric!r}: allowed are {known}")
         if metric not in allowed:
             of, other = ("numbers", "classes") if classes == 1 else ("classes", "numbers")
             raise UserError(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
 
-from bilevel.errors import UserError, listed, nearest
+from bilevel.errors import UserError
 
-__all__ = ["TAG_METRICS", "by_type", "check_installed", "check_metrics", "settings"]
+__all__ = ["TAG_METRICS", "by_type", "check_installed", "settings"]
 
 Tags = Sequence[Sequence[str]]
 
@@ -92,16 +92,6 @@ def settings() -> dict[str, str]:
     )
     words = f"{by}: share of words with the right tag, words beyond task.max_length as O"
     return {name: words if name == "token_accuracy" else entities for name in TAG_METRICS}
-
-
-def check_metrics(metrics: Sequence[str], option: str) -> None:
-    """Raise UserError for no metric, or one that tags do not have."""
-    if not metrics:
-        raise UserError(f"{option} is empty: name at least one")
-    for metric in metrics:
-        if metric not in TAG_METRICS:
-            known = f"{listed(TAG_METRICS)}{nearest(metric, TAG_METRICS)}"
-            raise UserError(f"{option}: unknown metric {metric!r}: allowed are {known}")
 
 
 def check_installed() -> None:

@@ -145,7 +145,7 @@ def _configuration(folder: Path, given: Collection[str]) -> dict[str, Any]:
     used = {**stored.checked(used, path, given), "seed": found["seed"]}
     seed = from_values(Root, {"seed": used["seed"]}, "").seed
     # A folder must not be able to allow that its model's own code is run.
-    said = {**used["model"]} if used["model"] is not None else {}
+    said = dict(used["model"])
     if said.pop(TRUST, False) or f"model.{TRUST}" in given:
         said[TRUST] = False
     return {**used, "model": said, "seed": seed}

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bilevel.errors import UserError, listed
-from experiments.metrics.labels import check_label_set_metrics, check_metrics
+from experiments.metrics.labels import LABEL_SET_METRICS, check_metrics
+from experiments.metrics.names import check_names
 from experiments.tasks.from_files import (
     HELD_OUT,
     ColumnName,
@@ -89,7 +90,7 @@ class Classification(FromFiles):
                 "with task.multi_label=true"
             )
         if self.multi_label:
-            check_label_set_metrics(self.scores)
+            check_names(self.scores, LABEL_SET_METRICS, "task.metrics")
         else:
             check_metrics(self.scores, 1 if self.regression else None)
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from bilevel.errors import UserError, listed, nearest
+from bilevel.errors import UserError
 from bilevel.settings import Count
 from experiments.answers import Decoding
+from experiments.metrics.names import check_names
 from experiments.metrics.text import TEXT_METRICS, Tokenization
 from experiments.tasks.examples import TextExample
 from experiments.tasks.from_files import HELD_OUT, FromFiles
@@ -228,10 +229,6 @@ def grouped(pairs: Sequence[TextExample]) -> list[TextExample]:
 
 def check_metrics(metrics: Sequence[str], option: str = "task.metrics") -> None:
     """Raise UserError for no metric, an unknown one, or one whose package is missing."""
-    if not metrics:
-        raise UserError(f"{option} is empty: name at least one")
+    check_names(metrics, TEXT_METRICS, option)
     for metric in metrics:
-        if metric not in TEXT_METRICS:
-            known = f"{listed(TEXT_METRICS)}{nearest(metric, TEXT_METRICS)}"
-            raise UserError(f"{option}: unknown metric {metric!r}: allowed are {known}")
         TEXT_METRICS[metric].require_packages()

@@ -8,8 +8,8 @@ from typing import Any
 
 from bilevel.errors import UserError
 from experiments.answers import CLASSES, LABELS, NUMBER, TAGS, TEXT, Answers, Decoding
-from experiments.metrics import labels, tags
-from experiments.metrics.labels import LABEL_SET_METRICS
+from experiments.metrics.labels import LABEL_SET_METRICS, check_metrics
+from experiments.metrics.names import check_names
 from experiments.metrics.tags import TAG_METRICS, check_installed
 from experiments.models.vocabulary import check_rows
 from experiments.tasks import generation
@@ -80,11 +80,11 @@ class GivenTask(Task):
         if self.answers.kind == TEXT:
             generation.check_metrics(metrics, "metrics")
         elif self.answers.kind == TAGS:
-            tags.check_metrics(metrics, "metrics")
+            check_names(metrics, TAG_METRICS, "metrics")
         elif self.answers.kind == LABELS:
-            labels.check_label_set_metrics(metrics, "metrics")
+            check_names(metrics, LABEL_SET_METRICS, "metrics")
         else:
-            labels.check_metrics(metrics, self.answers.size, "metrics")
+            check_metrics(metrics, self.answers.size, "metrics")
 
     def _check_names(self) -> None:
         """Entities are told by the tags' names, which transformers makes up if nobody gives any."""

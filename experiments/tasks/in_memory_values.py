@@ -12,8 +12,6 @@ from bilevel.errors import UserError, listed
 
 __all__ = ["integers", "number", "rows_of", "unpadded"]
 
-NO_LABEL = -100
-
 
 def rows_of(split: str, rows: Any) -> Iterable[Any]:
     """A split's rows as plain Python values, whatever format a data set is set to.

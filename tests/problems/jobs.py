@@ -42,6 +42,8 @@ def make_data(n: int = 48, seed: int = 0) -> TrainData:
 class SmallJob:
     """The whole Job protocol in memory; :func:`train` has it run what a stage prepares."""
 
+    layers = 2
+
     def __init__(self, hypergradient=None, seed: int = 0, n: int = 48, **settings: Any) -> None:
         self.seed = seed
         self.data = make_data(n)
@@ -60,7 +62,7 @@ class SmallJob:
         config = BertConfig(
             vocab_size=32,
             hidden_size=16,
-            num_hidden_layers=2,
+            num_hidden_layers=self.layers,
             num_attention_heads=2,
             intermediate_size=16,
             max_position_embeddings=16,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy.special import expit
@@ -14,7 +14,7 @@ from torch.nn import functional
 from experiments.answers import LABELS, Answers
 from experiments.metrics.labels import LABEL_SET_METRICS
 from experiments.tasks.examples import Example
-from experiments.tasks.kinds.labelled import DIGITS, LabelledData, over_tests
+from experiments.tasks.kinds.labelled import DIGITS, LabelledData
 
 __all__ = ["LabelSetData"]
 
@@ -25,6 +25,8 @@ class LabelSetData(LabelledData):
 
     Examples are `LabelSetExample`; the loss is the binary cross-entropy, a mean over labels.
     """
+
+    scored_by: ClassVar[Mapping[str, Callable[[np.ndarray, np.ndarray], float]]] = LABEL_SET_METRICS
 
     @property
     def answers(self) -> Answers:
@@ -47,24 +49,10 @@ class LabelSetData(LabelledData):
         names = self.label_names or []
         return {names[i] for rows in self.tests.values() for e in rows for i in e.labels}
 
-    def renumbered(self, names: tuple[str, ...]) -> Self:
-        """See :meth:`TaskData.renumbered`."""
-        numbers = {i: names.index(n) for i, n in enumerate(self.label_names or ()) if n in names}
-
-        def kept(examples: list[Any]) -> list[Any]:
-            return [
-                e._replace(labels=tuple(sorted(numbers[i] for i in e.labels)))
-                for e in examples
-                if all(i in numbers for i in e.labels)
-            ]
-
-        return replace(
-            self,
-            train=kept(self.train),
-            validation=None if self.validation is None else kept(self.validation),
-            tests={name: kept(rows) for name, rows in self.tests.items()},
-            label_names=list(names),
-        )
+    def _renumbered(self, example: Any, numbers: Mapping[int, int]) -> Any:
+        if not all(i in numbers for i in example.labels):
+            return None
+        return example._replace(labels=tuple(sorted(numbers[i] for i in example.labels)))
 
     def stratify(self, examples: Sequence[Any]) -> list[int] | None:
         """None: sets are not stratified."""
@@ -86,21 +74,6 @@ class LabelSetData(LabelledData):
         total = functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
         return float(total), labels.numel()
 
-    def score(self, predictions: dict[str, list[Any]]) -> dict[str, float | None]:
-        """See :meth:`TaskData.score`."""
-        found = {name: np.array(predictions[name]) > 0 for name in self.tests}
-        right = {
-            name: np.array([self._marks(e) for e in rows]) > 0 for name, rows in self.tests.items()
-        }
-        return over_tests(
-            self.metrics,
-            lambda metric, names: LABEL_SET_METRICS[metric](
-                np.concatenate([found[name] for name in names]),
-                np.concatenate([right[name] for name in names]),
-            ),
-            list(self.tests),
-        )
-
     def records(self, predictions: Sequence[Any], examples: Sequence[Any]) -> list[dict[str, Any]]:
         """``index``, ``label`` and ``prediction`` (lists of names), each label's probability."""
         names = self.label_names or []
@@ -111,6 +84,12 @@ class LabelSetData(LabelledData):
             row = {"index": i, "label": [names[j] for j in example.labels], "prediction": said}
             found.append({**row, "probabilities": [round(share, DIGITS) for share in shares]})
         return found
+
+    def _decide(self, logits: list[np.ndarray]) -> np.ndarray:
+        return np.array(logits) > 0
+
+    def _right(self, examples: Sequence[Any]) -> np.ndarray:
+        return np.array([self._marks(example) for example in examples]) > 0
 
     def _marks(self, example: Any) -> list[float]:
         return [float(i in example.labels) for i in range(len(self.label_names or ()))]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from scipy.special import softmax
@@ -30,8 +30,10 @@ class LabelledData(TaskData):
 
     Attributes:
         label_names: the classes' names, in the order of their numbers; None for regression.
+        scored_by: metric by name, of predictions and right answers as arrays.
     """
 
+    scored_by: ClassVar[Mapping[str, Callable[[np.ndarray, np.ndarray], float]]] = METRICS
     label_names: list[str] | None = None
 
     @property
@@ -58,9 +60,8 @@ class LabelledData(TaskData):
         numbers = {i: names.index(n) for i, n in enumerate(self.label_names or ()) if n in names}
 
         def kept(examples: list[Any]) -> list[Any]:
-            return [
-                e._replace(label=numbers[int(e.label)]) for e in examples if int(e.label) in numbers
-            ]
+            found = (self._renumbered(example, numbers) for example in examples)
+            return [example for example in found if example is not None]
 
         return replace(
             self,
@@ -69,6 +70,11 @@ class LabelledData(TaskData):
             tests={name: kept(rows) for name, rows in self.tests.items()},
             label_names=list(names),
         )
+
+    def _renumbered(self, example: Any, numbers: Mapping[int, int]) -> Any:
+        """An example with another number for its class; None where that has none."""
+        number = numbers.get(int(example.label))
+        return None if number is None else example._replace(label=number)
 
     def stratify(self, examples: Sequence[Any]) -> list[int] | None:
         """Class numbers for a stratified split; None for regression."""
@@ -136,12 +142,12 @@ class LabelledData(TaskData):
     def score(self, predictions: dict[str, list[Any]]) -> dict[str, float | None]:
         """See :meth:`TaskData.score`."""
         found = {name: self._decide(predictions[name]) for name in self.tests}
-        labels = {name: np.array([e.label for e in rows]) for name, rows in self.tests.items()}
+        right = {name: self._right(rows) for name, rows in self.tests.items()}
         return over_tests(
             self.metrics,
-            lambda metric, names: METRICS[metric](
+            lambda metric, names: self.scored_by[metric](
                 np.concatenate([found[name] for name in names]),
-                np.concatenate([labels[name] for name in names]),
+                np.concatenate([right[name] for name in names]),
             ),
             list(self.tests),
         )
@@ -169,6 +175,9 @@ class LabelledData(TaskData):
     def _decide(self, logits: list[np.ndarray]) -> np.ndarray:
         table = np.array(logits)
         return table[:, 0] if self.label_names is None else table.argmax(axis=1)
+
+    def _right(self, examples: Sequence[Any]) -> np.ndarray:
+        return np.array([example.label for example in examples])
 
 
 def over_tests(

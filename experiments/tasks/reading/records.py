@@ -18,10 +18,6 @@ SPACE = re.compile(r"[ \t\r\n]*")
 INDEX = re.compile(r"__index_level_\d+__")  # where pandas keeps the numbers of its rows
 
 
-class _RepeatedKeyError(ValueError):
-    """An object names a key twice."""
-
-
 def read_json(text: str, path: Path) -> list[Row]:
     """The rows of one array of objects, or of an object a line, whatever the file's name says.
 
@@ -150,7 +146,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise _RepeatedKeyError(
+        raise ValueError(
             f"the object has twice {listed({repr(n) for n in names if names.count(n) > 1})}"
         )
     return found

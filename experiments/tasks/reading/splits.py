@@ -123,12 +123,7 @@ def own_splits(data_dir: str, suffixes: Sequence[str] = SUFFIXES) -> dict[str, S
         if not path.name.lower().endswith(tuple(suffixes)):
             raise UserError(f"task.data_dir={path}: its name must end in one of {listed(suffixes)}")
         return {"train": SplitFiles([path])}
-    found = {
-        split: files
-        for split in SPLITS
-        if (files := find_split(data_dir, split, suffixes)) is not None
-    }
-    found = found or _single(path, suffixes)
+    found = _named(data_dir, suffixes) or _single(path, suffixes, "train")
     if "train" not in found:
         raise no_split(data_dir, "train", suffixes)
     return found
@@ -145,12 +140,7 @@ def scored_splits(
     path = Path(data_dir).expanduser()
     if path.is_file() and path.name.lower().endswith(tuple(suffixes)):
         return {"test": SplitFiles([path])}
-    found = {
-        split: files
-        for split in SPLITS
-        if (files := find_split(data_dir, split, suffixes)) is not None
-    }
-    return found or _single(path, suffixes, "test")
+    return _named(data_dir, suffixes) or _single(path, suffixes, "test")
 
 
 def no_test(data_dir: str, suffixes: Sequence[str] = SUFFIXES) -> UserError:
@@ -163,7 +153,13 @@ def no_test(data_dir: str, suffixes: Sequence[str] = SUFFIXES) -> UserError:
     return no_split(data_dir, "test or validation", suffixes, advice)
 
 
-def _single(folder: Path, suffixes: Sequence[str], split: str = "train") -> dict[str, SplitFiles]:
+def _named(data_dir: str | Path, suffixes: Sequence[str]) -> dict[str, SplitFiles]:
+    """The splits whose names a folder's files have."""
+    found = {split: find_split(data_dir, split, suffixes) for split in SPLITS}
+    return {split: files for split, files in found.items() if files is not None}
+
+
+def _single(folder: Path, suffixes: Sequence[str], split: str) -> dict[str, SplitFiles]:
     """A folder's only data file, whatever it is called, as a split."""
     files = list(_data_files(folder, suffixes).values())
     if len(files) != 1:

@@ -23,7 +23,7 @@ POINTS: dict[str, tuple[str, str | None, str, int, bool]] = {
     "before the first checkpoint": ("bilevel.engine", "BilevelEngine", "train_step", 1, True),
     "in the search": ("bilevel.engine", "BilevelEngine", "train_step", 3, True),
     "in a lower step": ("bilevel.problem", "BilevelProblem", "optimizer_step", 8, False),
-    "while saving": ("bilevel.checkpoint.state_file", None, "_sync_folder", 2, False),
+    "while saving": ("bilevel.checkpoint.state_file", None, "sync", 2, False),
     "in an evaluation": ("experiments.training.callbacks", None, "score", 1, True),
     "after the search's last step": (
         "experiments.training.callbacks",

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from transformers import AutoModelForSequenceClassification, BertConfig
 
 from experiments.reproduction.cells import Cell
 from experiments.reproduction.entries import load, names
@@ -46,17 +45,7 @@ def method_of(cell: Cell) -> SaLoRA:
 class Window(WatchedJob):
     """A training with a model of one layer that ends with the gates' window."""
 
-    def build_model(self):
-        torch.manual_seed(self.seed)
-        config = BertConfig(
-            vocab_size=32,
-            hidden_size=16,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            intermediate_size=16,
-            max_position_embeddings=16,
-        )
-        return AutoModelForSequenceClassification.from_config(config)
+    layers = 1
 
     def run(self, training):
         window = training.problems[0].gate_window
