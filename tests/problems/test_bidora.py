@@ -244,7 +244,8 @@ def test_unrolled_lacks_the_norm_that_pefts_gradient_leaves_out():
         shift[index] = h
         whole[index] = (loss(shift) - loss(-shift)) / (2 * h)
     missing = (whole - found)[some].norm()
-    assert missing > 3e-3 * (whole - direct)[some].norm()  # 7e-3 of the implicit term
+    share = missing / (whole - direct)[some].norm()
+    assert share == pytest.approx(7e-3, rel=0.2)  # as docs/hypergradients.md has it
     assert missing > 1e-6 * whole[some].norm()  # and not the difference's rounding
     assert "norm" in BiDoRA.inexact
 

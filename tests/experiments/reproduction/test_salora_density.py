@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -98,6 +99,16 @@ def test_every_window_of_the_tables_reaches_its_density() -> None:
         lr = float(cell.settings["train.lr"])
         found = reached(method_of(cell), count, lr)
         assert found == pytest.approx(density, abs=NEAR), cell.label
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "expected"), [("rte", 0.74), ("mrpc", 0.71)])
+def test_at_the_papers_rates_short_windows_do_not_reach_it(task: str, expected: float) -> None:
+    """By the numbers of docs/methods.md."""
+    cell = next(cell for cell in cells_of("salora/glue") if cell.task == task)
+    method = method_of(cell)
+    method = replace(method, gate_lr=0.01, multiplier=replace(method.multiplier, lr=0.01))
+    assert reached(method, steps(cell), 3e-4) == pytest.approx(expected, abs=0.01)
 
 
 @pytest.mark.parametrize(("constraint", "said"), [(True, 1), (False, 0)])
