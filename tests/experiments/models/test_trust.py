@@ -6,14 +6,16 @@ The code would leave a file behind, ``sprung``.
 import json
 import pickle
 import shutil
+import sys
 from contextlib import suppress
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from bilevel.errors import UserError
-from experiments.answers import CLASSES, Answers
+from experiments.answers import CLASSES, TEXT, Answers
 from experiments.models.spec import ModelSpec
 
 TWO = Answers(CLASSES, 2, ("no", "yes"))
@@ -44,7 +46,9 @@ def folder(tiny, tmp_path, trap, monkeypatch):
         raise AssertionError("nobody is to be asked")
 
     monkeypatch.setattr("builtins.input", asked)
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(sys, "path", list(sys.path))  # where the cache is put
+    cache = str(tmp_path / "cache")
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", cache)
     copied = shutil.copytree(tiny, tmp_path / "model")
     (copied / "own.py").write_text(MODULE.format(trap=str(trap)))
     return copied
@@ -90,13 +94,16 @@ def test_a_tokenizer_of_its_own(folder, trap):
     assert not trap.exists()
 
 
-def test_code_that_generates(folder, trap):
+@pytest.mark.parametrize("trusted", [False, True])
+def test_code_that_generates(trusted, folder, trap):
+    (folder / "model.safetensors").unlink()
+    sizes = {"n_embd": 8, "n_layer": 1, "n_head": 1, "n_positions": 32}
+    GPT2LMHeadModel(GPT2Config(vocab_size=5000, **sizes)).save_pretrained(folder)
     (folder / "custom_generate").mkdir()
-    (folder / "custom_generate" / "generate.py").write_text(MODULE.format(trap=str(trap)))
-    put(folder / "config.json", auto_map={"AutoModelForCausalLM": "own.OwnModel"})
-    with suppress(UserError):  # or it does without the code
-        spec(folder).load(TWO, 0)
-    assert not trap.exists()
+    generate = f"open({str(trap)!r}, 'w')\ndef generate(model, *args, **options): ...\n"
+    (folder / "custom_generate" / "generate.py").write_text(generate)
+    spec(folder, trust_remote_code=trusted).load(Answers(TEXT, 0), 0)
+    assert trap.exists() is trusted
 
 
 class Sprung:
