@@ -15,6 +15,7 @@ from experiments.models.spec import ModelSpec
 from tests.experiments import writers
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab29\nsize 12345\n"
+DEEP = (99998).to_bytes(8, "little") + b"[" * 49999 + b"]" * 49999  # as a file's header
 Change = Callable[[Path], object]
 
 
@@ -67,6 +68,7 @@ SOURCE = [
     ("model.safetensors", cut("model.safetensors", 900), "only a part"),
     ("model.safetensors", cut("model.safetensors", 20000), "has 20,000 bytes and should have"),
     ("model.safetensors", holds("model.safetensors", "<html>none</html>" * 99), "no safetensors"),
+    ("model.safetensors", holds("model.safetensors", DEEP), "no safetensors"),
     ("2 of the", sharded(lambda f: [part(f).unlink(), part(f).unlink()]), "lacks 2 of the"),
     ("index.json", sharded(holds("model.safetensors.index.json", "{}")), "no 'weight_map'"),
     ("config.json", holds("config.json", '{"model_type":'), "no JSON: line 1"),
