@@ -106,6 +106,22 @@ class CommandLine:
         overrides = places.settled(overrides, known.multirun)
         return cls(overrides, folder, known.multirun, flags, known.help)
 
+    @classmethod
+    def of_one(cls, words: Sequence[str]) -> CommandLine:
+        """Take the command line of a program that does one thing apart: no sweep, no flag of Hydra.
+
+        Raises:
+            UserError: such a flag, which would do nothing.
+        """
+        line = cls.parse(words)
+        given = [*(["--multirun (-m)"] if line.multirun else []), *line.flags]
+        if given:
+            raise UserError(
+                f"{given[0]} is for experiments.run: this program takes --config-dir and --help, "
+                "and options as name=value"
+            )
+        return line
+
     def value(self, key: str) -> str | None:
         """The last value given to ``key``, None if it is not on the command line."""
         found = [word.partition("=")[2] for word in self.overrides if word.startswith(f"{key}=")]

@@ -33,6 +33,11 @@ CASES = {
     "run=": "result.json",
     "run=nowhere": "run=nowhere result.json",
     "--seed=3": "--seed name=value",
+    "-m": "--multirun experiments.run --config-dir",
+    "--multirun": "--multirun experiments.run",
+    "--cfg=job": "--cfg experiments.run",
+    "--resolve": "--resolve experiments.run",
+    "--info": "--info experiments.run",
 }
 
 
