@@ -139,6 +139,13 @@ def test_what_the_files_say_does_not_go_together(change: Change, said: str, fold
         ModelSpec("hub", pretrained=str(folder)).load(Answers(CLASSES, 2), 0)
 
 
+def test_a_package_that_is_missing_is_not_said_to_be_the_tokenizers(folder: Path) -> None:
+    configured(quantization_config={"quant_method": "gptq", "bits": 4})(folder)
+    with pytest.raises(UserError, match=r"needs another package: .*GPTQ") as caught:
+        ModelSpec("hub", pretrained=str(folder)).load(Answers(TEXT, 0), 0)
+    assert "tokenizers" not in str(caught.value)
+
+
 def test_the_model_counts_that_as_padding_which_the_tokenizer_pads_with(folder: Path) -> None:
     """A decoder that classifies reads the last token that is no padding."""
     configured(pad_token_id=5)(folder)
