@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
 from bilevel.errors import UserError, nearest
@@ -15,7 +17,7 @@ from experiments.cli import places, stopping
 from experiments.cli.messages import USER_ERRORS, refused, sentence
 from experiments.cli.output import go_on_unread
 
-__all__ = ["FAILURE", "CommandLine", "explain", "fail", "one_sentence"]
+__all__ = ["FAILURE", "CommandLine", "explain", "fail", "one_sentence", "refuse_options"]
 
 FAILURE = 2
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -61,6 +63,24 @@ def fail(text: str, status: int = FAILURE) -> NoReturn:
     """Say what is wrong and exit."""
     print(f"error: {text}", file=sys.stderr)
     raise SystemExit(status)
+
+
+def refuse_options(folders: Sequence[Path]) -> None:
+    """Refuse ``run=DIR`` where a program takes ``DIR`` as it stands, unless it is so called.
+
+    Raises:
+        UserError: says the folder alone.
+    """
+    for folder in folders:
+        key, equals, value = str(folder).partition("=")
+        if (
+            equals
+            and value
+            and key in ("run", "runs", "folder", "dir", "out")
+            and not folder.exists()
+        ):
+            given = "--out " * (key == "out") + shlex.quote(value)
+            raise UserError(f"{folder}: this program takes folders as they are, {given}")
 
 
 @dataclass(frozen=True)
