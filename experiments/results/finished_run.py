@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from bilevel.checkpoint.sums import check_sums
 from bilevel.errors import UserError
 from bilevel.settings import from_values
 from experiments.cli import places
@@ -118,10 +119,18 @@ class SavedRun:
         return matched(data, self.result, str(self.folder))
 
     def base(self, task: TaskData) -> LoadedModel:
-        """The base model with an untrained head, and its tokenizer."""
+        """The base model with an untrained head, and its tokenizer.
+
+        Raises:
+            UserError: it cannot be loaded, or the run's own copy is damaged or names code to run.
+        """
         model = self.config.model
         own = self.folder / record.BASE
         if own.is_dir():  # the run was started from another, and kept the weights it began with
+            from experiments.results import saved_model  # torch, for good words only
+
+            check_sums(own)
+            saved_model.refuse_code(own)
             changes = {"warm_start": None, "package": None, "pretrained": str(own)}
             known = {key: value for key, value in changes.items() if key in model or value}
             model = OmegaConf.merge(OmegaConf.create(OmegaConf.to_container(model)), known)
