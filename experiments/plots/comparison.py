@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from experiments.plots.records import method_name
-from experiments.plots.style import BLUE, OKABE_ITO, canvas, headline, wrapped
+from experiments.plots.style import BLUE, OKABE_ITO, canvas, headline, logarithmic, wrapped
 
 __all__ = ["draw"]
 
@@ -84,8 +84,7 @@ def _measure(
     axes.grid(axis="y", visible=False)
     axes.margins(x=0.15)
     if min(values) > 0 and max(values) > 30 * min(values):
-        axes.set_xscale("log")
-        axes.grid(True, which="minor", axis="x", linewidth=0.4)
+        logarithmic(axes, "x")
         return
     axes.ticklabel_format(axis="x", style="plain", useOffset=False)
     axes.locator_params(axis="x", nbins=5)

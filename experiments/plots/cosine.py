@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from experiments.plots.modules import grid
-from experiments.plots.style import canvas, headline, look
+from experiments.plots.style import canvas, headline, logarithmic, look
 
 __all__ = ["LINE", "by_part", "draw", "layer_axis"]
 
@@ -42,8 +42,7 @@ def by_part(
 
 def layer_axis(axes: Axes, layers: np.ndarray) -> None:
     """Whole numbers for layers below, a logarithmic axis beside."""
-    axes.set_yscale("log")
-    axes.grid(True, which="minor", axis="y", linewidth=0.4)
+    logarithmic(axes, "y")
     axes.set_xlim(layers.min() - 0.5, layers.max() + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 

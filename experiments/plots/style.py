@@ -7,14 +7,16 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 
 matplotlib.use("Agg")  # files only: no display is needed
 
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from experiments.cli.writing import beside
 
@@ -28,6 +30,7 @@ __all__ = [
     "VERMILLION",
     "canvas",
     "headline",
+    "logarithmic",
     "look",
     "wrapped",
 ]
@@ -98,3 +101,19 @@ def wrapped(name: str, width: int = 34) -> str:
 def headline(figure: Figure, text: str) -> None:
     """The title of a whole figure, at its left end."""
     figure.suptitle(text, fontsize=11, fontweight="bold", x=0.01, ha="left")
+
+
+class _Numbers(LogFormatter):
+    """Labels of a logarithmic axis without mathematics, which is read in no text here."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
+
+
+def logarithmic(axes: Axes, name: Literal["x", "y"]) -> None:
+    """Make an axis logarithmic, with a thin grid between the powers of ten."""
+    axes.set(**{f"{name}scale": "log"})
+    axis = axes.xaxis if name == "x" else axes.yaxis
+    axis.set_major_formatter(_Numbers(labelOnlyBase=False))
+    axis.set_minor_formatter(_Numbers(labelOnlyBase=False, minor_thresholds=(1, 0.4)))
+    axes.grid(True, which="minor", axis=name, linewidth=0.4)

@@ -11,7 +11,7 @@ import numpy as np
 from experiments.plots import heat
 from experiments.plots.modules import grid
 from experiments.plots.records import Record, final_values, method_name
-from experiments.plots.style import canvas, headline, look, wrapped
+from experiments.plots.style import canvas, headline, logarithmic, look, wrapped
 
 __all__ = ["draw"]
 
@@ -92,10 +92,9 @@ def _histograms(figure: Any, found: Sequence[tuple[dict[str, np.ndarray], dict[s
             linewidth=1.6,
             label=wrapped(method_name(result)) + note,
         )
-    axes.set_yscale("log")
+    logarithmic(axes, "y")
     axes.set_xlabel("value over the run's mean magnitude")
     axes.set_ylabel("% of the components in each bin")
-    axes.yaxis.set_major_formatter("{x:g}")
     figure.legend(loc="outside right upper", fontsize=9)
 
 

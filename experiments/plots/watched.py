@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from experiments.plots.records import Record, watched
-from experiments.plots.style import BLUE, GREY, INK, VERMILLION, canvas, headline
+from experiments.plots.style import BLUE, GREY, INK, VERMILLION, canvas, headline, logarithmic
 
 __all__ = ["draw_density", "draw_orthogonality", "draw_others"]
 
@@ -28,10 +28,9 @@ def draw_orthogonality(records: Sequence[Record], result: dict[str, Any], path: 
     with canvas(path, 6.5, 4.0) as figure:
         axes = figure.subplots()
         axes.plot(steps, positive, color=BLUE)
-        axes.set_yscale("log")
+        logarithmic(axes, "y")
         axes.set_ylabel(r"mean over matrices of $\|M^\top M - I\|_F^2$", parse_math=True)
         axes.set_xlabel("step")
-        axes.grid(True, which="minor", axis="y", linewidth=0.4)
         end = np.flatnonzero(np.isfinite(positive))[-1]
         axes.plot(steps[end], positive[end], "o", color=BLUE, clip_on=False)
         axes.annotate(

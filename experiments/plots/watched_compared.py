@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from experiments.plots.records import Record, method_name, watched
-from experiments.plots.style import INK, canvas, headline, look, wrapped
+from experiments.plots.style import INK, canvas, headline, logarithmic, look, wrapped
 
 __all__ = ["LABELS", "draw"]
 
@@ -48,7 +48,7 @@ def draw(runs: Sequence[tuple[Sequence[Record], dict[str, Any]]], name: str, pat
             targets.setdefault(setting, set()).update(target[np.isfinite(target)].tolist()[-1:])
     if sum(len(seeds) for here in found.values() for seeds in here.values()) < 2:
         return False
-    label, logarithmic = LABELS[name]
+    label, over_powers = LABELS[name]
     names = sorted({method for here in found.values() for method in here})
     looks = {method: look(i) for i, method in enumerate(names)}
     columns = min(COLUMNS, len(found))
@@ -66,10 +66,10 @@ def draw(runs: Sequence[tuple[Sequence[Record], dict[str, Any]]], name: str, pat
             axes.set_title(", ".join(setting))
             axes.set_xlabel("step")
             axes.set_xlim(left=0)
-            if logarithmic:
-                axes.set_yscale("log")
+            if over_powers:
+                logarithmic(axes, "y")
         for first in panels[: len(found) : columns]:
-            first.set_ylabel(label)
+            first.set_ylabel(label, parse_math=True)
         figure.legend(
             list(handles.values()),
             [wrapped(method) for method in handles],

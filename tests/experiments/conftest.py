@@ -9,6 +9,7 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from tokenizers import processors
 from transformers import BertConfig, BertModel
 
@@ -68,6 +69,18 @@ def quick(tiny: Path) -> list[str]:
     ]
 
 
+def raw_mathematics(figure: Figure) -> list[str]:
+    """Texts, those of ticks too, that show mathematics as it is typed; see ``text.parse_math``."""
+    ticks = [
+        label
+        for axes in figure.axes
+        for axis in (axes.xaxis, axes.yaxis)
+        for label in axis.get_ticklabels(which="both")
+    ]
+    texts = [*ticks, *figure.findobj(Text)]
+    return [t.get_text() for t in texts if not t.get_parse_math() and "$\\" in t.get_text()]
+
+
 @pytest.fixture
 def kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Figure]]:
     """The figures that are drawn, still open; their files are empty.
@@ -79,5 +92,7 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Figure]]:
     monkeypatch.setattr(plt, "close", found.append)
     monkeypatch.setattr(Figure, "savefig", lambda figure, path: path.touch())
     yield found
+    raw = {text for figure in found for text in raw_mathematics(figure)}
     for figure in found:
         close(figure)
+    assert not raw
