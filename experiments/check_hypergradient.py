@@ -231,7 +231,7 @@ def _error(result: CheckResult) -> float:
 @program(lambda: str(__doc__))
 def main(words: list[str]) -> None:
     """The program."""
-    line = CommandLine.parse(words)
+    line = CommandLine.of_one(words)
     own, overrides = take(line.overrides, steps="40", batches="4")
     numbers = {}
     for name, value in own.items():

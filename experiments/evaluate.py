@@ -48,7 +48,7 @@ def evaluate(run: SavedRun, adapter: Path) -> dict[str, float | None]:
 @program(lambda: str(__doc__))
 def main(words: list[str]) -> None:
     """The program."""
-    line = CommandLine.parse(words)
+    line = CommandLine.of_one(words)
     own, overrides = take(line.overrides, run=None, adapter=None)
     run = SavedRun.open(own["run"], line, overrides)
     adapter = own["adapter"] or record.saved_folder(run.result, run.folder)

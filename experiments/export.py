@@ -33,7 +33,7 @@ BATCH = 32
 @program(lambda: str(__doc__))
 def main(words: list[str]) -> None:
     """The program."""
-    line = CommandLine.parse(words)
+    line = CommandLine.of_one(words)
     own, overrides = take(line.overrides, run=None, out=None, merge="false")
     if own["merge"] not in ("true", "false"):
         raise UserError(f"merge={own['merge']}: this must be true or false")

@@ -12,7 +12,7 @@ from typing import Any
 
 from bilevel.errors import UserError, printable
 from bilevel.reading import parsed, read_text
-from experiments.cli.command_line import one_sentence
+from experiments.cli.command_line import one_sentence, refuse_options
 from experiments.cli.messages import sentence
 from experiments.plots import (
     comparison,
@@ -146,6 +146,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, metavar="DIR")
     folder = parser.parse_args(words).folder
     with one_sentence():
+        refuse_options([folder])
         result = record.read(folder)
         if result is None:
             raise UserError(f"{folder} holds no finished run: result.json is missing")

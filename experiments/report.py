@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bilevel.errors import UserError, printable
-from experiments.cli.command_line import one_sentence
+from experiments.cli.command_line import one_sentence, refuse_options
 from experiments.cli.messages import sentence
 from experiments.cli.writing import write_atomically
 from experiments.config import stored
@@ -227,6 +227,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="where to write; default: the first DIR")
     given = parser.parse_args(words)
     with one_sentence():
+        refuse_options(given.folders)
         print(report(given.folders, given.out or given.folders[0]))
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
 from bilevel.errors import UserError, nearest
@@ -15,7 +17,7 @@ from experiments.cli import places, stopping
 from experiments.cli.messages import USER_ERRORS, refused, sentence
 from experiments.cli.output import go_on_unread
 
-__all__ = ["FAILURE", "CommandLine", "explain", "fail", "one_sentence"]
+__all__ = ["FAILURE", "CommandLine", "explain", "fail", "one_sentence", "refuse_options"]
 
 FAILURE = 2
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -63,6 +65,24 @@ def fail(text: str, status: int = FAILURE) -> NoReturn:
     raise SystemExit(status)
 
 
+def refuse_options(folders: Sequence[Path]) -> None:
+    """Refuse ``run=DIR`` where a program takes ``DIR`` as it stands, unless it is so called.
+
+    Raises:
+        UserError: says the folder alone.
+    """
+    for folder in folders:
+        key, equals, value = str(folder).partition("=")
+        if (
+            equals
+            and value
+            and key in ("run", "runs", "folder", "dir", "out")
+            and not folder.exists()
+        ):
+            given = "--out " * (key == "out") + shlex.quote(value)
+            raise UserError(f"{folder}: this program takes folders as they are, {given}")
+
+
 @dataclass(frozen=True)
 class CommandLine:
     """A Hydra command line taken apart.
@@ -105,6 +125,22 @@ class CommandLine:
         folder = None if known.config_dir is None else os.path.expanduser(known.config_dir)
         overrides = places.settled(overrides, known.multirun)
         return cls(overrides, folder, known.multirun, flags, known.help)
+
+    @classmethod
+    def of_one(cls, words: Sequence[str]) -> CommandLine:
+        """Take the command line of a program that does one thing apart: no sweep, no flag of Hydra.
+
+        Raises:
+            UserError: such a flag, which would do nothing.
+        """
+        line = cls.parse(words)
+        given = [*(["--multirun (-m)"] if line.multirun else []), *line.flags]
+        if given:
+            raise UserError(
+                f"{given[0]} is for experiments.run: this program takes --config-dir and --help, "
+                "and options as name=value"
+            )
+        return line
 
     def value(self, key: str) -> str | None:
         """The last value given to ``key``, None if it is not on the command line."""

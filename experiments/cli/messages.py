@@ -29,6 +29,8 @@ from experiments.config.other_names import ours
 
 __all__ = ["USER_ERRORS", "refused", "sentence"]
 
+LONGEST = 4000  # characters of a sentence
+
 # What a person can cause by typing; anything else is a defect and keeps its traceback.
 USER_ERRORS = (UserError, HydraException, OmegaConfBaseException)
 
@@ -54,7 +56,10 @@ def sentence(error: Exception) -> str:
         text = _configuration(error.__cause__, error)
     else:
         text = _configuration(error, error)
-    return printable(re.sub(r"\s*\n\s*", " ", text).strip())
+    text = re.sub(r"\s*\n\s*", " ", text).strip()
+    if len(text) > LONGEST:  # it holds a whole file, say; what to do stands at the end
+        text = f"{text[: LONGEST // 2]} [...] {text[-LONGEST // 2 :]}"
+    return printable(text)
 
 
 def _missing_option(error: MissingConfigException) -> str:

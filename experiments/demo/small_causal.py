@@ -177,7 +177,7 @@ def _texts(words: list[str], config_dir: str | None) -> list[str]:
 @program(lambda: str(__doc__))
 def main(words: list[str]) -> None:
     """The program."""
-    line = CommandLine.parse(words)
+    line = CommandLine.of_one(words)
     own, overrides = take(line.overrides, out=None, **{k: str(v) for k, v in SIZES.items()})
     out = own.pop("out")
     if not out:

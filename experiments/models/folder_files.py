@@ -123,7 +123,7 @@ def _check_length(path: Path, size: int) -> None:
         entries = json.loads(header)
         ends = [e["data_offsets"][1] for name, e in entries.items() if name != "__metadata__"]
         wanted = 8 + length + max(ends, default=0)
-    except (ValueError, AttributeError, TypeError, KeyError, IndexError):
+    except (ValueError, AttributeError, TypeError, KeyError, IndexError, RecursionError):
         raise UserError(
             f"{path} is no safetensors file, or only a part of one: copy or download it again"
         ) from None

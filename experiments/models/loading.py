@@ -61,9 +61,8 @@ def fetch(
     except ImportError as error:
         # tokenizers of DeBERTa and Llama-type models need sentencepiece, protobuf or tiktoken
         reason = str(error).strip().partition("\n")[0]
-        raise UserError(
-            f"loading {source} needs another package (pip install '.[tokenizers]'): {reason}"
-        ) from error
+        extra = " (pip install '.[tokenizers]')" if auto_class is transformers.AutoTokenizer else ""
+        raise UserError(f"loading {source} needs another package{extra}: {reason}") from error
     except OSError as error:
         if not local and not online:
             raise UserError(

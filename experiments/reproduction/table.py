@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
-import json
+import math
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bilevel.errors import UserError, printable
+from bilevel.reading import json_object
 from experiments import report
+from experiments.cli.messages import sentence
 from experiments.reproduction.cells import Cell
 from experiments.reproduction.entries import AVERAGE, Block, Column
 from experiments.reproduction.published import CONFIDENCE, Published, find, shown
@@ -147,10 +151,17 @@ def _left(folder: Path, column: Column) -> float | None:
     path = folder / str(column.file)
     if not path.is_file():
         return None
-    found: Any = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        found: Any = json_object(path)
+    except UserError as error:  # one such file must not cost the table its other numbers
+        print(f"passed over: {sentence(error)}", file=sys.stderr)
+        return None
     for key in str(column.metric).split("."):
         found = found.get(key) if isinstance(found, dict) else None
-    return None if found is None else float(found)
+    if found is None or (isinstance(found, int | float) and math.isfinite(found)):
+        return found
+    print(printable(f"passed over: {path}, {column.metric} is no number"), file=sys.stderr)
+    return None
 
 
 def _has(found: dict[str, Any], metric: str) -> bool:

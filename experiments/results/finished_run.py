@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from bilevel.checkpoint.sums import check_sums
 from bilevel.errors import UserError
 from bilevel.settings import from_values
 from experiments.cli import places
@@ -29,6 +32,10 @@ if TYPE_CHECKING:
 
 __all__ = ["SavedRun", "take"]
 
+log = logging.getLogger(__name__)
+
+SHARES = ("holdout", "test_share")  # options of tasks that part one file
+
 
 @dataclass(frozen=True)
 class SavedRun:
@@ -39,12 +46,14 @@ class SavedRun:
         config: its configuration, with the overrides given now.
         result: what its result.json says.
         modules: top-level modules of the user's own that it may name.
+        other_data: the data given now are not those that it was trained on.
     """
 
     folder: Path
     config: DictConfig
     result: dict[str, Any]
     modules: list[str]
+    other_data: bool = False
 
     @classmethod
     def open(cls, folder: str | None, line: CommandLine, overrides: Sequence[str]) -> SavedRun:
@@ -88,7 +97,7 @@ class SavedRun:
         seed = OmegaConf.to_container(config)["seed"]  # type: ignore[index,call-overload]
         config.seed = from_values(Root, {"seed": seed}, "").seed
         modules = user_modules([line.config_dir] if line.config_dir else [])
-        return cls(path, config, values, modules)
+        return cls(path, config, values, modules, _is_other(path, config.task, keys))
 
     def task(self) -> TaskData:
         """The task's data, its labels numbered as the run's model puts them out.
@@ -98,19 +107,47 @@ class SavedRun:
         """
         kind: Any = Task
         task = build(self.config.task, "task", kind, self.modules)
+        if self.other_data and (whole := task.scored_whole()) != task:
+            share = next(name for name in SHARES if name in self.config.task)
+            log.warning(
+                "task.data_dir=%s is not what the run was trained on: all of it is scored; say "
+                "task.%s=%s again if it is, in another place, for the share that was held out",
+                *(self.config.task.data_dir, share, self.config.task[share]),
+            )
+            task = whole
         data = task.to_score(self.result.get("labels"))
         return matched(data, self.result, str(self.folder))
 
     def base(self, task: TaskData) -> LoadedModel:
-        """The base model with an untrained head, and its tokenizer."""
+        """The base model with an untrained head, and its tokenizer.
+
+        Raises:
+            UserError: it cannot be loaded, or the run's own copy is damaged or names code to run.
+        """
         model = self.config.model
         own = self.folder / record.BASE
         if own.is_dir():  # the run was started from another, and kept the weights it began with
+            from experiments.results import saved_model  # torch, for good words only
+
+            check_sums(own)
+            saved_model.refuse_code(own)
             changes = {"warm_start": None, "package": None, "pretrained": str(own)}
             known = {key: value for key, value in changes.items() if key in model or value}
             model = OmegaConf.merge(OmegaConf.create(OmegaConf.to_container(model)), known)
         spec = build(model, "model", ModelSpec, self.modules)
         return spec.load(task.answers, int(self.config.seed))
+
+
+def _is_other(folder: Path, task: DictConfig, given: Collection[str]) -> bool:
+    """Whether other data are given now than the run's own, and nothing about a share of them."""
+    said = {"task", *(f"task.{name}" for name in SHARES)} & set(given)
+    if "task.data_dir" not in given or said or not task.data_dir:
+        return False
+    own = str(stored.configuration(folder)[1]["task"].get("data_dir"))
+    if stored.is_followed(own):  # it had to be given anew, and is the run's own
+        return False
+    there, here = (os.path.realpath(os.path.expanduser(str(p))) for p in (own, task.data_dir))
+    return there != here
 
 
 def take(

@@ -43,7 +43,17 @@ from experiments.results import record
 from problems.adapters import BottleneckModel, load_adapters
 from problems.common.method import Outcome
 
-__all__ = ["ADAPTER", "LABELS", "MODEL", "Saved", "load", "name_labels", "save", "seal"]
+__all__ = [
+    "ADAPTER",
+    "LABELS",
+    "MODEL",
+    "Saved",
+    "load",
+    "name_labels",
+    "refuse_code",
+    "save",
+    "seal",
+]
 
 ADAPTER = "adapter"
 MODEL = "model"
@@ -149,11 +159,20 @@ def seal(folder: Path) -> None:
             sums.seal(folder / name)
 
 
-def _load_model(folder: Path, base: PreTrainedModel) -> PreTrainedModel:
-    sums.check_sums(folder)
+def refuse_code(folder: Path) -> None:
+    """Refuse a run's saved model whose configuration names code to fetch and run.
+
+    Raises:
+        UserError: names the option.
+    """
     for key, value in _options(json_object(folder / "config.json")):
         if value and NAMES_CODE.fullmatch(key) and value not in PLAIN:
             raise UserError(f"{folder / 'config.json'}: {key}={value} is not followed")
+
+
+def _load_model(folder: Path, base: PreTrainedModel) -> PreTrainedModel:
+    sums.check_sums(folder)
+    refuse_code(folder)
     if not (folder / "model.safetensors.index.json").is_file():
         check_weights(folder, "model.safetensors")
     return type(base).from_pretrained(str(folder), dtype=torch.float32, use_safetensors=True)

@@ -71,6 +71,8 @@ class _Summary(_Shape):
     precision: str
     hypergradient: dict[str, Any] | None
     examples: Numbers
+    warnings: list[str] = []
+    kept: dict[str, Any] = {}
 
 
 class _Finished(_Shape):

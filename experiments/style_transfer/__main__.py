@@ -32,7 +32,7 @@ __all__ = ["main"]
 @program(lambda: str(__doc__))
 def main(words: list[str]) -> None:
     """The program."""
-    line = CommandLine.parse(words)
+    line = CommandLine.of_one(words)
     options = Options.parse(line)
     from experiments.style_transfer.transfer import transfer  # torch, for good words only
 

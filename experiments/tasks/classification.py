@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bilevel.errors import UserError, listed
@@ -131,6 +131,10 @@ class Classification(FromFiles):
         if self.holdout is not None or not files or "train" in files or not known:
             return self.load()
         return self._load(files, labels or ())
+
+    def scored_whole(self) -> Classification:
+        """Without ``holdout``."""
+        return replace(self, holdout=None)
 
     def _load(self, files: dict[str, SplitFiles], known: Sequence[str] | None) -> LabelledData:
         from experiments.tasks.kinds.label_sets import LabelSetData

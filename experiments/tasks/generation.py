@@ -164,6 +164,8 @@ class Generation(FromFiles):
         if self.train_split is not None:
             wanted[self.train_split] = None
         if self.data_dir:
+            if self.train_split is None and Path(self.data_dir).expanduser().is_file():
+                wanted = {}
             paths = {name: find_split(self.data_dir, name) for name in wanted if name != HELD_OUT}
             if self.train_split is None and not any(paths.values()):
                 paths = {**scored_splits(self.data_dir)}

@@ -13,7 +13,8 @@ from experiments.tasks.kinds.labelled import LabelledData
 from experiments.tasks.kinds.remarks import say_unknown
 from experiments.tasks.kinds.tags import TaggedData
 from experiments.tasks.kinds.text import NO_LABEL, TextData
-from experiments.tasks.reading.cells import text_of, texts_of
+from experiments.tasks.reading.cells import is_list, text_of, texts_of
+from experiments.tasks.reading.files import is_absent
 
 __all__ = [
     "GivenLabelSets",
@@ -265,12 +266,27 @@ def _columns(row: Mapping[str, Any], where: str) -> tuple[dict[str, list[int]], 
         if needed not in row:
             name = "'input_ids'" if needed == "input_ids" else "'labels' (or 'label')"
             raise UserError(f"{where} has no {name}, only {', '.join(map(str, row))}")
+    if key == "labels" and _rivals(row["labels"], row.get("label")):
+        raise UserError(
+            f"{where} has {row['labels']!r} in 'labels' and {row['label']!r} in 'label': take one "
+            "of them away"
+        )
     # Text columns and the like are left behind: a model takes numbers.
     given = [name for name in COLUMNS if row.get(name) is not None]
     columns = {name: integers(row[name], where, name) for name in ("input_ids", *given)}
     if not columns["input_ids"]:
         raise UserError(f"{where} has no tokens")
     return columns, row[key]
+
+
+def _rivals(labels: Any, label: Any) -> bool:
+    """Whether both could be what is to be learned, and differ; a name or nothing could not."""
+    first, other = (x.tolist() if hasattr(x, "tolist") else x for x in (labels, label))
+    first, other = (x[0] if isinstance(x, list) and len(x) == 1 else x for x in (first, other))
+    if isinstance(other, str) or is_absent(other):
+        return False
+    # A class of the whole text beside a label for each token is another matter.
+    return is_list(first) == is_list(other) and first != other
 
 
 def _check_length(columns: Mapping[str, list[int]], where: str, most: int | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -89,6 +89,11 @@ class Instructions(Generation):
         template = self.prompt if values["input"] else self.prompt_without_input
         return PLACES.sub(lambda place: values[place[1]], template)
 
+    def scored_whole(self) -> Instructions:
+        """Of one file all rows, not `test_share` of them."""
+        one = Path(str(self.data_dir)).expanduser().is_file()
+        return replace(self, train_split=None) if one else self
+
     def _splits(self) -> dict[str, Split]:
         splits = self._files()
         for where, rows in splits.values():
@@ -107,7 +112,8 @@ class Instructions(Generation):
         if path.is_file():
             if not path.name.lower().endswith(SUFFIXES):
                 raise UserError(f"task.data_dir={path}: its name must end in {listed(SUFFIXES)}")
-            return {"train": (str(path), read_rows(path, self.dialect))}
+            split = "test" if self.train_split is None else "train"
+            return {split: (str(path), read_rows(path, self.dialect))}
         if not path.is_dir():
             raise UserError(f"task.data_dir={path}: there is no such file or folder")
         splits = super()._splits()

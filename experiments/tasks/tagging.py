@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from bilevel.errors import UserError
@@ -89,6 +89,10 @@ class Tagging(FromFiles):
         if self.holdout is not None or not files or "train" in files or labels is None:
             return self.load()
         return self._load(files, tuple(labels))
+
+    def scored_whole(self) -> Tagging:
+        """Without ``holdout``."""
+        return replace(self, holdout=None)
 
     def _load(self, files: dict[str, SplitFiles], known: tuple[str, ...] | None) -> TaggedData:
         from experiments.tasks.kinds.tags import TaggedData

@@ -167,6 +167,10 @@ class Task(Settings, ABC):
         """
         return self.load()
 
+    def scored_whole(self) -> Task:
+        """The task on data that it was not trained on: no share of one file alone is the test."""
+        return self
+
 
 @dataclass(frozen=True, kw_only=True)
 class Subset(Task):

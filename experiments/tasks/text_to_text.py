@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from bilevel.errors import UserError
@@ -58,6 +58,10 @@ class TextToText(Generation):
         """The texts as they are."""
         source = text_of(row[self.source_column], self.source_column, place)
         return source, texts_of(row[self.target_column], self.target_column, place)
+
+    def scored_whole(self) -> TextToText:
+        """Without ``holdout``."""
+        return self if self.holdout is None else replace(self, holdout=None, train_split=None)
 
     def _splits(self) -> dict[str, Split]:
         assert self.data_dir is not None

@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoModelForTokenCl
 from bilevel.errors import UserError
 from experiments.answers import Decoding
 from experiments.api import finetune, search_ranks
+from experiments.tasks import in_memory_rows
 from problems import LoRA
 from tests.experiments import writers
 
@@ -235,3 +236,21 @@ def test_numbers_that_no_float_holds_and_missing_labels(tiny: Path) -> None:
     frame = pd.DataFrame([*labelled(), {**labelled()[0], "label": None}])
     with pytest.raises(UserError, match="pandas makes these floats"):
         run(tiny, {"train": frame, "test": labelled()})
+
+
+@pytest.mark.parametrize("other", [0, np.int64(0), torch.tensor(0), [0]])
+def test_two_labels_that_differ_are_refused(other: Any) -> None:
+    row = {"input_ids": [2, 5, 3], "labels": 1, "label": other}
+    with pytest.raises(UserError, match=r"row 3 has 1 in 'labels' and .*in 'label'"):
+        in_memory_rows.labelled(row, "row 3", 2, None)
+    row = {"input_ids": [2, 5], "labels": [0, 1], "label": [1, 1]}
+    with pytest.raises(UserError, match="'label'"):
+        in_memory_rows.tagged(row, "row 3", ["O", "B-X"], None)
+
+
+@pytest.mark.parametrize("other", [1, 1.0, torch.tensor([1]), "pos", None, float("nan")])
+def test_a_second_label_that_says_nothing_else_is_left(other: Any) -> None:
+    row = {"input_ids": [2, 5, 3], "labels": 1, "label": other}
+    assert in_memory_rows.labelled(row, "row", 2, None).label == 1
+    row = {"input_ids": [2, 5], "labels": [0, 1], "label": 7}
+    assert in_memory_rows.tagged(row, "row", ["O", "B-X"], None).tags == ("O", "B-X")

@@ -268,6 +268,8 @@ STAGES = [
     put("stages", []),
     put("stages.search", 5),
     put("stages.search.summary.steps", "x"),
+    put("stages.search.summary.warnings", 5),
+    put("stages.search.summary.kept", "x"),
     put("config", "x"),
 ]
 OVERRIDES = [

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from bilevel.checkpoint import sums
 from bilevel.errors import UserError
 from experiments import evaluate, export
 from experiments.cli import resume
@@ -346,6 +347,26 @@ def test_a_whole_model_that_names_kernels_of_the_hub(key, part, folder, base):
     path.write_text(json.dumps(json.loads(path.read_text()) | option))
     with pytest.raises(UserError, match=rf"{key}=owner/repository is not followed"):
         saved_model.load(folder / "model", copy.deepcopy(base))
+
+
+def test_a_runs_own_base_that_names_kernels_or_is_damaged(folder, base):
+    """The weights that a run was started from are in its folder, as the adapter is."""
+    run = SavedRun.open(str(folder), NO_WORDS, [])
+    task = run.task()
+    base.save_pretrained(folder / "base")
+    path = folder / "base" / "config.json"
+    good = path.read_text()
+    path.write_text(json.dumps(json.loads(good) | {"experts_implementation": "owner/repository"}))
+    with pytest.raises(UserError, match="owner/repository is not followed"):
+        run.base(task)
+    path.write_text(good)
+    sums.seal(folder / "base")
+    weights = folder / "base" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-5] ^= 16
+    weights.write_bytes(content)
+    with pytest.raises(UserError, match=r"base/model\.safetensors is damaged"):
+        run.base(task)
 
 
 def test_its_base_model_is_not_asked_for(folder, base, monkeypatch):

@@ -7,6 +7,7 @@ import io
 import logging
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -129,9 +130,9 @@ def _name(delimiter: str) -> str:
 def _names(header: list[str], path: Path) -> list[str]:
     """The columns' names; one without a name is called as pandas calls it."""
     names = [name if name.strip() else f"Unnamed: {i}" for i, name in enumerate(header)]
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(f"{path} has {names.count(name)} columns with the name {name!r}")
+    for name, count in Counter(names).most_common(1):
+        if count > 1:
+            raise UserError(f"{path} has {count} columns with the name {name!r}")
     return names
 
 

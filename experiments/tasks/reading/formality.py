@@ -54,6 +54,8 @@ def read_split(data_dir: str, split: str, dialect: Dialect | None = None) -> lis
         other = STYLES[1 - number]
         rewrites = []
         for file in sorted(folder.glob(f"{other}.ref*")):
+            if not file.is_file():  # a device would never end
+                raise UserError(f"{file} is no file")
             lines = _lines(file, dialect)
             if len(lines) != len(texts):
                 raise UserError(

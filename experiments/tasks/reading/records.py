@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from decimal import Decimal
+from collections import Counter
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from experiments.tasks.reading.row import Row
 __all__ = ["read_json", "read_parquet"]
 
 SPACE = re.compile(r"[ \t\r\n]*")
+# What alone can bring half a character into text that was decoded.
+HALF = re.compile(r"\\u[dD][89a-fA-F]")
 INDEX = re.compile(r"__index_level_\d+__")  # where pandas keeps the numbers of its rows
 
 
@@ -22,20 +25,23 @@ def read_json(text: str, path: Path) -> list[Row]:
     """The rows of one array of objects, or of an object a line, whatever the file's name says.
 
     Raises:
-        UserError: a value is not JSON or no object, or has a key twice.
+        UserError: a value is not JSON or no object, has a key twice, or half a character.
     """
     decoder = json.JSONDecoder(object_pairs_hook=_object, parse_float=_number)
     try:
-        if text.lstrip().startswith("["):
-            return _array(text, path, decoder)
-        rows = [
-            _row(_decoded(line.strip(), decoder, path, number), path, number)
-            for number, line in enumerate(text.split("\n"), start=1)
-            if line.strip()
-        ]
+        if array := text.lstrip().startswith("["):
+            rows = _array(text, path, decoder)
+        else:
+            rows = [
+                _row(_decoded(line.strip(), decoder, path, number), path, number)
+                for number, line in enumerate(text.split("\n"), start=1)
+                if line.strip()
+            ]
+        for row in rows if HALF.search(text) else ():
+            _refuse_halves(row)
     except RecursionError as error:
         raise UserError(f"{path} holds JSON that is nested too deeply") from error
-    lone = len(rows) == 1 and ".jsonl" not in path.name.lower()
+    lone = not array and len(rows) == 1 and ".jsonl" not in path.name.lower()
     if lone and any(isinstance(value, list | dict) for value in rows[0].values()):
         raise UserError(
             f"{path} is one object with the keys {listed(map(repr, rows[0]))}: it must be an array "
@@ -58,13 +64,14 @@ def read_parquet(path: Path) -> list[Row]:
         with parquet.ParquetFile(path) as file:
             table = file.read()
         names = [name for name in table.column_names if not INDEX.fullmatch(name)]
-        twice = {name for name in names if names.count(name) > 1}
-        if twice:
-            raise UserError(f"{path} has several columns with the name {min(twice)!r}")
-        rows = table.select(names).to_pylist()
-    except (pyarrow.ArrowException, OSError, OverflowError) as error:
+        twice = _repeated(names)
+        # A ValueError is what Python makes of bytes that are no UTF-8, or of a repeated field.
+        rows = [] if twice else table.select(names).to_pylist()
+    except (pyarrow.ArrowException, OSError, OverflowError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"{path} cannot be read as parquet: {reason}") from error
+    if twice:
+        raise UserError(f"{path} has several columns with the name {twice[0]!r}")
     return [Row(row, path, number, "row") for number, row in enumerate(rows)]
 
 
@@ -138,15 +145,32 @@ def _row(value: Any, path: Path, number: int, unit: str = "line") -> Row:
 def _number(text: str) -> float | Decimal:
     """A number with a point; a float only where it is exact, so that different ones stay so."""
     number = float(text)
-    exact = math.isinf(number) or Decimal(repr(number)) == Decimal(text)
-    return number if exact else Decimal(text)
+    try:
+        exact = math.isinf(number) or Decimal(repr(number)) == Decimal(text)
+        return number if exact else Decimal(text)
+    except InvalidOperation as error:  # an exponent of twenty digits
+        raise ValueError(f"the number {text[:40]} cannot be told from 0") from error
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(
-            f"the object has twice {listed({repr(n) for n in names if names.count(n) > 1})}"
-        )
+        twice = _repeated([name for name, _ in pairs])
+        raise ValueError(f"the object has twice {listed(map(repr, twice))}")
     return found
+
+
+def _repeated(names: list[str]) -> list[str]:
+    return sorted(name for name, count in Counter(names).items() if count > 1)
+
+
+def _refuse_halves(row: Row) -> None:
+    """Refuse half a character (a surrogate), which no tokenizer takes and no file can hold."""
+    try:
+        json.dumps(row, default=str, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start].encode("unicode_escape").decode()
+        raise UserError(
+            f"{row.place} holds half a character, {half}, as where a text was cut within one: "
+            "leave it out"
+        ) from error

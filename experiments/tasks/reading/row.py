@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ from bilevel.errors import UserError, listed
 from experiments.tasks.reading.dialect import likely_delimiter
 
 __all__ = ["Row", "check_columns", "place_of"]
+
+SHOWN = 50  # names in a message
+LONGEST = 100  # characters of one
 
 
 class Row(dict[str, Any]):
@@ -54,8 +58,16 @@ def check_columns(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], whe
         if column not in known:
             raise UserError(
                 f"{where} has no column {column!r}: its columns are "
-                f"{listed(map(repr, known))}{_hint(rows, known)}"
+                f"{listed(_shortened(known))}{_hint(rows, known)}"
             )
+
+
+def _shortened(names: Collection[str]) -> Iterator[str]:
+    """For a message: a file without a header has a text as its names, or thousands of them."""
+    for name in itertools.islice(names, SHOWN):
+        yield repr(name if len(name) <= LONGEST else f"{name[:LONGEST]}...")
+    if len(names) > SHOWN:
+        yield f"and {len(names) - SHOWN} more"
 
 
 def _hint(rows: Sequence[Mapping[str, Any]], names: Iterable[str]) -> str:

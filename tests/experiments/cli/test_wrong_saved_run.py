@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import evaluate, export
+from experiments import evaluate, export, figures, report
 
 RUN = Path(__file__).parents[1] / "older_runs" / "finished"
 CASES = {
@@ -33,6 +33,11 @@ CASES = {
     "run=": "result.json",
     "run=nowhere": "run=nowhere result.json",
     "--seed=3": "--seed name=value",
+    "-m": "--multirun experiments.run --config-dir",
+    "--multirun": "--multirun experiments.run",
+    "--cfg=job": "--cfg experiments.run",
+    "--resolve": "--resolve experiments.run",
+    "--info": "--info experiments.run",
 }
 
 
@@ -50,3 +55,13 @@ def test_one_sentence(
     assert len(text.splitlines()) == 1
     for part in CASES[word].split(" "):
         assert part in text
+
+
+@pytest.mark.parametrize("program", [figures, report])
+def test_programs_that_take_folders_as_they_are_say_so(
+    program: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        program.main(["run=some where"])  # type: ignore[attr-defined]
+    assert stop.value.code == 2
+    assert "takes folders as they are, 'some where'\n" in capsys.readouterr().err

@@ -15,6 +15,7 @@ from experiments.models.spec import ModelSpec
 from tests.experiments import writers
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab29\nsize 12345\n"
+DEEP = (99998).to_bytes(8, "little") + b"[" * 49999 + b"]" * 49999  # as a file's header
 Change = Callable[[Path], object]
 
 
@@ -67,6 +68,7 @@ SOURCE = [
     ("model.safetensors", cut("model.safetensors", 900), "only a part"),
     ("model.safetensors", cut("model.safetensors", 20000), "has 20,000 bytes and should have"),
     ("model.safetensors", holds("model.safetensors", "<html>none</html>" * 99), "no safetensors"),
+    ("model.safetensors", holds("model.safetensors", DEEP), "no safetensors"),
     ("2 of the", sharded(lambda f: [part(f).unlink(), part(f).unlink()]), "lacks 2 of the"),
     ("index.json", sharded(holds("model.safetensors.index.json", "{}")), "no 'weight_map'"),
     ("config.json", holds("config.json", '{"model_type":'), "no JSON: line 1"),
@@ -135,6 +137,13 @@ def test_what_the_files_say_does_not_go_together(change: Change, said: str, fold
     change(folder)
     with pytest.raises(UserError, match=said):
         ModelSpec("hub", pretrained=str(folder)).load(Answers(CLASSES, 2), 0)
+
+
+def test_a_package_that_is_missing_is_not_said_to_be_the_tokenizers(folder: Path) -> None:
+    configured(quantization_config={"quant_method": "gptq", "bits": 4})(folder)
+    with pytest.raises(UserError, match=r"needs another package: .*GPTQ") as caught:
+        ModelSpec("hub", pretrained=str(folder)).load(Answers(TEXT, 0), 0)
+    assert "tokenizers" not in str(caught.value)
 
 
 def test_the_model_counts_that_as_padding_which_the_tokenizer_pads_with(folder: Path) -> None:

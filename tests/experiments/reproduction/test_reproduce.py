@@ -194,7 +194,9 @@ def test_seeds_without_a_score_are_not_counted() -> None:
     assert "| n/a " in without_score(stub.calls[0])  # finished, unlike "-"
 
 
-def test_a_column_may_be_what_another_program_left_in_the_runs_folders(tmp_path: Path) -> None:
+def test_a_column_may_be_what_another_program_left_in_the_runs_folders(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """As experiments.style_transfer does; n/a until it has."""
     column = "{metric: spearman, factor: 100}"
     other = "{file: yelp/result.json, metric: transfers.overall.accuracy, factor: 100}"
@@ -212,6 +214,11 @@ def test_a_column_may_be_what_another_program_left_in_the_runs_folders(tmp_path:
         (folder / "result.json").write_text(json.dumps(values))
     line = next(x for x in work(stub, *words).write().splitlines() if x.startswith("| LoRA"))
     assert [x.strip() for x in line.split("|")][5] == "60.00 ± 14.14"
+    for damaged in ('{"transfers"', "[]", '{"transfers": {"overall": {"accuracy": "x"}}}'):
+        (folder / "result.json").write_text(damaged)
+        line = next(x for x in work(stub, *words).write().splitlines() if x.startswith("| LoRA"))
+        assert [x.strip() for x in line.split("|")][5].startswith("50.00")
+        assert "passed over: " in capsys.readouterr().err
 
 
 def test_points_of_a_grid_have_lines_of_their_own(kept: list[Figure]) -> None:

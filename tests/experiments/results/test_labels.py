@@ -13,16 +13,19 @@ from transformers import (
 from bilevel.errors import UserError
 from experiments import evaluate, export
 from experiments.answers import CLASSES, NUMBER, TAGS, Answers
+from experiments.cli.command_line import CommandLine
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.models.spec import ModelSpec
-from experiments.results import record
+from experiments.results import finished_run, record
+from experiments.results.finished_run import SavedRun
 from experiments.results.labels import matched
 from experiments.run import main
 from experiments.tasks.classification import Classification
 from experiments.tasks.demo import Demo
 from experiments.tasks.glue import Glue
 from experiments.tasks.gyafc import Gyafc
+from experiments.tasks.instructions import Instructions
 from experiments.tasks.tagging import Tagging
 from experiments.tasks.text_to_text import TextToText
 from experiments.training.job import execute
@@ -88,6 +91,48 @@ def test_data_without_a_training_file_is_scored(
     with pytest.raises(SystemExit):
         evaluate.main([f"run={finished}", f"task.data_dir={strange}"])
     assert "'bad' is unknown (the training labels are neg, pos)" in capsys.readouterr().err
+
+
+def test_other_data_in_one_file_is_scored_whole(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that held a share of its one file out does so of its own file alone."""
+    data = write(tmp_path / "data", ["neg", "pos"], reviews=EXAMPLES.train, more=EXAMPLES.train)
+    own, other = data / "reviews.jsonl", data / "more.jsonl"
+    out = tmp_path / "run"
+    main([*words(tiny, own), "task.holdout=0.25", "method=lora", f"hydra.run.dir={out}"])
+
+    warned: list[Any] = []
+    monkeypatch.setattr(finished_run.log, "warning", lambda *said: warned.append(said))
+
+    def tested(*given: str) -> int:
+        line = CommandLine.parse(given)
+        return len(SavedRun.open(str(out), line, line.overrides).task().tests["test"])
+
+    share, whole = round(0.25 * len(EXAMPLES.train)), len(EXAMPLES.train)
+    link = tmp_path / "link"
+    link.symlink_to(data)
+    assert tested() == tested(f"task.data_dir={link / own.name}") == share
+    assert not warned
+    assert tested(f"task.data_dir={other}") == whole
+    assert "all of it is scored" in warned[0][0]
+    assert warned[0][1:] == (str(other), "holdout", 0.25)
+    assert tested(f"task.data_dir={other}", "task.holdout=0.25") == share
+
+
+def test_every_kind_scores_one_file_whole(tmp_path: Path) -> None:
+    rows = [{"source": str(i), "instruction": str(i), "target": "b"} for i in range(8)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(json.dumps({**row, "output": "b"}) for row in rows))
+    text = TextToText(data_dir=str(path), holdout=0.25)
+    orders = Instructions(data_dir=str(path), input_column=None, test_share=0.25)
+    for task in (text, orders):
+        assert len(task.to_score(None).tests["test"]) == 2
+        assert len(task.scored_whole().to_score(None).tests["test"]) == 8
+    path = tmp_path / "words.conll"
+    path.write_text("Ann B-PER\n\n" * 8)
+    tagging = Tagging(data_dir=str(path), holdout=0.25)
+    assert len(tagging.scored_whole().to_score(("O", "B-PER", "I-PER")).tests["test"]) == 8
 
 
 def test_every_kind_is_scored_without_training_data(tmp_path: Path) -> None:

@@ -79,3 +79,10 @@ def test_what_is_missing_is_told(corpus: Path) -> None:
     (corpus / "test" / "informal").write_bytes(b"caf\xe9\n")
     with pytest.raises(UserError, match=r"informal is not UTF-8.*task\.encoding=latin-1"):
         read_sentences(str(corpus), Columns(), None)
+
+
+def test_a_device_among_the_rewrites_is_not_read(corpus: Path) -> None:
+    """A link to /dev/zero in somebody else's folder would fill the memory."""
+    (corpus / "test" / "formal.ref2").symlink_to("/dev/null")
+    with pytest.raises(UserError, match=r"formal\.ref2 is no file"):
+        Gyafc(data_dir=str(corpus)).load()

@@ -9,10 +9,12 @@ import pytest
 from pyarrow import parquet
 
 from bilevel.errors import UserError
+from experiments.cli.messages import sentence
 from experiments.tasks.classification import Classification
 from experiments.tasks.in_memory_rows import labelled, tagged, written
 from experiments.tasks.reading.dialect import Dialect
 from experiments.tasks.reading.files import read_rows
+from experiments.tasks.reading.row import check_columns
 from experiments.tasks.text_to_text import TextToText
 
 GOOD = 'text,label\n"a, b",pos\nc,neg\n'
@@ -55,6 +57,9 @@ FILES = {
     "one object": ("x.json", '{"data": [{"a": 1}]}', "one object.*'data'.*array"),
     "one object, indented": ("x.json", '{\n "data": []\n}', "line 1 .*array"),
     "nested too deeply": ("x.json", "[" * 100_000, "nested"),
+    "half a character": ("x.jsonl", '{"a": "b"}\n{"a": "\\ud83d"}', r"line 2 .*half.*\\ud83d"),
+    "half a name": ("x.json", '[{"\\udc00": 1}]', "half a character"),
+    "an endless exponent": ("x.jsonl", '{"a": 1e-99999999999999999999}', "line 1 .*from 0"),
     "a number too long": ("x.jsonl", '{"a": ' + "1" * 5000 + "}", "line 1 "),
     "no parquet": ("x.parquet", "PAR1 but not", "parquet"),
     "parquet as csv": ("x.csv", "PAR1 and so on", "Parquet file"),
@@ -70,6 +75,70 @@ def test_one_sentence(tmp_path, name, text, said):
         read_rows(path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_whole_character_of_two_halves_is_text(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text(r'{"a": "\ud83d\ude00"}')
+    assert read_rows(path) == [{"a": "\U0001f600"}]
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.jsonl"])
+def test_as_many_columns_as_one_likes(tmp_path, name):
+    """Each name was once held against all others, for minutes or for days."""
+    names = [f"c{i}" for i in range(100_000)]
+    path = tmp_path / name
+    if name == "x.csv":
+        path.write_text(",".join(names) + "\n" + ",".join("x" * len(names)) + "\n")
+    else:
+        path.write_text(json.dumps(dict.fromkeys(names, "x"))[:-1] + ', "c7": 0}')
+        with pytest.raises(UserError, match="twice 'c7'"):
+            read_rows(path)
+        path.write_text(json.dumps(dict.fromkeys(names, "x")))
+    rows = read_rows(path)
+    assert len(rows[0]) == len(names)
+    with pytest.raises(UserError, match="'c49', and 99950 more") as error:
+        check_columns(rows, ["label"], str(path))
+    assert len(str(error.value)) < 1000
+
+
+def test_a_sentence_has_an_end(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("a" * 100_000 + ";b\n1;2\n")
+    with pytest.raises(UserError) as error:
+        read_rows(path)
+    told = sentence(error.value)
+    assert len(told) < 5000
+    assert "delimiter=semicolon" in told
+
+
+def test_a_gzip_file_that_is_made_to_fill_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("experiments.tasks.reading.text.LARGE", 10_000)
+    path = tmp_path / "x.csv.gz"
+    path.write_bytes(gzip.compress(b"text,label\n" + b"a" * 1_000_000 + b",pos\n"))
+    with pytest.raises(UserError, match="unpacks to more than"):
+        read_rows(path)
+    path.write_bytes(gzip.compress(b"text,label\n" + b"a" * 9_000 + b",pos\n"))
+    assert len(read_rows(path)[0]["text"]) == 9_000
+
+
+def _no_utf8():
+    ends = pyarrow.py_buffer(np.array([0, 1, 2], "int32").tobytes())
+    buffers = [None, ends, pyarrow.py_buffer(b"\xffa")]
+    return pyarrow.Array.from_buffers(pyarrow.string(), 2, buffers)
+
+
+def _one_field_twice():
+    numbers = pyarrow.array([1, 2])
+    return pyarrow.StructArray.from_arrays([numbers, numbers], ["a", "a"])
+
+
+@pytest.mark.parametrize("column", [_no_utf8, _one_field_twice])
+def test_parquet_that_python_has_no_values_for(tmp_path, column):
+    path = tmp_path / "x.parquet"
+    parquet.write_table(pyarrow.table({"text": column()}), path)
+    with pytest.raises(UserError, match=r"x\.parquet cannot be read as parquet"):
+        read_rows(path)
 
 
 def test_what_was_proposed_reads_the_file(tmp_path):
