@@ -135,11 +135,11 @@ def _run_stages(
         if stage.name in journal.finished:
             log.info("stage %s: finished before the interruption", stage.name)
             source = journal.path
-            found = journal.finished[stage.name]["outcome"]
         else:
             found, summary = run_stage(stage, job, context, found, source)
             source = None
             journal.finish(stage.name, found, summary)
+        found = journal.found(stage.name)
     outcome, summary = run_stage(last, job, context, found, source)
     said = {name: entry["summary"] for name, entry in journal.finished.items()}
     said[last.name] = summary
