@@ -18,13 +18,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-from annotated_types import Gt, Lt
+from typing import TYPE_CHECKING
 
 from bilevel.cutting.budget import Budget
-from bilevel.errors import UserError, listed, nearest, printable
-from bilevel.settings import Count, from_values
+from bilevel.cutting.options import CutOptions
+from bilevel.errors import UserError, printable
+from bilevel.settings import from_values
 from experiments.cli import places
 from experiments.cli.command_line import CommandLine
 from experiments.cli.program import program
@@ -32,22 +31,15 @@ from experiments.cli.quiet import quiet
 from experiments.results.finished_run import SavedRun, take
 
 if TYPE_CHECKING:
-    from bilevel.cutting import Criterion, Cut
+    from bilevel.cutting import Cut
     from experiments.training.trained_adapter import Trained
 
 __all__ = ["RankOptions", "describe", "find_ranks", "main"]
 
 
 @dataclass(frozen=True)
-class RankOptions(Budget):
+class RankOptions(CutOptions, Budget):
     """What this program is told besides the run and its configuration."""
-
-    criterion: str = "singular"
-    """What a component is worth, see docs/ranks.md."""
-    delta: Annotated[float, Gt(0), Lt(1)] = 0.02
-    """Share of what was learned (loss without the adapter less that with it) that may be lost."""
-    examples: Count = 512
-    """Held-out examples at most; those of a criterion with data are half of them."""
 
     @classmethod
     def read(cls, words: dict[str, str | None]) -> RankOptions:
@@ -61,21 +53,6 @@ class RankOptions(Budget):
         options.named()
         return options
 
-    def named(self) -> Criterion:
-        """The criterion.
-
-        Raises:
-            UserError: there is none of that name.
-        """
-        from bilevel.cutting import CRITERIA
-
-        if self.criterion not in CRITERIA:
-            raise UserError(
-                f"criterion={self.criterion}: allowed are {listed(CRITERIA)}"
-                f"{nearest(self.criterion, CRITERIA)}"
-            )
-        return CRITERIA[self.criterion]()
-
 
 def find_ranks(trained: Trained, options: RankOptions) -> Cut:
     """Order the components, draw the frontier where there are examples, and choose.
@@ -83,8 +60,7 @@ def find_ranks(trained: Trained, options: RankOptions) -> Cut:
     Raises:
         UserError: there is neither a budget nor examples to choose by, or too few of them.
     """
-    from bilevel.cutting import cut
-    from experiments.training.untrained import halves, losses_on, scoring_on
+    from bilevel.cutting import cut_by
 
     criterion = options.named()
     rows, why = trained.held_out.rows, trained.held_out.source
@@ -92,14 +68,13 @@ def find_ranks(trained: Trained, options: RankOptions) -> Cut:
         raise UserError(f"{why}; or say how much is to stay, budget=0.25, parameters=N or rank=R")
     if not rows and criterion.needs_data:
         raise UserError(f"criterion={options.criterion} needs held-out examples: {why}")
-    scoring, drawing = halves(rows, options.examples, criterion)
-    return cut(
+    return cut_by(
         trained.model,
-        criterion,
-        budget=options,
-        scoring=scoring_on(trained, scoring) if scoring else None,
-        losses=losses_on(trained, drawing) if drawing else None,
-        share=options.delta,
+        rows,
+        options,
+        options,
+        collate=trained.collate,
+        losses=trained.losses,
     )
 
 

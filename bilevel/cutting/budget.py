@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Gt, Le
 
-from bilevel.cutting.ranking import Ranking
 from bilevel.errors import UserError
 from bilevel.settings import Natural, Settings
+
+if TYPE_CHECKING:
+    from bilevel.cutting.ranking import Ranking
 
 __all__ = ["Budget"]
 
