@@ -10,8 +10,9 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from experiments import figures
+from experiments.metrics.module_names import place
 from experiments.plots import comparison
-from experiments.plots.modules import grid, place
+from experiments.plots.modules import grid
 from tests.experiments.drawn import write
 
 NAMES = [
