@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 
 from annotated_types import Ge
 
+from bilevel.errors import UserError
 from bilevel.settings import Count, Natural, Settings
 from experiments.answers import Answers
 
@@ -105,6 +106,17 @@ class TaskData(ABC):
     @abstractmethod
     def losses(self, outputs: Any, batch: dict[str, Tensor]) -> tuple[float, int]:
         """The sum of a batch's losses, and of how many (examples, tags or tokens) it is the sum."""
+
+    def example_losses(self, outputs: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The same of each example of a batch, (n,) and (n,), for comparisons in pairs.
+
+        Raises:
+            UserError: a task of one's own does not say.
+        """
+        raise UserError(
+            f"task {self.name} does not say the losses of single examples: give its TaskData a "
+            "method example_losses(outputs, batch)"
+        )
 
     @abstractmethod
     def predictions(self, outputs: Any, batch: dict[str, Tensor]) -> list[Any]:

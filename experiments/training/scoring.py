@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bilevel.cutting.losses import Losses
 from experiments.models.batching import batches, evaluating
 from experiments.models.generation import generate
 from experiments.models.memory import matching_autocast, without_cache
 from experiments.tasks.kinds.text import TextData
 from experiments.tasks.task import TaskData
 
-__all__ = ["Scores", "forward", "score", "some"]
+__all__ = ["Scores", "example_losses", "forward", "score", "some"]
 
 
 class Scores(NamedTuple):
@@ -58,6 +59,24 @@ def forward(
             loss, terms = task.losses(outputs, batch)
             total, count = total + loss, count + terms
     return found, total / count if count else math.nan
+
+
+@torch.no_grad()
+def example_losses(
+    model: nn.Module,
+    task: TaskData,
+    examples: Sequence[dict[str, Any]],
+    collate: Callable[[list[dict[str, Any]]], dict[str, Tensor]],
+) -> Losses:
+    """The loss of each example, in their order; arguments as :func:`forward`'s."""
+    device = next(model.parameters()).device
+    totals, terms = np.zeros(len(examples)), np.zeros(len(examples), dtype=int)
+    with evaluating(model), without_cache(model), matching_autocast(model):
+        for indices in batches([len(example["input_ids"]) for example in examples]):
+            batch = {k: v.to(device) for k, v in collate([examples[i] for i in indices]).items()}
+            found, counted = task.example_losses(model(**batch), batch)
+            totals[indices], terms[indices] = found.cpu().numpy(), counted.cpu().numpy()
+    return Losses(totals, terms)
 
 
 def score(

@@ -28,7 +28,8 @@ from experiments.training.callbacks import Evaluation, HypergradientCheck, Value
 from experiments.training.choosing import is_better
 from experiments.training.context import RunContext
 from experiments.training.doubts import about_training, about_upper_steps
-from experiments.training.watched import Watched
+from experiments.training.singular_log import SingularLog, is_plain_lora
+from experiments.training.watched import Watched, digest
 from problems.common.method import Training
 
 __all__ = ["StageRun"]
@@ -77,6 +78,7 @@ class StageRun:
             callbacks=[
                 *self._before(writer, evaluation),
                 *([values] if drawn else []),
+                *([SingularLog(model, writer, training.steps)] if is_plain_lora(model) else []),
                 *self._after(writer, lower if levels else None),
             ],
             validation=evaluation,
@@ -263,6 +265,7 @@ def _validation(stats: dict[str, float], watched: Watched) -> dict[str, Any] | N
         "loss": scores.pop("loss"),
         "metrics": scores,
         "examples": len(watched.rows),
+        "digest": digest(watched.rows),
         "source": watched.source,
         "trained_on": watched.trained_on,
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from experiments.training.context import RunContext
     from problems.common.method import Training
 
-__all__ = ["Watched", "watched_scores"]
+__all__ = ["Watched", "digest", "watched_scores"]
 
 Row = dict[str, Any]
 
@@ -78,6 +80,14 @@ def _trained_on(problems: Sequence[BilevelProblem], rows: Sequence[Row]) -> bool
             if any(id(dataset[int(i)]) in wanted for i in drawn):
                 return True
     return False
+
+
+def digest(rows: Sequence[Row]) -> str:
+    """A checksum of tokenised examples and their order, by which to know them again."""
+    found = hashlib.sha256()
+    for row in rows:
+        found.update(json.dumps([row["input_ids"], row["labels"]], default=float).encode())
+    return found.hexdigest()
 
 
 def watched_scores(

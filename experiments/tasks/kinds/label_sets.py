@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from scipy.special import expit
 from torch import Tensor
 from torch.nn import functional
@@ -73,6 +74,12 @@ class LabelSetData(LabelledData):
         logits, labels = outputs.logits.double(), batch["labels"].double()
         total = functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
         return float(total), labels.numel()
+
+    def example_losses(self, outputs: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """See :meth:`TaskData.example_losses`."""
+        logits, labels = outputs.logits.double(), batch["labels"].double()
+        each = functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+        return each.sum(1), torch.full((len(labels),), labels.shape[1], device=labels.device)
 
     def records(self, predictions: Sequence[Any], examples: Sequence[Any]) -> list[dict[str, Any]]:
         """``index``, ``label`` and ``prediction`` (lists of names), each label's probability."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import torch
 from scipy.special import softmax
 from torch import Tensor
 from torch.nn import functional
@@ -134,6 +135,15 @@ class LabelledData(TaskData):
         else:
             total = functional.cross_entropy(logits, labels, reduction="sum")
         return float(total), len(labels)
+
+    def example_losses(self, outputs: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """See :meth:`TaskData.example_losses`."""
+        logits, labels = outputs.logits.double(), batch["labels"]
+        if self.label_names is None:
+            totals = functional.mse_loss(logits[:, 0], labels.double(), reduction="none")
+        else:
+            totals = functional.cross_entropy(logits, labels, reduction="none")
+        return totals, torch.ones_like(labels, dtype=torch.long)
 
     def predictions(self, outputs: Any, batch: dict[str, Tensor]) -> list[np.ndarray]:
         """The logits, float32 (num_labels,) for each example."""

@@ -116,6 +116,12 @@ class TaggedData(TaskData):
         total = functional.cross_entropy(logits, labels, ignore_index=NO_LABEL, reduction="sum")
         return float(total), int((labels != NO_LABEL).sum())
 
+    def example_losses(self, outputs: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """See :meth:`TaskData.example_losses`."""
+        labels, logits = batch["labels"], outputs.logits.double().transpose(1, 2)
+        each = functional.cross_entropy(logits, labels, ignore_index=NO_LABEL, reduction="none")
+        return each.sum(1), (labels != NO_LABEL).sum(1)
+
     def predictions(self, outputs: Any, batch: dict[str, Tensor]) -> list[list[str]]:
         """The tags of the words that the model was given."""
         labelled = batch["labels"] != NO_LABEL

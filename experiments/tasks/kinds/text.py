@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
+from torch.nn import functional
 from transformers import DataCollatorForSeq2Seq
 
 from bilevel.errors import UserError
@@ -173,6 +174,18 @@ class TextData(TaskData):
             labels = labels[:, 1:]  # a causal model is not asked for the first token
         count = int((labels != NO_LABEL).sum())
         return (float(outputs.loss) * count if count else 0.0), count
+
+    def example_losses(self, outputs: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """See :meth:`TaskData.example_losses`."""
+        labels, logits = batch["labels"], outputs.logits
+        if "encoder_last_hidden_state" not in outputs:  # a causal model answers one token ahead
+            virtual = logits.shape[1] - labels.shape[1]
+            labels = labels if virtual else labels[:, 1:]
+            logits = logits[:, -labels.shape[1] - 1 : -1]
+        each = functional.cross_entropy(
+            logits.transpose(1, 2).float(), labels, ignore_index=NO_LABEL, reduction="none"
+        )
+        return each.double().sum(1), (labels != NO_LABEL).sum(1)
 
     def predictions(self, outputs: Any, batch: dict[str, Tensor]) -> list[None]:
         """Nothing: texts are written by `experiments.models.generation`."""

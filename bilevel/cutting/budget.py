@@ -1,0 +1,58 @@
+"""Say how much of an adapter is to stay, in one of three ways."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Gt, Le
+
+from bilevel.cutting.ranking import Ranking
+from bilevel.errors import UserError
+from bilevel.settings import Natural, Settings
+
+__all__ = ["Budget"]
+
+
+@dataclass(frozen=True)
+class Budget(Settings):
+    """How many parameters of the adapter stay; nothing given leaves it to the frontier."""
+
+    budget: Annotated[float, Gt(0), Le(1)] | None = None
+    """Share of the adapter's parameters that stays."""
+    parameters: Natural | None = None
+    """Parameters that stay."""
+    rank: Natural | None = None
+    """Mean rank that stays: as many parameters as this rank in every layer has."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = [
+            name for name in ("budget", "parameters", "rank") if getattr(self, name) is not None
+        ]
+        if len(given) > 1:
+            raise UserError(f"{given[0]} and {given[1]} say the same thing twice: give one of them")
+
+    @property
+    def told(self) -> bool:
+        """Whether anything is given."""
+        return (self.budget, self.parameters, self.rank) != (None, None, None)
+
+    def of(self, ranking: Ranking) -> int:
+        """Parameters that stay.
+
+        Raises:
+            UserError: more than there are.
+        """
+        if self.budget is not None:
+            return int(self.budget * ranking.total)
+        if self.rank is not None:
+            asked, said = self.rank * sum(ranking.costs.values()), f"rank={self.rank}"
+        else:
+            assert self.parameters is not None
+            asked, said = self.parameters, f"parameters={self.parameters}"
+        if asked > ranking.total:
+            raise UserError(
+                f"{said} asks for {asked} parameters, and the adapter has {ranking.total}"
+            )
+        return asked

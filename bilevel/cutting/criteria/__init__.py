@@ -1,0 +1,8 @@
+"""Say what a component of a trained adapter is worth: one criterion a file.
+
+The names are those of ``__init__.pyi``; a name loads its module when it is used.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

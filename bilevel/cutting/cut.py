@@ -1,0 +1,95 @@
+"""Cut an adapter: score its components, draw the frontier, and say which stay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from peft import PeftModel
+
+from bilevel.cutting.budget import Budget
+from bilevel.cutting.criteria.base import Criterion, ScoringData
+from bilevel.cutting.frontier import Frontier
+from bilevel.cutting.losses import Losses
+from bilevel.cutting.ranking import Ranking, masked
+from bilevel.lowrank.ranks import Keep
+
+__all__ = ["Cut", "cut"]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Which components of an adapter stay.
+
+    Attributes:
+        criterion: by which they were ordered.
+        ranking: their order.
+        keep: layer -> mask of those that stay; None where nothing was learned and nothing was told.
+        frontier: loss against parameters; None without examples to draw it by.
+    """
+
+    criterion: str
+    ranking: Ranking
+    keep: Keep | None
+    frontier: Frontier | None
+
+    @property
+    def ranks(self) -> dict[str, int] | None:
+        """Layer -> rank that stays, 0 included."""
+        if self.keep is None:
+            return None
+        return {name: int(mask.sum()) for name, mask in self.keep.items()}
+
+    def as_json(self) -> dict[str, Any]:
+        """What ranks.json says."""
+        drawn: dict[str, Any] = {"frontier": None, "chosen": None, "delta": None}
+        if self.frontier is not None:
+            drawn = self.frontier.as_json()
+        kept = None if self.keep is None else self.ranking.cost(self.keep)
+        return {
+            "criterion": self.criterion,
+            "ranks": self.ranks,
+            "parameters": kept,
+            "whole_parameters": self.ranking.total,
+            **drawn,
+        }
+
+
+def cut(
+    model: PeftModel,
+    criterion: Criterion,
+    *,
+    budget: Budget,
+    scoring: ScoringData | None = None,
+    losses: Callable[[], Losses] | None = None,
+    share: float = 0.02,
+) -> Cut:
+    """Order the components of a model's adapter, and choose those that stay.
+
+    The model's factors are rewritten in the criterion's basis, and compute what they did; nothing
+    is cut off yet (``lowrank.export_adapter(model, folder, keep=...)`` does).
+
+    Args:
+        model: with a finished adapter of plain LoRA.
+        criterion: what a component is worth.
+        budget: what was told; if nothing was, the frontier chooses.
+        scoring: held-out examples for the criterion.
+        losses: of the model as it is, on other held-out examples; None draws no frontier.
+        share: delta over what was learned, see :mod:`bilevel.cutting.frontier`.
+
+    Raises:
+        UserError: a budget is larger than the adapter, or there are fewer than two examples.
+    """
+    ranking = Ranking.of(model, criterion.score(model, scoring))
+    told = ranking.within(budget.of(ranking)) if budget.told else None
+    if losses is None:
+        return Cut(criterion.name, ranking, told, None)
+
+    def of(keep: Keep) -> Losses:
+        with masked(model, keep):
+            return losses()
+
+    frontier = Frontier.draw(ranking, of, share)
+    chosen = None if frontier.chosen is None else ranking.first(frontier.chosen)
+    return Cut(criterion.name, ranking, told if budget.told else chosen, frontier)

@@ -1,0 +1,186 @@
+"""Find the smallest part of a trained LoRA adapter that loses nothing: a rank for every layer.
+
+    python -m experiments.ranks run=DIR [criterion=singular] [budget=0.25 | parameters=N | rank=R]
+    python -m experiments.ranks adapter=DIR model.pretrained=... [task=... task.data_dir=...]
+
+Of a finished run that ended in LoRA, or of anybody's PEFT adapter. The components of all layers
+are ordered together, by their singular values unless ``criterion`` says otherwise, and the loss is
+drawn against the parameters kept, on ``examples`` (512) that the weights never trained on: what
+``method.hold_out`` kept, or the task's validation file; never the test set. Chosen is the smallest
+part that loses no more than ``delta`` (0.02) of what was learned. With ``budget`` (a share),
+``parameters`` or ``rank`` (a mean) that is taken instead, which needs no data.
+
+It writes ranks.json, and ``ranks/`` with both adapter layouts, lora_config.json and a picture, into
+the folder (``out=DIR`` for another).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from annotated_types import Gt, Lt
+
+from bilevel.cutting.budget import Budget
+from bilevel.errors import UserError, listed, nearest, printable
+from bilevel.settings import Count, from_values
+from experiments.cli import places
+from experiments.cli.command_line import CommandLine
+from experiments.cli.program import program
+from experiments.cli.quiet import quiet
+from experiments.results.finished_run import SavedRun, take
+
+if TYPE_CHECKING:
+    from bilevel.cutting import Criterion, Cut
+    from experiments.training.trained_adapter import Trained
+
+__all__ = ["RankOptions", "describe", "find_ranks", "main"]
+
+
+@dataclass(frozen=True)
+class RankOptions(Budget):
+    """What this program is told besides the run and its configuration."""
+
+    criterion: str = "singular"
+    """What a component is worth, see docs/ranks.md."""
+    delta: Annotated[float, Gt(0), Lt(1)] = 0.02
+    """Share of what was learned (loss without the adapter less that with it) that may be lost."""
+    examples: Count = 512
+    """Held-out examples at most; those of a criterion with data are half of them."""
+
+    @classmethod
+    def read(cls, words: dict[str, str | None]) -> RankOptions:
+        """Out of ``name=value`` words.
+
+        Raises:
+            UserError: names the word.
+        """
+        given = {key: places.value(f"{key}={text}") for key, text in words.items() if text}
+        options = from_values(cls, given, "")
+        options.named()
+        return options
+
+    def named(self) -> Criterion:
+        """The criterion.
+
+        Raises:
+            UserError: there is none of that name.
+        """
+        from bilevel.cutting import CRITERIA
+
+        if self.criterion not in CRITERIA:
+            raise UserError(
+                f"criterion={self.criterion}: allowed are {listed(CRITERIA)}"
+                f"{nearest(self.criterion, CRITERIA)}"
+            )
+        return CRITERIA[self.criterion]()
+
+
+def find_ranks(trained: Trained, options: RankOptions) -> Cut:
+    """Order the components, draw the frontier where there are examples, and choose.
+
+    Raises:
+        UserError: there is neither a budget nor examples to choose by, or too few of them.
+    """
+    from bilevel.cutting import cut
+    from experiments.training.untrained import halves, losses_on, scoring_on
+
+    criterion = options.named()
+    rows, why = trained.held_out.rows, trained.held_out.source
+    if not rows and not options.told:
+        raise UserError(f"{why}; or say how much is to stay, budget=0.25, parameters=N or rank=R")
+    if not rows and criterion.needs_data:
+        raise UserError(f"criterion={options.criterion} needs held-out examples: {why}")
+    scoring, drawing = halves(rows, options.examples, criterion)
+    return cut(
+        trained.model,
+        criterion,
+        budget=options,
+        scoring=scoring_on(trained, scoring) if scoring else None,
+        losses=losses_on(trained, drawing) if drawing else None,
+        share=options.delta,
+    )
+
+
+def describe(cut: Cut, trained: Trained) -> str:
+    """The frontier, what was chosen and the ranks, for the terminal."""
+    from experiments.results.rank_table import rank_table
+
+    ranking, frontier = cut.ranking, cut.frontier
+    total = len(ranking.order)
+    lines = [f"{trained.title}: {total} components, {ranking.total:,} adapter parameters"]
+    if frontier is not None:
+        lines[0] += f"; losses of {frontier.examples} examples ({trained.held_out.source})"
+        lines.append("  components  parameters     loss   difference to the whole")
+        lines += [
+            f"  {p.components:>10}  {p.parameters:>10,}  {p.loss:7.4f}   "
+            f"{p.difference:+.4f} +- {p.error:.4f}{'   chosen' * (p is frontier.choice)}"
+            for p in frontier.points
+        ]
+        lines += [
+            f"  rank {rank} everywhere, {p.parameters:,}: {p.difference:+.4f} +- {p.error:.4f}"
+            for rank, p in frontier.even.items()
+        ]
+        if not frontier.learned:
+            lines.append(
+                "nothing learned: with the adapter the loss is not lower than without it by two "
+                "standard errors, so no ranks are chosen"
+            )
+        elif (chosen := frontier.choice) is not None:
+            lines.append(
+                f"chosen: {chosen.components} of {total} components, {chosen.parameters:,} "
+                f"parameters ({chosen.parameters / ranking.total:.1%}), the fewest that lose no "
+                f"more than {frontier.delta:.4f} (delta)"
+            )
+    if cut.ranks is not None:
+        kept = sum(cut.ranks.values())
+        lines.append(f"ranks ({kept} of {total} components, by {cut.criterion}):")
+        lines.append(rank_table(cut.ranks))
+    return "\n".join(lines)
+
+
+@program(lambda: str(__doc__))
+def main(words: list[str]) -> None:
+    """The program."""
+    line = CommandLine.of_one(words)
+    named: dict[str, str | None] = {field.name: None for field in fields(RankOptions)}
+    own, overrides = take(line.overrides, run=None, adapter=None, out=None, **named)
+    options = RankOptions.read({name: own[name] for name in named})
+    if (own["run"] is None) == (own["adapter"] is None):
+        raise UserError("say what to cut: run=DIR, a finished run, or adapter=DIR, a PEFT adapter")
+    quiet()
+    from experiments.training import trained_adapter
+
+    if own["run"] is not None:
+        trained = trained_adapter.of_run(SavedRun.open(own["run"], line, overrides), overrides)
+    else:
+        folder = Path(own["adapter"] or "")
+        trained = trained_adapter.of_folder(folder, overrides, line.config_dir)
+    found = find_ranks(trained, options)
+    print(printable(describe(found, trained)))
+    _save(found, trained, Path(own["out"] or own["run"] or own["adapter"] or ""))
+
+
+def _save(cut: Cut, trained: Trained, out: Path) -> None:
+    from experiments.results import ranks_file
+
+    values = {**cut.as_json(), "examples_from": trained.held_out.source}
+    place = out / ranks_file.FILE
+    if cut.keep is None:
+        ranks_file.write(values, place)
+        print(printable(str(place)))
+        return
+    report = ranks_file.save_cut(trained.model, cut, out / ranks_file.FOLDER, trained.answers)
+    ranks_file.write(values, place)
+    for path in (
+        place,
+        report.adapter,
+        report.compact,
+        out / ranks_file.FOLDER / ranks_file.CONFIG,
+    ):
+        print(printable(str(path)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Write what a cut found: ranks.json, the adapters at their true ranks, and a LoraConfig."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig, PeftModel
+
+from bilevel.checkpoint.disk import told_when_full
+from bilevel.checkpoint.sums import seal
+from bilevel.cutting import Cut
+from bilevel.lowrank import ExportReport, export_adapter, lora_pattern, lora_scales
+from experiments.answers import Answers
+from experiments.cli.writing import write_atomically
+from experiments.results import saved_model
+
+__all__ = ["CONFIG", "FILE", "FOLDER", "lora_config", "save_cut", "write"]
+
+FILE = "ranks.json"
+FOLDER = "ranks"
+CONFIG = "lora_config.json"
+
+
+def lora_config(model: PeftModel, ranks: dict[str, int]) -> LoraConfig:
+    """A configuration to train plain LoRA of these ranks with, each layer at its present scale.
+
+    Raises:
+        UserError: every layer has rank 0.
+    """
+    trained = model.peft_config["default"]
+    heads = trained.to_dict().get("modules_to_save")
+    return LoraConfig(
+        task_type=trained.task_type,
+        modules_to_save=list(dict.fromkeys(heads)) if heads else None,
+        fan_in_fan_out=bool(trained.to_dict().get("fan_in_fan_out")),
+        **lora_pattern(ranks, lora_scales(model)),
+    )
+
+
+def save_cut(model: PeftModel, cut: Cut, folder: Path, answers: Answers) -> ExportReport:
+    """Write the cut adapter in both layouts and its ``LoraConfig`` below ``folder``.
+
+    Args:
+        model: as :func:`bilevel.cutting.cut` left it; it stays as it is.
+        cut: what stays.
+        folder: for ``adapter``, ``adapter_compact`` and ``lora_config.json``.
+        answers: names of classes or tags go with the adapters.
+
+    Raises:
+        UserError: nothing stays, or the disk is full.
+    """
+    assert cut.keep is not None
+    assert cut.ranks is not None
+    config = lora_config(model, cut.ranks)
+    report = export_adapter(model, folder, keep=cut.keep)
+    saved_model.name_labels(answers, (report.adapter, report.compact))
+    for path in (report.adapter, report.compact):
+        seal(path)
+    values = {k: sorted(v) if isinstance(v, set) else v for k, v in config.to_dict().items()}
+    with told_when_full(folder):
+        write_atomically(folder / CONFIG, json.dumps(values, indent=2, default=str) + "\n")
+    return report
+
+
+def write(values: dict[str, Any], path: Path) -> None:
+    """Write ranks.json, all of it or nothing."""
+    with told_when_full(path.parent):
+        write_atomically(path, json.dumps(values, indent=2) + "\n")

@@ -1,0 +1,160 @@
+"""Load a trained LoRA adapter with its base model, and the examples that it never trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from peft import PeftModel
+
+from bilevel.errors import UserError, listed
+from bilevel.lowrank.adapter_files import check_weights
+from bilevel.lowrank.export import COMPACT
+from bilevel.reading import json_object
+from experiments.answers import CLASSES, NUMBER, TAGS, TEXT, Answers
+from experiments.config.composition import compose_config
+from experiments.config.instantiate import build, user_modules
+from experiments.models.pretrained import LoadedModel
+from experiments.models.spec import ModelSpec
+from experiments.results import saved_model
+from experiments.results.finished_run import SavedRun
+from experiments.results.labels import matched
+from experiments.tasks.task import Task, TaskData
+from experiments.training.singular_log import is_plain_lora
+from experiments.training.untrained import Untrained, untrained
+
+__all__ = ["Trained", "of_folder", "of_run"]
+
+ADAPTER_CONFIG = "adapter_config.json"
+NO_TASK = "nothing is known of the adapter's data: give task=... with a file validation"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """An adapter to cut, and what is known of it.
+
+    Attributes:
+        model: with plain LoRA, on its device, in evaluation mode.
+        loaded: the base model's tokenizer and head.
+        answers: what it puts out.
+        task: its data; None where nothing but the adapter is known.
+        held_out: examples that the weights never trained on.
+        title: what it is, for people.
+        run: the folder of the run; None of an adapter alone.
+    """
+
+    model: PeftModel
+    loaded: LoadedModel
+    answers: Answers
+    task: TaskData | None
+    held_out: Untrained
+    title: str
+    run: Path | None = None
+
+
+def of_run(run: SavedRun, overrides: Sequence[str]) -> Trained:
+    """The adapter of a finished run.
+
+    Args:
+        run: which.
+        overrides: ``task.KEY=VALUE`` words given now, after which other data are read.
+
+    Raises:
+        UserError: the run did not end in LoRA, or its data or model cannot be had.
+    """
+    folder = run.folder / COMPACT
+    if not folder.is_dir():
+        raise UserError(
+            f"run={run.folder}: {run.result['method']} leaves no LoRA adapter to cut; what it left "
+            f"is in {run.result['adapter_dir']}"
+        )
+    changed = any(word.partition("=")[0].partition(".")[0] == "task" for word in overrides)
+    kept = run.result.get("validation") or {}
+    if kept.get("source") == "training" and not changed:  # which is found in the training data
+        kind: Any = Task
+        data = build(run.config.task, "task", kind, run.modules).load()
+        task = matched(data, run.result, str(run.folder))
+    else:
+        task = run.task()
+    loaded = run.base(task)
+    return Trained(
+        _plain(folder, loaded),
+        loaded,
+        task.answers,
+        task,
+        untrained(run, task, loaded, changed),
+        f"{run.result['method']} on {task.name}, {run.result['model']}",
+        run.folder,
+    )
+
+
+def of_folder(folder: Path, overrides: Sequence[str], config_dir: str | None) -> Trained:
+    """Anybody's adapter on the model that is named with it.
+
+    Args:
+        folder: with adapter_config.json and adapter_model.safetensors.
+        overrides: ``model...`` words, and ``task...`` words where there are data.
+        config_dir: the user's own configuration folder.
+
+    Raises:
+        UserError: there is no plain LoRA adapter, or it cannot be told what it puts out.
+    """
+    options = json_object(folder / ADAPTER_CONFIG, needs=("peft_type",))
+    keys = [word.partition("=")[0] for word in overrides]
+    if not any(key.partition(".")[0] == "model" for key in keys):
+        raise UserError(
+            f"adapter={folder}: say the model it belongs to, model.pretrained=ID_OR_FOLDER "
+            f"(its {ADAPTER_CONFIG} says {options.get('base_model_name_or_path')})"
+        )
+    words = [*overrides, *(["model=hub"] if "model" not in keys else [])]
+    config = compose_config(words, config_dir)
+    OmegaConf.resolve(config.model)
+    modules = user_modules([config_dir] if config_dir else [])
+    kind: Any = Task
+    with_data = any(key.partition(".")[0] == "task" for key in keys)
+    task: TaskData | None = None
+    if with_data:
+        task = build(config.task, "task", kind, modules).load()
+    answers = _answers(folder, options) if task is None else task.answers
+    loaded = build(config.model, "model", ModelSpec, modules).load(answers, 0)
+    held = Untrained((), NO_TASK)
+    if task is not None:
+        rows = loaded.tokenise(task, task.validation) if task.validation else ()
+        said = "the validation file" if rows else "the task has no validation file beside a test"
+        held = Untrained(rows, said)
+    return Trained(_plain(folder, loaded), loaded, answers, task, held, str(folder))
+
+
+def _plain(folder: Path, loaded: LoadedModel) -> PeftModel:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = saved_model.load(folder, loaded.model)
+    if not isinstance(model, PeftModel) or not is_plain_lora(model):
+        raise UserError(f"{folder} holds no plain LoRA adapter, and only its ranks can be cut")
+    return model.to(device).eval()
+
+
+def _answers(folder: Path, options: dict[str, Any]) -> Answers:
+    """What an adapter's model puts out, by its configuration and the size of its head."""
+    kind = options.get("task_type")
+    if kind in ("CAUSAL_LM", "SEQ_2_SEQ_LM"):
+        return Answers(TEXT, 0)
+    shapes = [
+        shape
+        for name, shape in check_weights(folder).items()
+        if name.endswith(".weight") and ".lora_" not in name and len(shape) == 2
+    ]
+    if kind not in ("SEQ_CLS", "TOKEN_CLS") or not shapes:
+        known = listed(("SEQ_CLS", "TOKEN_CLS", "CAUSAL_LM", "SEQ_2_SEQ_LM"))
+        raise UserError(
+            f"adapter={folder}: what its model puts out cannot be told (task_type={kind}, known "
+            f"are {known}; a class needs the head beside the adapter): give task=..."
+        )
+    size = min(shape[0] for shape in shapes)
+    if kind == "TOKEN_CLS":
+        return Answers(TAGS, size, tuple(f"LABEL_{i}" for i in range(size)))
+    names = tuple(f"LABEL_{i}" for i in range(size))
+    return Answers(NUMBER, 1) if size == 1 else Answers(CLASSES, size, names)

@@ -1,0 +1,129 @@
+"""Find the examples that a finished run's weights never trained on, its test set aside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bilevel.cutting import Criterion, Losses, ScoringData
+from bilevel.data import split
+from bilevel.errors import UserError
+from experiments.training.scoring import example_losses, some
+from experiments.training.watched import digest
+
+if TYPE_CHECKING:
+    from experiments.models.pretrained import LoadedModel
+    from experiments.results.finished_run import SavedRun
+    from experiments.tasks.task import TaskData
+    from experiments.training.trained_adapter import Trained
+
+__all__ = ["Untrained", "halves", "losses_on", "scoring_on", "untrained"]
+
+Row = dict[str, Any]
+BATCH = 16  # examples that a criterion is given at once
+
+ASK = (
+    "train with method.hold_out=0.2, which keeps a part of the training data, or give the task a "
+    "file validation beside its test file"
+)
+
+
+@dataclass(frozen=True)
+class Untrained:
+    """Held-out examples.
+
+    Attributes:
+        rows: tokenised; none where there are none.
+        source: what they are of, for messages; without rows, why there are none.
+    """
+
+    rows: Sequence[dict[str, Any]]
+    source: str
+
+
+def untrained(run: SavedRun, task: TaskData, loaded: LoadedModel, changed: bool) -> Untrained:
+    """Examples to draw the frontier of a run by.
+
+    What ``method.hold_out`` kept out of the training data is found again by the run's seed, and
+    known again by the checksum in its result.json: rows that only look the same may have been
+    trained on.
+
+    Args:
+        run: finished.
+        task: its data, training examples included where they are needed.
+        loaded: the run's base model.
+        changed: whether other data were given than the run's own.
+    """
+    found: dict[str, Any] | None = run.result.get("validation")
+    if task.validation and (changed or found is None or found["source"] == "validation"):
+        rows = loaded.tokenise(task, task.validation)
+        if found is not None and found["trained_on"] and digest(rows) == found.get("digest"):
+            return Untrained((), f"the validation file is D_val, which was trained on: {ASK}")
+        return Untrained(rows, "the validation file")
+    if changed:
+        return Untrained((), f"the data given now have no validation file beside a test: {ASK}")
+    if found is None:
+        return Untrained((), f"the run kept no examples apart: {ASK}")
+    if found["trained_on"]:
+        return Untrained((), f"the run's D_val was trained on, by its upper level: {ASK}")
+    share = run.held_share()
+    if share is None or "digest" not in found:
+        return Untrained((), f"the run does not say which examples it kept apart: {ASK}")
+    classes = task.stratify(task.train)
+    _, held = split(len(task.train), 1 - share, int(run.config.seed), classes)
+    rows = loaded.tokenise(task, [task.train[i] for i in held])
+    said = f"method.hold_out={share:g}"
+    if digest(rows) != found["digest"]:
+        return Untrained(
+            (),
+            f"the training data are not what they were when the run kept a part apart ({said}), "
+            f"so that part cannot be found again: {ASK}",
+        )
+    return Untrained(rows, f"the training data, kept apart by {said}")
+
+
+def halves(rows: Sequence[Row], limit: int, criterion: Criterion) -> tuple[list[Row], list[Row]]:
+    """Examples for the criterion to score by, and others to draw the frontier by.
+
+    Args:
+        rows: held-out examples.
+        limit: of both together at most.
+        criterion: one without data leaves all to the frontier.
+
+    Raises:
+        UserError: a criterion with data has fewer than two for each.
+    """
+    chosen = [rows[i] for i in some(len(rows), limit)]
+    if not chosen or not criterion.needs_data:
+        return [], chosen
+    if len(chosen) < 4:
+        raise UserError(
+            f"criterion={criterion.name} needs 4 held-out examples or more, and here are "
+            f"{len(chosen)}"
+        )
+    order = np.random.default_rng(1).permutation(len(chosen))  # files may alternate
+    middle = len(chosen) // 2
+    return [chosen[i] for i in order[:middle]], [chosen[i] for i in order[middle:]]
+
+
+def losses_on(trained: Trained, rows: list[Row]) -> Callable[[], Losses]:
+    """What measures the adapter as it is, on these examples."""
+    task = trained.task
+    assert task is not None
+    collate = task.collator(trained.loaded.tokenizer)
+    return lambda: example_losses(trained.model, task, rows, collate)
+
+
+def scoring_on(trained: Trained, rows: list[Row]) -> ScoringData:
+    """What a criterion is given of these examples."""
+    assert trained.task is not None
+    device = next(trained.model.parameters()).device
+    collate = trained.task.collator(trained.loaded.tokenizer)
+    batches = [
+        {key: tensor.to(device) for key, tensor in collate(rows[i : i + BATCH]).items()}
+        for i in range(0, len(rows), BATCH)
+    ]
+    return ScoringData(batches, losses_on(trained, rows))
