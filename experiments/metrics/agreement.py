@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from experiments.metrics.module_names import place, shortened
+from experiments.metrics.module_names import places, shortened
 
 __all__ = ["ALL", "Agreement", "agreement"]
 
@@ -58,7 +58,7 @@ def agreement(ranks_by_run: Sequence[Mapping[str, int]]) -> dict[str, Agreement]
     if len(ranks_by_run) < 2 or not names:
         return {}
     table = np.array([[ranks.get(name, 0) for name in names] for ranks in ranks_by_run])
-    parts = [place(name)[1] for name in names]
+    parts = [part for _, part in places(names).values()]
     kinds = list(dict.fromkeys(parts))
     found = {ALL: _over(table)}
     for kind, shown in zip(kinds, shortened(kinds), strict=True):

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-__all__ = ["place", "shortened"]
+__all__ = ["places", "shortened"]
 
 
-def place(name: str) -> tuple[int | None, str]:
-    """Layer number and the rest: ``encoder.layer.3.attention.self.query`` -> (3, ...query)."""
-    parts = name.split(".")
-    numbers = [i for i, part in enumerate(parts) if part.isdecimal()]
-    if not numbers:
-        return None, name
-    return int(parts[numbers[-1]]), ".".join(parts[numbers[-1] + 1 :])
+def places(names: Iterable[str]) -> dict[str, tuple[int | None, str]]:
+    """Layer number and part of each module: ``encoder.layer.3.output.dense`` -> (3, output.dense).
+
+    The layer is the first number: what stands behind another is a part of it (T5's
+    ``block.3.layer.0.SelfAttention.q``, experts). Where there are several stacks, an encoder and a
+    decoder, their names go before the part, so that no two modules share a place.
+    """
+    found: dict[str, tuple[int | None, list[str], str]] = {}
+    for name in names:
+        words = name.split(".")
+        at = next((i for i, word in enumerate(words) if word.isdecimal()), None)
+        if at is None:
+            found[name] = (None, [], name)
+        else:
+            found[name] = (int(words[at]), words[:at], ".".join(words[at + 1 :]))
+    stacks = [stack for layer, stack, _ in found.values() if layer is not None]
+    common = set(stacks[0]).intersection(*stacks[1:]) if stacks else set()
+    return {
+        name: (layer, ".".join([*(word for word in stack if word not in common), part]))
+        for name, (layer, stack, part) in found.items()
+    }
 
 
 def shortened(parts: Sequence[str]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from experiments.metrics.module_names import place, shortened
+from experiments.metrics.module_names import places, shortened
 
 __all__ = ["grid", "title"]
 
@@ -15,11 +15,11 @@ def grid(names: Iterable[str]) -> tuple[list[int | None], list[str], dict[str, t
     Parts are shortened to their last word, or more where others end in the same.
     """
     names = list(names)
-    places = {name: place(name) for name in names}
-    layers = sorted({layer for layer, _ in places.values()}, key=lambda x: -1 if x is None else x)
-    parts = list(dict.fromkeys(part for _, part in places.values()))
+    placed = places(names)
+    layers = sorted({layer for layer, _ in placed.values()}, key=lambda x: -1 if x is None else x)
+    parts = list(dict.fromkeys(part for _, part in placed.values()))
     cells = {
-        name: (parts.index(part), layers.index(layer)) for name, (layer, part) in places.items()
+        name: (parts.index(part), layers.index(layer)) for name, (layer, part) in placed.items()
     }
     return layers, shortened(parts), cells
 
