@@ -12,11 +12,11 @@ the training, or of the quarter before the choice was fixed, each component has 
 relative to the cut of the same record, so that what grows or shrinks together is no noise. With s_j
 the standard deviation of d_j over the records and d_j the position now,
 
-    component j lies within noise of the cut  when  |d_j| < 2 s_j,
+    component j lies within noise of the cut  when  |d_j| <= 2 s_j + 1e-6,
 
-or when it stands exactly on the cut and so does one on its other side (a tie). The ranks are called
-decided when at most one in twenty of the components that could change sides does, which are as
-many as the smaller of those kept and those dropped. The noise is that of one training: another seed
+the last for the digits that are written. The ranks are called decided when at most one in twenty of
+the components that could change sides does, which are as many as the smaller of those kept and
+those dropped. The noise is that of one training: another seed
 of it may do worse, and will hardly do better.
 """
 
@@ -35,6 +35,7 @@ __all__ = ["RECORDS", "Decided", "RankChoice", "decided", "decided_by_rule", "la
 RECORDS = 3  # fewer have no spread to speak of
 SHARE = 0.05  # of the components that could change sides
 NOISE = 2.0  # standard deviations
+WRITTEN = 1e-6  # what rounding may have moved a record by
 
 
 @dataclass(frozen=True)
@@ -156,10 +157,7 @@ def decided(
         moved = history / np.array(middles[:records])[:, None] - 1
         here = moved[-1] if now is None else now / middles[-1] - 1
     spread = moved.std(axis=0, ddof=1)
-    near = np.abs(here) < NOISE * spread
-    on_it = here == 0
-    if (on_it & keep).any() and (on_it & ~keep).any():
-        near |= on_it
+    near = np.abs(here) <= NOISE * spread + WRITTEN
     margin = apart = None
     if 0 < kept < components:
         last = int(np.flatnonzero(keep)[here[keep].argmin()])

@@ -16,7 +16,7 @@ from experiments.plots.style import canvas, wrapped
 
 __all__ = ["draw", "heat_map", "inches"]
 
-TITLE = 76  # letters in a line
+LETTERS = 11  # of the title in an inch
 SMALL = 24  # layers from which on the numbers are set smaller
 
 
@@ -34,15 +34,16 @@ def draw(result: dict[str, Any], path: Path) -> bool:
     if not ranks:
         return False
     width, height = inches(ranks)
+    width = max(6.0, width)
     title = [
         f"Ranks of {result['method']} on {result['task']}, {result['model']}",
         f"mean {np.mean(list(ranks.values())):.2f}, "
         f"{result['adapter_parameters']:,} adapter parameters",
     ]
     if result.get("decided"):
-        title.append(wrapped(result["decided"]["words"], TITLE))
+        title.append(wrapped(result["decided"]["words"], int(LETTERS * (width - 1))))
     lines = sum(1 + text.count("\n") for text in title)
-    with canvas(path, max(6.0, width), height + 0.9 + 0.17 * lines) as figure:
+    with canvas(path, width, height + 0.9 + 0.17 * lines) as figure:
         axes = figure.subplots()
         heat_map(axes, ranks)
         axes.set_title("\n".join(title), fontsize=10)
