@@ -59,6 +59,7 @@ from problems.common.two_levels import Fraction
 from problems.lora import lora_training
 
 if TYPE_CHECKING:
+    from bilevel.cutting.decided import RankChoice
     from bilevel.lowrank import Gates
 
 __all__ = ["AutoLoRA"]
@@ -126,6 +127,12 @@ class AutoLoRA(LowRankMethod, TwoLevelMethod, RankSearch):
     def held_out(self, own: bool) -> DVal:
         """The retraining is on the training data alone."""
         return "apart" if own else "trained_on"
+
+    def rank_choice(self) -> RankChoice:
+        """By ``rank_rule``, of the gates that the search ends with."""
+        from bilevel.cutting.decided import RankChoice
+
+        return RankChoice(self.rank_rule, gate=self.gate)
 
     def stages(self) -> Sequence[Stage]:
         """Search, whose end derives the ranks; then retrain on all of the training data."""

@@ -66,6 +66,10 @@ class LoRACut(CutOptions, LoRA, RankSearch):
         """
         super().check_size(examples, batch_size)
         least = self._least()
+        if self.examples < least:
+            raise UserError(
+                f"method.examples={self.examples}: criterion={self.criterion} needs {least} or more"
+            )
         if not self.hold_out:
             return
         trained = round((1 - self.hold_out) * examples)

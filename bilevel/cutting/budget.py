@@ -44,11 +44,11 @@ class Budget(Settings):
         """Parameters that stay.
 
         Raises:
-            UserError: more than there are.
+            UserError: more than there are, or fewer than one component has.
         """
         if self.budget is not None:
-            return int(self.budget * ranking.total)
-        if self.rank is not None:
+            asked, said = int(self.budget * ranking.total), f"budget={self.budget:g}"
+        elif self.rank is not None:
             asked, said = self.rank * sum(ranking.costs.values()), f"rank={self.rank}"
         else:
             assert self.parameters is not None
@@ -56,5 +56,11 @@ class Budget(Settings):
         if asked > ranking.total:
             raise UserError(
                 f"{said} asks for {asked} parameters, and the adapter has {ranking.total}"
+            )
+        least = min(ranking.costs.values())
+        if asked < least:
+            raise UserError(
+                f"{said} leaves no component: {asked} of the adapter's {ranking.total} parameters "
+                f"stay, and the smallest component has {least}"
             )
         return asked

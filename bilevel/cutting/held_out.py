@@ -31,6 +31,9 @@ def cut_by(
     *,
     collate: Callable[[list[Row]], dict[str, Tensor]],
     losses: Callable[[list[Row]], Losses],
+    shown: Callable[[Callable[[], Losses], str], Callable[[], Losses]] = lambda losses, what: (
+        losses
+    ),
 ) -> Cut:
     """Order the components of a model's adapter, and choose those that stay.
 
@@ -41,6 +44,7 @@ def cut_by(
         budget: what was told; if nothing was, the frontier chooses.
         collate: makes a padded batch of tensors out of rows.
         losses: of the model as it is, in evaluation mode.
+        shown: what shows somebody how often losses are computed, and for what; nobody by default.
 
     Raises:
         UserError: a budget is larger than the adapter, or there are too few examples.
@@ -54,13 +58,15 @@ def cut_by(
             {key: tensor.to(device) for key, tensor in collate(scoring[i : i + BATCH]).items()}
             for i in range(0, len(scoring), BATCH)
         ]
-        data = ScoringData(batches, lambda: losses(scoring))
+        data = ScoringData(
+            batches, shown(lambda: losses(scoring), f"criterion {options.criterion}")
+        )
     return cut(
         model,
         criterion,
         budget=budget,
         scoring=data,
-        losses=(lambda: losses(drawing)) if drawing else None,
+        losses=shown(lambda: losses(drawing), "frontier") if drawing else None,
         share=options.delta,
     )
 

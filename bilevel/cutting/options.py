@@ -24,7 +24,7 @@ class CutOptions(Settings):
     """What a component is worth, see docs/ranks.md."""
     delta: Annotated[float, Gt(0), Lt(1)] = 0.02
     """Share of what was learned (loss without the adapter less that with it) that may be lost."""
-    examples: Annotated[int, Ge(4)] = 512
+    examples: Annotated[int, Ge(2)] = 512
     """Held-out examples at most; those of a criterion with data are half of them."""
 
     def named(self) -> Criterion:

@@ -21,7 +21,7 @@ from experiments.plots.records import final_values
 from experiments.results import record
 from experiments.results.saved_model import Saved, load
 from experiments.tasks.task import TaskData
-from experiments.training import warm_start
+from experiments.training import decided_ranks, warm_start
 from experiments.training.doubts import about_cut, about_predictions
 from experiments.training.fine_tuning_job import FineTuningJob
 from experiments.training.scoring import forward, score
@@ -55,7 +55,15 @@ def final_scores(
         "train_loss": train_loss,
         "update": moved(model.cpu(), stock := job.stock_model()),
         "planted": _planted_score(job.task, outcome, stock, folder),
+        "decided": _decided(job, outcome, folder),
     }
+
+
+def _decided(job: FineTuningJob, outcome: Outcome, folder: Path) -> dict[str, Any] | None:
+    """How far the ranks are decided, of a method that chooses ranks."""
+    choice = job.plan.method.rank_choice()
+    found = decided_ranks.of_gates(choice, read_metrics(folder), outcome.ranks)
+    return None if found is None else found.as_json()
 
 
 def _write_predictions(task: TaskData, predictions: dict[str, list[Any]], folder: Path) -> None:
@@ -115,6 +123,7 @@ def assemble(
         "validation": validation,
         "test_loss": scores["test_loss"],
         "ranks": outcome.ranks,
+        "decided": scores["decided"],
         "trainable_parameters": outcome.trainable_parameters,
         "adapter_parameters": saved.parameters,
         "head_parameters": saved.head_parameters,

@@ -20,7 +20,7 @@ from experiments.config.plan import Plan
 from experiments.results import ranks_file, record, saved_model
 from experiments.results.fresh_folder import refuse_others
 from experiments.tasks.task import TaskData
-from experiments.training import warm_start
+from experiments.training import decided_ranks, warm_start
 from experiments.training.context import RunContext
 from experiments.training.final_scores import assemble, final_scores, test_sizes
 from experiments.training.fine_tuning_job import FineTuningJob, load_task
@@ -124,7 +124,18 @@ def run_stage(
         return made, summary_without_training(job.settings.precision, *started)
     run = StageRun(context, stage.name)
     stats = run.run(made)
-    return made.finish(stats), run.summary()
+    found = made.finish(stats)
+    if isinstance(found, dict):
+        _say_decided(job, context, found.get("ranks"))
+    return found, run.summary()
+
+
+def _say_decided(job: FineTuningJob, context: RunContext, ranks: dict[str, int] | None) -> None:
+    """Below the ranks that a search has logged, how far they are decided."""
+    records = figures.read_metrics(context.folder)
+    found = decided_ranks.of_gates(job.plan.method.rank_choice(), records, ranks)
+    if found is not None:
+        log.info("%s", found.words)
 
 
 def _run_stages(

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from experiments.results.finished_run import SavedRun
     from experiments.tasks.task import TaskData
 
-__all__ = ["Untrained", "untrained"]
+
+__all__ = ["Untrained", "untrained", "why_none"]
 
 ASK = (
     "train with method.hold_out=0.2, which keeps a part of the training data, or give the task a "
@@ -35,6 +36,33 @@ class Untrained:
     source: str
 
 
+def why_none(run: SavedRun, task: TaskData, changed: bool) -> str | None:
+    """Why there are no such examples, as far as can be told before a model loads.
+
+    Args:
+        run: finished.
+        task: its data.
+        changed: whether other data were given than the run's own.
+
+    Returns:
+        None where there may be some.
+    """
+    found: dict[str, Any] | None = run.result.get("validation")
+    if task.validation and (changed or found is None or found["source"] == "validation"):
+        if found is not None and found["trained_on"] and not changed:
+            return f"the validation file is D_val, which was trained on: {ASK}"
+        return None
+    if changed:
+        return f"the data given now have no validation file beside a test: {ASK}"
+    if found is None:
+        return f"the run kept no examples apart: {ASK}"
+    if found["trained_on"]:
+        return f"the run's D_val was trained on{_in_the_end(run)}: {ASK}"
+    if run.held_share() is None or "digest" not in found:
+        return f"the run does not say which examples it kept apart: {ASK}"
+    return None
+
+
 def untrained(run: SavedRun, task: TaskData, loaded: LoadedModel, changed: bool) -> Untrained:
     """Examples to draw the frontier of a run by.
 
@@ -48,21 +76,17 @@ def untrained(run: SavedRun, task: TaskData, loaded: LoadedModel, changed: bool)
         loaded: the run's base model.
         changed: whether other data were given than the run's own.
     """
+    if (why := why_none(run, task, changed)) is not None:
+        return Untrained((), why)
     found: dict[str, Any] | None = run.result.get("validation")
     if task.validation and (changed or found is None or found["source"] == "validation"):
         rows = loaded.tokenise(task, task.validation)
         if found is not None and found["trained_on"] and digest(rows) == found.get("digest"):
             return Untrained((), f"the validation file is D_val, which was trained on: {ASK}")
         return Untrained(rows, "the validation file")
-    if changed:
-        return Untrained((), f"the data given now have no validation file beside a test: {ASK}")
-    if found is None:
-        return Untrained((), f"the run kept no examples apart: {ASK}")
-    if found["trained_on"]:
-        return Untrained((), f"the run's D_val was trained on{_in_the_end(run)}: {ASK}")
     share = run.held_share()
-    if share is None or "digest" not in found:
-        return Untrained((), f"the run does not say which examples it kept apart: {ASK}")
+    assert found is not None
+    assert share is not None
     classes = task.stratify(task.train)
     _, held = split(len(task.train), 1 - share, int(run.config.seed), classes)
     rows = loaded.tokenise(task, [task.train[i] for i in held])

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from bilevel import BilevelProblem, Hypergradient
     from bilevel.cutting import Losses
+    from bilevel.cutting.decided import RankChoice
 
 __all__ = ["ComponentValues", "DVal", "Job", "Method", "Stage", "Training", "Watch"]
 
@@ -198,6 +199,11 @@ class Method(Settings, ABC):
             where an upper level trains on all there is, ``nothing`` where there is none.
         """
         return "apart" if own else None
+
+    def rank_choice(self) -> RankChoice | None:
+        """How ranks come from the values that it records, so that it can be told how far they are
+        decided; None for a method that chooses none."""
+        return None
 
     def check_steps(self, examples: int, settings: TrainSettings) -> None:
         """Refuse what takes more steps than the training has, before a model is loaded.
