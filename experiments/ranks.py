@@ -17,15 +17,14 @@ into the folder (``out=DIR`` for another), in the place of what a cut before has
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-from annotated_types import Ge, Gt, Lt
+from typing import TYPE_CHECKING
 
 from bilevel.cutting.budget import Budget
+from bilevel.cutting.options import CutOptions
 from bilevel.errors import UserError, listed, nearest, printable
 from bilevel.settings import from_values
 from experiments.cli import places
@@ -38,7 +37,7 @@ from experiments.results.finished_run import SavedRun, take
 if TYPE_CHECKING:
     from peft import PeftModel
 
-    from bilevel.cutting import Criterion, Cut
+    from bilevel.cutting import Cut, Losses
     from bilevel.cutting.decided import Decided
     from experiments.training.trained_adapter import Trained
 
@@ -48,15 +47,8 @@ GROUPS = ("model", "task")  # of the configuration, that have a say here
 
 
 @dataclass(frozen=True)
-class RankOptions(Budget):
+class RankOptions(CutOptions, Budget):
     """What this program is told besides the run and its configuration."""
-
-    criterion: str = "singular"
-    """What a component is worth, see docs/ranks.md."""
-    delta: Annotated[float, Gt(0), Lt(1)] = 0.02
-    """Share of what was learned (loss without the adapter less that with it) that may be lost."""
-    examples: Annotated[int, Ge(2)] = 512
-    """Held-out examples at most; those of a criterion with data are half of them."""
 
     @classmethod
     def read(cls, words: dict[str, str | None]) -> RankOptions:
@@ -72,21 +64,6 @@ class RankOptions(Budget):
         options.named()
         return options
 
-    def named(self) -> Criterion:
-        """The criterion.
-
-        Raises:
-            UserError: there is none of that name.
-        """
-        from bilevel.cutting import CRITERIA
-
-        if self.criterion not in CRITERIA:
-            raise UserError(
-                f"criterion={self.criterion}: allowed are {listed(CRITERIA)}"
-                f"{nearest(self.criterion, CRITERIA)}"
-            )
-        return CRITERIA[self.criterion]()
-
 
 def find_ranks(trained: Trained, options: RankOptions) -> Cut:
     """Order the components, draw the frontier where there are examples, and choose.
@@ -94,10 +71,9 @@ def find_ranks(trained: Trained, options: RankOptions) -> Cut:
     Raises:
         UserError: there is neither a budget nor examples to choose by, or too few of them.
     """
-    from bilevel.cutting import cut
+    from bilevel.cutting import cut_by
     from experiments.training.counted import counted
     from experiments.training.trained_adapter import TOLD
-    from experiments.training.untrained import halves, losses_on, scoring_on
 
     criterion = options.named()
     rows, why = trained.held_out.rows, trained.held_out.source
@@ -105,23 +81,20 @@ def find_ranks(trained: Trained, options: RankOptions) -> Cut:
         raise UserError(f"{why}; {TOLD}")
     if not rows and criterion.needs_data:
         raise UserError(f"criterion={options.criterion} needs held-out examples: {why}")
-    scoring, drawing = halves(rows, options.examples, criterion)
     with ExitStack() as bars:
-        data = scoring_on(trained, scoring) if scoring else None
-        if data is not None:
-            bar = counted(data.losses, f"criterion {options.criterion}")
-            data = replace(data, losses=bars.enter_context(bar))
-        losses = losses_on(trained, drawing) if drawing else None
-        if losses is not None:
-            expected = _evaluations(trained.model)
-            losses = bars.enter_context(counted(losses, "frontier", expected))
-        return cut(
+
+        def shown(losses: Callable[[], Losses], what: str) -> Callable[[], Losses]:
+            expected = _evaluations(trained.model) if what == "frontier" else None
+            return bars.enter_context(counted(losses, what, expected))
+
+        return cut_by(
             trained.model,
-            criterion,
-            budget=options,
-            scoring=data,
-            losses=losses,
-            share=options.delta,
+            rows,
+            options,
+            options,
+            collate=trained.collate,
+            losses=trained.losses,
+            shown=shown,
         )
 
 

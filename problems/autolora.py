@@ -43,11 +43,13 @@ from bilevel.settings import Count, Passes, Share
 from problems import common
 from problems.common import (
     DVal,
+    FoundRanks,
     Job,
     Level,
     LowRankMethod,
     OptimizerSettings,
     Outcome,
+    RankSearch,
     Stage,
     Training,
     TrainSettings,
@@ -66,7 +68,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class AutoLoRA(LowRankMethod, TwoLevelMethod):
+class AutoLoRA(LowRankMethod, TwoLevelMethod, RankSearch):
     """Search ranks on two levels, then retrain plain LoRA with them."""
 
     name: ClassVar[str] = "autolora"
@@ -204,6 +206,10 @@ class AutoLoRA(LowRankMethod, TwoLevelMethod):
             )
 
         return replace(training, finish=finish)
+
+    def found_ranks(self, job: Job, found: dict[str, Any]) -> FoundRanks:
+        """The search's ranks, at the retraining's scales."""
+        return FoundRanks(self.lora_options(found["ranks"], job), None)
 
     def lora_options(self, chosen: dict[str, int], job: Job) -> dict[str, Any]:
         """``LoraConfig`` options of the retraining: each layer's rank, and its scale.

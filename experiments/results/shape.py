@@ -119,6 +119,7 @@ class _Summary(_Shape):
 class _Finished(_Shape):
     outcome: Any
     summary: _Summary | None
+    tensors: str | None = None
 
 
 class _Stages(_Shape):

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 from peft import PeftConfig, PeftModel
+from torch import Tensor
 
+from bilevel.cutting import Losses
 from bilevel.errors import UserError, listed
 from bilevel.lowrank.adapter_files import check_options, check_weights
 from bilevel.lowrank.export import COMPACT, plain_config
@@ -24,6 +26,7 @@ from experiments.results import record, saved_model
 from experiments.results.finished_run import SavedRun
 from experiments.results.labels import matched
 from experiments.tasks.task import Task, TaskData
+from experiments.training.scoring import example_losses
 from experiments.training.singular_log import is_plain_lora
 from experiments.training.untrained import ASK, Untrained, untrained, why_none
 
@@ -56,6 +59,16 @@ class Trained:
     held_out: Untrained
     title: str
     run: Path | None = None
+
+    def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """A padded batch of held-out examples."""
+        assert self.task is not None
+        return self.task.collator(self.loaded.tokenizer)(rows)
+
+    def losses(self, rows: list[dict[str, Any]]) -> Losses:
+        """Of the model as it is, on these examples."""
+        assert self.task is not None
+        return example_losses(self.model, self.task, rows, self.collate)
 
 
 def of_run(run: SavedRun, overrides: Sequence[str], examples: bool = False) -> Trained:
