@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from bilevel.cutting.losses import Losses
-from experiments.models.batching import batches, evaluating
+from bilevel.evaluation import evaluating, matching_autocast
+from experiments.models.batching import batches
 from experiments.models.generation import generate
-from experiments.models.memory import matching_autocast, without_cache
+from experiments.models.memory import without_cache
 from experiments.tasks.kinds.text import TextData
 from experiments.tasks.task import TaskData
 
