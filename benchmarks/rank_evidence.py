@@ -31,12 +31,14 @@ from bilevel.cutting.criteria.registry import CRITERIA
 from bilevel.cutting.held_out import BATCH, halves
 from bilevel.cutting.losses import difference
 from bilevel.cutting.ranking import masked
+from bilevel.evaluation import evaluating
 from bilevel.lowrank.ranks import Keep
 from experiments.cli.command_line import CommandLine
 from experiments.cli.quiet import quiet
+from experiments.models.batching import batches
 from experiments.results import record, saved_model
 from experiments.results.finished_run import SavedRun
-from experiments.training.scoring import example_losses, score
+from experiments.training.scoring import by_test
 from experiments.training.trained_adapter import Trained, of_run
 
 CUT = "lora80"
@@ -62,9 +64,18 @@ class Measured:
     def __call__(self, model: torch.nn.Module) -> tuple[Losses, float | None]:
         """Losses of the test examples, and the primary score (of text: none)."""
         every = [row for rows in self.tests.values() for row in rows]
-        losses = example_losses(model, self.task, every, self.collate)
-        scores = score(model, self.task, self.tests, self.collate)
-        return losses, scores.metrics.get(self.task.primary_metric)
+        found: list[Any] = [None] * len(every)
+        totals, terms = np.zeros(len(every)), np.zeros(len(every), dtype=int)
+        with torch.no_grad(), evaluating(model):
+            for indices in batches([len(row["input_ids"]) for row in every]):
+                batch = self.collate([every[i] for i in indices])
+                outputs = model(**batch)
+                loss, count = self.task.example_losses(outputs, batch)
+                totals[indices], terms[indices] = loss.numpy(), count.numpy()
+                for i, said in zip(indices, self.task.predictions(outputs, batch), strict=True):
+                    found[i] = said
+        scores = self.task.score(by_test(found, self.tests))
+        return Losses(totals, terms), scores.get(self.task.primary_metric)
 
 
 def processor_seconds(values: dict[str, Any]) -> float:
