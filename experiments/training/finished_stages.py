@@ -1,9 +1,14 @@
-"""Keep a small JSON file of the stages that a run has finished, and of what they found."""
+"""Keep a JSON file of the stages that a run has finished, and of what they found.
+
+Tensors among that lie in a safetensors file a stage beside it, ``found-STAGE.safetensors``, whose
+checksum the JSON names.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +18,7 @@ from experiments.cli.resume import check_same
 from experiments.cli.writing import write_atomically
 from experiments.config import stored
 from experiments.results.shape import check_stages
+from experiments.training import stage_tensors
 
 __all__ = ["Journal"]
 
@@ -26,16 +32,18 @@ class Journal:
         resume: take over what the file says; otherwise it must not be there.
 
     Attributes:
-        finished: stage -> ``{"outcome", "summary"}``, in order.
+        finished: stage -> ``{"outcome", "summary"}``, in order, plain JSON data; and ``"tensors"``,
+            the checksum of their file, where there are some in what it found.
 
     Raises:
-        UserError: the file is of another run, or not readable.
+        UserError: the file is of another run, or not readable; tensors are missing or damaged.
     """
 
     def __init__(self, path: Path, config: dict[str, Any], resume: bool) -> None:
         self.path = path
         self.config = config
         self.finished: dict[str, dict[str, Any]] = {}
+        self._found: dict[str, Any] = {}
         if not resume or not path.is_file():
             self._write()
             return
@@ -45,17 +53,47 @@ class Journal:
             raise UserError(f"{path} is damaged: it is not what was written; start the run afresh")
         check_same(path.parent.parent, stored.given_now(saved["config"], config), config)
         self.finished = saved["stages"]
+        self._found = {name: self._read(name, entry) for name, entry in self.finished.items()}
 
     def finish(self, name: str, outcome: Any, summary: dict[str, Any] | None) -> None:
-        """Note a stage's end; both values must be plain JSON data.
+        """Note a stage's end.
 
         Args:
             name: the stage's.
-            outcome: what it found, for the stage after it.
-            summary: what it says of itself; None where there was nothing to train.
+            outcome: what it found, for the stage after it: plain JSON data, and tensors.
+            summary: what it says of itself, plain JSON data; None where there was nothing to train.
+
+        Raises:
+            StorageError: the disk is full, or the folder not writable.
         """
-        self.finished[name] = {"outcome": outcome, "summary": summary}
+        plain, tensors = stage_tensors.part(outcome)
+        entry = {"outcome": plain, "summary": summary}
+        if tensors:  # first: a journal that names them is only there once they are
+            entry["tensors"] = stage_tensors.save(self._tensors(name), tensors)
+        self.finished[name] = entry
         self._write()
+        self._found[name] = stage_tensors.put_back(json.loads(json.dumps(plain)), tensors)
+
+    def found(self, name: str) -> Any:
+        """What a finished stage found, the same whether this process ran it or one before."""
+        return self._found[name]
+
+    def _tensors(self, name: str) -> Path:
+        return self.path.parent / f"found-{name}.safetensors"
+
+    def _read(self, name: str, entry: dict[str, Any]) -> Any:
+        if entry.get("tensors") is None:
+            return entry["outcome"]
+        if not re.fullmatch(r"[\w.-]+", name):
+            raise UserError(f"{self.path} is damaged: {name!r} is no name of a stage")
+        tensors = stage_tensors.load(self._tensors(name), entry["tensors"])
+        try:
+            return stage_tensors.put_back(entry["outcome"], tensors)
+        except (LookupError, TypeError) as error:
+            raise UserError(
+                f"{self.path} is damaged: stage {name} names a tensor that "
+                f"{self._tensors(name).name} does not have; start the run afresh"
+            ) from error
 
     def _write(self) -> None:
         values: dict[str, Any] = {"config": self.config, "stages": self.finished}

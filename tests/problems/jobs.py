@@ -6,13 +6,16 @@ import json
 import random
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, BertConfig
 
 from bilevel import BilevelEngine, BilevelEngineConfig
+from bilevel.cutting import Losses
 from bilevel.hypergradient import FiniteDifference
-from problems import Outcome, TrainData, TrainSettings
+from experiments.training.stage_tensors import part, put_back
+from problems import TrainData, Training, TrainSettings
 
 
 def collate(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -57,6 +60,19 @@ class SmallJob:
         self.stages: list[str] = []
         self.runs: list[dict[str, Any]] = []
 
+    device = torch.device("cpu")
+
+    def losses(self, model, rows):
+        """Cross-entropies, one example at a time."""
+        model.eval()
+        found = []
+        with torch.no_grad():
+            for row in rows:
+                batch = collate([row])
+                logits = model(**{k: v for k, v in batch.items() if k != "labels"}).logits.double()
+                found.append(-logits.log_softmax(-1)[0, row["labels"]].item())
+        return Losses(np.array(found), np.ones(len(found), dtype=int))
+
     def build_model(self):
         torch.manual_seed(self.seed)
         config = BertConfig(
@@ -99,16 +115,17 @@ def engine_of(training, steps=None):
 
 
 def train(method, job):
-    """Run a method's stages as the application does; what passes between them is JSON."""
+    """Run a method's stages as the application does; JSON and tensors pass between them."""
     found = None
     stages = method.stages()
     for stage in stages:
         job.stages.append(stage.name)
         torch.manual_seed(job.seed)
         made = stage.prepare(job, found)
-        found = made if isinstance(made, Outcome) else made.finish(job.run(made))
+        found = made.finish(job.run(made)) if isinstance(made, Training) else made
         if stage is not stages[-1]:
-            found = json.loads(json.dumps(found))
+            plain, tensors = part(found)
+            found = put_back(json.loads(json.dumps(plain)), tensors)
     return found
 
 
