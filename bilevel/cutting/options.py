@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from annotated_types import Ge, Gt, Lt
 
 from bilevel.errors import UserError, listed, nearest
-from bilevel.settings import Settings
+from bilevel.settings import Settings, from_values
 
 if TYPE_CHECKING:
     from bilevel.cutting.criteria import Criterion
@@ -22,16 +22,18 @@ class CutOptions(Settings):
 
     criterion: str = "singular"
     """What a component is worth, see docs/ranks.md."""
+    criterion_options: dict[str, float | int | str] | None = None
+    """The criterion's own, {density: 0.125} for gates; docs/ranks.md lists them."""
     delta: Annotated[float, Gt(0), Lt(1)] = 0.02
     """Share of what was learned (loss without the adapter less that with it) that may be lost."""
     examples: Annotated[int, Ge(2)] = 512
     """Held-out examples at most; those of a criterion with data are half of them."""
 
     def named(self) -> Criterion:
-        """The criterion.
+        """The criterion, with its own options.
 
         Raises:
-            UserError: there is none of that name.
+            UserError: there is none of that name, or it has no such option.
         """
         from bilevel.cutting.criteria import CRITERIA
 
@@ -40,4 +42,4 @@ class CutOptions(Settings):
                 f"criterion={self.criterion}: allowed are {listed(CRITERIA)}"
                 f"{nearest(self.criterion, CRITERIA)}"
             )
-        return CRITERIA[self.criterion]()
+        return from_values(CRITERIA[self.criterion], self.criterion_options or {}, "criterion_options")
