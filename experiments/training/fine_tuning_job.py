@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bilevel import Hypergradient
 from bilevel.checkpoint.folder import Checkpointer
+from bilevel.cutting import Losses
 from bilevel.lowrank import split_fused
 from experiments.config.plan import Plan
 from experiments.models.memory import recompute, settled_precision
@@ -22,6 +23,7 @@ from experiments.training import choosing, warm_start
 from experiments.training.context import RunContext
 from experiments.training.heard import heard
 from experiments.training.label_smoothing import check_smoothing, smooth_labels
+from experiments.training.scoring import example_losses
 from problems.common.layer_names import positions
 from problems.common.method import TrainData, TrainSettings
 
@@ -135,6 +137,10 @@ class FineTuningJob:
         if fresh is not None:
             return fresh
         return _for_training(self.plan, self.task, self.stock_model())
+
+    def losses(self, model: Any, rows: Sequence[dict[str, Any]]) -> Losses:
+        """The loss of a model on each of some tokenised examples, in evaluation mode."""
+        return example_losses(model, self.task, rows, self.data.collate)
 
     def stock_model(self) -> PreTrainedModel:
         """The same as transformers makes it, which what was saved must fit."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from bilevel import BilevelProblem, Hypergradient
+    from bilevel.cutting import Losses
 
 __all__ = ["ComponentValues", "DVal", "Job", "Method", "Stage", "Training", "Watch"]
 
@@ -62,6 +63,9 @@ class Job(Protocol):
 
     def build_model(self) -> PreTrainedModel:
         """A fresh pretrained model with its head, the same at every call."""
+
+    def losses(self, model: Any, rows: Sequence[dict[str, Any]]) -> Losses:
+        """The loss of a model on each of some tokenised examples, in evaluation mode."""
 
 
 @dataclass(frozen=True)

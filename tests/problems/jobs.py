@@ -6,12 +6,15 @@ import json
 import random
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, BertConfig
 
 from bilevel import BilevelEngine, BilevelEngineConfig
+from bilevel.cutting import Losses
 from bilevel.hypergradient import FiniteDifference
+from experiments.training import stage_tensors
 from problems import Outcome, TrainData, TrainSettings
 
 
@@ -69,6 +72,16 @@ class SmallJob:
         )
         return AutoModelForSequenceClassification.from_config(config)
 
+    @torch.no_grad()
+    def losses(self, model, rows):
+        """Cross-entropy of each example, without dropout."""
+        training = model.training
+        batch = self.data.collate(list(rows))
+        logits = model.eval()(**batch).logits
+        model.train(training)
+        found = nn.functional.cross_entropy(logits, batch["labels"], reduction="none")
+        return Losses(found.numpy().astype(float), np.ones(len(found), dtype=int))
+
     def run(self, training):
         """Train, and say what the application's evaluation at the end would."""
         model = training.model
@@ -99,7 +112,7 @@ def engine_of(training, steps=None):
 
 
 def train(method, job):
-    """Run a method's stages as the application does; what passes between them is JSON."""
+    """Run a method's stages as the application does; JSON and tensors pass between them."""
     found = None
     stages = method.stages()
     for stage in stages:
@@ -108,7 +121,8 @@ def train(method, job):
         made = stage.prepare(job, found)
         found = made if isinstance(made, Outcome) else made.finish(job.run(made))
         if stage is not stages[-1]:
-            found = json.loads(json.dumps(found))
+            plain, tensors = stage_tensors.part(found)
+            found = stage_tensors.put_back(json.loads(json.dumps(plain)), tensors)
     return found
 
 
