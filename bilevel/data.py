@@ -13,7 +13,7 @@ import numpy as np
 
 from bilevel.errors import UserError
 
-__all__ = ["KnowsEpochs", "ResumableLoader", "SavesPosition", "split", "stratified_order"]
+__all__ = ["KnowsEpochs", "ResumableLoader", "SavesPosition", "some", "split", "stratified_order"]
 
 # Length-grouped batches are formed inside runs of this many batches: wide enough that the
 # lengths in a batch are alike, narrow enough that the order still changes from epoch to epoch.
@@ -80,6 +80,13 @@ def split(
         )
     order = stratified_order(n, seed, labels)
     return sorted(order[:size]), sorted(order[size:])
+
+
+def some(count: int, limit: int | None) -> list[int]:
+    """Indices of a fixed random choice of ``limit`` among ``count``, in order; all without one."""
+    if limit is None or count <= limit:
+        return list(range(count))
+    return sorted(np.random.default_rng(0).choice(count, limit, replace=False).tolist())
 
 
 class ResumableLoader:

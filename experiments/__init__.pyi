@@ -3,6 +3,7 @@
 from .answers import Answers as Answers
 from .answers import Decoding as Decoding
 from .api import FineTuned as FineTuned
+from .api import FoundConfig as FoundConfig
 from .api import finetune as finetune
 from .api import search_ranks as search_ranks
 from .models import ModelSpec as ModelSpec

@@ -5,7 +5,8 @@ from experiments import finetune, search_ranks
 run = finetune(model, tokenizer, {"train": train, "test": test}, AutoLoRA())
 run.model, run.lora_config, run.result
 
-config = search_ranks(model, tokenizer, train)      # a LoraConfig for your own trainer
+found = search_ranks(model, tokenizer, train)
+found.config, found.frontier    # a LoraConfig for your own trainer, and what the ranks cost
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel
@@ -43,11 +44,14 @@ from experiments.training.job import execute, run_stage
 from problems.autolora import AutoLoRA
 from problems.common.layer_names import positions
 from problems.common.method import Method, TrainSettings
+from problems.common.rank_search import RankSearch
+from problems.lora_cut import LoRACut
 
-__all__ = ["FineTuned", "finetune", "search_ranks"]
+__all__ = ["FineTuned", "FoundConfig", "finetune", "search_ranks"]
 
 Rows = Iterable[Mapping[str, Any]]
 DEFAULT_METHOD = AutoLoRA()
+DEFAULT_SEARCH = LoRACut()
 SPLITS = ("train", "validation", "test")
 
 log = logging.getLogger(__name__)
@@ -67,6 +71,19 @@ class FineTuned:
     model: torch.nn.Module
     lora_config: PeftConfig | None
     result: dict[str, Any] = field(repr=False)
+
+
+class FoundConfig(NamedTuple):
+    """What :func:`search_ranks` returns.
+
+    Attributes:
+        config: to train plain LoRA of the found ranks with.
+        frontier: loss against parameters, in the form of ranks.json (docs/ranks.md); None of a
+            method that draws none.
+    """
+
+    config: LoraConfig
+    frontier: dict[str, Any] | None
 
 
 def finetune(
@@ -149,7 +166,7 @@ def search_ranks(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     train: Rows,
-    method: AutoLoRA = DEFAULT_METHOD,
+    method: RankSearch = DEFAULT_SEARCH,
     *,
     hypergradient: Hypergradient | None = None,
     target_modules: str | Sequence[str] | None = None,
@@ -157,15 +174,28 @@ def search_ranks(
     seed: int = 0,
     engine: Mapping[str, Any] | None = None,
     **settings: Any,
-) -> LoraConfig:
-    """Only search ranks (AutoLoRA's first stage): a ``LoraConfig`` to train with elsewhere.
+) -> FoundConfig:
+    """Only search ranks: a ``LoraConfig`` to train with elsewhere, and what led to it.
 
-    Arguments as :func:`finetune`'s. Pass the result to ``peft.get_peft_model`` on a fresh model; on
-    GPT-2, whose query and value are one matrix, after ``bilevel.lowrank.split_fused(model)``.
+    Arguments as :func:`finetune`'s. Pass the configuration to ``peft.get_peft_model`` on a fresh
+    model; on GPT-2, whose query and value are one matrix, after
+    ``bilevel.lowrank.split_fused(model)``.
+
+    Args:
+        model, tokenizer: as :func:`finetune`'s.
+        train: rows; a part of them is held out (``hold_out`` of LoRACut, ``split`` of AutoLoRA).
+        method: ``LoRACut()`` (LoRA, of which the smallest part that loses nothing is kept) unless
+            given; another that searches ranks, ``AutoLoRA()`` for one.
+        hypergradient, target_modules, head, seed, engine, **settings: as :func:`finetune`'s.
+
+    Raises:
+        UserError: anything that is wrong with what is given, or no rank is left.
     """
     check_given(model, tokenizer)
-    if not isinstance(method, AutoLoRA):
-        raise UserError(f"only AutoLoRA searches ranks by itself, not {kind(method)}")
+    if not isinstance(method, RankSearch):
+        raise UserError(
+            f"method= must search ranks, LoRACut() or AutoLoRA(), and not {kind(method)}"
+        )
     plan = _plan(
         _given(model, tokenizer, head),
         _task(model, tokenizer, _splits({"train": train}, "search_ranks")),
@@ -179,13 +209,13 @@ def search_ranks(
     quiet()
     job = FineTuningJob.load(plan, load_task(plan))
     with tempfile.TemporaryDirectory() as scratch:
-        found, _ = run_stage(method.stages()[0], job, job.context(Path(scratch)), None)
+        context, found = job.context(Path(scratch)), None
+        for stage in method.search_stages():
+            found, _ = run_stage(stage, job, context, found)
+    options, frontier = method.found_ranks(job, found)
     heads = job.head_modules
-    return LoraConfig(
-        task_type=job.task_type,
-        modules_to_save=list(heads) or None,
-        **method.lora_options(found["ranks"], job),
-    )
+    config = LoraConfig(task_type=job.task_type, modules_to_save=list(heads) or None, **options)
+    return FoundConfig(config, frontier)
 
 
 def _given(model: PreTrainedModel, tokenizer: Any, head: Sequence[str] | None) -> GivenModel:

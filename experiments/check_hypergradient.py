@@ -34,7 +34,7 @@ from experiments.cli.quiet import quiet
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.results.finished_run import take
-from problems.common.method import Outcome
+from problems.common.method import Training
 
 if TYPE_CHECKING:
     from bilevel import Hypergradient
@@ -104,7 +104,7 @@ def measure(plan: Plan, steps: int, batches: int) -> Measurement:
     job = FineTuningJob.load(plan, load_task(plan))
     set_seed(plan.seed)
     training = plan.method.stages()[0].prepare(job, None)
-    if isinstance(training, Outcome) or not training.dependencies["u2l"]:
+    if not isinstance(training, Training) or not training.dependencies["u2l"]:
         raise UserError(
             "this method has one level only, there is no hypergradient to check; take "
             "method=autolora"

@@ -19,6 +19,7 @@ from experiments.plots import (
     cosine,
     cosine_compared,
     curves,
+    frontier,
     gates,
     losses,
     planted_recovery,
@@ -30,7 +31,7 @@ from experiments.plots import (
     watched_compared,
 )
 from experiments.plots.records import Record, method_name
-from experiments.results import record
+from experiments.results import ranks_folder, record
 from experiments.results.links import refuse_links
 from experiments.results.shape import check_line
 
@@ -85,7 +86,12 @@ def draw(folder: Path, result: dict[str, Any]) -> list[Path]:
         "watched.png": lambda path: watched.draw_others(records, result, path),
         "cosine.png": lambda path: cosine.draw(result, path),
     }
-    return [figures / name for name, drawn in drawings.items() if drawn(figures / name)]
+    drawn = [figures / name for name, draws in drawings.items() if draws(figures / name)]
+    found = ranks_folder.read(folder)
+    picture = folder / ranks_folder.FOLDER / ranks_folder.PICTURE
+    if found is not None and frontier.draw(found, picture):
+        drawn.append(picture)
+    return drawn
 
 
 def _file_name(*parts: str) -> str:
@@ -157,8 +163,8 @@ def main(words: Sequence[str] | None = None) -> None:
             raise
         except DAMAGE as error:
             raise UserError(
-                f"{folder}: nothing can be drawn of its result.json and metrics.jsonl, they are "
-                f"damaged or of another version ({type(error).__name__}: {error})"
+                f"{folder}: nothing can be drawn of its result.json, metrics.jsonl and ranks.json, "
+                f"they are damaged or of another version ({type(error).__name__}: {error})"
             ) from error
         for path in drawn:
             print(printable(str(path)))

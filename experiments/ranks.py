@@ -10,44 +10,45 @@ drawn against the parameters kept, on ``examples`` (512) that the weights never 
 part that loses no more than ``delta`` (0.02) of what was learned. With ``budget`` (a share),
 ``parameters`` or ``rank`` (a mean) that is taken instead, which needs no data.
 
-It writes ranks.json, and ``ranks/`` with both adapter layouts, lora_config.json and a picture, into
-the folder (``out=DIR`` for another).
+It writes ranks.json, and ``ranks/`` with both adapter layouts, lora_config.json and frontier.png,
+into the folder (``out=DIR`` for another), in the place of what a cut before has left there.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-from annotated_types import Gt, Lt
+from typing import TYPE_CHECKING
 
 from bilevel.cutting.budget import Budget
+from bilevel.cutting.options import CutOptions
 from bilevel.errors import UserError, listed, nearest, printable
-from bilevel.settings import Count, from_values
+from bilevel.settings import from_values
 from experiments.cli import places
 from experiments.cli.command_line import CommandLine
 from experiments.cli.program import program
 from experiments.cli.quiet import quiet
+from experiments.results import ranks_folder
 from experiments.results.finished_run import SavedRun, take
 
 if TYPE_CHECKING:
-    from bilevel.cutting import Criterion, Cut
+    from peft import PeftModel
+
+    from bilevel.cutting import Cut, Losses
+    from bilevel.cutting.decided import Decided
     from experiments.training.trained_adapter import Trained
 
 __all__ = ["RankOptions", "describe", "find_ranks", "main"]
 
+GROUPS = ("model", "task")  # of the configuration, that have a say here
+
 
 @dataclass(frozen=True)
-class RankOptions(Budget):
+class RankOptions(CutOptions, Budget):
     """What this program is told besides the run and its configuration."""
-
-    criterion: str = "singular"
-    """What a component is worth, see docs/ranks.md."""
-    delta: Annotated[float, Gt(0), Lt(1)] = 0.02
-    """Share of what was learned (loss without the adapter less that with it) that may be lost."""
-    examples: Count = 512
-    """Held-out examples at most; those of a criterion with data are half of them."""
 
     @classmethod
     def read(cls, words: dict[str, str | None]) -> RankOptions:
@@ -56,25 +57,12 @@ class RankOptions(Budget):
         Raises:
             UserError: names the word.
         """
-        given = {key: places.value(f"{key}={text}") for key, text in words.items() if text}
+        given = {
+            key: places.value(f"{key}={text}") for key, text in words.items() if text is not None
+        }
         options = from_values(cls, given, "")
         options.named()
         return options
-
-    def named(self) -> Criterion:
-        """The criterion.
-
-        Raises:
-            UserError: there is none of that name.
-        """
-        from bilevel.cutting import CRITERIA
-
-        if self.criterion not in CRITERIA:
-            raise UserError(
-                f"criterion={self.criterion}: allowed are {listed(CRITERIA)}"
-                f"{nearest(self.criterion, CRITERIA)}"
-            )
-        return CRITERIA[self.criterion]()
 
 
 def find_ranks(trained: Trained, options: RankOptions) -> Cut:
@@ -83,27 +71,44 @@ def find_ranks(trained: Trained, options: RankOptions) -> Cut:
     Raises:
         UserError: there is neither a budget nor examples to choose by, or too few of them.
     """
-    from bilevel.cutting import cut
-    from experiments.training.untrained import halves, losses_on, scoring_on
+    from bilevel.cutting import cut_by
+    from experiments.training.counted import counted
+    from experiments.training.trained_adapter import TOLD
 
     criterion = options.named()
     rows, why = trained.held_out.rows, trained.held_out.source
     if not rows and not options.told:
-        raise UserError(f"{why}; or say how much is to stay, budget=0.25, parameters=N or rank=R")
+        raise UserError(f"{why}; {TOLD}")
     if not rows and criterion.needs_data:
         raise UserError(f"criterion={options.criterion} needs held-out examples: {why}")
-    scoring, drawing = halves(rows, options.examples, criterion)
-    return cut(
-        trained.model,
-        criterion,
-        budget=options,
-        scoring=scoring_on(trained, scoring) if scoring else None,
-        losses=losses_on(trained, drawing) if drawing else None,
-        share=options.delta,
-    )
+    with ExitStack() as bars:
+
+        def shown(losses: Callable[[], Losses], what: str) -> Callable[[], Losses]:
+            expected = _evaluations(trained.model) if what == "frontier" else None
+            return bars.enter_context(counted(losses, what, expected))
+
+        return cut_by(
+            trained.model,
+            rows,
+            options,
+            options,
+            collate=trained.collate,
+            losses=trained.losses,
+            shown=shown,
+        )
 
 
-def describe(cut: Cut, trained: Trained) -> str:
+def _evaluations(model: PeftModel) -> int:
+    """Parts of an adapter that a frontier looks at, roughly: bisection is not known beforehand."""
+    from bilevel.cutting.frontier import COARSE
+    from bilevel.lowrank.layers import lora_layers
+
+    ranks = [layer.r["default"] for layer in lora_layers(model).values()]
+    bisection = round(math.log2(sum(ranks))) - 2
+    return 3 + len(COARSE) + max(1, bisection) + round(math.log2(max(ranks)))
+
+
+def describe(cut: Cut, trained: Trained, decided: Decided | None = None) -> str:
     """The frontier, what was chosen and the ranks, for the terminal."""
     from experiments.results.rank_table import rank_table
 
@@ -137,6 +142,8 @@ def describe(cut: Cut, trained: Trained) -> str:
         kept = sum(cut.ranks.values())
         lines.append(f"ranks ({kept} of {total} components, by {cut.criterion}):")
         lines.append(rank_table(cut.ranks))
+    if decided is not None:
+        lines.append(decided.words)
     return "\n".join(lines)
 
 
@@ -147,39 +154,74 @@ def main(words: list[str]) -> None:
     named: dict[str, str | None] = {field.name: None for field in fields(RankOptions)}
     own, overrides = take(line.overrides, run=None, adapter=None, out=None, **named)
     options = RankOptions.read({name: own[name] for name in named})
+    _refuse_unknown(overrides, [*own, *GROUPS])
     if (own["run"] is None) == (own["adapter"] is None):
-        raise UserError("say what to cut: run=DIR, a finished run, or adapter=DIR, a PEFT adapter")
+        both = ", not both" if own["run"] is not None else ""
+        raise UserError(
+            f"say what to cut: run=DIR, a finished run, or adapter=DIR, a PEFT adapter{both}"
+        )
+    if (Path(own["run"] or "") / "adapter_config.json").is_file():
+        raise UserError(f"run={own['run']}: this is an adapter's folder, say adapter={own['run']}")
+    out = Path(own["out"] or own["run"] or own["adapter"] or "")
+    run = None if own["run"] is None else SavedRun.open(own["run"], line, overrides)
+    ranks_folder.refuse_others(out)
     quiet()
     from experiments.training import trained_adapter
 
-    if own["run"] is not None:
-        trained = trained_adapter.of_run(SavedRun.open(own["run"], line, overrides), overrides)
+    needs_examples = not options.told or options.named().needs_data
+    if run is not None:
+        trained = trained_adapter.of_run(run, overrides, needs_examples)
     else:
         folder = Path(own["adapter"] or "")
-        trained = trained_adapter.of_folder(folder, overrides, line.config_dir)
+        trained = trained_adapter.of_folder(folder, overrides, line.config_dir, needs_examples)
     found = find_ranks(trained, options)
-    print(printable(describe(found, trained)))
-    _save(found, trained, Path(own["out"] or own["run"] or own["adapter"] or ""))
+    decided = _decided(found, trained)
+    print(printable(describe(found, trained, decided)))
+    for path in _save(found, trained, decided, out):
+        print(printable(str(path)))
 
 
-def _save(cut: Cut, trained: Trained, out: Path) -> None:
+def _refuse_unknown(overrides: Sequence[str], known: Sequence[str]) -> None:
+    """Before anything is read: what is no option here, and what was meant."""
+    for word in overrides:
+        key, equals, _ = word.partition("=")
+        if not equals or key.lstrip("+~").split("@")[0].partition(".")[0] not in GROUPS:
+            raise UserError(
+                f"unknown option {word!r}: options look like name=value, and allowed are "
+                f"{listed(known)}{nearest(key, known)}"
+            )
+
+
+def _decided(cut: Cut, trained: Trained) -> Decided | None:
+    from experiments.figures import read_metrics
+    from experiments.training.decided_ranks import of_cut
+
+    return of_cut(cut, None if trained.run is None else read_metrics(trained.run))
+
+
+def _save(cut: Cut, trained: Trained, decided: Decided | None, out: Path) -> list[Path]:
+    """Write what was found; returns the files and folders."""
+    import shutil
+
+    from experiments.plots import frontier
     from experiments.results import ranks_file
 
-    values = {**cut.as_json(), "examples_from": trained.held_out.source}
-    place = out / ranks_file.FILE
-    if cut.keep is None:
-        ranks_file.write(values, place)
-        print(printable(str(place)))
-        return
-    report = ranks_file.save_cut(trained.model, cut, out / ranks_file.FOLDER, trained.answers)
+    values = {
+        "title": trained.title,
+        **cut.as_json(),
+        "examples_from": trained.held_out.source,
+        "decided": None if decided is None else decided.as_json(),
+    }
+    place, folder = out / ranks_file.FILE, out / ranks_file.FOLDER
+    written = [place]
+    if cut.keep is None:  # what a cut before has left there is no longer what ranks.json says
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        report = ranks_file.save_cut(trained.model, cut, folder, trained.answers)
+        written += [report.adapter, report.compact, folder / ranks_file.CONFIG]
     ranks_file.write(values, place)
-    for path in (
-        place,
-        report.adapter,
-        report.compact,
-        out / ranks_file.FOLDER / ranks_file.CONFIG,
-    ):
-        print(printable(str(path)))
+    picture = folder / ranks_file.PICTURE
+    return [*written, *([picture] if frontier.draw(values, picture) else [])]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """One table out of many runs: ``python -m experiments.report DIR`` (done by itself after ``-m``).
 
-Runs that differ in their seed only make one row: mean and standard deviation over seeds.
+Runs that differ in their seed only make one row: mean and standard deviation over seeds. Below it
+stands how far the ranks that they found agree.
 """
 
 from __future__ import annotations
@@ -48,12 +49,14 @@ def conclude(folder: Path, unfinished: str = "failed") -> list[Path]:
 
 
 def report(folders: Sequence[Path], out: Path) -> str:
-    """Write summary.csv, summary.md and the figures into ``out``; returns the table as text.
+    """Write summary.csv, summary.md and the figures into ``out``; returns the tables as text.
 
     Raises:
         UserError: no finished run is in the folders.
     """
-    from experiments import figures  # matplotlib is slow to load, and --help needs it not
+    # matplotlib and scipy are slow to load, and --help needs them not
+    from experiments import figures
+    from experiments.results import seeds
 
     found = _collect(folders)
     for reason in found.damaged.values():
@@ -63,9 +66,10 @@ def report(folders: Sequence[Path], out: Path) -> str:
         raise UserError(f"no finished run (result.json) in {', '.join(map(str, folders))}")
     finished += searched(finished)
     table = rows(finished)
+    agreeing = seeds.agreement_of_ranks(finished)
     out.mkdir(parents=True, exist_ok=True)
     _write_csv(table, out / "summary.csv")
-    text = markdown(table)
+    text = "\n\n".join(part for part in (markdown(table), agreeing) if part)
     write_atomically(out / "summary.md", text + "\n")
     text = printable(text)
     drawn = [path.name for path in figures.draw_several(finished, out)]
@@ -143,13 +147,7 @@ def markdown(table: Sequence[Mapping[str, Any]]) -> str:
     for row in table:
         numbers = [_mean_and_spread(row, name) for name in measures]
         lines.append([*(cells.markdown_cell(str(row[name])) for name in fixed), *numbers])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    out = [
-        "| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |"
-        for line in lines
-    ]
-    out.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(out)
+    return cells.markdown_table(lines)
 
 
 def _mean_and_spread(row: Mapping[str, Any], name: str) -> str:

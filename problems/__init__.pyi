@@ -10,6 +10,7 @@ from .bitfit import BitFit as BitFit
 from .common import ALONE as ALONE
 from .common import ComponentValues as ComponentValues
 from .common import FineTuning as FineTuning
+from .common import FoundRanks as FoundRanks
 from .common import HeldOut as HeldOut
 from .common import Job as Job
 from .common import Level as Level
@@ -19,6 +20,7 @@ from .common import OneLevelMethod as OneLevelMethod
 from .common import OptimizerSettings as OptimizerSettings
 from .common import Outcome as Outcome
 from .common import Parts as Parts
+from .common import RankSearch as RankSearch
 from .common import Stage as Stage
 from .common import TrainData as TrainData
 from .common import Training as Training
@@ -42,6 +44,7 @@ from .dylora import DyLoRA as DyLoRA
 from .full import FullFineTuning as FullFineTuning
 from .ia3 import IA3 as IA3
 from .lora import LoRA as LoRA
+from .lora_cut import LoRACut as LoRACut
 from .prefix import PrefixTuning as PrefixTuning
 from .pretrained import Pretrained as Pretrained
 from .prompt import PromptTuning as PromptTuning

@@ -43,11 +43,13 @@ from bilevel.settings import Count, Passes, Share
 from problems import common
 from problems.common import (
     DVal,
+    FoundRanks,
     Job,
     Level,
     LowRankMethod,
     OptimizerSettings,
     Outcome,
+    RankSearch,
     Stage,
     Training,
     TrainSettings,
@@ -57,6 +59,7 @@ from problems.common.two_levels import Fraction
 from problems.lora import lora_training
 
 if TYPE_CHECKING:
+    from bilevel.cutting.decided import RankChoice
     from bilevel.lowrank import Gates
 
 __all__ = ["AutoLoRA"]
@@ -65,7 +68,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class AutoLoRA(LowRankMethod, TwoLevelMethod):
+class AutoLoRA(LowRankMethod, TwoLevelMethod, RankSearch):
     """Search ranks on two levels, then retrain plain LoRA with them."""
 
     name: ClassVar[str] = "autolora"
@@ -124,6 +127,12 @@ class AutoLoRA(LowRankMethod, TwoLevelMethod):
     def held_out(self, own: bool) -> DVal:
         """The retraining is on the training data alone."""
         return "apart" if own else "trained_on"
+
+    def rank_choice(self) -> RankChoice:
+        """By ``rank_rule``, of the gates that the search ends with."""
+        from bilevel.cutting.decided import RankChoice
+
+        return RankChoice(self.rank_rule, gate=self.gate)
 
     def stages(self) -> Sequence[Stage]:
         """Search, whose end derives the ranks; then retrain on all of the training data."""
@@ -197,6 +206,10 @@ class AutoLoRA(LowRankMethod, TwoLevelMethod):
             )
 
         return replace(training, finish=finish)
+
+    def found_ranks(self, job: Job, found: dict[str, Any]) -> FoundRanks:
+        """The search's ranks, at the retraining's scales."""
+        return FoundRanks(self.lora_options(found["ranks"], job), None)
 
     def lora_options(self, chosen: dict[str, int], job: Job) -> dict[str, Any]:
         """``LoraConfig`` options of the retraining: each layer's rank, and its scale.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bilevel import lowrank
 from bilevel.data import split as split_indices
@@ -28,7 +28,10 @@ from problems.common import (
     Training,
 )
 
-__all__ = ["LoRA", "lora_training"]
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+__all__ = ["LoRA", "held_apart", "lora_training", "train_lora"]
 
 
 @dataclass(frozen=True)
@@ -76,12 +79,21 @@ def lora_training(
     hold_out: float = 0.0,
 ) -> Training:
     """LoRA with the given ``LoraConfig`` options, on the training data but ``hold_out``."""
-    data = job.data
-    train: list[int] = list(range(len(data.examples)))
-    held_out: list[int] = []
-    if hold_out:
-        train, held_out = split_indices(len(train), 1 - hold_out, job.seed, data.labels)
     model = common.add_lora(job, job.build_model(), **lora_options)
+    return train_lora(job, model, optimizer, epochs, default_lr, hold_out)
+
+
+def train_lora(
+    job: Job,
+    model: PeftModel,
+    optimizer: OptimizerSettings,
+    epochs: float,
+    default_lr: float = 5e-4,
+    hold_out: float = 0.0,
+) -> Training:
+    """Train the LoRA that a model has, on the training data but ``hold_out``."""
+    data = job.data
+    train, held_out = held_apart(job, hold_out)
     batches = common.loader(job, train)
     steps = common.total_steps(job, batches, epochs)
     parameters = common.trainable(model)
@@ -106,3 +118,11 @@ def lora_training(
         finish,
         validation=[data.examples[i] for i in held_out],
     )
+
+
+def held_apart(job: Job, hold_out: float) -> tuple[list[int], list[int]]:
+    """Indices of the training data that are trained on, and of the share that is kept apart."""
+    count = len(job.data.examples)
+    if not hold_out:
+        return list(range(count)), []
+    return split_indices(count, 1 - hold_out, job.seed, job.data.labels)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Gt, Le
 
-from bilevel.cutting.ranking import Ranking
 from bilevel.errors import UserError
 from bilevel.settings import Natural, Settings
+
+if TYPE_CHECKING:
+    from bilevel.cutting.ranking import Ranking
 
 __all__ = ["Budget"]
 
@@ -42,11 +44,11 @@ class Budget(Settings):
         """Parameters that stay.
 
         Raises:
-            UserError: more than there are.
+            UserError: more than there are, or fewer than one component has.
         """
         if self.budget is not None:
-            return int(self.budget * ranking.total)
-        if self.rank is not None:
+            asked, said = int(self.budget * ranking.total), f"budget={self.budget:g}"
+        elif self.rank is not None:
             asked, said = self.rank * sum(ranking.costs.values()), f"rank={self.rank}"
         else:
             assert self.parameters is not None
@@ -54,5 +56,11 @@ class Budget(Settings):
         if asked > ranking.total:
             raise UserError(
                 f"{said} asks for {asked} parameters, and the adapter has {ranking.total}"
+            )
+        least = min(ranking.costs.values())
+        if asked < least:
+            raise UserError(
+                f"{said} leaves no component: {asked} of the adapter's {ranking.total} parameters "
+                f"stay, and the smallest component has {least}"
             )
         return asked

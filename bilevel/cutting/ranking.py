@@ -10,6 +10,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
+from bilevel.errors import UserError
 from bilevel.lowrank.layers import component_costs, down_and_up, lora_layers
 from bilevel.lowrank.ranks import Keep, budget
 
@@ -23,11 +24,17 @@ class Ranking:
         scores: layer -> (k,), what a component is worth **per parameter**, not negative; the larger
             the longer it is kept.
         costs: layer -> parameters of one of its components.
+
+    Raises:
+        UserError: a score is negative or not finite.
     """
 
     def __init__(self, scores: Mapping[str, Tensor], costs: Mapping[str, int]) -> None:
         self.scores = {name: row.detach().double().cpu() for name, row in scores.items()}
         self.costs = {name: int(costs[name]) for name in scores}
+        for name, row in self.scores.items():
+            if not (torch.isfinite(row).all() and (row >= 0).all()):
+                raise UserError(f"scores of {name} are negative or not finite: {row.tolist()}")
         self.total = sum(len(row) * self.costs[name] for name, row in self.scores.items())
 
     @cached_property

@@ -1,5 +1,7 @@
 """Gates, penalties, rank rules, and the way to plain LoRA."""
 
+from .adapter_state import adapter_state as adapter_state
+from .adapter_state import put_adapter_state as put_adapter_state
 from .attach import Factors as Factors
 from .attach import GatedLayer as GatedLayer
 from .attach import attach_gates as attach_gates
@@ -13,6 +15,7 @@ from .fused import split_fused as split_fused
 from .gate_kinds import GateKind as GateKind
 from .gates import Gates as Gates
 from .layers import component_costs as component_costs
+from .layers import lora_factors as lora_factors
 from .layers import lora_layers as lora_layers
 from .layers import lora_pattern as lora_pattern
 from .layers import lora_scales as lora_scales

@@ -21,7 +21,7 @@ from bilevel.checkpoint.sums import check_sums
 from bilevel.errors import UserError, listed
 from bilevel.reading import json_object
 
-__all__ = ["check_weights", "load_adapter"]
+__all__ = ["check_options", "check_weights", "load_adapter"]
 
 TEXT = (str, type(None))
 NAMES = (str, list, type(None))
@@ -98,7 +98,7 @@ def load_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
             names something to import or to fetch, or does not fit ``base``.
     """
     check_sums(folder)
-    options = _check_options(folder / CONFIG_NAME)
+    options = check_options(folder / CONFIG_NAME)
     saved = check_weights(folder)
     _check_sizes(options, saved, folder)
     try:
@@ -140,7 +140,12 @@ def check_weights(folder: Path, name: str = SAFETENSORS_WEIGHTS_NAME) -> dict[st
         raise UserError(f"{path} is damaged, it is no safetensors file: {error}") from error
 
 
-def _check_options(path: Path) -> dict[str, Any]:
+def check_options(path: Path) -> dict[str, Any]:
+    """What an adapter's configuration says, where all of it only describes an adapter.
+
+    Raises:
+        UserError: it is damaged, of a kind that is not read, or has other options.
+    """
     values = json_object(path, needs=("peft_type",))
     kind = values["peft_type"]
     if not isinstance(kind, str) or kind not in OPTIONS:

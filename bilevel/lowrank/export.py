@@ -30,7 +30,7 @@ from bilevel.lowrank.attach import gated_layers
 from bilevel.lowrank.fused import fuse
 from bilevel.lowrank.layers import lora_factors, lora_layers, lora_pattern, lora_scales
 
-__all__ = ["COMPACT", "UNIFORM", "ExportReport", "export_adapter"]
+__all__ = ["COMPACT", "UNIFORM", "ExportReport", "export_adapter", "plain_config"]
 
 UNIFORM = "adapter"
 COMPACT = "adapter_compact"
@@ -80,7 +80,7 @@ def export_adapter(
     projection, or a full disk.
     """
     layers = lora_layers(model, adapter)
-    config = _plain_config(model.peft_config[adapter])
+    config = plain_config(model.peft_config[adapter])
     masks = _masks(model, adapter, keep, threshold)
     scales = lora_scales(model, adapter)
     factors: Factors = {}
@@ -113,8 +113,8 @@ def export_adapter(
     return report
 
 
-def _plain_config(config: PeftConfig) -> LoraConfig:
-    """Return a copy without anything that only mattered in training or that we write ourselves.
+def plain_config(config: PeftConfig) -> LoraConfig:
+    """Return a copy without anything that only mattered in training or that the export writes.
 
     Raises UserError for options that plain ``W + scale * B A`` on an untouched base cannot express.
     """

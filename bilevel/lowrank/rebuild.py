@@ -20,6 +20,7 @@ def plain_lora(
     factors: Mapping[str, tuple[Tensor, Tensor]],
     scales: Mapping[str, float],
     adapter: str = "default",
+    dropout: float = 0.0,
 ) -> PeftModel:
     """Take ``model``'s adapters off and put plain LoRA with these factors on its base.
 
@@ -27,6 +28,7 @@ def plain_lora(
     (``modules_to_save`` of ``adapter``) are carried over. factors: layer name in the base model ->
     A (r x in) and B (out x r); layers of rank 0 are left out. scales: layer name -> the factor of
     B A. The result adds ``scale * B A`` to each layer and has the adapter name ``default``.
+    dropout: on the low-rank branch, where the result is to be trained.
 
     Raises UserError when no layer has a rank above 0, or the factors fit no layer.
     """
@@ -44,6 +46,7 @@ def plain_lora(
         task_type=trained.task_type,
         modules_to_save=heads or None,
         fan_in_fan_out=built_of_conv1d(base),
+        lora_dropout=dropout,
         **lora_pattern({name: len(A) for name, (A, _) in factors.items()}, scales),
     )
     strange = sorted(set(factors) - {name for name, _ in base.named_modules()})

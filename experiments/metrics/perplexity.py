@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional
 
 from bilevel.errors import UserError
-from experiments.models.batching import batches, evaluating
-from experiments.models.memory import matching_autocast
+from bilevel.evaluation import evaluating, matching_autocast
+from experiments.models.batching import batches
 
 __all__ = ["SETTINGS", "Surprise", "perplexity", "surprises"]
 

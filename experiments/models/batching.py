@@ -1,13 +1,10 @@
-"""Put examples into batches for evaluation, and a model into evaluation mode."""
+"""Put examples into batches for evaluation."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 
-from torch import nn
-
-__all__ = ["batches", "evaluating"]
+__all__ = ["batches"]
 
 # Tokens of a batch, padding included, and examples of a batch, at most.
 TOKENS = 8192
@@ -25,15 +22,3 @@ def batches(lengths: Sequence[int]) -> Iterator[list[int]]:
         size = min(EXAMPLES, max(1, TOKENS // lengths[order[start]]))
         yield order[start : start + size]
         start += size
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode; at the end every module has its mode back."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training

@@ -16,9 +16,9 @@ from transformers import (
     RepetitionPenaltyLogitsProcessor,
 )
 
+from bilevel.evaluation import evaluating, matching_autocast
 from experiments.answers import Decoding
-from experiments.models.batching import batches, evaluating
-from experiments.models.memory import matching_autocast
+from experiments.models.batching import batches
 
 __all__ = ["generate"]
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Literal
 
-import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from bilevel import precision
 from bilevel.errors import UserError
 
 __all__ = [
     "heads_in_float32",
-    "matching_autocast",
     "recompute",
     "settled_precision",
     "without_cache",
@@ -82,14 +79,3 @@ def without_cache(model: nn.Module) -> Iterator[None]:
     finally:
         for config in caching:
             config.use_cache = True
-
-
-def matching_autocast(model: nn.Module) -> AbstractContextManager[None]:
-    """What a model has to compute under: bf16 autocast if it has weights of both precisions.
-
-    A float32 head cannot take bfloat16 input otherwise. A model in one precision computes in it.
-    """
-    device = next(model.parameters()).device.type
-    found = {parameter.dtype for parameter in model.parameters()}
-    mixed = {torch.float32, torch.bfloat16} <= found
-    return precision.autocast("bf16", device) if mixed else nullcontext()

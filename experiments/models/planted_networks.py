@@ -5,9 +5,10 @@ known rank r_l is planted; base and updates together are the teacher, whose answ
 
     W_l = W0_l + s_l sum_{j <= r_l} u_lj v_lj^T,     u_l, v_l orthonormal, drawn at random.
 
-All singular values of an update are equal, so its rank is as well defined as a rank can be. The
-student starts from W0 and has the teacher's head, frozen: LoRA with rank r_l in every matrix l can
-become the teacher, LoRA with less somewhere cannot.
+With `decay` 1 all singular values of an update are equal, so its rank is as well defined as a rank
+can be; else value j (from 0) is s_l decay^j, and :mod:`experiments.models.planted_removal` says
+what the loss needs of them. The student starts from W0 and has the teacher's head, frozen: LoRA
+with rank r_l in every matrix l can become the teacher, LoRA with less somewhere cannot.
 
 What is drawn is chosen so that every update shows in the labels and the student can find it:
 
@@ -20,6 +21,16 @@ What is drawn is chosen so that every update shows in the labels and the student
 | | would act on all sequences alike, as a bias would |
 | queries' updates larger than values' | they act through the softmax only |
 | head standardised on the teacher | every class occurs; answers are equally clear cut |
+
+With `rescale` c > 1 base and teacher stay the same functions, in other coordinates: layer i has
+
+    W_value -> a_i W_value,   W_output -> W_output / a_i,
+    W_query -> b_i W_query,   W_key -> W_key / b_i,
+
+a and b geometric from 1/c to c, each in a random order over the layers. Updates follow their
+matrices, so that singular values of different matrices are no longer comparable: a layer with
+a_i < 1 has small inputs, and large updates, in its attention output, and small updates in its
+values, to the same effect.
 
 Everything follows from `PlantedProblem.seed` by generators of its own, not from the global random
 state, nor from the method's seed: several seeds of a method can be run on one problem.
@@ -41,22 +52,29 @@ __all__ = ["PlantedNetworks", "Update", "plant"]
 
 PROBE_SEQUENCES = 1024  # the head is standardised on their outputs
 SPARE_POSITIONS = 64  # for methods that put virtual tokens before a sequence
+# Pairs of matrices of a layer whose product alone matters.
+RESCALED = (
+    ("attention.output.dense", "attention.self.value"),
+    ("attention.self.key", "attention.self.query"),
+)
 POSITION_SIZE = 0.2  # standard deviation of position embeddings; that of words is 1
 
 
 @dataclass(frozen=True)
 class Update:
-    """A planted update ``scale * u @ v.T`` of one matrix.
+    """A planted update ``scale * u @ diag(decay^0, decay^1, ...) @ v.T`` of one matrix.
 
     Attributes:
         u: (out, r) orthonormal columns, float64.
         v: (in, r) orthonormal columns, float64.
-        scale: all r singular values.
+        scale: the first of the r singular values.
+        decay: each next one over the one before.
     """
 
     u: Tensor
     v: Tensor
     scale: float
+    decay: float = 1.0
 
     @property
     def rank(self) -> int:
@@ -65,7 +83,15 @@ class Update:
 
     def delta(self) -> Tensor:
         """The update itself, (out, in), float64."""
-        return self.scale * self.u @ self.v.T
+        return self.values() * self.u @ self.v.T
+
+    def values(self) -> Tensor:
+        """The singular values, (r,) float64, largest first."""
+        return self.scale * self.decay ** torch.arange(self.rank, dtype=torch.float64)
+
+    def components(self) -> Tensor:
+        """The parts that the update is the sum of, (r, out, in) float64."""
+        return torch.einsum("r,or,ir->roi", self.values(), self.u, self.v)
 
 
 def plant(model: nn.Module, updates: dict[str, Update]) -> None:
@@ -143,7 +169,7 @@ class PlantedNetworks:
             )
             size = float(weight.detach().double().norm()) / math.sqrt(min(weight.shape))
             u, v = (_rotation(width, draw)[:, :rank] for width in weight.shape)
-            updates[name] = Update(u, v, strength * size)
+            updates[name] = Update(u, v, strength * size, self.problem.decay)
         return updates
 
     def _ranks(self, count: int) -> list[int]:
@@ -174,7 +200,21 @@ class PlantedNetworks:
             embeddings.word_embeddings.weight -= embeddings.word_embeddings.weight.mean(0)
             embeddings.position_embeddings.weight *= POSITION_SIZE
             embeddings.token_type_embeddings.weight.zero_()
+            self._rescale(model)
         return model.eval()
+
+    def _rescale(self, model: BertForSequenceClassification) -> None:
+        """Multiply and divide pairs of matrices by `rescale`'s factors, in place."""
+        if self.problem.rescale == 1:
+            return
+        draw = self.generator("rescale")
+        exponents = torch.linspace(-1, 1, self.problem.layers, dtype=torch.float64)
+        for after, before in RESCALED:
+            order = torch.randperm(self.problem.layers, generator=draw)
+            factors = (self.problem.rescale**exponents)[order].tolist()
+            for layer, factor in zip(model.bert.encoder.layer, factors, strict=True):
+                for name, by in ((before, factor), (after, 1 / factor)):
+                    layer.get_submodule(name).weight *= by
 
     def _gain(self, name: str) -> float:
         if name.endswith(("query", "key")):

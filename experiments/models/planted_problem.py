@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from annotated_types import Ge
+from annotated_types import Ge, Gt, Le
 
 from bilevel.errors import UserError
 from bilevel.settings import Count, Natural, Positive, Settings
@@ -57,6 +57,14 @@ class PlantedProblem(Settings):
     """Singular values of an update, in units of the base matrix's own (their root mean square)."""
     query_strength: Positive = 3.0
     """The same of a query's update."""
+    decay: Annotated[float, Gt(0), Le(1)] = 1.0
+    """Each next singular value of an update over the one before; the first is as `strength` says.
+    With 1 all are equal, and true ranks are the planted ones; below 1 they are what the loss
+    needs."""
+    rescale: Annotated[float, Ge(1), Le(1e3)] = 1.0
+    """Value and attention output of a layer are multiplied and divided by one factor, query and key
+    by another, from 1/rescale to rescale over the layers: what the transformer computes stays, but
+    not how large its matrices, their updates and what passes between them are."""
     gain: Positive = 1.0
     """Of the linear maps: entries of a base matrix have variance gain^2 / inputs."""
     attention_gain: Positive = 1.2

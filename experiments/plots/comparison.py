@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 
 from experiments.plots.records import method_name
-from experiments.plots.style import BLUE, OKABE_ITO, canvas, headline, logarithmic, wrapped
+from experiments.plots.style import (
+    BLUE,
+    OKABE_ITO,
+    canvas,
+    from_zero,
+    headline,
+    logarithmic,
+    wrapped,
+)
 
 __all__ = ["draw"]
 
@@ -20,7 +28,9 @@ WIDTH = 46  # characters of a method's name on one line
 def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
     """Write the figure: a row a task and model, a panel a measure, a line a method.
 
-    Every seed is a dot; the bar shows mean and standard deviation.
+    Every seed is a dot; the bar shows mean and standard deviation. All axes reach 0 but that of the
+    score (and logarithmic ones), whose label says so: scores are near each other, and the bars say
+    what is noise.
 
     Args:
         results: result.json of each run, with its ``variant`` if it has one.
@@ -49,8 +59,13 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
             for axes, (label, values) in zip(row, measures, strict=True):
                 _measure(axes, methods[setting], owners, values)
                 axes.set_xlabel(label)
+            low, high = row[0].get_xlim()
+            if not low <= 0 <= high:
+                row[0].set_xlabel(f"test {metric} (axis not from 0)")
             row[0].set_title(", ".join(setting), loc="left")
             for axes in row[1:]:
+                if axes.get_xscale() == "linear":
+                    from_zero(axes, "x")
                 axes.tick_params(labelleft=False)
         headline(figure, "Points: seeds; bars: mean ± one standard deviation")
 

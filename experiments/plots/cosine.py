@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from experiments.plots.modules import grid
-from experiments.plots.style import canvas, headline, logarithmic, look
+from experiments.plots.style import canvas, headline, logarithmic, look, over_a_power
 
 __all__ = ["LINE", "by_part", "draw", "layer_axis"]
 
@@ -70,6 +70,7 @@ def draw(result: dict[str, Any], path: Path) -> bool:
             axes.set_xlabel("layer")
             axes.set_title(label, fontsize=10, fontweight="normal", parse_math=True)
             layer_axis(axes, layers)
+            over_a_power(axes)
         handles, labels = axes.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)))
         headline(

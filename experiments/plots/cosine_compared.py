@@ -11,7 +11,7 @@ import numpy as np
 from experiments.plots.cosine import LINE, by_part, layer_axis
 from experiments.plots.modules import grid, title
 from experiments.plots.records import method_name
-from experiments.plots.style import OKABE_ITO, canvas, headline, look, wrapped
+from experiments.plots.style import OKABE_ITO, canvas, headline, look, over_a_power, wrapped
 
 __all__ = ["draw"]
 
@@ -70,6 +70,7 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> bool:
                             alpha=0.15,
                             linewidth=0,
                         )
+            over_a_power(row[0])  # all panels of the row: they share their axis
             row[0].set_ylabel(f"{', '.join(setting)}\n1 − cosine", linespacing=1.5)
         figure.legend(
             list(handles.values()),

@@ -12,12 +12,13 @@ from matplotlib.lines import Line2D
 
 from experiments.plots.modules import grid
 from experiments.plots.records import is_softmax, last_stage, values_over_steps
-from experiments.plots.style import BLUE, GREY, INK, canvas
+from experiments.plots.style import BLUE, GREY, INK, canvas, headline
 
 __all__ = ["draw"]
 
 # Panels in one row of the figure; more layers go to further rows.
 COLUMNS = 12
+ALIKE = 0.2  # range over size, below which the figure says in words what the range is
 
 
 def draw(records: Sequence[dict[str, Any]], result: dict[str, Any], path: Path) -> bool:
@@ -36,6 +37,9 @@ def draw(records: Sequence[dict[str, Any]], result: dict[str, Any], path: Path) 
     everything = np.concatenate([v.ravel() for v in values.values()])
     everything = everything[np.isfinite(everything)]
     low, high = (everything.min(), everything.max()) if everything.size else (0.0, 1.0)
+    said = f"\nall values lie between {low:.4g} and {high:.4g}" if _alike(low, high) else ""
+    # From 0, for over the values' own range any noise would look like a decision.
+    low, high = min(low, 0.0), max(high, 0.0)
     k = max(v.shape[1] for v in values.values())
     softmax = is_softmax(values)  # only then 1/k means anything
     margin = 0.05 * (high - low) or 0.05
@@ -52,7 +56,8 @@ def draw(records: Sequence[dict[str, Any]], result: dict[str, Any], path: Path) 
                 axes.set_title(f"layer {layers[column]}", fontsize=9, loc="center")
             if column % columns == 0:
                 axes.set_ylabel(parts[row].replace(".", "\n"), fontsize=9)
-        panels[0, 0].set_ylim(low - margin, high + 7 * margin)  # room for the ranks above
+        below = margin if low < 0 else 0.0
+        panels[0, 0].set_ylim(low - below, high + 7 * margin)  # room for the ranks above
         for axes in panels[-1]:
             axes.set_xlabel(f"step ({stage})", fontsize=9)
         figure.supylabel("gate value", fontsize=10)
@@ -65,14 +70,15 @@ def draw(records: Sequence[dict[str, Any]], result: dict[str, Any], path: Path) 
                 Line2D([], [], color=INK, linewidth=0.8, linestyle=":", label=f"1/k, k = {k}")
             )
         figure.legend(handles=handles, loc="outside lower center", ncols=3)
-        figure.suptitle(
-            f"Gates of {result['method']} on {result['task']}, {result['model']}",
-            fontsize=11,
-            fontweight="bold",
-            x=0.01,
-            ha="left",
+        headline(
+            figure, f"Gates of {result['method']} on {result['task']}, {result['model']}{said}"
         )
     return True
+
+
+def _alike(low: float, high: float) -> bool:
+    """Whether values differ so little, beside their size, that their lines lie on each other."""
+    return high - low < ALIKE * max(abs(low), abs(high))
 
 
 def _panel(

@@ -25,17 +25,16 @@ def by_magnitude(values: np.ndarray) -> np.ndarray:
 
 
 def colours(values: np.ndarray) -> tuple[Colormap, Normalize]:
-    """Colour map and range: two-sided about 0 where a value is negative, else one-sided."""
+    """Colour map and range: two-sided about 0 where a value is negative, else from 0.
+
+    Values that differ little get colours that differ little.
+    """
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     if low < 0:
         bound = max(-low, high)
         return colormaps["PuOr"], TwoSlopeNorm(0.0, -bound, bound)
-    if finite.size and (finite == 0).any():  # drawn in a colour of their own
-        low = float(finite[finite > 0].min()) if high > 0 else 0.0
-    if high - low < 1e-9 * max(1.0, high):  # all alike
-        low, high = low - 0.5, high + 0.5
-    return colormaps["viridis"], Normalize(low, high)
+    return colormaps["viridis"], Normalize(0.0, high or 1.0)
 
 
 def panels(

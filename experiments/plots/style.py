@@ -29,9 +29,11 @@ __all__ = [
     "ORANGE",
     "VERMILLION",
     "canvas",
+    "from_zero",
     "headline",
     "logarithmic",
     "look",
+    "over_a_power",
     "wrapped",
 ]
 
@@ -117,3 +119,21 @@ def logarithmic(axes: Axes, name: Literal["x", "y"]) -> None:
     axis.set_major_formatter(_Numbers(labelOnlyBase=False))
     axis.set_minor_formatter(_Numbers(labelOnlyBase=False, minor_thresholds=(1, 0.4)))
     axes.grid(True, which="minor", axis=name, linewidth=0.4)
+
+
+def from_zero(axes: Axes, name: Literal["x", "y"] = "y") -> None:
+    """Let a linear axis reach 0, so that noise looks as small as it is. After all is drawn."""
+    if name == "x":
+        low, high = axes.get_xlim()
+        axes.set_xlim(min(low, 0.0), max(high, 0.0))
+    else:
+        low, high = axes.get_ylim()
+        axes.set_ylim(min(low, 0.0), max(high, 0.0))
+
+
+def over_a_power(axes: Axes) -> None:
+    """Let a logarithmic y axis span a power of ten or more, likewise. After all is drawn."""
+    low, high = axes.get_ylim()
+    if high < 10 * low:
+        middle = (low * high) ** 0.5
+        axes.set_ylim(middle / 10**0.5, middle * 10**0.5)

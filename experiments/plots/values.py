@@ -71,11 +71,16 @@ def _histogram(axes: Axes, values: dict[str, np.ndarray]) -> None:
     if finite.size < everything.size:
         notes.append(f"{everything.size - finite.size} not finite (left out)")
     if shown.size:
-        axes.hist(shown, bins=min(40, max(8, shown.size // 4)), color=BLUE, alpha=0.85)
+        low, high = float(shown.min()), float(shown.max())
+        notes.append(f"from {low:.4g} to {high:.4g}")
+        # Bins from 0 on: over the values' own range any noise would fill the picture.
+        bins = min(40, max(8, shown.size // 4))
+        span = (min(low, 0.0), max(high, 0.0))
+        axes.hist(shown, bins=bins, range=span, color=BLUE, alpha=0.85)
     if is_softmax(values):
         k = len(next(iter(values.values())))
         axes.axvline(1 / k, color=INK, linewidth=1.0, linestyle=":", label=f"1/k, k = {k}")
-        axes.legend(loc="upper right")
+        axes.legend(loc="best")
         axes.margins(y=0.18)  # room for the legend
     axes.set_title("\n".join(notes), fontsize=9, fontweight="normal")
     axes.locator_params(axis="x", nbins=6)

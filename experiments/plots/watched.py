@@ -10,7 +10,17 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from experiments.plots.records import Record, watched
-from experiments.plots.style import BLUE, GREY, INK, VERMILLION, canvas, headline, logarithmic
+from experiments.plots.style import (
+    BLUE,
+    GREY,
+    INK,
+    VERMILLION,
+    canvas,
+    from_zero,
+    headline,
+    logarithmic,
+    over_a_power,
+)
 
 __all__ = ["draw_density", "draw_orthogonality", "draw_others"]
 
@@ -42,6 +52,7 @@ def draw_orthogonality(records: Sequence[Record], result: dict[str, Any], path: 
             color=BLUE,
         )
         axes.margins(x=0.0)
+        over_a_power(axes)
         axes.set_xlim(0, axes.get_xlim()[1] * 1.12)
         _stages([axes], starts)
         headline(figure, f"Orthogonality residual, {_of(result)}")
@@ -71,6 +82,7 @@ def draw_density(records: Sequence[Record], result: dict[str, Any], path: Path) 
         if two:
             panels[1].plot(multiplier_steps, multiplier, color=VERMILLION)
             panels[1].set_ylabel("multiplier λ")
+            from_zero(panels[1])
         panels[-1].set_xlabel("step")
         panels[-1].set_xlim(0, max(1, steps[-1]))
         _stages(panels, starts)
@@ -92,6 +104,7 @@ def draw_others(records: Sequence[Record], result: dict[str, Any], path: Path) -
             axes.plot(steps, values, color=BLUE)
             axes.set_ylabel(name.replace("_", " "))
             axes.set_xlim(left=0)
+            from_zero(axes)
             _stages([axes], starts)
         panels[-1].set_xlabel("step")
         headline(figure, f"Watched in {_of(result)}")

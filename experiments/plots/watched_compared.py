@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 
 from experiments.plots.records import Record, method_name, watched
-from experiments.plots.style import INK, canvas, headline, logarithmic, look, wrapped
+from experiments.plots.style import (
+    INK,
+    canvas,
+    from_zero,
+    headline,
+    logarithmic,
+    look,
+    over_a_power,
+    wrapped,
+)
 
 __all__ = ["LABELS", "draw"]
 
@@ -68,6 +77,9 @@ def draw(runs: Sequence[tuple[Sequence[Record], dict[str, Any]]], name: str, pat
             axes.set_xlim(left=0)
             if over_powers:
                 logarithmic(axes, "y")
+                over_a_power(axes)
+            else:
+                from_zero(axes)
         for first in panels[: len(found) : columns]:
             first.set_ylabel(label, parse_math=True)
         figure.legend(

@@ -19,6 +19,7 @@ from experiments.cli.messages import sentence
 from experiments.reproduction.cells import Cell
 from experiments.reproduction.entries import AVERAGE, Block, Column
 from experiments.reproduction.published import CONFIDENCE, Published, find, shown
+from experiments.results.cells import markdown_table
 from experiments.results.grid import searched
 
 __all__ = ["FAILED", "Ours", "as_csv", "collect", "markdown"]
@@ -192,13 +193,7 @@ def markdown(block: Block, ours: Mapping[tuple[str, str], Ours], prefix: str = "
             lines.append([first, "ours", "", *(_cell(o, prefix) for o in mine)])
         figures = [shown(p, name) for p, name in zip(theirs, names, strict=True)]
         lines.append(["", "paper", params, *figures])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    text = [
-        "| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |"
-        for line in lines
-    ]
-    text.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(text)
+    return markdown_table(lines)
 
 
 def _cell(ours: Ours | None, prefix: str) -> str:

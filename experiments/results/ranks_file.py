@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,9 @@ from bilevel.lowrank import ExportReport, export_adapter, lora_pattern, lora_sca
 from experiments.answers import Answers
 from experiments.cli.writing import write_atomically
 from experiments.results import saved_model
+from experiments.results.ranks_folder import CONFIG, FILE, FOLDER, PICTURE
 
-__all__ = ["CONFIG", "FILE", "FOLDER", "lora_config", "save_cut", "write"]
-
-FILE = "ranks.json"
-FOLDER = "ranks"
-CONFIG = "lora_config.json"
+__all__ = ["CONFIG", "FILE", "FOLDER", "PICTURE", "lora_config", "save_cut", "write"]
 
 
 def lora_config(model: PeftModel, ranks: dict[str, int]) -> LoraConfig:
@@ -40,12 +39,13 @@ def lora_config(model: PeftModel, ranks: dict[str, int]) -> LoraConfig:
 
 
 def save_cut(model: PeftModel, cut: Cut, folder: Path, answers: Answers) -> ExportReport:
-    """Write the cut adapter in both layouts and its ``LoraConfig`` below ``folder``.
+    """Write the cut adapter in both layouts and its ``LoraConfig``: all of it, or nothing.
 
     Args:
         model: as :func:`bilevel.cutting.cut` left it; it stays as it is.
         cut: what stays.
-        folder: for ``adapter``, ``adapter_compact`` and ``lora_config.json``.
+        folder: for ``adapter``, ``adapter_compact`` and ``lora_config.json``, of this program
+            alone; what a cut before has left there goes.
         answers: names of classes or tags go with the adapters.
 
     Raises:
@@ -54,14 +54,23 @@ def save_cut(model: PeftModel, cut: Cut, folder: Path, answers: Answers) -> Expo
     assert cut.keep is not None
     assert cut.ranks is not None
     config = lora_config(model, cut.ranks)
-    report = export_adapter(model, folder, keep=cut.keep)
-    saved_model.name_labels(answers, (report.adapter, report.compact))
-    for path in (report.adapter, report.compact):
-        seal(path)
-    values = {k: sorted(v) if isinstance(v, set) else v for k, v in config.to_dict().items()}
-    with told_when_full(folder):
-        write_atomically(folder / CONFIG, json.dumps(values, indent=2, default=str) + "\n")
-    return report
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        report = export_adapter(model, partial, keep=cut.keep)
+        saved_model.name_labels(answers, (report.adapter, report.compact))
+        for path in (report.adapter, report.compact):
+            seal(path)
+        values = {k: sorted(v) if isinstance(v, set) else v for k, v in config.to_dict().items()}
+        with told_when_full(folder):
+            write_atomically(partial / CONFIG, json.dumps(values, indent=2, default=str) + "\n")
+            if folder.exists():
+                shutil.rmtree(folder)
+            partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    adapter, compact = (folder / path.name for path in (report.adapter, report.compact))
+    return replace(report, adapter=adapter, compact=compact)
 
 
 def write(values: dict[str, Any], path: Path) -> None:

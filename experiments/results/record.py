@@ -91,6 +91,8 @@ def summary(values: dict[str, Any], folder: Path) -> str:
             f"  ranks     mean {sum(ranks) / len(ranks):.2f}, {min(ranks)} to {max(ranks)} "
             f"in {len(ranks)} modules, {values['adapter_parameters']:,} parameters"
         )
+    if values.get("decided"):  # older runs do not say
+        lines.append(f"            {values['decided']['words']}")
     if values["planted"]:
         found = values["planted"]
         rank_correlation = "-" if found["spearman"] is None else f"{found['spearman']:.2f}"

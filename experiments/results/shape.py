@@ -1,4 +1,4 @@
-"""Say which form result.json and a line of metrics.jsonl must have to be read."""
+"""Say which form result.json, ranks.json and a line of metrics.jsonl must have to be read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pydantic
 
 from bilevel.errors import UserError
 
-__all__ = ["check_line", "check_result", "check_stages"]
+__all__ = ["check_line", "check_ranks", "check_result", "check_stages"]
 
 Numbers = dict[str, float]
 
@@ -21,6 +21,20 @@ class _Engine(_Shape):
     T1: int | None
     T2: int | None = None
     steps: dict[str, int]
+
+
+class _Validation(_Shape):
+    loss: float | None = None
+    source: str
+    trained_on: bool
+    digest: str | None = None
+
+
+class _Decided(_Shape):
+    words: str
+    decided: bool | None
+    near: int | None
+    components: int
 
 
 class _Result(_Shape):
@@ -53,6 +67,32 @@ class _Result(_Shape):
     update: dict[str, Any] | None = None
     configuration: dict[str, Any] = {}
     warm_start: dict[str, Any] | None = None
+    validation: _Validation | None = None
+    decided: _Decided | None = None
+
+
+class _Point(_Shape):
+    components: int
+    parameters: int
+    loss: float
+    difference: float
+    error: float
+
+
+class _Ranks(_Shape):
+    title: str = ""
+    criterion: str
+    ranks: dict[str, int] | None
+    parameters: int | None
+    whole_parameters: int
+    frontier: list[_Point] | None
+    even: dict[str, _Point] = {}
+    delta: float | None
+    learned: bool = False
+    chosen: _Point | None
+    examples: int = 0
+    rows: dict[str, list[_Point]] = {}
+    decided: _Decided | None = None
 
 
 class _Line(_Shape):
@@ -60,6 +100,7 @@ class _Line(_Shape):
     step: int
     kind: str
     gates: dict[str, list[float | None]] | None = None
+    singular: dict[str, list[float]] | None = None
 
 
 class _Summary(_Shape):
@@ -101,6 +142,15 @@ def check_result(values: dict[str, Any], place: str) -> None:
         raise UserError(f"{place} is damaged: it has no metric {values['primary_metric']!r}")
 
 
+def check_ranks(values: dict[str, Any], place: str) -> None:
+    """Check ranks.json.
+
+    Raises:
+        UserError: a value that is missing or of another type.
+    """
+    _check(_Ranks, values, place)
+
+
 def check_line(values: Any, place: str) -> None:
     """Check a line of metrics.jsonl.
 
@@ -110,6 +160,8 @@ def check_line(values: Any, place: str) -> None:
     _check(_Line, values, place)
     if values["kind"] == "gates" and not values.get("gates"):
         raise UserError(f"{place} is damaged: it has no 'gates'")
+    if values["kind"] == "singular" and not values.get("singular"):
+        raise UserError(f"{place} is damaged: it has no 'singular'")
     for key, value in values.items() if values["kind"] in NUMERIC else ():
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if key not in ("stage", "step", "kind") and value is not None and not number:

@@ -34,9 +34,11 @@ class Planted(Task):
     max_test: Count = 1000
     """Test sequences."""
     noise: Share = 0.0
-    """Share of wrong labels in the training set, so that over-fitting shows; the test has none."""
+    """Share of wrong labels in the training set, so that over-fitting shows; no others have any."""
     data_seed: Natural = 0
     """Decides the sequences and which labels are wrong."""
+    max_validation: Natural = 0
+    """Sequences of a validation split with right labels, none of them in training or test set."""
     name: str = "planted"
     """The task's name in results."""
 
@@ -50,5 +52,11 @@ class Planted(Task):
         from experiments.tasks.kinds.planted_data import drawn
 
         return drawn(
-            self.planted, self.name, self.max_train, self.max_test, self.noise, self.data_seed
+            self.planted,
+            self.name,
+            self.max_train,
+            self.max_test,
+            self.noise,
+            self.data_seed,
+            self.max_validation,
         )

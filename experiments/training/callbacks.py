@@ -13,11 +13,12 @@ from bilevel import BilevelEngine, BilevelProblem, Callback, Hypergradient
 from bilevel import precision as precisions
 from bilevel.callbacks import MetricsWriter
 from bilevel.checkpoint.best import BestWeights
+from bilevel.data import some
 from bilevel.errors import UserError
 from bilevel.hypergradient import check
 from bilevel.protocols import EngineView
 from experiments.training.context import RunContext
-from experiments.training.scoring import forward, score, some
+from experiments.training.scoring import forward, score
 from experiments.training.watched import Watched, watched_scores
 from problems.common.method import ComponentValues, Watch
 

@@ -15,7 +15,7 @@ from experiments.answers import CLASSES, NUMBER, TAGS, TEXT
 if TYPE_CHECKING:
     from experiments.tasks.task import TaskData
 
-__all__ = ["about_predictions", "about_training", "about_upper_steps"]
+__all__ = ["about_cut", "about_predictions", "about_training", "about_upper_steps"]
 
 # Upper variables start alike; about so many of Adam's steps of 1e-3 make a difference that shows.
 UPPER_STEPS = 50
@@ -32,6 +32,22 @@ def about_upper_steps(stage: str, steps: int) -> str | None:
         "what it learns hardly leaves where it starts: train longer (train.epochs), on more data "
         "or in smaller batches (train.batch_size)"
     )
+
+
+def about_cut(cut: Mapping[str, Any] | None) -> list[str]:
+    """An adapter that was to be cut and has learned nothing; empty if there is no doubt.
+
+    Args:
+        cut: what ranks.json says; None where nothing was to be cut.
+    """
+    if cut is None or cut.get("learned", True):
+        return []
+    kept = "the whole adapter is kept" if cut["ranks"] is None else "the ranks are as told"
+    return [
+        "nothing learned: on the held-out examples the loss with the adapter is not lower than "
+        f"without it by two standard errors, so {kept}: train longer (train.epochs), at another "
+        "learning rate (train.lr) or on more data"
+    ]
 
 
 def about_training(stage: str, metrics: Path, key: str) -> str | None:

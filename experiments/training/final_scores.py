@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from bilevel import distributed
+from bilevel.data import some
 from experiments.cli.writing import write_atomically
 from experiments.figures import read_metrics
 from experiments.metrics.ranks import information, linear_costs, recovery
@@ -20,10 +21,10 @@ from experiments.plots.records import final_values
 from experiments.results import record
 from experiments.results.saved_model import Saved, load
 from experiments.tasks.task import TaskData
-from experiments.training import warm_start
-from experiments.training.doubts import about_predictions
+from experiments.training import decided_ranks, warm_start
+from experiments.training.doubts import about_cut, about_predictions
 from experiments.training.fine_tuning_job import FineTuningJob
-from experiments.training.scoring import forward, score, some
+from experiments.training.scoring import forward, score
 from problems.common.method import Outcome
 
 __all__ = ["assemble", "final_scores", "test_sizes"]
@@ -48,13 +49,21 @@ def final_scores(
     train_loss = forward(model, job.task, rows, job.data.collate)[1] if rows else None
     return {
         "metrics": scores.metrics,
-        "warnings": about_predictions(job.task, scores.predictions),
+        "warnings": [*about_predictions(job.task, scores.predictions), *about_cut(outcome.cut)],
         "entities": job.task.entities(scores.predictions),
         "test_loss": scores.loss,
         "train_loss": train_loss,
         "update": moved(model.cpu(), stock := job.stock_model()),
         "planted": _planted_score(job.task, outcome, stock, folder),
+        "decided": _decided(job, outcome, folder),
     }
+
+
+def _decided(job: FineTuningJob, outcome: Outcome, folder: Path) -> dict[str, Any] | None:
+    """How far the ranks are decided, of a method that chooses ranks."""
+    choice = job.plan.method.rank_choice()
+    found = decided_ranks.of_gates(choice, read_metrics(folder), outcome.ranks)
+    return None if found is None else found.as_json()
 
 
 def _write_predictions(task: TaskData, predictions: dict[str, list[Any]], folder: Path) -> None:
@@ -94,7 +103,7 @@ def assemble(
 ) -> dict[str, Any]:
     """The values of result.json; docs/results.md explains each."""
     task, names = job.task, job.plan.names
-    validation = _validation(stages)
+    validation = _validation(stages, outcome)
     nothing = {"T1": None, "T2": None, "hypergradient": None}
     first: dict[str, Any] = next((s for s in stages.values() if s["T1"] is not None), nothing)
     return {
@@ -114,6 +123,7 @@ def assemble(
         "validation": validation,
         "test_loss": scores["test_loss"],
         "ranks": outcome.ranks,
+        "decided": scores["decided"],
         "trainable_parameters": outcome.trainable_parameters,
         "adapter_parameters": saved.parameters,
         "head_parameters": saved.head_parameters,
@@ -152,10 +162,14 @@ def assemble(
     }
 
 
-def _validation(stages: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+def _validation(stages: dict[str, dict[str, Any]], outcome: Outcome) -> dict[str, Any] | None:
     """Of the last stage that had validation data; None without one."""
     found = [s["validation"] for s in stages.values() if s.get("validation") is not None]
-    return found[-1] if found else None
+    if not found:
+        return None
+    last: dict[str, Any] = found[-1]
+    since = outcome.validation_trained_on and last["source"] == "training"
+    return {**last, "trained_on": last["trained_on"] or since}
 
 
 def _sizes(task: TaskData, outcome: Outcome) -> dict[str, int]:

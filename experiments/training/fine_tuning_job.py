@@ -7,9 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from bilevel import Hypergradient
+from bilevel import Hypergradient, distributed
 from bilevel.checkpoint.folder import Checkpointer
 from bilevel.cutting import Losses
 from bilevel.lowrank import split_fused
@@ -138,8 +140,13 @@ class FineTuningJob:
             return fresh
         return _for_training(self.plan, self.task, self.stock_model())
 
-    def losses(self, model: Any, rows: Sequence[dict[str, Any]]) -> Losses:
-        """The loss of a model on each of some tokenised examples, in evaluation mode."""
+    @property
+    def device(self) -> torch.device:
+        """Where models are trained."""
+        return distributed.setup(self.plan.engine.strategy).device
+
+    def losses(self, model: nn.Module, rows: Sequence[dict[str, Any]]) -> Losses:
+        """See :meth:`problems.common.method.Job.losses`."""
         return example_losses(model, self.task, rows, self.data.collate)
 
     def stock_model(self) -> PreTrainedModel:

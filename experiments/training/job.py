@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,16 @@ from experiments.cli.quiet import quiet
 from experiments.cli.resume import exclusive
 from experiments.cli.writing import clean
 from experiments.config.plan import Plan
-from experiments.results import record, saved_model
+from experiments.results import ranks_file, record, saved_model
 from experiments.results.fresh_folder import refuse_others
 from experiments.tasks.task import TaskData
-from experiments.training import warm_start
+from experiments.training import decided_ranks, warm_start
 from experiments.training.context import RunContext
 from experiments.training.final_scores import assemble, final_scores, test_sizes
 from experiments.training.fine_tuning_job import FineTuningJob, load_task
 from experiments.training.finished_stages import Journal
-from experiments.training.stage import StageRun
-from problems.common.method import Outcome, Stage
+from experiments.training.stage import StageRun, summary_without_training
+from problems.common.method import Outcome, Stage, Training
 from problems.common.two_levels import TwoLevelMethod
 
 __all__ = ["execute", "run_stage"]
@@ -70,6 +71,8 @@ def execute(plan: Plan, folder: Path, task: TaskData | None = None) -> dict[str,
         elif plan.model.warm_start is not None:
             warm_start.save_base(job.stock_model(), job.tokenizer, folder)
         saved_model.seal(folder)
+        if outcome.cut is not None:
+            ranks_file.write(outcome.cut, folder / ranks_file.FILE)
         scores = final_scores(job, outcome, saved, folder)
         for words in scores["warnings"]:
             log.warning("%s", words)
@@ -98,11 +101,12 @@ def run_stage(
 
     Returns:
         What the stage found, and what it says of itself (seconds, steps, T1, ...), which is None
-        where there was nothing to train.
+        for an outcome without training.
     """
     # A stage starts from the seed, whatever was done before it: so a resumed run, which does
     # not repeat the stages before, starts it in the same way.
     transformers.set_seed(job.seed)
+    started = time.perf_counter(), time.process_time()
     try:
         made = stage.prepare(job, found)
     except UserError:
@@ -116,9 +120,22 @@ def run_stage(
         ) from error
     if isinstance(made, Outcome):
         return made, None
+    if not isinstance(made, Training):
+        return made, summary_without_training(job.settings.precision, *started)
     run = StageRun(context, stage.name)
     stats = run.run(made)
-    return made.finish(stats), run.summary()
+    found = made.finish(stats)
+    if isinstance(found, dict):
+        _say_decided(job, context, found.get("ranks"))
+    return found, run.summary()
+
+
+def _say_decided(job: FineTuningJob, context: RunContext, ranks: dict[str, int] | None) -> None:
+    """Below the ranks that a search has logged, how far they are decided."""
+    records = figures.read_metrics(context.folder)
+    found = decided_ranks.of_gates(job.plan.method.rank_choice(), records, ranks)
+    if found is not None:
+        log.info("%s", found.words)
 
 
 def _run_stages(

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from bilevel.cutting.losses import Losses
-from experiments.models.batching import batches, evaluating
+from bilevel.evaluation import evaluating, matching_autocast
+from experiments.models.batching import batches
 from experiments.models.generation import generate
-from experiments.models.memory import matching_autocast, without_cache
+from experiments.models.memory import without_cache
 from experiments.tasks.kinds.text import TextData
 from experiments.tasks.task import TaskData
 
-__all__ = ["Scores", "example_losses", "forward", "score", "some"]
+__all__ = ["Scores", "example_losses", "forward", "score"]
 
 
 class Scores(NamedTuple):
@@ -115,10 +116,3 @@ def by_test(found: list[Any], tests: dict[str, list[dict[str, Any]]]) -> dict[st
         parts[name] = found[start : start + len(rows)]
         start += len(rows)
     return parts
-
-
-def some(count: int, limit: int | None) -> list[int]:
-    """Indices of a fixed random choice of ``limit`` among ``count``, in order; all without one."""
-    if limit is None or count <= limit:
-        return list(range(count))
-    return sorted(np.random.default_rng(0).choice(count, limit, replace=False).tolist())

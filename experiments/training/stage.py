@@ -32,7 +32,7 @@ from experiments.training.singular_log import SingularLog, is_plain_lora
 from experiments.training.watched import Watched, digest
 from problems.common.method import Training
 
-__all__ = ["StageRun"]
+__all__ = ["StageRun", "summary_without_training"]
 
 log = logging.getLogger(__name__)
 
@@ -222,6 +222,28 @@ class StageRun:
         except (LookupError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is of another version of this program") from error
         log.info("stage %s: goes on at step %d (%s)", self.name, engine.global_step, path.name)
+
+
+def summary_without_training(
+    precision: str, clock: float, processor_clock: float
+) -> dict[str, Any]:
+    """What a stage says of itself that only computed something.
+
+    Args:
+        precision: of the trainings around it.
+        clock, processor_clock: when it began, ``time.perf_counter()`` and ``time.process_time()``.
+    """
+    return {
+        "seconds": round(time.perf_counter() - clock, 3),
+        "processor_seconds": round(time.process_time() - processor_clock, 3),
+        "steps": 0,
+        "T1": None,
+        "T2": None,
+        "precision": precision,
+        "hypergradient": None,
+        "examples": {"lower": 0, "upper": 0},
+        "warnings": [],
+    }
 
 
 def _loader(problem: BilevelProblem) -> Any:

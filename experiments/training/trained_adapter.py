@@ -9,28 +9,33 @@ from typing import Any
 
 import torch
 from omegaconf import OmegaConf
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
+from torch import Tensor
 
+from bilevel.cutting import Losses
 from bilevel.errors import UserError, listed
-from bilevel.lowrank.adapter_files import check_weights
-from bilevel.lowrank.export import COMPACT
+from bilevel.lowrank.adapter_files import check_options, check_weights
+from bilevel.lowrank.export import COMPACT, plain_config
 from bilevel.reading import json_object
 from experiments.answers import CLASSES, NUMBER, TAGS, TEXT, Answers
 from experiments.config.composition import compose_config
 from experiments.config.instantiate import build, user_modules
 from experiments.models.pretrained import LoadedModel
 from experiments.models.spec import ModelSpec
-from experiments.results import saved_model
+from experiments.results import record, saved_model
 from experiments.results.finished_run import SavedRun
 from experiments.results.labels import matched
 from experiments.tasks.task import Task, TaskData
+from experiments.training.scoring import example_losses
 from experiments.training.singular_log import is_plain_lora
-from experiments.training.untrained import Untrained, untrained
+from experiments.training.untrained import ASK, Untrained, untrained, why_none
 
-__all__ = ["Trained", "of_folder", "of_run"]
+__all__ = ["TOLD", "Trained", "of_folder", "of_run"]
 
 ADAPTER_CONFIG = "adapter_config.json"
+NO_FILE = "the task has no validation file beside a test"
 NO_TASK = "nothing is known of the adapter's data: give task=... with a file validation"
+TOLD = "or say how much is to stay, budget=0.25, parameters=N or rank=R"
 
 
 @dataclass(frozen=True)
@@ -55,13 +60,24 @@ class Trained:
     title: str
     run: Path | None = None
 
+    def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """A padded batch of held-out examples."""
+        assert self.task is not None
+        return self.task.collator(self.loaded.tokenizer)(rows)
 
-def of_run(run: SavedRun, overrides: Sequence[str]) -> Trained:
+    def losses(self, rows: list[dict[str, Any]]) -> Losses:
+        """Of the model as it is, on these examples."""
+        assert self.task is not None
+        return example_losses(self.model, self.task, rows, self.collate)
+
+
+def of_run(run: SavedRun, overrides: Sequence[str], examples: bool = False) -> Trained:
     """The adapter of a finished run.
 
     Args:
         run: which.
         overrides: ``task.KEY=VALUE`` words given now, after which other data are read.
+        examples: held-out ones are needed: without any no model is loaded.
 
     Raises:
         UserError: the run did not end in LoRA, or its data or model cannot be had.
@@ -72,6 +88,7 @@ def of_run(run: SavedRun, overrides: Sequence[str]) -> Trained:
             f"run={run.folder}: {run.result['method']} leaves no LoRA adapter to cut; what it left "
             f"is in {run.result['adapter_dir']}"
         )
+    _plain_options(folder, f"run={run.folder}")
     changed = any(word.partition("=")[0].partition(".")[0] == "task" for word in overrides)
     kept = run.result.get("validation") or {}
     if kept.get("source") == "training" and not changed:  # which is found in the training data
@@ -80,6 +97,9 @@ def of_run(run: SavedRun, overrides: Sequence[str]) -> Trained:
         task = matched(data, run.result, str(run.folder))
     else:
         task = run.task()
+    why = why_none(run, task, changed) if examples else None
+    if why is not None:
+        raise UserError(f"{why}; {TOLD}")
     loaded = run.base(task)
     return Trained(
         _plain(folder, loaded),
@@ -92,18 +112,28 @@ def of_run(run: SavedRun, overrides: Sequence[str]) -> Trained:
     )
 
 
-def of_folder(folder: Path, overrides: Sequence[str], config_dir: str | None) -> Trained:
+def of_folder(
+    folder: Path, overrides: Sequence[str], config_dir: str | None, examples: bool = False
+) -> Trained:
     """Anybody's adapter on the model that is named with it.
 
     Args:
         folder: with adapter_config.json and adapter_model.safetensors.
         overrides: ``model...`` words, and ``task...`` words where there are data.
         config_dir: the user's own configuration folder.
+        examples: held-out ones are needed: without any no model is loaded.
 
     Raises:
         UserError: there is no plain LoRA adapter, or it cannot be told what it puts out.
     """
-    options = json_object(folder / ADAPTER_CONFIG, needs=("peft_type",))
+    if not folder.is_dir():
+        raise UserError(
+            f"adapter={folder}: there is no such folder (an adapter of the hub is downloaded first)"
+        )
+    if record.read(folder) is not None:
+        raise UserError(f"adapter={folder}: this is a run's folder, say run={folder}")
+    options = _plain_options(folder, f"adapter={folder}")
+    check_weights(folder)
     keys = [word.partition("=")[0] for word in overrides]
     if not any(key.partition(".")[0] == "model" for key in keys):
         raise UserError(
@@ -117,16 +147,42 @@ def of_folder(folder: Path, overrides: Sequence[str], config_dir: str | None) ->
     kind: Any = Task
     with_data = any(key.partition(".")[0] == "task" for key in keys)
     task: TaskData | None = None
+    if examples and not with_data:
+        raise UserError(f"{NO_TASK}, {TOLD}")
     if with_data:
         task = build(config.task, "task", kind, modules).load()
+    if examples and task is not None and not task.validation:
+        raise UserError(f"{NO_FILE}: {ASK}; {TOLD}")
     answers = _answers(folder, options) if task is None else task.answers
     loaded = build(config.model, "model", ModelSpec, modules).load(answers, 0)
     held = Untrained((), NO_TASK)
     if task is not None:
         rows = loaded.tokenise(task, task.validation) if task.validation else ()
-        said = "the validation file" if rows else "the task has no validation file beside a test"
-        held = Untrained(rows, said)
+        held = Untrained(rows, "the validation file" if rows else f"{NO_FILE}: {ASK}")
     return Trained(_plain(folder, loaded), loaded, answers, task, held, str(folder))
+
+
+def _plain_options(folder: Path, given: str) -> dict[str, Any]:
+    """The configuration of an adapter that is plain LoRA on an untouched base, as far as it says.
+
+    Raises:
+        UserError: it is of another kind, or holds what is not read of a stranger's folder.
+    """
+    options = json_object(folder / ADAPTER_CONFIG)
+    kind = "BOTTLENECK" if "bottleneck_type" in options else options.get("peft_type")
+    if kind != "LORA" or options.get("use_dora"):
+        said = "DoRA" if kind == "LORA" else kind
+        raise UserError(f"{given}: this adapter is of kind {said}, and only plain LoRA can be cut")
+    checked = check_options(folder / ADAPTER_CONFIG)
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+    except (ValueError, TypeError, LookupError) as error:
+        raise UserError(f"{folder / ADAPTER_CONFIG} is damaged: {error}") from error
+    try:
+        plain_config(config)
+    except UserError as error:
+        raise UserError(f"{given}: {error}") from error
+    return checked
 
 
 def _plain(folder: Path, loaded: LoadedModel) -> PeftModel:

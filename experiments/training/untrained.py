@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from bilevel.cutting import Criterion, Losses, ScoringData
 from bilevel.data import split
-from bilevel.errors import UserError
-from experiments.training.scoring import example_losses, some
 from experiments.training.watched import digest
 
 if TYPE_CHECKING:
     from experiments.models.pretrained import LoadedModel
     from experiments.results.finished_run import SavedRun
     from experiments.tasks.task import TaskData
-    from experiments.training.trained_adapter import Trained
 
-__all__ = ["Untrained", "halves", "losses_on", "scoring_on", "untrained"]
 
-Row = dict[str, Any]
-BATCH = 16  # examples that a criterion is given at once
+__all__ = ["Untrained", "untrained", "why_none"]
 
 ASK = (
     "train with method.hold_out=0.2, which keeps a part of the training data, or give the task a "
@@ -44,6 +36,33 @@ class Untrained:
     source: str
 
 
+def why_none(run: SavedRun, task: TaskData, changed: bool) -> str | None:
+    """Why there are no such examples, as far as can be told before a model loads.
+
+    Args:
+        run: finished.
+        task: its data.
+        changed: whether other data were given than the run's own.
+
+    Returns:
+        None where there may be some.
+    """
+    found: dict[str, Any] | None = run.result.get("validation")
+    if task.validation and (changed or found is None or found["source"] == "validation"):
+        if found is not None and found["trained_on"] and not changed:
+            return f"the validation file is D_val, which was trained on: {ASK}"
+        return None
+    if changed:
+        return f"the data given now have no validation file beside a test: {ASK}"
+    if found is None:
+        return f"the run kept no examples apart: {ASK}"
+    if found["trained_on"]:
+        return f"the run's D_val was trained on{_in_the_end(run)}: {ASK}"
+    if run.held_share() is None or "digest" not in found:
+        return f"the run does not say which examples it kept apart: {ASK}"
+    return None
+
+
 def untrained(run: SavedRun, task: TaskData, loaded: LoadedModel, changed: bool) -> Untrained:
     """Examples to draw the frontier of a run by.
 
@@ -57,21 +76,17 @@ def untrained(run: SavedRun, task: TaskData, loaded: LoadedModel, changed: bool)
         loaded: the run's base model.
         changed: whether other data were given than the run's own.
     """
+    if (why := why_none(run, task, changed)) is not None:
+        return Untrained((), why)
     found: dict[str, Any] | None = run.result.get("validation")
     if task.validation and (changed or found is None or found["source"] == "validation"):
         rows = loaded.tokenise(task, task.validation)
         if found is not None and found["trained_on"] and digest(rows) == found.get("digest"):
             return Untrained((), f"the validation file is D_val, which was trained on: {ASK}")
         return Untrained(rows, "the validation file")
-    if changed:
-        return Untrained((), f"the data given now have no validation file beside a test: {ASK}")
-    if found is None:
-        return Untrained((), f"the run kept no examples apart: {ASK}")
-    if found["trained_on"]:
-        return Untrained((), f"the run's D_val was trained on, by its upper level: {ASK}")
     share = run.held_share()
-    if share is None or "digest" not in found:
-        return Untrained((), f"the run does not say which examples it kept apart: {ASK}")
+    assert found is not None
+    assert share is not None
     classes = task.stratify(task.train)
     _, held = split(len(task.train), 1 - share, int(run.config.seed), classes)
     rows = loaded.tokenise(task, [task.train[i] for i in held])
@@ -85,45 +100,10 @@ def untrained(run: SavedRun, task: TaskData, loaded: LoadedModel, changed: bool)
     return Untrained(rows, f"the training data, kept apart by {said}")
 
 
-def halves(rows: Sequence[Row], limit: int, criterion: Criterion) -> tuple[list[Row], list[Row]]:
-    """Examples for the criterion to score by, and others to draw the frontier by.
-
-    Args:
-        rows: held-out examples.
-        limit: of both together at most.
-        criterion: one without data leaves all to the frontier.
-
-    Raises:
-        UserError: a criterion with data has fewer than two for each.
-    """
-    chosen = [rows[i] for i in some(len(rows), limit)]
-    if not chosen or not criterion.needs_data:
-        return [], chosen
-    if len(chosen) < 4:
-        raise UserError(
-            f"criterion={criterion.name} needs 4 held-out examples or more, and here are "
-            f"{len(chosen)}"
-        )
-    order = np.random.default_rng(1).permutation(len(chosen))  # files may alternate
-    middle = len(chosen) // 2
-    return [chosen[i] for i in order[:middle]], [chosen[i] for i in order[middle:]]
-
-
-def losses_on(trained: Trained, rows: list[Row]) -> Callable[[], Losses]:
-    """What measures the adapter as it is, on these examples."""
-    task = trained.task
-    assert task is not None
-    collate = task.collator(trained.loaded.tokenizer)
-    return lambda: example_losses(trained.model, task, rows, collate)
-
-
-def scoring_on(trained: Trained, rows: list[Row]) -> ScoringData:
-    """What a criterion is given of these examples."""
-    assert trained.task is not None
-    device = next(trained.model.parameters()).device
-    collate = trained.task.collator(trained.loaded.tokenizer)
-    batches = [
-        {key: tensor.to(device) for key, tensor in collate(rows[i : i + BATCH]).items()}
-        for i in range(0, len(rows), BATCH)
-    ]
-    return ScoringData(batches, losses_on(trained, rows))
+def _in_the_end(run: SavedRun) -> str:
+    """How it came that D_val was trained on."""
+    method = run.result.get("configuration", {}).get("method")
+    passes = method.get("finish_epochs") if isinstance(method, dict) else None
+    if not isinstance(passes, int | float) or not passes:
+        return ", by its upper level"
+    return f" in the end (method.finish_epochs={passes:g}; 0 does not)"

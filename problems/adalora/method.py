@@ -65,6 +65,8 @@ if TYPE_CHECKING:
     from peft import AdaLoraConfig
     from transformers import PreTrainedModel
 
+    from bilevel.cutting.decided import RankChoice
+
 __all__ = ["AdaLoRA"]
 
 Smoothing = Annotated[float, Gt(0), Lt(1)]
@@ -117,6 +119,12 @@ class AdaLoRA(LowRankMethod):
     def held_out(self, own: bool) -> DVal:
         """The task's own validation split."""
         return "apart" if own else "nothing"
+
+    def rank_choice(self) -> RankChoice:
+        """Of the singular values before the last mask; importance itself is not recorded."""
+        from bilevel.cutting.decided import RankChoice
+
+        return RankChoice("budget", until=1 - self.final_share)
 
     def stages(self) -> Sequence[Stage]:
         """One stage, one problem."""

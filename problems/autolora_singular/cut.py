@@ -1,69 +1,28 @@
-"""Fold learned gates into their factors, and say which components stay."""
+"""Fold learned gates into their factors, and take what is kept of them to the next stage."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from bilevel import lowrank
-from bilevel.cutting import CRITERIA, Cut, Frontier, Losses, Ranking
-from bilevel.cutting.ranking import masked
 from bilevel.lowrank.layers import down_and_up
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from torch import Tensor
 
+    from bilevel.lowrank import Gates
     from bilevel.lowrank.ranks import Keep
-    from problems.autolora_singular.rounds import Rounds
 
-__all__ = ["cut_gated", "kept_weights"]
-
-# Examples that draw the frontier, at most.
-EXAMPLES = 512
-
-Row = dict[str, Any]
+__all__ = ["fold_learned", "kept_weights"]
 
 
-def cut_gated(
-    rounds: Rounds,
-    budget: int | None,
-    losses: Callable[[Any, Sequence[Row]], Losses],
-    apart: Sequence[Row],
-) -> Cut:
-    """Order the components of a search's end, and choose those that stay.
-
-    The gates are multiplied into the factors (drawn ones at their mean) and are gone, and the basis
-    is turned once more; nothing is cut off yet.
-
-    Args:
-        rounds: of the search.
-        budget: parameters that stay; None leaves it to the frontier.
-        losses: of a model on examples.
-        apart: examples that no level trained on; without any there is no frontier.
-    """
-    model, gates = rounds.model, rounds.gates
+def fold_learned(model: PeftModel, gates: Gates) -> None:
+    """Multiply the gates into the factors for good, drawn ones at their mean over the noise."""
     gates.fix(gates.expected())
     lowrank.fold_gates(model)
-    ranking = Ranking.of(model, CRITERIA["singular"]().score(model, None))
-    frontier = None
-    if apart:
-        rows = _some(apart, EXAMPLES)
-
-        def of(keep: Keep) -> Losses:
-            with masked(model, keep):
-                return losses(model, rows)
-
-        frontier = Frontier.draw(ranking, of)
-    keep = None
-    if budget is not None:
-        keep = ranking.within(budget)
-    elif frontier is not None and frontier.chosen is not None:
-        keep = ranking.first(frontier.chosen)
-    return Cut(gates.kind.name, ranking, keep, frontier)
 
 
 @torch.no_grad()
@@ -77,10 +36,3 @@ def kept_weights(model: PeftModel, keep: Keep) -> dict[str, Tensor]:
         found[names[id(down.weight)]] = down.weight[mask].clone()
         found[names[id(up.weight)]] = up.weight[:, mask].clone()
     return found
-
-
-def _some(rows: Sequence[Row], limit: int) -> Sequence[Row]:
-    """A fixed random choice of ``limit`` examples at most, in their order."""
-    if len(rows) <= limit:
-        return rows
-    return [rows[i] for i in sorted(random.Random(0).sample(range(len(rows)), limit))]

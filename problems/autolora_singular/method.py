@@ -49,34 +49,19 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bilevel import lowrank
 from bilevel.data import split as split_indices
-from bilevel.errors import UserError
-from bilevel.settings import Count, Share
 from problems import common
-from problems.common import (
-    ALONE,
-    DVal,
-    Job,
-    LowRankMethod,
-    OptimizerSettings,
-    Outcome,
-    Parts,
-    Stage,
-    Training,
-    TrainSettings,
-    TwoLevelMethod,
-    Watch,
-)
-from problems.common.two_levels import Fraction
+from problems.autolora_singular.settings import SingularSettings
+from problems.common import ALONE, FoundRanks, Job, Outcome, Parts, Stage, Training, Watch
+from problems.lora import held_apart
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from bilevel import Hypergradient
     from bilevel.lowrank import Gates
     from problems.autolora_singular.rounds import Rounds
     from problems.salora.levels import Ascent
@@ -85,8 +70,6 @@ __all__ = ["AutoLoRASingular"]
 
 log = logging.getLogger(__name__)
 
-# b of hard-concrete gates where the total is left to the frontier.
-UNTOLD = 0.25
 # From here a hard-concrete gate's noise-free value is exactly 1: above log((1 - gamma)/(zeta - 1)).
 OPEN = 3.0
 # How far a logit can come in a round with all of its steps at full length.
@@ -97,141 +80,22 @@ ROUNDS = {"softmax": 4, "hard_concrete": 1}
 
 
 @dataclass(frozen=True)
-class AutoLoRASingular(LowRankMethod, TwoLevelMethod):
+class AutoLoRASingular(SingularSettings):
     """Train LoRA, select among its singular components on two levels, go on with the kept ones."""
 
     name: ClassVar[str] = "autolora_singular"
     splits_fused: ClassVar[bool] = True
-    rank: Count = 8
-    """k, components of every layer before the cut."""
-    selection: Literal["softmax", "hard_concrete"] = "softmax"
-    """How the gates of all layers together are one selection: n softmax(theta), or hard-concrete
-    gates whose density a multiplier holds."""
-    parameter_budget: Count | Fraction | None = None
-    """Parameters of all kept components together, or a share of those of all; null leaves it to the
-    frontier."""
-    hold_out: Share = 0.1
-    """Share of the training data kept apart from both levels, to draw the frontier by; 0 takes the
-    task's own validation split, or draws none where parameter_budget is told."""
-    split: Fraction | None = 0.8
-    """Share of the rest of the training data that is D_train, the rest is D_val; null takes the
-    task's own validation split as D_val. The last steps are on all of the training data."""
-    unroll_steps: Count = 4
-    """T1, lower steps before every upper one."""
-    start: Fraction = 0.4
-    """Share of all steps after which the basis is turned and the gates begin to learn."""
-    end: Fraction = 0.7
-    """Share of all steps after which the adapter is cut, and what is kept goes on training."""
-    rotate_every: Count | None = None
-    """Global steps after which the basis is turned again and the gates start anew; null for a
-    quarter of the search with softmax, and once only with hard_concrete."""
-    lower: OptimizerSettings = field(default_factory=lambda: OptimizerSettings(weight_decay=0.1))
-    """Of the factors and the head, until the cut."""
-    upper: OptimizerSettings = field(
-        default_factory=lambda: OptimizerSettings(name="adam", betas=(0.8, 0.95), warmup_ratio=0.0)
-    )
-    """Of the gates' logits; lr null for what lets them reach any value within a round."""
-    multiplier: OptimizerSettings = field(
-        default_factory=lambda: OptimizerSettings(schedule="constant")
-    )
-    """Of lambda, with hard_concrete; lr null for 0.01, or more in a short search."""
-    finish: OptimizerSettings = field(default_factory=lambda: OptimizerSettings(weight_decay=0.1))
-    """Of the kept factors and the head, after the cut."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.start >= self.end:
-            raise UserError(
-                f"method.start={self.start} must be less than method.end={self.end}: the gates "
-                "learn in between"
-            )
-        if self.warmup_steps:
-            raise UserError(
-                f"warmup_steps={self.warmup_steps}: the gates of {self.name} begin to learn at "
-                "method.start; leave warmup_steps at 0"
-            )
-        if self.roll_back and self.selection == "hard_concrete":
-            raise UserError(
-                "selection=hard_concrete cannot roll back: its gates are a lower level too, of the "
-                "multiplier; leave roll_back=false"
-            )
-
-    def check_hypergradient(self, estimator: Hypergradient) -> None:
-        """Not the closed form with gates that are drawn, by whose values it divides."""
-        from bilevel.hypergradient import Alignment
-
-        if self.selection == "hard_concrete" and isinstance(estimator, Alignment):
-            raise UserError(
-                "hypergradient=alignment divides by the gate values, which hard-concrete gates "
-                "draw at random and may be 0: use hypergradient=unrolled with "
-                "method.selection=hard_concrete"
-            )
-
-    def check_size(self, examples: int, batch_size: int) -> None:
-        """All three parts of the data need some.
-
-        Raises:
-            UserError: D_train or D_val is smaller than a batch, or fewer than two are held out.
-        """
-        held = examples - round((1 - self.hold_out) * examples)
-        if self.hold_out and held < 2:
-            raise UserError(
-                f"method.hold_out={self.hold_out:g} keeps {held} of {examples} training examples "
-                "apart, and the frontier needs 2 or more: give a larger share, or "
-                "0 with method.parameter_budget, which needs no frontier"
-            )
-        super().check_size(examples - held, batch_size)
-
-    def check_validation(self, examples: int, batch_size: int) -> None:
-        """The frontier needs examples that neither level trains on.
-
-        Raises:
-            UserError: there are none; or ``split`` is None and there is no D_val.
-        """
-        super().check_validation(examples, batch_size)
-        own = examples if self.split is not None else 0
-        if self.parameter_budget is None and not self.hold_out and own < 2:
-            raise UserError(
-                "nothing says how many components to keep: give method.parameter_budget, or "
-                "method.hold_out=0.1, which keeps examples apart from both levels to choose by, or "
-                "the task a validation file beside its test file with method.split a share"
-            )
-
-    def check_steps(self, examples: int, settings: TrainSettings) -> None:
-        """There must be steps in all three phases.
-
-        Raises:
-            UserError: there are not.
-        """
-        super().check_steps(examples, settings)
-        steps = max(1, self.asked_steps(examples, settings) // self.unroll_steps)
-        self._phases(steps)
-
-    def held_out(self, own: bool) -> DVal:
-        """The last stage trains on all but the task's own validation split."""
-        return "apart" if own else "trained_on"
 
     def stages(self) -> Sequence[Stage]:
         """Factors, then gates, to the cut; then what is kept, on all of the training data."""
         return (Stage("search", self.search), Stage("finish", self.finishing))
-
-    def _phases(self, steps: int) -> tuple[int, int]:
-        """Global steps of ``steps`` in which the gates begin to learn, and end."""
-        first, last = round(self.start * steps), round(self.end * steps)
-        if not 0 < first < last < steps:
-            raise UserError(
-                f"{steps} global steps of method.unroll_steps={self.unroll_steps} have no room for "
-                f"training to method.start={self.start}, selecting to method.end={self.end} and "
-                "training what is kept: raise train.epochs or train.max_steps"
-            )
-        return first, last
 
     def parts(self, job: Job) -> Parts:
         """D_train and D_val, of what is not held out."""
         if not self.hold_out:
             return super().parts(job)
         data = job.data
-        rest, _ = self._apart(job)
+        rest, _ = held_apart(job, self.hold_out)
         if self.split is None:
             parts = super().parts(job)
             return replace(
@@ -247,45 +111,51 @@ class AutoLoRASingular(LowRankMethod, TwoLevelMethod):
             {"train": len(train), "validation": len(validation)},
         )
 
-    def _apart(self, job: Job) -> tuple[list[int], list[dict[str, Any]]]:
-        """Indices of the training data that levels may use, and examples that neither uses."""
-        count = len(job.data.examples)
+    def _apart(self, job: Job) -> tuple[list[dict[str, Any]], str]:
+        """Examples that neither level trains on, and what they are of."""
         if self.hold_out:
-            rest, held = split_indices(count, 1 - self.hold_out, job.seed, job.data.labels)
-            return rest, [job.data.examples[i] for i in held]
-        own = job.data.validation if self.split is not None else None
-        return list(range(count)), list(own or ())
+            _, held = held_apart(job, self.hold_out)
+            said = f"the training data, kept apart by method.hold_out={self.hold_out:g}"
+            return [job.data.examples[i] for i in held], said
+        rows = list(job.data.validation or ()) if self.split is not None else []
+        return rows, "the validation file" if rows else "there are none"
 
     def search(self, job: Job, found: None) -> Training:
         """Plain LoRA to ``start``, then gates on D_val; the cut at the end."""
-        from problems.autolora_singular.cut import cut_gated, kept_weights
+        from bilevel.cutting import cut_by
+        from problems.autolora_singular.cut import fold_learned, kept_weights
         from problems.autolora_singular.rounds import Rounds
 
-        parts, (_, apart) = self.parts(job), self._apart(job)
-        first, steps = self._phases(self.steps(job))
+        parts, (apart, source) = self.parts(job), self._apart(job)
+        first, steps = self.phases(self.steps(job))
         model = common.with_lora(job, self.rank, self.lora_alpha, self.lora_dropout)
         gates = self._gates(list(lowrank.lora_layers(model)))
         lowrank.attach_gates(model, gates)
-        self._budget(lowrank.component_costs(model))
+        self.check_budget(lowrank.component_costs(model))
         every = self.rotate_every or math.ceil((steps - first) / ROUNDS[self.selection])
         rounds = Rounds(model, gates, first, every)
         weights = common.trainable(model)
         problems, dependencies = self._levels(job, parts, rounds, weights, steps)
 
         def finish(stats: dict[str, float]) -> dict[str, Any]:
-            cut = cut_gated(rounds, self._budget(rounds.costs), job.losses, apart)
+            fold_learned(model, gates)
+            cut = cut_by(
+                model,
+                apart,
+                self,
+                self.budget,
+                collate=job.data.collate,
+                losses=lambda rows: job.losses(model, rows),
+            )
             keep = cut.keep
             if keep is None:
-                log.warning(
-                    "stage search: nothing was learned that examples held out would show, so all "
-                    "components stay"
-                )
+                log.info("cut: nothing was learned, so the whole adapter is kept")
                 keep = cut.ranking.first(len(cut.ranking.order))
             ranks = {name: int(mask.sum()) for name, mask in keep.items()}
             log.info("ranks: %s", ", ".join(f"{name}={rank}" for name, rank in ranks.items()))
             return {
                 "ranks": ranks,
-                "cut": cut.as_json(),
+                "cut": {**cut.as_json(), "examples_from": source},
                 "weights": kept_weights(model, keep),
                 "trainable_parameters": common.count(weights)
                 + gates.logits.numel()
@@ -311,26 +181,6 @@ class AutoLoRASingular(LowRankMethod, TwoLevelMethod):
         if self.selection == "softmax":
             return lowrank.Gates(names, self.rank, "joint_softmax")
         return lowrank.Gates(names, self.rank, "hard_concrete", OPEN)
-
-    def _budget(self, costs: dict[str, int]) -> int | None:
-        """Parameters that are to stay; None leaves it to the frontier."""
-        if self.parameter_budget is None:
-            return None
-        total, least = self.rank * sum(costs.values()), min(costs.values())
-        given = self.parameter_budget
-        budget = int(given * total) if isinstance(given, float) else given
-        if budget < least:
-            raise UserError(
-                f"method.parameter_budget={given} of the adapter's {total} parameters has no room "
-                f"for one component, which has {least}"
-            )
-        return budget
-
-    def _density(self, rounds: Rounds) -> float:
-        """b, which the multiplier holds the gates to."""
-        budget = self._budget(rounds.costs)
-        total = self.rank * sum(rounds.costs.values())
-        return UNTOLD if budget is None else min(1.0, budget / total)
 
     def _levels(
         self, job: Job, parts: Parts, rounds: Rounds, weights: list[nn.Parameter], steps: int
@@ -400,7 +250,7 @@ class AutoLoRASingular(LowRankMethod, TwoLevelMethod):
         from bilevel import ProblemConfig
         from problems.salora.levels import Ascent, Multiplier
 
-        module = Multiplier(self._density(rounds))
+        module = Multiplier(self.density(rounds.costs))
         optimizer, scheduler = common.optimizer_and_scheduler(
             self.multiplier,
             list(module.parameters()),
@@ -431,9 +281,8 @@ class AutoLoRASingular(LowRankMethod, TwoLevelMethod):
     def finishing(self, job: Job, found: dict[str, Any]) -> Training:
         """The kept factors and the head, from where they are, on all of the training data."""
         total = self.steps(job)
-        _, searched = self._phases(total)
-        scales = dict.fromkeys(found["ranks"], self.lora_alpha / self.rank)
-        options = lowrank.lora_pattern(found["ranks"], scales)
+        _, searched = self.phases(total)
+        options = self._lora_options(found["ranks"])
         model = common.add_lora(job, job.build_model(), **options, lora_dropout=self.lora_dropout)
         parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         for name, parameter in parameters.items():
@@ -454,8 +303,16 @@ class AutoLoRASingular(LowRankMethod, TwoLevelMethod):
                 trainable_parameters=max(weights, found["trainable_parameters"]),
                 validation_loss=found["validation_loss"],
                 split=dict(found["split"]),
+                cut=found["cut"],
+                validation_trained_on=bool(self.hold_out),
             )
 
-        # What was held out is named, so that nobody takes it for examples that are not trained on.
-        apart = self._apart(job)[1] if self.hold_out else []
-        return Training([problem], ALONE, steps, model, finish, validation=apart)
+        return Training([problem], ALONE, steps, model, finish)
+
+    def found_ranks(self, job: Job, found: dict[str, Any]) -> FoundRanks:
+        """The ranks of the cut, each layer at the scale of the search."""
+        options = {**self._lora_options(found["ranks"]), "lora_dropout": self.lora_dropout}
+        return FoundRanks(options, found["cut"] if found["cut"]["frontier"] is not None else None)
+
+    def _lora_options(self, ranks: dict[str, int]) -> dict[str, Any]:
+        return lowrank.lora_pattern(ranks, dict.fromkeys(ranks, self.lora_alpha / self.rank))

@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from torch import Tensor
 
+    from bilevel.cutting.decided import RankChoice
     from bilevel.lowrank import Gates
     from problems.common import Parameters
 
@@ -130,6 +131,13 @@ class BiLoRA(LowRankMethod, TwoLevelMethod):
                 "values=real with start=zero and init=0 has nothing that could move, as P and "
                 "Lambda are both zero: give another init or start=normal"
             )
+
+    def rank_choice(self) -> RankChoice | None:
+        """Where ``prune_below`` cuts values off."""
+        from bilevel.cutting.decided import RankChoice
+
+        bound = self.prune_below
+        return None if bound is None else RankChoice("fixed", bound=bound)
 
     def stages(self) -> Sequence[Stage]:
         """One stage, two problems."""

@@ -33,6 +33,8 @@ from .parameters import count as count
 from .parameters import in_full_precision as in_full_precision
 from .parameters import train_only as train_only
 from .parameters import trainable as trainable
+from .rank_search import FoundRanks as FoundRanks
+from .rank_search import RankSearch as RankSearch
 from .records import Outcome as Outcome
 from .records import TrainData as TrainData
 from .records import TrainSettings as TrainSettings

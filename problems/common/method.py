@@ -18,11 +18,13 @@ from bilevel.settings import Settings
 from problems.common.records import Outcome, TrainData, TrainSettings
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import torch
+    from torch import Tensor, nn
     from transformers import PreTrainedModel
 
     from bilevel import BilevelProblem, Hypergradient
     from bilevel.cutting import Losses
+    from bilevel.cutting.decided import RankChoice
 
 __all__ = ["ComponentValues", "DVal", "Job", "Method", "Stage", "Training", "Watch"]
 
@@ -61,11 +63,18 @@ class Job(Protocol):
     head_modules: list[str]
     task_type: str | None
 
+    @property
+    def device(self) -> torch.device:
+        """Where models are trained."""
+
     def build_model(self) -> PreTrainedModel:
         """A fresh pretrained model with its head, the same at every call."""
 
-    def losses(self, model: Any, rows: Sequence[dict[str, Any]]) -> Losses:
-        """The loss of a model on each of some tokenised examples, in evaluation mode."""
+    def losses(self, model: nn.Module, rows: Sequence[dict[str, Any]]) -> Losses:
+        """The task's loss of each of some tokenised examples, in evaluation mode.
+
+        For what a method decides between its stages; nothing is trained by it.
+        """
 
 
 @dataclass(frozen=True)
@@ -77,8 +86,8 @@ class Training:
         dependencies: their graph, Betty's ``{"u2l": ..., "l2u": ...}``.
         steps: global steps to train for.
         model: what is evaluated now and then, and at the end.
-        finish: makes the last evaluation into what the stage found: plain JSON data for the stage
-            after it, an :class:`Outcome` for the last stage.
+        finish: makes the last evaluation into what the stage found: plain JSON data and tensors for
+            the stage after it, an :class:`Outcome` for the last stage.
         validation: the upper level's examples; their loss is the evaluation's ``validation_loss``.
         gates: selection variables, singular values or gates to record over time.
         watch: other numbers to record over time.
@@ -106,12 +115,12 @@ class Stage:
     Attributes:
         name: in logs, metrics, checkpoints and result.json.
         prepare: called with the job and what the stage before found (None for the first), right
-            after the seed is set; gives a :class:`Training`, or an :class:`Outcome` where there is
-            nothing to train.
+            after the seed is set; gives a :class:`Training`, or what the stage found where there is
+            nothing to train: an :class:`Outcome` for the last stage.
     """
 
     name: str
-    prepare: Callable[[Job, Any], Training | Outcome]
+    prepare: Callable[[Job, Any], Training | Outcome | dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -190,6 +199,11 @@ class Method(Settings, ABC):
             where an upper level trains on all there is, ``nothing`` where there is none.
         """
         return "apart" if own else None
+
+    def rank_choice(self) -> RankChoice | None:
+        """How ranks come from the values that it records, so that it can be told how far they are
+        decided; None for a method that chooses none."""
+        return None
 
     def check_steps(self, examples: int, settings: TrainSettings) -> None:
         """Refuse what takes more steps than the training has, before a model is loaded.

@@ -75,6 +75,9 @@ class Outcome:
         split: examples in the parts of the training data.
         keep: layer -> boolean mask (r,) of the components that are saved (plain LoRA only); None
             keeps all that are not exactly zero.
+        cut: what was cut off a trained adapter and why, in the form of ranks.json; None without.
+        validation_trained_on: the weights were trained on the held-out part of the training data
+            in the end, after they were last scored on it.
     """
 
     model: Any
@@ -83,3 +86,5 @@ class Outcome:
     validation_loss: float | None = None
     split: dict[str, int] = field(default_factory=dict)
     keep: dict[str, Tensor] | None = None
+    cut: dict[str, Any] | None = None
+    validation_trained_on: bool = False

@@ -89,6 +89,7 @@ class SaLoRABilevel(SaLoRASettings, TwoLevelMethod):
         from bilevel.hypergradient import NoHypergradient
         from bilevel.lowrank.attach import Factors
         from problems.salora.levels import LowerFactors, UpperGates
+        from problems.salora.window import RecordedGates
 
         parts = self.parts(job)
         steps = self.steps(job)
@@ -162,7 +163,7 @@ class SaLoRABilevel(SaLoRASettings, TwoLevelMethod):
             model,
             finish,
             validation=parts.validation,
-            gates=gates,
+            gates=RecordedGates(gates),
             watch=self.watch(window, factors, ascent),
             roll_back=self.roll_back,
             settled=min(window.last + 1, steps),

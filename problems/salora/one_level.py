@@ -89,6 +89,7 @@ class SaLoRA(SaLoRASettings):
         from bilevel.hypergradient import NoHypergradient
         from bilevel.lowrank.attach import Factors
         from problems.salora.levels import GatedModel, GatesAndFactors
+        from problems.salora.window import RecordedGates
 
         batches = common.loader(job)
         steps = common.total_steps(job, batches, job.settings.epochs)
@@ -130,7 +131,7 @@ class SaLoRA(SaLoRASettings):
             steps,
             model,
             finish,
-            gates=gates,
+            gates=RecordedGates(gates),
             watch=self.watch(window, factors, ascent),
             settled=min(window.last + 1, steps),
         )

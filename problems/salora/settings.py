@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from torch import Tensor
 
+    from bilevel.cutting.decided import RankChoice
     from bilevel.lowrank.attach import Factors
     from problems.salora.levels import Ascent
     from problems.salora.window import GateWindow
@@ -107,6 +108,18 @@ class SaLoRASettings(LowRankMethod):
                 f"method.start={self.start} must be less than method.end={self.end}: the gates "
                 "learn in between"
             )
+
+    def rank_choice(self) -> RankChoice:
+        """Of the gates at the end of their window."""
+        import torch
+
+        from bilevel.cutting.decided import RankChoice
+        from bilevel.lowrank.gate_kinds import HardConcrete
+
+        kind = HardConcrete(self.tau, self.gamma, self.zeta)
+        bound = kind.mean(torch.tensor([kind.keep_logit()])).item()
+        rule = "budget" if self.prune == "budget" else "fixed"
+        return RankChoice(rule, bound=bound, start=self.start, until=self.end)
 
     def check_window(self, steps: int) -> None:
         """Hold the window in ``steps`` steps against what gates need to learn.

@@ -17,7 +17,7 @@ from bilevel.errors import UserError
 from bilevel.lowrank import RULES, Gates, density, expected_l0
 from bilevel.lowrank.gate_kinds import HardConcrete
 
-__all__ = ["NEAR", "GateWindow"]
+__all__ = ["NEAR", "GateWindow", "RecordedGates"]
 
 log = logging.getLogger(__name__)
 
@@ -130,3 +130,22 @@ class GateWindow:
         if state["fixed"] is not None:
             self.gates.fix(state["fixed"])
         self.gates.phase = state["phase"]
+
+
+class RecordedGates:
+    """What is recorded of gates over the steps: what it is chosen by.
+
+    Inside the window that is their mean E[g]: without noise, half of them are flat at 0 or 1.
+
+    Args:
+        gates: hard-concrete gates.
+    """
+
+    def __init__(self, gates: Gates) -> None:
+        self.names = gates.names
+        self.gates = gates
+
+    def values(self) -> Tensor:
+        """The values now, (n, k)."""
+        learning = self.gates.phase == "learning"
+        return self.gates.expected() if learning else self.gates.values()

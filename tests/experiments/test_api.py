@@ -11,7 +11,7 @@ from experiments.answers import CLASSES, Answers
 from experiments.api import finetune, search_ranks
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
-from problems import AutoLoRA, LoRA
+from problems import AutoLoRA, LoRA, LoRACut
 
 SMALL = {"max_steps": 3, "batch_size": 8}
 
@@ -70,7 +70,8 @@ def test_a_folder_keeps_the_run(given, tmp_path):
 
 def test_searched_ranks_make_a_model_elsewhere(given):
     model, tokenizer, rows = given
-    config = search_ranks(model, tokenizer, rows["train"], AutoLoRA(rank=4), **SMALL)
+    config, frontier = search_ranks(model, tokenizer, rows["train"], AutoLoRA(rank=4), **SMALL)
+    assert frontier is None
     assert isinstance(config, LoraConfig)
     assert config.modules_to_save == ["classifier"]
     fresh = AutoModelForSequenceClassification.from_pretrained(model.name_or_path)
@@ -78,6 +79,42 @@ def test_searched_ranks_make_a_model_elsewhere(given):
     sizes = {m.r["default"] for m in found.modules() if hasattr(m, "lora_A")}
     assert sizes <= {1, 2, 3, 4}
     assert set(config.rank_pattern.values()) | {config.r} == sizes
+
+
+def ranks_of(model):
+    """Layer -> rank, as PEFT has it."""
+    layers = model.get_base_model().named_modules()
+    return {name: m.r["default"] for name, m in layers if hasattr(m, "lora_A")}
+
+
+def test_a_cut_is_searched_by_default_and_is_the_one_of_a_run(given):
+    """40 rows, trained on 32: the same rows, seed and settings give the same ranks."""
+    model, tokenizer, rows = given
+    settings = {**SMALL, "max_steps": 12, "lr": 1e-2}
+    method = LoRACut(rank=4, parameter_budget=1000)
+    found = search_ranks(model, tokenizer, rows["train"], method, **settings)
+    run = finetune(model, tokenizer, rows, method, **settings)
+    assert found.frontier["parameters"] == run.result["adapter_parameters"] == 960
+    assert found.frontier["examples"] == 8
+    assert found.config.modules_to_save == ["classifier"]
+    kept = {name: rank for name, rank in run.result["ranks"].items() if rank}
+    assert found.frontier["ranks"] == run.result["ranks"]
+    assert min(run.result["ranks"].values()) == 0
+    fresh = AutoModelForSequenceClassification.from_pretrained(model.name_or_path)
+    tuned = get_peft_model(fresh, found.config)
+    assert ranks_of(tuned) == ranks_of(run.model) == kept
+    scales = {n: m.scaling["default"] for n, m in tuned.named_modules() if hasattr(m, "lora_A")}
+    assert set(scales.values()) == {16.0 / 4}
+
+
+def test_without_a_method_the_smallest_part_that_loses_nothing(given):
+    model, tokenizer, rows = given
+    config, frontier = search_ranks(model, tokenizer, rows["train"], **SMALL)
+    assert frontier["criterion"] == "singular"
+    assert frontier["frontier"][0]["components"] == 0
+    assert frontier["frontier"][-1]["parameters"] == frontier["whole_parameters"]
+    if not frontier["learned"]:  # after three steps
+        assert (config.r, config.rank_pattern, frontier["ranks"]) == (8, {}, None)
 
 
 @pytest.mark.parametrize(
@@ -134,5 +171,7 @@ def test_classes_and_methods_that_do_not_search_are_refused(given):
     model, tokenizer, rows = given
     with pytest.raises(UserError, match=r"must be an instance, AutoLoRA\(\)"):
         finetune(model, tokenizer, rows, AutoLoRA, **SMALL)
-    with pytest.raises(UserError, match="only AutoLoRA searches ranks"):
+    with pytest.raises(UserError, match=r"must search ranks, LoRACut\(\) or AutoLoRA\(\).*LoRA"):
         search_ranks(model, tokenizer, rows["train"], LoRA(), **SMALL)
+    with pytest.raises(UserError, match=r"hold_out=0 .*here are none"):
+        search_ranks(model, tokenizer, rows["train"], LoRACut(hold_out=0.0), **SMALL)

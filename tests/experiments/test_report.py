@@ -194,3 +194,70 @@ def test_a_run_that_cannot_be_read_costs_no_other_its_row(
     said = capsys.readouterr().err
     assert f"passed over: {tmp_path / 'bad' / 'result.json'}" in said
     assert f"passed over: {tmp_path / 'worse' / '.hydra' / 'overrides.yaml'}" in said
+
+
+def ranked(seed: int, query: list[int], value: list[int], **other: Any) -> dict[str, Any]:
+    parts = (("query", query), ("value", value))
+    ranks = {f"layer.{i}.{part}": rank for part, row in parts for i, rank in enumerate(row)}
+    return result(other.pop("method", "autolora"), seed, 0.9, ranks=ranks, **other)
+
+
+def cells_of(text: str) -> list[dict[str, str]]:
+    """The rows of the second table in a summary."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    *_, head = (i for i, line in enumerate(lines) if line.startswith("| method"))
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[head:]]
+    return [dict(zip(rows[0], row, strict=True)) for row in rows[2:]]
+
+
+def test_seeds_agree_or_not_on_the_ranks(tmp_path: Path) -> None:
+    save(tmp_path / "0", ranked(0, [1, 2, 3], [7, 8, 9]), ["seed=0"])
+    save(tmp_path / "1", ranked(1, [3, 2, 1], [7, 8, 9], adapter_parameters=8000), ["seed=1"])
+    save(tmp_path / "again", ranked(1, [1, 2, 3], [9, 8, 7]), ["seed=1"])  # seed 1 is there
+    text = report.report([tmp_path], tmp_path)
+    assert text.startswith((tmp_path / "summary.md").read_text().strip())
+    every, query, value = cells_of(text)
+    assert (every["ranks of"], every["modules"], every["seeds"]) == ("all modules", "6", "2")
+    assert (every["mean_rank"], every["parameters"]) == ("5.00", "5,000 to 8,000")
+    # positions 1 to 6 against 3 2 1 4 5 6: 1 - 6 * 8 / (6 * 35); 3 of 15 pairs are the wrong way
+    assert (every["Spearman"], every["Kendall"]) == ("0.77", "0.60")
+    assert (query["ranks of"], query["Spearman"], query["mean_rank"]) == ("query", "-1.00", "2.00")
+    assert (value["ranks of"], value["Kendall"], value["parameters"]) == ("value", "1.00", "")
+    (said,) = [line for line in text.splitlines() if line.startswith("The ranks of")]
+    assert "autolora on sst2, minilm agree between the seeds 0, 1 by 0.77 (Spearman" in said
+    assert "differ in size, 5,000 to 8,000 parameters" in said
+
+
+def test_agreement_of_equal_ranks_is_undefined(tmp_path: Path) -> None:
+    for seed in (0, 1, 2):
+        values = ranked(seed, [4, 4, 4], [4, 4, 4], method="lora")
+        save(tmp_path / f"lora{seed}", values, [f"seed={seed}"])
+    alone = report.report([tmp_path], tmp_path / "out")
+    assert "lora on sst2, minilm agree between seeds is undefined" in alone
+    assert alone.count("| method") == 1
+    for seed in (0, 1, 2):
+        values = ranked(seed, [1, 2, 3 + seed], [4, 4, 4 + (seed == 2)])
+        save(tmp_path / f"autolora{seed}", values, [f"seed={seed}"])
+    text = report.report([tmp_path], tmp_path / "out")
+    table = cells_of(text)
+    shown = {(row["method"], row["ranks of"]): row["Spearman"] for row in table}
+    assert shown["lora", "all modules"] == shown["autolora", "value"] == "undefined"
+    assert shown["autolora", "query"] == "1.00"
+    assert len(table) == 4
+    assert "nan" not in text.lower()
+
+
+def test_agreement_says_of_how_many_pairs_it_is(tmp_path: Path) -> None:
+    for seed, query in enumerate(([1, 2, 3], [2, 2, 2], [1, 2, 3])):
+        save(tmp_path / str(seed), ranked(seed, query, [2, 2, 2]), [f"seed={seed}"])
+    assert cells_of(report.report([tmp_path], tmp_path))[0]["Kendall"] == "1.00 (1 of 3 pairs)"
+
+
+def test_one_seed_or_no_ranks_say_nothing_of_agreement(tmp_path: Path) -> None:
+    save(tmp_path / "a", ranked(0, [1, 2], [3, 4]), ["x=1"])
+    save(tmp_path / "b", ranked(1, [1, 2], [3, 4]), ["x=2"])  # another variant
+    for seed in (0, 1):  # of a method, or a version, without ranks
+        save(tmp_path / f"full{seed}", result("full", seed, 0.9, ranks=None), [])
+    text = report.report([tmp_path], tmp_path)
+    assert "agree" not in text
+    assert text.count("| method") == 1

@@ -14,8 +14,8 @@ from transformers import AutoModelForSequenceClassification, BertConfig
 from bilevel import BilevelEngine, BilevelEngineConfig
 from bilevel.cutting import Losses
 from bilevel.hypergradient import FiniteDifference
-from experiments.training import stage_tensors
-from problems import Outcome, TrainData, TrainSettings
+from experiments.training.stage_tensors import part, put_back
+from problems import TrainData, Training, TrainSettings
 
 
 def collate(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -60,6 +60,19 @@ class SmallJob:
         self.stages: list[str] = []
         self.runs: list[dict[str, Any]] = []
 
+    device = torch.device("cpu")
+
+    def losses(self, model, rows):
+        """Cross-entropies, one example at a time."""
+        model.eval()
+        found = []
+        with torch.no_grad():
+            for row in rows:
+                batch = collate([row])
+                logits = model(**{k: v for k, v in batch.items() if k != "labels"}).logits.double()
+                found.append(-logits.log_softmax(-1)[0, row["labels"]].item())
+        return Losses(np.array(found), np.ones(len(found), dtype=int))
+
     def build_model(self):
         torch.manual_seed(self.seed)
         config = BertConfig(
@@ -71,16 +84,6 @@ class SmallJob:
             max_position_embeddings=16,
         )
         return AutoModelForSequenceClassification.from_config(config)
-
-    @torch.no_grad()
-    def losses(self, model, rows):
-        """Cross-entropy of each example, without dropout."""
-        training = model.training
-        batch = self.data.collate(list(rows))
-        logits = model.eval()(**batch).logits
-        model.train(training)
-        found = nn.functional.cross_entropy(logits, batch["labels"], reduction="none")
-        return Losses(found.numpy().astype(float), np.ones(len(found), dtype=int))
 
     def run(self, training):
         """Train, and say what the application's evaluation at the end would."""
@@ -119,10 +122,10 @@ def train(method, job):
         job.stages.append(stage.name)
         torch.manual_seed(job.seed)
         made = stage.prepare(job, found)
-        found = made if isinstance(made, Outcome) else made.finish(job.run(made))
+        found = made.finish(job.run(made)) if isinstance(made, Training) else made
         if stage is not stages[-1]:
-            plain, tensors = stage_tensors.part(found)
-            found = stage_tensors.put_back(json.loads(json.dumps(plain)), tensors)
+            plain, tensors = part(found)
+            found = put_back(json.loads(json.dumps(plain)), tensors)
     return found
 
 

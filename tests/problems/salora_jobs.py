@@ -63,7 +63,7 @@ class Interrupted(SmallJob):
             engine.train_iters = training.steps
         else:
             engine.load_state_dict(self.saved)
-            self.phase = training.gates.phase
+            self.phase = training.gates.gates.phase
         engine.run()
-        self.gates = training.gates
+        self.gates = training.gates.gates
         return {}

@@ -143,7 +143,7 @@ def test_what_is_watched():
     train(SaLoRA(rank=4, density=0.3), job)
     found = job.runs[0]["watch"]()
     assert set(found) == {"density", "target_density", "multiplier", "orthogonality"}
-    logits = job.runs[0]["gates"].logits
+    logits = job.runs[0]["gates"].gates.logits
     assert found["target_density"] == 0.3
     share = expected_l0(logits).mean() / 4  # all layers of this model cost the same
     torch.testing.assert_close(found["density"], share)

@@ -38,7 +38,7 @@ def test_three_problems_whose_upper_ones_step_in_the_window_only(T1):
     assert [s["multiplier"] for s in ends] == [s["upper"] for s in ends]
     assert [s["kept"] for s in ends] == [0, 0, T1, T1, T1, 0, 0, 0, 0, 0]
     lower, upper, ascent = job.runs[0]["problems"]
-    gates = job.runs[0]["gates"]
+    gates = job.runs[0]["gates"].gates
     assert [id(p) for p in upper.trainable_parameters()] == [id(gates.logits)]
     below = {id(p) for p in lower.trainable_parameters()}
     assert below == {id(p) for p in trainable(job.runs[0]["model"])}

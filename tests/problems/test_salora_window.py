@@ -77,7 +77,8 @@ def test_a_window_from_the_first_step_uses_the_rate_at_once():
     job = Looking(max_steps=4, epochs=9)
     train(method, job)
     assert first == [0.0, 0.06]
-    assert job.runs[0]["gates"].phase == "fixed", "also when the window ends with the training"
+    phase = job.runs[0]["gates"].gates.phase
+    assert phase == "fixed", "also when the window ends with the training"
 
 
 def test_before_the_window_it_is_lora_bit_for_bit():

@@ -7,10 +7,11 @@ from transformers import AutoModelForSequenceClassification, BertConfig, GPT2Con
 
 import problems
 from bilevel.errors import UserError
+from bilevel.evaluation import matching_autocast
 from experiments.answers import CLASSES, Answers
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
-from experiments.models.memory import matching_autocast, recompute
+from experiments.models.memory import recompute
 from experiments.models.spec import ModelSpec
 from experiments.training.job import execute
 

@@ -88,6 +88,64 @@ def test_ranks_can_be_given_and_a_rank_of_one_place_changes_no_other_update():
     assert not given.updates()[names[1]].delta().any()
 
 
+def test_singular_values_decay_from_the_first_one():
+    networks = PlantedNetworks(replace(SMALL, decay=0.5, ranks=(3, 0, 1, 2)))
+    equal = PlantedNetworks(replace(SMALL, ranks=(3, 0, 1, 2))).updates()
+    teacher, base = networks.teacher(), networks.base().double()
+    for name, rank in networks.true_ranks().items():
+        weight = base.get_parameter(f"{name}.weight").detach()
+        change = teacher.get_parameter(f"{name}.weight").detach() - weight
+        values = torch.linalg.svdvals(change)
+        expected = torch.zeros(16, dtype=torch.float64)
+        expected[:rank] = equal[name].scale * 0.5 ** torch.arange(rank, dtype=torch.float64)
+        assert torch.allclose(values, expected, rtol=1e-10, atol=1e-10)
+        update = networks.updates()[name]
+        assert torch.allclose(update.components().sum(0), update.delta(), rtol=0, atol=1e-12)
+
+
+def inputs_of(model, names, ids):
+    """Root mean square of what each named map is given."""
+    found = {}
+
+    def keep(name):
+        return lambda module, given, out: found.update({name: given[0].square().mean().sqrt()})
+
+    hooks = [model.get_submodule(n).register_forward_hook(keep(n)) for n in names]
+    logits(model, ids)
+    for hook in hooks:
+        hook.remove()
+    return [float(found[name]) for name in names]
+
+
+def test_rescaling_changes_inputs_and_singular_values_but_nothing_that_is_computed():
+    problem = replace(PROBLEM, targets="all", most_rank=2)
+    plain = PlantedNetworks(problem)
+    other = PlantedNetworks(replace(problem, rescale=4.0))
+    ids = plain.sequences(50, plain.generator("test"))
+    # weights are float32, so factors that are no powers of two round
+    assert torch.allclose(logits(plain.teacher(), ids), logits(other.teacher(), ids), atol=1e-4)
+    assert torch.allclose(logits(plain.base(), ids), logits(other.base(), ids), atol=1e-3)
+    before, after = plain.updates(), other.updates()
+    ratios = {name: after[name].scale / update.scale for name, update in before.items()}
+    factors = [4 ** (place / 3) for place in (-3, -1, 1, 3)]
+    layers = [f"bert.encoder.layer.{i}." for i in range(4)]
+    for first, second in (
+        ("attention.self.value", "attention.output.dense"),
+        ("attention.self.query", "attention.self.key"),
+    ):
+        found = [ratios[layer + first] for layer in layers]
+        assert sorted(found) == pytest.approx(factors, rel=1e-6)
+        assert [1 / ratios[layer + second] for layer in layers] == pytest.approx(found, rel=1e-6)
+    rest = [layer + name for layer in layers for name in ("intermediate.dense", "output.dense")]
+    assert [ratios[name] for name in rest] == [1.0] * 8
+    dense = [layer + "attention.output.dense" for layer in layers]
+    small = inputs_of(other.base().double(), dense, ids)
+    usual = inputs_of(plain.base().double(), dense, ids)
+    # Where inputs are faint, updates are large.
+    for name, one, two in zip(dense, small, usual, strict=True):
+        assert one / two == pytest.approx(1 / ratios[name], rel=1e-5)
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_every_update_and_its_last_component_matter(seed):
     """Without it at least 5 % of the labels differ (without all: most) and the loss is higher."""
@@ -167,6 +225,22 @@ def test_noise_is_in_the_training_labels_only():
     assert [e.texts for e in clean.train] == [e.texts for e in noisy.train]
 
 
+def test_a_validation_split_is_right_fresh_and_changes_nothing_else():
+    plain = Planted(SMALL, 300, 100, noise=0.2).load()
+    data = Planted(SMALL, 300, 100, noise=0.2, max_validation=200).load()
+    assert plain.validation is None
+    assert (data.train, data.tests) == (plain.train, plain.tests)
+    kept = [example.texts for example in data.validation]
+    assert len(set(kept)) == len(kept) == 200
+    assert not set(kept) & {e.texts for e in (*data.train, *data.tests["test"])}
+    ids = torch.tensor([[int(w[1:]) + 2 for w in texts[0].split()] for texts in kept])
+    right = logits(PlantedNetworks(SMALL).teacher(), ids).argmax(1).tolist()
+    assert [example.label for example in data.validation] == right
+    few = replace(SMALL, vocabulary=2, length=3)  # eight sequences, all of them seen
+    with pytest.raises(UserError, match="max_validation=5"):
+        Planted(few, 300, 100, max_validation=5).load()
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -177,6 +251,9 @@ def test_noise_is_in_the_training_labels_only():
         {"ranks": (40,)},
         {"classes": 1},
         {"strength": 0.0},
+        {"decay": 0.0},
+        {"decay": 1.1},
+        {"rescale": 0.5},
         {"logit_scale": float("inf")},
         {"seed": -1},
     ],

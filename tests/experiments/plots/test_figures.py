@@ -10,8 +10,9 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from experiments import figures
+from experiments.metrics.module_names import place
 from experiments.plots import comparison
-from experiments.plots.modules import grid, place
+from experiments.plots.modules import grid
 from tests.experiments.drawn import write
 
 NAMES = [
@@ -131,7 +132,9 @@ def test_comparison(tmp_path: Path, kept: list[Figure]) -> None:
     ]
     comparison.draw(results, tmp_path / "comparison.png")
     axes = kept[0].axes[0]
-    assert axes.get_xlabel() == "test accuracy"
+    assert axes.get_xlabel() == "test accuracy (axis not from 0)"
+    assert axes.get_xlim()[0] > 0
+    assert all(others.get_xlim()[0] <= 0 for others in kept[0].axes[1:])
     means = [c.lines[0].get_xdata()[0] for c in axes.containers]
     assert means == pytest.approx([0.91, 0.81])
 

@@ -252,7 +252,7 @@ def test_methods_differ_by_task(tmp_path: Path, kept: list[Figure]) -> None:
     first, second = kept[0].axes[0], kept[0].axes[4]
     assert [text.get_text() for text in first.get_yticklabels()] == ["lora"]
     assert [text.get_text() for text in second.get_yticklabels()] == ["adalora", "lora"]
-    assert first.get_xlabel() == "test f1"
+    assert first.get_xlabel() == "test f1 (axis not from 0)"
 
 
 def test_runs_that_are_scored_by_different_metrics(tmp_path: Path, kept: list[Figure]) -> None:
@@ -260,7 +260,7 @@ def test_runs_that_are_scored_by_different_metrics(tmp_path: Path, kept: list[Fi
     other = result("lora", metrics={"f1": 0.7}, primary_metric="f1")
     comparison.draw([result("adalora"), other], tmp_path / "c.png")
     score, gap, *_ = kept[0].axes
-    assert score.get_xlabel() == "test accuracy"
+    assert score.get_xlabel() == "test accuracy (axis not from 0)"
     points = [np.asarray(points.get_offsets())[:, 0] for points in score.collections[1::2]]
     np.testing.assert_equal(points, [[0.9], [np.nan]])
     points = [np.asarray(points.get_offsets())[:, 0] for points in gap.collections[1::2]]
@@ -339,3 +339,19 @@ def test_watched_numbers_are_lines_a_method_in_a_panel_a_task(
     (line, target) = kept[-1].axes[0].get_lines()
     assert list(line.get_ydata()) == [0.9, 0.5]
     assert list(target.get_ydata()) == [0.5, 0.5]
+
+
+def test_steady_numbers_of_several_runs_do_not_fill_the_picture(
+    tmp_path: Path, kept: list[Figure]
+) -> None:
+    for name in watched_compared.LABELS:
+        runs = [
+            (watch_lines(name, [0.5, 0.501 + seed / 1000]), result("a", seed)) for seed in (0, 1)
+        ]
+        assert watched_compared.draw(runs, name, tmp_path / "w.png")
+    results = [result("lora", seed, update=update(NAMES, 1e-3 + seed / 1e6)) for seed in (0, 1)]
+    assert cosine_compared.draw(results, tmp_path / "c.png")
+    orthogonality, density, cosine = (figure.axes[0].get_ylim() for figure in kept)
+    assert orthogonality[1] >= 9.99 * orthogonality[0]
+    assert density[0] <= 0
+    assert cosine[1] >= 9.99 * cosine[0]

@@ -100,7 +100,7 @@ def test_negative_values_get_two_sided_colours(tmp_path: Path, kept: list[Figure
     assert (image.norm.vmin, image.norm.vmax) == (-2.0, 2.0)
     colour_map, norm = heat.colours(np.array([1.0, 3.0]))
     assert colour_map.name == "viridis"
-    assert (norm.vmin, norm.vmax) == (1.0, 3.0)
+    assert (norm.vmin, norm.vmax) == (0.0, 3.0)  # what differs little looks alike
 
 
 def test_nulls_are_white_and_told(tmp_path: Path, kept: list[Figure]) -> None:
@@ -153,6 +153,35 @@ def test_gates_over_steps_know_their_kind(tmp_path: Path, kept: list[Figure]) ->
     assert np.isnan(kept[1].axes[0].get_lines()[0].get_ydata()).tolist() == [False, True]
 
 
+def softmax_lines(spread: float) -> list[dict[str, Any]]:
+    rows = {n: [0.25 + spread, 0.25, 0.25, 0.25 - spread] for n in names(2, ["query"])}
+    return [{**line, "gates": rows} for line in gate_lines(rows)]
+
+
+def test_noise_in_gates_looks_as_small_as_it_is(tmp_path: Path, kept: list[Figure]) -> None:
+    for i, spread in enumerate((0.001, 0.2)):
+        gates.draw(softmax_lines(spread), bilora(), tmp_path / f"g{i}.png")
+    gates.draw(gate_lines({names(1, ["query"])[0]: [-0.5, 0.2]}), bilora(), tmp_path / "n.png")
+    noise, spread_out, negative = (figure.axes[0].get_ylim() for figure in kept)
+    assert noise[0] == spread_out[0] == 0
+    assert negative[0] < -0.5
+    titles = [figure.get_suptitle() for figure in kept]
+    assert titles[0].endswith("all values lie between 0.249 and 0.251")
+    assert not any("lie between" in title for title in titles[1:])
+    for figure in kept:
+        assert_nothing_cut(figure)
+
+
+def test_noise_in_final_values_looks_as_small_as_it_is(tmp_path: Path, kept: list[Figure]) -> None:
+    values.draw(softmax_lines(0.001), bilora(), tmp_path / "v.png")
+    (figure,) = kept
+    bars = figure.axes[0]
+    assert bars.get_xlim()[0] <= 0
+    assert [patch.get_height() for patch in bars.patches if patch.get_height()] == [8]
+    assert "from 0.249 to 0.251" in bars.get_title(loc="left")
+    assert maps(figure)[0].images[1].norm.vmin == 0
+
+
 # ---- watched numbers
 
 
@@ -203,7 +232,25 @@ def test_other_watched_numbers_have_a_panel_each(tmp_path: Path, kept: list[Figu
     budget, change = kept[0].axes
     assert (budget.get_ylabel(), change.get_ylabel()) == ("budget", "magnitude change")
     assert list(budget.get_lines()[0].get_ydata()) == [96, 48]
+    assert budget.get_ylim()[0] <= 0
     assert not watched.draw_others(watch_lines(density=[1.0]), bilora(), tmp_path / "n.png")
+
+
+def test_steady_numbers_do_not_fill_the_picture(tmp_path: Path, kept: list[Figure]) -> None:
+    lines = watch_lines(orthogonality=[0.5, 0.501], density=[0.5, 0.501], multiplier=[2.0, 2.01])
+    assert watched.draw_orthogonality(lines, bilora(), tmp_path / "o.png")
+    assert watched.draw_density(lines, bilora(), tmp_path / "d.png")
+    update = {name: {"cosine": 0.999, "relative_norm": 0.1} for name in names(2, ["query"])}
+    update[names(1, ["query"])[0]] = {"cosine": 0.99899, "relative_norm": 0.101}
+    assert cosine.draw(bilora(update=update), tmp_path / "c.png")
+    limits = [axes.get_ylim() for figure in kept for axes in figure.axes]
+    residual, density, multiplier, turn, norm = limits
+    assert density[0] <= 0
+    assert multiplier[0] <= 0
+    for low, high in (residual, turn, norm):
+        assert high >= 9.99 * low
+    for figure in kept:
+        assert_nothing_cut(figure)
 
 
 # ---- cosine

@@ -1,0 +1,204 @@
+"""Hold the cuts of trained adapters against their competitors, on a test set that chose nothing.
+
+    python -m benchmarks.rank_evidence --out FILE.csv [--criteria singular,activation] DIR ...
+
+Every DIR holds runs of one task and one seed on the same data, in folders whose names say what they
+are: ``lora80`` (LoRA at rank 8 with method.hold_out=0.2), which is cut; ``r1``, ``r2``, ``r4``,
+``r8`` (LoRA trained at that rank on all of the training data), ``adalora``, ``autolora`` and the
+like, which are compared with it where they are there. For each criterion: the frontier's choice on
+the held-out examples, and the parts of 50, 25 and 12.5 %; even and random (three draws) truncations
+of the same adapter. A line each: test loss and score, their difference to the whole adapter of
+``lora80`` (of the loss paired over test examples, with its standard error), ranks, processor time.
+What is in FILE.csv already is not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bilevel.cutting import Budget, Criterion, Losses, Ranking, cut
+from bilevel.cutting.criteria.registry import CRITERIA
+from bilevel.cutting.losses import difference
+from bilevel.cutting.ranking import masked
+from bilevel.lowrank.ranks import Keep
+from experiments.cli.command_line import CommandLine
+from experiments.cli.quiet import quiet
+from experiments.results import record, saved_model
+from experiments.results.finished_run import SavedRun
+from experiments.training.scoring import example_losses, score
+from experiments.training.trained_adapter import Trained, of_run
+from experiments.training.untrained import halves, losses_on, scoring_on
+
+CUT = "lora80"
+SHARES = (0.5, 0.25, 0.125)
+EXAMPLES, DELTA = 512, 0.02
+RANDOM_DRAWS = 3
+FIELDS = (
+    *("task", "seed", "what", "share", "components", "parameters", "test_loss", "difference"),
+    *("error", "score", "score_difference", "delta", "learned", "seconds", "frontier_seconds"),
+    *("run_seconds", "ranks"),
+)
+
+
+class Measured:
+    """A model on a task's test set."""
+
+    def __init__(self, trained: Trained) -> None:
+        assert trained.task is not None
+        self.task, self.tokenizer = trained.task, trained.loaded.tokenizer
+        self.collate = self.task.collator(self.tokenizer)
+        self.tests = {n: trained.loaded.tokenise(self.task, r) for n, r in self.task.tests.items()}
+
+    def __call__(self, model: torch.nn.Module) -> tuple[Losses, float | None]:
+        """Losses of the test examples, and the primary score (of text: none)."""
+        every = [row for rows in self.tests.values() for row in rows]
+        losses = example_losses(model, self.task, every, self.collate)
+        scores = score(model, self.task, self.tests, self.collate)
+        return losses, scores.metrics.get(self.task.primary_metric)
+
+
+def processor_seconds(values: dict[str, Any]) -> float:
+    """Of a run's training."""
+    return sum(values["processor_seconds"].values())
+
+
+def lines(folder: Path, criteria: list[Criterion], done: set[str]) -> Iterator[dict[str, Any]]:
+    """What is to be said of one task and seed.
+
+    Args:
+        folder: with the runs.
+        criteria: to cut by.
+        done: what has been measured already.
+    """
+    run = SavedRun.open(str(folder / CUT), CommandLine.parse([]), [])
+    trained = of_run(run, [])
+    test = Measured(trained)
+    whole, whole_score = test(trained.model)
+    cost = processor_seconds(run.result)
+
+    def line(what: str, losses: Losses, found: float | None, **more: Any) -> dict[str, Any]:
+        d = difference(losses, whole)
+        unscored = found is None or whole_score is None
+        scores = None if unscored else found - whole_score  # type: ignore[operator]
+        return {
+            **{"task": run.result["task"], "seed": run.result["seed"], "what": what},
+            **{"test_loss": losses.mean, "difference": d.mean, "error": d.error},
+            **{"score": found, "score_difference": scores, "run_seconds": cost, **more},
+        }
+
+    def part(what: str, ranking: Ranking, keep: Keep, **more: Any) -> dict[str, Any]:
+        with masked(trained.model, keep):
+            losses, found = test(trained.model)
+        ranks = [int(mask.sum()) for mask in keep.values()]
+        sizes = {"components": sum(ranks), "parameters": ranking.cost(keep)}
+        return line(what, losses, found, **sizes, ranks=" ".join(map(str, ranks)), **more)
+
+    for criterion in criteria:
+        if criterion.name in done:
+            continue
+        scoring, drawing = halves(trained.held_out.rows, EXAMPLES, criterion)
+        started = time.process_time()
+        data = scoring_on(trained, scoring) if scoring else None
+        ranking = cut(trained.model, criterion, budget=Budget(budget=0.5), scoring=data).ranking
+        seconds = time.process_time() - started
+        # the factors are in the criterion's basis now; the frontier anew, timed by itself
+        started = time.process_time()
+        found = cut_of(trained, ranking, drawing)
+        more = {
+            **{"seconds": round(seconds, 2), "learned": found["learned"], "delta": found["delta"]},
+            "frontier_seconds": round(time.process_time() - started, 2),
+        }
+        for share in SHARES:
+            keep = ranking.within(int(share * ranking.total))
+            yield part(criterion.name, ranking, keep, share=share, **more)
+        if found["keep"] is not None:
+            yield part(criterion.name, ranking, found["keep"], share="chosen", **more)
+        if criterion.name == "singular" and "whole" not in done:
+            yield from _plain(trained, ranking, part, more)
+    for path in sorted(folder.iterdir()):
+        values = record.read(path)
+        if values is None or path.name == CUT or path.name in done:
+            continue
+        other = SavedRun.open(str(path), CommandLine.parse([]), [])
+        saved = record.saved_folder(values, path)
+        model = saved_model.load(saved, other.base(trained.task).model).eval()  # type: ignore[arg-type]
+        losses, found = test(model)
+        ranks = " ".join(map(str, (values["ranks"] or {}).values()))
+        extra = {"parameters": values["adapter_parameters"], "ranks": ranks}
+        extra |= {"run_seconds": processor_seconds(values)}
+        extra |= {"components": sum((values["ranks"] or {}).values())}
+        yield line(path.name, losses, found, share="trained", **extra)
+
+
+def cut_of(trained: Trained, ranking: Ranking, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The frontier of components that are in order already."""
+    from bilevel.cutting import Frontier
+
+    losses = losses_on(trained, rows)
+
+    def of(keep: Keep) -> Losses:
+        with masked(trained.model, keep):
+            return losses()
+
+    frontier = Frontier.draw(ranking, of, DELTA)
+    keep = None if frontier.chosen is None else ranking.first(frontier.chosen)
+    return {"keep": keep, "delta": frontier.delta, "learned": frontier.learned}
+
+
+def _plain(
+    trained: Trained, ranking: Ranking, part: Any, more: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """The whole, nothing, and even and random truncations of the same adapter, singular basis."""
+    count = len(ranking.order)
+    yield part("whole", ranking, ranking.first(count), share=1, **more)
+    yield part("nothing", ranking, ranking.first(0), share=0, **more)
+    longest = max(len(row) for row in ranking.scores.values())
+    for share in SHARES:
+        yield part("even", ranking, ranking.even(round(share * longest)), share=share)
+    for draw in range(RANDOM_DRAWS):
+        numbers = np.random.default_rng(draw)
+        scores = {
+            name: torch.from_numpy(numbers.random(len(row))) for name, row in ranking.scores.items()
+        }
+        at_random = Ranking(scores, ranking.costs)
+        for share in SHARES:
+            keep = at_random.within(int(share * ranking.total))
+            yield part(f"random{draw}", ranking, keep, share=share)
+
+
+def main() -> None:
+    """Measure, a line at a time, so that nothing is lost."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--criteria", default="singular")
+    options = parser.parse_args()
+    quiet()
+    torch.set_num_threads(1)
+    criteria = [CRITERIA[name]() for name in options.criteria.split(",")]
+    before = list(csv.DictReader(options.out.open())) if options.out.is_file() else []
+    with options.out.open("a", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS)
+        if not before:
+            writer.writeheader()
+        for folder in options.folders:
+            values = json.loads((folder / CUT / record.FILE).read_text())
+            here = (values["task"], str(values["seed"]))
+            done = {row["what"] for row in before if (row["task"], row["seed"]) == here}
+            for row in lines(folder, criteria, done):
+                numbers = {k: f"{v:.6g}" for k, v in row.items() if isinstance(v, float)}
+                writer.writerow({**row, **numbers})
+                file.flush()
+
+
+if __name__ == "__main__":
+    main()

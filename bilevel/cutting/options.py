@@ -1,0 +1,43 @@
+"""Say by what an adapter is cut, and how much a cut may lose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from annotated_types import Ge, Gt, Lt
+
+from bilevel.errors import UserError, listed, nearest
+from bilevel.settings import Settings
+
+if TYPE_CHECKING:
+    from bilevel.cutting.criteria import Criterion
+
+__all__ = ["CutOptions"]
+
+
+@dataclass(frozen=True)
+class CutOptions(Settings):
+    """What every cut can be told, whoever makes it."""
+
+    criterion: str = "singular"
+    """What a component is worth, see docs/ranks.md."""
+    delta: Annotated[float, Gt(0), Lt(1)] = 0.02
+    """Share of what was learned (loss without the adapter less that with it) that may be lost."""
+    examples: Annotated[int, Ge(2)] = 512
+    """Held-out examples at most; those of a criterion with data are half of them."""
+
+    def named(self) -> Criterion:
+        """The criterion.
+
+        Raises:
+            UserError: there is none of that name.
+        """
+        from bilevel.cutting.criteria import CRITERIA
+
+        if self.criterion not in CRITERIA:
+            raise UserError(
+                f"criterion={self.criterion}: allowed are {listed(CRITERIA)}"
+                f"{nearest(self.criterion, CRITERIA)}"
+            )
+        return CRITERIA[self.criterion]()

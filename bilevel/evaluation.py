@@ -1,0 +1,36 @@
+"""Run a model as it is evaluated: no dropout, in the precision that its weights need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import nn
+
+from bilevel import precision
+
+__all__ = ["evaluating", "matching_autocast"]
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode; at the end every module has its mode back."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def matching_autocast(model: nn.Module) -> AbstractContextManager[None]:
+    """What a model has to compute under: bf16 autocast if it has weights of both precisions.
+
+    A float32 head cannot take bfloat16 input otherwise. A model in one precision computes in it.
+    """
+    device = next(model.parameters()).device.type
+    found = {parameter.dtype for parameter in model.parameters()}
+    mixed = {torch.float32, torch.bfloat16} <= found
+    return precision.autocast("bf16", device) if mixed else nullcontext()

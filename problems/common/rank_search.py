@@ -1,0 +1,45 @@
+"""Say what a method offers that finds ranks before it trains, or goes on training, with them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from problems.common.method import Job, Method, Stage
+
+__all__ = ["FoundRanks", "RankSearch"]
+
+
+class FoundRanks(NamedTuple):
+    """What a search found.
+
+    Attributes:
+        lora_options: of a ``LoraConfig`` with these ranks, each layer at its scale.
+        frontier: loss against parameters, in the form of ranks.json; None where none was drawn.
+    """
+
+    lora_options: dict[str, Any]
+    frontier: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class RankSearch(Method):
+    """A method that finds a rank for every layer."""
+
+    def search_stages(self) -> Sequence[Stage]:
+        """The stages after which the ranks are known; all but the last unless overridden."""
+        return self.stages()[:-1]
+
+    @abstractmethod
+    def found_ranks(self, job: Job, found: Any) -> FoundRanks:
+        """What the search found.
+
+        Args:
+            job: as the stages were handed it.
+            found: by the last of :meth:`search_stages`.
+
+        Raises:
+            UserError: no layer is left.
+        """

@@ -1,0 +1,241 @@
+r"""LoRA whose ranks are cut when it is trained: the smallest part of it that loses nothing.
+
+    train    W = W0 + s B A at rank k in every layer, on all but ``hold_out`` of the training data
+    cut      order the components of all layers together (``criterion``); with L_val the loss on
+             what was held out, keep the fewest with
+             L_val(kept) - L_val(all) + its standard error <= delta (L_val(none) - L_val(all))
+    finish   ``finish_epochs`` more of what is kept, on all of the training data
+
+One run finds the ranks and is the adapter. A single threshold over the singular values of all
+layers is PARA's (arXiv 2604.27796); the choice by held-out examples, the criteria and their sources
+are in :mod:`bilevel.cutting`. Training is LoRA's (``method=lora``) in every setting.
+
+The frontier is that of the adapter before it is finished; the loss of the finished one on the same
+examples would be that of examples it was trained on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from annotated_types import Ge, Le
+
+from bilevel import lowrank
+from bilevel.cutting.budget import Budget
+from bilevel.cutting.options import CutOptions
+from bilevel.errors import UserError
+from bilevel.settings import Count, Share
+from problems import common
+from problems.common import FoundRanks, Job, Outcome, RankSearch, Stage, Training, TrainSettings
+from problems.lora import LoRA, held_apart, train_lora
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+__all__ = ["LoRACut"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoRACut(CutOptions, LoRA, RankSearch):
+    """Train LoRA, then keep the smallest part of it that loses nothing."""
+
+    name: ClassVar[str] = "lora_cut"
+    hold_out: Share = 0.2
+    """Share of the training data kept out of the training, to draw the frontier by; 0 takes the
+    task's own validation split."""
+    parameter_budget: Count | None = None
+    """Parameters of all kept components together; null for the fewest that lose nothing."""
+    finish_epochs: Annotated[float, Ge(0), Le(1e6)] = 0.0
+    """Passes of the kept components over all of the training data, once they are cut."""
+
+    @property
+    def budget(self) -> Budget:
+        """What was told of the size."""
+        return Budget(parameters=self.parameter_budget)
+
+    def check_size(self, examples: int, batch_size: int) -> None:
+        """What is held out must do for the frontier, and the rest for a batch.
+
+        Raises:
+            UserError: it does not, or there is no such criterion.
+        """
+        super().check_size(examples, batch_size)
+        least = self._least()
+        if self.examples < least:
+            raise UserError(
+                f"method.examples={self.examples}: criterion={self.criterion} needs {least} or more"
+            )
+        if not self.hold_out:
+            return
+        trained = round((1 - self.hold_out) * examples)
+        if trained < batch_size or examples - trained < least:
+            raise UserError(
+                f"method.hold_out={self.hold_out:g} leaves {trained} of the {examples} training "
+                f"examples to train on and {examples - trained} to cut by: needed are "
+                f"train.batch_size={batch_size} and {least}; give more data or another share"
+            )
+
+    def check_validation(self, examples: int, batch_size: int) -> None:
+        """Without ``hold_out`` the task's own validation split draws the frontier.
+
+        Raises:
+            UserError: there is none, or it is too small.
+        """
+        least = self._least()
+        blind = self.budget.told and not self.named().needs_data
+        if self.hold_out or examples >= least or (blind and not examples):
+            return
+        raise UserError(
+            "method.hold_out=0 cuts by the task's own validation split, beside its test set: that "
+            f"must have {least} examples or more, and here are {examples or 'none'}; give a share "
+            "of the training data, method.hold_out=0.2"
+            + ", or say how much is to stay, method.parameter_budget=N"
+            * (not self.named().needs_data)
+        )
+
+    def check_steps(self, examples: int, settings: TrainSettings) -> None:
+        """Of both trainings.
+
+        Raises:
+            UserError: the warm-up takes more steps than one of them has.
+        """
+        super().check_steps(round((1 - self.hold_out) * examples), settings)
+        if self.finish_epochs:
+            super().check_steps(examples, replace(settings, epochs=self.finish_epochs))
+
+    def _least(self) -> int:
+        """Held-out examples that the cut needs."""
+        from bilevel.cutting import least_examples
+
+        return least_examples(self.named())
+
+    def stages(self) -> Sequence[Stage]:
+        """Train, cut, and finish what is left."""
+        return (
+            Stage("train", self.prepare),
+            Stage("cut", self.cut),
+            Stage("finish", self.finish),
+        )
+
+    def prepare(self, job: Job, found: None) -> Training:
+        """Stage 1: LoRA at rank k, on all but what is held out."""
+        training = super().prepare(job, found)
+        self._check_budget(lowrank.component_costs(training.model))
+
+        def finish(stats: dict[str, float]) -> dict[str, Any]:
+            outcome: Outcome = training.finish(stats)
+            return {
+                "state": lowrank.adapter_state(training.model),
+                "trainable_parameters": outcome.trainable_parameters,
+                "validation_loss": outcome.validation_loss,
+                "split": outcome.split,
+            }
+
+        return replace(training, finish=finish)
+
+    def _check_budget(self, costs: dict[str, int]) -> None:
+        told = self.parameter_budget
+        if told is None:
+            return
+        whole = self.rank * sum(costs.values())
+        if not min(costs.values()) <= told <= whole:
+            raise UserError(
+                f"parameter_budget={told} is not between the {min(costs.values())} parameters of "
+                f"one component and the {whole} of all"
+            )
+
+    def cut(self, job: Job, found: dict[str, Any]) -> dict[str, Any]:
+        """Stage 2: order the components, draw the frontier, and choose."""
+        from bilevel.cutting import cut_by
+
+        model = self._restored(job, found["state"]).to(job.device)
+        rows, source = self._held_out_rows(job)
+        result = cut_by(
+            model,
+            rows,
+            self,
+            self.budget,
+            collate=job.data.collate,
+            losses=lambda some: job.losses(model, some),
+        )
+        said = {**result.as_json(), "examples_from": source}
+        log.info("cut: %s", _told(said))
+        return {
+            **found,
+            "state": lowrank.adapter_state(model),
+            "scales": lowrank.lora_scales(model),
+            "keep": result.keep,
+            "cut": said,
+        }
+
+    def finish(self, job: Job, found: dict[str, Any]) -> Training | Outcome:
+        """Stage 3: go on with the components that are kept, on all of the training data."""
+        model = self._restored(job, found["state"])
+        keep = found["keep"]
+        outcome = Outcome(
+            model=model,
+            ranks=self._ranks(found),
+            trainable_parameters=found["trainable_parameters"],
+            validation_loss=found["validation_loss"],
+            split=found["split"],
+            keep=keep,
+            cut=found["cut"],
+        )
+        if not self.finish_epochs:
+            return outcome
+        if keep is not None:
+            factors = {}
+            for name, layer in lowrank.lora_layers(model).items():
+                A, B = lowrank.lora_factors(layer)
+                factors[name] = (A[keep[name]], B[:, keep[name]])
+            scales = lowrank.lora_scales(model)
+            model = lowrank.plain_lora(model, factors, scales, dropout=self.lora_dropout)
+        training = train_lora(job, model, self.optimizer, self.finish_epochs)
+
+        def finish(stats: dict[str, float]) -> Outcome:
+            return replace(
+                outcome, model=model, keep=None, validation_trained_on=bool(self.hold_out)
+            )
+
+        return replace(training, finish=finish)
+
+    def found_ranks(self, job: Job, found: dict[str, Any]) -> FoundRanks:
+        """The ranks of the cut at LoRA's scale; every layer at k where nothing was learned."""
+        options = lowrank.lora_pattern(self._ranks(found), found["scales"])
+        drawn = found["cut"] if found["cut"]["frontier"] is not None else None
+        return FoundRanks({**options, "lora_dropout": self.lora_dropout}, drawn)
+
+    def _ranks(self, found: dict[str, Any]) -> dict[str, int]:
+        return dict(found["cut"]["ranks"] or dict.fromkeys(found["scales"], self.rank))
+
+    def _restored(self, job: Job, state: dict[str, Any]) -> PeftModel:
+        """The trained model out of its adapter."""
+        model = common.with_lora(job, self.rank, self.lora_alpha, self.lora_dropout)
+        lowrank.put_adapter_state(model, state)
+        return model
+
+    def _held_out_rows(self, job: Job) -> tuple[list[dict[str, Any]], str]:
+        """Examples that the weights never trained on, and what they are of."""
+        if self.hold_out:
+            _, held = held_apart(job, self.hold_out)
+            said = f"the training data, kept apart by method.hold_out={self.hold_out:g}"
+            return [job.data.examples[i] for i in held], said
+        rows = list(job.data.validation or ())
+        return rows, "the validation file" if rows else "there are none"
+
+
+def _told(cut: dict[str, Any]) -> str:
+    """What was cut, in a sentence."""
+    if cut["ranks"] is None:
+        return "nothing was learned, so the whole adapter is kept"
+    kept, whole = cut["parameters"], cut["whole_parameters"]
+    said = f"{sum(cut['ranks'].values())} components are kept, {kept:,} of {whole:,} parameters"
+    point = next((p for p in cut["frontier"] or () if p["parameters"] == kept), None)
+    if point is None:
+        return said
+    return f"{said}, loss {point['difference']:+.4f} +- {point['error']:.4f} to the whole"

@@ -1,0 +1,78 @@
+"""What the frontier chooses, against a look at every number of components."""
+
+import numpy as np
+import pytest
+import torch
+
+from bilevel.cutting import Frontier, Losses, Ranking
+from bilevel.cutting.losses import difference
+
+EXAMPLES = 60
+random = np.random.default_rng(0)
+OWN = random.normal(size=EXAMPLES)  # an example's difficulty, which pairs take out
+
+
+class Adapter:
+    """Losses that only fall as components are added, by what each is worth."""
+
+    def __init__(self, worth: dict[str, list[float]], noise: float, costs: dict[str, int]):
+        self.worth = {n: torch.tensor(row, dtype=torch.float64) for n, row in worth.items()}
+        self.ranking = Ranking({n: row.abs() / costs[n] for n, row in self.worth.items()}, costs)
+        self.spread = 1 + noise * np.random.default_rng(1).normal(size=EXAMPLES)
+        self.looks = 0
+
+    def losses(self, keep) -> Losses:
+        self.looks += 1
+        lost = sum(float(row[~keep[n]].sum()) for n, row in self.worth.items())
+        return Losses(2.0 + OWN + lost * self.spread, np.ones(EXAMPLES, dtype=int))
+
+    def brute_force(self, share: float) -> int:
+        count = len(self.ranking.order)
+        whole = self.losses(self.ranking.first(count))
+        apart = [difference(self.losses(self.ranking.first(c)), whole) for c in range(count + 1)]
+        return min(c for c, d in enumerate(apart) if d.mean + d.error <= share * apart[0].mean)
+
+
+@pytest.mark.parametrize("share", [0.005, 0.02, 0.1, 0.4])
+@pytest.mark.parametrize("noise", [0.0, 1.0])
+@pytest.mark.parametrize("decay", [0.5, 0.8, 0.99])
+def test_the_choice_is_the_smallest_that_loses_no_more(share, noise, decay):
+    worth = {
+        name: [2 * start * decay**j for j in range(16)]
+        for name, start in (("a", 1.0), ("b", 0.7), ("c", 0.01))
+    }
+    adapter = Adapter(worth, noise, {"a": 10, "b": 30, "c": 20})
+    found = Frontier.draw(adapter.ranking, adapter.losses, share)
+    assert adapter.looks < 30
+    assert found.learned
+    assert found.chosen == adapter.brute_force(share)
+    assert found.delta == pytest.approx(share * found.points[0].difference, abs=1e-12)
+    assert found.choice is not None
+    assert found.choice.parameters == adapter.ranking.parameters(found.chosen)
+    counts = [point.components for point in found.points]
+    assert counts == sorted(set(counts))
+    assert (counts[0], counts[-1]) == (0, 48)
+    assert found.points[-1].difference == 0
+    assert list(found.even) == [1, 2, 4, 8]
+    assert found.even[2].parameters == 2 * (10 + 30 + 20)
+
+
+def test_where_nothing_was_learned_nothing_is_chosen():
+    adapter = Adapter({"a": [0.01, 0.01], "b": [0.01, 0.01]}, 20.0, {"a": 1, "b": 1})
+    found = Frontier.draw(adapter.ranking, adapter.losses)
+    nothing = found.points[0]
+    assert 0 < nothing.difference < 2 * nothing.error
+    assert not found.learned
+    assert found.chosen is found.choice is None
+    assert found.as_json()["chosen"] is None
+
+
+def test_an_adapter_that_does_harm_is_not_one_that_learned():
+    adapter = Adapter({"a": [-1.0, -1.0]}, 0.0, {"a": 1})
+    found = Frontier.draw(_ordered(), adapter.losses)
+    assert found.points[0].difference < 0
+    assert found.chosen is None
+
+
+def _ordered() -> Ranking:
+    return Ranking({"a": torch.tensor([2.0, 1.0])}, {"a": 1})

@@ -1,0 +1,457 @@
+"""``experiments.ranks`` on wrong input, and on adapters of every kind that it takes."""
+
+import json
+import pickle
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
+
+from experiments import figures, ranks
+from experiments.config.composition import compose_config
+from experiments.config.plan import Plan
+from experiments.training.counted import counted
+from experiments.training.job import execute
+from tests.experiments import writers
+
+OLDER = Path(__file__).parent / "older_runs" / "finished"
+IDS = torch.tensor([[4, 5, 6, 7, 8, 9]])
+
+
+@pytest.fixture(scope="module")
+def trained(quick: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of LoRA that kept a part of its data apart."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    words = [*quick, "method=lora", "method.hold_out=0.25", "train.epochs=6", "run.figures=false"]
+    execute(Plan.of(compose_config(words)), folder)
+    return folder
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy of it to write into."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What the program says when it ends in one sentence, with nothing printed before."""
+    with pytest.raises(SystemExit) as stop:
+        ranks.main(words)
+    said = capsys.readouterr()
+    assert stop.value.code == 2
+    assert said.out == ""
+    assert said.err.startswith("error: ")
+    assert len(said.err.splitlines()) == 1
+    return said.err
+
+
+def perturbed(model: PeftModel) -> PeftModel:
+    """The model with an update that is not zero."""
+    torch.manual_seed(1)
+    for name, p in model.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(p, std=0.3)
+    return model
+
+
+# -- words
+
+WRONG = {
+    "budget=0": "budget (0, 1]",
+    "budget=1.5": "budget (0, 1]",
+    "budget=nan": "budget finite",
+    "budget=half": "budget number",
+    "budget=": "budget number",
+    "budget=true": "budget number",
+    "budget=[0.5]": "budget number",
+    "budget=0.1,0.2": "budget one",
+    "parameters=-1": "parameters integer",
+    "parameters=2.5": "parameters integer",
+    "rank=1.5": "rank integer",
+    "rank=x": "rank integer",
+    "examples=1": "examples 2",
+    "examples=9.5": "examples integer",
+    "delta=0": "delta (0, 1)",
+    "delta=1": "delta (0, 1)",
+    "criterion=singulr": "criterion 'singular'",
+    "criterion=": "criterion singular",
+    "criterion=[a]": "criterion text",
+    "citerion=singular": "'citerion=singular' 'criterion'",
+    "budgett=0.2": "'budgett=0.2' 'budget'",
+    "method.rank=4": "'method.rank=4' run, adapter",
+    "seed=3": "'seed=3' run, adapter",
+    "word": "'word' name=value",
+    "model=hub": "model=hub its own base",
+    "task.nope=1": "'nope' task",
+    "-m": "--multirun experiments.run",
+    "--cfg=job": "--cfg experiments.run",
+    "--bugdet": "--bugdet name=value",
+}
+
+
+@pytest.mark.parametrize("word", WRONG)
+def test_a_wrong_word_is_told_before_a_model_loads(
+    word: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.models.pretrained.load_weights", None)
+    text = refused([f"run={OLDER}", *word.split(" ")], capsys)
+    for part in WRONG[word].split(" "):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ([], "run= adapter="),
+        (["run=a", "adapter=b"], "run= adapter= both"),
+        (["run=nowhere"], "run=nowhere result.json"),
+        (["adapter=nowhere", "model=demo"], "adapter=nowhere folder"),
+        ([f"adapter={OLDER}", "model=demo"], "run="),
+        ([f"run={OLDER / 'adapter_compact'}"], "adapter="),
+        ([f"adapter={OLDER / 'adapter_compact'}", "budget=0.5"], "model.pretrained="),
+        ([f"adapter={OLDER / 'adapter_compact'}", "model=dmeo", "budget=0.5"], "'demo'"),
+        ([f"adapter={OLDER / 'adapter_compact'}", "model=demo"], "task= budget="),
+        ([f"adapter={OLDER / 'adapter_compact'}", "model=demo", "task=demo"], "validation budget="),
+        ([f"run={OLDER}", "budget=0.5", "rank=2"], "budget rank twice"),
+        ([f"run={OLDER}"], "hold_out budget="),
+    ],
+)
+def test_what_is_to_be_cut(
+    words: list[str],
+    parts: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("experiments.models.pretrained.load_weights", None)
+    text = refused(words, capsys)
+    for part in parts.split(" "):
+        assert part in text
+
+
+def test_a_budget_with_room_for_nothing_prints_no_ranks(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(run.rglob("*"))
+    for word in ("budget=0.001", "parameters=3", "rank=0"):
+        assert "component" in refused([f"run={run}", word], capsys)
+    assert "rank=100" in refused([f"run={run}", "rank=100"], capsys)
+    assert sorted(run.rglob("*")) == before
+
+
+# -- folders
+
+
+@pytest.mark.parametrize("method", ["full", "dora", "ia3", "houlsby"])
+def test_a_run_without_lora(
+    method: str, quick: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [w for w in quick if not w.startswith("method.rank") or method == "dora"]
+    words += [f"method={method}", "train.epochs=0.2", "run.figures=false"]
+    execute(Plan.of(compose_config(words)), tmp_path / "run")
+    assert method in refused([f"run={tmp_path / 'run'}", "budget=0.5"], capsys)
+    kept = "model" if method == "full" else "adapter"
+    if method != "full":
+        folder = tmp_path / "run" / kept
+        assert "LoRA" in refused([f"adapter={folder}", "model=demo", "budget=0.5"], capsys)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("ranks.json", "{"),
+        ("ranks.json", '{"ranks": {"mine": 3}}'),
+        ("ranks/mine.txt", "x"),
+        ("ranks/adapter/notes.md", "x"),
+        ("ranks/mine/lora_config.json", "{}"),
+        ("ranks", "a file"),
+    ],
+)
+def test_what_others_wrote_stays(
+    name: str, content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("experiments.models.pretrained.load_weights", None)
+    place = tmp_path / name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(content)
+    words = [f"run={OLDER}", "budget=0.5", f"out={tmp_path}"]
+    assert "out=" in refused(words, capsys)
+    assert place.read_text() == content
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [place]
+
+
+def test_no_writing_through_a_link(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "ranks").symlink_to(tmp_path / "elsewhere")
+    assert "ranks" in refused([f"run={OLDER}", "budget=0.5", f"out={tmp_path / 'out'}"], capsys)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_out_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("x")
+    assert "file" in refused([f"run={OLDER}", "budget=0.5", f"out={tmp_path / 'file'}"], capsys)
+
+
+def test_a_second_cut_replaces_the_first(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ranks.main([f"run={run}", "rank=2"])
+    first = json.loads((run / "ranks.json").read_text())
+    (run / "ranks" / ".frontier.png.1.tmp.png").write_text("of a writer that was killed")
+    ranks.main([f"run={run}", "rank=1"])
+    second = json.loads((run / "ranks.json").read_text())
+    assert sum(first["ranks"].values()) == 2 * sum(second["ranks"].values()) > 0
+    weights = load_file(run / "ranks" / "adapter_compact" / "adapter_model.safetensors")
+    assert sum(len(t) for k, t in weights.items() if "lora_A" in k) == sum(second["ranks"].values())
+    names = ["adapter", "adapter_compact", "frontier.png", "lora_config.json"]
+    assert sorted(p.name for p in (run / "ranks").iterdir()) == names
+    assert not (run / "ranks.partial").exists()
+    capsys.readouterr()
+    figures.main([str(run)])
+    assert str(run / "ranks" / "frontier.png") in capsys.readouterr().out.splitlines()
+    (run / "ranks.json").write_text("[]")
+    with pytest.raises(SystemExit):
+        figures.main([str(run)])
+    assert "ranks.json" in capsys.readouterr().err
+
+
+def test_a_cut_that_fails_leaves_the_one_before(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranks.main([f"run={run}", "rank=2"])
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("experiments.results.ranks_file.write_atomically", full)
+    with pytest.raises(SystemExit) as stop:
+        ranks.main([f"run={run}", "rank=1"])
+    assert stop.value.code == 2
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
+
+
+def test_decided_is_said_and_written(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ranks.main([f"run={run}"])
+    said = capsys.readouterr().out
+    found = json.loads((run / "ranks.json").read_text())
+    if found["ranks"] is None:
+        assert "nothing learned" in said
+        assert found["decided"] is None
+    else:
+        assert found["decided"]["components"] == 16
+        assert found["decided"]["words"] in said
+    ranks.main([f"run={run}", "rank=1", f"out={run.parent / 'other'}"])
+    assert "decided" in capsys.readouterr().out
+    other = json.loads((run.parent / "other" / "ranks.json").read_text())
+    assert other["decided"]["near"] in range(17)
+    assert other["decided"]["records"] >= 3
+
+
+def test_the_configuration_is_for_stock_peft(tiny: Path, run: Path) -> None:
+    ranks.main([f"run={run}", "rank=1"])
+    options = json.loads((run / "ranks" / "lora_config.json").read_text())
+    base = AutoModelForSequenceClassification.from_pretrained(tiny)
+    model = get_peft_model(base, PeftConfig.from_peft_type(**options))
+    found = {
+        name.removeprefix("base_model.model."): module.r["default"]
+        for name, module in model.named_modules()
+        if hasattr(module, "lora_A")
+    }
+    kept = json.loads((run / "ranks.json").read_text())["ranks"]
+    assert found == {name: rank for name, rank in kept.items() if rank}
+
+
+# -- adapters of others
+
+
+def saved(
+    model: Any, folder: Path, change: Callable[[dict[str, Any]], None] | None = None, **lora: Any
+) -> PeftModel:
+    """An adapter with an update that is not zero, written by PEFT."""
+    options = {"r": 4, "lora_alpha": 8, **lora}
+    adapted = perturbed(get_peft_model(model, LoraConfig(**options))).eval()
+    adapted.save_pretrained(str(folder))
+    if change is not None:
+        path = folder / "adapter_config.json"
+        values = json.loads(path.read_text())
+        change(values)
+        path.write_text(json.dumps(values))
+    return adapted
+
+
+def logits(model: nn.Module, ids: Tensor = IDS, **more: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model.eval()(input_ids=ids, **more).logits
+
+
+@pytest.mark.parametrize("labels", [1, 2, 3])
+def test_classes(labels: int, tiny: Path, tmp_path: Path) -> None:
+    def base() -> Any:
+        torch.manual_seed(0)
+        kind = AutoModelForSequenceClassification
+        return kind.from_pretrained(tiny, num_labels=labels)
+
+    whole = saved(
+        base(), tmp_path / "a", task_type="SEQ_CLS", target_modules=["query", "value", "dense"]
+    )
+    expected = logits(whole)
+    words = [f"adapter={tmp_path / 'a'}", f"model.pretrained={tiny}"]
+    ranks.main([*words, "budget=1", f"out={tmp_path / 'out'}"])
+    found = PeftModel.from_pretrained(base(), str(tmp_path / "out" / "ranks" / "adapter_compact"))
+    assert expected.shape == (1, labels)
+    torch.testing.assert_close(logits(found), expected, rtol=0, atol=1e-5)
+    ranks.main([*words, "rank=1"])  # into the adapter's own folder, which stays what it was
+    torch.testing.assert_close(
+        logits(PeftModel.from_pretrained(base(), str(tmp_path / "a"))), expected, rtol=0, atol=1e-5
+    )
+    values = json.loads((tmp_path / "a" / "ranks.json").read_text())
+    assert "no record" in values["decided"]["words"]
+    assert values["decided"]["decided"] is None
+
+
+def test_tags_of_unequal_ranks_and_rank_stabilised(tiny: Path, tmp_path: Path) -> None:
+    def base() -> Any:
+        torch.manual_seed(0)
+        return AutoModelForTokenClassification.from_pretrained(tiny, num_labels=5)
+
+    options = {"rank_pattern": {"layer.1.attention.self.query": 7}, "use_rslora": True}
+    options |= {"task_type": "TOKEN_CLS", "target_modules": ["query"]}
+    expected = logits(saved(base(), tmp_path / "a", **options))
+    words = [f"adapter={tmp_path / 'a'}", f"model.pretrained={tiny}"]
+    ranks.main([*words, "budget=1", f"out={tmp_path / 'out'}"])
+    values = json.loads((tmp_path / "out" / "ranks.json").read_text())
+    assert sorted(values["ranks"].values()) == [4, 7]
+    for layout in ("adapter", "adapter_compact"):
+        found = PeftModel.from_pretrained(base(), str(tmp_path / "out" / "ranks" / layout))
+        torch.testing.assert_close(logits(found), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "task_type", "targets"),
+    [("gpt2", "CAUSAL_LM", ["c_attn"]), ("bart", "SEQ_2_SEQ_LM", ["q_proj", "v_proj"])],
+)
+def test_text(kind: str, task_type: str, targets: list[str], tmp_path: Path) -> None:
+    writers.folder(tmp_path / "base", kind)
+    auto: Any = AutoModelForCausalLM if kind == "gpt2" else AutoModelForSeq2SeqLM
+    more = {} if kind == "gpt2" else {"decoder_input_ids": IDS}
+
+    def base() -> Any:
+        return auto.from_pretrained(tmp_path / "base")
+
+    fused = kind == "gpt2"
+    options = {"task_type": task_type, "target_modules": targets, "fan_in_fan_out": fused}
+    whole = saved(base(), tmp_path / "a", **options)
+    words = [f"adapter={tmp_path / 'a'}", f"model.pretrained={tmp_path / 'base'}", "rank=2"]
+    ranks.main(words)
+    expected: dict[str, Tensor] = {}
+    for name, module in whole.named_modules():
+        if hasattr(module, "lora_A"):  # the best part of rank r, by numpy's own decomposition
+            key = name.removeprefix("base_model.model.")
+            expected[key] = module.get_delta_weight("default").detach().double()
+    values = json.loads((tmp_path / "a" / "ranks.json").read_text())
+    found = PeftModel.from_pretrained(base(), str(tmp_path / "a" / "ranks" / "adapter_compact"))
+    deltas = {
+        name.removeprefix("base_model.model."): module.get_delta_weight("default").detach().double()
+        for name, module in found.named_modules()
+        if hasattr(module, "lora_A")
+    }
+    assert set(values["ranks"]) == set(expected)
+    for name, rank in values["ranks"].items():
+        U, sigma, Vh = torch.linalg.svd(expected[name], full_matrices=False)
+        best = U[:, :rank] @ torch.diag(sigma[:rank]) @ Vh[:rank]
+        got = deltas.get(name, torch.zeros_like(best))
+        torch.testing.assert_close(got, best, rtol=0, atol=1e-5)
+    assert logits(found, **more).shape == logits(base(), **more).shape
+
+
+def test_without_a_task_type_the_data_must_be_told(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved(AutoModel.from_pretrained(tiny), tmp_path / "a", target_modules=["query"])
+    words = [f"adapter={tmp_path / 'a'}", f"model.pretrained={tiny}", "budget=0.5"]
+    text = refused(words, capsys)
+    assert "task=" in text
+    assert "task_type" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"init_lora_weights": "pissa"}, "init_lora_weights"),
+        ({"use_dora": True}, "DoRA"),
+        ({"peft_type": "IA3"}, "IA3"),
+        ({"peft_type": "LOHA"}, "LOHA"),
+        ({"peft_type": 3}, "3"),
+        ({"r": "four"}, "r=four"),
+        ({"auto_mapping": {"parent_library": "os"}, "loftq_config": {"x": 1}}, "loftq_config"),
+        ({"corda_config": {"cache_file": "x.pt"}}, "corda_config"),
+        ({"trainable_token_indices": [1]}, "trainable_token_indices"),
+    ],
+)
+def test_other_adapters_are_refused_before_a_model_loads(
+    change: dict[str, Any],
+    part: str,
+    tiny: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    base = AutoModelForSequenceClassification.from_pretrained(tiny)
+    options = {"task_type": "SEQ_CLS", "target_modules": ["query"]}
+    saved(base, tmp_path / "a", lambda values: values.update(change), **options)
+    monkeypatch.setattr("experiments.models.pretrained.load_weights", None)
+    words = [f"adapter={tmp_path / 'a'}", f"model.pretrained={tiny}", "budget=0.5"]
+    assert part in refused(words, capsys)
+
+
+class Sprung:
+    """Leaves a file behind where it is unpickled."""
+
+    def __init__(self, trap: Path) -> None:
+        self.trap = trap
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.trap,)
+
+
+def test_a_strangers_pickle_is_not_read(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = AutoModelForSequenceClassification.from_pretrained(tiny)
+    saved(base, tmp_path / "a", task_type="SEQ_CLS", target_modules=["query"])
+    (tmp_path / "a" / "adapter_model.safetensors").unlink()
+    bomb = pickle.dumps(Sprung(tmp_path / "sprung"))
+    (tmp_path / "a" / "adapter_model.bin").write_bytes(bomb)
+    words = [f"adapter={tmp_path / 'a'}", f"model.pretrained={tiny}", "budget=0.5"]
+    assert "pickle" in refused(words, capsys)
+    assert not (tmp_path / "sprung").exists()
+    pickle.loads(bomb)
+    assert (tmp_path / "sprung").exists(), "the trap works"
+
+
+# -- the progress bar
+
+
+def test_the_bar_is_for_terminals(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with counted(lambda: 3, "frontier", 9) as function:
+        assert [function() for _ in range(4)] == [3, 3, 3, 3]
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    with counted(lambda: 3, "frontier", 9) as function:
+        function()
+    assert "frontier" in capsys.readouterr().err

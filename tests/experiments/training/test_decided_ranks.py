@@ -1,0 +1,108 @@
+"""How far ranks are decided, out of the lines that a run leaves."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bilevel.cutting import Cut, Ranking
+from experiments.config.composition import compose_config
+from experiments.config.plan import Plan
+from experiments.results import record
+from experiments.training.decided_ranks import of_cut
+from experiments.training.job import execute
+
+COSTS = {"a": 4, "b": 16}
+SIGMA = {"a": [2.0, 1.0, 0.2], "b": [4.0, 3.0, 0.0]}
+
+
+def lines(noise: float = 0.0, **changes: list[float]) -> list[dict]:
+    """A record every step of a stage of 40 steps."""
+    rng = np.random.default_rng(0)
+    found = []
+    for step in range(1, 41):
+        values = {
+            name: (np.array(row) * (1 + noise * rng.standard_normal(len(row)))).tolist()
+            for name, row in {**SIGMA, **changes}.items()
+        }
+        found.append({"stage": "train", "step": step, "kind": "singular", "singular": values})
+    return found
+
+
+def cut(criterion: str = "singular", parameters: int = 24) -> Cut:
+    """Of sigma^2 / cost: a has 1, 1/4, 1/100, b has 1, 9/16, 0."""
+    ranking = Ranking(
+        {n: torch.tensor(row).double() ** 2 / COSTS[n] for n, row in SIGMA.items()}, COSTS
+    )
+    return Cut(criterion, ranking, ranking.within(parameters), None)
+
+
+def test_positions_are_of_sigma_over_the_root_of_its_cost() -> None:
+    found = of_cut(cut(parameters=36), lines())
+    assert found is not None
+    # kept are a1, b1, b2 at 1, 1, 3/4; the first that is dropped is a2 at 1/2
+    assert (found.kept, found.components, found.near, found.records) == (3, 6, 0, 10)
+    middle = (0.75 + 0.5) / 2
+    assert found.margin == pytest.approx((0.75 - 0.5) / middle, abs=1e-12)
+
+
+def test_noise_and_a_layer_of_fewer_singular_values() -> None:
+    assert of_cut(cut(parameters=36), lines(0.3)).near > 0  # type: ignore[union-attr,operator]
+    short = of_cut(cut(parameters=36), lines(b=[4.0, 3.0]))  # its matrix has a side of two
+    assert short is not None
+    assert short.near == 0
+
+
+def test_what_is_not_known() -> None:
+    for found, part in (
+        (of_cut(cut(), None), "no record"),
+        (of_cut(cut(), []), "no record"),
+        (of_cut(cut("activation"), lines()), "criterion=activation"),
+        (of_cut(cut(), lines(c=[1.0])), "other layers"),
+        (of_cut(cut(), lines(a=[1.0] * 4)), "other layers"),
+        (of_cut(cut(), lines()[:8]), "too few"),
+    ):
+        assert found is not None
+        assert found.decided is None
+        assert part in found.words
+    assert of_cut(Cut("singular", cut().ranking, None, None), lines()) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["method=autolora"], True),
+        (["method=salora", "train.epochs=4"], True),
+        (["method=adalora"], True),
+        (["method=lora"], False),
+    ],
+)
+def test_methods_that_choose_say_it(
+    words: list[str],
+    says: bool,
+    quick: list[str],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    plan = Plan.of(compose_config([*quick, *words, "run.figures=true"]))
+    values = execute(plan, tmp_path)
+    found = json.loads((tmp_path / "result.json").read_text())["decided"]
+    if not says:
+        assert found is None
+        assert "decided" not in record.summary(values, tmp_path)
+        return
+    layers = len(values["ranks"])
+    rank = 6 if words == ["method=adalora"] else 4
+    assert found["components"] == layers * rank
+    assert found["kept"] == sum(values["ranks"].values())
+    assert found["near"] in range(layers * rank + 1)
+    assert found["words"] in record.summary(values, tmp_path)
+    if words == ["method=autolora"]:  # right below the ranks that its search logs
+        said = [r.getMessage() for r in caplog.records]
+        assert (
+            said[next(i for i, s in enumerate(said) if s.startswith("ranks: ")) + 1]
+            == (found["words"])
+        )
