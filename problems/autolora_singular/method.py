@@ -72,8 +72,11 @@ log = logging.getLogger(__name__)
 
 # From here a hard-concrete gate's noise-free value is exactly 1: above log((1 - gamma)/(zeta - 1)).
 OPEN = 3.0
-# How far a logit can come in a round with all of its steps at full length.
+# How far a logit can come in a round with all of its steps at full length; and the largest rate
+# that a short round is given for it. A softmax gate multiplies what factors compute: at a rate of
+# more than a fifth it would wreck in a step what they have learned.
 TRAVEL = {"softmax": 2.0, "hard_concrete": 20.0}
+FASTEST = {"softmax": 0.2, "hard_concrete": math.inf}
 MULTIPLIER_TRAVEL = 60.0
 # Rounds of a softmax search; hard-concrete gates need the whole of it to reach their density.
 ROUNDS = {"softmax": 4, "hard_concrete": 1}
@@ -218,7 +221,7 @@ class AutoLoRASingular(SingularSettings):
             self.upper,
             [rounds.gates.logits],
             selecting * self.upper_steps,
-            max(0.01, 2 * TRAVEL[self.selection] / in_a_round),
+            max(0.01, min(FASTEST[self.selection], 2 * TRAVEL[self.selection] / in_a_round)),
             warmup,
         )
         upper = UpperGates(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -135,8 +136,7 @@ class SingularSettings(CutOptions, LowRankMethod, TwoLevelMethod, RankSearch):
             UserError: there are not.
         """
         super().check_steps(examples, settings)
-        steps = max(1, self.asked_steps(examples, settings) // self.unroll_steps)
-        self.phases(steps)
+        self.phases(math.ceil(self.asked_steps(examples, settings) / self.unroll_steps))
 
     def held_out(self, own: bool) -> DVal:
         """The last stage trains on all but the task's own validation split."""

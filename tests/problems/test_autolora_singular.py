@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -184,6 +185,14 @@ def test_the_tasks_own_validation_split_is_d_val_or_draws_the_frontier():
 def rows_of(problem):
     loader = problem.train_data_loader[0]
     return [loader.dataset[int(i)] for i in loader.indices]
+
+
+def test_a_gate_of_a_short_search_moves_by_a_fifth_a_step_at_most():
+    seen = []
+    job = Watched(lambda problems: seen.append(problems[1].module.values().detach()), max_steps=4)
+    train(quick(), job)
+    assert job.runs[0]["problems"][1].optimizer.defaults["lr"] == pytest.approx(0.2)
+    assert max(float((after / before).log().max()) for before, after in pairwise(seen)) < 0.41
 
 
 # ---------------------------------------------------------------- the derivative
