@@ -40,7 +40,7 @@ AutoLoRA's retraining does. A gate that stayed beside its factor would only scal
 | ranks | alpha >= 1/k: near k/2, whatever was learned | one order, one budget (frontier) |
 | T1 | 1 | 4 (``unroll_steps``) |
 | after the search | plain LoRA from scratch | the kept factors go on |
-| lower steps in all | twice those of LoRA | those of LoRA |
+| lower steps in all | of a search, and of LoRA | those of LoRA |
 | Adam's moments at a turn | - | forgotten of factors and gates, kept of the head |
 """
 
