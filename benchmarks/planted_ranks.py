@@ -21,8 +21,10 @@ from typing import Any
 
 import torch
 
+from benchmarks.rank_evidence import cut_of, scoring
 from bilevel.cutting import Budget, Criterion, cut
 from bilevel.cutting.criteria.registry import CRITERIA
+from bilevel.cutting.held_out import halves
 from bilevel.cutting.ranking import masked
 from experiments.cli.command_line import CommandLine
 from experiments.cli.quiet import quiet
@@ -32,10 +34,9 @@ from experiments.results.finished_run import SavedRun
 from experiments.tasks.kinds.planted_data import PlantedData
 from experiments.training.scoring import example_losses
 from experiments.training.trained_adapter import Trained, of_run
-from experiments.training.untrained import halves, losses_on, scoring_on
 
 CUT = "lora"
-EXAMPLES, DELTA = 512, 0.02
+EXAMPLES = 512
 FIELDS = (
     *("setting", "problem", "what", "total", "components", "true_components", "spearman", "exact"),
     *("exact_by_chance", "mean_absolute_error", "test_loss", "accuracy", "run_seconds"),
@@ -102,18 +103,14 @@ def _cuts(
     tests = [r for rows in task.tests.values() for r in trained.loaded.tokenise(task, rows)]
     collate = task.collator(trained.loaded.tokenizer)
     started = time.process_time()
-    data = scoring_on(trained, rows) if rows else None
+    data = scoring(trained, rows) if rows else None
     ranking = cut(trained.model, criterion, budget=Budget(budget=0.5), scoring=data).ranking
     criterion_seconds = time.process_time() - started
     started = time.process_time()
-    losses = losses_on(trained, drawing)
-    found = cut(trained.model, criterion, budget=Budget(), scoring=data, losses=losses, share=DELTA)
-    frontier_seconds = time.process_time() - started - criterion_seconds  # it scores once more
+    chosen = cut_of(trained, ranking, drawing)["keep"]
+    frontier_seconds = time.process_time() - started
     total = sum((task.true_ranks or {}).values())
-    for said, keep, ranked in (
-        ("told", ranking.first(total), ranking),
-        ("chosen", found.keep, found.ranking),
-    ):
+    for said, keep in (("told", ranking.first(total)), ("chosen", chosen)):
         if keep is None:
             continue
         with masked(trained.model, keep):
@@ -121,7 +118,7 @@ def _cuts(
         yield scored(
             criterion.name,
             said,
-            {name: int(keep[name].sum()) for name in ranked.scores},
+            {name: int(keep[name].sum()) for name in ranking.scores},
             test_loss=measured.mean,
             run_seconds=run_seconds,
             criterion_seconds=criterion_seconds,

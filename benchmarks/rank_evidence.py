@@ -26,7 +26,9 @@ import numpy as np
 import torch
 
 from bilevel.cutting import Budget, Criterion, Losses, Ranking, cut
+from bilevel.cutting.criteria import ScoringData
 from bilevel.cutting.criteria.registry import CRITERIA
+from bilevel.cutting.held_out import BATCH, halves
 from bilevel.cutting.losses import difference
 from bilevel.cutting.ranking import masked
 from bilevel.lowrank.ranks import Keep
@@ -36,7 +38,6 @@ from experiments.results import record, saved_model
 from experiments.results.finished_run import SavedRun
 from experiments.training.scoring import example_losses, score
 from experiments.training.trained_adapter import Trained, of_run
-from experiments.training.untrained import halves, losses_on, scoring_on
 
 CUT = "lora80"
 SHARES = (0.5, 0.25, 0.125)
@@ -105,9 +106,9 @@ def lines(folder: Path, criteria: list[Criterion], done: set[str]) -> Iterator[d
     for criterion in criteria:
         if criterion.name in done:
             continue
-        scoring, drawing = halves(trained.held_out.rows, EXAMPLES, criterion)
+        rows, drawing = halves(trained.held_out.rows, EXAMPLES, criterion)
         started = time.process_time()
-        data = scoring_on(trained, scoring) if scoring else None
+        data = scoring(trained, rows) if rows else None
         ranking = cut(trained.model, criterion, budget=Budget(budget=0.5), scoring=data).ranking
         seconds = time.process_time() - started
         # the factors are in the criterion's basis now; the frontier anew, timed by itself
@@ -131,23 +132,27 @@ def lines(folder: Path, criteria: list[Criterion], done: set[str]) -> Iterator[d
         other = SavedRun.open(str(path), CommandLine.parse([]), [])
         saved = record.saved_folder(values, path)
         model = saved_model.load(saved, other.base(trained.task).model).eval()  # type: ignore[arg-type]
-        losses, found = test(model)
+        losses, reached = test(model)
         ranks = " ".join(map(str, (values["ranks"] or {}).values()))
         extra = {"parameters": values["adapter_parameters"], "ranks": ranks}
         extra |= {"run_seconds": processor_seconds(values)}
         extra |= {"components": sum((values["ranks"] or {}).values())}
-        yield line(path.name, losses, found, share="trained", **extra)
+        yield line(path.name, losses, reached, share="trained", **extra)
+
+
+def scoring(trained: Trained, rows: list[dict[str, Any]]) -> ScoringData:
+    """What a criterion is given of these examples."""
+    batches = [dict(trained.collate(rows[i : i + BATCH])) for i in range(0, len(rows), BATCH)]
+    return ScoringData(batches, lambda: trained.losses(rows))
 
 
 def cut_of(trained: Trained, ranking: Ranking, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """The frontier of components that are in order already."""
     from bilevel.cutting import Frontier
 
-    losses = losses_on(trained, rows)
-
     def of(keep: Keep) -> Losses:
         with masked(trained.model, keep):
-            return losses()
+            return trained.losses(rows)
 
     frontier = Frontier.draw(ranking, of, DELTA)
     keep = None if frontier.chosen is None else ranking.first(frontier.chosen)

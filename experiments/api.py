@@ -22,6 +22,7 @@ import torch
 from peft import LoraConfig, PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from bilevel.cutting import Frontier
 from bilevel.errors import UserError, listed
 from bilevel.hypergradient import Hypergradient, Unrolled
 from bilevel.settings import from_values
@@ -78,12 +79,11 @@ class FoundConfig(NamedTuple):
 
     Attributes:
         config: to train plain LoRA of the found ranks with.
-        frontier: loss against parameters, in the form of ranks.json (docs/ranks.md); None of a
-            method that draws none.
+        frontier: loss against parameters (docs/ranks.md); None of a method that draws none.
     """
 
     config: LoraConfig
-    frontier: dict[str, Any] | None
+    frontier: Frontier | None
 
 
 def finetune(

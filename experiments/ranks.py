@@ -110,6 +110,7 @@ def _evaluations(model: PeftModel) -> int:
 
 def describe(cut: Cut, trained: Trained, decided: Decided | None = None) -> str:
     """The frontier, what was chosen and the ranks, for the terminal."""
+    from experiments.results.frontier_table import frontier_table
     from experiments.results.rank_table import rank_table
 
     ranking, frontier = cut.ranking, cut.frontier
@@ -117,27 +118,7 @@ def describe(cut: Cut, trained: Trained, decided: Decided | None = None) -> str:
     lines = [f"{trained.title}: {total} components, {ranking.total:,} adapter parameters"]
     if frontier is not None:
         lines[0] += f"; losses of {frontier.examples} examples ({trained.held_out.source})"
-        lines.append("  components  parameters     loss   difference to the whole")
-        lines += [
-            f"  {p.components:>10}  {p.parameters:>10,}  {p.loss:7.4f}   "
-            f"{p.difference:+.4f} +- {p.error:.4f}{'   chosen' * (p is frontier.choice)}"
-            for p in frontier.points
-        ]
-        lines += [
-            f"  rank {rank} everywhere, {p.parameters:,}: {p.difference:+.4f} +- {p.error:.4f}"
-            for rank, p in frontier.even.items()
-        ]
-        if not frontier.learned:
-            lines.append(
-                "nothing learned: with the adapter the loss is not lower than without it by two "
-                "standard errors, so no ranks are chosen"
-            )
-        elif (chosen := frontier.choice) is not None:
-            lines.append(
-                f"chosen: {chosen.components} of {total} components, {chosen.parameters:,} "
-                f"parameters ({chosen.parameters / ranking.total:.1%}), the fewest that lose no "
-                f"more than {frontier.delta:.4f} (delta)"
-            )
+        lines.append(frontier_table(frontier))
     if cut.ranks is not None:
         kept = sum(cut.ranks.values())
         lines.append(f"ranks ({kept} of {total} components, by {cut.criterion}):")

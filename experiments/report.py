@@ -118,6 +118,7 @@ def _measures(r: Mapping[str, Any]) -> dict[str, float | None]:
         "test_loss": r["test_loss"],
         "gap": record.gap(r),
         "mean_rank": statistics.fmean(ranks.values()) if ranks else None,
+        "undecided_ranks": _undecided(r.get("decided")),
         "rank_correlation": planted["spearman"],
         "exact_ranks": planted["exact"],
         "trained": r["trainable_parameters"],
@@ -127,6 +128,13 @@ def _measures(r: Mapping[str, Any]) -> dict[str, float | None]:
         "cpu_seconds": sum(r["processor_seconds"].values()),
         "peak_memory_mib": r["peak_memory_mib"],
     }
+
+
+def _undecided(decided: Mapping[str, Any] | None) -> float | None:
+    """Share of the components that lie within noise of the cut; None where it is not known."""
+    if decided is None or decided["near"] is None:
+        return None
+    return float(decided["near"]) / decided["components"]
 
 
 def markdown(table: Sequence[Mapping[str, Any]]) -> str:

@@ -35,6 +35,8 @@ from problems.lora import LoRA, held_apart, train_lora
 if TYPE_CHECKING:
     from peft import PeftModel
 
+    from bilevel.cutting import Cut
+
 __all__ = ["LoRACut"]
 
 log = logging.getLogger(__name__)
@@ -163,28 +165,31 @@ class LoRACut(CutOptions, LoRA, RankSearch):
             collate=job.data.collate,
             losses=lambda some: job.losses(model, some),
         )
-        said = {**result.as_json(), "examples_from": source}
-        log.info("cut: %s", _told(said))
+        log.info("cut: %s", _told(result))
         return {
             **found,
             "state": lowrank.adapter_state(model),
             "scales": lowrank.lora_scales(model),
-            "keep": result.keep,
-            "cut": said,
+            "cut": result.state(),
+            "cut_by": source,
         }
 
     def finish(self, job: Job, found: dict[str, Any]) -> Training | Outcome:
         """Stage 3: go on with the components that are kept, on all of the training data."""
+        from bilevel.cutting import Cut
+
         model = self._restored(job, found["state"])
-        keep = found["keep"]
+        cut = Cut.of_state(found["cut"])
+        keep = cut.keep
         outcome = Outcome(
             model=model,
-            ranks=self._ranks(found),
+            ranks=self._ranks(cut),
             trainable_parameters=found["trainable_parameters"],
             validation_loss=found["validation_loss"],
             split=found["split"],
             keep=keep,
-            cut=found["cut"],
+            cut=cut,
+            cut_by=found["cut_by"],
         )
         if not self.finish_epochs:
             return outcome
@@ -206,12 +211,15 @@ class LoRACut(CutOptions, LoRA, RankSearch):
 
     def found_ranks(self, job: Job, found: dict[str, Any]) -> FoundRanks:
         """The ranks of the cut at LoRA's scale; every layer at k where nothing was learned."""
-        options = lowrank.lora_pattern(self._ranks(found), found["scales"])
-        drawn = found["cut"] if found["cut"]["frontier"] is not None else None
-        return FoundRanks({**options, "lora_dropout": self.lora_dropout}, drawn)
+        from bilevel.cutting import Cut
 
-    def _ranks(self, found: dict[str, Any]) -> dict[str, int]:
-        return dict(found["cut"]["ranks"] or dict.fromkeys(found["scales"], self.rank))
+        cut = Cut.of_state(found["cut"])
+        options = lowrank.lora_pattern(self._ranks(cut), found["scales"])
+        return FoundRanks({**options, "lora_dropout": self.lora_dropout}, cut.frontier)
+
+    def _ranks(self, cut: Cut) -> dict[str, int]:
+        """Of what is kept."""
+        return cut.ranks or dict.fromkeys(cut.ranking.scores, self.rank)
 
     def _restored(self, job: Job, state: dict[str, Any]) -> PeftModel:
         """The trained model out of its adapter."""
@@ -229,13 +237,16 @@ class LoRACut(CutOptions, LoRA, RankSearch):
         return rows, "the validation file" if rows else "there are none"
 
 
-def _told(cut: dict[str, Any]) -> str:
+def _told(cut: Cut) -> str:
     """What was cut, in a sentence."""
-    if cut["ranks"] is None:
+    if cut.keep is None:
         return "nothing was learned, so the whole adapter is kept"
-    kept, whole = cut["parameters"], cut["whole_parameters"]
-    said = f"{sum(cut['ranks'].values())} components are kept, {kept:,} of {whole:,} parameters"
-    point = next((p for p in cut["frontier"] or () if p["parameters"] == kept), None)
+    kept, whole = cut.ranking.cost(cut.keep), cut.ranking.total
+    said = (
+        f"{sum((cut.ranks or {}).values())} components are kept, {kept:,} of {whole:,} parameters"
+    )
+    points = [] if cut.frontier is None else cut.frontier.points
+    point = next((p for p in points if p.parameters == kept), None)
     if point is None:
         return said
-    return f"{said}, loss {point['difference']:+.4f} +- {point['error']:.4f} to the whole"
+    return f"{said}, loss {point.difference:+.4f} +- {point.error:.4f} to the whole"

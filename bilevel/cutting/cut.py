@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +54,27 @@ class Cut:
             "whole_parameters": self.ranking.total,
             **drawn,
         }
+
+    def state(self) -> dict[str, Any]:
+        """All of it as plain JSON data and tensors, for :meth:`of_state`."""
+        return {
+            "criterion": self.criterion,
+            "scores": self.ranking.scores,
+            "costs": self.ranking.costs,
+            "keep": self.keep,
+            "frontier": None if self.frontier is None else self.frontier.as_json(),
+        }
+
+    @classmethod
+    def of_state(cls, state: Mapping[str, Any]) -> Cut:
+        """The cut of which :meth:`state` was taken."""
+        drawn = state["frontier"]
+        return cls(
+            state["criterion"],
+            Ranking(state["scores"], state["costs"]),
+            state["keep"],
+            None if drawn is None else Frontier.read(drawn),
+        )
 
 
 def cut(

@@ -13,8 +13,8 @@ below it that will not, to a single component.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from bilevel.cutting.losses import Losses, difference
@@ -65,7 +65,6 @@ class Frontier:
     learned: bool
     chosen: int | None
     examples: int
-    whole: Losses = field(repr=False)
 
     @classmethod
     def draw(
@@ -124,13 +123,27 @@ class Frontier:
             learned=learned,
             chosen=chosen,
             examples=len(whole.terms),
-            whole=whole,
         )
 
     @property
     def choice(self) -> Point | None:
         """The chosen part; None where nothing was learned."""
         return next((p for p in self.points if p.components == self.chosen), None)
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> Frontier | None:
+        """Out of what :meth:`as_json` says; None where none was drawn."""
+        if values["frontier"] is None:
+            return None
+        chosen = values["chosen"]
+        return cls(
+            points=[Point(**point) for point in values["frontier"]],
+            even={int(rank): Point(**point) for rank, point in values["even"].items()},
+            delta=values["delta"],
+            learned=values["learned"],
+            chosen=None if chosen is None else chosen["components"],
+            examples=values["examples"],
+        )
 
     def as_json(self) -> dict[str, Any]:
         """What ranks.json says of it."""

@@ -70,6 +70,7 @@ Other programs
   python -m experiments.evaluate  score a saved adapter again:   run=DIR [task.data_dir=DIR]
   python -m experiments.export    export or merge an adapter:    run=DIR [merge=true] [out=DIR]
   python -m experiments.figures   draw a run's figures again:    DIR
+  python -m experiments.ranks     the part that loses nothing:   run=DIR | adapter=DIR model=...
   python -m experiments.report    the table of several runs:     DIR
   python -m experiments.score_text                              scores of generated text, in files
   python -m experiments.style_transfer                           zero-shot style transfer by a run

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from experiments.plots.modules import grid
 from experiments.plots.records import is_softmax, last_stage, values_over_steps
-from experiments.plots.style import BLUE, GREY, INK, canvas, headline
+from experiments.plots.style import BLUE, GREY, INK, canvas, headline, wrapped
 
 __all__ = ["draw"]
 
@@ -71,9 +71,17 @@ def draw(records: Sequence[dict[str, Any]], result: dict[str, Any], path: Path) 
             )
         figure.legend(handles=handles, loc="outside lower center", ncols=3)
         headline(
-            figure, f"Gates of {result['method']} on {result['task']}, {result['model']}{said}"
+            figure,
+            f"Gates of {result['method']} on {result['task']}, {result['model']}{said}"
+            + _decided(result, int(10 * figure.get_figwidth())),
         )
     return True
+
+
+def _decided(result: dict[str, Any], width: int) -> str:
+    """How far the ranks are decided that these gates gave, on lines of their own."""
+    decided = result.get("decided")  # older runs do not say
+    return "" if not decided else "\n" + wrapped(decided["words"], width)
 
 
 def _alike(low: float, high: float) -> bool:

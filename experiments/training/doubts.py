@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.answers import CLASSES, NUMBER, TAGS, TEXT
 
 if TYPE_CHECKING:
+    from bilevel.cutting import Cut
     from experiments.tasks.task import TaskData
 
 __all__ = ["about_cut", "about_predictions", "about_training", "about_upper_steps"]
@@ -34,15 +35,11 @@ def about_upper_steps(stage: str, steps: int) -> str | None:
     )
 
 
-def about_cut(cut: Mapping[str, Any] | None) -> list[str]:
-    """An adapter that was to be cut and has learned nothing; empty if there is no doubt.
-
-    Args:
-        cut: what ranks.json says; None where nothing was to be cut.
-    """
-    if cut is None or cut.get("learned", True):
+def about_cut(cut: Cut | None) -> list[str]:
+    """An adapter that was to be cut and has learned nothing; empty if there is no doubt."""
+    if cut is None or cut.frontier is None or cut.frontier.learned:
         return []
-    kept = "the whole adapter is kept" if cut["ranks"] is None else "the ranks are as told"
+    kept = "the whole adapter is kept" if cut.keep is None else "the ranks are as told"
     return [
         "nothing learned: on the held-out examples the loss with the adapter is not lower than "
         f"without it by two standard errors, so {kept}: train longer (train.epochs), at another "

@@ -61,8 +61,14 @@ def final_scores(
 
 def _decided(job: FineTuningJob, outcome: Outcome, folder: Path) -> dict[str, Any] | None:
     """How far the ranks are decided, of a method that chooses ranks."""
-    choice = job.plan.method.rank_choice()
-    found = decided_ranks.of_gates(choice, read_metrics(folder), outcome.ranks)
+    records = read_metrics(folder)
+    if outcome.cut is not None:  # by what the first stage trained
+        first = job.plan.method.stages()[0].name
+        lines = [line for line in records if line["stage"] == first]
+        found = decided_ranks.of_cut(outcome.cut, lines)
+    else:
+        choice = job.plan.method.rank_choice()
+        found = decided_ranks.of_gates(choice, records, outcome.ranks)
     return None if found is None else found.as_json()
 
 

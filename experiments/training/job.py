@@ -71,12 +71,18 @@ def execute(plan: Plan, folder: Path, task: TaskData | None = None) -> dict[str,
         elif plan.model.warm_start is not None:
             warm_start.save_base(job.stock_model(), job.tokenizer, folder)
         saved_model.seal(folder)
-        if outcome.cut is not None:
-            ranks_file.write(outcome.cut, folder / ranks_file.FILE)
         scores = final_scores(job, outcome, saved, folder)
         for words in scores["warnings"]:
             log.warning("%s", words)
         values = assemble(job, stages, outcome, saved, scores)
+        if outcome.cut is not None:
+            ranks = {
+                "title": f"{values['method']} on {task.name}, {values['model']}",
+                **outcome.cut.as_json(),
+                "examples_from": outcome.cut_by,
+                "decided": scores["decided"],
+            }
+            ranks_file.write(ranks, folder / ranks_file.FILE)
         if plan.figures:
             figures.draw(folder, values)
         record.write(folder, values)

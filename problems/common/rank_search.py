@@ -5,9 +5,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from problems.common.method import Job, Method, Stage
+
+if TYPE_CHECKING:
+    from bilevel.cutting import Frontier
 
 __all__ = ["FoundRanks", "RankSearch"]
 
@@ -17,11 +20,11 @@ class FoundRanks(NamedTuple):
 
     Attributes:
         lora_options: of a ``LoraConfig`` with these ranks, each layer at its scale.
-        frontier: loss against parameters, in the form of ranks.json; None where none was drawn.
+        frontier: loss against parameters; None where none was drawn.
     """
 
     lora_options: dict[str, Any]
-    frontier: dict[str, Any] | None
+    frontier: Frontier | None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from bilevel.settings import Count, Natural, NonNegative, Passes, Rate, Settings
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from bilevel.cutting import Cut
+
 __all__ = ["Outcome", "TrainData", "TrainSettings"]
 
 
@@ -75,7 +77,8 @@ class Outcome:
         split: examples in the parts of the training data.
         keep: layer -> boolean mask (r,) of the components that are saved (plain LoRA only); None
             keeps all that are not exactly zero.
-        cut: what was cut off a trained adapter and why, in the form of ranks.json; None without.
+        cut: what was cut off a trained adapter and why; None without.
+        cut_by: the examples that drew the frontier of the cut, in words.
         validation_trained_on: the weights were trained on the held-out part of the training data
             in the end, after they were last scored on it.
     """
@@ -86,5 +89,6 @@ class Outcome:
     validation_loss: float | None = None
     split: dict[str, int] = field(default_factory=dict)
     keep: dict[str, Tensor] | None = None
-    cut: dict[str, Any] | None = None
+    cut: Cut | None = None
+    cut_by: str = ""
     validation_trained_on: bool = False

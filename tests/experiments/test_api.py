@@ -94,11 +94,10 @@ def test_a_cut_is_searched_by_default_and_is_the_one_of_a_run(given):
     method = LoRACut(rank=4, parameter_budget=1000)
     found = search_ranks(model, tokenizer, rows["train"], method, **settings)
     run = finetune(model, tokenizer, rows, method, **settings)
-    assert found.frontier["parameters"] == run.result["adapter_parameters"] == 960
-    assert found.frontier["examples"] == 8
+    assert run.result["adapter_parameters"] == 960
+    assert found.frontier.examples == 8
     assert found.config.modules_to_save == ["classifier"]
     kept = {name: rank for name, rank in run.result["ranks"].items() if rank}
-    assert found.frontier["ranks"] == run.result["ranks"]
     assert min(run.result["ranks"].values()) == 0
     fresh = AutoModelForSequenceClassification.from_pretrained(model.name_or_path)
     tuned = get_peft_model(fresh, found.config)
@@ -110,11 +109,10 @@ def test_a_cut_is_searched_by_default_and_is_the_one_of_a_run(given):
 def test_without_a_method_the_smallest_part_that_loses_nothing(given):
     model, tokenizer, rows = given
     config, frontier = search_ranks(model, tokenizer, rows["train"], **SMALL)
-    assert frontier["criterion"] == "singular"
-    assert frontier["frontier"][0]["components"] == 0
-    assert frontier["frontier"][-1]["parameters"] == frontier["whole_parameters"]
-    if not frontier["learned"]:  # after three steps
-        assert (config.r, config.rank_pattern, frontier["ranks"]) == (8, {}, None)
+    assert [point.components for point in frontier.points][:: len(frontier.points) - 1] == [0, 64]
+    assert frontier.points[-1].difference == 0
+    assert not frontier.learned  # after three steps
+    assert (config.r, config.rank_pattern, frontier.choice) == (8, {}, None)
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def test_ranks_of_a_model_that_writes() -> None:
     rows = [{"input_ids": [4, 5, 1, 6, 7, 2], "labels": [-100] * 3 + [6, 7, 2]}] * 16
     settings = {k: v for k, v in SETTINGS.items() if k != "target_modules"}
     config, frontier = search_ranks(writers.model("gpt2"), writers.tokenizer(), rows, **settings)
-    assert frontier["examples"] == 3
+    assert frontier.examples == 3
     assert config.task_type == "CAUSAL_LM"
     assert config.r >= 1
 

@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -111,6 +112,24 @@ def test_a_wrong_word_is_told_before_a_model_loads(
     text = refused([f"run={OLDER}", *word.split(" ")], capsys)
     for part in WRONG[word].split(" "):
         assert part in text
+
+
+def test_help_and_mistakes_load_no_heavy_library() -> None:
+    lines = [["--help"], [f"run={OLDER}", "budget=2"], [f"run={OLDER}", "rank=x"], ["run=x", "-m"]]
+    script = (
+        "import contextlib, sys\n"
+        "from experiments.ranks import main\n"
+        f"for words in {lines}:\n"
+        "    with contextlib.suppress(SystemExit):\n"
+        "        main(words)\n"
+        "print(sorted({'torch', 'peft', 'transformers', 'matplotlib'} & sys.modules.keys()))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "adapter=DIR" in done.stdout
+    assert len(done.stderr.splitlines()) == 3
 
 
 @pytest.mark.parametrize(

@@ -102,12 +102,12 @@ def test_the_saved_adapter_is_one_threshold_over_all_layers(whole, outcome, tmp_
     job = Job()
     count = sum(outcome.ranks.values())
     assert 0 < count < 4 * K
-    assert outcome.cut["parameters"] == count * COST
+    assert outcome.cut.ranking.cost(outcome.keep) == count * COST
     expected = logits_of(
         with_updates(job, threshold(dense_updates(whole), count), head_of(whole)), job
     )
     report = export_adapter(outcome.model, tmp_path, keep=outcome.keep)
-    assert report.ranks == outcome.ranks == outcome.cut["ranks"]
+    assert report.ranks == outcome.ranks == outcome.cut.ranks
     for folder in (report.adapter, report.compact):
         stock = PeftModel.from_pretrained(job.build_model(), str(folder))
         torch.testing.assert_close(logits_of(stock, job), expected, rtol=0, atol=1e-9)
@@ -127,18 +127,17 @@ def test_the_choice_is_the_smallest_that_loses_no_more_than_delta(whole, outcome
 
     all_of_it, nothing = losses(4 * K), losses(0)
     delta = CUT.delta * (nothing - all_of_it).mean()
-    assert outcome.cut["delta"] == pytest.approx(delta.item(), rel=1e-6)
-    assert outcome.cut["examples"] == len(held) == 24
+    assert outcome.cut.frontier.delta == pytest.approx(delta.item(), rel=1e-6)
+    assert outcome.cut.frontier.examples == len(held) == 24
 
     def enough(count: int) -> bool:
         apart = losses(count) - all_of_it
         return bool(apart.mean() + apart.std() / len(apart) ** 0.5 <= delta)
 
-    chosen = outcome.cut["chosen"]["components"]
+    chosen = outcome.cut.frontier.chosen
     assert enough(chosen)
     assert not enough(chosen - 1)
-    point = next(p for p in outcome.cut["frontier"] if p["components"] == chosen)
-    assert point["loss"] == pytest.approx(losses(chosen).mean().item(), abs=1e-9)
+    assert outcome.cut.frontier.choice.loss == pytest.approx(losses(chosen).mean().item(), abs=1e-9)
 
 
 def test_only_what_was_held_out_is_looked_at():
@@ -156,8 +155,8 @@ def test_the_task_s_own_validation_split_in_its_place():
     outcome = train(replace(CUT, hold_out=0.0), job)
     assert job.asked
     assert {i for rows in job.asked for i in rows} == {-1}
-    assert outcome.cut["examples"] == 20
-    assert outcome.cut["examples_from"] == "the validation file"
+    assert outcome.cut.frontier.examples == 20
+    assert outcome.cut_by == "the validation file"
     assert outcome.split == {"train": 96}
 
 
@@ -195,14 +194,14 @@ def test_finishing_goes_on_from_what_is_kept_on_all_of_the_data(whole, outcome, 
     after = dict(finished.model.named_parameters())
     assert any(not torch.equal(after[n], p) for n, p in start.items() if "lora_B" in n)
     if budget is None:  # the frontier is the one from before
-        assert finished.cut == outcome.cut
+        assert finished.cut.as_json() == outcome.cut.as_json()
         assert not outcome.validation_trained_on
 
 
 def test_nothing_learned_keeps_all_of_it():
     outcome = train(CUT, Job(lr=1e-9, epochs=1))
-    assert outcome.cut["learned"] is False
-    assert outcome.cut["ranks"] is None
+    assert outcome.cut.frontier.learned is False
+    assert outcome.cut.ranks is None
     assert outcome.keep is None
     assert set(outcome.ranks.values()) == {K}
 
@@ -237,8 +236,8 @@ def test_a_criterion_with_data_has_half_of_it_to_itself(monkeypatch):
     told = [job.data.examples[i]["input_ids"] for i in scoring]
     padded = {tuple(t for t in row if t) for row in SEEN[0]}
     assert padded == {tuple(ids) for ids in told}
-    assert outcome.cut["criterion"] == "looking"
-    assert outcome.cut["examples"] == 12
+    assert outcome.cut.criterion == "looking"
+    assert outcome.cut.frontier.examples == 12
 
 
 @pytest.mark.parametrize(
@@ -272,7 +271,7 @@ def test_a_budget_alone_needs_no_examples():
     method.check_size(48, 8)
     method.check_validation(0, 8)
     outcome = train(method, Job(epochs=1))
-    assert outcome.cut["frontier"] is None
+    assert outcome.cut.frontier is None
     assert sum(outcome.ranks.values()) == 5
 
 

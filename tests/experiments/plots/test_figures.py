@@ -10,7 +10,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from experiments import figures
-from experiments.metrics.module_names import place
+from experiments.metrics.module_names import places
 from experiments.plots import comparison
 from experiments.plots.modules import grid
 from tests.experiments.drawn import write
@@ -161,7 +161,7 @@ def test_program_draws_again(
     ],
 )
 def test_place(name: str, expected: tuple[int | None, str]) -> None:
-    assert place(name) == expected
+    assert places([name])[name] == expected
 
 
 def test_grid_shortens_parts_as_far_as_they_stay_apart() -> None:

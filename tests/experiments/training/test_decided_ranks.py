@@ -48,6 +48,18 @@ def test_positions_are_of_sigma_over_the_root_of_its_cost() -> None:
     assert found.margin == pytest.approx((0.75 - 0.5) / middle, abs=1e-12)
 
 
+def test_the_spread_is_of_the_same_positions() -> None:
+    recorded = lines(0.02)
+    found = of_cut(cut(parameters=36), recorded)
+    positions = []  # of b2 and a2, the last that is kept and the first that is dropped
+    for line in recorded[30:]:
+        b2, a2 = line["singular"]["b"][1] / 4, line["singular"]["a"][1] / 2
+        positions.append((2 * b2 / (a2 + b2) - 1, 2 * a2 / (a2 + b2) - 1))
+    assert found is not None
+    expected = np.hypot(*np.std(positions, axis=0, ddof=1))
+    assert found.spread == pytest.approx(expected, abs=1e-12)
+
+
 def test_noise_and_a_layer_of_fewer_singular_values() -> None:
     assert of_cut(cut(parameters=36), lines(0.3)).near > 0  # type: ignore[union-attr,operator]
     short = of_cut(cut(parameters=36), lines(b=[4.0, 3.0]))  # its matrix has a side of two

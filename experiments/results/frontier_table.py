@@ -1,0 +1,34 @@
+"""Print a frontier: loss against parameters, a line a point, and what was chosen."""
+
+from __future__ import annotations
+
+from bilevel.cutting import Frontier
+
+__all__ = ["frontier_table"]
+
+
+def frontier_table(frontier: Frontier) -> str:
+    """The lines of the table and, below it, the choice or why there is none."""
+    whole = frontier.points[-1]
+    lines = ["  components  parameters     loss   difference to the whole"]
+    lines += [
+        f"  {p.components:>10}  {p.parameters:>10,}  {p.loss:7.4f}   "
+        f"{p.difference:+.4f} +- {p.error:.4f}{'   chosen' * (p is frontier.choice)}"
+        for p in frontier.points
+    ]
+    lines += [
+        f"  rank {rank} everywhere, {p.parameters:,}: {p.difference:+.4f} +- {p.error:.4f}"
+        for rank, p in frontier.even.items()
+    ]
+    if not frontier.learned:
+        lines.append(
+            "nothing learned: with the adapter the loss is not lower than without it by two "
+            "standard errors, so no ranks are chosen"
+        )
+    elif (chosen := frontier.choice) is not None:
+        lines.append(
+            f"chosen: {chosen.components} of {whole.components} components, "
+            f"{chosen.parameters:,} parameters ({chosen.parameters / whole.parameters:.1%}), the "
+            f"fewest that lose no more than {frontier.delta:.4f} (delta)"
+        )
+    return "\n".join(lines)

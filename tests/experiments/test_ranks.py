@@ -1,0 +1,184 @@
+"""``experiments.ranks``: on whose examples it draws the frontier, and what it writes."""
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel
+from transformers import AutoModelForSequenceClassification
+
+from bilevel.lowrank import lora_layers
+from experiments import ranks
+from experiments.training import untrained
+from problems.common import FineTuning
+from tests.experiments.training import own_files
+
+Seen = list[tuple[tuple[int, ...], int]]
+
+
+def row_of(row: dict[str, Any]) -> tuple[tuple[int, ...], int]:
+    return tuple(int(i) for i in row["input_ids"]), int(row["labels"])
+
+
+@pytest.fixture(scope="module")
+def trained(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Seen]:
+    """A run that kept 30 % apart, and all the examples that its one epoch trained on."""
+    folder = tmp_path_factory.mktemp("ranks")
+    data = own_files.write(
+        folder / "data", train=own_files.sentences(80), test=own_files.sentences(24, 2)
+    )
+    seen: Seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        step = FineTuning.training_step
+
+        def recorded(self: Any, batch: dict[str, torch.Tensor]) -> Any:
+            for i, mask in enumerate(batch["attention_mask"].bool()):
+                row = {"input_ids": batch["input_ids"][i][mask], "labels": batch["labels"][i]}
+                seen.append(row_of(row))
+            return step(self, batch)
+
+        patch.setattr(FineTuning, "training_step", recorded)
+        words = own_files.words(tiny, data, "method=lora", "method.hold_out=0.3", "method.rank=4")
+        own_files.run(folder / "run", [*words, "train.epochs=1", "train.batch_size=7"])
+    return folder, seen
+
+
+@pytest.fixture
+def copied(trained: tuple[Path, Seen], tmp_path: Path) -> Path:
+    """A copy of the run to write into."""
+    shutil.copytree(trained[0] / "run", tmp_path / "run")
+    return tmp_path
+
+
+def found_by(folder: Path, *words: str) -> dict[str, Any]:
+    ranks.main([f"run={folder / 'run'}", f"out={folder}", *words])
+    found: dict[str, Any] = json.loads((folder / "ranks.json").read_text())
+    return found
+
+
+def refused(capsys: Any, *words: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        ranks.main(list(words))
+    assert stop.value.code == 2
+    said: str = capsys.readouterr().err
+    return said
+
+
+def test_the_frontier_is_drawn_on_what_was_kept_apart(
+    trained: tuple[Path, Seen], copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: Seen = []
+    measure = untrained.example_losses
+
+    def recorded(model: Any, task: Any, rows: Any, collate: Any) -> Any:
+        drawn[:] = [row_of(row) for row in rows]
+        return measure(model, task, rows, collate)
+
+    monkeypatch.setattr(untrained, "example_losses", recorded)
+    found = found_by(copied)
+    _, seen = trained
+    assert len(seen) == 56
+    assert len(drawn) == found["examples"] == 24
+    tokenizer_rows = Counter(seen) + Counter(drawn)
+    assert sum(tokenizer_rows.values()) == 80
+    # each example of the file once, trained on or drawn by: none of the test set, none twice
+    lines = (trained[0] / "data" / "train.csv").read_text().splitlines()[1:]
+    sentences = Counter(lines)
+    assert sorted(tokenizer_rows.values()) == sorted(sentences.values())
+    assert "method.hold_out=0.3" in found["examples_from"]
+
+
+def test_what_it_writes_loads_in_stock_peft(tiny: Path, copied: Path) -> None:
+    found = found_by(copied, "budget=0.4")
+    assert found["criterion"] == "singular"
+    assert found["parameters"] <= 0.4 * found["whole_parameters"]
+    assert found["frontier"][0]["components"] == 0
+    base = AutoModelForSequenceClassification.from_pretrained(tiny, num_labels=2)
+    model = PeftModel.from_pretrained(base, str(copied / "ranks" / "adapter_compact"))
+    kept = {name: layer.r["default"] for name, layer in lora_layers(model).items()}
+    assert kept == {name: rank for name, rank in found["ranks"].items() if rank}
+    config = json.loads((copied / "ranks" / "lora_config.json").read_text())
+    fields = {k: v for k, v in config.items() if k in LoraConfig.__dataclass_fields__}
+    assert set(LoraConfig(**fields).target_modules) == set(kept)
+
+
+def test_the_test_set_says_nothing(trained: tuple[Path, Seen], copied: Path) -> None:
+    before = found_by(copied)
+    place = trained[0] / "data" / "test.csv"
+    kept = place.read_text()
+    try:
+        own_files.write(place.parent, test=own_files.sentences(24, 2, wrong=True))
+        assert place.read_text() != kept
+        assert found_by(copied) == before
+    finally:
+        place.write_text(kept)
+
+
+def test_training_data_that_changed_are_refused(
+    trained: tuple[Path, Seen], copied: Path, capsys: Any
+) -> None:
+    place = trained[0] / "data" / "train.csv"
+    kept = place.read_text()
+    try:
+        own_files.write(place.parent, train=own_files.sentences(80, 9))
+        said = refused(capsys, f"run={copied / 'run'}", f"out={copied}")
+        assert "not what they were" in said
+        assert "budget" in said
+        assert not (copied / "ranks.json").exists()
+        told = found_by(copied, "parameters=600")  # which needs no examples
+        assert told["frontier"] is None
+        assert 0 < told["parameters"] <= 600
+    finally:
+        place.write_text(kept)
+
+
+@pytest.mark.parametrize("name", ["activation", "greedy", "gates", "saliency"])
+def test_criteria_with_data_leave_half_to_the_frontier(copied: Path, name: str) -> None:
+    found = found_by(copied, f"criterion={name}", "rank=1")
+    assert (found["criterion"], found["examples"]) == (name, 12)
+    assert sum(found["ranks"].values()) == len(found["ranks"])
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("criterion=sigma", "allowed are"),
+        ("budget=1.5", "budget"),
+        ("budget=0.5 rank=1", "twice"),
+        ("parameters=99999999", "parameters="),
+    ],
+)
+def test_wrong_words(trained: tuple[Path, Seen], capsys: Any, word: str, said: str) -> None:
+    assert said in refused(capsys, f"run={trained[0] / 'run'}", *word.split())
+
+
+def test_a_run_that_kept_nothing_apart_is_told_how(
+    tiny: Path, trained: tuple[Path, Seen], tmp_path: Path, capsys: Any
+) -> None:
+    words = own_files.words(tiny, trained[0] / "data", "method=lora", "train.max_steps=2")
+    own_files.run(tmp_path / "run", words)
+    assert "method.hold_out=0.2" in refused(capsys, f"run={tmp_path / 'run'}")
+
+
+def test_a_validation_file_will_do(tiny: Path, tmp_path: Path) -> None:
+    data = own_files.three_files(tmp_path / "data")
+    own_files.run(tmp_path / "run", own_files.words(tiny, data, "method=lora"))
+    found = found_by(tmp_path, "rank=1")
+    assert found["examples_from"] == "the validation file"
+    assert found["examples"] == 24
+
+
+def test_anybodys_adapter(tiny: Path, copied: Path, capsys: Any) -> None:
+    adapter = copied / "run" / "adapter_compact"
+    words = [f"adapter={adapter}", f"out={copied}"]
+    assert "model.pretrained" in refused(capsys, *words)
+    words += [f"model.pretrained={tiny}"]
+    assert "task=" in refused(capsys, *words)
+    ranks.main([*words, "rank=1"])
+    found = json.loads((copied / "ranks.json").read_text())
+    assert sum(found["ranks"].values()) == len(found["ranks"])
+    assert found["frontier"] is None
