@@ -3,6 +3,7 @@
 from .adalora import AdaLoRA as AdaLoRA
 from .adapters import BottleneckAdapters as BottleneckAdapters
 from .autolora import AutoLoRA as AutoLoRA
+from .autolora_singular import AutoLoRASingular as AutoLoRASingular
 from .bidora import BiDoRA as BiDoRA
 from .bilora import BiLoRA as BiLoRA
 from .bitfit import BitFit as BitFit

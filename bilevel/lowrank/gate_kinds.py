@@ -12,14 +12,14 @@ from torch import Tensor
 
 from bilevel.errors import UserError
 
-__all__ = ["KINDS", "GateKind", "HardConcrete", "Real", "Sigmoid", "Softmax"]
+__all__ = ["KINDS", "GateKind", "HardConcrete", "JointSoftmax", "Real", "Sigmoid", "Softmax"]
 
 # Points of the quadrature in HardConcrete.mean; its error is below 1e-5 for the default settings.
 POINTS = 256
 
 
 class GateKind(ABC):
-    """A map from logits to gate values, row by row; both are (n, k)."""
+    """A map from logits to gate values, both (n, k); row by row but for ``joint_softmax``."""
 
     name: ClassVar[str]
     first_logit: ClassVar[float] = 0.0
@@ -46,6 +46,19 @@ class Softmax(GateKind):
     def values(self, logits: Tensor, sample: bool = False) -> Tensor:
         """softmax(v)."""
         return torch.softmax(logits, dim=-1)
+
+
+class JointSoftmax(GateKind):
+    """g = n k softmax(v) over all layers together: equal logits give 1, and the mean stays 1.
+
+    What one component gains the others lose, whichever layers they are in.
+    """
+
+    name = "joint_softmax"
+
+    def values(self, logits: Tensor, sample: bool = False) -> Tensor:
+        """n k softmax(v), v taken as one vector."""
+        return (logits.numel() * torch.softmax(logits.flatten(), dim=0)).view_as(logits)
 
 
 class Sigmoid(GateKind):
@@ -132,5 +145,5 @@ class HardConcrete(GateKind):
 
 
 KINDS: dict[str, type[GateKind]] = {
-    kind.name: kind for kind in (Softmax, Sigmoid, Real, HardConcrete)
+    kind.name: kind for kind in (Softmax, Sigmoid, Real, HardConcrete, JointSoftmax)
 }

@@ -26,6 +26,7 @@ class Gates(nn.Module):
     kind: how the gate values come from the logits, row by row (:mod:`bilevel.lowrank.gate_kinds`)
 
     - ``softmax``: g = softmax(v); positive, each row sums to 1 (AutoLoRA; BiLoRA's default)
+    - ``joint_softmax``: g = n k softmax(v) over all rows together; positive, of mean 1
     - ``sigmoid``: g = sigmoid(v) (BiLoRA's approximately binary values)
     - ``real``: g = v
     - ``hard_concrete``: sampled, and can be exactly 0 or 1 (SaLoRA); options tau, gamma, zeta
@@ -62,8 +63,8 @@ class Gates(nn.Module):
         self.names = list(names)
         self.k = k
         self.kind: GateKind = KINDS[kind](**options)
-        init = self.kind.first_logit if init is None else init
-        self.logits = nn.Parameter(torch.full((len(self.names), k), init, dtype=torch.float32))
+        self.init = self.kind.first_logit if init is None else init
+        self.logits = nn.Parameter(torch.full((len(self.names), k), self.init, dtype=torch.float32))
         self.phase = "learning"
         self.fixed: Tensor | None
         self.register_buffer("fixed", None, persistent=False)
@@ -87,6 +88,11 @@ class Gates(nn.Module):
         if name not in self._rows:
             raise UserError(f"no gates for a layer named {name!r}; the first is {self.names[0]!r}")
         return self._rows[name]
+
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Put the logits back to their first value."""
+        self.logits.fill_(self.init)
 
     def open(self) -> None:
         """Hold every gate at exactly 1."""

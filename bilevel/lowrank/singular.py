@@ -15,8 +15,10 @@ from dataclasses import dataclass
 import torch
 from peft import PeftModel
 from torch import Tensor
+from torch.nn.utils import parametrize
 
 from bilevel.errors import UserError
+from bilevel.lowrank.gated_forward import chain_of
 from bilevel.lowrank.layers import down_and_up, lora_factors, lora_layers, lora_scales
 
 __all__ = ["SingularForm", "set_factors", "singular_form", "singular_values", "to_singular_basis"]
@@ -77,7 +79,8 @@ def to_singular_basis(model: PeftModel, adapter: str = "default") -> dict[str, T
     """Rewrite every layer's factors as A = (sigma / s)^1/2 V^T and B = U (sigma / s)^1/2, in place.
 
     The function stays what it is, but for rounding in the factors' precision. Where a side of a
-    matrix is shorter than r, the components left over are zero.
+    matrix is shorter than r, the components left over are zero. Gates, where attached, are part of
+    the update that is decomposed, so that the function stays if they are then set to 1.
 
     Returns:
         Layer -> sigma (r,), float64, the largest first.
@@ -104,7 +107,7 @@ def set_factors(
     """Put factors into one layer, in its own precision; components that are not given become zero.
 
     Args:
-        model: with plain LoRA, without gates.
+        model: with plain LoRA; with gates, A is the one that they multiply.
         name: the layer's.
         A: (k, in), k <= r.
         B: (out, k).
@@ -112,7 +115,9 @@ def set_factors(
     """
     down, up = down_and_up(lora_layers(model, adapter)[name], adapter)
     k = len(A)
-    down.weight[:k] = A.to(down.weight)
+    gated = parametrize.is_parametrized(down, "weight")
+    ungated: Tensor = chain_of(down).original if gated else down.weight
+    ungated[:k] = A.to(ungated)
     up.weight[:, :k] = B.to(up.weight)
-    down.weight[k:] = 0
+    ungated[k:] = 0
     up.weight[:, k:] = 0

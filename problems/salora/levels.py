@@ -9,7 +9,7 @@ multiplier   max over lambda >= 0 of  lambda (C(theta) - b)^2
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from peft import PeftModel
@@ -26,6 +26,7 @@ __all__ = [
     "GatedFineTuning",
     "GatedModel",
     "GatesAndFactors",
+    "LearningGates",
     "LowerFactors",
     "Multiplier",
     "UpperGates",
@@ -140,6 +141,17 @@ class LowerFactors(GatedFineTuning):
         return self.gate_window.learning
 
 
+class LearningGates(Protocol):
+    """What the levels above the factors ask of gates that learn for a part of the training."""
+
+    @property
+    def learning(self) -> bool:
+        """Whether the gates learn at present."""
+
+    def density(self) -> Tensor:
+        """C(theta), differentiable."""
+
+
 class UpperGates(common.HeldOut):
     """Upper level: L(V, g; D_val) + lambda (C - b)^2; steps in the window only.
 
@@ -147,7 +159,7 @@ class UpperGates(common.HeldOut):
         gate_window: of the gates.
     """
 
-    def __init__(self, *args: Any, gate_window: GateWindow, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, gate_window: LearningGates, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.gate_window = gate_window
 
@@ -186,7 +198,7 @@ class Ascent(UpperProblem):
         gate_window: of the gates whose density is held.
     """
 
-    def __init__(self, *args: Any, gate_window: GateWindow, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, gate_window: LearningGates, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.gate_window = gate_window
 

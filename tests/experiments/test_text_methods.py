@@ -17,6 +17,7 @@ METHODS = {
     "lora method.rank=2": (None, None, None),
     "dora method.rank=2": (None, None, None),
     "autolora method.rank=2": (None, None, None),
+    f"autolora_singular method.rank=2 method.unroll_steps=2 {WINDOW}": (None, None, None),
     "bilora method.rank=2": (None, None, None),
     "bidora method.rank=2": (None, None, None),
     f"salora method.rank=2 {WINDOW}": (None, None, None),

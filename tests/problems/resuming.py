@@ -29,7 +29,7 @@ class Interrupted(SmallJob):
 
 
 class Resumed(SmallJob):
-    """A job whose training goes on from the file."""
+    """A job whose first stage goes on from the file."""
 
     def __init__(self, path, **options):
         super().__init__(**options)
@@ -37,7 +37,8 @@ class Resumed(SmallJob):
 
     def run(self, training):
         engine = engine_of(training)
-        engine.load_state_dict(load_state(self.path))
+        if len(self.stages) == 1:
+            engine.load_state_dict(load_state(self.path))
         engine.run()
         return {}
 

@@ -44,6 +44,7 @@ def test_softmax_rows_sum_to_one_and_are_uniform_at_zero():
         ("real", [0.0, 1.0986122886681098]),
         # sigmoid(v) * 1.2 - 0.1
         ("hard_concrete", [0.5, 0.8]),
+        ("joint_softmax", [0.5, 1.5]),
     ],
 )
 def test_closed_forms(kind, expected):
@@ -57,10 +58,30 @@ def test_closed_forms(kind, expected):
 def test_default_start_of_every_kind():
     starts = {kind: Gates(["a"], 4, kind).values()[0, 0].item() for kind in KINDS}
     assert starts == pytest.approx(
-        {"softmax": 0.25, "sigmoid": 0.5, "real": 1.0, "hard_concrete": 0.5}
+        {"softmax": 0.25, "sigmoid": 0.5, "real": 1.0, "hard_concrete": 0.5, "joint_softmax": 1.0}
     )
     assert Gates(["a"], 2, "softmax", init=1.0).logits.tolist() == [[1.0, 1.0]]
     assert Gates(["a"], 2).logits.dtype == torch.float32
+
+
+def test_what_one_gate_of_a_joint_softmax_gains_those_of_other_layers_lose():
+    gates = Gates(["a", "b", "c"], 4, "joint_softmax").double()
+    with torch.no_grad():
+        gates.logits[1, 2] += 1.0
+    values = gates.values().detach()
+    e = torch.tensor(1.0, dtype=torch.float64).exp().item()
+    expected = torch.full((3, 4), 12 / (11 + e), dtype=torch.float64)
+    expected[1, 2] *= e
+    torch.testing.assert_close(values, expected, rtol=1e-12, atol=0)
+
+
+def test_gates_start_anew_at_their_first_value():
+    gates = Gates(["a"], 3, "hard_concrete", init=3.0)
+    nn.init.normal_(gates.logits)
+    before = gates.logits
+    gates.restart()
+    assert gates.logits is before
+    assert gates.logits.tolist() == [[3.0] * 3]
 
 
 def test_hard_concrete_is_positive_exactly_above_minus_log_eleven():

@@ -31,6 +31,14 @@ METHODS: dict[str, tuple[str, list[str]]] = {
         "salora_bilevel",
         ["method.start=0.4", "method.end=0.8", "hypergradient=unrolled", "method.unroll_steps=2"],
     ),
+    "autolora_singular": (
+        "autolora_singular",
+        ["method.start=0.3", "method.end=0.9", "method.rotate_every=2", "method.unroll_steps=2"],
+    ),
+    "autolora_hard_concrete": (
+        "autolora_hard_concrete",
+        ["method.start=0.3", "method.end=0.9", "method.parameter_budget=0.5"],
+    ),
     "full": ("full", ["method.optimizer.lr=1e-3"]),
     "bitfit": ("bitfit", []),
     "dora": ("dora", ["method.lora_dropout=0.1"]),
@@ -44,7 +52,10 @@ METHODS: dict[str, tuple[str, list[str]]] = {
 # One of each kind: two levels, three problems with a window, a budget, a weight that moves, a PEFT
 # adapter, a whole model, adapters of our own. Two stages, as of bidora_retrain, are in test_resume.
 # The others take `make test-all`.
-KINDS = {"bilora", "salora_bilevel", "adalora", "delta_lora", "dora", "bitfit", "houlsby"}
+KINDS = {
+    *("bilora", "salora_bilevel", "adalora", "autolora_singular", "delta_lora"),
+    *("dora", "bitfit", "houlsby"),
+}
 
 
 def traces(folder: Path) -> dict[str, Any]:

@@ -1,0 +1,5 @@
+"""AutoLoRA in the singular basis: one selection over the components of all layers (ours)."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
