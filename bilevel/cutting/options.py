@@ -42,4 +42,6 @@ class CutOptions(Settings):
                 f"criterion={self.criterion}: allowed are {listed(CRITERIA)}"
                 f"{nearest(self.criterion, CRITERIA)}"
             )
-        return from_values(CRITERIA[self.criterion], self.criterion_options or {}, "criterion_options")
+        return from_values(
+            CRITERIA[self.criterion], self.criterion_options or {}, "criterion_options"
+        )
