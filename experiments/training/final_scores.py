@@ -169,13 +169,17 @@ def assemble(
 
 
 def _validation(stages: dict[str, dict[str, Any]], outcome: Outcome) -> dict[str, Any] | None:
-    """Of the last stage that had validation data; None without one."""
+    """Of the last stage that had validation data; None without one.
+
+    What an earlier stage learned from them is in what was saved: its ranks, or its gates.
+    """
     found = [s["validation"] for s in stages.values() if s.get("validation") is not None]
     if not found:
         return None
     last: dict[str, Any] = found[-1]
     since = outcome.validation_trained_on and last["source"] == "training"
-    return {**last, "trained_on": last["trained_on"] or since}
+    before = any(s["trained_on"] and s["digest"] == last["digest"] for s in found)
+    return {**last, "trained_on": before or since}
 
 
 def _sizes(task: TaskData, outcome: Outcome) -> dict[str, int]:

@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification
 
 from bilevel.lowrank import lora_layers
 from experiments import ranks
-from experiments.training import untrained
+from experiments.training import trained_adapter
 from problems.common import FineTuning
 from tests.experiments.training import own_files
 
@@ -72,13 +72,13 @@ def test_the_frontier_is_drawn_on_what_was_kept_apart(
     trained: tuple[Path, Seen], copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: Seen = []
-    measure = untrained.example_losses
+    measure = trained_adapter.example_losses
 
     def recorded(model: Any, task: Any, rows: Any, collate: Any) -> Any:
         drawn[:] = [row_of(row) for row in rows]
         return measure(model, task, rows, collate)
 
-    monkeypatch.setattr(untrained, "example_losses", recorded)
+    monkeypatch.setattr(trained_adapter, "example_losses", recorded)
     found = found_by(copied)
     _, seen = trained
     assert len(seen) == 56
@@ -170,6 +170,18 @@ def test_a_validation_file_will_do(tiny: Path, tmp_path: Path) -> None:
     found = found_by(tmp_path, "rank=1")
     assert found["examples_from"] == "the validation file"
     assert found["examples"] == 24
+
+
+def test_a_validation_file_that_an_upper_level_learned_on_will_not(
+    tiny: Path, tmp_path: Path, capsys: Any
+) -> None:
+    """Its last stage left the file alone, and its first chose the ranks by it."""
+    data = own_files.three_files(tmp_path / "data")
+    words = ["method=autolora", "method.split=null", "method.rank=4", "engine.keep=last"]
+    result = own_files.run(tmp_path / "run", own_files.words(tiny, data, *words))
+    assert result["validation"]["source"] == "validation"
+    assert result["validation"]["trained_on"]
+    assert "trained on" in refused(capsys, f"run={tmp_path / 'run'}")
 
 
 def test_anybodys_adapter(tiny: Path, copied: Path, capsys: Any) -> None:

@@ -14,8 +14,9 @@ singular basis, a diagonal approximation of this, is something else.
 What one layer's output is to another's is n_l:
 
     output     E ||W x||^2, W the frozen weight: what share of the output is lost
-    gradient   1 / E ||dL/dy||^2, y the layer's output, L an example's loss: what the loss makes of
-               it, as if the gradient had no direction (one backward a batch more)
+    gradient   out / E ||dL/dy||^2, y the layer's output, L an example's loss: what the loss makes
+               of it, (dL/dy . lost)^2 as if the gradient had no direction and knew nothing of what
+               is lost (one backward a batch more)
     nothing    1
 """
 
@@ -59,15 +60,16 @@ class Activation(Criterion):
             sizes, A, B = output_basis(A, B, scales[name], down)
             set_factors(model, name, A, B)
             scores[name] = torch.zeros(layer.r["default"], dtype=torch.float64)
-            scores[name][: len(sizes)] = sizes * self._weight(seen[name]) / costs[name]
+            weight = self._weight(seen[name], len(B))
+            scores[name][: len(sizes)] = sizes * weight / costs[name]
         return scores
 
-    def _weight(self, seen: Moments) -> float:
+    def _weight(self, seen: Moments, out: int) -> float:
         """1 / n_l; 0 of a layer that no example reaches, or whose weight puts out nothing."""
         if self.across == "nothing":
             return 1.0
         if self.across == "gradient":
-            return seen.gradient / max(1, seen.tokens)
+            return seen.gradient / max(1, seen.tokens) / out
         return seen.tokens / seen.output if seen.output else 0.0
 
 

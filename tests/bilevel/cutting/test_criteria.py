@@ -66,6 +66,18 @@ def _in_its_modes(model, losses):
     return measured
 
 
+def test_singular_is_the_squared_norm_a_component_has_for_each_of_its_parameters(adapted):
+    model = adapted("bert", target_modules=["query", "intermediate.dense"])
+    full = {
+        name: layer.get_delta_weight("default").detach()
+        for name, layer in lora_layers(model).items()
+    }
+    assert len({matrix.shape for matrix in full.values()}) == 2
+    for name, row in criterion("singular").score(model, None).items():
+        expected = torch.linalg.svdvals(full[name])[:4].square() / sum(full[name].shape)
+        torch.testing.assert_close(row, expected, rtol=1e-10, atol=1e-14)
+
+
 @pytest.mark.parametrize("name", CRITERIA)
 def test_scores_are_the_same_twice(adapted, scoring, name):
     rows = []

@@ -57,14 +57,23 @@ def test_the_choice_is_the_smallest_that_loses_no_more(share, noise, decay):
     assert found.even[2].parameters == 2 * (10 + 30 + 20)
 
 
-def test_where_nothing_was_learned_nothing_is_chosen():
-    adapter = Adapter({"a": [0.01, 0.01], "b": [0.01, 0.01]}, 20.0, {"a": 1, "b": 1})
+@pytest.mark.parametrize(("noise", "errors"), [(20.0, 0.01), (5.0, 1.34)])
+def test_where_nothing_was_learned_nothing_is_chosen(noise, errors):
+    adapter = Adapter({"a": [0.01, 0.01], "b": [0.01, 0.01]}, noise, {"a": 1, "b": 1})
     found = Frontier.draw(adapter.ranking, adapter.losses)
     nothing = found.points[0]
-    assert 0 < nothing.difference < 2 * nothing.error
+    assert nothing.difference / nothing.error == pytest.approx(errors, abs=0.01)
     assert not found.learned
     assert found.chosen is found.choice is None
     assert found.as_json()["chosen"] is None
+
+
+def test_two_standard_errors_are_enough_to_have_learned():
+    adapter = Adapter({"a": [0.01, 0.01], "b": [0.01, 0.01]}, 3.0, {"a": 1, "b": 1})
+    found = Frontier.draw(adapter.ranking, adapter.losses)
+    nothing = found.points[0]
+    assert nothing.difference / nothing.error == pytest.approx(2.53, abs=0.01)
+    assert found.learned
 
 
 def test_an_adapter_that_does_harm_is_not_one_that_learned():

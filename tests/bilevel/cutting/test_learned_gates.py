@@ -1,13 +1,16 @@
 """Gates reach their density whatever the loss, and find the components that the labels need."""
 
+import math
+
 import pytest
 import torch
 
 from bilevel.cutting import Ranking, ScoringData
 from bilevel.cutting.criteria import LearnedGates
-from bilevel.cutting.criteria.gates import hold
+from bilevel.cutting.criteria.gates import _drawn, hold
 from bilevel.cutting.ranking import masked
-from bilevel.lowrank import lora_layers
+from bilevel.lowrank import component_costs, lora_layers
+from bilevel.lowrank.gate_kinds import HardConcrete
 from bilevel.lowrank.gates import Gates
 from bilevel.lowrank.singular import to_singular_basis
 from tests.bilevel.cutting.conftest import _losses
@@ -91,3 +94,34 @@ def test_gates_find_components_as_good_as_the_planted_ones(adapted, scale):
     assert loss(by_size) - loss(useful) > 0.5 * learned
     # P(g > 0) is above E[g], and the share of it was held
     assert 0.5 * density < torch.cat(list(scores.values())).mean() < density
+
+
+def test_every_step_is_at_its_density_and_leaves_the_sum_of_log_theta(
+    adapted, scoring, monkeypatch
+):
+    """With lambda solved for, dL/dv + lambda dC/dv has no part along the common shift."""
+    seen, step = [], torch.optim.Adam.step
+
+    def recorded(self, *args, **kwargs):
+        (logits,) = self.param_groups[0]["params"]
+        seen.append((logits.detach().clone(), logits.grad.clone()))
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", recorded)
+    model = adapted("bert")
+    LearnedGates(density=0.2, steps=20).score(model, scoring(model))
+    costs = torch.cat([torch.full((4,), cost) for cost in component_costs(model).values()]).double()
+    assert len(seen) == 20
+    assert seen[0][1].abs().max() > 0  # later all drawn gates may be shut or wide open
+    for number, (theta, gradient) in enumerate(seen, start=1):
+        share = (costs * torch.sigmoid(theta + math.log(11))).sum() / costs.sum()
+        assert share.item() == pytest.approx(0.2 ** min(1.0, number / 10), abs=1e-9)
+        assert abs(gradient.sum().item()) <= 1e-9 * gradient.abs().sum().item()
+
+
+def test_gates_are_drawn_anew_with_the_noise_of_hard_concrete_ones():
+    logits = torch.tensor([-2.0, 0.0, 2.0], dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.stack([_drawn(logits, generator) for _ in range(4000)])
+    assert (draws.std(0) > 0.1).all()
+    torch.testing.assert_close(draws.mean(0), HardConcrete().mean(logits), rtol=0, atol=0.025)
