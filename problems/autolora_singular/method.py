@@ -158,7 +158,8 @@ class AutoLoRASingular(SingularSettings):
             log.info("ranks: %s", ", ".join(f"{name}={rank}" for name, rank in ranks.items()))
             return {
                 "ranks": ranks,
-                "cut": {**cut.as_json(), "examples_from": source},
+                "cut": cut.state(),
+                "cut_by": source,
                 "weights": kept_weights(model, keep),
                 "trainable_parameters": common.count(weights)
                 + gates.logits.numel()
@@ -283,6 +284,8 @@ class AutoLoRASingular(SingularSettings):
 
     def finishing(self, job: Job, found: dict[str, Any]) -> Training:
         """The kept factors and the head, from where they are, on all of the training data."""
+        from bilevel.cutting import Cut
+
         total = self.steps(job)
         _, searched = self.phases(total)
         options = self._lora_options(found["ranks"])
@@ -306,7 +309,8 @@ class AutoLoRASingular(SingularSettings):
                 trainable_parameters=max(weights, found["trainable_parameters"]),
                 validation_loss=found["validation_loss"],
                 split=dict(found["split"]),
-                cut=found["cut"],
+                cut=Cut.of_state(found["cut"]),
+                cut_by=found["cut_by"],
                 validation_trained_on=bool(self.hold_out),
             )
 
@@ -314,8 +318,10 @@ class AutoLoRASingular(SingularSettings):
 
     def found_ranks(self, job: Job, found: dict[str, Any]) -> FoundRanks:
         """The ranks of the cut, each layer at the scale of the search."""
+        from bilevel.cutting import Cut
+
         options = {**self._lora_options(found["ranks"]), "lora_dropout": self.lora_dropout}
-        return FoundRanks(options, found["cut"] if found["cut"]["frontier"] is not None else None)
+        return FoundRanks(options, Cut.of_state(found["cut"]).frontier)
 
     def _lora_options(self, ranks: dict[str, int]) -> dict[str, Any]:
         return lowrank.lora_pattern(ranks, dict.fromkeys(ranks, self.lora_alpha / self.rank))

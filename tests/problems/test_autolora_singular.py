@@ -337,8 +337,8 @@ def test_without_a_budget_the_frontier_chooses_the_fewest_that_lose_nothing(sele
 def test_where_nothing_was_learned_all_stays_and_is_said():
     outcome = train(quick(parameter_budget=None, hold_out=0.2), Judge(0, n=64, epochs=8))
     assert set(outcome.ranks.values()) == {4}
-    assert outcome.cut["learned"] is False
-    assert outcome.cut["ranks"] is None
+    assert outcome.cut.frontier.learned is False
+    assert outcome.cut.ranks is None
 
 
 @pytest.mark.parametrize("selection", SELECTIONS)
