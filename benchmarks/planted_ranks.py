@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,6 +127,10 @@ def _cuts(
         )
 
 
+def _what(row: dict[str, Any]) -> str:
+    return str(row["what"])
+
+
 def _seconds(values: dict[str, Any]) -> float:
     return float(sum(values["processor_seconds"].values()))
 
@@ -154,7 +159,10 @@ def main() -> None:
                 for row in before
                 if (row["setting"], row["problem"]) == (config["task"], problem)
             }
-            for row in lines(folder, criteria, here):
+            for row in itertools.chain.from_iterable(
+                list(group)  # a criterion is done when one of its lines is there
+                for _, group in itertools.groupby(lines(folder, criteria, here), _what)
+            ):
                 writer.writerow(
                     {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()}
                 )

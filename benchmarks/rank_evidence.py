@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import json
 import time
 from collections.abc import Iterator
@@ -191,8 +192,14 @@ def _plain(
             yield part(f"random{draw}", ranking, keep, share=share)
 
 
+def _whole(row: dict[str, Any]) -> str:
+    """What is measured together: even and random truncations with the criterion ``singular``."""
+    plain = row["what"] in ("whole", "nothing", "even") or row["what"].startswith("random")
+    return "singular" if plain else row["what"]
+
+
 def main() -> None:
-    """Measure, a line at a time, so that nothing is lost."""
+    """Measure, a criterion at a time, so that little is lost."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True)
@@ -210,9 +217,11 @@ def main() -> None:
             values = json.loads((folder / CUT / record.FILE).read_text())
             here = (values["task"], str(values["seed"]))
             done = {row["what"] for row in before if (row["task"], row["seed"]) == here}
-            for row in lines(folder, criteria, done):
-                numbers = {k: f"{v:.6g}" for k, v in row.items() if isinstance(v, float)}
-                writer.writerow({**row, **numbers})
+            for _, group in itertools.groupby(lines(folder, criteria, done), _whole):
+                rows = list(group)  # all that `done` takes for done by one of its lines, or nothing
+                for row in rows:
+                    numbers = {k: f"{v:.6g}" for k, v in row.items() if isinstance(v, float)}
+                    writer.writerow({**row, **numbers})
                 file.flush()
 
 

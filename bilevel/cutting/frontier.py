@@ -145,6 +145,22 @@ class Frontier:
             examples=values["examples"],
         )
 
+    @property
+    def doubt(self) -> str | None:
+        """Why the choice may be too small; None where there is no doubt.
+
+        Where the standard error is above delta, only a difference that came out negative by luck
+        can pass, and the smallest of many sizes that do is likely to be one.
+        """
+        chosen = self.choice
+        if not self.learned or chosen is None or chosen.error <= self.delta:
+            return None
+        return (
+            f"{self.examples} held-out examples do not tell a loss of delta = {self.delta:.4f}: at "
+            f"the choice the difference has a standard error of {chosen.error:.4f}, so the choice "
+            "may be too small; hold out more examples, or take a larger delta or a size of your own"
+        )
+
     def as_json(self) -> dict[str, Any]:
         """What ranks.json says of it."""
         return {
@@ -154,6 +170,7 @@ class Frontier:
             "learned": self.learned,
             "chosen": None if self.choice is None else asdict(self.choice),
             "examples": self.examples,
+            "doubt": self.doubt,
         }
 
 

@@ -31,4 +31,6 @@ def frontier_table(frontier: Frontier) -> str:
             f"{chosen.parameters:,} parameters ({chosen.parameters / whole.parameters:.1%}), the "
             f"fewest that lose no more than {frontier.delta:.4f} (delta)"
         )
+        if frontier.doubt is not None:
+            lines.append(frontier.doubt)
     return "\n".join(lines)

@@ -36,9 +36,12 @@ def about_upper_steps(stage: str, steps: int) -> str | None:
 
 
 def about_cut(cut: Cut | None) -> list[str]:
-    """An adapter that was to be cut and has learned nothing; empty if there is no doubt."""
-    if cut is None or cut.frontier is None or cut.frontier.learned:
+    """An adapter that learned nothing, or too few examples to cut by; empty without a doubt."""
+    if cut is None or cut.frontier is None:
         return []
+    if cut.frontier.learned:
+        taken = sum((cut.ranks or {}).values()) == cut.frontier.chosen
+        return [cut.frontier.doubt] if taken and cut.frontier.doubt is not None else []
     kept = "the whole adapter is kept" if cut.keep is None else "the ranks are as told"
     return [
         "nothing learned: on the held-out examples the loss with the adapter is not lower than "

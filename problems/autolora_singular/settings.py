@@ -139,8 +139,8 @@ class SingularSettings(CutOptions, LowRankMethod, TwoLevelMethod, RankSearch):
         self.phases(math.ceil(self.asked_steps(examples, settings) / self.unroll_steps))
 
     def held_out(self, own: bool) -> DVal:
-        """The last stage trains on all but the task's own validation split."""
-        return "apart" if own else "trained_on"
+        """The task's own validation split, unless the gates, which the factors keep, learn on it."""
+        return "apart" if own and self.split is not None else "trained_on"
 
     def _least(self) -> int:
         """Examples that the cut needs."""

@@ -85,3 +85,32 @@ def test_an_adapter_that_does_harm_is_not_one_that_learned():
 
 def _ordered() -> Ranking:
     return Ranking({"a": torch.tensor([2.0, 1.0])}, {"a": 1})
+
+
+class Luck:
+    """Losses whose differences are large, of both signs, and on average as asked."""
+
+    def __init__(self, mean: float, spread: float):
+        self.ranking = Ranking({"a": torch.tensor([4.0, 3.0, 2.0, 1.0])}, {"a": 10})
+        apart = np.random.default_rng(2).normal(size=EXAMPLES)
+        apart -= apart.mean()
+        self.apart = mean + spread * apart / apart.std(ddof=1)
+
+    def losses(self, keep) -> Losses:
+        kept = int(keep["a"].sum())
+        extra = {0: np.full(EXAMPLES, 1.0), 4: np.zeros(EXAMPLES)}.get(kept, self.apart)
+        return Losses(2.0 + extra, np.ones(EXAMPLES, dtype=int))
+
+
+def test_a_choice_by_luck_is_told():
+    """At an error of 0.1 a delta of 0.02 is passed by a negative difference alone."""
+    adapter = Luck(-0.1, 0.1 * EXAMPLES**0.5)
+    lucky = Frontier.draw(adapter.ranking, adapter.losses)
+    assert lucky.chosen == 1
+    assert lucky.choice is not None
+    assert lucky.choice.error == pytest.approx(0.1, rel=1e-9)
+    assert lucky.doubt is not None
+    assert "examples" in lucky.doubt
+    assert lucky.as_json()["doubt"] == lucky.doubt
+    adapter = Luck(0.0, 0.01 * EXAMPLES**0.5)
+    assert Frontier.draw(adapter.ranking, adapter.losses).doubt is None
