@@ -139,7 +139,7 @@ class SingularSettings(CutOptions, LowRankMethod, TwoLevelMethod, RankSearch):
         self.phases(math.ceil(self.asked_steps(examples, settings) / self.unroll_steps))
 
     def held_out(self, own: bool) -> DVal:
-        """The task's own validation split, unless the gates, which the factors keep, learn on it."""
+        """The task's own validation split, unless the gates learn on it (split=null)."""
         return "apart" if own and self.split is not None else "trained_on"
 
     def _least(self) -> int:
