@@ -183,7 +183,7 @@ def test_the_python_page(offline, tmp_path, monkeypatch, capsys):
     assert (tmp_path / "outputs" / "mine" / "adapter" / "adapter_config.json").is_file()
     assert "accuracy" in capsys.readouterr().out
     exec(compile(second, "docs/python.md", "exec"), scope)
-    assert set(scope["config"].rank_pattern.values()) <= set(range(1, 9))
+    assert set(scope["found"].config.rank_pattern.values()) <= set(range(1, 9))
 
 
 def test_the_readme_says_the_same(offline, tmp_path, monkeypatch):

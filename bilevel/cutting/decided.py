@@ -73,6 +73,8 @@ class Decided:
         """The verdict for people, and what it goes by."""
         if self.near is None:
             return f"it is not known how far these ranks are decided: {self.why}"
+        if self.kept == self.components and not self.near:
+            return "nothing was cut, so there is nothing to decide in these ranks"
         return (
             f"these ranks are {'' if self.decided else 'not '}decided: {self.near} of "
             f"{self.components} components lie within noise of the cut"

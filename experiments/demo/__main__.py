@@ -63,11 +63,17 @@ def seconds(values: dict[str, Any]) -> float:
     return float(sum(values["processor_seconds"].values()))
 
 
-def verdict(auto: dict[str, Any], plain: dict[str, Any], cut: dict[str, Any]) -> str:
+def verdict(auto: dict[str, Any], plain: dict[str, Any], cut: dict[str, Any], learned: bool) -> str:
     """The three in a sentence; numbers of one seed, of a test set that nothing was chosen by."""
 
     def said(values: dict[str, Any]) -> str:
         return f"{values['adapter_parameters']:,} parameters, test loss {values['test_loss']:.3f}"
+
+    if not learned:
+        return (
+            f"LoRA learned nothing that its held-out examples could tell, and was not cut: "
+            f"{said(cut)}; AutoLoRA has {said(auto)}, LoRA trained at that size {said(plain)}."
+        )
 
     return (
         f"In one run LoRA cut itself to {said(cut)}; AutoLoRA's search and retraining took "
@@ -91,7 +97,7 @@ def show(auto: dict[str, Any], plain: dict[str, Any], cut: dict[str, Any], folde
     print(rank_table(cut["ranks"]))
     rank = max(plain["ranks"].values())
     print("\n" + compared({"AutoLoRA": auto, f"LoRA, rank {rank}": plain, "LoRA, cut": cut}))
-    print(f"\n{verdict(auto, plain, cut)}")
+    print(f"\n{verdict(auto, plain, cut, frontier is not None and frontier.learned)}")
     print(f"\nadapter (PEFT): {cut['adapter_dir']}")
     print(f"frontier:       {where / ranks_folder.FOLDER / ranks_folder.PICTURE}")
     print(f"figures:        {folder / 'autolora' / 'figures'}")

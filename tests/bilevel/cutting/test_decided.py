@@ -148,3 +148,9 @@ def test_other_gates() -> None:
     assert strange.decided is None
     with pytest.raises(UserError, match="lottery"):
         decided_by_rule(real, STEPS, {"a": 2}, RankChoice("lottery"))
+
+
+def test_where_nothing_was_cut_there_is_nothing_to_decide():
+    history = np.tile([3.0, 2.0, 1.0], (10, 1))
+    found = decided(history, np.array([True, True, True]), now=history[-1])
+    assert "nothing was cut" in found.words

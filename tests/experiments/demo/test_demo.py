@@ -9,6 +9,7 @@ from bilevel.data import ResumableLoader
 from bilevel.errors import UserError
 from experiments.answers import CLASSES, Answers
 from experiments.demo import pretrain
+from experiments.demo.__main__ import verdict
 from experiments.models.pretrained import LoadedModel
 from experiments.models.spec import ModelSpec
 from experiments.models.target_modules import target_modules
@@ -198,3 +199,18 @@ def test_pretraining_lowers_the_loss_and_writes_a_loadable_model(tmp_path, monke
     assert loaded.head_modules == ["classifier", "bert.pooler"]
     name = "encoder.layer.3.output.dense.weight"
     assert torch.equal(loaded.model.bert.get_parameter(name), model.bert.get_parameter(name))
+
+
+def test_the_demo_compares_the_three_and_says_where_nothing_was_learned():
+    def run(parameters: int, loss: float, seconds: float) -> dict:
+        return {
+            "adapter_parameters": parameters,
+            "test_loss": loss,
+            "processor_seconds": {"train": seconds},
+        }
+
+    runs = run(5000, 0.44, 60.0), run(6000, 0.43, 25.0), run(2000, 0.42, 30.0)
+    said = verdict(*runs, learned=True)
+    assert "2,000 parameters, test loss 0.420" in said
+    assert "2.0 times" in said
+    assert "learned nothing" in verdict(*runs, learned=False)
