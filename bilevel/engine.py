@@ -214,14 +214,14 @@ class BilevelEngine(Engine):
             "early_stopping": None
             if stopping is None
             else {"best_score": stopping.best_score, "counter": stopping.counter},
-            "callbacks": [callback.state_dict() for callback in self.callbacks],
+            "callbacks": [callback.state_dict() for callback in self._with_state()],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from :meth:`state_dict`.
 
         Raises:
-            UserError: the state is of an engine with other problems.
+            UserError: the state is of an engine with other problems or callbacks.
         """
         mine, saved = [p.name for p in self.problems], list(state["problems"])
         if sorted(mine) != sorted(saved):
@@ -236,6 +236,19 @@ class BilevelEngine(Engine):
         if self.early_stopping is not None and state["early_stopping"] is not None:
             self.early_stopping.best_score = state["early_stopping"]["best_score"]
             self.early_stopping.counter = state["early_stopping"]["counter"]
-        for callback, callback_state in zip(self.callbacks, state["callbacks"], strict=True):
+        callbacks, states = self._with_state(), state["callbacks"]
+        if len(states) != len(callbacks):  # older versions saved the empty states of others too
+            states = [values for values in states if values]
+        if len(states) != len(callbacks):
+            raise UserError(
+                f"the saved state is of {len(states)} callbacks with a state, and this engine has "
+                f"{len(callbacks)}"
+            )
+        for callback, callback_state in zip(callbacks, states, strict=True):
             callback.load_state_dict(callback_state)
         RandomState.from_state_dict(state["random"]).restore()
+
+    def _with_state(self) -> list[Callback]:
+        """The callbacks that a resumed run must give something back to."""
+        plain = Callback.state_dict
+        return [callback for callback in self.callbacks if type(callback).state_dict is not plain]

@@ -28,7 +28,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 CASES = {
     "unknown method": (
         ["method=autolara"],
-        ["method 'autolara'", "adalora, autolora, bidora", "mean 'auto"],
+        ["method 'autolara'", "adalora, autolora, autolora_hard", "mean 'auto"],
     ),
     "unknown task": (["task=sst3"], ["task 'sst3'", "demo", "'sst2'"]),
     "unknown model": (["model=robertabase"], ["model 'robertabase'", "roberta-base"]),
