@@ -42,6 +42,14 @@ def of_cut(cut: Cut, records: Sequence[Record] | None) -> Decided | None:
     lines = last_stage(records or (), "singular")
     if not lines:
         return unknown("no record of the training")
+    best = [
+        r["step"] for r in records or () if (r["kind"], r["stage"]) == ("kept", lines[-1]["stage"])
+    ]
+    if best and best[-1] < lines[0]["step"]:
+        return unknown(
+            f"the saved weights are the best ones, of step {best[-1]}, and what is recorded of the "
+            f"training begins at step {lines[0]['step']} (engine.keep=last saves the last ones)"
+        )
     sizes = {name: len(row) for name, row in scores.items()}
     roots = np.sqrt([cut.ranking.costs[name] for name, size in sizes.items() for _ in range(size)])
     rows = [_padded(line["singular"], sizes) for line in lines]

@@ -67,6 +67,18 @@ def test_noise_and_a_layer_of_fewer_singular_values() -> None:
     assert short.near == 0
 
 
+def test_weights_of_before_the_record() -> None:
+    kept = {"stage": "train", "step": 12, "kind": "kept"}
+    recorded = [line for line in lines() if line["step"] > 30]
+    found = of_cut(cut(parameters=36), [*recorded, kept])
+    assert found is not None
+    assert found.decided is None
+    assert "step 12" in found.words
+    within = of_cut(cut(parameters=36), [*recorded, {**kept, "step": 35}])
+    assert within is not None
+    assert within.decided is not None
+
+
 def test_what_is_not_known() -> None:
     for found, part in (
         (of_cut(cut(), None), "no record"),
