@@ -12,23 +12,17 @@ ranks, which for unequal problems are those that the loss would choose at the sa
 
 from __future__ import annotations
 
-import argparse
-import csv
-import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from benchmarks.lines import measure
 from benchmarks.rank_evidence import cut_of, scoring
 from bilevel.cutting import Budget, Criterion, cut
-from bilevel.cutting.criteria.registry import CRITERIA
 from bilevel.cutting.held_out import halves
 from bilevel.cutting.ranking import masked
 from experiments.cli.command_line import CommandLine
-from experiments.cli.quiet import quiet
 from experiments.metrics.ranks import linear_costs, recovery
 from experiments.results import record
 from experiments.results.finished_run import SavedRun
@@ -135,39 +129,12 @@ def _seconds(values: dict[str, Any]) -> float:
     return float(sum(values["processor_seconds"].values()))
 
 
-def main() -> None:
-    """Measure, a line at a time, so that nothing is lost."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folders", nargs="+", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--criteria", default="singular")
-    options = parser.parse_args()
-    quiet()
-    torch.set_num_threads(1)
-    criteria = [CRITERIA[name]() for name in options.criteria.split(",")]
-    before = list(csv.DictReader(options.out.open())) if options.out.is_file() else []
-    with options.out.open("a", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS)
-        if not before:
-            writer.writeheader()
-        for folder in options.folders:
-            config = record.read(folder / CUT)
-            assert config is not None
-            problem = str(config["configuration"]["task"]["planted"].get("seed", 0))
-            here = {
-                row["what"]
-                for row in before
-                if (row["setting"], row["problem"]) == (config["task"], problem)
-            }
-            for row in itertools.chain.from_iterable(
-                list(group)  # a criterion is done when one of its lines is there
-                for _, group in itertools.groupby(lines(folder, criteria, here), _what)
-            ):
-                writer.writerow(
-                    {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()}
-                )
-                file.flush()
+def _key(folder: Path) -> dict[str, str]:
+    values = record.read(folder / CUT)
+    assert values is not None
+    problem = values["configuration"]["task"]["planted"].get("seed", 0)
+    return {"setting": values["task"], "problem": str(problem)}
 
 
 if __name__ == "__main__":
-    main()
+    measure(str(__doc__), FIELDS, _key, lines, _what)

@@ -14,10 +14,6 @@ What is in FILE.csv already is not measured again.
 
 from __future__ import annotations
 
-import argparse
-import csv
-import itertools
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,16 +22,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.lines import measure
 from bilevel.cutting import Budget, Criterion, Losses, Ranking, cut
 from bilevel.cutting.criteria import ScoringData
-from bilevel.cutting.criteria.registry import CRITERIA
 from bilevel.cutting.held_out import BATCH, halves
 from bilevel.cutting.losses import difference
 from bilevel.cutting.ranking import masked
 from bilevel.evaluation import evaluating
 from bilevel.lowrank.ranks import Keep
 from experiments.cli.command_line import CommandLine
-from experiments.cli.quiet import quiet
 from experiments.models.batching import batches
 from experiments.results import record, saved_model
 from experiments.results.finished_run import SavedRun
@@ -198,32 +193,11 @@ def _whole(row: dict[str, Any]) -> str:
     return "singular" if plain else row["what"]
 
 
-def main() -> None:
-    """Measure, a criterion at a time, so that little is lost."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folders", nargs="+", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--criteria", default="singular")
-    options = parser.parse_args()
-    quiet()
-    torch.set_num_threads(1)
-    criteria = [CRITERIA[name]() for name in options.criteria.split(",")]
-    before = list(csv.DictReader(options.out.open())) if options.out.is_file() else []
-    with options.out.open("a", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS)
-        if not before:
-            writer.writeheader()
-        for folder in options.folders:
-            values = json.loads((folder / CUT / record.FILE).read_text())
-            here = (values["task"], str(values["seed"]))
-            done = {row["what"] for row in before if (row["task"], row["seed"]) == here}
-            for _, group in itertools.groupby(lines(folder, criteria, done), _whole):
-                rows = list(group)  # all that `done` takes for done by one of its lines, or nothing
-                for row in rows:
-                    numbers = {k: f"{v:.6g}" for k, v in row.items() if isinstance(v, float)}
-                    writer.writerow({**row, **numbers})
-                file.flush()
+def _key(folder: Path) -> dict[str, str]:
+    values = record.read(folder / CUT)
+    assert values is not None
+    return {"task": values["task"], "seed": str(values["seed"])}
 
 
 if __name__ == "__main__":
-    main()
+    measure(str(__doc__), FIELDS, _key, lines, _whole)

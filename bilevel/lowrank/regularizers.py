@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 
 from bilevel.errors import UserError
+from bilevel.lowrank.gate_kinds import HardConcrete
+from bilevel.lowrank.gates import Gates
 
-__all__ = ["density", "entropy", "expected_l0", "orthogonality"]
+__all__ = ["ExpectedDensity", "density", "entropy", "expected_l0", "orthogonality"]
 
 
 def orthogonality(
@@ -82,6 +84,32 @@ def density(expected: Tensor, costs: Tensor, k: int) -> Tensor:
     """
     costs = costs.to(expected)
     return (costs * expected).sum() / (costs.sum() * k)
+
+
+class ExpectedDensity:
+    """C of hard-concrete gates, differentiable in log theta: :func:`density` of their E[L0].
+
+    Args:
+        gates: of all layers.
+        costs: layer -> parameters of one component.
+
+    Raises:
+        UserError: the gates are of another kind.
+    """
+
+    def __init__(self, gates: Gates, costs: Mapping[str, int]) -> None:
+        if not isinstance(gates.kind, HardConcrete):
+            raise UserError(f"only hard-concrete gates have a density, not {gates.kind.name}")
+        self._gates, self._kind = gates, gates.kind
+        self._costs = torch.tensor([costs[name] for name in gates.names])
+
+    def __call__(self) -> Tensor:
+        """C now, a 0-d tensor."""
+        logits, kind = self._gates.logits, self._kind
+        expected = expected_l0(logits, kind.tau, kind.gamma, kind.zeta)
+        if self._costs.device != expected.device or self._costs.dtype != expected.dtype:
+            self._costs = self._costs.to(expected)  # once: a copy to the device waits for it
+        return density(expected, self._costs, self._gates.k)
 
 
 def _safe_sqrt(squares: Tensor) -> Tensor:

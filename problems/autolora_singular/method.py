@@ -251,25 +251,10 @@ class AutoLoRASingular(SingularSettings):
 
     def _ascent(self, job: Job, rounds: Rounds, steps: int) -> Ascent:
         """The multiplier's problem."""
-        from bilevel import ProblemConfig
-        from problems.salora.levels import Ascent, Multiplier
+        from problems.salora.levels import multiplier_problem
 
-        module = Multiplier(self.density(rounds.costs))
-        optimizer, scheduler = common.optimizer_and_scheduler(
-            self.multiplier,
-            list(module.parameters()),
-            steps,
-            max(0.01, MULTIPLIER_TRAVEL / steps),
-            job.settings.warmup_steps,
-        )
-        return Ascent(
-            "multiplier",
-            ProblemConfig(maximize=True, precision=job.settings.precision),
-            module=module,
-            optimizer=optimizer,
-            scheduler=scheduler,
-            gate_window=rounds,
-        )
+        target, lr = self.density(rounds.costs), max(0.01, MULTIPLIER_TRAVEL / steps)
+        return multiplier_problem(job, self.multiplier, target, steps, lr, rounds)
 
     def _watch(self, rounds: Rounds, problems: list[Any]) -> Watch | None:
         """What is drawn over the steps: how far hard-concrete gates have closed."""

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from bilevel.lowrank import component_costs, density, expected_l0, gated_layers
+from bilevel.lowrank import component_costs, gated_layers
 from bilevel.lowrank.gate_kinds import HardConcrete
+from bilevel.lowrank.regularizers import ExpectedDensity
 from bilevel.lowrank.singular import to_singular_basis
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ class Rounds:
 
     def __post_init__(self) -> None:
         self.costs = component_costs(self.model)
-        self._costs = torch.tensor([self.costs[name] for name in self.gates.names])
+        drawn = isinstance(self.gates.kind, HardConcrete)
+        self._density = ExpectedDensity(self.gates, self.costs) if drawn else None
 
     def enter(
         self, step: int, factors: torch.optim.Optimizer, gates: torch.optim.Optimizer
@@ -82,9 +84,5 @@ class Rounds:
 
     def density(self) -> Tensor:
         """C(theta), the expected share of parameters in use, of hard-concrete gates."""
-        gates = self.gates
-        assert isinstance(gates.kind, HardConcrete)
-        expected = expected_l0(gates.logits, gates.kind.tau, gates.kind.gamma, gates.kind.zeta)
-        if self._costs.device != expected.device or self._costs.dtype != expected.dtype:
-            self._costs = self._costs.to(expected)  # once: a copy to the device waits for it
-        return density(expected, self._costs, gates.k)
+        assert self._density is not None
+        return self._density()

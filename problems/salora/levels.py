@@ -15,10 +15,11 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from bilevel import UpperProblem
+from bilevel import ProblemConfig, UpperProblem
 from bilevel.lowrank import Gates
 from bilevel.lowrank.attach import Factors
 from problems import common
+from problems.common import Job, OptimizerSettings
 from problems.salora.window import GateWindow
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "LowerFactors",
     "Multiplier",
     "UpperGates",
+    "multiplier_problem",
 ]
 
 
@@ -218,3 +220,35 @@ class Ascent(UpperProblem):
     def param_callback(self) -> None:
         """Project to lambda >= 0 after a step."""
         self.module.value.clamp_(min=0)
+
+
+def multiplier_problem(
+    job: Job,
+    optimizer: OptimizerSettings,
+    target: float,
+    steps: int,
+    lr: float,
+    gate_window: LearningGates,
+) -> Ascent:
+    """The problem of lambda, which holds the density C of gates to ``target``.
+
+    Args:
+        job: tells precision and warm-up.
+        optimizer: of lambda.
+        target: b.
+        steps: that it takes.
+        lr: where ``optimizer`` names none.
+        gate_window: of the gates.
+    """
+    module = Multiplier(target)
+    made, scheduler = common.optimizer_and_scheduler(
+        optimizer, list(module.parameters()), steps, lr, job.settings.warmup_steps
+    )
+    return Ascent(
+        "multiplier",
+        ProblemConfig(maximize=True, precision=job.settings.precision),
+        module=module,
+        optimizer=made,
+        scheduler=scheduler,
+        gate_window=gate_window,
+    )

@@ -168,25 +168,11 @@ class SaLoRASettings(LowRankMethod):
 
     def ascent(self, job: Job, window: GateWindow) -> Ascent:
         """The multiplier's problem."""
-        from bilevel import ProblemConfig
-        from problems.salora.levels import Ascent, Multiplier
+        from problems.salora.levels import multiplier_problem
 
-        module = Multiplier(self.density)
-        optimizer, scheduler = common.optimizer_and_scheduler(
-            self.multiplier,
-            list(module.parameters()),
-            window.last - window.first,
-            multiplier_lr(window),
-            job.settings.warmup_steps,
-        )
-        return Ascent(
-            "multiplier",
-            ProblemConfig(maximize=True, precision=job.settings.precision),
-            module=module,
-            optimizer=optimizer,
-            scheduler=scheduler,
-            gate_window=window,
-        )
+        steps = window.last - window.first
+        lr = multiplier_lr(window)
+        return multiplier_problem(job, self.multiplier, self.density, steps, lr, window)
 
     def watch(
         self, window: GateWindow, factors: Factors, ascent: Ascent | None

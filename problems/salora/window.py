@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from bilevel.errors import UserError
-from bilevel.lowrank import RULES, Gates, density, expected_l0
-from bilevel.lowrank.gate_kinds import HardConcrete
+from bilevel.lowrank import RULES, Gates
+from bilevel.lowrank.regularizers import ExpectedDensity
 
 __all__ = ["NEAR", "GateWindow", "RecordedGates"]
 
@@ -60,7 +60,7 @@ class GateWindow:
                 f"method.density={self.target} of {self.total} adapter parameters has no room for "
                 f"one component of {min(self.costs.values())}: give a larger density or rank"
             )
-        self._costs = torch.tensor([self.costs[name] for name in self.gates.names])
+        self._density = ExpectedDensity(self.gates, self.costs)
 
     def left(self, step: int) -> float:
         """Share of the window that lies ahead of ``step``: 1 before it, 0 after it."""
@@ -114,12 +114,7 @@ class GateWindow:
 
     def density(self) -> Tensor:
         """C(theta), the expected share of parameters in use, differentiable in log theta."""
-        gates = self.gates
-        assert isinstance(gates.kind, HardConcrete)
-        expected = expected_l0(gates.logits, gates.kind.tau, gates.kind.gamma, gates.kind.zeta)
-        if self._costs.device != expected.device or self._costs.dtype != expected.dtype:
-            self._costs = self._costs.to(expected)  # once: a copy to the device waits for it
-        return density(expected, self._costs, gates.k)
+        return self._density()
 
     def state(self) -> dict[str, Any]:
         """Phase and constants, for a checkpoint."""
