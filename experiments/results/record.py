@@ -13,6 +13,7 @@ from bilevel.errors import UserError, listed
 from bilevel.reading import json_object
 from experiments.answers import TEXT
 from experiments.cli.writing import write_atomically
+from experiments.results import settings_file
 from experiments.results.shape import check_result
 
 __all__ = [
@@ -93,6 +94,10 @@ def summary(values: dict[str, Any], folder: Path) -> str:
         )
     if values.get("decided"):  # older runs do not say
         lines.append(f"            {values['decided']['words']}")
+    if values.get("lora"):  # older runs have none
+        lines.append(
+            f"  settings  {folder / settings_file.FOLDER}, for method={settings_file.NAME}"
+        )
     if values["planted"]:
         found = values["planted"]
         rank_correlation = "-" if found["spearman"] is None else f"{found['spearman']:.2f}"

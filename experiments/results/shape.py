@@ -69,6 +69,7 @@ class _Result(_Shape):
     warm_start: dict[str, Any] | None = None
     validation: _Validation | None = None
     decided: _Decided | None = None
+    lora: dict[str, Any] | None = None
 
 
 class _Point(_Shape):

@@ -130,6 +130,7 @@ def assemble(
         "test_loss": scores["test_loss"],
         "ranks": outcome.ranks,
         "decided": scores["decided"],
+        "lora": outcome.lora,
         "trainable_parameters": outcome.trainable_parameters,
         "adapter_parameters": saved.parameters,
         "head_parameters": saved.head_parameters,

@@ -17,7 +17,7 @@ from experiments.cli.quiet import quiet
 from experiments.cli.resume import exclusive
 from experiments.cli.writing import clean
 from experiments.config.plan import Plan
-from experiments.results import ranks_file, record, saved_model
+from experiments.results import ranks_file, record, saved_model, settings_file
 from experiments.results.fresh_folder import refuse_others
 from experiments.tasks.task import TaskData
 from experiments.training import decided_ranks, warm_start
@@ -83,6 +83,8 @@ def execute(plan: Plan, folder: Path, task: TaskData | None = None) -> dict[str,
                 "decided": scores["decided"],
             }
             ranks_file.write(ranks, folder / ranks_file.FILE)
+        if outcome.lora is not None:
+            settings_file.write(outcome.lora, plan.settings.lr, folder)
         if plan.figures:
             figures.draw(folder, values)
         record.write(folder, values)

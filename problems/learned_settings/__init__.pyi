@@ -1,0 +1,5 @@
+"""Learned settings: LoRA's decays, rates, scales, dropout and the like, chosen on D_val."""
+
+from .levels import EvaluatedHeldOut as EvaluatedHeldOut
+from .method import LearnedSettings as LearnedSettings
+from .variables import Variables as Variables
