@@ -132,7 +132,7 @@ def run_stage(
         return made, summary_without_training(job.settings.precision, *started)
     run = StageRun(context, stage.name)
     stats = run.run(made)
-    found = made.finish(stats)
+    found = made.finish({**stats, "kept_step": run.summary()["kept"]["step"]})
     if isinstance(found, dict):
         _say_decided(job, context, found.get("ranks"))
     return found, run.summary()

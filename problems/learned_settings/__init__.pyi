@@ -2,4 +2,5 @@
 
 from .levels import EvaluatedHeldOut as EvaluatedHeldOut
 from .method import LearnedSettings as LearnedSettings
+from .random_search import RandomSettings as RandomSettings
 from .variables import Variables as Variables

@@ -107,7 +107,7 @@ def check_answers(job: Job, names: Sequence[str]) -> None:
         UserError: the labels are numbers, or sets of them.
     """
     labels = job.data.examples[0]["labels"]
-    first = labels[0] if isinstance(labels, (list, tuple)) else labels
+    first = next(iter(labels), 0) if isinstance(labels, (list, tuple)) else labels
     wrong = [name for name in names if name in ("label_smoothing", "temperature")]
     if wrong and isinstance(first, float):
         raise UserError(
