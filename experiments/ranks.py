@@ -7,8 +7,9 @@ Of a finished run that ended in LoRA, or of anybody's PEFT adapter. The componen
 are ordered together, by their singular values unless ``criterion`` says otherwise, and the loss is
 drawn against the parameters kept, on ``examples`` (512) that the weights never trained on: what
 ``method.hold_out`` kept, or the task's validation file; never the test set. Chosen is the smallest
-part that loses no more than ``delta`` (0.02) of what was learned. With ``budget`` (a share),
-``parameters`` or ``rank`` (a mean) that is taken instead, which needs no data.
+part that, like all larger ones, loses no more than ``delta`` (0.02) of what was learned, ``errors``
+(1) standard errors of the difference included. With ``budget`` (a share), ``parameters`` or
+``rank`` (a mean) that is taken instead, which needs no data.
 
 It writes ranks.json, and ``ranks/`` with both adapter layouts, lora_config.json and frontier.png,
 into the folder (``out=DIR`` for another), in the place of what a cut before has left there.
@@ -105,7 +106,7 @@ def _evaluations(model: PeftModel) -> int:
 
     ranks = [layer.r["default"] for layer in lora_layers(model).values()]
     bisection = round(math.log2(sum(ranks))) - 2
-    return 3 + len(COARSE) + max(1, bisection) + round(math.log2(max(ranks)))
+    return 2 + len(COARSE) + max(1, bisection) + round(math.log2(max(ranks)))
 
 
 def describe(cut: Cut, trained: Trained, decided: Decided | None = None) -> str:

@@ -88,6 +88,7 @@ class _Ranks(_Shape):
     frontier: list[_Point] | None
     even: dict[str, _Point] = {}
     delta: float | None
+    errors: float | None = None
     learned: bool = False
     chosen: _Point | None
     examples: int = 0
