@@ -139,8 +139,8 @@ def lines(folder: Path, criteria: list[Criterion], done: set[str]) -> Iterator[d
         for frontier in drawn:
             if frontier.chosen is not None:
                 keep = ranking.first(frontier.chosen)
-                share = f"chosen {frontier.errors:g}"
-                yield part(criterion.name, ranking, keep, share=share, **more)
+                said = f"chosen {frontier.errors:g}"
+                yield part(criterion.name, ranking, keep, share=said, **more)
         if criterion.name == "singular" and "whole" not in done:
             yield from _plain(trained, ranking, part, more)
     for path in sorted(folder.iterdir()):
