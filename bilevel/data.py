@@ -13,11 +13,21 @@ import numpy as np
 
 from bilevel.errors import UserError
 
-__all__ = ["KnowsEpochs", "ResumableLoader", "SavesPosition", "some", "split", "stratified_order"]
+__all__ = [
+    "INDEX",
+    "KnowsEpochs",
+    "ResumableLoader",
+    "SavesPosition",
+    "some",
+    "split",
+    "stratified_order",
+]
 
 # Length-grouped batches are formed inside runs of this many batches: wide enough that the
 # lengths in a batch are alike, narrow enough that the order still changes from epoch to epoch.
 GROUPED = 50
+
+INDEX = "index"  # what a numbered loader calls the indices in its batches
 
 
 @runtime_checkable
@@ -110,6 +120,9 @@ class ResumableLoader:
         rank: this process's number; it gets every world_size-th example of each batch, so that
             the processes together see the batches of a single one.
         world_size: number of processes.
+        numbered: put a tensor ``index`` (n,) into every batch, the data set's index of each of its
+            examples: what belongs to an example (its weight) is then found again wherever the batch
+            is, replayed and rolled back too. The batch must be a mapping.
 
     Attributes:
         epoch: completed epochs.
@@ -133,6 +146,7 @@ class ResumableLoader:
         indices: Sequence[int] | None = None,
         rank: int = 0,
         world_size: int = 1,
+        numbered: bool = False,
     ) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
@@ -144,6 +158,7 @@ class ResumableLoader:
         self.indices = np.arange(len(dataset)) if indices is None else np.asarray(indices, int)
         self.rank = rank
         self.world_size = world_size
+        self.numbered = numbered
         self._check()
         self.epoch = 0
         self.position = 0
@@ -193,7 +208,12 @@ class ResumableLoader:
             finished = self.position == len(self)
             if finished:
                 self.epoch, self.position = self.epoch + 1, 0
-            yield self.collate([self.dataset[index] for index in batch])
+            made = self.collate([self.dataset[index] for index in batch])
+            if self.numbered:
+                import torch  # which a mistake in the words does not wait for
+
+                made[INDEX] = torch.tensor(batch)
+            yield made
             if finished:
                 return
 

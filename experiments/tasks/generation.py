@@ -16,7 +16,7 @@ from experiments.metrics.text import TEXT_METRICS, Tokenization
 from experiments.tasks.examples import TextExample
 from experiments.tasks.from_files import HELD_OUT, FromFiles
 from experiments.tasks.reading.files import Row, is_missing, read_rows
-from experiments.tasks.reading.row import check_columns, place_of
+from experiments.tasks.reading.row import check_columns, origin_of, place_of
 from experiments.tasks.reading.rows import say_odd_texts
 from experiments.tasks.reading.splits import find_split, no_split, scored_splits
 from experiments.tasks.task import Length
@@ -147,7 +147,8 @@ class Generation(FromFiles):
                 source, targets = entry
                 if not targets:
                     raise UserError(f"{place} has no reference")
-                found += [TextExample(source, target) for target in targets]
+                origin = origin_of(row, number, where)
+                found += [TextExample(source, target, (), origin) for target in targets]
         if not found:
             raise UserError(f"{where} has no row that can be used")
         say_odd_texts(rows, self.columns, where)

@@ -146,5 +146,5 @@ class Tagging(FromFiles):
                         f"{sentence.place(number)} has the tag {tag!r}, of a type that the "
                         f"training data has not: its types are {types}"
                     )
-            examples.append(TaggedExample(sentence.words, tags))
+            examples.append(TaggedExample(sentence.words, tags, sentence.origin))
         return examples

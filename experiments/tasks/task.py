@@ -15,6 +15,7 @@ from annotated_types import Ge
 from bilevel.errors import UserError
 from bilevel.settings import Count, Natural, Settings
 from experiments.answers import Answers
+from experiments.tasks.examples import Origin, Placed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,6 +72,12 @@ class TaskData(ABC):
     def metric_settings(self) -> dict[str, str]:
         """How scores are computed that have variants: metric -> one line (tokenisation, ...)."""
         return {}
+
+    def origins(self) -> list[Origin]:
+        """Where each training example stands in the user's data; one that nobody has told of
+        stands where it is."""
+        known = (e.origin if isinstance(e, Placed) else None for e in self.train)
+        return [Origin(self.name, i) if o is None else o for i, o in enumerate(known)]
 
     def tested_labels(self) -> set[str]:
         """Names of the classes or tags that occur in the test sets; none without such."""

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from bilevel.data import ResumableLoader, split, stratified_order
 from bilevel.errors import UserError
@@ -179,3 +180,26 @@ def test_examples_seen_are_counted_as_they_are_handed_out(drop_last):
             seen += len(batch)
             assert loader.seen == seen
     assert seen == (24 if drop_last else 33)
+
+
+def test_a_numbered_loader_says_which_examples_it_hands_out_and_changes_nothing_else():
+    def collate(items):
+        return {"x": torch.tensor(items)}
+
+    data = [10 * i for i in range(23)]
+    options = {"batch_size": 4, "collate": collate, "seed": 3, "indices": range(2, 23)}
+    plain, numbered = (ResumableLoader(data, numbered=n, **options) for n in (False, True))
+    for _ in range(3):  # epochs, and one more that a resumed loader begins in the midst of
+        for mine, other in zip(numbered, plain, strict=True):
+            index = mine.pop("index")
+            assert mine.keys() == other.keys()
+            assert torch.equal(mine["x"], other["x"])
+            assert torch.equal(mine["x"], 10 * index)
+    position = iter(numbered)
+    next(position)
+    again = ResumableLoader(data, numbered=True, **options)
+    again.load_state_dict(numbered.state_dict())
+    assert torch.equal(next(iter(again))["index"], next(position)["index"])
+    shares = [ResumableLoader(data, numbered=True, rank=r, world_size=2, **options) for r in (0, 1)]
+    for left, right, whole in zip(*shares, ResumableLoader(data, **options), strict=True):
+        assert sorted([*left["index"], *right["index"]]) == sorted(whole["x"] // 10)

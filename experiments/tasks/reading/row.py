@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from bilevel.errors import UserError, listed
+from experiments.tasks.examples import Origin
 from experiments.tasks.reading.dialect import likely_delimiter
 
-__all__ = ["Row", "check_columns", "place_of"]
+__all__ = ["Row", "check_columns", "origin_of", "place_of"]
 
 SHOWN = 50  # names in a message
 LONGEST = 100  # characters of one
@@ -49,6 +50,13 @@ class Row(dict[str, Any]):
 def place_of(row: Mapping[str, Any], number: int, where: str) -> str:
     """Where a row stands, for messages: its line; rows of the hub know only their number."""
     return row.place if isinstance(row, Row) else f"row {number} of {where}"
+
+
+def origin_of(row: Mapping[str, Any], number: int, where: str) -> Origin:
+    """The same as parts of an example: a file and a line, or the split and the row's number."""
+    if isinstance(row, Row):
+        return Origin(str(row.path), row.number, row.unit)
+    return Origin(where, number)
 
 
 def check_columns(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], where: str) -> None:
