@@ -28,6 +28,7 @@ from torch import Tensor
 from bilevel.errors import UserError
 from bilevel.hypergradient.base import Hypergradient
 from bilevel.hypergradient.derivatives import dot, norm
+from bilevel.hypergradient.settings_adjoint import check_step_settings
 from bilevel.hypergradient.unrolled import Unrolled
 from bilevel.nests import clone_nested
 from bilevel.problem import BilevelProblem
@@ -97,6 +98,7 @@ def check(
     exact_estimator = reference or Unrolled(keep_graph=False)
     for estimator in (exact_estimator, *estimators):
         estimator.prepare(lower)
+        check_step_settings(estimator, lower)
     # The callbacks' states stay: restoring them could cut what they have written since.
     before = clone_nested({p.name: p.state_dict() for p in problems})
     random_state = RandomState.capture()
