@@ -166,11 +166,16 @@ def test_a_run_that_kept_nothing_apart_is_told_how(
 
 
 def test_a_validation_file_will_do(tiny: Path, tmp_path: Path) -> None:
+    """Its weights are those of the first of two epochs, and what was before them is recorded."""
     data = own_files.three_files(tmp_path / "data")
-    own_files.run(tmp_path / "run", own_files.words(tiny, data, "method=lora"))
+    words = own_files.words(tiny, data, "method=lora", "train.batch_size=4")
+    result = own_files.run(tmp_path / "run", [*words, "engine.evaluate_every=1"])
+    assert result["kept"]["train"] == {"weights": "best", "step": 16}
     found = found_by(tmp_path, "rank=1")
     assert found["examples_from"] == "the validation file"
     assert found["examples"] == 24
+    assert found["decided"]["records"] == 4  # steps 13 to 16
+    assert found["decided"]["near"] is not None
 
 
 def test_a_validation_file_that_an_upper_level_learned_on_will_not(
