@@ -20,7 +20,7 @@ from experiments.config.plan import Plan
 from experiments.results import ranks_file, record, saved_model
 from experiments.results.fresh_folder import refuse_others
 from experiments.tasks.task import TaskData
-from experiments.training import decided_ranks, warm_start
+from experiments.training import decided_ranks, trained_rows, warm_start
 from experiments.training.context import RunContext
 from experiments.training.final_scores import assemble, final_scores, test_sizes
 from experiments.training.fine_tuning_job import FineTuningJob, load_task
@@ -83,6 +83,7 @@ def execute(plan: Plan, folder: Path, task: TaskData | None = None) -> dict[str,
                 "decided": scores["decided"],
             }
             ranks_file.write(ranks, folder / ranks_file.FILE)
+        trained_rows.write(folder, trained_rows.trained(job.data, values))
         if plan.figures:
             figures.draw(folder, values)
         record.write(folder, values)
