@@ -22,7 +22,7 @@ from experiments.config.plan import Plan
 from experiments.results import ranks_file, record, saved_model
 from experiments.results.fresh_folder import refuse_others
 from experiments.tasks.task import TaskData
-from experiments.training import decided_ranks, trackers, warm_start
+from experiments.training import decided_ranks, trackers, trained_rows, warm_start
 from experiments.training.context import RunContext
 from experiments.training.final_scores import assemble, final_scores, test_sizes
 from experiments.training.fine_tuning_job import FineTuningJob, load_task
@@ -103,6 +103,7 @@ def _train_and_score(job: FineTuningJob, context: RunContext, journal: Journal) 
             "decided": scores["decided"],
         }
         ranks_file.write(ranks, folder / ranks_file.FILE)
+    trained_rows.write(folder, trained_rows.trained(job.data, values))
     return values
 
 
