@@ -223,7 +223,9 @@ def describe(hint: Any, nothing: str = "null") -> str:
     kind = origin or hint
     if not isinstance(kind, type):
         return str(kind)
-    if dataclasses.is_dataclass(kind) or issubclass(kind, Mapping):
+    if issubclass(kind, Mapping):
+        return "names with their values, like {a: x, b: y}"
+    if dataclasses.is_dataclass(kind):
         return "a group of options"
     if issubclass(kind, Sequence):
         if issubclass(kind, tuple) and inner and inner[-1] is not ...:

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 def loader(
     job: Job, indices: Sequence[int] | None = None, stream: int = 0, numbered: bool = False
 ) -> ResumableLoader:
-    """Shuffled batches of the job's data, or of ``indices`` of it.
+    """Shuffled batches of the job's data, or of ``indices`` of it, drawn by its weights if any.
 
     ``stream`` tells apart loaders that should not see their data in related orders. The batches of
     a ``numbered`` one say which examples of the job's data they are made of.
@@ -31,6 +31,7 @@ def loader(
         lengths=data.lengths if job.settings.group_by_length else None,
         indices=indices,
         numbered=numbered,
+        weights=data.draw_weights,
     )
 
 
