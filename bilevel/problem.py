@@ -90,11 +90,11 @@ class BilevelProblem(ImplicitProblem):
         self.warmup_steps = self.config.warmup_steps * self.gas  # Betty counts micro-batches
         check_reentrant(self.module)
         graph.check_estimators(self._paths, jvp_fn_mapping)
-        if self._parents:
-            estimator = estimator_of(self.config)
-            if estimator is not None:
-                estimator.prepare(self)
-                self.recorder.needs = estimator.needs(self)
+        estimator = estimator_of(self.config) if self._parents else None
+        if estimator is not None:
+            self.roll_back.check(self._roll_back, estimator)
+            estimator.prepare(self)
+            self.recorder.serve(self, estimator)
 
     def patch_module(self) -> None:
         """Move the module to the device; ranks start from equal trainable parameters."""
@@ -372,16 +372,16 @@ class BilevelProblem(ImplicitProblem):
             if self.is_implemented("on_inner_loop_start"):
                 self.on_inner_loop_start()
             self._inner_loop_start = False
-            # Steps of the warm-up stand: no upper step follows them.
             end = self._count + self._unroll_steps * self.gas
-            self.roll_back.active = self._roll_back and self._training and end > self.warmup_steps
+            upper_step_follows = self._training and end > self.warmup_steps
+            self.roll_back.active = self._roll_back and upper_step_follows
             if self.roll_back.active:
                 self.roll_back.save(self)
             if self._parents:
                 estimator = estimator_of(self.config)
                 if estimator is not None and estimator.needs_vary:
-                    self.recorder.needs = estimator.needs(self)
-                self.recorder.start(self)
+                    self.recorder.serve(self, estimator)
+                self.recorder.start(self, accompanied=upper_step_follows)
         if self._training:
             self._count += 1
         stats = self.one_step_descent()

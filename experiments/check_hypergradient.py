@@ -23,6 +23,7 @@ from bilevel.hypergradient import (
     BettyDarts,
     ConjugateGradient,
     FiniteDifference,
+    Forward,
     Neumann,
     NoHypergradient,
     Sama,
@@ -56,6 +57,8 @@ ESTIMATORS: tuple[Hypergradient, ...] = (
     Unrolled(),
     Unrolled(depth=1),
     Unrolled(product="central_difference"),
+    Forward(),
+    Forward(directions=4),
 )
 # Largest error of the whole gradient, in shares of it, on any batch, of what may be trusted. It
 # leaves a cosine of 0.995 at the least.

@@ -8,6 +8,7 @@ from .base import register as register
 from .betty_darts import BettyDarts as BettyDarts
 from .cg import ConjugateGradient as ConjugateGradient
 from .finite_difference import FiniteDifference as FiniteDifference
+from .forward import Forward as Forward
 from .neumann import Neumann as Neumann
 from .none import NoHypergradient as NoHypergradient
 from .registry import estimator_of as estimator_of

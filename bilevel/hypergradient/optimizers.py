@@ -1,11 +1,12 @@
-r"""PyTorch's SGD, Adam and AdamW as differentiable functions, and vector-Jacobian products of them.
+r"""PyTorch's SGD, Adam and AdamW as differentiable functions, and products with their Jacobians.
 
 Reverse mode through training needs each optimiser step as a function
 
 .. math:: (w_{t+1}, s_{t+1}) = \Phi_t(w_t, g_t, s_t)
 
 of the weights :math:`w`, the gradients :math:`g` and the optimiser's own state :math:`s` (momentum
-or moments), and adjoints :math:`(\bar w, \bar g, \bar s)_t` from :math:`(\bar w, \bar s)_{t+1}`.
+or moments), and adjoints :math:`(\bar w, \bar g, \bar s)_t` from :math:`(\bar w, \bar s)_{t+1}`;
+forward mode needs tangents :math:`(\dot w, \dot s)_{t+1}` from :math:`(\dot w, \dot g, \dot s)_t`.
 A LoRA adapter is many small tensors, so everything that shares hyperparameters and step count is
 laid end to end in one vector first: a step is a few dozen kernels however many layers there are.
 """
@@ -40,6 +41,7 @@ __all__ = [
     "functional_step",
     "snapshot",
     "step_adjoints",
+    "step_jvp",
     "step_vjp",
 ]
 
@@ -181,6 +183,60 @@ def _set_by_tensors(bucket: _Bucket) -> dict[str, Tensor]:
     }
     bucket.hyper = replace(bucket.hyper, lr=values["lr"], weight_decay=values["weight_decay"])
     return values
+
+
+def step_jvp(
+    snapshot: OptimizerSnapshot,
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor | None],
+    tangents: Sequence[tuple[Sequence[Tensor], Sequence[Tensor], Sequence[dict[str, Tensor]]]],
+    max_norm: float = 0.0,
+) -> list[tuple[list[Tensor], list[dict[str, Tensor]]]]:
+    """Tangents of (new params, new state), one pair for each of (params, grads, state) given.
+
+    A name that is not in a tangent's ``state[i]`` counts as zero; a parameter without a gradient
+    keeps its tangents.
+    """
+    with torch.no_grad():
+        buckets = _gather(snapshot, params, grads)
+    leaves = [v.requires_grad_() for b in buckets for v in (b.params, b.grads, *b.state.values())]
+    if not leaves:
+        return [(list(p), [dict(s) for s in state]) for p, _, state in tangents]
+    with torch.enable_grad():
+        results = _advance(buckets, max_norm)
+        outputs = [vector for p, state in results for vector in (p, *state.values())]
+        # J^T u is linear in u, so J t is the derivative of <J^T u, t> by u, whatever u is.
+        dummies = [torch.zeros_like(out, requires_grad=True) for out in outputs]
+        adjoints = torch.autograd.grad(
+            *(outputs, leaves, dummies), create_graph=True, materialize_grads=True
+        )
+    live = [i for i, adjoint in enumerate(adjoints) if adjoint.requires_grad]
+    moved = []
+    for t_params, t_grads, t_state in tangents:
+        flat: list[Tensor] = []
+        for bucket in buckets:
+            flat += [lay_flat([part[i] for i in bucket.members]) for part in (t_params, t_grads)]
+            for name in bucket.state:
+                known = [t_state[i].get(name) for i in bucket.members]
+                flat.append(lay_flat(list(map(_or_zeros, known, bucket.likes))))
+        pushed = iter(
+            torch.autograd.grad(
+                [adjoints[i] for i in live],
+                dummies,
+                [flat[i] for i in live],
+                retain_graph=True,
+                materialize_grads=True,
+            )
+        )
+        new_params, new_state = list(t_params), [dict(state) for state in t_state]
+        for bucket, (_, state) in zip(buckets, results, strict=True):
+            _scatter(bucket, next(pushed), new_params)
+            for name in state:
+                pieces = split_like(next(pushed), bucket.likes)
+                for i, part in zip(bucket.members, pieces, strict=True):
+                    new_state[i][name] = part
+        moved.append((new_params, new_state))
+    return moved
 
 
 def _gather(

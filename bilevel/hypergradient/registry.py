@@ -14,6 +14,7 @@ from bilevel.hypergradient import alignment as alignment
 from bilevel.hypergradient import betty_darts as betty_darts
 from bilevel.hypergradient import cg as cg
 from bilevel.hypergradient import finite_difference as finite_difference
+from bilevel.hypergradient import forward as forward
 from bilevel.hypergradient import neumann as neumann
 from bilevel.hypergradient import none as none
 from bilevel.hypergradient import sama as sama

@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from bilevel.hypergradient.optimizers import StepAdjoints
-    from bilevel.protocols import LowerLevel
+    from bilevel.protocols import LowerLevel, UpperLevel
     from bilevel.replay.recording import StepRecord
 
 __all__ = [
     "Product",
     "check_double_backward",
+    "check_parent",
+    "check_plain_steps",
     "check_reentrant",
     "checkpoints_activations",
     "resolve_product",
@@ -75,6 +77,37 @@ def check_double_backward(lower: LowerLevel, product: str) -> None:
         raise UserError(
             "product=double_backward needs attention that can be differentiated twice; load the "
             "model with attn_implementation=eager or sdpa, or use product=central_difference"
+        )
+
+
+def check_plain_steps(lower: LowerLevel, name: str) -> None:
+    """Refuse lower steps of which the estimator ``name`` would not know all that they do.
+
+    Raises:
+        UserError: an optimiser that is not torch's SGD, Adam or AdamW, or a hook that may change
+            what a step does.
+    """
+    from bilevel.hypergradient.optimizer_state import check_supported
+
+    check_supported(lower.optimizer)
+    for hook in ("custom_optimizer_step", "grad_callback", "param_callback"):
+        if lower.is_implemented(hook):
+            raise UserError(
+                f"hypergradient {name} cannot differentiate the {hook} of problem {lower.name!r}, "
+                "which may change what a step does; use hypergradient=finite_difference"
+            )
+
+
+def check_parent(lower: LowerLevel, upper: UpperLevel, name: str) -> None:
+    """Refuse a level that ``lower`` does not wait for.
+
+    Raises:
+        UserError: ``upper`` is updated beside the steps of ``lower``.
+    """
+    if upper not in lower.parents:
+        raise UserError(
+            f"hypergradient {name} differentiates problem {lower.name!r} with respect to a "
+            f"problem that is updated beside it ({upper.name!r}); use finite_difference there"
         )
 
 

@@ -22,11 +22,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, cast
 
-from bilevel.errors import UserError
 from bilevel.hypergradient.base import Hypergradient, register
 from bilevel.hypergradient.shared import (
     Product,
     check_double_backward,
+    check_parent,
+    check_plain_steps,
     checkpoints_activations,
     resolve_product,
     step_back,
@@ -83,16 +84,7 @@ class Unrolled(Hypergradient):
 
     def prepare(self, lower: LowerLevel) -> None:
         """Refuse optimisers and kernels that cannot be differentiated."""
-        from bilevel.hypergradient.optimizer_state import check_supported
-
-        check_supported(lower.optimizer)
-        for hook in ("custom_optimizer_step", "grad_callback", "param_callback"):
-            if lower.is_implemented(hook):
-                raise UserError(
-                    f"hypergradient unrolled cannot differentiate the {hook} of problem "
-                    f"{lower.name!r}, which may change what a step does; use "
-                    "hypergradient=finite_difference"
-                )
+        check_plain_steps(lower, self.name)
         check_double_backward(lower, self.product)
 
     def implicit_term(
@@ -105,11 +97,7 @@ class Unrolled(Hypergradient):
         from bilevel.hypergradient.derivatives import vector_jacobian
         from bilevel.hypergradient.settings_adjoint import SettingsAdjoint
 
-        if upper not in lower.parents:
-            raise UserError(
-                f"hypergradient unrolled differentiates problem {lower.name!r} with respect to a "
-                f"problem that is updated beside it ({upper.name!r}); use finite_difference there"
-            )
+        check_parent(lower, upper, self.name)
         product = resolve_product(self.product, lower)
         steps = list(lower.recorded.steps)
         if self.depth is not None:

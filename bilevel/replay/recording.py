@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bilevel.errors import UserError
 
@@ -85,11 +85,18 @@ class StepRecord:
 
 
 class RecordedSteps:
-    """The T1 lower steps since the last upper step, with the upper variables that they saw."""
+    """The T1 lower steps since the last upper step, with the upper variables that they saw.
+
+    Attributes:
+        steps: the records that are kept, oldest first.
+        upper_values: E of each upper problem at the steps.
+        carried: what the estimator carries from step to step.
+    """
 
     def __init__(self) -> None:
         self.steps: deque[StepRecord] = deque()
         self.upper_values: dict[str, list[Tensor]] = {}
+        self.carried: dict[Any, Any] = {}
 
     @property
     def last(self) -> StepRecord:
@@ -109,6 +116,7 @@ class RecordedSteps:
         """Forget the previous T1 steps and keep the latest ``depth`` of those that come."""
         self.steps = deque(maxlen=depth)
         self.upper_values = upper_values
+        self.carried = {}
 
     def drop_graphs(self) -> None:
         """Free the kept graphs, once the upper steps are done."""

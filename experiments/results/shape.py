@@ -89,6 +89,7 @@ class _Ranks(_Shape):
     frontier: list[_Point] | None
     even: dict[str, _Point] = {}
     delta: float | None
+    errors: float | None = None
     learned: bool = False
     chosen: _Point | None
     examples: int = 0
@@ -102,6 +103,7 @@ class _Line(_Shape):
     kind: str
     gates: dict[str, list[float | None]] | None = None
     singular: dict[str, list[float]] | None = None
+    saved: dict[str, list[float]] | None = None
 
 
 class _Summary(_Shape):
