@@ -57,10 +57,11 @@ class SetFineTuning(common.FineTuning):
         terms = []
         for name, (scaling, down, up) in self.decayed.items():
             A, B = down.weight, up.weight
-            factor = self.values.of("scale", name)
+            factor, decay = self.values.of("scale", name), self.values.of("decay", name)
+            assert decay is not None
             scale = scaling if factor is None else scaling * factor
             square = ((B.T @ B) * (A @ A.T)).sum()
-            terms.append(self.values.of("decay", name) * scale**2 * square)
+            terms.append(decay * scale**2 * square)
         return torch.stack(terms).sum()
 
     def step_settings(self) -> Sequence[StepSettings]:
