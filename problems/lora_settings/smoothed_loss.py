@@ -40,10 +40,12 @@ class SmoothedLoss:
         if self.shifted:
             logits, labels = logits[:, :-1], labels[:, 1:]
         logits, labels = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)
-        logits = logits if logits.element_size() >= 4 else logits.float()
         if not callable(self.epsilon):
-            outputs.loss = functional.cross_entropy(logits, labels, label_smoothing=self.epsilon)
+            outputs.loss = functional.cross_entropy(
+                logits.float(), labels, label_smoothing=self.epsilon
+            )
             return outputs
+        logits = logits if logits.element_size() >= 4 else logits.float()  # not of half precision
         epsilon = self.epsilon()
         counted = labels != IGNORED
         log_p = logits.log_softmax(-1)
