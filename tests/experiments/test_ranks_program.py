@@ -120,6 +120,12 @@ def test_a_wrong_word_is_told_before_a_model_loads(
 
 def test_help_and_mistakes_load_no_heavy_library() -> None:
     lines = [["--help"], [f"run={OLDER}", "budget=2"], [f"run={OLDER}", "rank=x"], ["run=x", "-m"]]
+    lines += [
+        [f"run={OLDER}", "criterion=singulr"],
+        [f"run={OLDER}", "criterion=activation", "x=2"],
+    ]
+    wrong = "criterion_options={densty: 0.1}"
+    lines += [[f"run={OLDER}", "criterion=gates", wrong], ["criterion=greedy"]]
     script = (
         "import contextlib, sys\n"
         "from experiments.ranks import main\n"
@@ -133,7 +139,8 @@ def test_help_and_mistakes_load_no_heavy_library() -> None:
     )
     assert done.stdout.splitlines()[-1] == "[]"
     assert "adapter=DIR" in done.stdout
-    assert len(done.stderr.splitlines()) == 3
+    assert len(done.stderr.splitlines()) == 7
+    assert "densty" in done.stderr
 
 
 @pytest.mark.parametrize(
