@@ -62,9 +62,7 @@ class RankOptions(CutOptions, Budget):
         given = {
             key: places.value(f"{key}={text}") for key, text in words.items() if text is not None
         }
-        options = from_values(cls, given, "")
-        options.named()
-        return options
+        return from_values(cls, given, "")
 
 
 def find_ranks(trained: Trained, options: RankOptions) -> Cut:
