@@ -27,7 +27,9 @@ from bilevel.hypergradient import (
     Hypergradient,
     Neumann,
     NoHypergradient,
+    Nystrom,
     Sama,
+    Soba,
     Unrolled,
 )
 
@@ -46,6 +48,8 @@ ESTIMATORS: dict[str, tuple[Hypergradient, str]] = {
     "sama": (Sama(), "sdpa"),
     "neumann, 1 iteration": (Neumann(alpha=0.1), "eager"),
     "cg, 5 iterations": (ConjugateGradient(), "eager"),
+    "nystrom, rank 10": (Nystrom(), "eager"),
+    "soba": (Soba(), "eager"),
 }
 
 

@@ -26,7 +26,9 @@ from bilevel.hypergradient import (
     Forward,
     Neumann,
     NoHypergradient,
+    Nystrom,
     Sama,
+    Soba,
     Unrolled,
 )
 from experiments.cli.command_line import CommandLine
@@ -53,6 +55,8 @@ ESTIMATORS: tuple[Hypergradient, ...] = (
     Sama(),
     Neumann(),
     ConjugateGradient(),
+    Nystrom(),
+    Soba(),
     Alignment(),
     Unrolled(),
     Unrolled(depth=1),

@@ -21,7 +21,9 @@ from bilevel.hypergradient import (
     Hypergradient,
     Neumann,
     NoHypergradient,
+    Nystrom,
     Sama,
+    Soba,
     Unrolled,
     estimator_of,
     register,
@@ -37,6 +39,8 @@ ALL = [
     Forward,
     Neumann,
     ConjugateGradient,
+    Nystrom,
+    Soba,
     Sama,
     Alignment,
 ]
