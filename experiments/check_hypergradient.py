@@ -27,6 +27,7 @@ from bilevel.hypergradient import (
     Neumann,
     NoHypergradient,
     Nystrom,
+    Penalty,
     Sama,
     Soba,
     Unrolled,
@@ -63,6 +64,7 @@ ESTIMATORS: tuple[Hypergradient, ...] = (
     Unrolled(product="central_difference"),
     Forward(),
     Forward(directions=4),
+    Penalty(),
 )
 # Largest error of the whole gradient, in shares of it, on any batch, of what may be trusted. It
 # leaves a cosine of 0.995 at the least.

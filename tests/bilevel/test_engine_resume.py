@@ -11,6 +11,7 @@ from bilevel.hypergradient import (
     Forward,
     NoHypergradient,
     Nystrom,
+    Penalty,
     Soba,
     Unrolled,
 )
@@ -91,7 +92,9 @@ def test_a_resumed_run_is_bit_equal(options, at):
 
 
 @pytest.mark.parametrize("at", [1, 5])
-@pytest.mark.parametrize("estimator", [Forward(directions=2), Nystrom(), Soba()], ids=repr)
+@pytest.mark.parametrize(
+    "estimator", [Forward(directions=2), Nystrom(), Soba(), Penalty()], ids=repr
+)
 def test_a_resumed_run_is_bit_equal_with_every_memory(estimator, at, tmp_path):
     """Random directions, and what an estimator has remembered; by way of the file."""
 

@@ -22,6 +22,7 @@ from bilevel.hypergradient import (
     Neumann,
     NoHypergradient,
     Nystrom,
+    Penalty,
     Sama,
     Soba,
     Unrolled,
@@ -41,6 +42,7 @@ ALL = [
     ConjugateGradient,
     Nystrom,
     Soba,
+    Penalty,
     Sama,
     Alignment,
 ]
