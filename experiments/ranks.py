@@ -8,7 +8,7 @@ are ordered together, by their singular values unless ``criterion`` says otherwi
 drawn against the parameters kept, on ``examples`` (512) that the weights never trained on: what
 ``method.hold_out`` kept, or the task's validation file; never the test set. Chosen is the smallest
 part that, like all larger ones, loses no more than ``delta`` (0.02) of what was learned, ``errors``
-(1) standard errors of the difference included. With ``budget`` (a share), ``parameters`` or
+(2) standard errors of the difference included. With ``budget`` (a share), ``parameters`` or
 ``rank`` (a mean) that is taken instead, which needs no data.
 
 It writes ranks.json, and ``ranks/`` with both adapter layouts, lora_config.json and frontier.png,

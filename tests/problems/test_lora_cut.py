@@ -132,7 +132,7 @@ def test_the_choice_is_the_smallest_that_loses_no_more_than_delta(whole, outcome
 
     def enough(count: int) -> bool:
         apart = losses(count) - all_of_it
-        return bool(apart.mean() + apart.std() / len(apart) ** 0.5 <= delta)
+        return bool(apart.mean() + CUT.errors * apart.std() / len(apart) ** 0.5 <= delta)
 
     chosen = outcome.cut.frontier.chosen
     assert enough(chosen)
