@@ -33,13 +33,13 @@ class PlainLevel:
     dropout masks are new ones, the same in all passes.
 
     Raises:
-        UserError: the estimator needs recorded steps, or the problem is none of Betty's.
+        UserError: the estimator needs records or a memory, or the problem is none of Betty's.
     """
 
     def __init__(self, problem: Any, estimator: Hypergradient) -> None:
         if estimator.needs_records or not isinstance(problem, ImplicitProblem):
             raise UserError(
-                f"hypergradient {estimator.name!r} needs the recorded steps of a "
+                f"hypergradient {estimator.name!r} needs the recorded steps or the memory of a "
                 f"bilevel.LowerProblem, but problem {problem.name!r} is a "
                 f"{type(problem).__name__}; use LowerProblem, or finite_difference, neumann or cg"
             )

@@ -37,6 +37,23 @@ class _Decided(_Shape):
     components: int
 
 
+class _Source(_Shape):
+    source: str
+    examples: int
+    weight: float
+    low: float
+    high: float
+    share: float
+    verdict: str | None
+
+
+class _SourceWeights(_Shape):
+    weights: Numbers
+    even: float
+    records: int
+    sources: list[_Source]
+
+
 class _Result(_Shape):
     """What every version has written; later additions have a default."""
 
@@ -70,6 +87,7 @@ class _Result(_Shape):
     validation: _Validation | None = None
     decided: _Decided | None = None
     lora: dict[str, Any] | None = None
+    source_weights: _SourceWeights | None = None
 
 
 class _Point(_Shape):

@@ -19,8 +19,9 @@ from experiments.figures import read_metrics
 from experiments.metrics.ranks import information, linear_costs, recovery
 from experiments.metrics.weight_change import moved
 from experiments.plots.records import final_values
-from experiments.results import record
+from experiments.results import record, source_table
 from experiments.results.saved_model import Saved, load
+from experiments.tasks.sources import sizes
 from experiments.tasks.task import TaskData
 from experiments.training import decided_ranks, warm_start
 from experiments.training.doubts import about_cut, about_predictions
@@ -57,7 +58,15 @@ def final_scores(
         "update": moved(model.cpu(), stock := job.stock_model()),
         "planted": _planted_score(job.task, outcome, stock, folder),
         "decided": _decided(job, outcome, folder),
+        "source_weights": _source_weights(job, outcome, folder),
     }
+
+
+def _source_weights(job: FineTuningJob, outcome: Outcome, folder: Path) -> dict[str, Any] | None:
+    """What each source was worth, of a method that has learned it."""
+    if outcome.source_weights is None:
+        return None
+    return source_table.of_records(read_metrics(folder), sizes(job.task.train) or {})
 
 
 def _decided(job: FineTuningJob, outcome: Outcome, folder: Path) -> dict[str, Any] | None:
@@ -132,6 +141,7 @@ def assemble(
         "ranks": outcome.ranks,
         "decided": scores["decided"],
         "lora": outcome.lora,
+        "source_weights": scores["source_weights"],
         "trainable_parameters": outcome.trainable_parameters,
         "adapter_parameters": saved.parameters,
         "head_parameters": saved.head_parameters,

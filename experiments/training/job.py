@@ -19,7 +19,7 @@ from experiments.cli.quiet import quiet
 from experiments.cli.resume import exclusive
 from experiments.cli.writing import clean
 from experiments.config.plan import Plan
-from experiments.results import ranks_file, record, saved_model, settings_file
+from experiments.results import ranks_file, record, saved_model, settings_file, source_table
 from experiments.results.fresh_folder import refuse_others
 from experiments.tasks.task import TaskData
 from experiments.training import decided_ranks, trackers, trained_rows, warm_start
@@ -95,9 +95,12 @@ def _train_and_score(job: FineTuningJob, context: RunContext, journal: Journal) 
     for words in scores["warnings"]:
         log.warning("%s", words)
     values = assemble(job, stages, outcome, saved, scores)
+    title = f"{values['method']} on {task.name}, {values['model']}"
+    if values["source_weights"] is not None:
+        source_table.write(title, values["source_weights"], folder)
     if outcome.cut is not None:
         ranks = {
-            "title": f"{values['method']} on {task.name}, {values['model']}",
+            "title": title,
             **outcome.cut.as_json(),
             "examples_from": outcome.cut_by,
             "decided": scores["decided"],
