@@ -9,8 +9,9 @@ compares the methods alone. Published settings for RoBERTa-base: r 8, alpha 16, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bilevel import lowrank
@@ -25,11 +26,14 @@ from problems.common import (
     OptimizerSettings,
     Outcome,
     Stage,
+    TrainData,
     Training,
 )
 
 if TYPE_CHECKING:
     from peft import PeftModel
+
+    from problems.common import FineTuning
 
 __all__ = ["LoRA", "held_apart", "lora_training", "train_lora"]
 
@@ -40,6 +44,7 @@ class LoRA(LowRankMethod):
 
     name: ClassVar[str] = "lora"
     splits_fused: ClassVar[bool] = True
+    takes_weights: ClassVar[bool] = True
     targets: str | None = None  # type: ignore[misc]
     """Where adapters go (qv, all) unless train.target_modules says otherwise; null for qv."""
     hold_out: Share = 0.0
@@ -90,15 +95,27 @@ def train_lora(
     epochs: float,
     default_lr: float = 5e-4,
     hold_out: float = 0.0,
+    data: TrainData | None = None,
 ) -> Training:
-    """Train the LoRA that a model has, on the training data but ``hold_out``."""
-    data = job.data
-    train, held_out = held_apart(job, hold_out)
-    batches = common.loader(job, train)
+    """Train the LoRA that a model has, on the training data but ``hold_out``, under its weights.
+
+    Other ``data`` take the place of the job's.
+    """
+    data = job.data if data is None else data
+    train, held_out = held_apart(job, hold_out, data)
+    batches = common.loader(job, train, numbered=data.weights is not None, data=data)
     steps = common.total_steps(job, batches, epochs)
     parameters = common.trainable(model)
     lr = job.settings.lr if job.settings.lr is not None else default_lr
-    problem = common.only_problem(common.FineTuning, job, model, batches, optimizer, steps, lr)
+    kind: Callable[..., FineTuning] = common.FineTuning
+    if data.weights is not None:
+        import torch
+
+        from problems.common.weighted import Weighted
+
+        weights = torch.tensor(list(data.weights))
+        kind = partial(Weighted, losses=job.example_losses, weights=weights)
+    problem = common.only_problem(kind, job, model, batches, optimizer, steps, lr)
 
     def finish(stats: dict[str, float]) -> Outcome:
         layers = lowrank.lora_layers(model)
@@ -120,9 +137,12 @@ def train_lora(
     )
 
 
-def held_apart(job: Job, hold_out: float) -> tuple[list[int], list[int]]:
+def held_apart(
+    job: Job, hold_out: float, data: TrainData | None = None
+) -> tuple[list[int], list[int]]:
     """Indices of the training data that are trained on, and of the share that is kept apart."""
-    count = len(job.data.examples)
+    data = job.data if data is None else data
+    count = len(data.examples)
     if not hold_out:
         return list(range(count)), []
-    return split_indices(count, 1 - hold_out, job.seed, job.data.labels)
+    return split_indices(count, 1 - hold_out, job.seed, data.labels)

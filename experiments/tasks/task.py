@@ -45,6 +45,7 @@ class TaskData(ABC):
         true_ranks: the right rank of each matrix, by its full name, where it is known.
         train_source: the split that the training examples were read from; None without any.
         warnings: what was said of the data while they were read.
+        weights: of the training examples in the loss, equally many; None for equal ones.
     """
 
     name: str
@@ -57,6 +58,7 @@ class TaskData(ABC):
     true_ranks: dict[str, int] | None = None
     train_source: str | None = "train"
     warnings: tuple[str, ...] = ()
+    weights: tuple[float, ...] | None = None
 
     @property
     @abstractmethod

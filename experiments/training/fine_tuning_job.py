@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bilevel import Hypergradient, distributed
 from bilevel.checkpoint.folder import Checkpointer
 from bilevel.cutting import Losses
+from bilevel.errors import UserError
 from bilevel.lowrank import split_fused
 from experiments.config.plan import Plan
 from experiments.models.memory import recompute, settled_precision
@@ -41,6 +42,11 @@ def load_task(plan: Plan) -> TaskData:
     with heard() as warnings:
         task = plan.task.load()
     check_smoothing(plan.settings.label_smoothing, task.answers)
+    if task.weights is not None and not plan.method.takes_weights:
+        raise UserError(
+            f"task {task.name} gives its training examples weights, and method {plan.chosen} would "
+            "pass over them: take method=lora"
+        )
     plan.method.check_size(len(task.train), plan.settings.batch_size)
     plan.method.check_steps(len(task.train), plan.settings)
     choosing.check(plan.engine, plan.method, task)
@@ -111,6 +117,7 @@ class FineTuningJob:
             labels=task.stratify(task.train),
             lengths=[len(example["input_ids"]) for example in examples],
             validation=None if task.validation is None else tokenise(task.validation),
+            weights=task.weights,
         )
         tests = {name: tokenise(rows) for name, rows in task.tests.items()}
         if isinstance(task, TextData):
@@ -148,6 +155,10 @@ class FineTuningJob:
     def losses(self, model: nn.Module, rows: Sequence[dict[str, Any]]) -> Losses:
         """See :meth:`problems.common.method.Job.losses`."""
         return example_losses(model, self.task, rows, self.data.collate)
+
+    def example_losses(self, outputs: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """See :meth:`problems.common.method.Job.example_losses`."""
+        return self.task.example_losses(outputs, dict(batch))
 
     def stock_model(self) -> PreTrainedModel:
         """The same as transformers makes it, which what was saved must fit."""

@@ -17,7 +17,7 @@ from experiments.cli.quiet import quiet
 from experiments.cli.resume import exclusive
 from experiments.cli.writing import clean
 from experiments.config.plan import Plan
-from experiments.results import ranks_file, record, saved_model
+from experiments.results import ranks_file, record, saved_model, weights_file
 from experiments.results.fresh_folder import refuse_others
 from experiments.tasks.task import TaskData
 from experiments.training import decided_ranks, warm_start
@@ -75,6 +75,8 @@ def execute(plan: Plan, folder: Path, task: TaskData | None = None) -> dict[str,
         for words in scores["warnings"]:
             log.warning("%s", words)
         values = assemble(job, stages, outcome, saved, scores)
+        if outcome.example_weights is not None:
+            weights_file.write(outcome.example_weights.tolist(), job.data.examples, folder)
         if outcome.cut is not None:
             ranks = {
                 "title": f"{values['method']} on {task.name}, {values['model']}",

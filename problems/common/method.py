@@ -76,6 +76,17 @@ class Job(Protocol):
         For what a method decides between its stages; nothing is trained by it.
         """
 
+    def example_losses(self, outputs: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The task's loss of each example of a batch, to be trained by.
+
+        Args:
+            outputs: of the model.
+            batch: what it was given, ``labels`` included.
+
+        Returns:
+            Sums of losses, (n,), and of how many (words, tokens, or 1) each is the sum, (n,).
+        """
+
 
 @dataclass(frozen=True)
 class Training:
@@ -140,6 +151,7 @@ class Method(Settings, ABC):
             with what a layer puts out.
         takes_targets: its adapters go where ``train.target_modules`` says; False for a method that
             has places of its own.
+        takes_weights: it trains under ``TrainData.weights``; the others would pass over them.
         virtual_tokens: positions that the method's own tokens take from the text.
         inexact: why even ``unrolled`` is not the derivative of this method's run, where it is not.
     """
@@ -150,6 +162,7 @@ class Method(Settings, ABC):
     trains_weights: ClassVar[bool] = False
     reads_weights: ClassVar[bool] = False
     takes_targets: ClassVar[bool] = True
+    takes_weights: ClassVar[bool] = False
     virtual_tokens: ClassVar[int] = 0
     inexact: ClassVar[str] = ""
 

@@ -26,6 +26,8 @@ class TrainData:
         labels: classes to stratify splits by; None for regression.
         lengths: tokens of each example, for grouping by length.
         validation: the task's own validation split where it has one besides its test set.
+        weights: of the examples in the loss, for a method that ``takes_weights``; None for equal
+            ones.
     """
 
     examples: Sequence[dict[str, Any]]
@@ -33,6 +35,7 @@ class TrainData:
     labels: Sequence[int] | None
     lengths: Sequence[int]
     validation: Sequence[dict[str, Any]] | None = None
+    weights: Sequence[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ class Outcome:
         cut_by: the examples that drew the frontier of the cut, in words.
         validation_trained_on: the weights were trained on the held-out part of the training data
             in the end, after they were last scored on it.
+        example_weights: learned ones of the training examples, (n,), in their order; None without.
     """
 
     model: Any
@@ -92,3 +96,4 @@ class Outcome:
     cut: Cut | None = None
     cut_by: str = ""
     validation_trained_on: bool = False
+    example_weights: Tensor | None = None
