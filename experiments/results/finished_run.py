@@ -125,11 +125,11 @@ class SavedRun:
         inside = isinstance(share, int | float) and not isinstance(share, bool) and 0 < share < 1
         return float(share) if inside else None  # type: ignore[arg-type]
 
-    def base(self, task: TaskData) -> LoadedModel:
-        """The base model with an untrained head, and its tokenizer.
+    def spec(self) -> ModelSpec:
+        """What the base model is, and where.
 
         Raises:
-            UserError: it cannot be loaded, or the run's own copy is damaged or names code to run.
+            UserError: the run's own copy is damaged or names code to run.
         """
         model = self.config.model
         own = self.folder / record.BASE
@@ -141,8 +141,15 @@ class SavedRun:
             changes = {"warm_start": None, "package": None, "pretrained": str(own)}
             known = {key: value for key, value in changes.items() if key in model or value}
             model = OmegaConf.merge(OmegaConf.create(OmegaConf.to_container(model)), known)
-        spec = build(model, "model", ModelSpec, self.modules)
-        return spec.load(task.answers, int(self.config.seed))
+        return build(model, "model", ModelSpec, self.modules)
+
+    def base(self, task: TaskData) -> LoadedModel:
+        """The base model with an untrained head, and its tokenizer.
+
+        Raises:
+            UserError: as :meth:`spec`, or it cannot be loaded.
+        """
+        return self.spec().load(task.answers, int(self.config.seed))
 
 
 def _is_other(folder: Path, task: DictConfig, given: Collection[str]) -> bool:

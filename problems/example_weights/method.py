@@ -37,6 +37,7 @@ from annotated_types import Gt, Lt
 
 from bilevel.data import ResumableLoader
 from bilevel.errors import UserError
+from bilevel.settings import Count
 from problems import common
 from problems.common import (
     DVal,
@@ -62,6 +63,7 @@ __all__ = ["ExampleWeights"]
 
 log = logging.getLogger(__name__)
 
+MOST_TRUSTED = 64  # in a batch, where nobody says how many
 NEEDED = (
     "give the task trusted examples: a file validation beside its test file, task.trusted_file=FILE"
     ", or task.trusted=N, that many of its training examples"
@@ -82,6 +84,8 @@ class ExampleWeights(LowRankMethod, TwoLevelMethod):
     drop: Annotated[float, Gt(0), Lt(1)] = 0.3
     """Share of the training examples that apply=drop leaves out. Not learned: give what you think
     is wrong; experiments.suspects estimates it."""
+    trusted_batch: Count | None = None
+    """Trusted examples in a batch of the upper level; null for all, but for 64 at the most."""
     trusted_too: bool = True
     """Train on the trusted examples too in the end."""
     lower: OptimizerSettings = field(default_factory=lambda: OptimizerSettings(weight_decay=0.1))
@@ -175,9 +179,9 @@ class ExampleWeights(LowRankMethod, TwoLevelMethod):
         )
 
     def parts(self, job: Job) -> Parts:
-        """All of the training data, numbered, and the trusted examples, a batch of them at most."""
+        """All of the training data, numbered, and the trusted examples."""
         trusted = list(job.data.validation or ())
-        size = min(job.settings.batch_size, len(trusted))
+        size = min(self.trusted_batch or MOST_TRUSTED, len(trusted))
         upper = ResumableLoader(trusted, size, job.data.collate, seed=job.seed + 1000)
         sizes = {"train": len(job.data.examples), "validation": len(trusted)}
         return Parts(common.loader(job, numbered=True), upper, trusted, sizes)
