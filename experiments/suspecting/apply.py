@@ -67,4 +67,7 @@ def applied(task: D, found: Found, apply: Apply, by: str, count: int) -> D:
         train = []
     else:
         weights = (*(1 - found.scores.columns["weight"]), *(1.0 for _ in trusted))
-    return replace(task, train=[*train, *trusted], validation=None, weights=weights)
+    # Sources' weights in the draw were of the whole training data.
+    return replace(
+        task, train=[*train, *trusted], validation=None, weights=weights, draw_weights=None
+    )

@@ -61,7 +61,15 @@ def find(job: FineTuningJob, run: Path, number: int, epochs: float, trusted_epoc
         seen[others] += look(model, job, [rows[i] for i in others]).losses / (number - 1)
     log.info("LoRA on the %d trusted examples alone", len(trusted))
     lengths = [len(row["input_ids"]) for row in trusted]
-    alone = replace(job.data, examples=trusted, labels=None, lengths=lengths, validation=None)
+    alone = replace(
+        job.data,
+        examples=trusted,
+        labels=None,
+        lengths=lengths,
+        validation=None,
+        sources=None,
+        draw_weights=None,
+    )
     by_trusted = look(trained_lora(job, alone, trusted_epochs), job, rows)
     return _scored(job, run, joined(held, count), by_trusted, along, seen)
 

@@ -59,6 +59,8 @@ def part(data: TrainData, indices: Sequence[int]) -> TrainData:
         labels=None if data.labels is None else [data.labels[i] for i in indices],
         lengths=[data.lengths[i] for i in indices],
         validation=None,
+        sources=None,
+        draw_weights=None if data.draw_weights is None else [data.draw_weights[i] for i in indices],
     )
 
 

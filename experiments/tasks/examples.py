@@ -24,12 +24,14 @@ class Origin(NamedTuple):
         unit: "line", or "row" where a file has no lines.
         truth: the right answer, in the form of the example's own, where it is known and the given
             one may be another.
+        source: what the user calls the part of the data that it is from; None where it has no name.
     """
 
     file: str
     number: int
     unit: str = "row"
     truth: Any = None
+    source: str | None = None
 
 
 @runtime_checkable

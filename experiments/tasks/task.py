@@ -46,6 +46,8 @@ class TaskData(ABC):
         train_source: the split that the training examples were read from; None without any.
         warnings: what was said of the data while they were read.
         weights: of the training examples in the loss, equally many; None for equal ones.
+        draw_weights: of the training examples in the drawing of batches, equally many; None draws
+            each once an epoch.
     """
 
     name: str
@@ -59,6 +61,7 @@ class TaskData(ABC):
     train_source: str | None = "train"
     warnings: tuple[str, ...] = ()
     weights: tuple[float, ...] | None = None
+    draw_weights: tuple[float, ...] | None = None
 
     @property
     @abstractmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from bilevel import Hypergradient, distributed
+from bilevel import Callback, Hypergradient, distributed
 from bilevel.checkpoint.folder import Checkpointer
 from bilevel.cutting import Losses
 from bilevel.errors import UserError
@@ -21,6 +21,7 @@ from experiments.models.memory import recompute, settled_precision
 from experiments.models.target_modules import target_modules
 from experiments.tasks.kinds.room import check_room
 from experiments.tasks.kinds.text import TextData
+from experiments.tasks.sources import Sourced, sizes, source_of
 from experiments.tasks.task import TaskData
 from experiments.training import choosing, warm_start
 from experiments.training.context import RunContext
@@ -41,6 +42,9 @@ def load_task(plan: Plan) -> TaskData:
     """
     with heard() as warnings:
         task = plan.task.load()
+    if isinstance(plan.task, Sourced):
+        task = replace(task, draw_weights=plan.task.draw_weights(task.train))
+    plan.method.check_sources(sizes(task.train), drawn=task.draw_weights is not None)
     check_smoothing(plan.settings.label_smoothing, task.answers)
     if task.weights is not None and not plan.method.takes_weights:
         raise UserError(
@@ -118,6 +122,8 @@ class FineTuningJob:
             lengths=[len(example["input_ids"]) for example in examples],
             validation=None if task.validation is None else tokenise(task.validation),
             weights=task.weights,
+            sources=None if sizes(task.train) is None else [str(source_of(e)) for e in task.train],
+            draw_weights=task.draw_weights,
         )
         tests = {name: tokenise(rows) for name, rows in task.tests.items()}
         if isinstance(task, TextData):
@@ -164,7 +170,12 @@ class FineTuningJob:
         """The same as transformers makes it, which what was saved must fit."""
         return warm_start.load(self.plan.model, self.task.answers, self.seed).model
 
-    def context(self, folder: Path) -> RunContext:
+    def context(
+        self,
+        folder: Path,
+        listeners: Sequence[Callable[[dict[str, Any]], None]] = (),
+        callbacks: Sequence[Callback] = (),
+    ) -> RunContext:
         """What the stages of a run in ``folder`` share."""
         options, task = self.plan.engine, self.task
         rows = [*self.data.examples, *(self.data.validation or ())]
@@ -180,6 +191,8 @@ class FineTuningJob:
             tokenizer=self.tokenizer,
             checkpointer=Checkpointer(folder / "checkpoints", options.keep_checkpoints),
             resume=self.plan.resume,
+            listeners=listeners,
+            callbacks=callbacks,
         )
 
 

@@ -22,7 +22,7 @@ def loader(
     numbered: bool = False,
     data: TrainData | None = None,
 ) -> ResumableLoader:
-    """Shuffled batches of the job's data, or of ``indices`` of it.
+    """Shuffled batches of the job's data, or of ``indices`` of it, drawn by its weights if any.
 
     ``stream`` tells apart loaders that should not see their data in related orders. The batches of
     a ``numbered`` one say which examples of it they are made of. Other ``data`` are taken in the
@@ -37,6 +37,7 @@ def loader(
         lengths=data.lengths if job.settings.group_by_length else None,
         indices=indices,
         numbered=numbered,
+        weights=data.draw_weights,
     )
 
 

@@ -201,6 +201,17 @@ class Method(Settings, ABC):
             UserError: the method is to train on it, and it has fewer examples than a batch.
         """
 
+    def check_sources(self, sizes: Mapping[str, int] | None, drawn: bool) -> None:
+        """Refuse training data by their sources, before a model is loaded.
+
+        Args:
+            sizes: source -> its examples; None where sources have no names.
+            drawn: whether they have weights to be drawn by.
+
+        Raises:
+            UserError: the method needs sources that there are not.
+        """
+
     def held_out(self, own: bool) -> DVal | None:
         """What validation data its stages have; None: only they can tell.
 

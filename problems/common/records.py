@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
     from bilevel.cutting import Cut
 
-__all__ = ["Outcome", "TrainData", "TrainSettings"]
+__all__ = ["SOURCE_WEIGHT", "Outcome", "TrainData", "TrainSettings"]
+
+SOURCE_WEIGHT = "source_weight "  # before a source's name, in what a method watches
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class TrainData:
         validation: the task's own validation split where it has one besides its test set.
         weights: of the examples in the loss, for a method that ``takes_weights``; None for equal
             ones.
+        sources: the source of each example by name, where the user's data have several.
+        draw_weights: of the examples in the drawing of batches; None draws each once an epoch.
     """
 
     examples: Sequence[dict[str, Any]]
@@ -36,6 +40,8 @@ class TrainData:
     lengths: Sequence[int]
     validation: Sequence[dict[str, Any]] | None = None
     weights: Sequence[float] | None = None
+    sources: Sequence[str] | None = None
+    draw_weights: Sequence[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,7 @@ class Outcome:
         validation_trained_on: the weights were trained on the held-out part of the training data
             in the end, after they were last scored on it.
         example_weights: learned ones of the training examples, (n,), in their order; None without.
+        source_weights: learned ones of the sources, which sum to 1; None without.
     """
 
     model: Any
@@ -97,3 +104,4 @@ class Outcome:
     cut_by: str = ""
     validation_trained_on: bool = False
     example_weights: Tensor | None = None
+    source_weights: dict[str, float] | None = None

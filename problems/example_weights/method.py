@@ -221,5 +221,15 @@ def _left(
     rows = [*(data.examples[i] for i in kept), *trusted]
     if weights is not None:
         weights = [*(weights[i] for i in kept), *[1.0] * len(trusted)]
-    lengths = [len(row["input_ids"]) for row in rows]
-    return replace(data, examples=rows, labels=None, lengths=lengths, weights=weights)
+    draw = data.draw_weights
+    if draw is not None:  # trusted ones as often as the mean of the others
+        draw = [*(draw[i] for i in kept), *[sum(draw) / len(draw)] * len(trusted)]
+    return replace(
+        data,
+        examples=rows,
+        labels=None,
+        lengths=[len(row["input_ids"]) for row in rows],
+        sources=None,
+        weights=weights,
+        draw_weights=draw,
+    )

@@ -203,3 +203,34 @@ def test_a_numbered_loader_says_which_examples_it_hands_out_and_changes_nothing_
     shares = [ResumableLoader(data, numbered=True, rank=r, world_size=2, **options) for r in (0, 1)]
     for left, right, whole in zip(*shares, ResumableLoader(data, **options), strict=True):
         assert sorted([*left["index"], *right["index"]]) == sorted(whole["x"] // 10)
+
+
+def test_examples_are_drawn_by_their_weights():
+    """Each n w / sum(w) times an epoch, rounded up or down; those without weight never."""
+    weights = [0.0, 1.0, 2.5, 0.5] * 10
+    loader = ResumableLoader(list(range(40)), 8, list, seed=3, weights=weights)
+    drawn = np.zeros(40)
+    for _ in range(50):
+        epoch = np.bincount([i for batch in loader for i in batch], minlength=40)
+        assert epoch.sum() == 40
+        assert (np.abs(epoch - np.array(weights)) < 1).all()
+        drawn += epoch
+    assert np.abs(drawn.reshape(10, 4).mean(0) / 50 - weights[:4]).max() < 0.02
+
+
+def test_drawing_by_weights_resumes():
+    def make():
+        return ResumableLoader(list(range(12)), 4, list, seed=1, weights=[1, 3, 0] * 4)
+
+    whole = make()
+    batches = [batch for _ in range(2) for batch in whole]
+    begun, other = make(), make()
+    first = next(iter(begun))
+    other.load_state_dict(begun.state_dict())
+    assert [first, *other, *other] == batches
+
+
+@pytest.mark.parametrize("weights", [[0, 0, 0], [1, -1, 1], [1, 1], [1, float("nan"), 1]])
+def test_weights_that_nothing_can_be_drawn_by(weights):
+    with pytest.raises(UserError, match="weights"):
+        ResumableLoader([1, 2, 3], 1, list, weights=weights)

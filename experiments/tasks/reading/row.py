@@ -24,9 +24,10 @@ class Row(dict[str, Any]):
         path: the file.
         number: of its first line as an editor shows it, from 1; or of the row, from 0.
         unit: "line", or "row" where a file has no lines.
+        source: what the user calls the part of the data that it is from; None without a name.
     """
 
-    __slots__ = ("number", "path", "unit")
+    __slots__ = ("number", "path", "source", "unit")
 
     def __init__(
         self,
@@ -39,6 +40,7 @@ class Row(dict[str, Any]):
         self.path = path
         self.number = number
         self.unit = unit
+        self.source: str | None = None
 
     @property
     def place(self) -> str:
@@ -55,7 +57,7 @@ def place_of(row: Mapping[str, Any], number: int, where: str) -> str:
 def origin_of(row: Mapping[str, Any], number: int, where: str) -> Origin:
     """The same as parts of an example: a file and a line, or the split and the row's number."""
     if isinstance(row, Row):
-        return Origin(str(row.path), row.number, row.unit)
+        return Origin(str(row.path), row.number, row.unit, source=row.source)
     return Origin(where, number)
 
 

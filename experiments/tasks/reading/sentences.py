@@ -14,6 +14,7 @@ from experiments.tasks.reading.dialect import Dialect
 from experiments.tasks.reading.files import read_rows
 from experiments.tasks.reading.lines import Sentence, sentences_of_lines
 from experiments.tasks.reading.row import check_columns, origin_of, place_of
+from experiments.tasks.reading.source_names import SourceNames
 
 __all__ = ["LINES", "SUFFIXES", "Sentence", "read_sentences"]
 
@@ -27,6 +28,7 @@ def read_sentences(
     columns: tuple[str, str],
     names: Sequence[str],
     dialect: Dialect | None = None,
+    sources: SourceNames | None = None,
 ) -> list[Sentence]:
     """Read files of `SUFFIXES`.
 
@@ -35,19 +37,26 @@ def read_sentences(
         columns: of words and tags: names in rows, positions in lines.
         names: of the tags, for rows with numbers.
         dialect: how text files are written.
+        sources: where the names of the sentences' sources are; None: they have none.
 
     Raises:
         UserError: a file cannot be read, it has no words, words and tags do not fit, or a number
             has no name.
     """
     dialect = dialect or Dialect()
+    sources = sources or SourceNames()
     found: list[Sentence] = []
     for path in paths:
         if path.name.lower().removesuffix(".gz").endswith(LINES):
-            found += sentences_of_lines(path, columns, dialect)
+            source = sources.of_lines(path)
+            found += [
+                sentence._replace(origin=sentence.origin._replace(source=source))
+                for sentence in sentences_of_lines(path, columns, dialect)
+            ]
             continue
         rows = read_rows(path, dialect)
         where = str(path)
+        sources.put_on(rows, where)
         check_columns(rows, columns, where)
         found += [
             _from_row(
