@@ -87,7 +87,8 @@ class LabelTrust(Task):
                 "together: the wrong labels are in the data already"
             )
         draw = random.Random(f"label noise {self.noise_seed}")
-        wrong = _WrongTags(data) if data.answers.kind == TAGS else _WrongClasses(data)
+        tags = data.answers.kind == TAGS
+        wrong: _WrongTags | _WrongClasses = _WrongTags(data) if tags else _WrongClasses(data)
         one_sided = self.noise_kind == "one_sided"
         able = [i for i, e in enumerate(data.train) if wrong.able(e, one_sided)]
         changed = set(draw.sample(able, round(self.label_noise * len(able))))

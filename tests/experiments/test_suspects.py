@@ -64,8 +64,8 @@ def test_every_training_example_has_a_line(run: Path, capsys: pytest.CaptureFixt
     suspects.main([f"run={run}", *FEW])
     said = capsys.readouterr().out
     rows = lines(run)
-    task = Plan.of(compose_config(["task=demo_noisy", "task.max_train=96", "task.trusted=20"])).task
-    data = task.load()
+    data = DemoNoisy(max_train=96, trusted=20).load()
+    names = data.label_names or []
     assert len(rows) == len(data.train) == 76
     assert [int(row["rank"]) for row in rows] == list(range(1, 77))
     scores = [float(row["score"]) for row in rows]
@@ -73,8 +73,8 @@ def test_every_training_example_has_a_line(run: Path, capsys: pytest.CaptureFixt
     by_row = {int(row["row"]): row for row in rows}
     for example in data.train:
         row = by_row[example.origin.number]
-        assert row["given"] == data.label_names[example.label]
-        assert row["true"] == data.label_names[example.origin.truth]
+        assert row["given"] == names[example.label]
+        assert row["true"] == names[example.origin.truth]
         assert row["score"] == row["combination"]
     assert "AUC, of 30 wrong labels among 76" in said
     assert (run / "suspects.png").stat().st_size > 10_000
