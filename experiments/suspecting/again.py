@@ -51,11 +51,12 @@ def plan_of(run: SavedRun) -> Plan:
     place = f"{run.folder / 'result.json'}: configuration"
     if not isinstance(said, dict):
         raise UserError(f"{place} is missing: the run is of an older version")
-    parts = {}
+    parts: dict[str, dict[str, Any]] = {}
     for name in ("train", "engine", "method"):
-        parts[name] = said.get(name)
-        if not isinstance(parts[name], dict):
+        options = said.get(name)
+        if not isinstance(options, dict):
             raise UserError(f"{place} is damaged: {name!r} is no group of options")
+        parts[name] = options
     train = from_values(TrainOptions, parts["train"], "train")
     kept = {
         key: parts["engine"][key] for key in ("precision", "strategy") if key in parts["engine"]
