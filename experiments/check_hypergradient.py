@@ -107,6 +107,7 @@ def measure(plan: Plan, steps: int, batches: int) -> Measurement:
     from bilevel import BilevelEngine, BilevelEngineConfig
     from bilevel.hypergradient import check
     from bilevel.hypergradient.accuracy import check_differentiated
+    from bilevel.hypergradient.settings_adjoint import check_step_settings
     from experiments.training.fine_tuning_job import FineTuningJob, load_task
 
     quiet()
@@ -151,6 +152,7 @@ def measure(plan: Plan, steps: int, batches: int) -> Measurement:
     usable, refused = [], {}
     for estimator in dict.fromkeys((plan.hypergradient, *ESTIMATORS)):
         try:
+            check_step_settings(estimator, lower)
             estimator.prepare(lower)
             usable.append(estimator)
         except UserError as error:

@@ -44,6 +44,8 @@ from .dylora import DyLoRA as DyLoRA
 from .example_weights import ExampleWeights as ExampleWeights
 from .full import FullFineTuning as FullFineTuning
 from .ia3 import IA3 as IA3
+from .learned_settings import LearnedSettings as LearnedSettings
+from .learned_settings import RandomSettings as RandomSettings
 from .lora import LoRA as LoRA
 from .lora_cut import LoRACut as LoRACut
 from .prefix import PrefixTuning as PrefixTuning

@@ -23,6 +23,7 @@ from experiments.results import (
     ranks_file,
     record,
     saved_model,
+    settings_file,
     source_table,
     weights_file,
 )
@@ -114,6 +115,8 @@ def _train_and_score(job: FineTuningJob, context: RunContext, journal: Journal) 
             "decided": scores["decided"],
         }
         ranks_file.write(ranks, folder / ranks_file.FILE)
+    if outcome.lora is not None:
+        settings_file.write(outcome.lora, plan.settings.lr, folder)
     trained_rows.write(folder, trained_rows.trained(job.data, values))
     return values
 
@@ -159,7 +162,7 @@ def run_stage(
         return made, summary_without_training(job.settings.precision, *started)
     run = StageRun(context, stage.name)
     stats = run.run(made)
-    found = made.finish(stats)
+    found = made.finish({**stats, "kept_step": run.summary()["kept"]["step"]})
     if isinstance(found, dict):
         _say_decided(job, context, found.get("ranks"))
     return found, run.summary()

@@ -88,6 +88,8 @@ class Outcome:
             keeps all that are not exactly zero.
         cut: what was cut off a trained adapter and why; None without.
         cut_by: the examples that drew the frontier of the cut, in words.
+        lora: options of ``method=lora`` that train the same again, plain values; of methods that
+            have found settings.
         validation_trained_on: the weights were trained on the held-out part of the training data
             in the end, after they were last scored on it.
         example_weights: learned ones of the training examples, (n,), in their order; None without.
@@ -104,4 +106,5 @@ class Outcome:
     cut_by: str = ""
     validation_trained_on: bool = False
     example_weights: Tensor | None = None
+    lora: dict[str, Any] | None = None
     source_weights: dict[str, float] | None = None
