@@ -41,6 +41,7 @@ from .common import with_lora as with_lora
 from .delta_lora import DeltaLoRA as DeltaLoRA
 from .dora import DoRA as DoRA
 from .dylora import DyLoRA as DyLoRA
+from .example_weights import ExampleWeights as ExampleWeights
 from .full import FullFineTuning as FullFineTuning
 from .ia3 import IA3 as IA3
 from .learned_settings import LearnedSettings as LearnedSettings

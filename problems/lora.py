@@ -11,7 +11,7 @@ have decays, rates, scales and dropout of their own (:mod:`problems.lora_setting
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,7 @@ from problems.common import (
     OptimizerSettings,
     Outcome,
     Stage,
+    TrainData,
     Training,
     TrainSettings,
 )
@@ -39,6 +40,8 @@ from problems.lora_settings.record import ModuleSettings
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
+
+    from problems.common import FineTuning
 
 __all__ = [
     "LoRA",
@@ -56,6 +59,7 @@ class LoRA(LowRankMethod):
 
     name: ClassVar[str] = "lora"
     splits_fused: ClassVar[bool] = True
+    takes_weights: ClassVar[bool] = True
     targets: str | None = None  # type: ignore[misc]
     """Where adapters go (qv, all) unless train.target_modules says otherwise; null for qv."""
     hold_out: Share = 0.0
@@ -203,20 +207,35 @@ def train_lora(
     default_lr: float = 5e-4,
     hold_out: float = 0.0,
     settings: ModuleSettings | None = None,
+    data: TrainData | None = None,
 ) -> Training:
-    """Train the LoRA that a model has, on the training data but ``hold_out``.
+    """Train the LoRA that a model has, on the training data but ``hold_out``, under its weights.
+
+    Other ``data`` take the place of the job's.
 
     Raises:
-        UserError: ``settings`` do not suit the model or the task.
+        UserError: ``settings`` do not suit the model or the task, or there are weights too.
     """
-    data = job.data
-    train, held_out = held_apart(job, hold_out)
-    batches = common.loader(job, train)
+    data = job.data if data is None else data
+    train, held_out = held_apart(job, hold_out, data)
+    batches = common.loader(job, train, numbered=data.weights is not None, data=data)
     steps = common.total_steps(job, batches, epochs)
     parameters = common.trainable(model)
     lr = job.settings.lr if job.settings.lr is not None else default_lr
     if settings is None or not settings.given:
-        problem = common.only_problem(common.FineTuning, job, model, batches, optimizer, steps, lr)
+        kind: Callable[..., FineTuning] = common.FineTuning
+        if data.weights is not None:
+            import torch
+
+            from problems.common.weighted import Weighted
+
+            weights = torch.tensor(list(data.weights))
+            kind = partial(Weighted, losses=job.example_losses, weights=weights)
+        problem = common.only_problem(kind, job, model, batches, optimizer, steps, lr)
+    elif data.weights is not None:
+        raise UserError(
+            "settings of modules (method.settings) and weights of examples do not go together"
+        )
     else:
         from problems.lora_settings import SetFineTuning, check_answers, follow
         from problems.lora_settings.model import rescale
@@ -269,12 +288,15 @@ def _at_their_rates(model: PeftModel, settings: ModuleSettings, lr: float) -> li
     return [{"params": members, "lr": lr * factor} for factor, members in groups.items()]
 
 
-def held_apart(job: Job, hold_out: float) -> tuple[list[int], list[int]]:
+def held_apart(
+    job: Job, hold_out: float, data: TrainData | None = None
+) -> tuple[list[int], list[int]]:
     """Indices of the training data that are trained on, and of the share that is kept apart."""
-    count = len(job.data.examples)
+    data = job.data if data is None else data
+    count = len(data.examples)
     if not hold_out:
         return list(range(count)), []
-    return split_indices(count, 1 - hold_out, job.seed, job.data.labels)
+    return split_indices(count, 1 - hold_out, job.seed, data.labels)
 
 
 def rows_apart(job: Job, hold_out: float, own: bool = True) -> tuple[list[dict[str, Any]], str]:

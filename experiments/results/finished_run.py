@@ -118,11 +118,11 @@ class SavedRun:
         data = task.to_score(self.result.get("labels"))
         return matched(data, self.result, str(self.folder))
 
-    def base(self, task: TaskData) -> LoadedModel:
-        """The base model with an untrained head, and its tokenizer.
+    def spec(self) -> ModelSpec:
+        """What the base model is, and where.
 
         Raises:
-            UserError: it cannot be loaded, or the run's own copy is damaged or names code to run.
+            UserError: the run's own copy is damaged or names code to run.
         """
         model = self.config.model
         own = self.folder / record.BASE
@@ -134,8 +134,15 @@ class SavedRun:
             changes = {"warm_start": None, "package": None, "pretrained": str(own)}
             known = {key: value for key, value in changes.items() if key in model or value}
             model = OmegaConf.merge(OmegaConf.create(OmegaConf.to_container(model)), known)
-        spec = build(model, "model", ModelSpec, self.modules)
-        return spec.load(task.answers, int(self.config.seed))
+        return build(model, "model", ModelSpec, self.modules)
+
+    def base(self, task: TaskData) -> LoadedModel:
+        """The base model with an untrained head, and its tokenizer.
+
+        Raises:
+            UserError: as :meth:`spec`, or it cannot be loaded.
+        """
+        return self.spec().load(task.answers, int(self.config.seed))
 
 
 def _is_other(folder: Path, task: DictConfig, given: Collection[str]) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bilevel.errors import UserError, listed
 from experiments.metrics.labels import LABEL_SET_METRICS, check_metrics
 from experiments.metrics.names import check_names
+from experiments.tasks.examples import Example
 from experiments.tasks.from_files import (
     HELD_OUT,
     ColumnName,
@@ -19,9 +20,11 @@ from experiments.tasks.from_files import (
     held_out,
 )
 from experiments.tasks.label_sets import label_classes, label_sets
+from experiments.tasks.label_trust import TrustedFile
 from experiments.tasks.odd_labels import check_classes, say_look_alikes, say_odd_numbers
 from experiments.tasks.reading.files import Row, read_rows
 from experiments.tasks.reading.labels import Classes, class_numbers, is_labelled, regression_target
+from experiments.tasks.reading.row import check_columns
 from experiments.tasks.reading.rows import examples
 from experiments.tasks.reading.spelling import look_alike
 from experiments.tasks.reading.splits import SplitFiles, no_test, scored_splits
@@ -36,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Classification(LabelledFiles):
+class Classification(TrustedFile, LabelledFiles):
     """Text classification (or regression) on files train, validation and/or test in a folder.
 
     The test set is the test file if there is one with labels, else the validation file, else (with
@@ -58,6 +61,9 @@ class Classification(LabelledFiles):
     """Each text has any number of labels: lists (parquet, jsonl), or texts with label_separator."""
     label_separator: str | None = None
     """With multi_label, what stands between the labels in a cell, ";" for one; null: lists."""
+    true_label_column: ColumnName | None = None
+    """A column of the right labels, where they are known and label_column's may be wrong: for the
+    report of experiments.suspects alone, nothing is trained or scored by it."""
     regression: bool = False
     """Take the labels as real numbers to predict, not as classes."""
     metrics: tuple[str, ...] | None = None
@@ -88,6 +94,11 @@ class Classification(LabelledFiles):
             raise UserError(
                 f"task.label_separator={self.label_separator!r}: this must be a text, and goes "
                 "with task.multi_label=true"
+            )
+        if self.true_label_column is not None and self.multi_label:
+            raise UserError(
+                f"task.true_label_column={self.true_label_column} is for one label a text, and "
+                "task.multi_label=true has several: leave it at null"
             )
         if self.multi_label:
             check_names(self.scores, LABEL_SET_METRICS, "task.metrics")
@@ -152,6 +163,8 @@ class Classification(LabelledFiles):
             read, names = self._reader(rows, where)
             train = read(rows, where)
             self._say_odd(train, names, where)
+            if self.true_label_column is not None:
+                check_columns(rows, [self.true_label_column], where)
         else:
             train = []
             read, names = self._reading(Classes.of(known))
@@ -172,7 +185,10 @@ class Classification(LabelledFiles):
             train, test = held_out(train, self.holdout, self.subset_seed, numbers(train))
         else:
             raise self._no_test(files)
-        return (LabelSetData if self.multi_label else LabelledData)(
+        if self.trusted_file is not None and known is None:
+            path = self.trusted_path(splits.get("validation"))
+            splits["validation"] = read(read_rows(path, self.dialect), str(path))
+        found = (LabelSetData if self.multi_label else LabelledData)(
             name=self.name,
             train=self.kept_train(train, numbers(train)),
             train_source="train" if known is None else None,
@@ -183,6 +199,7 @@ class Classification(LabelledFiles):
             max_length=self.max_length,
             validation=splits.get("validation"),
         )
+        return self.with_trust(found)
 
     def _reader(
         self, rows: Sequence[Row], where: str
@@ -209,7 +226,15 @@ class Classification(LabelledFiles):
         if not self.regression:
             convert, names = classes.number, classes.names
             check_metrics(self.scores, len(names))
-        return lambda found, place: examples(found, self.columns, label, convert, place), names
+        return lambda found, place: self._examples(found, convert, place), names
+
+    def _examples(
+        self, rows: Sequence[Row], convert: Callable[[Any], int | float], where: str
+    ) -> list[Example]:
+        true = self.true_label_column
+        here = true is not None and any(true in row for row in rows)  # perhaps of one split alone
+        column = true if here else None
+        return examples(rows, self.columns, str(self.label_column), convert, where, column)
 
     def _say_odd(self, train: list[Any], names: list[str] | None, where: str) -> None:
         if names is None:

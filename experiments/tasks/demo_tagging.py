@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from bilevel.settings import Count, Natural
 from experiments.metrics.tags import TAG_METRICS, check_installed
 from experiments.tasks.examples import Origin, TaggedExample
+from experiments.tasks.label_trust import LabelTrust
 from experiments.tasks.made_up.opinions import TAGS, tagged
-from experiments.tasks.task import Length, Task
+from experiments.tasks.task import Length
 
 if TYPE_CHECKING:
     from experiments.tasks.kinds.tags import TaggedData
@@ -18,7 +19,7 @@ __all__ = ["DemoTagging"]
 
 
 @dataclass(frozen=True)
-class DemoTagging(Task):
+class DemoTagging(LabelTrust):
     """The demo language's sentences, a tag for each word: praise and blame.
 
     Raises:
@@ -49,7 +50,7 @@ class DemoTagging(Task):
         # Short sentences recur: make some more, and leave out those that training has.
         spare = tagged(self.max_test + self.max_test // 2 + 50, 2 * self.data_seed + 1)
         test = [example for example in spare if example not in known][: self.max_test]
-        return TaggedData(
+        found = TaggedData(
             name=self.name,
             train=[TaggedExample(*e, Origin(self.name, i)) for i, e in enumerate(train)],
             tests={"test": [TaggedExample(*example) for example in test]},
@@ -58,3 +59,4 @@ class DemoTagging(Task):
             max_length=self.max_length,
             tag_names=TAGS,
         )
+        return self.with_trust(found)

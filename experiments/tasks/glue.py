@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from bilevel.errors import UserError, listed
 from experiments.tasks.examples import Example
 from experiments.tasks.from_files import LabelledFiles
+from experiments.tasks.label_trust import LabelTrust
 from experiments.tasks.odd_labels import say_odd_numbers, say_unseen
 from experiments.tasks.reading.files import Row, read_rows
 from experiments.tasks.reading.labels import (
@@ -64,7 +65,7 @@ GLUE: dict[Name, Entry] = {
 
 
 @dataclass(frozen=True)
-class Glue(LabelledFiles):
+class Glue(LabelTrust, LabelledFiles):
     """A GLUE task."""
 
     name: Name
@@ -130,7 +131,7 @@ class Glue(LabelledFiles):
             say_unseen(entry.labels, learned[1] or [], f"task {self.name}, split train")
         if entry.labels is None:
             say_odd_numbers([e.label for e in learned[0]], f"task {self.name}, split train")
-        return LabelledData(
+        found = LabelledData(
             name=self.name,
             train=self.kept_train(*learned),
             train_source="train" if trained else None,
@@ -144,6 +145,7 @@ class Glue(LabelledFiles):
             max_length=self.max_length,
             validation=(chosen_by() or None) if tests else None,
         )
+        return self.with_trust(found)
 
     def _from_files(self, trained: bool) -> tuple[list[Row], dict[str, list[Row]]]:
         assert self.data_dir is not None

@@ -17,6 +17,7 @@ from experiments.tasks.from_files import (
     check_distinct,
     held_out,
 )
+from experiments.tasks.label_trust import TrustedFile
 from experiments.tasks.odd_labels import say_look_alikes
 from experiments.tasks.reading.iob import tag_names, to_iob2
 from experiments.tasks.reading.lines import DEFAULTS
@@ -32,7 +33,7 @@ __all__ = ["Tagging"]
 
 
 @dataclass(frozen=True)
-class Tagging(LabelledFiles):
+class Tagging(TrustedFile, LabelledFiles):
     """Entities in sentences, on files train, validation and/or test in a folder.
 
     The test set is the test file if there is one, else the validation file, else (with ``holdout``)
@@ -124,7 +125,9 @@ class Tagging(LabelledFiles):
                 f"task.holdout={self.holdout} is for data in one single file, and "
                 f"{files[source]} is there to test on: set task.holdout=null"
             )
-        return TaggedData(
+        if self.trusted_file is not None and known is None:
+            validation = self._examples(self.trusted_path(validation), names)
+        found = TaggedData(
             name=self.name,
             train=self.kept_train(train),
             train_source="train" if known is None else None,
@@ -135,6 +138,7 @@ class Tagging(LabelledFiles):
             validation=validation,
             tag_names=names,
         )
+        return self.with_trust(found)
 
     def _examples(
         self,

@@ -45,6 +45,7 @@ class TaskData(ABC):
         true_ranks: the right rank of each matrix, by its full name, where it is known.
         train_source: the split that the training examples were read from; None without any.
         warnings: what was said of the data while they were read.
+        weights: of the training examples in the loss, equally many; None for equal ones.
         draw_weights: of the training examples in the drawing of batches, equally many; None draws
             each once an epoch.
     """
@@ -59,6 +60,7 @@ class TaskData(ABC):
     true_ranks: dict[str, int] | None = None
     train_source: str | None = "train"
     warnings: tuple[str, ...] = ()
+    weights: tuple[float, ...] | None = None
     draw_weights: tuple[float, ...] | None = None
 
     @property

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from bilevel import Callback, Hypergradient, distributed
 from bilevel.checkpoint.folder import Checkpointer
 from bilevel.cutting import Losses
+from bilevel.errors import UserError
 from bilevel.lowrank import split_fused
 from experiments.config.plan import Plan
 from experiments.models.memory import recompute, settled_precision
@@ -45,6 +46,11 @@ def load_task(plan: Plan) -> TaskData:
         task = replace(task, draw_weights=plan.task.draw_weights(task.train))
     plan.method.check_sources(sizes(task.train), drawn=task.draw_weights is not None)
     check_smoothing(plan.settings.label_smoothing, task.answers)
+    if task.weights is not None and not plan.method.takes_weights:
+        raise UserError(
+            f"task {task.name} gives its training examples weights, and method {plan.chosen} would "
+            "pass over them: take method=lora"
+        )
     plan.method.check_size(len(task.train), plan.settings.batch_size)
     plan.method.check_steps(len(task.train), plan.settings)
     choosing.check(plan.engine, plan.method, task)
@@ -115,6 +121,7 @@ class FineTuningJob:
             labels=task.stratify(task.train),
             lengths=[len(example["input_ids"]) for example in examples],
             validation=None if task.validation is None else tokenise(task.validation),
+            weights=task.weights,
             sources=None if sizes(task.train) is None else [str(source_of(e)) for e in task.train],
             draw_weights=task.draw_weights,
         )

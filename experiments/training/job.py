@@ -19,7 +19,14 @@ from experiments.cli.quiet import quiet
 from experiments.cli.resume import exclusive
 from experiments.cli.writing import clean
 from experiments.config.plan import Plan
-from experiments.results import ranks_file, record, saved_model, settings_file, source_table
+from experiments.results import (
+    ranks_file,
+    record,
+    saved_model,
+    settings_file,
+    source_table,
+    weights_file,
+)
 from experiments.results.fresh_folder import refuse_others
 from experiments.tasks.task import TaskData
 from experiments.training import decided_ranks, trackers, trained_rows, warm_start
@@ -98,6 +105,8 @@ def _train_and_score(job: FineTuningJob, context: RunContext, journal: Journal) 
     title = f"{values['method']} on {task.name}, {values['model']}"
     if values["source_weights"] is not None:
         source_table.write(title, values["source_weights"], folder)
+    if outcome.example_weights is not None:
+        weights_file.write(outcome.example_weights.tolist(), job.data.examples, folder)
     if outcome.cut is not None:
         ranks = {
             "title": title,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from bilevel.data import ResumableLoader
 from problems.common.method import Job
+from problems.common.records import TrainData
 
 __all__ = ["loader", "steps_per_epoch", "total_steps"]
 
@@ -15,14 +16,19 @@ log = logging.getLogger(__name__)
 
 
 def loader(
-    job: Job, indices: Sequence[int] | None = None, stream: int = 0, numbered: bool = False
+    job: Job,
+    indices: Sequence[int] | None = None,
+    stream: int = 0,
+    numbered: bool = False,
+    data: TrainData | None = None,
 ) -> ResumableLoader:
     """Shuffled batches of the job's data, or of ``indices`` of it, drawn by its weights if any.
 
     ``stream`` tells apart loaders that should not see their data in related orders. The batches of
-    a ``numbered`` one say which examples of the job's data they are made of.
+    a ``numbered`` one say which examples of it they are made of. Other ``data`` are taken in the
+    place of the job's.
     """
-    data = job.data
+    data = job.data if data is None else data
     return ResumableLoader(
         data.examples,
         batch_size=job.settings.batch_size,

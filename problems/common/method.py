@@ -154,6 +154,7 @@ class Method(Settings, ABC):
             with what a layer puts out.
         takes_targets: its adapters go where ``train.target_modules`` says; False for a method that
             has places of its own.
+        takes_weights: it trains under ``TrainData.weights``; the others would pass over them.
         virtual_tokens: positions that the method's own tokens take from the text.
         inexact: why even ``unrolled`` is not the derivative of this method's run, where it is not.
     """
@@ -164,6 +165,7 @@ class Method(Settings, ABC):
     trains_weights: ClassVar[bool] = False
     reads_weights: ClassVar[bool] = False
     takes_targets: ClassVar[bool] = True
+    takes_weights: ClassVar[bool] = False
     virtual_tokens: ClassVar[int] = 0
     inexact: ClassVar[str] = ""
 

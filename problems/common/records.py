@@ -28,6 +28,8 @@ class TrainData:
         labels: classes to stratify splits by; None for regression.
         lengths: tokens of each example, for grouping by length.
         validation: the task's own validation split where it has one besides its test set.
+        weights: of the examples in the loss, for a method that ``takes_weights``; None for equal
+            ones.
         sources: the source of each example by name, where the user's data have several.
         draw_weights: of the examples in the drawing of batches; None draws each once an epoch.
     """
@@ -37,6 +39,7 @@ class TrainData:
     labels: Sequence[int] | None
     lengths: Sequence[int]
     validation: Sequence[dict[str, Any]] | None = None
+    weights: Sequence[float] | None = None
     sources: Sequence[str] | None = None
     draw_weights: Sequence[float] | None = None
 
@@ -89,6 +92,7 @@ class Outcome:
             have found settings.
         validation_trained_on: the weights were trained on the held-out part of the training data
             in the end, after they were last scored on it.
+        example_weights: learned ones of the training examples, (n,), in their order; None without.
         source_weights: learned ones of the sources, which sum to 1; None without.
     """
 
@@ -101,5 +105,6 @@ class Outcome:
     cut: Cut | None = None
     cut_by: str = ""
     validation_trained_on: bool = False
+    example_weights: Tensor | None = None
     lora: dict[str, Any] | None = None
     source_weights: dict[str, float] | None = None

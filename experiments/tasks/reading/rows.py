@@ -24,6 +24,7 @@ def examples(
     label_column: str,
     convert: Callable[[Any], int | float],
     where: str,
+    true_column: str | None = None,
 ) -> list[Example]:
     """Return the examples of a split.
 
@@ -33,6 +34,7 @@ def examples(
         label_column: the label's column name.
         convert: from a label's cell to a class number or a target.
         where: the file or split, for error messages.
+        true_column: of the right labels, empty where they are not known; None without one.
 
     Raises:
         UserError: a column is missing, a text or label is absent or no text, or a label means
@@ -51,7 +53,13 @@ def examples(
             label = convert(row[label_column])
         except UserError as error:
             raise UserError(f"{place}, column {label_column!r}: {error}") from error
-        result.append(Example(texts, label, origin_of(row, number, where)))
+        origin = origin_of(row, number, where)
+        if true_column is not None and not is_missing(row.get(true_column)):
+            try:
+                origin = origin._replace(truth=convert(row[true_column]))
+            except UserError as error:
+                raise UserError(f"{place}, column {true_column!r}: {error}") from error
+        result.append(Example(texts, label, origin))
     warn_of_spaces(rows, label_column, where)
     say_odd_texts(rows, text_columns, where)
     return result

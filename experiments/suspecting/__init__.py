@@ -1,0 +1,1 @@
+"""Find training examples whose labels may be wrong, and train without them."""

@@ -1,0 +1,91 @@
+"""Train on a finished run's data again, with plain LoRA: the plan and the job for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from bilevel.errors import UserError
+from bilevel.hypergradient.none import NoHypergradient
+from bilevel.settings import from_values, plain
+from experiments.config.instantiate import build
+from experiments.config.plan import Plan
+from experiments.config.schema import EngineOptions, TrainOptions
+from experiments.results.finished_run import SavedRun
+from experiments.results.labels import matched
+from experiments.tasks.task import Task, TaskData
+from problems.lora import LoRA
+
+__all__ = ["plan_of", "trusting_task"]
+
+NEEDED = (
+    "suspects are found by trusted examples, and the run's task has none: give it a file "
+    "validation beside its test file, task.trusted_file=FILE, or task.trusted=N, so many training "
+    "examples"
+)
+# Of a method with LoRA's factors; of another they are LoRA's defaults.
+SIZES = ("rank", "lora_alpha", "lora_dropout")
+
+
+def trusting_task(run: SavedRun) -> TaskData:
+    """The run's data, training examples and trusted ones included.
+
+    Raises:
+        UserError: there are no trusted ones, or the data cannot be had.
+    """
+    kind: Any = Task
+    task: Task = build(run.config.task, "task", kind, run.modules)
+    data = matched(task.load(), run.result, str(run.folder))
+    if not data.validation or len(data.validation) < 2:
+        raise UserError(f"run={run.folder}: {NEEDED}")
+    return data
+
+
+def plan_of(run: SavedRun) -> Plan:
+    """LoRA on the run's task, as long and in such portions as the run has trained.
+
+    Raises:
+        UserError: what the run's folder says of its training is damaged.
+    """
+    said = run.result.get("configuration")
+    place = f"{run.folder / 'result.json'}: configuration"
+    if not isinstance(said, dict):
+        raise UserError(f"{place} is missing: the run is of an older version")
+    parts: dict[str, dict[str, Any]] = {}
+    for name in ("train", "engine", "method"):
+        options = said.get(name)
+        if not isinstance(options, dict):
+            raise UserError(f"{place} is damaged: {name!r} is no group of options")
+        parts[name] = options
+    train = from_values(TrainOptions, parts["train"], "train")
+    kept = {
+        key: parts["engine"][key] for key in ("precision", "strategy") if key in parts["engine"]
+    }
+    engine = from_values(EngineOptions, kept, "engine")
+    sizes = {key: parts["method"][key] for key in SIZES if key in parts["method"]}
+    method = from_values(LoRA, sizes, "method")
+    spec = run.spec()
+    kind: Any = Task
+    settings = replace(train.settings(engine.precision, spec.lr), label_smoothing=0.0)
+    configuration = {
+        **{name: said[name] for name in ("task", "model", "train") if name in said},
+        "seed": int(run.config.seed),
+        "method": {"_target_": "problems.lora.LoRA", **plain(method)},
+        "engine": plain(engine),
+        "hypergradient": {"_target_": "bilevel.hypergradient.NoHypergradient"},
+        "run": {"resume": None, "figures": True},
+    }
+    return Plan(
+        seed=int(run.config.seed),
+        method=method,
+        task=build(run.config.task, "task", kind, run.modules),
+        model=spec,
+        hypergradient=NoHypergradient(),
+        settings=settings,
+        places=train.target_modules or "qv",
+        engine=engine,
+        resume=False,
+        figures=True,
+        names={"method": "lora", "task": run.result["task"], "model": run.result["model"]},
+        config=configuration,
+    )

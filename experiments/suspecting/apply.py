@@ -1,0 +1,73 @@
+"""Drop, relabel or weight the suspects, and train LoRA on what is left and the trusted examples."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal, TypeVar
+
+from bilevel.errors import UserError
+from experiments.answers import CLASSES, TAGS
+from experiments.suspecting.find import Found
+from experiments.tasks.task import TaskData
+
+__all__ = ["Apply", "applied", "check"]
+
+Apply = Literal["drop", "relabel", "weight", "trusted"]
+D = TypeVar("D", bound=TaskData)
+
+
+def check(task: TaskData, apply: Apply, learned: bool) -> None:
+    """Refuse what cannot be done, before anything is trained.
+
+    Args:
+        task: the data.
+        apply: what is to be done.
+        learned: whether the run has learned weights.
+
+    Raises:
+        UserError: there are no classes to relabel by, or no weights.
+    """
+    if apply == "relabel" and task.answers.kind not in (CLASSES, TAGS):
+        raise UserError(
+            f"apply=relabel: task {task.name} has no classes or tags to choose another from: "
+            "allowed are drop and weight"
+        )
+    if apply == "weight" and not learned:
+        raise UserError(
+            "apply=weight takes the weights that method=example_weights learns, and the run has "
+            "none: allowed are drop and relabel"
+        )
+
+
+def applied(task: D, found: Found, apply: Apply, by: str, count: int) -> D:
+    """The data to train on: no validation split is left.
+
+    Args:
+        task: the data.
+        found: the scores.
+        apply: ``drop`` leaves the suspects out, ``relabel`` gives them the proposed label,
+            ``weight`` keeps all under the learned weights; trusted ones count in full.
+            ``trusted`` leaves nothing but these: the competitor of all others.
+        by: the column that tells suspects.
+        count: of the suspects.
+    """
+    suspects = found.scores.ranks(by) <= count
+    trusted = list(task.validation or ())
+    train = list(task.train)
+    weights = None
+    if apply == "drop":
+        train = [e for e, out in zip(train, suspects, strict=True) if not out]
+    elif apply == "relabel":
+        name = "label" if task.answers.kind == CLASSES else "tags"
+        train = [
+            e._replace(**{name: label}) if out else e
+            for e, label, out in zip(train, found.proposed, suspects, strict=True)
+        ]
+    elif apply == "trusted":
+        train = []
+    else:
+        weights = (*(1 - found.scores.columns["weight"]), *(1.0 for _ in trusted))
+    # Sources' weights in the draw were of the whole training data.
+    return replace(
+        task, train=[*train, *trusted], validation=None, weights=weights, draw_weights=None
+    )

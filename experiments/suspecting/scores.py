@@ -1,0 +1,69 @@
+"""Put the scores of each training example side by side, rank them, and hold them against truth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import rankdata
+
+__all__ = ["MEANINGS", "RECOMMENDED", "Scores", "area", "combined", "precision"]
+
+# What the columns are; the larger, the likelier the label is wrong.
+MEANINGS = {
+    "weight": "1 - the weight learned by method=example_weights",
+    "hypergradient": "minus the slope of the example's held-out loss along the trusted gradient",
+    "confident": "confident learning: margin of calibrated held-out probabilities",
+    "trusted": "loss of the label under a model trained on the trusted examples alone",
+    "combination": "mean rank by confident and trusted",
+    "small_loss": "loss of the label under models trained on it",
+}
+RECOMMENDED = "combination"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The columns of n examples.
+
+    Attributes:
+        columns: name -> (n,); those that there are, in the order of `MEANINGS`.
+        estimated: how many labels confident learning takes for wrong; None without classes.
+    """
+
+    columns: Mapping[str, np.ndarray]
+    estimated: int | None
+
+    def ranks(self, name: str) -> np.ndarray:
+        """(n,), from 1 for the most suspect; ties by their order."""
+        order = np.argsort(-self.columns[name], kind="stable")
+        ranks = np.empty(len(order), dtype=int)
+        ranks[order] = np.arange(1, len(order) + 1)
+        return ranks
+
+
+def combined(columns: Sequence[np.ndarray]) -> np.ndarray:
+    """The mean rank by several scores, ties shared, between 0 and 1; large for suspects."""
+    return np.asarray(np.mean([(rankdata(c) - 0.5) / len(c) for c in columns], axis=0))
+
+
+def area(score: np.ndarray, wrong: np.ndarray) -> float | None:
+    """How often a wrong label scores above a right one, ties for a half (area under the ROC curve).
+
+    Args:
+        score: (n,).
+        wrong: (n,), booleans.
+
+    Returns:
+        None where there is none of a kind.
+    """
+    bad, good = int(wrong.sum()), int((~wrong).sum())
+    if not bad or not good:
+        return None
+    return float((rankdata(score)[wrong].sum() - bad * (bad + 1) / 2) / (bad * good))
+
+
+def precision(score: np.ndarray, wrong: np.ndarray) -> np.ndarray:
+    """Share of wrong labels among the 1, 2, ..., n most suspect, (n,)."""
+    order = np.argsort(-score, kind="stable")
+    return np.asarray(np.cumsum(wrong[order]) / np.arange(1, len(order) + 1))

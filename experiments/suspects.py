@@ -1,0 +1,225 @@
+"""Find training examples whose labels may be wrong, by examples that are trusted.
+
+    python -m experiments.suspects run=DIR [apply=drop | relabel | weight | trusted] [count=N]
+
+Of a finished run whose task has trusted examples (a file validation beside its test file,
+task.trusted_file or task.trusted), by any method; one of method=example_weights adds its learned
+weights. LoRA is trained on all but a part of the training data, ``folds`` (3) times over, and on
+the trusted examples alone. It writes suspects.csv: row in your file, given and proposed label, rank
+by ``score`` (combination), and all scores side by side:
+
+    weight          1 - the weight learned by method=example_weights
+    hypergradient   how much a step along the example's gradient raises the trusted loss
+    confident       confident learning, from held-out probabilities (Northcutt et al. 2021)
+    trusted         loss of the label under the model of the trusted examples alone
+    combination     mean rank by confident and trusted
+    small_loss      loss of the label under models that were trained on it
+
+Where the right labels are known (task.label_noise, or task.true_label_column=COLUMN given now) it
+prints how well each score finds the wrong ones (AUC) and draws suspects.png. ``apply`` trains LoRA
+without the ``count`` most suspect (as many as confident learning takes for wrong), with their
+proposed labels, or under the learned weights; and on the trusted examples, in DIR/suspects_APPLY.
+apply=trusted trains on these alone, which is what the others have to beat.
+Also: ``epochs`` (the run's), ``trusted_epochs`` (20), ``out=DIR``. See docs/label_trust.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from annotated_types import Ge, Le
+
+from bilevel.errors import UserError, listed, nearest, printable
+from bilevel.settings import Count, Passes, Settings, from_values
+from experiments.cli import places
+from experiments.cli.command_line import CommandLine
+from experiments.cli.program import program
+from experiments.cli.quiet import quiet
+from experiments.results.finished_run import SavedRun, take
+
+if TYPE_CHECKING:
+    from experiments.suspecting.find import Found
+    from experiments.tasks.task import TaskData
+
+__all__ = ["SuspectOptions", "main"]
+
+GROUPS = ("model", "task")  # of the configuration, that have a say here
+PICTURE = "suspects.png"
+SHOWN = 5  # suspects in the terminal
+
+
+@dataclass(frozen=True)
+class SuspectOptions(Settings):
+    """What this program is told besides the run and its configuration."""
+
+    folds: Annotated[int, Ge(2), Le(20)] = 3
+    """Parts of the training data, each scored by a model that was trained without it."""
+    epochs: Passes | None = None
+    """Passes of each of these models; null for the run's train.epochs."""
+    trusted_epochs: Passes = 20.0
+    """Passes over the trusted examples alone."""
+    score: Literal[
+        "combination", "weight", "hypergradient", "confident", "trusted", "small_loss"
+    ] = "combination"
+    """What suspects.csv is ranked by, and apply goes by."""
+    apply: Literal["drop", "relabel", "weight", "trusted"] | None = None
+    """What to do with the suspects before LoRA is trained; null trains nothing."""
+    count: Count | None = None
+    """How many are suspects, for apply; null for confident learning's estimate."""
+
+    @classmethod
+    def read(cls, words: dict[str, str | None]) -> SuspectOptions:
+        """Out of ``name=value`` words.
+
+        Raises:
+            UserError: names the word.
+        """
+        given = {
+            key: places.value(f"{key}={text}") for key, text in words.items() if text is not None
+        }
+        return from_values(cls, given, "")
+
+
+@program(lambda: str(__doc__))
+def main(words: list[str]) -> None:
+    """The program."""
+    line = CommandLine.of_one(words)
+    named: dict[str, str | None] = {field.name: None for field in fields(SuspectOptions)}
+    own, overrides = take(line.overrides, run=None, out=None, **named)
+    options = SuspectOptions.read({name: own[name] for name in named})
+    _refuse_unknown(overrides, [*own, *GROUPS])
+    run = SavedRun.open(own["run"], line, overrides)
+    out = Path(own["out"] or run.folder)
+    trained = out / f"suspects_{options.apply}"
+    if options.apply is not None and trained.exists():
+        raise UserError(f"{trained} is there already: move it away, or give another out=DIR")
+    quiet()
+    from experiments.results import weights_file
+    from experiments.suspecting.again import plan_of, trusting_task
+    from experiments.suspecting.apply import check
+    from experiments.suspecting.find import find
+    from experiments.suspecting.scores import MEANINGS
+    from experiments.training.fine_tuning_job import FineTuningJob
+
+    task = trusting_task(run)
+    learned = (run.folder / weights_file.FILE).is_file()
+    if options.score == "weight" and not learned:
+        raise UserError(
+            "score=weight: the run has no learned weights, as its method was not example_weights; "
+            f"allowed are {listed(name for name in MEANINGS if name != 'weight')}"
+        )
+    if options.apply is not None:
+        check(task, options.apply, learned)
+    plan = plan_of(run)
+    if len(task.train) < 2 * options.folds:
+        raise UserError(
+            f"folds={options.folds}: the {len(task.train)} training examples are too few for it"
+        )
+    job = FineTuningJob.load(plan, replace(task, tests={}))
+    if learned:
+        weights_file.read(job.data.examples, run.folder)  # what is wrong with them is told first
+    epochs = plan.settings.epochs if options.epochs is None else options.epochs
+    found = find(job, run.folder, options.folds, epochs, options.trusted_epochs)
+    if options.score not in found.scores.columns:
+        raise UserError(
+            f"score={options.score} is not to be had of task {task.name}: allowed are "
+            f"{listed(found.scores.columns)}"
+        )
+    for path in _report(task, found, options, out, run):
+        print(printable(str(path)))
+    if options.apply is not None:
+        _train(run, task, found, options, trained)
+
+
+def _refuse_unknown(overrides: Sequence[str], known: Sequence[str]) -> None:
+    """Before anything is read: what is no option here, and what was meant."""
+    for word in overrides:
+        key, equals, _ = word.partition("=")
+        if not equals or key.lstrip("+~").split("@")[0].partition(".")[0] not in GROUPS:
+            raise UserError(
+                f"unknown option {word!r}: options look like name=value, and allowed are "
+                f"{listed(known)}{nearest(key, known)}"
+            )
+
+
+def _report(
+    task: TaskData, found: Found, options: SuspectOptions, out: Path, run: SavedRun
+) -> list[Path]:
+    """Print the scores and the first suspects, and write the table and the picture."""
+    import numpy as np
+
+    from experiments.plots import suspects as picture
+    from experiments.suspecting import table_file
+    from experiments.suspecting.scores import MEANINGS, area, precision
+
+    scores, origins = found.scores, task.origins()
+    said = [f"{run.folder}: {len(task.train)} training examples, {len(task.validation or ())}"]
+    said[0] += " trusted"
+    if scores.estimated is not None:
+        said[0] += f"; confident learning takes {scores.estimated} for wrong"
+    known = np.array([origin.truth is not None for origin in origins])
+    given = [table_file.answer(task, example) for example in task.train]
+    wrong = np.array([o.truth != y for o, y in zip(origins, given, strict=True)])[known]
+    areas = {name: area(column[known], wrong) for name, column in scores.columns.items()}
+    found_areas = {name: value for name, value in areas.items() if value is not None}
+    if found_areas:
+        said.append(f"AUC, of {int(wrong.sum())} wrong labels among {int(known.sum())} known ones:")
+    width = max(map(len, scores.columns))
+    for name in scores.columns:
+        number = f"{found_areas[name]:.3f}  " if name in found_areas else ""
+        said.append(f"  {name:{width}}  {number}{MEANINGS[name]}")
+    said.append(f"most suspect, by {options.score}:")
+    for i in scores.ranks(options.score).argsort(kind="stable")[:SHOWN].tolist():
+        proposed = table_file.shown(task.answers, found.proposed[i])
+        label = table_file.shown(task.answers, given[i])
+        where = f"{origins[i].unit} {origins[i].number} of {origins[i].file}"
+        said.append(f"  {where}: {label}{f' -> {proposed}' if proposed else ''}")
+    print(printable("\n".join(said)))
+    out.mkdir(parents=True, exist_ok=True)
+    written = [out / table_file.FILE]
+    table_file.write(task, found, options.score, written[0])
+    if found_areas:
+        curves = {name: precision(scores.columns[name][known], wrong) for name in found_areas}
+        title = f"{task.name}: wrong labels among the most suspect"
+        picture.draw(curves, found_areas, int(wrong.sum()), title, out / PICTURE)
+        written.append(out / PICTURE)
+    return written
+
+
+def _train(
+    run: SavedRun, task: TaskData, found: Found, options: SuspectOptions, folder: Path
+) -> None:
+    """Train LoRA on what ``apply`` leaves, and the trusted examples."""
+    from experiments.suspecting.again import plan_of
+    from experiments.suspecting.apply import applied
+    from experiments.training.job import execute
+
+    count = options.count if options.count is not None else found.scores.estimated
+    if count is None and options.apply in ("drop", "relabel"):
+        raise UserError("count=N is needed: without classes there is no estimate of wrong labels")
+    assert options.apply is not None
+    data = applied(task, found, options.apply, options.score, count or 0)
+    plan = plan_of(run)
+    if options.apply == "trusted":  # few: as long as their model among the scores
+        size = min(plan.settings.batch_size, len(data.train))
+        settings = replace(plan.settings, epochs=options.trusted_epochs, batch_size=size)
+        plan = replace(plan, settings=settings)
+    how = {"run": str(run.folder), "score": options.score, "apply": options.apply, "count": count}
+    values = execute(replace(plan, config={**plan.config, "suspects": how}), folder, data)
+    metric = values["primary_metric"]
+    trained = len(data.train)
+    told = {"weight": "learned weights", "trusted": "trusted examples alone"}
+    what = told.get(options.apply, f"{options.apply} {count} suspects")
+    print(
+        printable(
+            f"{what}: LoRA on {trained} examples, trusted ones included: test {metric} "
+            f"{values['metrics'][metric]:.4f}, loss {values['test_loss']:.4f}; it is in {folder}"
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

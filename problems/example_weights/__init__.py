@@ -1,0 +1,5 @@
+"""Example weights: LoRA on D_train, a weight for each of its examples on trusted D_val."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,1 @@
+from .method import ExampleWeights as ExampleWeights

@@ -1,0 +1,75 @@
+r"""Keep a weight for each training example, and train the weights on trusted data.
+
+lower   sum_i w_i l_i(V) / sum_i w_i  over batches of D_train (:mod:`problems.common.weighted`)
+upper   L(V*(w); D_val)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from problems import common
+
+__all__ = ["ExampleLogits", "TrustedLoss"]
+
+
+class ExampleLogits(nn.Module):
+    """A weight in (0, 1) for each of some examples: the sigmoid of a number of its own.
+
+    A sigmoid and no clamp to [0, 1]: what a clamp has brought to 0 has no gradient any more, and a
+    right label that looked wrong early would never come back.
+
+    Args:
+        count: of the examples; all weights start at 1/2.
+    """
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(count))
+
+    def weights(self) -> Tensor:
+        """All of them, (count,)."""
+        return self.logits.sigmoid()
+
+
+class TrustedLoss(common.HeldOut):
+    """Upper level: the loss on trusted examples, with steps whose size no estimator decides.
+
+    A gradient g touches the weights of the latest lower batches alone. It is divided by
+
+        sqrt(mean over the steps so far of s),    s = mean of g_i^2 over the touched i,
+
+    so that ``lr`` is about what a touched logit moves by, whether the estimator's scale is that of
+    Adam's steps (``unrolled``) or of a gradient (``finite_difference``, Betty's). One number for
+    all weights: Adam's, one a weight, would make a vote of every visit, whatever it says; and a
+    mean, no running one, so that late gradients, small once the trusted loss is, count little.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._squares = 0.0
+        self._steps = 0
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Divide, then step."""
+        (logits,) = self.trainable_parameters()
+        if logits.grad is not None:
+            scale = 1.0 if self.inverse_scale is None else float(self.inverse_scale)
+            touched = logits.grad[logits.grad != 0].double() * scale
+            square = float(touched.square().mean()) if len(touched) else 0.0
+            if 0.0 < square < float("inf"):  # else nothing is learned, or fp16 skips the step
+                self._squares += square
+                self._steps += 1
+                logits.grad /= (self._squares / self._steps) ** 0.5
+        super().optimizer_step(*args, **kwargs)
+
+    def extra_state(self) -> dict[str, Any]:
+        """What the gradient is divided by."""
+        return {"squares": self._squares, "steps": self._steps}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Take it back."""
+        self._squares, self._steps = state["squares"], state["steps"]

@@ -1,0 +1,241 @@
+"""``experiments.suspects`` on runs of every kind of task, and on wrong input."""
+
+import csv
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from experiments import evaluate, suspects
+from experiments.cli.command_line import CommandLine
+from experiments.config.composition import compose_config
+from experiments.config.plan import Plan
+from experiments.results.finished_run import SavedRun
+from experiments.suspecting.again import plan_of, trusting_task
+from experiments.suspecting.apply import applied
+from experiments.suspecting.find import Found
+from experiments.suspecting.models import slopes, trained_lora
+from experiments.suspecting.scores import Scores
+from experiments.tasks.demo_noisy import DemoNoisy
+from experiments.training.fine_tuning_job import FineTuningJob
+from experiments.training.job import execute
+
+FEW = ["folds=2", "epochs=1", "trusted_epochs=2"]
+
+
+def made(quick: list[str], folder: Path, *words: str) -> Path:
+    short = ["run.figures=false", "train.max_steps=4", "engine.evaluate_every=0"]
+    execute(Plan.of(compose_config([*quick, *short, *words])), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(quick: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    return made(quick, folder, "task=demo_noisy", "task.trusted=20", "method=example_weights")
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def lines(path: Path) -> list[dict[str, str]]:
+    with open(path / "suspects.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as stop:
+        suspects.main(words)
+    said = capsys.readouterr()
+    assert stop.value.code == 2
+    assert said.out == ""
+    assert len(said.err.splitlines()) == 1
+    return said.err
+
+
+def test_every_training_example_has_a_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    suspects.main([f"run={run}", *FEW])
+    said = capsys.readouterr().out
+    rows = lines(run)
+    data = DemoNoisy(max_train=96, trusted=20).load()
+    names = data.label_names or []
+    assert len(rows) == len(data.train) == 76
+    assert [int(row["rank"]) for row in rows] == list(range(1, 77))
+    scores = [float(row["score"]) for row in rows]
+    assert scores == sorted(scores, reverse=True)
+    by_row = {int(row["row"]): row for row in rows}
+    for example in data.train:
+        row = by_row[example.origin.number]
+        assert row["given"] == names[example.label]
+        assert row["true"] == names[example.origin.truth]
+        assert row["score"] == row["combination"]
+    assert "AUC, of 30 wrong labels among 76" in said
+    assert (run / "suspects.png").stat().st_size > 10_000
+    weights = json.loads((run / "example_weights.json").read_text())["weights"]
+    for example, weight in zip(data.train, weights, strict=True):
+        found = float(by_row[example.origin.number]["weight"])
+        assert found == pytest.approx(1 - weight, rel=1e-4)
+
+
+def test_what_is_left_and_the_trusted_ones_are_trained_on(run: Path) -> None:
+    suspects.main([f"run={run}", *FEW, "apply=drop", "count=16"])
+    result = json.loads((run / "suspects_drop" / "result.json").read_text())
+    assert result["data"]["train"] == 80
+    assert result["data"]["test"] == 80
+    assert result["configuration"]["suspects"]["apply"] == "drop"
+    evaluate.main([f"run={run / 'suspects_drop'}"])
+
+
+def test_what_becomes_of_the_suspects() -> None:
+    data = DemoNoisy(max_train=14, trusted=4, label_noise=0.0).load()
+    score = np.array([0.9, 0.1, 0.8, *[0.0] * 7])
+    weight = np.linspace(0.1, 0.9, 10)
+    found = Found(Scores({"trusted": score, "weight": 1 - weight}, None), [1] * 10)
+    first, second, third, *others = data.train
+    trusted = list(data.validation or ())
+
+    def left(apply: Any) -> Any:
+        return applied(data, found, apply, "trusted", 2)
+
+    assert left("drop").train == [second, *others, *trusted]
+    both = [first._replace(label=1), second, third._replace(label=1)]
+    assert left("relabel").train == [*both, *others, *trusted]
+    assert left("weight").train == [*data.train, *trusted]
+    assert left("weight").weights == pytest.approx([*weight, *[1.0] * 4])
+    assert left("trusted").train == trusted
+    assert all(left(apply).validation is None for apply in ("drop", "relabel", "weight"))
+
+
+def test_a_users_own_file_with_a_column_of_right_labels(
+    quick: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = [f"the room was {word}" for word in ("cosy", "dull")] * 20
+    rows = [
+        "text,label,gold",
+        *(f'"{t}\n",{"ab"[i % 3 == 0]},{"ab"[i % 2]}' for i, t in enumerate(texts)),
+    ]
+    for split in ("train", "validation", "test"):
+        (tmp_path / f"{split}.csv").write_text("\n".join(rows) + "\n")
+    task = ["task=classification", f"task.data_dir={tmp_path}", "task.text_columns=[text]"]
+    words = [word for word in quick if not word.startswith("task")]
+    folder = made(words, tmp_path / "run", *task, "method=lora")
+    suspects.main([f"run={folder}", *FEW, "task.true_label_column=gold", f"out={tmp_path / 'out'}"])
+    found = lines(tmp_path / "out")
+    written = (tmp_path / "train.csv").read_text().split("\n")
+    for row in found:
+        assert row["unit"] == "line"
+        assert written[int(row["row"]) - 1].startswith('"the room')
+        assert written[int(row["row"])] == f'",{row["given"]},{row["true"]}'
+    assert "weight" not in found[0]
+    capsys.readouterr()
+    assert refused([f"run={folder}", "score=weight"], capsys).count("example_weights")
+    assert "apply=weight" in refused([f"run={folder}", "apply=weight"], capsys)
+
+
+def test_tags(quick: list[str], tmp_path: Path) -> None:
+    options = ["task=demo_tagging", "task.trusted=20", "task.label_noise=0.4"]
+    folder = made(quick, tmp_path / "run", *options, "method=example_weights")
+    suspects.main([f"run={folder}", *FEW, "apply=relabel"])
+    for row in lines(folder):
+        assert len(row["given"].split()) == len(row["proposed"].split()) == len(row["true"].split())
+        assert np.isfinite(float(row["confident"]))
+
+
+def test_numbers_have_no_confident_learning(
+    quick: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"sentence1": "cosy", "sentence2": "dull", "label": i / 10} for i in range(40)]
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words = [word for word in quick if not word.startswith("task")]
+    options = ["task=stsb", f"task.data_dir={tmp_path}", "task.trusted=12"]
+    folder = made(words, tmp_path / "run", *options, "method=example_weights")
+    suspects.main([f"run={folder}", *FEW, "apply=drop", "count=4"])
+    assert "confident" not in lines(folder)[0]
+    assert float(lines(folder)[0]["proposed"])
+    capsys.readouterr()
+    assert "apply=relabel" in refused([f"run={folder}", "apply=relabel"], capsys)
+
+
+def job_of(folder: Path) -> FineTuningJob:
+    saved = SavedRun.open(str(folder), CommandLine.of_one([]), [])
+    return FineTuningJob.load(plan_of(saved), replace(trusting_task(saved), tests={}))
+
+
+def test_slopes_are_the_products_of_gradients(trained: Path) -> None:
+    """Against the gradient of one example at a time by autograd, without dropout, in float64."""
+    job = job_of(trained)
+    model = trained_lora(job, job.data, 1.0).double().eval()
+    rows, trusted = list(job.data.examples[:6]), list(job.data.validation or ())
+    weights = [p for p in model.parameters() if p.requires_grad]
+
+    def gradient(some: list[dict[str, Any]]) -> list[torch.Tensor]:
+        loss = model(**job.data.collate(some)).loss
+        return list(torch.autograd.grad(loss, weights))
+
+    along = gradient(trusted)
+    length = sum(float(g.square().sum()) for g in along) ** 0.5
+    expected = [
+        sum(float((g * t).sum()) for g, t in zip(gradient([row]), along, strict=True)) / length
+        for row in rows
+    ]
+    before = [w.detach().clone() for w in weights]
+    found = slopes(model, job, rows, trusted)
+    assert found == pytest.approx(expected, rel=1e-4, abs=1e-6 * max(map(abs, expected)))
+    assert all(torch.equal(a, w) for a, w in zip(before, weights, strict=True))
+
+
+WRONG = {
+    "folds=1": "folds 2",
+    "score=wieght": "score combination",
+    "apply=delete": "apply drop",
+    "count=0": "count 1",
+    "fold=3": "unknown folds",
+    "method=lora": "unknown allowed",
+}
+
+
+@pytest.mark.parametrize("word", WRONG)
+def test_wrong_words_are_told(word: str, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused([f"run={trained}", word], capsys)
+    assert all(part in said for part in WRONG[word].split())
+
+
+def test_a_run_without_trusted_examples_is_refused(
+    quick: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = made(quick, tmp_path / "run", "method=lora")
+    assert "task.trusted_file" in refused([f"run={folder}"], capsys)
+
+
+def test_other_training_data_and_damaged_weights_are_told(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "other training examples" in refused([f"run={run}", "task.noise_seed=1"], capsys)
+    path = run / "example_weights.json"
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({**values, "weights": ["a"]}))
+    assert "damaged" in refused([f"run={run}"], capsys)
+    (run / "suspects_drop").mkdir()
+    assert "there already" in refused([f"run={run}", "apply=drop"], capsys)
+
+
+def test_what_a_strangers_folder_says_of_its_method_is_not_called(run: Path) -> None:
+    path = run / "result.json"
+    values = json.loads(path.read_text())
+    marker = run / "called"
+    values["configuration"]["method"]["_target_"] = "os.mkdir"
+    values["configuration"]["method"]["path"] = str(marker)
+    path.write_text(json.dumps(values))
+    (run / "checkpoints" / "evil.pt").write_bytes(
+        b"cos\nmkdir\n(S'" + str(marker).encode() + b"'\ntR."
+    )
+    suspects.main([f"run={run}", *FEW])
+    assert not marker.exists()
