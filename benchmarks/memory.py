@@ -1,6 +1,6 @@
-"""Peak memory of reverse mode through T1 lower steps: `unrolled` and TorchOpt on the same problem.
+"""Peak memory of an exact hypergradient through T1 lower steps: ours and TorchOpt's.
 
-    python -m benchmarks.memory [--steps 1 8 32] [--batch 8] [--length 32]
+    python -m benchmarks.memory [--steps 1 8 32] [--batch 8] [--length 32] [--only forward]
 
 Each measurement is a process of its own: peak resident memory on a CPU, the allocator's peak on a
 GPU. MiniLM-L6's shape with gated rank-8 LoRA, AdamW below.
@@ -9,23 +9,25 @@ GPU. MiniLM-L6's shape with gated rank-8 LoRA, AdamW below.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks.common import Batches, lora_model, our_engine, trainable
-from bilevel.hypergradient import Unrolled
+from bilevel.hypergradient import Forward, Hypergradient, Unrolled
 
 
-def ours(unroll_steps: int, batch: int, length: int, device: str) -> None:
+def ours(estimator: Hypergradient, unroll_steps: int, batch: int, length: int, device: str) -> None:
     """One global step of the engine."""
     engine = our_engine(
-        Unrolled(keep_graph=False),
+        estimator,
         "fp32",
         unroll_steps,
         device=device,
@@ -63,7 +65,11 @@ def torchopt_(unroll_steps: int, batch: int, length: int, device: str) -> None:
     loss(params, Batches(2, device, length, batch).batch).backward(inputs=[gates.logits])
 
 
-LIBRARIES = {"unrolled": ours, "TorchOpt": torchopt_}
+LIBRARIES: dict[str, Callable[[int, int, int, str], None]] = {
+    "unrolled": functools.partial(ours, Unrolled(keep_graph=False)),
+    "forward": functools.partial(ours, Forward(directions=1)),
+    "TorchOpt": torchopt_,
+}
 
 
 def measure(library: str, unroll_steps: int, options: argparse.Namespace) -> float:
@@ -81,6 +87,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--length", type=int, default=32)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--only", default="", help="libraries whose name contains this")
     parser.add_argument("--child", default=None, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -93,7 +100,7 @@ def main() -> None:
     print(f"peak MiB, batch {options.batch}, length {options.length}, {options.device}")
     print("| library | " + " | ".join(f"T1 = {n}" for n in options.steps) + " | last / first |")
     print("|---" * (len(options.steps) + 2) + "|")
-    for library in LIBRARIES:
+    for library in (name for name in LIBRARIES if options.only in name):
         peaks = [measure(library, n, options) for n in options.steps]
         cells = " | ".join(f"{peak:.0f}" for peak in peaks)
         print(f"| {library} | {cells} | {peaks[-1] / peaks[0]:.2f} |")

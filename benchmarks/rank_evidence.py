@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.lines import measure
+from benchmarks.lines import EXAMPLES, measure
 from bilevel.cutting import Budget, Criterion, Frontier, Losses, Ranking, cut
 from bilevel.cutting.criteria import ScoringData
 from bilevel.cutting.criteria.registry import CRITERIA
@@ -43,7 +43,7 @@ from experiments.training.trained_adapter import Trained, of_run
 
 CUT = "lora80"
 SHARES = (0.5, 0.25, 0.125)
-EXAMPLES, DELTA = 512, 0.02
+HELD_OUT, DELTA = 512, 0.02
 ERRORS = (1, 2)
 RANDOM_DRAWS = 3
 FIELDS = (
@@ -106,6 +106,7 @@ def lines(folder: Path, criteria: list[Criterion], done: set[str]) -> Iterator[d
         return {
             **{"task": run.result["task"], "seed": run.result["seed"], "what": what},
             **{"test_loss": losses.mean, "difference": d.mean, "error": d.error},
+            EXAMPLES: _shares(losses, whole),
             **{"score": found, "score_difference": scores, "run_seconds": cost, **more},
         }
 
@@ -121,7 +122,7 @@ def lines(folder: Path, criteria: list[Criterion], done: set[str]) -> Iterator[d
     for criterion in criteria:
         if criterion.name in done:
             continue
-        rows, drawing = halves(trained.held_out.rows, EXAMPLES, criterion)
+        rows, drawing = halves(trained.held_out.rows, HELD_OUT, criterion)
         started = time.process_time()
         data = scoring(trained, rows) if rows else None
         ranking = cut(trained.model, criterion, budget=Budget(budget=0.5), scoring=data).ranking
@@ -160,6 +161,17 @@ def lines(folder: Path, criteria: list[Criterion], done: set[str]) -> Iterator[d
             d = difference(losses, cuts[components])
             extra |= {"cut_difference": d.mean, "cut_error": d.error}
         yield line(path.name, losses, reached, share="trained", **extra)
+
+
+def _shares(losses: Losses, whole: Losses) -> np.ndarray:
+    """Each example's part of the difference of means, (n,): their mean is the difference.
+
+    With sums d_i over n_i words: m + (d_i - m n_i) N / sum n, by which the mean's standard error is
+    that of the ratio of sums.
+    """
+    apart, terms = losses.totals - whole.totals, whole.terms.astype(float)
+    mean = apart.sum() / terms.sum()
+    return mean + (apart - mean * terms) * len(terms) / terms.sum()
 
 
 def scoring(trained: Trained, rows: list[dict[str, Any]]) -> ScoringData:

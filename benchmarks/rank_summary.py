@@ -2,11 +2,10 @@
 
     python -m benchmarks.rank_summary FILE.csv
 
-Differences in test loss are to the whole adapter of the same seed. Their mean over seeds has the
-standard error sqrt(sd^2 / n + mean(se_i^2)): seeds are drawn anew (sd over n seeds), test examples
-are the same in all of them, so that their part does not shrink with n. The limit is the upper one
-of a two-sided 95 % interval by that error. Agreement is Spearman's rho of the ranks between every
-two seeds, over all modules and within each kind, at half of the components.
+Differences in test loss are to the whole adapter of the same seed; over two seeds and more with the
+95 % interval of :mod:`experiments.metrics.crossed`, of one seed with that of its test examples
+alone (in brackets). Agreement is Spearman's rho of the ranks between every two seeds, over all
+modules and within each kind, at half of the components.
 """
 
 from __future__ import annotations
@@ -18,19 +17,27 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
+
+from benchmarks.lines import array_of
 from experiments.metrics.agreement import agreement
+from experiments.metrics.crossed import crossed
 
 # MiniLM's adapted modules, in the order in which ranks stand in the file.
 KINDS = ("query", "value")
 Row = dict[str, str]
 
 
-def mean_and_error(rows: Sequence[Row]) -> tuple[float, float]:
-    """Of the difference in test loss, as the module's page says."""
-    found = [float(row["difference"]) for row in rows]
-    between = statistics.variance(found) / len(found) if len(found) > 1 else 0.0
-    shared = statistics.mean(float(row["error"]) ** 2 for row in rows)
-    return statistics.mean(found), (between + shared) ** 0.5
+def interval(file: Path, rows: Sequence[Row]) -> tuple[float, float, float]:
+    """Mean, low and high of the difference in test loss, as the module's page says."""
+    seeds = {row["seed"] for row in rows}
+    arrays = {seed: [r for r in rows if r["seed"] == seed] for seed in sorted(seeds)}
+    table = np.stack([np.mean([np.load(array_of(file, r)) for r in g], 0) for g in arrays.values()])
+    if len(seeds) > 1:
+        found = crossed(table)
+        return found.mean, found.low, found.high
+    mean, half = float(table.mean()), 1.96 * float(table[0].std(ddof=1)) / table.shape[1] ** 0.5
+    return mean, mean - half, mean + half
 
 
 def grouped(rows: Iterable[Row]) -> dict[tuple[str, str, str], list[Row]]:
@@ -42,15 +49,15 @@ def grouped(rows: Iterable[Row]) -> dict[tuple[str, str, str], list[Row]]:
     return groups
 
 
-def losses(rows: Sequence[Row]) -> None:
+def losses(file: Path, rows: Sequence[Row]) -> None:
     """A line for each part of each task."""
     print(
-        "| task | what | seeds | components | test loss - whole | upper 95 % | delta | score "
-        "- whole | seconds / run |\n|---|---|---|---|---|---|---|---|---|"
+        "| task | what | seeds | components | test loss - whole | 95 % | delta | score - whole "
+        "| LoRA runs |\n|---|---|---|---|---|---|---|---|---|"
     )
     for (task, what, share), group in grouped(rows).items():
         whole = {r["seed"]: float(r["run_seconds"]) for r in rows if r["task"] == task}
-        mean, error = mean_and_error(group)
+        mean, low, high = interval(file, group)
         components = statistics.mean(float(r["components"]) for r in group)
         scores = [float(r["score_difference"]) for r in group if r["score_difference"]]
         deltas = [float(r["delta"]) for r in group if r["delta"]]
@@ -59,7 +66,8 @@ def losses(rows: Sequence[Row]) -> None:
         seeds = sorted({r["seed"] for r in group})
         cells = [
             *(task, f"{what} {share}", ",".join(seeds), f"{components:.1f}"),
-            *(f"{mean:+.4f} ± {error:.4f}", f"{mean + 1.96 * error:+.4f}"),
+            f"{mean:+.4f}",
+            f"{low:+.4f} to {high:+.4f}" if len(seeds) > 1 else f"({low:+.4f} to {high:+.4f})",
             f"{statistics.mean(deltas):.4f}" if deltas else "",
             f"{statistics.mean(scores):+.3f}" if scores else "",
             f"{statistics.mean(cost):.2f}" if cost else "",
@@ -87,7 +95,8 @@ def agreements(rows: Sequence[Row], share: str = "0.5") -> None:
 if __name__ == "__main__":
     if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         raise SystemExit(__doc__)
-    with Path(sys.argv[1]).open(newline="") as file:
+    path = Path(sys.argv[1])
+    with path.open(newline="") as file:
         table = list(csv.DictReader(file))
-    losses(table)
+    losses(path, table)
     agreements(table)

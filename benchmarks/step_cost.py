@@ -23,10 +23,14 @@ from bilevel.hypergradient import (
     Alignment,
     ConjugateGradient,
     FiniteDifference,
+    Forward,
     Hypergradient,
     Neumann,
     NoHypergradient,
+    Nystrom,
+    Penalty,
     Sama,
+    Soba,
     Unrolled,
 )
 
@@ -40,9 +44,14 @@ ESTIMATORS: dict[str, tuple[Hypergradient, str]] = {
     "finite_difference (forward)": (FiniteDifference(difference="forward"), "sdpa"),
     "unrolled (graph kept)": (Unrolled(), "eager"),
     "unrolled (recomputed)": (Unrolled(keep_graph=False), "eager"),
+    "forward, 1 direction": (Forward(directions=1), "eager"),
+    "forward, 16 directions": (Forward(directions=16), "eager"),
     "sama": (Sama(), "sdpa"),
+    "penalty": (Penalty(), "sdpa"),
     "neumann, 1 iteration": (Neumann(alpha=0.1), "eager"),
     "cg, 5 iterations": (ConjugateGradient(), "eager"),
+    "nystrom, rank 10": (Nystrom(), "eager"),
+    "soba": (Soba(), "eager"),
 }
 
 
@@ -52,7 +61,7 @@ def candidates(device: str, only: str | None) -> dict[str, Callable[[], None]]:
         steps[f"LoRA {precision}"] = lora_step(precision, device)
         steps[f"LoRA, eager {precision}"] = lora_step(precision, device, attention="eager")
         for name, (estimator, attention) in ESTIMATORS.items():
-            if only is None or only in name:
+            if only is None or any(part in name for part in only.split(",")):
                 engine = our_engine(estimator, precision, device=device, attention=attention)
                 engine.train()
                 steps[f"{name} {precision}"] = engine.train_step
@@ -67,7 +76,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--only", default=None, help="estimators whose name contains this")
+    parser.add_argument(
+        "--only", default=None, help="of estimators: parts of names, with commas between"
+    )
     parser.add_argument("--clock", default="wall", choices=["wall", "cpu"])
     options = parser.parse_args()
     if options.clock == "cpu":

@@ -21,6 +21,7 @@ from bilevel.protocols import UpperLevel
 from bilevel.replay.parameter_slots import ParameterSlots
 from bilevel.replay.random_state import RandomState
 from bilevel.replay.recording import RecordedSteps, StepRecord
+from bilevel.step_settings import StepSettings
 
 __all__ = ["PlainLevel"]
 
@@ -32,13 +33,13 @@ class PlainLevel:
     dropout masks are new ones, the same in all passes.
 
     Raises:
-        UserError: the estimator needs recorded steps, or the problem is none of Betty's.
+        UserError: the estimator needs records or a memory, or the problem is none of Betty's.
     """
 
     def __init__(self, problem: Any, estimator: Hypergradient) -> None:
         if estimator.needs_records or not isinstance(problem, ImplicitProblem):
             raise UserError(
-                f"hypergradient {estimator.name!r} needs the recorded steps of a "
+                f"hypergradient {estimator.name!r} needs the recorded steps or the memory of a "
                 f"bilevel.LowerProblem, but problem {problem.name!r} is a "
                 f"{type(problem).__name__}; use LowerProblem, or finite_difference, neumann or cg"
             )
@@ -79,6 +80,10 @@ class PlainLevel:
     def is_implemented(self, hook: str) -> bool:
         """Whether the problem has a hook of Betty's."""
         return bool(self._problem.is_implemented(hook))
+
+    def step_settings(self) -> Sequence[StepSettings]:
+        """None: Betty's problems have no such thing."""
+        return ()
 
     def kernels(self) -> AbstractContextManager[Any]:
         """Whatever attention takes: Betty chooses none."""

@@ -231,6 +231,8 @@ def describe(hint: Any, nothing: str = "null") -> str:
         if issubclass(kind, tuple) and inner and inner[-1] is not ...:
             each = describe(inner[0], nothing) if len(set(inner)) == 1 else "a value"
             return f"a list of {len(inner)} values like [a,b], each {each}"
+        if inner and get_origin(inner[0]) is Literal:
+            return f"a list like [a,b], each {describe(inner[0], nothing)}"
         return "a list like [a,b]"
     return kind.__name__
 

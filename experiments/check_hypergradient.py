@@ -23,9 +23,13 @@ from bilevel.hypergradient import (
     BettyDarts,
     ConjugateGradient,
     FiniteDifference,
+    Forward,
     Neumann,
     NoHypergradient,
+    Nystrom,
+    Penalty,
     Sama,
+    Soba,
     Unrolled,
 )
 from experiments.cli.command_line import CommandLine
@@ -52,10 +56,15 @@ ESTIMATORS: tuple[Hypergradient, ...] = (
     Sama(),
     Neumann(),
     ConjugateGradient(),
+    Nystrom(),
+    Soba(),
     Alignment(),
     Unrolled(),
     Unrolled(depth=1),
     Unrolled(product="central_difference"),
+    Forward(),
+    Forward(directions=4),
+    Penalty(),
 )
 # Largest error of the whole gradient, in shares of it, on any batch, of what may be trusted. It
 # leaves a cosine of 0.995 at the least.

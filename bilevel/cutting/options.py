@@ -32,6 +32,10 @@ class CutOptions(Settings):
     examples: Annotated[int, Ge(2)] = 512
     """Held-out examples at most; those of a criterion with data are half of them."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.named()  # a wrong name is told with the other words
+
     def named(self) -> Criterion:
         """The criterion, with its own options.
 

@@ -7,6 +7,10 @@ implicit term (``unrolled`` through all T1 steps) and every estimator's on the s
 the engine back: weights, optimisers, data position and random state are as if it had not been
 called.
 
+An estimator that remembers (``alignment``) starts from what the run's own has remembered so far and
+goes on from batch to batch. One that changes the lower steps takes steps of its own, on the same
+data, and its term is held against the exact one of the plain steps.
+
 Exact is meant for the steps that were taken, with the gradients that they were taken with, and for
 the first upper step after them. Where a model leaves a part out of its gradient (PEFT's DoRA: the
 norm), steps and v = dL2/dV lack it, and the value is the run's derivative but for that part. What a
@@ -16,22 +20,20 @@ cosine or a ratio is of a zero vector is ``nan``.
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from bilevel.errors import UserError
 from bilevel.hypergradient.base import Hypergradient
 from bilevel.hypergradient.derivatives import dot, norm
+from bilevel.hypergradient.rehearsal import Apart, Moment, Run, lower_steps
+from bilevel.hypergradient.settings_adjoint import check_step_settings
 from bilevel.hypergradient.unrolled import Unrolled
-from bilevel.nests import clone_nested
 from bilevel.problem import BilevelProblem
-from bilevel.replay.random_state import RandomState
 from bilevel.replay.recorder import StepRecorder
 from bilevel.replay.recording import Needs
 
@@ -55,7 +57,8 @@ class CheckResult:
         exact_norm: |exact|.
         direct_norm: |direct partial|.
         exact_direct_cosine: of the exact implicit term to the direct partial.
-        seconds: to compute the term, after the lower steps and the upper gradient.
+        seconds: to compute the term, after the lower steps and the upper gradient; with what the
+            estimator did at the steps.
     """
 
     name: str
@@ -97,31 +100,37 @@ def check(
     exact_estimator = reference or Unrolled(keep_graph=False)
     for estimator in (exact_estimator, *estimators):
         estimator.prepare(lower)
+        check_step_settings(estimator, lower)
     # The callbacks' states stay: restoring them could cut what they have written since.
-    before = clone_nested({p.name: p.state_dict() for p in problems})
-    random_state = RandomState.capture()
-    estimator_state = dict(lower.estimator_state)
+    before = Moment.of(problems)
+    runs = [Run(estimator, dict(lower.estimator_state)) for estimator in estimators]
+    apart = [Apart(run, before) for run in runs if run.estimator.changes_steps]
+    together = [run for run in runs if not run.estimator.changes_steps]
     needs = Needs(depth=None, optimizer=True)
-    for estimator in (exact_estimator, *estimators):
+    for estimator in (exact_estimator, *(run.estimator for run in together)):
         needs |= estimator.needs(lower)
     # A kept graph serves one estimator only; recomputing it is as exact.
     needs = dataclasses.replace(needs, graph=False)
     results = []
     try:
-        with _untold(lower, needs):
+        with _untold(lower):
             for done in range(batches):
                 check_differentiated(lower, engine.global_step + done)
-                vector, direct = _lower_steps(lower, upper)
-                exact, _ = _timed(exact_estimator, vector, lower, upper)
-                for estimator in estimators:
-                    lower.estimator_state = dict(estimator_state)
-                    term, seconds = _timed(estimator, vector, lower, upper)
-                    results.append(_compare(estimator, term, exact, direct, seconds))
+                now = Moment.of(problems) if apart else None
+                for one in apart:
+                    one.go_on(problems, lower, upper)
+                if now is not None:
+                    now.restore(problems)
+                lower.recorder = StepRecorder(needs, together)
+                vector, direct = lower_steps(lower, upper)
+                exact = exact_estimator.implicit_term(vector, lower, upper)
+                for run in together:
+                    run.estimate(vector, lower, upper)
+                results += [
+                    _compare(run.estimator, run.term, exact, direct, run.seconds) for run in runs
+                ]
     finally:
-        for problem in problems:
-            problem.load_state_dict(before[problem.name])
-        random_state.restore()
-        lower.estimator_state = estimator_state
+        before.restore(problems)
     return results
 
 
@@ -152,39 +161,14 @@ def _two_levels(problems: Sequence[BilevelProblem]) -> tuple[BilevelProblem, Bil
 
 
 @contextmanager
-def _untold(lower: BilevelProblem, needs: Needs) -> Iterator[None]:
-    """Steps inside the block are recorded as ``needs`` says, and are nobody's training."""
+def _untold(lower: BilevelProblem) -> Iterator[None]:
+    """Steps inside the block are nobody's training, whatever recorder they have."""
     kept = lower.recorder, lower.gradient_hooks
-    lower.recorder, lower.gradient_hooks = StepRecorder(needs), []
+    lower.gradient_hooks = []
     try:
         yield
     finally:
         lower.recorder, lower.gradient_hooks = kept
-
-
-def _lower_steps(lower: BilevelProblem, upper: BilevelProblem) -> tuple[list[Tensor], list[Tensor]]:
-    """Take T1 lower steps and the data of an upper one; return v = dL2/dV and the direct dL2/dE."""
-    lower.take_lower_steps()
-    V, E = lower.trainable_parameters(), upper.trainable_parameters()
-    grads = upper.new_gradient([*V, *E])
-    return grads[: len(V)], grads[len(V) :]
-
-
-def _timed(
-    estimator: Hypergradient,
-    vector: Sequence[Tensor],
-    lower: BilevelProblem,
-    upper: BilevelProblem,
-) -> tuple[list[Tensor], float]:
-    def finish() -> None:
-        if torch.device(lower.device).type == "cuda":
-            torch.cuda.synchronize(lower.device)
-
-    finish()
-    start = time.perf_counter()
-    term = estimator.implicit_term(vector, lower, upper)
-    finish()
-    return term, time.perf_counter() - start
 
 
 def _compare(

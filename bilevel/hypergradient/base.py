@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from bilevel.protocols import LowerLevel, UpperLevel
+    from bilevel.replay.recording import StepRecord
 
 __all__ = ["Hypergradient", "each_registered", "register", "registered"]
 
@@ -40,6 +41,10 @@ class Hypergradient(Settings, ABC):
     is_zero: ClassVar[bool] = False
     needs_vary: ClassVar[bool] = False  # needs() is asked anew before each T1 steps
     needs_records: ClassVar[bool] = True  # or the latest batch will do, as Betty's problems have it
+    knows_step_settings: ClassVar[bool] = False  # has dPhi/dE of LowerLevel.step_settings
+    changes_steps: ClassVar[bool] = (
+        False  # at_step changes the gradient that the step is taken with
+    )
 
     @abstractmethod
     def implicit_term(
@@ -62,6 +67,15 @@ class Hypergradient(Settings, ABC):
 
     def prepare(self, lower: LowerLevel) -> None:
         """Called once before training: refuse what cannot work, naming the way out."""
+
+    def at_step(self, lower: LowerLevel, step: StepRecord) -> None:
+        """Called at each recorded lower step, with dL1/dV in place and before the optimiser steps.
+
+        An estimator that goes along with the steps, instead of looking back at them, overrides it.
+        What it carries through one window of T1 steps it keeps in ``lower.recorded.carried``, which
+        is empty at the window's start; what outlives the window and belongs into checkpoints, in
+        ``lower.estimator_state``. It puts new values there and changes none in place.
+        """
 
     def __call__(
         self,

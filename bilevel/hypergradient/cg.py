@@ -20,6 +20,8 @@ from bilevel.settings import Natural
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from bilevel.protocols import LowerLevel, UpperLevel
+
 __all__ = ["ConjugateGradient"]
 
 
@@ -39,7 +41,11 @@ class ConjugateGradient(ImplicitFunction):
     """Added to H's diagonal."""
 
     def inverse(
-        self, hessian: Callable[[Sequence[Tensor]], list[Tensor]], vector: list[Tensor]
+        self,
+        hessian: Callable[[Sequence[Tensor]], list[Tensor]],
+        vector: list[Tensor],
+        lower: LowerLevel,
+        upper: UpperLevel,
     ) -> list[Tensor]:
         """Conjugate gradients from x = 0, without waiting for the device."""
         import torch

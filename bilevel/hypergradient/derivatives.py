@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
@@ -157,6 +158,44 @@ class ReplayedLoss:
         total = mean_over_ranks(total, inputs, self._lower.world)
         split = len(inputs) - len(self.upper_values)
         return total[:split], total[split:]
+
+    def gradient_tangents(
+        self,
+        weights: Sequence[Tensor],
+        directions: Sequence[tuple[Sequence[Tensor], Sequence[Tensor]]],
+        product: str = "double_backward",
+        epsilon: float = 1e-2,
+    ) -> list[list[Tensor]]:
+        """d2L1/dV2 dV + d2L1/dVdE dE at V = ``weights``, for each direction (dV, dE).
+
+        By one double backward a direction, all from one graph, or by a central difference of step
+        ``epsilon / |(dV, dE)|``.
+        """
+        if product == "central_difference":
+            return [self._difference_along(weights, dV, dE, epsilon) for dV, dE in directions]
+        leaves = [w.detach().requires_grad_() for w in weights]
+        inputs = [*leaves, *self.upper_values]
+        found: list[list[Tensor]] = [[] for _ in directions]
+        for batch in self._batches:
+            with self._holding(leaves):
+                grads = self._lower.own_gradient(self._evaluate(*batch), inputs, create_graph=True)
+                for i, (dV, dE) in enumerate(directions):
+                    # Second derivatives commute: of <dL1/d(V, E), (dV, dE)> the gradient in V.
+                    along = vector_jacobian(grads, leaves, [*dV, *dE], retain_graph=True)
+                    found[i] = added(found[i] or None, along)
+        return [mean_over_ranks(along, leaves, self._lower.world) for along in found]
+
+    def _difference_along(
+        self, weights: Sequence[Tensor], dV: Sequence[Tensor], dE: Sequence[Tensor], epsilon: float
+    ) -> list[Tensor]:
+        step = epsilon / (norm([*dV, *dE]) + torch.finfo(torch.float32).tiny)
+        sides = []
+        for s in (step, -step):
+            there = copy.copy(self)
+            moved = [e.detach() + s * d for e, d in zip(self.upper_values, dE, strict=True)]
+            there.upper_values = [e.requires_grad_() for e in moved]
+            sides.append(there.gradient([w + s * d for w, d in zip(weights, dV, strict=True)])[0])
+        return [(p - m) / (2 * step) for p, m in zip(*sides, strict=True)]
 
     def hessian_operator(
         self, weights: Sequence[Tensor], product: str, epsilon: float = 1e-2

@@ -21,7 +21,7 @@ from bilevel.hypergradient.shared import (
     step_size,
 )
 from bilevel.replay.recording import Needs
-from bilevel.settings import Natural, Positive
+from bilevel.settings import Positive
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,8 +36,6 @@ class ImplicitFunction(Hypergradient):
     """An estimator that solves with H; subclasses say how."""
 
     needs_records: ClassVar[bool] = False
-    iterations: Natural = 1
-    """Hessian-vector products to spend on H^{-1} v."""
     product: Product = "auto"
     """How to take second-order products, as for ``unrolled``."""
     epsilon: Positive | None = None
@@ -61,10 +59,14 @@ class ImplicitFunction(Hypergradient):
             resolve_product(self.product, lower),
             step_size(self.epsilon, lower),
         )
-        return [-g for g in mixed(self.inverse(hessian, list(vector)))]
+        return [-g for g in mixed(self.inverse(hessian, list(vector), lower, upper))]
 
     @abstractmethod
     def inverse(
-        self, hessian: Callable[[Sequence[Tensor]], list[Tensor]], vector: list[Tensor]
+        self,
+        hessian: Callable[[Sequence[Tensor]], list[Tensor]],
+        vector: list[Tensor],
+        lower: LowerLevel,
+        upper: UpperLevel,
     ) -> list[Tensor]:
-        """H^{-1} v."""
+        """H^{-1} v; ``hessian`` multiplies by H. The levels are for what is remembered of them."""

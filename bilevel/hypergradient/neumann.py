@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 from bilevel.hypergradient.base import register
 from bilevel.hypergradient.implicit_function import ImplicitFunction
-from bilevel.settings import Positive
+from bilevel.settings import Natural, Positive
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from bilevel.protocols import LowerLevel, UpperLevel
 
 __all__ = ["Neumann"]
 
@@ -29,11 +31,17 @@ class Neumann(ImplicitFunction):
     """Truncated Neumann series."""
 
     name: ClassVar[str] = "neumann"
+    iterations: Natural = 1
+    """Terms after the first, one Hessian-vector product each."""
     alpha: Positive = 1.0
     """Step of the series."""
 
     def inverse(
-        self, hessian: Callable[[Sequence[Tensor]], list[Tensor]], vector: list[Tensor]
+        self,
+        hessian: Callable[[Sequence[Tensor]], list[Tensor]],
+        vector: list[Tensor],
+        lower: LowerLevel,
+        upper: UpperLevel,
     ) -> list[Tensor]:
         """alpha * sum_{j=0..k} (I - alpha H)^j v."""
         term = total = vector

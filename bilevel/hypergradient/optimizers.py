@@ -1,11 +1,12 @@
-r"""PyTorch's SGD, Adam and AdamW as differentiable functions, and vector-Jacobian products of them.
+r"""PyTorch's SGD, Adam and AdamW as differentiable functions, and products with their Jacobians.
 
 Reverse mode through training needs each optimiser step as a function
 
 .. math:: (w_{t+1}, s_{t+1}) = \Phi_t(w_t, g_t, s_t)
 
 of the weights :math:`w`, the gradients :math:`g` and the optimiser's own state :math:`s` (momentum
-or moments), and adjoints :math:`(\bar w, \bar g, \bar s)_t` from :math:`(\bar w, \bar s)_{t+1}`.
+or moments), and adjoints :math:`(\bar w, \bar g, \bar s)_t` from :math:`(\bar w, \bar s)_{t+1}`;
+forward mode needs tangents :math:`(\dot w, \dot s)_{t+1}` from :math:`(\dot w, \dot g, \dot s)_t`.
 A LoRA adapter is many small tensors, so everything that shares hyperparameters and step count is
 laid end to end in one vector first: a step is a few dozen kernels however many layers there are.
 """
@@ -13,7 +14,8 @@ laid end to end in one vector first: a step is a few dozen kernels however many 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,12 +35,32 @@ from bilevel.hypergradient.optimizer_state import (
 __all__ = [
     "GroupHyper",
     "OptimizerSnapshot",
+    "StepAdjoints",
     "check_supported",
     "clone_together",
     "functional_step",
     "snapshot",
+    "step_adjoints",
+    "step_jvp",
     "step_vjp",
 ]
+
+
+class StepAdjoints(NamedTuple):
+    """Adjoints of what a step was taken with.
+
+    Attributes:
+        params, grads: of each parameter before the step, and of its gradient; the latter None
+            where the gradient is.
+        state: of the optimiser's state tensors, by name.
+        settings: of each param group's ``lr`` and ``weight_decay``, scalars; empty unless asked
+            for, and for groups without a gradient.
+    """
+
+    params: list[Tensor]
+    grads: list[Tensor | None]
+    state: list[dict[str, Tensor]]
+    settings: list[dict[str, Tensor]]
 
 
 @dataclass
@@ -94,14 +116,30 @@ def step_vjp(
     A missing adjoint (None, or a name not in ``grad_state[i]``) counts as zero. The adjoint of a
     gradient that is None is None. Only values are used; the results carry no graph.
     """
+    return step_adjoints(snapshot, params, grads, grad_params, grad_state, max_norm)[:3]
+
+
+def step_adjoints(
+    snapshot: OptimizerSnapshot,
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor | None],
+    grad_params: Sequence[Tensor | None],
+    grad_state: Sequence[dict[str, Tensor]],
+    max_norm: float = 0.0,
+    settings: bool = False,
+) -> StepAdjoints:
+    """:func:`step_vjp`, with the adjoints of learning rates and weight decays if ``settings``."""
     adj_params = [_or_zeros(a, p) for a, p in zip(grad_params, params, strict=True)]
     adj_grads: list[Tensor | None] = [None] * len(adj_params)
     adj_state = [dict(state) for state in grad_state]  # kept where there is no gradient
+    adj_settings: list[dict[str, Tensor]] = [{} for _ in snapshot.hypers]
     with torch.no_grad():
         buckets = _gather(snapshot, params, grads)
     leaves = [v for b in buckets for v in (b.params, b.grads, *b.state.values())]
     if not leaves:
-        return adj_params, adj_grads, adj_state
+        return StepAdjoints(adj_params, adj_grads, adj_state, adj_settings)
+    set_by = [_set_by_tensors(bucket) for bucket in buckets] if settings else []
+    leaves += [value for values in set_by for value in values.values()]
     for leaf in leaves:
         leaf.requires_grad_()
     outputs: list[Tensor] = []
@@ -128,7 +166,77 @@ def step_vjp(
             pieces = split_like(next(found), bucket.likes)
             for i, piece in zip(bucket.members, pieces, strict=True):
                 adj_state[i][name] = piece
-    return adj_params, adj_grads, adj_state
+    for bucket, values in zip(buckets, set_by, strict=False):  # none unless asked for
+        of_group = adj_settings[snapshot.group_of[bucket.members[0]]]
+        for name in values:  # a group may fill several buckets
+            part = next(found)
+            of_group[name] = of_group[name] + part.to(of_group[name]) if name in of_group else part
+    return StepAdjoints(adj_params, adj_grads, adj_state, adj_settings)
+
+
+def _set_by_tensors(bucket: _Bucket) -> dict[str, Tensor]:
+    """Let a bucket's learning rate and weight decay be tensors of their own; returns them."""
+    like = bucket.params
+    values = {
+        name: torch.as_tensor(value, dtype=like.dtype, device=like.device).detach().clone()
+        for name, value in (("lr", bucket.hyper.lr), ("weight_decay", bucket.hyper.weight_decay))
+    }
+    bucket.hyper = replace(bucket.hyper, lr=values["lr"], weight_decay=values["weight_decay"])
+    return values
+
+
+def step_jvp(
+    snapshot: OptimizerSnapshot,
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor | None],
+    tangents: Sequence[tuple[Sequence[Tensor], Sequence[Tensor], Sequence[dict[str, Tensor]]]],
+    max_norm: float = 0.0,
+) -> list[tuple[list[Tensor], list[dict[str, Tensor]]]]:
+    """Tangents of (new params, new state), one pair for each of (params, grads, state) given.
+
+    A name that is not in a tangent's ``state[i]`` counts as zero; a parameter without a gradient
+    keeps its tangents.
+    """
+    with torch.no_grad():
+        buckets = _gather(snapshot, params, grads)
+    leaves = [v.requires_grad_() for b in buckets for v in (b.params, b.grads, *b.state.values())]
+    if not leaves:
+        return [(list(p), [dict(s) for s in state]) for p, _, state in tangents]
+    with torch.enable_grad():
+        results = _advance(buckets, max_norm)
+        outputs = [vector for p, state in results for vector in (p, *state.values())]
+        # J^T u is linear in u, so J t is the derivative of <J^T u, t> by u, whatever u is.
+        dummies = [torch.zeros_like(out, requires_grad=True) for out in outputs]
+        adjoints = torch.autograd.grad(
+            *(outputs, leaves, dummies), create_graph=True, materialize_grads=True
+        )
+    live = [i for i, adjoint in enumerate(adjoints) if adjoint.requires_grad]
+    moved = []
+    for t_params, t_grads, t_state in tangents:
+        flat: list[Tensor] = []
+        for bucket in buckets:
+            flat += [lay_flat([part[i] for i in bucket.members]) for part in (t_params, t_grads)]
+            for name in bucket.state:
+                known = [t_state[i].get(name) for i in bucket.members]
+                flat.append(lay_flat(list(map(_or_zeros, known, bucket.likes))))
+        pushed = iter(
+            torch.autograd.grad(
+                [adjoints[i] for i in live],
+                dummies,
+                [flat[i] for i in live],
+                retain_graph=True,
+                materialize_grads=True,
+            )
+        )
+        new_params, new_state = list(t_params), [dict(state) for state in t_state]
+        for bucket, (_, state) in zip(buckets, results, strict=True):
+            _scatter(bucket, next(pushed), new_params)
+            for name in state:
+                pieces = split_like(next(pushed), bucket.likes)
+                for i, part in zip(bucket.members, pieces, strict=True):
+                    new_state[i][name] = part
+        moved.append((new_params, new_state))
+    return moved
 
 
 def _gather(

@@ -14,9 +14,13 @@ from bilevel.hypergradient import alignment as alignment
 from bilevel.hypergradient import betty_darts as betty_darts
 from bilevel.hypergradient import cg as cg
 from bilevel.hypergradient import finite_difference as finite_difference
+from bilevel.hypergradient import forward as forward
 from bilevel.hypergradient import neumann as neumann
 from bilevel.hypergradient import none as none
+from bilevel.hypergradient import nystrom as nystrom
+from bilevel.hypergradient import penalty as penalty
 from bilevel.hypergradient import sama as sama
+from bilevel.hypergradient import soba as soba
 from bilevel.hypergradient import unrolled as unrolled
 from bilevel.hypergradient.base import Hypergradient, each_registered, registered
 

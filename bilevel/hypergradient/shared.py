@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from bilevel.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from bilevel.protocols import LowerLevel
+    from bilevel.hypergradient.optimizers import StepAdjoints
+    from bilevel.protocols import LowerLevel, UpperLevel
     from bilevel.replay.recording import StepRecord
 
 __all__ = [
     "Product",
     "check_double_backward",
+    "check_parent",
+    "check_plain_steps",
     "check_reentrant",
     "checkpoints_activations",
     "resolve_product",
+    "step_back",
     "step_size",
     "step_through",
 ]
@@ -76,6 +80,37 @@ def check_double_backward(lower: LowerLevel, product: str) -> None:
         )
 
 
+def check_plain_steps(lower: LowerLevel, name: str) -> None:
+    """Refuse lower steps of which the estimator ``name`` would not know all that they do.
+
+    Raises:
+        UserError: an optimiser that is not torch's SGD, Adam or AdamW, or a hook that may change
+            what a step does.
+    """
+    from bilevel.hypergradient.optimizer_state import check_supported
+
+    check_supported(lower.optimizer)
+    for hook in ("custom_optimizer_step", "grad_callback", "param_callback"):
+        if lower.is_implemented(hook):
+            raise UserError(
+                f"hypergradient {name} cannot differentiate the {hook} of problem {lower.name!r}, "
+                "which may change what a step does; use hypergradient=finite_difference"
+            )
+
+
+def check_parent(lower: LowerLevel, upper: UpperLevel, name: str) -> None:
+    """Refuse a level that ``lower`` does not wait for.
+
+    Raises:
+        UserError: ``upper`` is updated beside the steps of ``lower``.
+    """
+    if upper not in lower.parents:
+        raise UserError(
+            f"hypergradient {name} differentiates problem {lower.name!r} with respect to a "
+            f"problem that is updated beside it ({upper.name!r}); use finite_difference there"
+        )
+
+
 def checkpoints_activations(module: nn.Module) -> bool:
     """Whether a transformer in ``module`` computes its activations again in backward passes."""
     return any(_recomputes(part) for part in module.modules())
@@ -105,16 +140,29 @@ def step_through(
     step: StepRecord, adjoint: Sequence[Tensor], state: Sequence[dict[str, Tensor]]
 ) -> tuple[list[Tensor], list[Tensor], list[dict[str, Tensor]]]:
     """Adjoints (V, g, s) before an optimiser step from adjoints (V, s) after it."""
+    params, grads, before, _ = step_back(step, adjoint, state)
+    return params, cast("list[Tensor]", grads), before
+
+
+def step_back(
+    step: StepRecord,
+    adjoint: Sequence[Tensor],
+    state: Sequence[dict[str, Tensor]],
+    settings: bool = False,
+) -> StepAdjoints:
+    """The same, with the adjoints of the optimiser's settings if asked for; zeros for None."""
     import torch
 
-    from bilevel.hypergradient.optimizers import step_vjp
+    from bilevel.hypergradient.optimizers import step_adjoints
 
     assert step.snapshot is not None
     weights = [w.detach() for w in step.weights]
-    a_params, a_grads, a_state = step_vjp(
-        step.snapshot, weights, step.gradient, list(adjoint), list(state), step.max_norm
+    found = step_adjoints(
+        *(step.snapshot, weights, step.gradient, list(adjoint), list(state)),
+        max_norm=step.max_norm,
+        settings=settings,
     )
-    filled = [
-        torch.zeros_like(w) if a is None else a for a, w in zip(a_grads, weights, strict=True)
+    filled: list[Tensor | None] = [
+        torch.zeros_like(w) if a is None else a for a, w in zip(found.grads, weights, strict=True)
     ]
-    return a_params, filled, a_state
+    return found._replace(grads=filled)

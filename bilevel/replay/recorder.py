@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import copy
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from bilevel.hypergradient.optimizer_state import snapshot
 from bilevel.replay.random_state import RandomState
 from bilevel.replay.recording import Needs, RecordedSteps, StepRecord
+from bilevel.step_settings import in_force
 
 if TYPE_CHECKING:
+    from bilevel.hypergradient.base import Hypergradient
     from bilevel.micro_batches import MicroBatch
     from bilevel.protocols import LowerLevel
 
-__all__ = ["StepRecorder"]
+__all__ = ["Companion", "StepRecorder"]
 
 
 NOTHING = Needs(depth=0)
+
+
+class Companion(Protocol):
+    """What comes along with the steps: an estimator."""
+
+    def at_step(self, lower: LowerLevel, step: StepRecord) -> None:
+        """Called at each recorded step, before the optimiser takes it."""
 
 
 class StepRecorder:
@@ -23,22 +34,34 @@ class StepRecorder:
 
     Attributes:
         needs: what to record; nothing at first.
+        companions: called at each recorded step.
         recorded: the steps since the last upper step.
         current: record of the optimiser step under way, if it is recorded.
     """
 
-    def __init__(self, needs: Needs = NOTHING) -> None:
+    def __init__(self, needs: Needs = NOTHING, companions: Sequence[Companion] = ()) -> None:
         self.needs = needs
+        self.companions = companions
+        self._accompanied = True
         self.recorded = RecordedSteps()
         self.current: StepRecord | None = None
+
+    def serve(self, level: LowerLevel, estimator: Hypergradient) -> None:
+        """Record what ``estimator`` needs, and let it come along."""
+        self.needs, self.companions = estimator.needs(level), (estimator,)
 
     def forget(self) -> None:
         """Start anew, with the same needs."""
         self.recorded, self.current = RecordedSteps(), None
 
-    def start(self, level: LowerLevel) -> None:
-        """Begin T1 steps, with the upper variables as they are now."""
-        self.current = None
+    def start(self, level: LowerLevel, accompanied: bool = True) -> None:
+        """Begin T1 steps, with the upper variables as they are now.
+
+        Args:
+            level: whose steps they are.
+            accompanied: whether an upper step follows; without, as in a warm-up, nobody is called.
+        """
+        self.current, self._accompanied = None, accompanied
         self.recorded.open(
             self.needs.depth,
             {
@@ -56,7 +79,10 @@ class StepRecorder:
             weights = [p.detach().clone() for p in level.trainable_parameters()]
             record = StepRecord(weights, max_norm=level.gradient_clipping)
             if self.needs.optimizer:
-                record.snapshot = snapshot(level.optimizer, level.trainable_parameters())
+                groups = level.optimizer.param_groups
+                record.rates = [copy.deepcopy(group["lr"]) for group in groups]
+                with in_force(level.optimizer, level.step_settings(), level.name):
+                    record.snapshot = snapshot(level.optimizer, level.trainable_parameters())
             if self.needs.graph and level.gas == 1:
                 record.graph = ([w.requires_grad_() for w in record.weights], [])
             self.recorded.steps.append(record)
@@ -75,4 +101,6 @@ class StepRecorder:
             None if p.grad is None else p.grad.detach() * (1.0 if inverse is None else inverse)
             for p in level.trainable_parameters()
         ]
+        for companion in self.companions if self._accompanied else ():
+            companion.at_step(level, record)
         return record

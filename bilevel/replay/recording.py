@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bilevel.errors import UserError
 
@@ -58,7 +58,8 @@ class StepRecord:
         weights: V before the step.
         batches: the step's micro-batches, each with the random state its loss was drawn from.
         gradient: dL1/dV of the whole step, before clipping; None where unused.
-        snapshot: the optimiser before the step.
+        snapshot: the optimiser before the step, with the settings in force.
+        rates: learning rate of each param group, before any factor that upper variables decide.
         upper_gradient: dL1/dE at ``weights``, by upper problem.
         graph: (V, dL1/dV): the leaves and the gradient, connected by a live graph.
         max_norm: clipping threshold of the step, 0 for none.
@@ -69,6 +70,7 @@ class StepRecord:
     batches: list[tuple[MicroBatch, RandomState]] = field(default_factory=list)
     gradient: list[Tensor | None] = field(default_factory=list)
     snapshot: OptimizerSnapshot | None = None
+    rates: list[float | Tensor] = field(default_factory=list)
     upper_gradient: dict[str, list[Tensor]] = field(default_factory=dict)
     graph: tuple[list[Tensor], list[Tensor]] | None = None
     max_norm: float = 0.0
@@ -83,11 +85,18 @@ class StepRecord:
 
 
 class RecordedSteps:
-    """The T1 lower steps since the last upper step, with the upper variables that they saw."""
+    """The T1 lower steps since the last upper step, with the upper variables that they saw.
+
+    Attributes:
+        steps: the records that are kept, oldest first.
+        upper_values: E of each upper problem at the steps.
+        carried: what the estimator carries from step to step.
+    """
 
     def __init__(self) -> None:
         self.steps: deque[StepRecord] = deque()
         self.upper_values: dict[str, list[Tensor]] = {}
+        self.carried: dict[Any, Any] = {}
 
     @property
     def last(self) -> StepRecord:
@@ -107,6 +116,7 @@ class RecordedSteps:
         """Forget the previous T1 steps and keep the latest ``depth`` of those that come."""
         self.steps = deque(maxlen=depth)
         self.upper_values = upper_values
+        self.carried = {}
 
     def drop_graphs(self) -> None:
         """Free the kept graphs, once the upper steps are done."""

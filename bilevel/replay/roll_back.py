@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from bilevel.errors import UserError
 from bilevel.nests import clone_nested
 
 if TYPE_CHECKING:
+    from bilevel.hypergradient.base import Hypergradient
     from bilevel.micro_batches import MicroBatch
     from bilevel.protocols import LowerLevel
 
@@ -28,6 +30,19 @@ class RollBack:
         self.active = False
         self.batches: list[MicroBatch] = []
         self.saved: dict[str, Any] | None = None
+
+    def check(self, asked: bool, estimator: Hypergradient) -> None:
+        """Refuse estimators that could not follow.
+
+        Raises:
+            UserError: a roll-back is ``asked`` for, and ``estimator`` changes what a step is.
+        """
+        if asked and estimator.changes_steps:
+            raise UserError(
+                f"hypergradient {estimator.name} takes part in the lower steps, and roll_back=true "
+                "takes the last of them again without it: leave roll_back off, or use another "
+                "hypergradient"
+            )
 
     def note(self, micro: MicroBatch) -> None:
         """Keep a micro-batch, and of those before it only the ones of its optimiser step."""

@@ -120,6 +120,7 @@ class _Line(_Shape):
     kind: str
     gates: dict[str, list[float | None]] | None = None
     singular: dict[str, list[float]] | None = None
+    saved: dict[str, list[float]] | None = None
 
 
 class _Summary(_Shape):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import platform
-import resource
+import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from transformers import PreTrainedModel
 
@@ -208,6 +209,10 @@ def _peak_memory_mib() -> float:
     """Most memory held at once: of the GPU if one was used, else of the process."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated() > 0:
         return torch.cuda.max_memory_allocated() / 2**20
+    if sys.platform == "win32":
+        return float(psutil.Process().memory_info().peak_wset) / 2**20
+    import resource  # of Unix alone
+
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Kilobytes on Linux, bytes on macOS.
-    return largest / (2**20 if platform.system() == "Darwin" else 2**10)
+    return largest / (2**20 if sys.platform == "darwin" else 2**10)

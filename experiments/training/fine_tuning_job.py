@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from bilevel import Hypergradient, distributed
+from bilevel import Callback, Hypergradient, distributed
 from bilevel.checkpoint.folder import Checkpointer
 from bilevel.cutting import Losses
 from bilevel.lowrank import split_fused
@@ -163,7 +163,12 @@ class FineTuningJob:
         """The same as transformers makes it, which what was saved must fit."""
         return warm_start.load(self.plan.model, self.task.answers, self.seed).model
 
-    def context(self, folder: Path) -> RunContext:
+    def context(
+        self,
+        folder: Path,
+        listeners: Sequence[Callable[[dict[str, Any]], None]] = (),
+        callbacks: Sequence[Callback] = (),
+    ) -> RunContext:
         """What the stages of a run in ``folder`` share."""
         options, task = self.plan.engine, self.task
         rows = [*self.data.examples, *(self.data.validation or ())]
@@ -179,6 +184,8 @@ class FineTuningJob:
             tokenizer=self.tokenizer,
             checkpointer=Checkpointer(folder / "checkpoints", options.keep_checkpoints),
             resume=self.plan.resume,
+            listeners=listeners,
+            callbacks=callbacks,
         )
 
 

@@ -3,8 +3,18 @@
 import pytest
 import torch
 
+from bilevel.checkpoint.state_file import load_state, save_state
 from bilevel.errors import UserError
-from bilevel.hypergradient import Alignment, FiniteDifference, NoHypergradient, Unrolled
+from bilevel.hypergradient import (
+    Alignment,
+    FiniteDifference,
+    Forward,
+    NoHypergradient,
+    Nystrom,
+    Penalty,
+    Soba,
+    Unrolled,
+)
 from bilevel.nests import clone_nested
 from tests.bilevel.graphs import (
     three_levels,
@@ -17,14 +27,18 @@ pytestmark = STRICT
 SGD, Adam, AdamW = torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW
 
 
-def finish(build, at=None):
-    """All parameters and the last losses of a run, resumed at global step ``at`` if given."""
+def finish(build, at=None, file=None):
+    """All parameters and the last losses of a run, resumed at global step ``at`` if given, from a
+    copy of its state or from ``file``."""
     engine, lower, upper = build()
     total = engine.train_iters
     if at is not None:
         engine.train_iters = at
         engine.run()
         state = clone_nested(engine.state_dict())
+        if file is not None:
+            save_state(file, state)
+            state = load_state(file)
         torch.manual_seed(999)  # whatever a new process starts from
         engine, lower, upper = build()
         torch.rand(17)
@@ -75,6 +89,27 @@ def test_a_resumed_run_is_bit_equal(options, at):
         )
 
     assert torch.equal(finish(build), finish(build, at))
+
+
+@pytest.mark.parametrize("at", [1, 5])
+@pytest.mark.parametrize(
+    "estimator", [Forward(directions=2), Nystrom(), Soba(), Penalty()], ids=repr
+)
+def test_a_resumed_run_is_bit_equal_with_every_memory(estimator, at, tmp_path):
+    """Random directions, and what an estimator has remembered; by way of the file."""
+
+    def build():
+        return two_levels(
+            estimator,
+            optimizer=lambda p: AdamW(p, lr=0.05),
+            upper_optimizer=lambda p: Adam(p, lr=0.1),
+            dropout=0.3,
+            steps=8,
+            unroll_steps=2,
+            upper_steps=2,
+        )
+
+    assert torch.equal(finish(build), finish(build, at, tmp_path / "state.safetensors"))
 
 
 @pytest.mark.parametrize("estimator", [Alignment(calibrate_every=4), FiniteDifference()], ids=repr)

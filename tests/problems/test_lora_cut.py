@@ -255,9 +255,9 @@ def test_a_criterion_with_data_has_half_of_it_to_itself(monkeypatch):
 )
 def test_what_is_refused_before_a_model_loads(change, examples, own, said, monkeypatch):
     monkeypatch.setitem(CRITERIA, "looking", Looking)
-    method = replace(CUT, **change)
 
     def check():
+        method = replace(CUT, **change)
         method.check_size(examples, 8)
         method.check_validation(own, 8)
 

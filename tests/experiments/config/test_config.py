@@ -41,7 +41,7 @@ def test_each_group_has_options() -> None:
     assert {"autolora", "lora"} <= set(options("method"))
     assert set(options("hypergradient")) == {
         *("none", "finite_difference", "unrolled", "neumann", "cg", "sama", "alignment"),
-        "betty_darts",
+        *("betty_darts", "forward", "soba", "nystrom", "penalty"),
     }
 
 

@@ -14,7 +14,7 @@ from peft.tuners.lora import LoraLayer
 
 from bilevel import BilevelEngine
 from bilevel.errors import UserError
-from bilevel.hypergradient import Neumann, Unrolled
+from bilevel.hypergradient import Neumann, Penalty, Unrolled
 from bilevel.lowrank import Gates, attach_gates, export_adapter, lora_layers, merge, split_fused
 from experiments.answers import CLASSES, Answers
 from experiments.api import finetune
@@ -246,8 +246,8 @@ def test_delta_lora_moves_a_quantised_weight_by_its_factors(spec, quick, tmp_pat
 
 
 @needs_package
-@pytest.mark.parametrize("estimator", [Neumann(), Unrolled()], ids=["neumann", "unrolled"])
-def test_estimators_that_differentiate_twice(tiny, quick, tmp_path, estimator):
+@pytest.mark.parametrize("estimator", [Neumann(), Unrolled(), Penalty()], ids=lambda e: e.name)
+def test_estimators_of_second_and_of_first_order(tiny, quick, tmp_path, estimator):
     words = [*quick, "model.quantization=4bit", f"hypergradient={estimator.name}"]
     words += ["run.figures=false", "train.max_steps=3"]
     found = execute(Plan.of(compose_config(words)), tmp_path / "run")
