@@ -35,7 +35,12 @@ def draw(records: Sequence[Record], result: dict[str, Any], path: Path) -> bool:
             axes.plot(steps, weights[name], **{**look(index), "marker": ""}, label=wrapped(said))
         axes.axhline(table["even"], color=INK, linewidth=1.0, linestyle=":")
         axes.annotate(
-            " an equal part", (steps[0], table["even"]), va="bottom", fontsize=8, color=INK
+            "an equal part ",
+            (steps[-1], table["even"]),
+            ha="right",
+            va="bottom",
+            fontsize=8,
+            color=INK,
         )
         if len(steps) > 1:
             first = steps[-min(table["records"], len(steps))]

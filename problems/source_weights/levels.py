@@ -40,6 +40,8 @@ class SourceLogits(nn.Module):
         sources: the name of each example's, N of them.
     """
 
+    source: Tensor
+
     def __init__(self, names: Sequence[str], sources: Sequence[str]) -> None:
         super().__init__()
         numbers = {name: number for number, name in enumerate(names)}
@@ -90,7 +92,7 @@ class DrawnBatches(ResumableLoader):
     """
 
     def __init__(self, *args: Any, logits: SourceLogits, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs, numbered=True)
+        super().__init__(*args, **{**kwargs, "numbered": True})
         self.logits = logits
 
     def __iter__(self) -> Iterator[Any]:

@@ -17,7 +17,7 @@ from experiments.tasks.made_up.lexicon import (
     VERBS,
 )
 
-__all__ = ["clauses", "labelled", "riddles", "unlabelled"]
+__all__ = ["clauses", "labelled", "riddles", "unlabelled", "visits"]
 
 NEGATED = 0.35  # share of negated clauses
 
@@ -42,6 +42,25 @@ def labelled(count: int, seed: int, noise: float = 0.0) -> list[tuple[str, int]]
         text = _sentence(sentences, +1 if label else -1)
         examples.append((text, 1 - label if flips.random() < noise else label))
     sentences.shuffle(examples)
+    return examples
+
+
+def visits(count: int, seed: int) -> list[tuple[str, int]]:
+    """Return visits with labels, half of each: only what they led to says how they were.
+
+    Args:
+        count: number of texts.
+        seed: decides them all.
+    """
+    source = random.Random(f"visits {seed}")
+    examples = []
+    for number in range(count):
+        outcome, good, bad = source.choice(OUTCOMES)
+        subject, noun, place = (source.choice(kind) for kind in (SUBJECTS, NOUNS, NEUTRAL))
+        label = number % 2
+        end = outcome.format(good if label else bad)
+        examples.append((f"{place} , {subject} came for the {noun} , {end}", label))
+    source.shuffle(examples)
     return examples
 
 

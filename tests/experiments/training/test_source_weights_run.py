@@ -1,0 +1,78 @@
+"""A run that learns the weights of sources, and one that is trained under them."""
+
+import json
+
+import pytest
+
+from bilevel import UserError
+from experiments.config.composition import compose_config
+from experiments.config.plan import Plan
+from experiments.run import main
+from experiments.training.fine_tuning_job import load_task
+
+FEW = ["task=demo_sources", "task.each=40", "task.max_test=40", "task.max_validation=24"]
+
+
+@pytest.fixture
+def run(quick, tmp_path, monkeypatch):
+    """Runs with more words; returns the folder."""
+    words = [w for w in quick if not w.startswith(("task", "train.epochs"))]
+
+    def run(name, *more):
+        folder = tmp_path / name
+        monkeypatch.setattr("sys.argv", ["run"])
+        main([*words, *FEW, "train.epochs=4", *more, f"hydra.run.dir={folder}"])
+        return folder
+
+    return run
+
+
+def test_weights_are_learned_told_and_used(run, capsys):
+    first = run("first", "method=source_weights", "method.unroll_steps=1", "method.sampling=draw")
+    result = json.loads((first / "result.json").read_text())
+    table = result["source_weights"]
+    names = {"clean", "shuffled", "flipped", "visits"}
+    assert {row["source"] for row in table["sources"]} == names
+    assert sum(table["weights"].values()) == pytest.approx(1, abs=1e-5)
+    assert {row["verdict"] for row in table["sources"]} <= {"helps", "neutral", "harms"}
+    assert result["data"]["validation"] == 24
+    assert (first / "figures" / "source_weights.png").is_file()
+    assert not (first / "figures" / "watched.png").exists()
+    said = capsys.readouterr()
+    assert "clean 40, shuffled 40, flipped 40, visits 40" in said.out + said.err
+    assert "sources   " in said.out + said.err
+
+    path = first / "source_weights.json"
+    assert json.loads(path.read_text())["weights"] == table["weights"]
+    second = run("second", "method=lora", f"task.source_weights={path}", "run.figures=false")
+    result = json.loads((second / "result.json").read_text())
+    assert result["data"]["train"] == 160
+    assert result["source_weights"] is None
+
+
+def refused(*words):
+    plan = Plan.of(compose_config([*words, "model=demo"]))
+    with pytest.raises(UserError) as error:
+        load_task(plan)
+    return str(error.value)
+
+
+def test_files_of_sources_on_the_command_line(tmp_path):
+    (tmp_path / "clean.csv").write_text("text,label\nx,a\ny,b\n")
+    said = refused(
+        "method=source_weights",
+        "task=classification",
+        f"task.data_dir={tmp_path}",
+        "task.text_columns=[text]",
+        "task.sources={clean: clean.csv, web: no/web.csv}",
+    )
+    assert "no/web.csv" in said
+    assert "'web'" in said
+
+
+def test_refusals_come_before_the_model():
+    assert "task.source_column" in refused("method=source_weights", "task=demo")
+    drawn = refused("method=source_weights", *FEW, "task.source_weights=uniform")
+    assert "task.source_weights" in drawn
+    trusted = ("method.trusted=cleam", "method.split=0.5")
+    assert "did you mean 'clean'" in refused("method=source_weights", *FEW, *trusted)
