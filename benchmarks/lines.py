@@ -9,13 +9,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from bilevel.cutting import Criterion
 from bilevel.cutting.criteria.registry import CRITERIA
 from experiments.cli.quiet import quiet
 
-__all__ = ["measure"]
+__all__ = ["EXAMPLES", "array_of", "measure"]
+
+# Of a line: what is said of each test example, (n,), which is kept beside the file.
+EXAMPLES = "examples"
 
 Row = dict[str, Any]
 
@@ -54,8 +58,20 @@ def measure(
             shared = key(folder)
             done = {row["what"] for row in before if shared.items() <= row.items()}
             for _, group in itertools.groupby(lines(folder, criteria, done), together):
-                writer.writerows(_short(list(group)))
+                rows = list(group)
+                for row in rows:
+                    if (array := row.pop(EXAMPLES, None)) is not None:
+                        place = array_of(options.out, row)
+                        place.parent.mkdir(exist_ok=True)
+                        np.save(place, np.asarray(array, dtype=np.float32))
+                writer.writerows(_short(rows))
                 file.flush()
+
+
+def array_of(file: Path, row: Row) -> Path:
+    """Where a line's figures of single examples are: in a folder beside its file."""
+    said = (str(row.get(key, "")) for key in ("task", "seed", "what", "share"))
+    return file.with_suffix("") / ("_".join(said).replace(" ", "") + ".npy")
 
 
 def _short(rows: Iterable[Row]) -> list[Row]:

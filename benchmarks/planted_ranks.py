@@ -4,9 +4,10 @@
 
 Every DIR holds the runs of one problem in folders whose names say what they are: ``lora`` (rank 8,
 with examples held out or a clean validation split), which is cut by each criterion: at the number
-of components that is right (``told``), and where the frontier says (``chosen``); and other methods'
-runs, at the ranks they found. A line each: rank correlation, exact hits and so on against the true
-ranks, which for unequal problems are those that the loss would choose at the same total
+of components that is right (``told``), and where the frontier says, with one and two standard
+errors to spare (``chosen 1``, ``chosen 2``); and other methods' runs, at the ranks they found. A
+line each: rank correlation, exact hits and so on against the true ranks, which for unequal problems
+are those that the loss would choose at the same total
 (:mod:`experiments.models.planted_removal`); test loss; processor seconds.
 """
 
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.lines import measure
-from benchmarks.rank_evidence import cut_of, scoring
+from benchmarks.rank_evidence import choices, scoring
 from bilevel.cutting import Budget, Criterion, cut
 from bilevel.cutting.held_out import halves
 from bilevel.cutting.ranking import masked
@@ -102,12 +103,12 @@ def _cuts(
     ranking = cut(trained.model, criterion, budget=Budget(budget=0.5), scoring=data).ranking
     criterion_seconds = time.process_time() - started
     started = time.process_time()
-    chosen = cut_of(trained, ranking, drawing)["keep"]
+    drawn = choices(trained, ranking, drawing)
     frontier_seconds = time.process_time() - started
-    total = sum((task.true_ranks or {}).values())
-    for said, keep in (("told", ranking.first(total)), ("chosen", chosen)):
-        if keep is None:
-            continue
+    sizes = {"told": sum((task.true_ranks or {}).values())}
+    sizes |= {f"chosen {f.errors:g}": f.chosen for f in drawn if f.chosen is not None}
+    for said, size in sizes.items():
+        keep = ranking.first(size)
         with masked(trained.model, keep):
             measured = example_losses(trained.model, task, tests, collate)
         yield scored(

@@ -13,11 +13,22 @@ import numpy as np
 
 from bilevel.errors import UserError
 
-__all__ = ["KnowsEpochs", "ResumableLoader", "SavesPosition", "some", "split", "stratified_order"]
+__all__ = [
+    "INDEX",
+    "KnowsEpochs",
+    "ResumableLoader",
+    "SavesPosition",
+    "drawn",
+    "some",
+    "split",
+    "stratified_order",
+]
 
 # Length-grouped batches are formed inside runs of this many batches: wide enough that the
 # lengths in a batch are alike, narrow enough that the order still changes from epoch to epoch.
 GROUPED = 50
+
+INDEX = "index"  # what a numbered loader calls the indices in its batches
 
 
 @runtime_checkable
@@ -110,6 +121,13 @@ class ResumableLoader:
         rank: this process's number; it gets every world_size-th example of each batch, so that
             the processes together see the batches of a single one.
         world_size: number of processes.
+        numbered: put a tensor ``index`` (n,) into every batch, the data set's index of each of its
+            examples: what belongs to an example (its weight) is then found again wherever the batch
+            is, replayed and rolled back too. The batch must be a mapping.
+        weights: one for each example of `dataset`, 0 or more; then an epoch, which has as many
+            batches as ever, holds an example as often as its share of the weights says: the number
+            of batches' places times the share, rounded up or down at random (systematic
+            resampling). Only with `shuffle`.
 
     Attributes:
         epoch: completed epochs.
@@ -118,7 +136,7 @@ class ResumableLoader:
 
     Raises:
         UserError: fewer examples than a batch with `drop_last`; no examples; a batch size that the
-            processes cannot share equally.
+            processes cannot share equally; weights of which none is above 0.
     """
 
     def __init__(
@@ -133,6 +151,8 @@ class ResumableLoader:
         indices: Sequence[int] | None = None,
         rank: int = 0,
         world_size: int = 1,
+        numbered: bool = False,
+        weights: Sequence[float] | None = None,
     ) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
@@ -144,6 +164,8 @@ class ResumableLoader:
         self.indices = np.arange(len(dataset)) if indices is None else np.asarray(indices, int)
         self.rank = rank
         self.world_size = world_size
+        self.numbered = numbered
+        self.weights = None if weights is None else np.asarray(weights, float)
         self._check()
         self.epoch = 0
         self.position = 0
@@ -165,6 +187,17 @@ class ResumableLoader:
             raise UserError(
                 f"there are {len(self.dataset)} examples, but {len(self.lengths)} lengths"
             )
+        if self.weights is not None:
+            if len(self.weights) != len(self.dataset):
+                raise UserError(
+                    f"there are {len(self.dataset)} examples, but {len(self.weights)} weights"
+                )
+            here = self.weights[self.indices]
+            if not (np.isfinite(here).all() and (here >= 0).all() and here.any() and self.shuffle):
+                raise UserError(
+                    "weights to draw examples by must be numbers from 0, one of them above 0, and "
+                    "need shuffle"
+                )
         if self.world_size > 1 and (self.batch_size % self.world_size or not self.drop_last):
             raise UserError(
                 f"{self.world_size} processes need drop_last and a batch size that is a multiple "
@@ -185,7 +218,7 @@ class ResumableLoader:
 
     def __iter__(self) -> Iterator[Any]:
         while True:
-            batch = self._batches()[self.position][self.rank :: self.world_size].tolist()
+            batch = self._batch()[self.rank :: self.world_size].tolist()
             self.last_indices = batch
             self.position += 1
             # The epoch turns over as its last batch is handed out, not when the next is asked for,
@@ -193,9 +226,18 @@ class ResumableLoader:
             finished = self.position == len(self)
             if finished:
                 self.epoch, self.position = self.epoch + 1, 0
-            yield self.collate([self.dataset[index] for index in batch])
+            made = self.collate([self.dataset[index] for index in batch])
+            if self.numbered:
+                import torch  # which a mistake in the words does not wait for
+
+                made[INDEX] = torch.tensor(batch)
+            yield made
             if finished:
                 return
+
+    def _batch(self) -> np.ndarray:
+        """Return the data set indices of the batch at the present position, of all ranks."""
+        return self._batches()[self.position]
 
     def _batches(self) -> list[np.ndarray]:
         """Return the current epoch's batches, as arrays of data set indices."""
@@ -206,6 +248,9 @@ class ResumableLoader:
     def _order(self, epoch: int) -> list[np.ndarray]:
         generator = np.random.default_rng((self.seed, epoch))
         order = generator.permutation(self.indices) if self.shuffle else self.indices
+        if self.weights is not None:
+            chosen = drawn(order, self.weights[order], len(order), generator)
+            order = generator.permutation(chosen)
         if self.drop_last:
             # Before the sorting, or it would always be the shortest examples that are dropped.
             order = order[: len(self) * self.batch_size]
@@ -256,3 +301,23 @@ class ResumableLoader:
                 )
         self.epoch, self.position = state["epoch"], state["position"]
         self.last_indices = None
+
+
+def drawn(
+    items: np.ndarray, weights: np.ndarray, count: int, generator: np.random.Generator
+) -> np.ndarray:
+    """``count`` items, each count w / sum(w) times, rounded up or down at random.
+
+    Systematic resampling: points at equal distances fall into intervals as long as the weights.
+
+    Args:
+        items: (n,), in a random order unless neighbours may stand for each other.
+        weights: (n,), 0 or more, one above 0.
+        count: how many are wanted; an item may come several times.
+        generator: of the points' place.
+    """
+    ends = np.cumsum(weights)
+    points = (np.arange(count) + generator.random()) * (ends[-1] / count)
+    # An item without weight has no width; rounding must not end beyond the last one with some.
+    last = int(np.flatnonzero(weights)[-1])
+    return items[np.minimum(np.searchsorted(ends, points, side="right"), last)]

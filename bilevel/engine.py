@@ -17,6 +17,8 @@ from bilevel import distributed, graph
 from bilevel.callbacks.callback import Callback
 from bilevel.config import BilevelEngineConfig
 from bilevel.errors import UserError
+from bilevel.hypergradient.registry import estimator_of
+from bilevel.hypergradient.settings_adjoint import check_step_settings
 from bilevel.problem import BilevelProblem
 from bilevel.replay.random_state import RandomState
 
@@ -127,6 +129,7 @@ class BilevelEngine(Engine):
         super().initialize()
         graph.check_owners(self.problems)
         for problem in self.problems:
+            check_step_settings(estimator_of(problem.config), problem)
             problem.gradient_hooks.append(self._on_gradient)
 
     def _on_gradient(self, problem: Any, loss: torch.Tensor) -> None:

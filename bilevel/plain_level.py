@@ -21,6 +21,7 @@ from bilevel.protocols import UpperLevel
 from bilevel.replay.parameter_slots import ParameterSlots
 from bilevel.replay.random_state import RandomState
 from bilevel.replay.recording import RecordedSteps, StepRecord
+from bilevel.step_settings import StepSettings
 
 __all__ = ["PlainLevel"]
 
@@ -79,6 +80,10 @@ class PlainLevel:
     def is_implemented(self, hook: str) -> bool:
         """Whether the problem has a hook of Betty's."""
         return bool(self._problem.is_implemented(hook))
+
+    def step_settings(self) -> Sequence[StepSettings]:
+        """None: Betty's problems have no such thing."""
+        return ()
 
     def kernels(self) -> AbstractContextManager[Any]:
         """Whatever attention takes: Betty chooses none."""

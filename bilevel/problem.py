@@ -31,6 +31,7 @@ from bilevel.replay.recorder import StepRecorder
 from bilevel.replay.recording import RecordedSteps, StepRecord
 from bilevel.replay.roll_back import RollBack
 from bilevel.step_gradient import StepGradient
+from bilevel.step_settings import StepSettings, take_step
 
 __all__ = ["BilevelProblem", "LowerProblem", "UpperProblem"]
 
@@ -155,9 +156,8 @@ class BilevelProblem(ImplicitProblem):
 
     def kernels(self) -> AbstractContextManager[Any]:
         """Attention kernels that this problem's passes, forward and backward, have to use."""
-        return (
-            sdpa_kernel(SDPBackend.MATH) if self.recorder.needs.double_backward else nullcontext()
-        )
+        twice = self.recorder.needs.double_backward
+        return sdpa_kernel(SDPBackend.MATH) if twice else nullcontext()
 
     def training_step_exec(self, batch: Any) -> Any:
         """``training_step`` under this problem's autocast and attention kernels."""
@@ -350,11 +350,12 @@ class BilevelProblem(ImplicitProblem):
             self.clip_grad()
         if self.is_implemented("custom_optimizer_step"):
             self.custom_optimizer_step(*args, **kwargs)
-        elif self.scaler is not None:
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
         else:
-            self.optimizer.step()
+            take_step(self)
+
+    def step_settings(self) -> Sequence[StepSettings]:
+        """Rates and decays that upper variables decide, one a param group; for subclasses."""
+        return ()
 
     def step_normal(self, global_step: int | None = None) -> None:
         """One micro-step of a leaf; T2 optimiser steps of a problem whose children are done."""
@@ -458,9 +459,8 @@ class BilevelProblem(ImplicitProblem):
         remembers = self.roll_back.active or self.recorder.needs.depth not in (0, 1)
         if self._parents and remembers and not self._inner_loop_start:
             raise UserError(
-                f"problem {self.name!r} is in the midst of its unroll_steps={self._unroll_steps} "
-                "steps, which cannot be saved: make checkpoints where they end, at every multiple "
-                "of unroll_steps"
+                f"problem {self.name!r} is in the midst of its unroll_steps={self._unroll_steps}, "
+                "which cannot be saved: make checkpoints at every multiple of unroll_steps"
             )
         return level_state.take(self)
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bilevel.micro_batches import StepBatches
     from bilevel.replay.parameter_slots import ParameterSlots
     from bilevel.replay.recording import RecordedSteps, StepRecord
+    from bilevel.step_settings import StepSettings
 
 __all__ = ["EngineView", "LowerLevel", "UpperLevel"]
 
@@ -117,6 +118,13 @@ class LowerLevel(UpperLevel, Protocol):
 
     def is_implemented(self, hook: str) -> bool:
         """Whether it has a hook of Betty's, such as ``grad_callback``."""
+
+    def step_settings(self) -> Sequence[StepSettings]:
+        """Rates and decays of its optimiser that upper variables decide, one a param group.
+
+        In the groups' order, computed anew from the upper levels' parameters at every call; none
+        where the optimiser is as it was given.
+        """
 
     def kernels(self) -> AbstractContextManager[Any]:
         """Attention kernels that its passes, forward and backward, have to use."""

@@ -223,12 +223,16 @@ def describe(hint: Any, nothing: str = "null") -> str:
     kind = origin or hint
     if not isinstance(kind, type):
         return str(kind)
-    if dataclasses.is_dataclass(kind) or issubclass(kind, Mapping):
+    if issubclass(kind, Mapping):
+        return "names with their values, like {a: x, b: y}"
+    if dataclasses.is_dataclass(kind):
         return "a group of options"
     if issubclass(kind, Sequence):
         if issubclass(kind, tuple) and inner and inner[-1] is not ...:
             each = describe(inner[0], nothing) if len(set(inner)) == 1 else "a value"
             return f"a list of {len(inner)} values like [a,b], each {each}"
+        if inner and get_origin(inner[0]) is Literal:
+            return f"a list like [a,b], each {describe(inner[0], nothing)}"
         return "a list like [a,b]"
     return kind.__name__
 

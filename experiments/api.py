@@ -22,6 +22,7 @@ import torch
 from peft import LoraConfig, PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from bilevel import Callback
 from bilevel.cutting import Frontier
 from bilevel.errors import UserError, listed
 from bilevel.hypergradient import Hypergradient, Unrolled
@@ -101,6 +102,7 @@ def finetune(
     folder: str | Path | None = None,
     resume: bool = False,
     engine: Mapping[str, Any] | None = None,
+    callbacks: Sequence[Callback] = (),
     **train: Any,
 ) -> FineTuned:
     """Fine-tune a model by any method.
@@ -127,6 +129,8 @@ def finetune(
         resume: continue the interrupted run in ``folder``.
         engine: options that ``python -m experiments.run --help engine`` lists,
             ``{"precision": "bf16"}``.
+        callbacks: of ``bilevel.Callback``, which follow the engine of every stage; their state goes
+            into the checkpoints.
         **train: ``epochs``, ``batch_size``, ``lr`` ...: see ``problems.TrainSettings``.
 
     Raises:
@@ -136,6 +140,8 @@ def finetune(
     rows = _splits(data, "finetune")
     if not {"test", "validation"} & rows.keys():
         raise UserError("finetune needs data['test'] (or 'validation') to score the result on")
+    if not all(isinstance(one, Callback) for one in callbacks):
+        raise UserError("callbacks= must be a list of instances of bilevel.Callback's subclasses")
     place = _folder(folder, resume)
     given = _given(model, tokenizer, head)
     plan = _plan(
@@ -151,7 +157,7 @@ def finetune(
     plan = replace(plan, resume=resume, figures=folder is not None)
     with tempfile.TemporaryDirectory() as scratch:
         place = place or Path(scratch)
-        result = execute(plan, place)
+        result = execute(plan, place, callbacks=callbacks)
         saved = place / Path(result["adapter_dir"]).name
         compact = place / "adapter_compact"
         base = given.copy(result["labels"]).model  # as the method got it, in fp32

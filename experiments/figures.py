@@ -25,6 +25,7 @@ from experiments.plots import (
     planted_recovery,
     ranks,
     ranks_compared,
+    source_weights,
     values,
     values_compared,
     watched,
@@ -83,6 +84,7 @@ def draw(folder: Path, result: dict[str, Any]) -> list[Path]:
         "values.png": lambda path: values.draw(records, result, path),
         "orthogonality.png": lambda path: watched.draw_orthogonality(records, result, path),
         "density.png": lambda path: watched.draw_density(records, result, path),
+        "source_weights.png": lambda path: source_weights.draw(records, result, path),
         "watched.png": lambda path: watched.draw_others(records, result, path),
         "cosine.png": lambda path: cosine.draw(result, path),
     }

@@ -7,11 +7,13 @@ Of a finished run that ended in LoRA, or of anybody's PEFT adapter. The componen
 are ordered together, by their singular values unless ``criterion`` says otherwise, and the loss is
 drawn against the parameters kept, on ``examples`` (512) that the weights never trained on: what
 ``method.hold_out`` kept, or the task's validation file; never the test set. Chosen is the smallest
-part that loses no more than ``delta`` (0.02) of what was learned. With ``budget`` (a share),
-``parameters`` or ``rank`` (a mean) that is taken instead, which needs no data.
+part that, like all larger ones, loses no more than ``delta`` (0.02) of what was learned, ``errors``
+(1) standard errors of the difference included. With ``budget`` (a share), ``parameters`` or
+``rank`` (a mean) that is taken instead, which needs no data.
 
 It writes ranks.json, and ``ranks/`` with both adapter layouts, lora_config.json and frontier.png,
-into the folder (``out=DIR`` for another), in the place of what a cut before has left there.
+into the folder (``out=DIR`` for another), in the place of what a cut before has left there. A run
+that cut itself (``method=lora_cut``) keeps its own: it needs ``out``.
 """
 
 from __future__ import annotations
@@ -60,9 +62,7 @@ class RankOptions(CutOptions, Budget):
         given = {
             key: places.value(f"{key}={text}") for key, text in words.items() if text is not None
         }
-        options = from_values(cls, given, "")
-        options.named()
-        return options
+        return from_values(cls, given, "")
 
 
 def find_ranks(trained: Trained, options: RankOptions) -> Cut:
@@ -105,7 +105,7 @@ def _evaluations(model: PeftModel) -> int:
 
     ranks = [layer.r["default"] for layer in lora_layers(model).values()]
     bisection = round(math.log2(sum(ranks))) - 2
-    return 3 + len(COARSE) + max(1, bisection) + round(math.log2(max(ranks)))
+    return 2 + len(COARSE) + max(1, bisection) + round(math.log2(max(ranks)))
 
 
 def describe(cut: Cut, trained: Trained, decided: Decided | None = None) -> str:
@@ -146,6 +146,8 @@ def main(words: list[str]) -> None:
     out = Path(own["out"] or own["run"] or own["adapter"] or "")
     run = None if own["run"] is None else SavedRun.open(own["run"], line, overrides)
     ranks_folder.refuse_others(out)
+    if run is not None:
+        _refuse_its_own(run, out)
     quiet()
     from experiments.training import trained_adapter
 
@@ -171,6 +173,18 @@ def _refuse_unknown(overrides: Sequence[str], known: Sequence[str]) -> None:
                 f"unknown option {word!r}: options look like name=value, and allowed are "
                 f"{listed(known)}{nearest(key, known)}"
             )
+
+
+def _refuse_its_own(run: SavedRun, out: Path) -> None:
+    """A run whose method cut what it trained has a ranks.json of its own, beside its result."""
+    method = run.result.get("configuration", {}).get("method")
+    cut_itself = isinstance(method, dict) and "criterion" in method
+    there = (run.folder / ranks_folder.FILE).exists() and out.resolve() == run.folder.resolve()
+    if cut_itself and there:
+        raise UserError(
+            f"run={run.folder}: its {ranks_folder.FILE} says how {run.result['method']} cut it, "
+            "and would be replaced: give a folder for a cut of what it kept, out=DIR"
+        )
 
 
 def _decided(cut: Cut, trained: Trained) -> Decided | None:

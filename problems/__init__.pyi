@@ -50,3 +50,4 @@ from .pretrained import Pretrained as Pretrained
 from .prompt import PromptTuning as PromptTuning
 from .salora import SaLoRA as SaLoRA
 from .salora import SaLoRABilevel as SaLoRABilevel
+from .source_weights import SourceWeights as SourceWeights

@@ -10,11 +10,14 @@ compares the methods alone. Published settings for RoBERTa-base: r 8, alpha 16, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bilevel import lowrank
 from bilevel.data import split as split_indices
+from bilevel.errors import UserError, listed
+from bilevel.reading import json_object
 from bilevel.settings import Share
 from problems import common
 from problems.common import (
@@ -30,6 +33,7 @@ from problems.common import (
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from transformers import PreTrainedModel
 
 __all__ = ["LoRA", "held_apart", "lora_training", "train_lora"]
 
@@ -45,10 +49,62 @@ class LoRA(LowRankMethod):
     hold_out: Share = 0.0
     """Share of the training data kept out of the training and reported as validation_loss, for
     choosing a rank without the test set; 0 where the task has a validation split of its own."""
+    ranks: str | None = None
+    """ranks.json (or result.json) of a run, whose ranks the layers get instead of one for all;
+    every layer's update is scaled by alpha / r as ever."""
     optimizer: OptimizerSettings = field(
         default_factory=lambda: OptimizerSettings(lr=None, weight_decay=0.1)
     )
     """Of the factors and the head."""
+
+    def check_size(self, examples: int, batch_size: int) -> None:
+        """Also reads ``ranks``, so that a wrong file is told before a model is loaded.
+
+        Raises:
+            UserError: too few examples, or ``ranks`` is no file with ranks.
+        """
+        super().check_size(examples, batch_size)
+        self.found_in_file()
+
+    def check_model(self, model: PreTrainedModel, target_modules: Sequence[str]) -> None:
+        """A rank is no larger than a layer, and is of a layer that there is.
+
+        Raises:
+            UserError: it is not.
+        """
+        found = self.found_in_file()
+        if found is None:
+            return super().check_model(model, target_modules)
+        unknown = sorted(set(found) - set(target_modules))
+        if unknown:
+            raise UserError(
+                f"method.ranks={self.ranks} gives a rank to {listed(unknown[:3])}, which is not "
+                "among the layers that are adapted here: they are those of another model, or of "
+                "another train.target_modules"
+            )
+        for name, rank in found.items():
+            if rank:
+                common.check_rank(model, [name], rank)
+
+    def found_in_file(self) -> dict[str, int] | None:
+        """Layer -> rank, 0 included, as the file ``ranks`` says; None without one.
+
+        Raises:
+            UserError: there is no such file, or no layer in it has a rank above 0.
+        """
+        if self.ranks is None:
+            return None
+        path = Path(self.ranks)
+        found = json_object(path, needs=["ranks"])["ranks"]
+        if found is None:
+            raise UserError(f"method.ranks={path} holds no ranks: none were found in that run")
+        right = isinstance(found, dict) and all(type(r) is int and r >= 0 for r in found.values())
+        if not right or not any(found.values()):
+            raise UserError(
+                f'method.ranks={path} must hold {{"ranks": {{layer: rank}}}}, with whole numbers '
+                "from 0 of which one or more is above 0; ranks.json of a run does"
+            )
+        return found
 
     def held_out(self, own: bool) -> DVal:
         """With ``hold_out`` a part of the training data, else the task's own validation split."""
@@ -58,16 +114,20 @@ class LoRA(LowRankMethod):
         """One stage, one problem."""
         return (Stage("train", self.prepare),)
 
-    def prepare(self, job: Job, found: None) -> Training:
-        """Every layer at the same rank, on all of the data but what is held out."""
-        options = {
-            "r": self.rank,
-            "lora_alpha": self.lora_alpha,
-            "lora_dropout": self.lora_dropout,
-        }
-        return lora_training(
+    def prepare(self, job: Job, before: None) -> Training:
+        """Every layer at the same rank, or its own, on all of the data but what is held out."""
+        options: dict[str, Any] = {"r": self.rank, "lora_alpha": self.lora_alpha}
+        found = self.found_in_file()
+        if found is not None:
+            options = lowrank.lora_pattern(found, dict.fromkeys(found, self.lora_alpha / self.rank))
+        options["lora_dropout"] = self.lora_dropout
+        training = lora_training(
             job, options, self.optimizer, job.settings.epochs, hold_out=self.hold_out
         )
+        if found is None:
+            return training
+        # layers of rank 0 are no LoRA layers, and yet a part of what is told
+        return replace(training, finish=lambda s: replace(training.finish(s), ranks=dict(found)))
 
 
 def lora_training(

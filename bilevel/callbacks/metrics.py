@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,14 +42,22 @@ class MetricsWriter(Callback):
         path: the file.
         every: global steps between training lines; only then are losses read from the device.
         stage: name in each line.
+        listeners: each is handed every line once it is written.
     """
 
-    def __init__(self, path: str | os.PathLike[str], every: int = 10, stage: str = "train") -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        every: int = 10,
+        stage: str = "train",
+        listeners: Sequence[Callable[[dict[str, Any]], None]] = (),
+    ) -> None:
         if every < 1:
             raise UserError(f"metrics must be written every 1 step or more, got {every}")
         self.path = Path(path)
         self.every = every
         self.stage = stage
+        self.listeners = listeners
         self._losses = LossMeans()
         self._elapsed = 0.0
         self._started = time.monotonic()
@@ -69,6 +78,8 @@ class MetricsWriter(Callback):
                 file.write(json.dumps(clean, allow_nan=False) + "\n")
         except OSError as error:
             raise UserError(f"cannot write {self.path}: {error.strerror or error}") from error
+        for listener in self.listeners:
+            listener(clean)
 
     def seconds(self) -> float:
         """Running time of the stage, over all resumes."""

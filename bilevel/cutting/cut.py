@@ -43,7 +43,7 @@ class Cut:
 
     def as_json(self) -> dict[str, Any]:
         """What ranks.json says."""
-        drawn: dict[str, Any] = {"frontier": None, "chosen": None, "delta": None}
+        drawn: dict[str, Any] = {"frontier": None, "chosen": None, "delta": None, "errors": None}
         if self.frontier is not None:
             drawn = self.frontier.as_json()
         kept = None if self.keep is None else self.ranking.cost(self.keep)
@@ -85,6 +85,7 @@ def cut(
     scoring: ScoringData | None = None,
     losses: Callable[[], Losses] | None = None,
     share: float = 0.02,
+    errors: float = 1.0,
 ) -> Cut:
     """Order the components of a model's adapter, and choose those that stay.
 
@@ -97,7 +98,8 @@ def cut(
         budget: what was told; if nothing was, the frontier chooses.
         scoring: held-out examples for the criterion.
         losses: of the model as it is, on other held-out examples; None draws no frontier.
-        share: delta over what was learned, see :mod:`bilevel.cutting.frontier`.
+        share, errors: delta over what was learned, and the standard errors that must fit into it,
+            see :mod:`bilevel.cutting.frontier`.
 
     Raises:
         UserError: a budget is larger than the adapter, or there are fewer than two examples.
@@ -111,6 +113,6 @@ def cut(
         with masked(model, keep):
             return losses()
 
-    frontier = Frontier.draw(ranking, of, share)
+    frontier = Frontier.draw(ranking, of, share, errors)
     chosen = None if frontier.chosen is None else ranking.first(frontier.chosen)
     return Cut(criterion.name, ranking, told if budget.told else chosen, frontier)

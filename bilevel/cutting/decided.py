@@ -2,7 +2,8 @@ r"""Tell how far ranks are decided: how near to the cut components lie, against 
 
 A choice of ranks keeps the components whose values x_j are above a cut c: one value for all layers
 (a budget), or one a layer (1/k of a softmax, say). Of the records t = 1..T of the last quarter of
-the training, or of the quarter before the choice was fixed, each component has a position
+the training up to the weights that are kept, or to where the choice was fixed, each component has a
+position
 
     d_j(t) = x_j(t) / c(t) - 1      under a budget, where c(t) is half-way between the last
                                     component that K of them keep at record t, and the first that
@@ -111,13 +112,19 @@ class RankChoice:
     until: float = 1.0
 
 
-def last_quarter(steps: np.ndarray, start: float = 0.0, until: float = 1.0) -> np.ndarray:
+def last_quarter(
+    steps: np.ndarray, start: float = 0.0, until: float = 1.0, kept: int | None = None
+) -> np.ndarray:
     """Mask of the records (T,) in the last quarter of the steps up to ``until``, after ``start``.
 
-    Both are shares of all steps, whose last one is recorded.
+    Args:
+        steps: (T,), of the records, the last one of the stage among them.
+        start, until: shares of all steps.
+        kept: the step whose weights are kept, after which nothing counts; None for the last one.
     """
     last = steps[-1] if len(steps) else 0
-    return (steps > max(0.75 * until, start) * last) & (steps <= until * last)
+    end = min(until * last, last if kept is None else kept)
+    return (steps > max(0.75 * end, start * last)) & (steps <= end)
 
 
 def decided(
@@ -174,14 +181,17 @@ def decided_by_rule(
     steps: np.ndarray,
     ranks: Mapping[str, int],
     choice: RankChoice,
+    kept: int | None = None,
 ) -> Decided:
     """How far the ranks are decided that a rule made of recorded values.
 
     Args:
         history: layer -> (T, k), the values at all records of the stage.
-        steps: (T,), of the records.
-        ranks: layer -> rank; kept are as many of the largest values of the last record.
+        steps: (T,), of the records, the first of which is before ``kept``.
+        ranks: layer -> rank; kept are as many of the largest values of the last record up to the
+            weights that are kept.
         choice: how they came about.
+        kept: the step whose weights are kept; None for the last one.
 
     Raises:
         UserError: a rule that is not known.
@@ -191,8 +201,9 @@ def decided_by_rule(
         why = "the values recorded are of other layers"
         return Decided.unknown(components, sum(ranks.values()), why)
     sized = {name: _compared(values, choice) for name, values in history.items()}
-    keep = np.concatenate([_largest(x[-1], ranks[name]) for name, x in sized.items()])
-    chosen = last_quarter(steps, choice.start, choice.until)
+    at = len(steps) - 1 if kept is None else int(np.flatnonzero(steps <= kept)[-1])
+    keep = np.concatenate([_largest(x[at], ranks[name]) for name, x in sized.items()])
+    chosen = last_quarter(steps, choice.start, choice.until, kept)
     values = np.concatenate([x[chosen] for x in sized.values()], axis=1)
     if choice.rule == "budget":
         return decided(values, keep)

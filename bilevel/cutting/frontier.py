@@ -1,14 +1,27 @@
 r"""Draw the loss of an adapter against its parameters, and choose the least that lose nothing.
 
-With L(b) the mean loss of the b best components, on examples that the weights never trained on,
+With L(b) the mean loss of the b best components, on examples that the weights never trained on, a
+part of b components passes when
 
-    choose the smallest b with   d(b) + se(b) <= delta,      d(b) = L(b) - L(all),
-    delta = share * (L(0) - L(all)),
+    d(b) + errors * se(b) <= delta,      d(b) = L(b) - L(all),      delta = share * (L(0) - L(all)),
 
-d and its standard error se paired over the examples. L(0) is the trained head on the untouched
-layers. Where L(all) is not below L(0) by two standard errors nothing was learned, and nothing is
-chosen. Coarse budgets come first, then bisection between the smallest that will do and the largest
-below it that will not, to a single component.
+d and its standard error se paired over the examples, L(0) that of the trained head on the untouched
+layers. Chosen is the smallest part that passes together with every larger one that was looked at.
+Where L(all) is not below L(0) by two standard errors nothing was learned, and nothing is chosen.
+Coarse budgets come first, then bisection between the largest that does not pass and the next one
+above it, to a single component.
+
+**Why every larger one too.** The smallest of all parts that pass is a minimum over noisy
+comparisons: the more sizes are tried, the likelier is one that passes by luck. A loss that is above
+delta at a larger size and below it at a smaller one is a sign of that, or of an order that puts a
+component that does harm before one that does good. In the first case the smaller part is no good;
+in the second it may be, and the larger choice costs parameters but no loss. So the sizes are taken
+as tests in a fixed order, from the whole downwards to the first that fails, by which the chance of
+any wrong pass among the coarse ones is that of a single test, whatever their number (fixed-sequence
+testing: Maurer, Hothorn and Lehmacher 1995; to choose a threshold by it: Angelopoulos et al.,
+arXiv 2110.01052): of a normal difference 0.16 at errors = 1, 0.05 at 1.64, 0.02 at 2. Bisection
+looks at sizes on both sides of where it ends, so that its few tests, strongly correlated, are not
+covered by it.
 """
 
 from __future__ import annotations
@@ -25,6 +38,8 @@ __all__ = ["Frontier", "Point"]
 
 # Shares of the parameters that are looked at first, besides none and all.
 COARSE = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4)
+# Standard errors that leave little to luck, one in forty.
+CAREFUL = 2.0
 
 
 @dataclass(frozen=True)
@@ -45,6 +60,10 @@ class Point:
     difference: float
     error: float
 
+    def passes(self, delta: float, errors: float) -> bool:
+        """Whether it loses no more than ``delta``, with ``errors`` standard errors to spare."""
+        return self.difference + errors * self.error <= delta
+
 
 @dataclass
 class Frontier:
@@ -55,8 +74,10 @@ class Frontier:
         even: of the best ``rank`` components of every layer, rank -> point, beside it.
         delta: the loss that may be lost.
         learned: whether the whole is better than nothing by two standard errors.
-        chosen: components of the smallest part that loses no more; None where nothing was learned.
+        chosen: components of the smallest part that passes with all larger ones; None where nothing
+            was learned.
         examples: how many drew it.
+        errors: standard errors that are added to a part's difference before it is held to delta.
     """
 
     points: list[Point]
@@ -65,10 +86,15 @@ class Frontier:
     learned: bool
     chosen: int | None
     examples: int
+    errors: float = 1.0
 
     @classmethod
     def draw(
-        cls, ranking: Ranking, losses: Callable[[Keep], Losses], share: float = 0.02
+        cls,
+        ranking: Ranking,
+        losses: Callable[[Keep], Losses],
+        share: float = 0.02,
+        errors: float = 1.0,
     ) -> Frontier:
         """Look at some twenty parts of an adapter.
 
@@ -76,13 +102,14 @@ class Frontier:
             ranking: its components in order.
             losses: of the model with only the kept components, always on the same examples.
             share: of what was learned, which may be lost.
+            errors: standard errors of a difference that must fit into it too, not negative.
 
         Raises:
             UserError: fewer than two examples.
         """
         count = len(ranking.order)
         whole = losses(ranking.first(count))
-        seen: dict[int, Point] = {}
+        seen = {count: Point(count, ranking.total, whole.mean, difference=0.0, error=0.0)}
 
         def point(keep: Keep) -> Point:
             found = losses(keep)
@@ -95,19 +122,19 @@ class Frontier:
                 seen[components] = point(ranking.first(components))
             return seen[components]
 
-        nothing, everything = look(0), look(count)
+        nothing = look(0)
         delta = share * nothing.difference
         learned = nothing.difference > 2 * nothing.error
         for part in COARSE:
             look(_components(ranking, part))
 
         def enough(components: int) -> bool:
-            return look(components).difference + look(components).error <= delta
+            return look(components).passes(delta, errors)
 
         chosen = None
         if learned:
-            chosen = min((c for c in seen if enough(c)), default=everything.components)
-            below = max(c for c in seen if c < chosen)  # 0 is seen, and not enough
+            below = max(c for c in seen if not enough(c))  # there is one: 0, as share < 1
+            chosen = min(c for c in seen if c > below)  # there is one: the whole, which loses 0
             while chosen - below > 1:
                 middle = (chosen + below) // 2
                 if enough(middle):
@@ -123,6 +150,7 @@ class Frontier:
             learned=learned,
             chosen=chosen,
             examples=len(whole.terms),
+            errors=errors,
         )
 
     @property
@@ -143,23 +171,35 @@ class Frontier:
             learned=values["learned"],
             chosen=None if chosen is None else chosen["components"],
             examples=values["examples"],
+            errors=values.get("errors", 1.0),  # older versions knew no other
         )
 
     @property
     def doubt(self) -> str | None:
         """Why the choice may be too small; None where there is no doubt.
 
-        Where the standard error is above delta, only a difference that came out negative by luck
-        can pass, and the smallest of many sizes that do is likely to be one.
+        Where the standard error is above delta, a part that loses delta passes by luck hardly less
+        often than one that loses nothing, unless two standard errors or more had to fit.
         """
         chosen = self.choice
         if not self.learned or chosen is None or chosen.error <= self.delta:
             return None
+        if self.errors >= CAREFUL:
+            return None
         return (
             f"{self.examples} held-out examples do not tell a loss of delta = {self.delta:.4f}: at "
             f"the choice the difference has a standard error of {chosen.error:.4f}, so the choice "
-            "may be too small; hold out more examples, or take a larger delta or a size of your own"
+            "may be too small; hold out more examples, ask for errors=2, or take a larger delta or "
+            "a size of your own"
         )
+
+    @property
+    def passed_over(self) -> Point | None:
+        """The smallest part that passes and is not taken, as a larger one does not; or None."""
+        if self.chosen is None:
+            return None
+        smaller = [p for p in self.points if p.components < self.chosen]
+        return next((p for p in smaller if p.passes(self.delta, self.errors)), None)
 
     def as_json(self) -> dict[str, Any]:
         """What ranks.json says of it."""
@@ -167,6 +207,7 @@ class Frontier:
             "frontier": [asdict(point) for point in self.points],
             "even": {str(rank): asdict(point) for rank, point in self.even.items()},
             "delta": self.delta,
+            "errors": self.errors,
             "learned": self.learned,
             "chosen": None if self.choice is None else asdict(self.choice),
             "examples": self.examples,

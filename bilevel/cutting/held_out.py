@@ -68,6 +68,7 @@ def cut_by(
         scoring=data,
         losses=shown(lambda: losses(drawing), "frontier") if drawing else None,
         share=options.delta,
+        errors=options.errors,
     )
 
 

@@ -31,6 +31,7 @@ from bilevel.errors import UserError
 from bilevel.hypergradient.base import Hypergradient
 from bilevel.hypergradient.derivatives import dot, norm
 from bilevel.hypergradient.rehearsal import Apart, Moment, Run, lower_steps
+from bilevel.hypergradient.settings_adjoint import check_step_settings
 from bilevel.hypergradient.unrolled import Unrolled
 from bilevel.problem import BilevelProblem
 from bilevel.replay.recorder import StepRecorder
@@ -99,6 +100,7 @@ def check(
     exact_estimator = reference or Unrolled(keep_graph=False)
     for estimator in (exact_estimator, *estimators):
         estimator.prepare(lower)
+        check_step_settings(estimator, lower)
     # The callbacks' states stay: restoring them could cut what they have written since.
     before = Moment.of(problems)
     runs = [Run(estimator, dict(lower.estimator_state)) for estimator in estimators]

@@ -41,6 +41,7 @@ class Hypergradient(Settings, ABC):
     is_zero: ClassVar[bool] = False
     needs_vary: ClassVar[bool] = False  # needs() is asked anew before each T1 steps
     needs_records: ClassVar[bool] = True  # or the latest batch will do, as Betty's problems have it
+    knows_step_settings: ClassVar[bool] = False  # has dPhi/dE of LowerLevel.step_settings
     changes_steps: ClassVar[bool] = (
         False  # at_step changes the gradient that the step is taken with
     )

@@ -25,6 +25,7 @@ class NoHypergradient(Hypergradient):
     name: ClassVar[str] = "none"
     is_zero: ClassVar[bool] = True
     needs_records: ClassVar[bool] = False
+    knows_step_settings: ClassVar[bool] = True  # constant like all the rest
 
     def needs(self, lower: LowerLevel) -> Needs:
         """Nothing."""

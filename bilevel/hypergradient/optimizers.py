@@ -14,7 +14,8 @@ laid end to end in one vector first: a step is a few dozen kernels however many 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,13 +35,32 @@ from bilevel.hypergradient.optimizer_state import (
 __all__ = [
     "GroupHyper",
     "OptimizerSnapshot",
+    "StepAdjoints",
     "check_supported",
     "clone_together",
     "functional_step",
     "snapshot",
+    "step_adjoints",
     "step_jvp",
     "step_vjp",
 ]
+
+
+class StepAdjoints(NamedTuple):
+    """Adjoints of what a step was taken with.
+
+    Attributes:
+        params, grads: of each parameter before the step, and of its gradient; the latter None
+            where the gradient is.
+        state: of the optimiser's state tensors, by name.
+        settings: of each param group's ``lr`` and ``weight_decay``, scalars; empty unless asked
+            for, and for groups without a gradient.
+    """
+
+    params: list[Tensor]
+    grads: list[Tensor | None]
+    state: list[dict[str, Tensor]]
+    settings: list[dict[str, Tensor]]
 
 
 @dataclass
@@ -96,14 +116,30 @@ def step_vjp(
     A missing adjoint (None, or a name not in ``grad_state[i]``) counts as zero. The adjoint of a
     gradient that is None is None. Only values are used; the results carry no graph.
     """
+    return step_adjoints(snapshot, params, grads, grad_params, grad_state, max_norm)[:3]
+
+
+def step_adjoints(
+    snapshot: OptimizerSnapshot,
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor | None],
+    grad_params: Sequence[Tensor | None],
+    grad_state: Sequence[dict[str, Tensor]],
+    max_norm: float = 0.0,
+    settings: bool = False,
+) -> StepAdjoints:
+    """:func:`step_vjp`, with the adjoints of learning rates and weight decays if ``settings``."""
     adj_params = [_or_zeros(a, p) for a, p in zip(grad_params, params, strict=True)]
     adj_grads: list[Tensor | None] = [None] * len(adj_params)
     adj_state = [dict(state) for state in grad_state]  # kept where there is no gradient
+    adj_settings: list[dict[str, Tensor]] = [{} for _ in snapshot.hypers]
     with torch.no_grad():
         buckets = _gather(snapshot, params, grads)
     leaves = [v for b in buckets for v in (b.params, b.grads, *b.state.values())]
     if not leaves:
-        return adj_params, adj_grads, adj_state
+        return StepAdjoints(adj_params, adj_grads, adj_state, adj_settings)
+    set_by = [_set_by_tensors(bucket) for bucket in buckets] if settings else []
+    leaves += [value for values in set_by for value in values.values()]
     for leaf in leaves:
         leaf.requires_grad_()
     outputs: list[Tensor] = []
@@ -130,7 +166,23 @@ def step_vjp(
             pieces = split_like(next(found), bucket.likes)
             for i, piece in zip(bucket.members, pieces, strict=True):
                 adj_state[i][name] = piece
-    return adj_params, adj_grads, adj_state
+    for bucket, values in zip(buckets, set_by, strict=False):  # none unless asked for
+        of_group = adj_settings[snapshot.group_of[bucket.members[0]]]
+        for name in values:  # a group may fill several buckets
+            part = next(found)
+            of_group[name] = of_group[name] + part.to(of_group[name]) if name in of_group else part
+    return StepAdjoints(adj_params, adj_grads, adj_state, adj_settings)
+
+
+def _set_by_tensors(bucket: _Bucket) -> dict[str, Tensor]:
+    """Let a bucket's learning rate and weight decay be tensors of their own; returns them."""
+    like = bucket.params
+    values = {
+        name: torch.as_tensor(value, dtype=like.dtype, device=like.device).detach().clone()
+        for name, value in (("lr", bucket.hyper.lr), ("weight_decay", bucket.hyper.weight_decay))
+    }
+    bucket.hyper = replace(bucket.hyper, lr=values["lr"], weight_decay=values["weight_decay"])
+    return values
 
 
 def step_jvp(
@@ -165,9 +217,9 @@ def step_jvp(
         for bucket in buckets:
             flat += [lay_flat([part[i] for i in bucket.members]) for part in (t_params, t_grads)]
             for name in bucket.state:
-                pieces = [t_state[i].get(name) for i in bucket.members]
-                flat.append(lay_flat(list(map(_or_zeros, pieces, bucket.likes))))
-        found = iter(
+                known = [t_state[i].get(name) for i in bucket.members]
+                flat.append(lay_flat(list(map(_or_zeros, known, bucket.likes))))
+        pushed = iter(
             torch.autograd.grad(
                 [adjoints[i] for i in live],
                 dummies,
@@ -178,11 +230,11 @@ def step_jvp(
         )
         new_params, new_state = list(t_params), [dict(state) for state in t_state]
         for bucket, (_, state) in zip(buckets, results, strict=True):
-            _scatter(bucket, next(found), new_params)
+            _scatter(bucket, next(pushed), new_params)
             for name in state:
-                pieces = split_like(next(found), bucket.likes)
-                for i, piece in zip(bucket.members, pieces, strict=True):
-                    new_state[i][name] = piece
+                pieces = split_like(next(pushed), bucket.likes)
+                for i, part in zip(bucket.members, pieces, strict=True):
+                    new_state[i][name] = part
         moved.append((new_params, new_state))
     return moved
 

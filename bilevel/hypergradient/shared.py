@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from bilevel.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from bilevel.hypergradient.optimizers import StepAdjoints
     from bilevel.protocols import LowerLevel, UpperLevel
     from bilevel.replay.recording import StepRecord
 
@@ -22,6 +23,7 @@ __all__ = [
     "check_reentrant",
     "checkpoints_activations",
     "resolve_product",
+    "step_back",
     "step_size",
     "step_through",
 ]
@@ -138,16 +140,29 @@ def step_through(
     step: StepRecord, adjoint: Sequence[Tensor], state: Sequence[dict[str, Tensor]]
 ) -> tuple[list[Tensor], list[Tensor], list[dict[str, Tensor]]]:
     """Adjoints (V, g, s) before an optimiser step from adjoints (V, s) after it."""
+    params, grads, before, _ = step_back(step, adjoint, state)
+    return params, cast("list[Tensor]", grads), before
+
+
+def step_back(
+    step: StepRecord,
+    adjoint: Sequence[Tensor],
+    state: Sequence[dict[str, Tensor]],
+    settings: bool = False,
+) -> StepAdjoints:
+    """The same, with the adjoints of the optimiser's settings if asked for; zeros for None."""
     import torch
 
-    from bilevel.hypergradient.optimizers import step_vjp
+    from bilevel.hypergradient.optimizers import step_adjoints
 
     assert step.snapshot is not None
     weights = [w.detach() for w in step.weights]
-    a_params, a_grads, a_state = step_vjp(
-        step.snapshot, weights, step.gradient, list(adjoint), list(state), step.max_norm
+    found = step_adjoints(
+        *(step.snapshot, weights, step.gradient, list(adjoint), list(state)),
+        max_norm=step.max_norm,
+        settings=settings,
     )
-    filled = [
-        torch.zeros_like(w) if a is None else a for a, w in zip(a_grads, weights, strict=True)
+    filled: list[Tensor | None] = [
+        torch.zeros_like(w) if a is None else a for a, w in zip(found.grads, weights, strict=True)
     ]
-    return a_params, filled, a_state
+    return found._replace(grads=filled)

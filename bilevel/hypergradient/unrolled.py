@@ -10,7 +10,9 @@ adjoints after the step into adjoints a_V, a_s before it and a_g of its gradient
     V-adjoint  =  a_V + d2L1/dV2 a_g,          dL2/dE  +=  d2L1/dEdV a_g.
 
 Phi is SGD, Adam or AdamW with everything in it (momentum, moments, weight decay, clipping, the
-schedule's learning rate). Each g_t is recomputed from a snapshot of the adapter with the step's
+schedule's learning rate). Where upper variables decide rates or decays of it, Phi_t(.; h_t(E))
+(:mod:`bilevel.step_settings`), the step has an adjoint a_h too, and dL2/dE += (dh_t/dE)^T a_h.
+Each g_t is recomputed from a snapshot of the adapter with the step's
 batch and dropout masks, so no graph is kept and memory does not grow with T1.
 """
 
@@ -18,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from bilevel.hypergradient.base import Hypergradient, register
 from bilevel.hypergradient.shared import (
@@ -28,8 +30,8 @@ from bilevel.hypergradient.shared import (
     check_plain_steps,
     checkpoints_activations,
     resolve_product,
+    step_back,
     step_size,
-    step_through,
 )
 from bilevel.replay.recording import Needs
 from bilevel.settings import Count, Positive
@@ -48,6 +50,7 @@ class Unrolled(Hypergradient):
     """Exact implicit term through the last ``depth`` of the T1 lower steps."""
 
     name: ClassVar[str] = "unrolled"
+    knows_step_settings: ClassVar[bool] = True
     depth: Count | None = None
     """How many steps to go back through; null for all."""
     product: Product = "auto"
@@ -92,6 +95,7 @@ class Unrolled(Hypergradient):
 
         from bilevel.distributed import averaged
         from bilevel.hypergradient.derivatives import vector_jacobian
+        from bilevel.hypergradient.settings_adjoint import SettingsAdjoint
 
         check_parent(lower, upper, self.name)
         product = resolve_product(self.product, lower)
@@ -102,14 +106,17 @@ class Unrolled(Hypergradient):
         adjoint: list[Tensor] = [v.detach() for v in vector]
         state: list[dict[str, Tensor]] = [{} for _ in adjoint]
         total = [torch.zeros_like(p) for p in upper.trainable_parameters()]
+        settings = SettingsAdjoint(lower, upper)
         for age, step in enumerate(reversed(steps)):
             if not step.applied:
                 continue
-            adjoint, a_grads, state = step_through(step, adjoint, state)
+            adjoint, found, state, a_settings = step_back(step, adjoint, state, settings.wanted)
+            a_grads = cast("list[Tensor]", found)
+            settings.add(step, a_settings)
             if step.graph is not None and age == 0 and len(steps) == 1:
                 part = vector_jacobian(step.graph[1], upper.trainable_parameters(), a_grads)
-                part = averaged(part, lower.world)
-                return [a + b for a, b in zip(total, part, strict=True)]
+                total = averaged(part, lower.world)
+                break
             oldest = age == len(steps) - 1
             hessian, mixed = lower.replayed_loss(upper, step).second_order(
                 step.weights,
@@ -121,4 +128,6 @@ class Unrolled(Hypergradient):
             total = [a + b for a, b in zip(total, mixed, strict=True)]
             if not oldest:
                 adjoint = [a + b for a, b in zip(adjoint, hessian, strict=True)]
+        if settings.wanted:
+            total = [a + b for a, b in zip(total, settings.implicit_term(), strict=True)]
         return total

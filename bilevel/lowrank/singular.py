@@ -18,10 +18,18 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 from bilevel.errors import UserError
+from bilevel.lowrank.fused import fuse
 from bilevel.lowrank.gated_forward import chain_of
 from bilevel.lowrank.layers import down_and_up, lora_factors, lora_layers, lora_scales
 
-__all__ = ["SingularForm", "set_factors", "singular_form", "singular_values", "to_singular_basis"]
+__all__ = [
+    "SingularForm",
+    "saved_singular_values",
+    "set_factors",
+    "singular_form",
+    "singular_values",
+    "to_singular_basis",
+]
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,18 @@ def singular_values(model: PeftModel, adapter: str = "default") -> dict[str, Ten
         name: singular_form(*lora_factors(layer, adapter), scales[name]).sigma
         for name, layer in lora_layers(model, adapter).items()
     }
+
+
+def saved_singular_values(model: PeftModel, adapter: str = "default") -> dict[str, Tensor]:
+    """The same of the layers that the adapter is saved with: fused projections are put together.
+
+    Raises:
+        UserError: the model has no plain LoRA, or factors that are not finite.
+    """
+    layers = lora_layers(model, adapter)
+    factors = {name: lora_factors(layer, adapter) for name, layer in layers.items()}
+    fused, scales = fuse(model.get_base_model(), factors, lora_scales(model, adapter))
+    return {name: singular_form(A, B, scales[name]).sigma for name, (A, B) in fused.items()}
 
 
 def to_singular_basis(model: PeftModel, adapter: str = "default") -> dict[str, Tensor]:

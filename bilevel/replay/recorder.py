@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from bilevel.hypergradient.optimizer_state import snapshot
 from bilevel.replay.random_state import RandomState
 from bilevel.replay.recording import Needs, RecordedSteps, StepRecord
+from bilevel.step_settings import in_force
 
 if TYPE_CHECKING:
     from bilevel.hypergradient.base import Hypergradient
@@ -77,7 +79,10 @@ class StepRecorder:
             weights = [p.detach().clone() for p in level.trainable_parameters()]
             record = StepRecord(weights, max_norm=level.gradient_clipping)
             if self.needs.optimizer:
-                record.snapshot = snapshot(level.optimizer, level.trainable_parameters())
+                groups = level.optimizer.param_groups
+                record.rates = [copy.deepcopy(group["lr"]) for group in groups]
+                with in_force(level.optimizer, level.step_settings(), level.name):
+                    record.snapshot = snapshot(level.optimizer, level.trainable_parameters())
             if self.needs.graph and level.gas == 1:
                 record.graph = ([w.requires_grad_() for w in record.weights], [])
             self.recorded.steps.append(record)

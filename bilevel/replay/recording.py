@@ -58,7 +58,8 @@ class StepRecord:
         weights: V before the step.
         batches: the step's micro-batches, each with the random state its loss was drawn from.
         gradient: dL1/dV of the whole step, before clipping; None where unused.
-        snapshot: the optimiser before the step.
+        snapshot: the optimiser before the step, with the settings in force.
+        rates: learning rate of each param group, before any factor that upper variables decide.
         upper_gradient: dL1/dE at ``weights``, by upper problem.
         graph: (V, dL1/dV): the leaves and the gradient, connected by a live graph.
         max_norm: clipping threshold of the step, 0 for none.
@@ -69,6 +70,7 @@ class StepRecord:
     batches: list[tuple[MicroBatch, RandomState]] = field(default_factory=list)
     gradient: list[Tensor | None] = field(default_factory=list)
     snapshot: OptimizerSnapshot | None = None
+    rates: list[float | Tensor] = field(default_factory=list)
     upper_gradient: dict[str, list[Tensor]] = field(default_factory=dict)
     graph: tuple[list[Tensor], list[Tensor]] | None = None
     max_norm: float = 0.0

@@ -6,13 +6,14 @@ contradict it. ``run.resume=auto`` takes the newest unfinished run of the config
 
 from __future__ import annotations
 
-import fcntl
 import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from bilevel.errors import UserError, listed
 from bilevel.settings import written
@@ -102,12 +103,15 @@ def exclusive(folder: Path) -> Iterator[None]:
         UserError: another process is at work in it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "run.lock", "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process is at work on the run in {folder}") from None
+    lock = FileLock(folder / "run.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"another process is at work on the run in {folder}") from None
+    try:
         yield  # the kernel lets go of the lock when the process ends, however it ends
+    finally:
+        lock.release()
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:

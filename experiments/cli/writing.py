@@ -7,6 +7,8 @@ import os
 import re
 from pathlib import Path
 
+import psutil
+
 from bilevel.checkpoint.disk import refusal, sync
 from bilevel.errors import StorageError
 
@@ -53,12 +55,9 @@ def beside(path: Path, ending: str) -> Path:
 
 def _lives(process: int) -> bool:
     try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
+        return psutil.pid_exists(process)
+    except OverflowError:  # no such number is a process's
         return False
-    except OSError:  # of somebody else's
-        return True
-    return True
 
 
 def clean(folder: Path) -> None:

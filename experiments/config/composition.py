@@ -28,10 +28,11 @@ def hydra_app(config_dir: str | None = None) -> Iterator[Hydra]:
     """Hydra with the project's configuration, and the user's own in ``config_dir``.
 
     Raises:
-        UserError: there is no such folder.
+        UserError: there is no such folder, or another ``conf`` is imported in place of ours.
     """
     if config_dir is not None and not Path(config_dir).is_dir():
         raise UserError(f"--config-dir={config_dir}: there is no such folder")
+    _refuse_other_conf()
     install()
     version.setbase("1.3")
     path = create_config_search_path("pkg://conf")
@@ -43,6 +44,18 @@ def hydra_app(config_dir: str | None = None) -> Iterator[Hydra]:
         yield Hydra.create_main_hydra2(task_name="run", config_search_path=path)
     finally:
         restore_gh_from_backup(backup)
+
+
+def _refuse_other_conf() -> None:
+    """``python -m`` looks into the present folder first, and a user may have a ``conf`` too."""
+    import conf
+
+    found = Path(str(conf.__file__)).parent if conf.__file__ else Path(next(iter(conf.__path__)))
+    if found.resolve() != Path(__file__).resolve().parents[2] / "conf":
+        raise UserError(
+            f"the folder {found} stands in the way of this project's own configuration, conf: run "
+            "from another folder, or by the command bilevel-finetune, which does not look there"
+        )
 
 
 def composed(app: Hydra, overrides: Sequence[str]) -> DictConfig:

@@ -18,7 +18,7 @@ from experiments.config.learning_rates import own_rates
 from experiments.config.schema import SECTIONS, EngineOptions, Root, RunOptions, TrainOptions
 from experiments.models.spec import ModelSpec
 from experiments.tasks.task import Task
-from experiments.training import warm_start
+from experiments.training import trackers, warm_start
 from problems.common.method import Method
 from problems.common.records import TrainSettings
 
@@ -35,6 +35,7 @@ class Plan:
         names: the option chosen of each group, for results and messages.
         config: the whole configuration as plain values.
         places: where adapters go: "qv", "all" or module names.
+        report_to: trackers that follow the run.
 
     Raises:
         UserError: parts that do not go together: the method cannot train a quantised model or one
@@ -54,6 +55,7 @@ class Plan:
     figures: bool
     names: dict[str, str] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
+    report_to: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self._check_precision()
@@ -145,7 +147,9 @@ class Plan:
             figures=run.figures,
             names=names,
             config=values,
+            report_to=tuple(dict.fromkeys(run.report_to or ())),
         )
+        trackers.check_installed(plan.report_to)
         spec.source()  # last: a model that is not there matters less than a slip in an option
         return plan
 

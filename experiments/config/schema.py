@@ -104,6 +104,8 @@ class RunOptions(Settings):
     """DIR of an interrupted run, or auto: the newest unfinished run of this configuration."""
     figures: bool = True
     """Draw the run's figures."""
+    report_to: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] | None = None
+    """Trackers that follow the run, [tensorboard,wandb]; each needs its own package."""
 
 
 @dataclass(frozen=True)

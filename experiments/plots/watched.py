@@ -21,10 +21,12 @@ from experiments.plots.style import (
     logarithmic,
     over_a_power,
 )
+from problems.common.records import SOURCE_WEIGHT
 
 __all__ = ["draw_density", "draw_orthogonality", "draw_others"]
 
-# Drawn by the functions that are not draw_others, or of every line.
+# Drawn by the functions that are not draw_others (sources by a module of their own), or of every
+# line.
 KNOWN = ("orthogonality", "density", "target_density", "multiplier")
 EVERY = ("stage", "step", "kind", "seconds")
 
@@ -94,7 +96,12 @@ def draw_density(records: Sequence[Record], result: dict[str, Any], path: Path) 
 def draw_others(records: Sequence[Record], result: dict[str, Any], path: Path) -> bool:
     """Write what else a method watched, a panel a number; False when there is nothing else."""
     lines = (record for record in records if record["kind"] == "watch")
-    names = dict.fromkeys(name for r in lines for name in r if name not in (*KNOWN, *EVERY))
+    names = dict.fromkeys(
+        name
+        for r in lines
+        for name in r
+        if name not in (*KNOWN, *EVERY) and not name.startswith(SOURCE_WEIGHT)
+    )
     if not names:
         return False
     with canvas(path, 6.5, 0.9 + 2.2 * len(names)) as figure:

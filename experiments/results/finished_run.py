@@ -118,13 +118,6 @@ class SavedRun:
         data = task.to_score(self.result.get("labels"))
         return matched(data, self.result, str(self.folder))
 
-    def held_share(self) -> float | None:
-        """``method.hold_out`` of the run; None where its method has none, or it was 0."""
-        method = self.result.get("configuration", {}).get("method")
-        share = method.get("hold_out") if isinstance(method, dict) else None
-        inside = isinstance(share, int | float) and not isinstance(share, bool) and 0 < share < 1
-        return float(share) if inside else None  # type: ignore[arg-type]
-
     def base(self, task: TaskData) -> LoadedModel:
         """The base model with an untrained head, and its tokenizer.
 

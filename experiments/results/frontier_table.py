@@ -29,8 +29,14 @@ def frontier_table(frontier: Frontier) -> str:
         lines.append(
             f"chosen: {chosen.components} of {whole.components} components, "
             f"{chosen.parameters:,} parameters ({chosen.parameters / whole.parameters:.1%}), the "
-            f"fewest that lose no more than {frontier.delta:.4f} (delta)"
+            f"fewest that lose no more than {frontier.delta:.4f} (delta), with errors="
+            f"{frontier.errors:g} standard errors to spare"
         )
+        if (smaller := frontier.passed_over) is not None:
+            lines.append(
+                f"{smaller.components} components pass too, but a larger part does not: taken for "
+                "luck, and not chosen"
+            )
         if frontier.doubt is not None:
             lines.append(frontier.doubt)
     return "\n".join(lines)

@@ -37,6 +37,23 @@ class _Decided(_Shape):
     components: int
 
 
+class _Source(_Shape):
+    source: str
+    examples: int
+    weight: float
+    low: float
+    high: float
+    share: float
+    verdict: str | None
+
+
+class _SourceWeights(_Shape):
+    weights: Numbers
+    even: float
+    records: int
+    sources: list[_Source]
+
+
 class _Result(_Shape):
     """What every version has written; later additions have a default."""
 
@@ -69,6 +86,7 @@ class _Result(_Shape):
     warm_start: dict[str, Any] | None = None
     validation: _Validation | None = None
     decided: _Decided | None = None
+    source_weights: _SourceWeights | None = None
 
 
 class _Point(_Shape):
@@ -88,6 +106,7 @@ class _Ranks(_Shape):
     frontier: list[_Point] | None
     even: dict[str, _Point] = {}
     delta: float | None
+    errors: float | None = None
     learned: bool = False
     chosen: _Point | None
     examples: int = 0
@@ -101,6 +120,7 @@ class _Line(_Shape):
     kind: str
     gates: dict[str, list[float | None]] | None = None
     singular: dict[str, list[float]] | None = None
+    saved: dict[str, list[float]] | None = None
 
 
 class _Summary(_Shape):

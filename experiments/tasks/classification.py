@@ -13,8 +13,8 @@ from experiments.metrics.names import check_names
 from experiments.tasks.from_files import (
     HELD_OUT,
     ColumnName,
-    FromFiles,
     Holdout,
+    LabelledFiles,
     check_distinct,
     held_out,
 )
@@ -24,7 +24,7 @@ from experiments.tasks.reading.files import Row, read_rows
 from experiments.tasks.reading.labels import Classes, class_numbers, is_labelled, regression_target
 from experiments.tasks.reading.rows import examples
 from experiments.tasks.reading.spelling import look_alike
-from experiments.tasks.reading.splits import SplitFiles, no_test, own_splits, scored_splits
+from experiments.tasks.reading.splits import SplitFiles, no_test, scored_splits
 from experiments.tasks.task import Length
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Classification(FromFiles):
+class Classification(LabelledFiles):
     """Text classification (or regression) on files train, validation and/or test in a folder.
 
     The test set is the test file if there is one with labels, else the validation file, else (with
@@ -98,7 +98,7 @@ class Classification(FromFiles):
         """Which columns could be named, where there is a training file to tell."""
         if self.data_dir is None:
             return ""
-        path = own_splits(self.data_dir)["train"]
+        path = self.own_files(self.data_dir)["train"]
         names = dict.fromkeys(name for row in read_rows(path, self.dialect) for name in row)
         return f": the columns of {path} are {listed(map(repr, names))}"
 
@@ -121,11 +121,13 @@ class Classification(FromFiles):
     def load(self) -> LabelledData:
         """Read the training file and the test (or validation) file."""
         assert self.data_dir is not None
-        return self._load(own_splits(self.data_dir), None)
+        return self._load(self.own_files(self.data_dir), None)
 
     def to_score(self, labels: Sequence[str] | None) -> LabelledData:
         """As :meth:`load`; without a training file, the classes are ``labels``."""
         assert self.data_dir is not None
+        if self.names_sources:
+            return self.unsourced().to_score(labels)
         files = scored_splits(self.data_dir)
         known = self.regression or labels is not None
         if self.holdout is not None or not files or "train" in files or not known:
@@ -146,6 +148,7 @@ class Classification(FromFiles):
         if known is None:
             where = str(files["train"])
             rows = read_rows(files["train"], self.dialect)
+            self.source_names(self.data_dir).put_on(rows, where)
             read, names = self._reader(rows, where)
             train = read(rows, where)
             self._say_odd(train, names, where)

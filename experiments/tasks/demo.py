@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from annotated_types import Ge, Lt
 
 from bilevel.settings import Count, Natural
-from experiments.tasks.examples import Example
+from experiments.tasks.examples import Example, Origin
 from experiments.tasks.made_up.grammar import labelled
 from experiments.tasks.task import Length, Task
 
@@ -49,7 +49,10 @@ class Demo(Task):
         test = [(text, label) for text, label in spare if text not in known][: self.max_test]
         return LabelledData(
             name=self.name,
-            train=[Example((text,), label) for text, label in train],
+            train=[
+                Example((text,), label, Origin(self.name, i))
+                for i, (text, label) in enumerate(train)
+            ],
             tests={"test": [Example((text,), label) for text, label in test]},
             test_source="grammar",
             label_names=["negative", "positive"],

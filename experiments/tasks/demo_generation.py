@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from bilevel.settings import Count, Natural
 from experiments.answers import Decoding
-from experiments.tasks.examples import TextExample
+from experiments.tasks.examples import Origin, TextExample
 from experiments.tasks.generation import check_metrics
 from experiments.tasks.made_up.descriptions import pairs
 from experiments.tasks.task import Length, Task
@@ -65,4 +65,8 @@ class DemoGeneration(Task):
 
 def _learned(made: list[tuple[str, list[str]]]) -> list[TextExample]:
     """An example for each reference."""
-    return [TextExample(source, text) for source, texts in made for text in texts]
+    return [
+        TextExample(source, text, (), Origin("demo_generation", i))
+        for i, (source, texts) in enumerate(made)
+        for text in texts
+    ]

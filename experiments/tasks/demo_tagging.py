@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from bilevel.settings import Count, Natural
 from experiments.metrics.tags import TAG_METRICS, check_installed
-from experiments.tasks.examples import TaggedExample
+from experiments.tasks.examples import Origin, TaggedExample
 from experiments.tasks.made_up.opinions import TAGS, tagged
 from experiments.tasks.task import Length, Task
 
@@ -51,7 +51,7 @@ class DemoTagging(Task):
         test = [example for example in spare if example not in known][: self.max_test]
         return TaggedData(
             name=self.name,
-            train=[TaggedExample(*example) for example in train],
+            train=[TaggedExample(*e, Origin(self.name, i)) for i, e in enumerate(train)],
             tests={"test": [TaggedExample(*example) for example in test]},
             test_source="grammar",
             metrics=tuple(TAG_METRICS),

@@ -2,9 +2,45 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-__all__ = ["Example", "LabelSetExample", "TaggedExample", "TextExample"]
+__all__ = [
+    "Example",
+    "LabelSetExample",
+    "Origin",
+    "Placed",
+    "TaggedExample",
+    "TextExample",
+    "parts",
+]
+
+
+class Origin(NamedTuple):
+    """Where an example stands in the user's data; it stays with it through every cut.
+
+    Attributes:
+        file: its path, or what the data are called that are in no file.
+        number: of its first line as an editor shows it, from 1; or of the row, from 0.
+        unit: "line", or "row" where a file has no lines.
+        truth: the right answer, in the form of the example's own, where it is known and the given
+            one may be another.
+        source: what the user calls the part of the data that it is from; None where it has no name.
+    """
+
+    file: str
+    number: int
+    unit: str = "row"
+    truth: Any = None
+    source: str | None = None
+
+
+@runtime_checkable
+class Placed(Protocol):
+    """An example that knows where it stands; one of a task of the user's own need not."""
+
+    @property
+    def origin(self) -> Origin | None:
+        """Where it stands; None where nobody has told."""
 
 
 class Example(NamedTuple):
@@ -12,6 +48,7 @@ class Example(NamedTuple):
 
     texts: tuple[str, ...]
     label: int | float
+    origin: Origin | None = None
 
 
 class LabelSetExample(NamedTuple):
@@ -19,6 +56,7 @@ class LabelSetExample(NamedTuple):
 
     texts: tuple[str, ...]
     labels: tuple[int, ...]
+    origin: Origin | None = None
 
 
 class TaggedExample(NamedTuple):
@@ -26,6 +64,7 @@ class TaggedExample(NamedTuple):
 
     words: tuple[str, ...]
     tags: tuple[str, ...]
+    origin: Origin | None = None
 
 
 class TextExample(NamedTuple):
@@ -34,3 +73,9 @@ class TextExample(NamedTuple):
     source: str
     target: str
     references: tuple[str, ...] = ()
+    origin: Origin | None = None
+
+
+def parts(example: Any) -> dict[str, Any]:
+    """What an example says, by name; not where it stands."""
+    return {name: value for name, value in example._asdict().items() if name != "origin"}

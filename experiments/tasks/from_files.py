@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, TypeVar
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Self, TypeVar
 
 from annotated_types import Gt, Lt
 from pydantic import BeforeValidator
 
 from bilevel.errors import UserError
 from experiments.tasks.reading.dialect import Dialect
-from experiments.tasks.task import Subset
+from experiments.tasks.reading.files import SUFFIXES
+from experiments.tasks.reading.source_names import SourceNames, source_files
+from experiments.tasks.reading.splits import SplitFiles, named_splits, own_splits
+from experiments.tasks.sources import Sourced
 
-__all__ = ["HELD_OUT", "ColumnName", "FromFiles", "Holdout", "check_distinct", "held_out"]
+__all__ = [
+    "HELD_OUT",
+    "ColumnName",
+    "FromFiles",
+    "Holdout",
+    "LabelledFiles",
+    "check_distinct",
+    "held_out",
+]
 
 T = TypeVar("T")
 
@@ -30,11 +42,12 @@ Holdout = Annotated[float, Gt(0), Lt(1)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FromFiles(Subset):
+class FromFiles(Sourced):
     """Base of tasks that read files.
 
     Raises:
-        UserError: there is no such encoding, or the delimiter is no single character.
+        UserError: there is no such encoding, the delimiter is no single character, or sources are
+            named twice over.
     """
 
     encoding: str | None = None
@@ -46,14 +59,106 @@ class FromFiles(Subset):
     quoting: bool | None = None
     """Quotation marks enclose cells of csv and tsv files; null: they do, but for tabs in .tsv."""
 
+    sources: dict[str, str] | None = None
+    """Several training files in the place of the folder's own, each a source of its name:
+    {clean: FILE, web: FILE}, as paths or as they are called in the folder; null: the training file.
+    """
+
     def __post_init__(self) -> None:
         super().__post_init__()
         _ = self.dialect
+        option, column = self.source_names_in
+        if self.sources is None:
+            return
+        if column is not None:
+            raise UserError(
+                f"task.{option}={column} and task.sources both name the sources: give one of them"
+            )
+        if not self.sources or not all(name.strip() for name in self.sources):
+            raise UserError(
+                f"task.sources={self.sources}: this must be names, none of them empty, each with a "
+                "file, like {clean: FILE, web: FILE}"
+            )
 
     @property
     def dialect(self) -> Dialect:
         """How the text files are written."""
         return Dialect(self.encoding, self.delimiter, self.quoting)
+
+    @property
+    def source_names_in(self) -> tuple[str, str | None]:
+        """The option that names the column of the sources' names, and that column, if any."""
+        return "source_column", None
+
+    @property
+    def names_sources(self) -> bool:
+        """Whether the training rows' sources are told."""
+        return self.sources is not None or self.source_names_in[1] is not None
+
+    def unsourced(self) -> Self:
+        """The same without anything about sources: for scoring, which has nothing to train on."""
+        option, column = self.source_names_in
+        values: dict[str, Any] = {} if column is None else {option: None}
+        return replace(
+            self, sources=None, keep_sources=None, drop_sources=None, source_weights=None, **values
+        )
+
+    def check_sources_here(self, data_dir: str | None) -> None:
+        """Refuse names of sources for data of the hub.
+
+        Raises:
+            UserError: there are some, and no folder.
+        """
+        if self.names_sources and data_dir is None:
+            option = "sources" if self.sources is not None else self.source_names_in[0]
+            raise UserError(
+                f"task.{option} goes with files of your own: give task.data_dir=DIR, the folder "
+                "that is validated and tested on"
+            )
+
+    def own_files(self, data_dir: str, suffixes: Sequence[str] = SUFFIXES) -> dict[str, SplitFiles]:
+        """The splits of a user's own data; those of `sources` are what is trained on.
+
+        Raises:
+            UserError: there is nothing to train on.
+        """
+        if self.sources is None:
+            return own_splits(data_dir, suffixes)
+        return {
+            **named_splits(data_dir, suffixes),
+            "train": self.files_of_sources(data_dir, suffixes),
+        }
+
+    def files_of_sources(self, data_dir: str, suffixes: Sequence[str] = SUFFIXES) -> SplitFiles:
+        """The files of `sources`.
+
+        Raises:
+            UserError: one is missing.
+        """
+        assert self.sources is not None
+        return source_files(self.sources, Path(data_dir).expanduser(), suffixes)
+
+    def source_names(self, data_dir: str | None) -> SourceNames:
+        """Where the names of the training rows' sources are."""
+        option, column = self.source_names_in
+        files: dict[Path, str] = {}
+        if self.sources is not None and data_dir is not None:
+            paths = source_files(self.sources, Path(data_dir).expanduser(), ("",))
+            files = dict(zip(paths, self.sources, strict=True))
+        return SourceNames(column, f"task.{option}", files)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledFiles(FromFiles):
+    """Base of tasks on files whose rows have an answer that is no text to write."""
+
+    source_column: ColumnName | None = None
+    """The column that names the source of each training row; null: there is none."""
+
+    @property
+    def source_names_in(self) -> tuple[str, str | None]:
+        """``source_column``."""
+        return "source_column", self.source_column
 
 
 def check_distinct(columns: dict[str, str | None]) -> None:

@@ -14,9 +14,9 @@ from experiments.answers import Decoding
 from experiments.metrics.names import check_names
 from experiments.metrics.text import TEXT_METRICS, Tokenization
 from experiments.tasks.examples import TextExample
-from experiments.tasks.from_files import HELD_OUT, FromFiles
+from experiments.tasks.from_files import HELD_OUT, ColumnName, FromFiles
 from experiments.tasks.reading.files import Row, is_missing, read_rows
-from experiments.tasks.reading.row import check_columns, place_of
+from experiments.tasks.reading.row import check_columns, origin_of, place_of
 from experiments.tasks.reading.rows import say_odd_texts
 from experiments.tasks.reading.splits import find_split, no_split, scored_splits
 from experiments.tasks.task import Length
@@ -67,12 +67,21 @@ class Generation(FromFiles):
     """Tokens of source and target together at most (encoder-decoder: of the source)."""
     max_target_length: Count | None = None
     """Tokens of a target at most, longer ones are cut; null refuses those that do not fit."""
+    domain_column: ColumnName | None = None
+    """The column that names the source of each training row (source_column of other tasks; here a
+    source is also what the model reads); null: there is none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.data_dir and self.hub_id is None:
             raise UserError(f"task={self.name} needs task.data_dir=DIR, a folder with its files")
         check_metrics(self.metrics)
+        self.check_sources_here(self.data_dir)
+
+    @property
+    def source_names_in(self) -> tuple[str, str | None]:
+        """``domain_column``."""
+        return "domain_column", self.domain_column
 
     @property
     @abstractmethod
@@ -119,6 +128,8 @@ class Generation(FromFiles):
 
     def to_score(self, labels: Sequence[str] | None) -> TextData:
         """As :meth:`load`; the file to train on may be missing."""
+        if self.names_sources:
+            return self.unsourced().to_score(labels)
         if self.data_dir and self.train_split is not None:
             path = Path(self.data_dir).expanduser()
             if path.is_dir() and find_split(self.data_dir, self.train_split) is None:
@@ -147,7 +158,8 @@ class Generation(FromFiles):
                 source, targets = entry
                 if not targets:
                     raise UserError(f"{place} has no reference")
-                found += [TextExample(source, target) for target in targets]
+                origin = origin_of(row, number, where)
+                found += [TextExample(source, target, (), origin) for target in targets]
         if not found:
             raise UserError(f"{where} has no row that can be used")
         say_odd_texts(rows, self.columns, where)
@@ -169,6 +181,8 @@ class Generation(FromFiles):
             paths = {name: find_split(self.data_dir, name) for name in wanted if name != HELD_OUT}
             if self.train_split is None and not any(paths.values()):
                 paths = {**scored_splits(self.data_dir)}
+            if self.sources is not None and self.train_split == "train":
+                paths["train"] = self.files_of_sources(self.data_dir)
             return {
                 name: (str(path), read_rows(path, self.dialect))
                 for name, path in paths.items()
@@ -192,7 +206,10 @@ class Generation(FromFiles):
             another = "train on task.train_split=validation, or " if others else ""
             advice = f"{another}score a model as it is by method=pretrained task.train_split=null"
             raise self._missing(self.train_split, advice)
-        return self.kept_train(self.pairs(*splits[self.train_split]))
+        where, rows = splits[self.train_split]
+        if self.names_sources:
+            self.source_names(self.data_dir).put_on(rows, where)
+        return self.kept_train(self.pairs(where, rows))
 
     def _validation(self, splits: dict[str, Split], tested: str) -> list[TextExample] | None:
         if self.train_split != "train" or tested == "validation" or "validation" not in splits:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bilevel.errors import UserError, listed
 from experiments.tasks.examples import Example
-from experiments.tasks.from_files import FromFiles
+from experiments.tasks.from_files import LabelledFiles
 from experiments.tasks.odd_labels import say_odd_numbers, say_unseen
 from experiments.tasks.reading.files import Row, read_rows
 from experiments.tasks.reading.labels import (
@@ -64,7 +64,7 @@ GLUE: dict[Name, Entry] = {
 
 
 @dataclass(frozen=True)
-class Glue(FromFiles):
+class Glue(LabelledFiles):
     """A GLUE task."""
 
     name: Name
@@ -80,6 +80,7 @@ class Glue(FromFiles):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check_sources_here(self.data_dir)
         known = GLUE[self.name].metrics
         if self.primary_metric is not None and self.primary_metric not in known:
             raise UserError(
@@ -100,6 +101,8 @@ class Glue(FromFiles):
 
     def to_score(self, labels: Sequence[str] | None) -> LabelledData:
         """As :meth:`load`; the training file may be missing."""
+        if self.names_sources:
+            return self.unsourced().to_score(labels)
         there = self.data_dir is None or find_split(self.data_dir, "train") is not None
         return self._load(trained=there)
 
@@ -152,14 +155,21 @@ class Glue(FromFiles):
         if tests and not all(is_labelled(rows, "label") for rows in tests.values()):
             log.info("%s: the test file has no labels: validation is the test set", self.data_dir)
             tests = {}
-        paths = {"train": find_split(self.data_dir, "train"), **self._paths("validation")}
+        train = (
+            find_split(self.data_dir, "train")
+            if self.sources is None
+            else self.files_of_sources(self.data_dir)
+        )
+        paths = {"train": train, **self._paths("validation")}
         unneeded = {"validation"} if tests else set()
         unneeded |= set() if trained else {"train"}
         for split, path in paths.items():
             if path is None and split not in unneeded:
                 raise no_split(self.data_dir, split)
         rows = {split: read_rows(path, self.dialect) for split, path in paths.items() if path}
-        return rows.pop("train", []), {**rows, **tests}
+        learned = rows.pop("train", [])
+        self.source_names(self.data_dir).put_on(learned, f"{self.data_dir}, split train")
+        return learned, {**rows, **tests}
 
     def _paths(self, kind: str) -> dict[str, SplitFiles | None]:
         """The files of the validation or test split, which MNLI has two of."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bilevel.errors import UserError
-from experiments.tasks.examples import Example
+from experiments.tasks.examples import Example, Origin
 from experiments.tasks.reading import formality
 from experiments.tasks.reading.dialect import Dialect
 from experiments.tasks.task import Length, Subset
@@ -56,7 +58,11 @@ class Gyafc(Subset):
         parts = {}
         for split in splits:
             found = formality.read_split(self.data_dir, split, Dialect(self.encoding))
-            parts[split] = [Example((sentence.text,), sentence.style) for sentence in found]
+            lines = {style: itertools.count(1) for style in range(len(formality.STYLES))}
+            parts[split] = [
+                Example((s.text,), s.style, self._origin(split, s.style, next(lines[s.style])))
+                for s in found
+            ]
         labels = {split: [int(e.label) for e in rows] for split, rows in parts.items()}
         return LabelledData(
             name=self.name,
@@ -69,3 +75,7 @@ class Gyafc(Subset):
             max_length=self.max_length,
             validation=parts.get("tune"),
         )
+
+    def _origin(self, split: str, style: int, line: int) -> Origin:
+        """A sentence stands in the file of its style."""
+        return Origin(str(Path(str(self.data_dir), split, formality.STYLES[style])), line, "line")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bilevel.errors import UserError
-from experiments.tasks.examples import TaggedExample, TextExample
+from experiments.tasks.examples import Origin, TaggedExample, TextExample
 from experiments.tasks.in_memory_values import integers, number, unpadded
 from experiments.tasks.kinds.label_sets import LabelSetData
 from experiments.tasks.kinds.labelled import LabelledData
@@ -35,6 +35,7 @@ class Labelled(NamedTuple):
 
     columns: dict[str, Any]
     label: int | float
+    origin: Origin | None = None
 
 
 class Marked(NamedTuple):
@@ -42,6 +43,7 @@ class Marked(NamedTuple):
 
     columns: dict[str, Any]
     labels: tuple[int, ...]
+    origin: Origin | None = None
 
 
 class Tagged(TaggedExample):

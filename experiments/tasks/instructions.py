@@ -110,6 +110,11 @@ class Instructions(Generation):
     def _files(self) -> dict[str, Split]:
         path = Path(str(self.data_dir)).expanduser()
         if path.is_file():
+            if self.sources is not None:
+                raise UserError(
+                    f"task.data_dir={path} is a file, and task.sources names the training files: "
+                    "name the folder that is validated and tested on"
+                )
             if not path.name.lower().endswith(SUFFIXES):
                 raise UserError(f"task.data_dir={path}: its name must end in {listed(SUFFIXES)}")
             split = "test" if self.train_split is None else "train"

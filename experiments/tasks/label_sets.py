@@ -11,7 +11,7 @@ from experiments.tasks.examples import LabelSetExample
 from experiments.tasks.reading.cells import kind_of, looks_printed, text_of
 from experiments.tasks.reading.files import is_missing
 from experiments.tasks.reading.labels import Classes, as_number, as_written
-from experiments.tasks.reading.row import check_columns, place_of
+from experiments.tasks.reading.row import check_columns, origin_of, place_of
 from experiments.tasks.reading.rows import say_odd_texts
 
 __all__ = ["label_classes", "label_sets"]
@@ -79,7 +79,7 @@ def label_sets(
             if place in str(error):
                 raise
             raise UserError(f"{place}, column {column!r}: {error}") from error
-        found.append(LabelSetExample(texts, tuple(sorted(labels))))
+        found.append(LabelSetExample(texts, tuple(sorted(labels)), origin_of(row, i, where)))
     say_odd_texts(rows, text_columns, where)
     return found
 

@@ -12,8 +12,8 @@ from experiments.tasks.examples import TaggedExample
 from experiments.tasks.from_files import (
     HELD_OUT,
     ColumnName,
-    FromFiles,
     Holdout,
+    LabelledFiles,
     check_distinct,
     held_out,
 )
@@ -21,7 +21,8 @@ from experiments.tasks.odd_labels import say_look_alikes
 from experiments.tasks.reading.iob import tag_names, to_iob2
 from experiments.tasks.reading.lines import DEFAULTS
 from experiments.tasks.reading.sentences import SUFFIXES, read_sentences
-from experiments.tasks.reading.splits import SplitFiles, no_test, own_splits, scored_splits
+from experiments.tasks.reading.source_names import SourceNames
+from experiments.tasks.reading.splits import SplitFiles, no_test, scored_splits
 from experiments.tasks.task import Length
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ __all__ = ["Tagging"]
 
 
 @dataclass(frozen=True)
-class Tagging(FromFiles):
+class Tagging(LabelledFiles):
     """Entities in sentences, on files train, validation and/or test in a folder.
 
     The test set is the test file if there is one, else the validation file, else (with ``holdout``)
@@ -80,11 +81,13 @@ class Tagging(FromFiles):
     def load(self) -> TaggedData:
         """Read the files."""
         assert self.data_dir is not None
-        return self._load(own_splits(self.data_dir, SUFFIXES), None)
+        return self._load(self.own_files(self.data_dir, SUFFIXES), None)
 
     def to_score(self, labels: Sequence[str] | None) -> TaggedData:
         """As :meth:`load`; without a training file, the tags are ``labels``."""
         assert self.data_dir is not None
+        if self.names_sources:
+            return self.unsourced().to_score(labels)
         files = scored_splits(self.data_dir, SUFFIXES)
         if self.holdout is not None or not files or "train" in files or labels is None:
             return self.load()
@@ -101,7 +104,9 @@ class Tagging(FromFiles):
         source = next((split for split in ("test", "validation") if split in files), HELD_OUT)
         if self.holdout is None and source == HELD_OUT:
             raise no_test(self.data_dir, SUFFIXES)
-        train = self._examples(files["train"]) if known is None else []
+        train: list[TaggedExample] = []
+        if known is None:
+            train = self._examples(files["train"], sources=self.source_names(self.data_dir))
         names = known or tag_names(example.tags for example in train)
         if len(names) == 1:
             raise UserError(f"{files['train']} has no entity: every tag is O")
@@ -132,12 +137,15 @@ class Tagging(FromFiles):
         )
 
     def _examples(
-        self, paths: SplitFiles, known: Sequence[str] | None = None
+        self,
+        paths: SplitFiles,
+        known: Sequence[str] | None = None,
+        sources: SourceNames | None = None,
     ) -> list[TaggedExample]:
         """The sentences of a split; their tags must be among those ``known``, if given."""
         examples = []
         columns = self.tokens_column, self.tags_column
-        for sentence in read_sentences(paths, columns, self.tag_names or (), self.dialect):
+        for sentence in read_sentences(paths, columns, self.tag_names or (), self.dialect, sources):
             tags = to_iob2(sentence.tags, self.scheme, sentence.place)
             for number, tag in enumerate(tags):
                 if known is not None and tag not in known:
@@ -146,5 +154,5 @@ class Tagging(FromFiles):
                         f"{sentence.place(number)} has the tag {tag!r}, of a type that the "
                         f"training data has not: its types are {types}"
                     )
-            examples.append(TaggedExample(sentence.words, tags))
+            examples.append(TaggedExample(sentence.words, tags, sentence.origin))
         return examples

@@ -15,6 +15,7 @@ from annotated_types import Ge
 from bilevel.errors import UserError
 from bilevel.settings import Count, Natural, Settings
 from experiments.answers import Answers
+from experiments.tasks.examples import Origin, Placed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,6 +45,8 @@ class TaskData(ABC):
         true_ranks: the right rank of each matrix, by its full name, where it is known.
         train_source: the split that the training examples were read from; None without any.
         warnings: what was said of the data while they were read.
+        draw_weights: of the training examples in the drawing of batches, equally many; None draws
+            each once an epoch.
     """
 
     name: str
@@ -56,6 +59,7 @@ class TaskData(ABC):
     true_ranks: dict[str, int] | None = None
     train_source: str | None = "train"
     warnings: tuple[str, ...] = ()
+    draw_weights: tuple[float, ...] | None = None
 
     @property
     @abstractmethod
@@ -71,6 +75,12 @@ class TaskData(ABC):
     def metric_settings(self) -> dict[str, str]:
         """How scores are computed that have variants: metric -> one line (tokenisation, ...)."""
         return {}
+
+    def origins(self) -> list[Origin]:
+        """Where each training example stands in the user's data; one that nobody has told of
+        stands where it is."""
+        known = (e.origin if isinstance(e, Placed) else None for e in self.train)
+        return [Origin(self.name, i) if o is None else o for i, o in enumerate(known)]
 
     def tested_labels(self) -> set[str]:
         """Names of the classes or tags that occur in the test sets; none without such."""

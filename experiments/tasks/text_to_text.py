@@ -11,7 +11,7 @@ from experiments.tasks.from_files import HELD_OUT, ColumnName, Holdout, check_di
 from experiments.tasks.generation import Generation, Split
 from experiments.tasks.reading.cells import text_of, texts_of
 from experiments.tasks.reading.files import Row, read_rows
-from experiments.tasks.reading.splits import no_test, own_splits
+from experiments.tasks.reading.splits import no_test
 
 __all__ = ["TextToText"]
 
@@ -67,7 +67,7 @@ class TextToText(Generation):
         assert self.data_dir is not None
         if self.train_split != "train":
             return super()._splits()
-        files = own_splits(self.data_dir)
+        files = self.own_files(self.data_dir)
         splits = {split: (str(f), read_rows(f, self.dialect)) for split, f in files.items()}
         if self.holdout is None:
             if len(splits) == 1:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
+    from bilevel.callbacks.callback import Callback
     from bilevel.checkpoint.folder import Checkpointer
     from experiments.config.schema import EngineOptions
     from experiments.tasks.task import TaskData
@@ -33,6 +34,8 @@ class RunContext:
         tokenizer: of the model.
         checkpointer: keeps the run's checkpoints.
         resume: go on from the newest checkpoint, where it is of the stage.
+        listeners: are handed every line of metrics.jsonl.
+        callbacks: the user's own, of every stage.
     """
 
     task: TaskData
@@ -45,3 +48,5 @@ class RunContext:
     tokenizer: PreTrainedTokenizerBase
     checkpointer: Checkpointer
     resume: bool
+    listeners: Sequence[Callable[[dict[str, Any]], None]] = ()
+    callbacks: Sequence[Callback] = ()

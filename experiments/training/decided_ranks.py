@@ -7,7 +7,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from bilevel.cutting import Cut
-from bilevel.cutting.decided import Decided, RankChoice, decided, decided_by_rule, last_quarter
+from bilevel.cutting.decided import (
+    RECORDS,
+    Decided,
+    RankChoice,
+    decided,
+    decided_by_rule,
+    last_quarter,
+)
 from experiments.plots.records import Record, last_stage, values_over_steps
 
 __all__ = ["of_cut", "of_gates"]
@@ -18,7 +25,8 @@ def of_cut(cut: Cut, records: Sequence[Record] | None) -> Decided | None:
 
     Only the order by singular values can be followed through the training, of which a run that
     trains LoRA records them (lines of kind ``singular``). A component is the j-th largest of its
-    layer, and its value the square root of its score, sigma_j over the root of its parameters.
+    layer, and its value the square root of its score, sigma_j over the root of its parameters. Of
+    weights that were the best of an early step, what came after it is left out.
 
     Args:
         cut: what stays.
@@ -30,10 +38,10 @@ def of_cut(cut: Cut, records: Sequence[Record] | None) -> Decided | None:
     if cut.keep is None:
         return None
     scores = cut.ranking.scores
-    components, kept = len(cut.ranking.order), sum((cut.ranks or {}).values())
+    components = len(cut.ranking.order)
 
     def unknown(why: str) -> Decided:
-        return Decided.unknown(components, kept, why)
+        return Decided.unknown(components, sum((cut.ranks or {}).values()), why)
 
     if cut.criterion != "singular":
         return unknown(
@@ -42,25 +50,23 @@ def of_cut(cut: Cut, records: Sequence[Record] | None) -> Decided | None:
     lines = last_stage(records or (), "singular")
     if not lines:
         return unknown("no record of the training")
-    best = [
-        r["step"] for r in records or () if (r["kind"], r["stage"]) == ("kept", lines[-1]["stage"])
-    ]
-    if best and best[-1] < lines[0]["step"]:
-        return unknown(
-            f"the saved weights are the best ones, of step {best[-1]}, and what is recorded of the "
-            f"training begins at step {lines[0]['step']} (engine.keep=last saves the last ones)"
-        )
     sizes = {name: len(row) for name, row in scores.items()}
     roots = np.sqrt([cut.ranking.costs[name] for name, size in sizes.items() for _ in range(size)])
-    rows = [_padded(line["singular"], sizes) for line in lines]
+    rows = [_as_sized(line, sizes) for line in lines]
     if any(row is None for row in rows):
-        return unknown("the record of the training is of other layers")
+        return unknown("the record of the training is of other layers, or of before they were cut")
+    steps = np.array([line["step"] for line in lines])
+    kept = _kept(records or (), lines[-1]["stage"])
+    chosen = last_quarter(steps, kept=kept)
+    if kept is not None and chosen.sum() < RECORDS:
+        return unknown(
+            f"the saved weights are the best ones, of step {kept}, and {chosen.sum()} records of "
+            "the quarter before it are too few (engine.keep=last saves the last ones)"
+        )
     order = {name: row.argsort(descending=True, stable=True) for name, row in scores.items()}
     now = np.concatenate([row[order[name]].sqrt().numpy() for name, row in scores.items()])
     keep = np.concatenate([mask[order[name]].numpy() for name, mask in cut.keep.items()])
-    steps = np.array([line["step"] for line in lines])
-    history = np.array(rows)[last_quarter(steps)] / roots
-    return decided(history, keep, now=now)
+    return decided(np.array(rows)[chosen] / roots, keep, now=now)
 
 
 def of_gates(
@@ -80,9 +86,22 @@ def of_gates(
         return None
     steps, history = values_over_steps(records)
     if not history:
-        kept = sum(ranks.values())
-        return Decided.unknown(kept, kept, "no record of the training")
-    return decided_by_rule(history, steps, ranks, choice)
+        total = sum(ranks.values())
+        return Decided.unknown(total, total, "no record of the training")
+    stage = last_stage(records, "gates")[-1]["stage"]
+    return decided_by_rule(history, steps, ranks, choice, _kept(records, stage))
+
+
+def _kept(records: Sequence[Record], stage: str) -> int | None:
+    """The step whose weights a stage ended with; None for the last one."""
+    found = [r["step"] for r in records if (r["kind"], r["stage"]) == ("kept", stage)]
+    return found[-1] if found else None
+
+
+def _as_sized(line: Record, sizes: Mapping[str, int]) -> list[float] | None:
+    """Values of a line for these layers, as they were trained or as they are saved."""
+    found = (_padded(line[key], sizes) for key in ("singular", "saved") if line.get(key))
+    return next((row for row in found if row is not None), None)
 
 
 def _padded(values: Mapping[str, Sequence[float]], sizes: Mapping[str, int]) -> list[float] | None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import platform
-import resource
+import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from transformers import PreTrainedModel
 
@@ -18,8 +19,9 @@ from experiments.figures import read_metrics
 from experiments.metrics.ranks import information, linear_costs, recovery
 from experiments.metrics.weight_change import moved
 from experiments.plots.records import final_values
-from experiments.results import record
+from experiments.results import record, source_table
 from experiments.results.saved_model import Saved, load
+from experiments.tasks.sources import sizes
 from experiments.tasks.task import TaskData
 from experiments.training import decided_ranks, warm_start
 from experiments.training.doubts import about_cut, about_predictions
@@ -56,7 +58,15 @@ def final_scores(
         "update": moved(model.cpu(), stock := job.stock_model()),
         "planted": _planted_score(job.task, outcome, stock, folder),
         "decided": _decided(job, outcome, folder),
+        "source_weights": _source_weights(job, outcome, folder),
     }
+
+
+def _source_weights(job: FineTuningJob, outcome: Outcome, folder: Path) -> dict[str, Any] | None:
+    """What each source was worth, of a method that has learned it."""
+    if outcome.source_weights is None:
+        return None
+    return source_table.of_records(read_metrics(folder), sizes(job.task.train) or {})
 
 
 def _decided(job: FineTuningJob, outcome: Outcome, folder: Path) -> dict[str, Any] | None:
@@ -130,6 +140,7 @@ def assemble(
         "test_loss": scores["test_loss"],
         "ranks": outcome.ranks,
         "decided": scores["decided"],
+        "source_weights": scores["source_weights"],
         "trainable_parameters": outcome.trainable_parameters,
         "adapter_parameters": saved.parameters,
         "head_parameters": saved.head_parameters,
@@ -198,6 +209,10 @@ def _peak_memory_mib() -> float:
     """Most memory held at once: of the GPU if one was used, else of the process."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated() > 0:
         return torch.cuda.max_memory_allocated() / 2**20
+    if sys.platform == "win32":
+        return float(psutil.Process().memory_info().peak_wset) / 2**20
+    import resource  # of Unix alone
+
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Kilobytes on Linux, bytes on macOS.
-    return largest / (2**20 if platform.system() == "Darwin" else 2**10)
+    return largest / (2**20 if sys.platform == "darwin" else 2**10)

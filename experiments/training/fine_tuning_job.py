@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from bilevel import Hypergradient, distributed
+from bilevel import Callback, Hypergradient, distributed
 from bilevel.checkpoint.folder import Checkpointer
 from bilevel.cutting import Losses
 from bilevel.lowrank import split_fused
@@ -20,6 +20,7 @@ from experiments.models.memory import recompute, settled_precision
 from experiments.models.target_modules import target_modules
 from experiments.tasks.kinds.room import check_room
 from experiments.tasks.kinds.text import TextData
+from experiments.tasks.sources import Sourced, sizes, source_of
 from experiments.tasks.task import TaskData
 from experiments.training import choosing, warm_start
 from experiments.training.context import RunContext
@@ -40,6 +41,9 @@ def load_task(plan: Plan) -> TaskData:
     """
     with heard() as warnings:
         task = plan.task.load()
+    if isinstance(plan.task, Sourced):
+        task = replace(task, draw_weights=plan.task.draw_weights(task.train))
+    plan.method.check_sources(sizes(task.train), drawn=task.draw_weights is not None)
     check_smoothing(plan.settings.label_smoothing, task.answers)
     plan.method.check_size(len(task.train), plan.settings.batch_size)
     plan.method.check_steps(len(task.train), plan.settings)
@@ -111,6 +115,8 @@ class FineTuningJob:
             labels=task.stratify(task.train),
             lengths=[len(example["input_ids"]) for example in examples],
             validation=None if task.validation is None else tokenise(task.validation),
+            sources=None if sizes(task.train) is None else [str(source_of(e)) for e in task.train],
+            draw_weights=task.draw_weights,
         )
         tests = {name: tokenise(rows) for name, rows in task.tests.items()}
         if isinstance(task, TextData):
@@ -149,11 +155,20 @@ class FineTuningJob:
         """See :meth:`problems.common.method.Job.losses`."""
         return example_losses(model, self.task, rows, self.data.collate)
 
+    def example_losses(self, outputs: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """See :meth:`problems.common.method.Job.example_losses`."""
+        return self.task.example_losses(outputs, dict(batch))
+
     def stock_model(self) -> PreTrainedModel:
         """The same as transformers makes it, which what was saved must fit."""
         return warm_start.load(self.plan.model, self.task.answers, self.seed).model
 
-    def context(self, folder: Path) -> RunContext:
+    def context(
+        self,
+        folder: Path,
+        listeners: Sequence[Callable[[dict[str, Any]], None]] = (),
+        callbacks: Sequence[Callback] = (),
+    ) -> RunContext:
         """What the stages of a run in ``folder`` share."""
         options, task = self.plan.engine, self.task
         rows = [*self.data.examples, *(self.data.validation or ())]
@@ -169,6 +184,8 @@ class FineTuningJob:
             tokenizer=self.tokenizer,
             checkpointer=Checkpointer(folder / "checkpoints", options.keep_checkpoints),
             resume=self.plan.resume,
+            listeners=listeners,
+            callbacks=callbacks,
         )
 
 

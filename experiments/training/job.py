@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import transformers
 
+from bilevel.callbacks.callback import Callback
 from bilevel.checkpoint.disk import told_when_full
 from bilevel.errors import StorageError, UserError
 from experiments import figures
@@ -17,10 +19,10 @@ from experiments.cli.quiet import quiet
 from experiments.cli.resume import exclusive
 from experiments.cli.writing import clean
 from experiments.config.plan import Plan
-from experiments.results import ranks_file, record, saved_model
+from experiments.results import ranks_file, record, saved_model, source_table
 from experiments.results.fresh_folder import refuse_others
 from experiments.tasks.task import TaskData
-from experiments.training import decided_ranks, warm_start
+from experiments.training import decided_ranks, trackers, trained_rows, warm_start
 from experiments.training.context import RunContext
 from experiments.training.final_scores import assemble, final_scores, test_sizes
 from experiments.training.fine_tuning_job import FineTuningJob, load_task
@@ -34,13 +36,19 @@ __all__ = ["execute", "run_stage"]
 log = logging.getLogger(__name__)
 
 
-def execute(plan: Plan, folder: Path, task: TaskData | None = None) -> dict[str, Any]:
+def execute(
+    plan: Plan,
+    folder: Path,
+    task: TaskData | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> dict[str, Any]:
     """Run a plan in ``folder``; returns what its result.json says.
 
     Args:
         plan: what to do.
         folder: where.
         task: the plan's data, if it has been read already.
+        callbacks: the user's own, which follow every stage.
 
     Raises:
         UserError: the folder holds another run, or one that is not to be resumed; or anything
@@ -52,8 +60,8 @@ def execute(plan: Plan, folder: Path, task: TaskData | None = None) -> dict[str,
             log.info("%s is finished already", folder)
             return finished
         clean(folder)
-        if plan.resume:
-            figures.read_metrics(folder, growing=True)  # what is damaged is told before the work
+        # What is damaged is told before the work.
+        before = figures.read_metrics(folder, growing=True) if plan.resume else []
         _refuse_leftovers(plan, folder)
         log.info("run in %s", folder)
         quiet()
@@ -61,32 +69,45 @@ def execute(plan: Plan, folder: Path, task: TaskData | None = None) -> dict[str,
         journal = Journal(folder / "checkpoints" / "stages.json", plan.config, plan.resume)
         job = FineTuningJob.load(plan, task)
         _tell_data(job)
-        context = job.context(folder)
-        outcome, stages = _run_stages(job, context, journal)
-        saved = _save(outcome, context)
-        saved_model.name_labels(task.answers, folder.glob("adapter*"))
-        if saved.folder.name == saved_model.MODEL:
-            with told_when_full(saved.folder):
-                job.tokenizer.save_pretrained(str(saved.folder))
-        elif plan.model.warm_start is not None:
-            warm_start.save_base(job.stock_model(), job.tokenizer, folder)
-        saved_model.seal(folder)
-        scores = final_scores(job, outcome, saved, folder)
-        for words in scores["warnings"]:
-            log.warning("%s", words)
-        values = assemble(job, stages, outcome, saved, scores)
-        if outcome.cut is not None:
-            ranks = {
-                "title": f"{values['method']} on {task.name}, {values['model']}",
-                **outcome.cut.as_json(),
-                "examples_from": outcome.cut_by,
-                "decided": scores["decided"],
-            }
-            ranks_file.write(ranks, folder / ranks_file.FILE)
+        with trackers.opened(plan.report_to, folder, plan.config, before) as told:
+            context = job.context(folder, [told.line] if plan.report_to else (), callbacks)
+            values = _train_and_score(job, context, journal)
+            told.end(values)
         if plan.figures:
             figures.draw(folder, values)
         record.write(folder, values)
         return values
+
+
+def _train_and_score(job: FineTuningJob, context: RunContext, journal: Journal) -> dict[str, Any]:
+    """Run all stages, save what they made and score it; returns what result.json will say."""
+    plan, task, folder = job.plan, job.task, context.folder
+    outcome, stages = _run_stages(job, context, journal)
+    saved = _save(outcome, context)
+    saved_model.name_labels(task.answers, folder.glob("adapter*"))
+    if saved.folder.name == saved_model.MODEL:
+        with told_when_full(saved.folder):
+            job.tokenizer.save_pretrained(str(saved.folder))
+    elif plan.model.warm_start is not None:
+        warm_start.save_base(job.stock_model(), job.tokenizer, folder)
+    saved_model.seal(folder)
+    scores = final_scores(job, outcome, saved, folder)
+    for words in scores["warnings"]:
+        log.warning("%s", words)
+    values = assemble(job, stages, outcome, saved, scores)
+    title = f"{values['method']} on {task.name}, {values['model']}"
+    if values["source_weights"] is not None:
+        source_table.write(title, values["source_weights"], folder)
+    if outcome.cut is not None:
+        ranks = {
+            "title": title,
+            **outcome.cut.as_json(),
+            "examples_from": outcome.cut_by,
+            "decided": scores["decided"],
+        }
+        ranks_file.write(ranks, folder / ranks_file.FILE)
+    trained_rows.write(folder, trained_rows.trained(job.data, values))
+    return values
 
 
 def run_stage(

@@ -1,21 +1,24 @@
-"""Record the singular values of a stage's adapter near its end, to tell how settled ranks are."""
+"""Record the singular values of a stage's adapter over its steps, to tell how settled ranks are."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from peft import LoraConfig, PeftModel
-from torch import nn
+from torch import Tensor, nn
 
 from bilevel import Callback
 from bilevel.callbacks import MetricsWriter
-from bilevel.lowrank.singular import singular_values
+from bilevel.lowrank.fused import SplitProjection
+from bilevel.lowrank.singular import saved_singular_values, singular_values
 from bilevel.protocols import EngineView
 
 __all__ = ["SingularLog", "is_plain_lora"]
 
-# Records in the last quarter of a stage.
-RECORDS = 25
+# Records in a stage. Their last quarter tells how ranks moved at its end, or, where the weights of
+# an earlier step are kept, the quarter before it: enough from an eighth of the steps on.
+RECORDS = 100
 
 
 def is_plain_lora(model: nn.Module) -> bool:
@@ -27,10 +30,10 @@ def is_plain_lora(model: nn.Module) -> bool:
 
 
 class SingularLog(Callback):
-    """Writes lines of kind ``singular``, ``{"singular": {layer: [k numbers]}}``, at the end.
+    """Writes lines of kind ``singular``, ``{"singular": {layer: [k numbers]}}``.
 
-    Only in the last quarter of the steps: what stands there moves no more than the noise of the
-    training moves it.
+    Where projections are trained apart and saved as one (GPT-2's), ``"saved"`` beside it has the
+    values of the layers that are saved.
 
     Args:
         model: with plain LoRA.
@@ -41,16 +44,19 @@ class SingularLog(Callback):
     def __init__(self, model: PeftModel, writer: MetricsWriter, steps: int) -> None:
         self.model = model
         self.writer = writer
-        self.first = math.ceil(0.75 * steps)
-        self.every = max(1, math.ceil((steps - self.first) / RECORDS))
+        self.fused = any(isinstance(module, SplitProjection) for module in model.modules())
+        self.every = math.ceil(steps / RECORDS)
 
     def on_step_end(self, engine: EngineView) -> None:
         """Write if it is time."""
         step = engine.global_step
-        due = step >= self.first and (engine.train_iters - step) % self.every == 0
-        if due:
-            values = {
-                name: [float(f"{value:.6g}") for value in sigma.tolist()]
-                for name, sigma in singular_values(self.model).items()
-            }
-            self.writer.write("singular", step, {"singular": values})
+        if (engine.train_iters - step) % self.every:
+            return
+        values = {"singular": _written(singular_values(self.model))}
+        if self.fused:
+            values["saved"] = _written(saved_singular_values(self.model))
+        self.writer.write("singular", step, values)
+
+
+def _written(values: Mapping[str, Tensor]) -> dict[str, list[float]]:
+    return {n: [float(f"{value:.6g}") for value in sigma.tolist()] for n, sigma in values.items()}

@@ -68,7 +68,7 @@ class StageRun:
         best = self._best(training, watched)
         evaluation = Evaluation(self.context, model, lower, watched, best, training.settled)
         metrics = self.context.folder / "metrics.jsonl"
-        writer = MetricsWriter(metrics, options.metrics_every, self.name)
+        writer = MetricsWriter(metrics, options.metrics_every, self.name, self.context.listeners)
         drawn = training.gates or training.watch
         values = ValueLog(training.gates, training.watch, writer, training.steps)
         engine = BilevelEngine(
@@ -79,6 +79,7 @@ class StageRun:
                 *self._before(writer, evaluation),
                 *([values] if drawn else []),
                 *([SingularLog(model, writer, training.steps)] if is_plain_lora(model) else []),
+                *self.context.callbacks,
                 *self._after(writer, lower if levels else None),
             ],
             validation=evaluation,

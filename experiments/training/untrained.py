@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bilevel.data import split
+from experiments.training import trained_rows
+from experiments.training.trained_rows import held_share
 from experiments.training.watched import digest
 
 if TYPE_CHECKING:
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
 
 
 __all__ = ["Untrained", "untrained", "why_none"]
+
+log = logging.getLogger(__name__)
 
 ASK = (
     "train with method.hold_out=0.2, which keeps a part of the training data, or give the task a "
@@ -42,23 +47,25 @@ def why_none(run: SavedRun, task: TaskData, changed: bool) -> str | None:
     Args:
         run: finished.
         task: its data.
-        changed: whether other data were given than the run's own.
+        changed: whether the data were given anew: others, or its own in another place.
 
     Returns:
         None where there may be some.
     """
     found: dict[str, Any] | None = run.result.get("validation")
-    if task.validation and (changed or found is None or found["source"] == "validation"):
-        if found is not None and found["trained_on"] and not changed:
+    if changed:
+        if task.validation or (task.train and _kept_apart(run)):
+            return None
+        return f"the data given now have no validation file beside a test: {ASK}"
+    if task.validation and (found is None or found["source"] == "validation"):
+        if found is not None and found["trained_on"]:
             return f"the validation file is D_val, which was trained on: {ASK}"
         return None
-    if changed:
-        return f"the data given now have no validation file beside a test: {ASK}"
     if found is None:
         return f"the run kept no examples apart: {ASK}"
     if found["trained_on"]:
         return f"the run's D_val was trained on{_in_the_end(run)}: {ASK}"
-    if run.held_share() is None or "digest" not in found:
+    if not _kept_apart(run):
         return f"the run does not say which examples it kept apart: {ASK}"
     return None
 
@@ -67,37 +74,78 @@ def untrained(run: SavedRun, task: TaskData, loaded: LoadedModel, changed: bool)
     """Examples to draw the frontier of a run by.
 
     What ``method.hold_out`` kept out of the training data is found again by the run's seed, and
-    known again by the checksum in its result.json: rows that only look the same may have been
-    trained on.
+    known again by the checksum in its result.json, wherever the data lie now: rows that only look
+    the same may have been trained on. Of other data it is the validation file, without the examples
+    that the run trained on.
 
     Args:
         run: finished.
         task: its data, training examples included where they are needed.
         loaded: the run's base model.
-        changed: whether other data were given than the run's own.
+        changed: whether the data were given anew: others, or its own in another place.
+
+    Raises:
+        UserError: the run's record of what it trained on is damaged.
     """
     if (why := why_none(run, task, changed)) is not None:
         return Untrained((), why)
+    said = f"method.hold_out={held_share(run.result):g}" if _kept_apart(run) else ""
+    if said and task.train:
+        rows = _again(run, task, loaded)
+        if rows is not None:
+            return Untrained(rows, f"the training data, kept apart by {said}")
+        if not (changed and task.validation):
+            return Untrained(
+                (),
+                f"the training data are not what they were when the run kept a part apart ({said}),"
+                f" so that part cannot be found again: {ASK}",
+            )
+    rows = loaded.tokenise(task, task.validation or ())
+    return _new(run, rows) if changed else Untrained(rows, "the validation file")
+
+
+def _kept_apart(run: SavedRun) -> bool:
+    """Whether a part of the training data was kept out of all training, to be known again."""
     found: dict[str, Any] | None = run.result.get("validation")
-    if task.validation and (changed or found is None or found["source"] == "validation"):
-        rows = loaded.tokenise(task, task.validation)
-        if found is not None and found["trained_on"] and digest(rows) == found.get("digest"):
-            return Untrained((), f"the validation file is D_val, which was trained on: {ASK}")
-        return Untrained(rows, "the validation file")
-    share = run.held_share()
-    assert found is not None
+    if found is None or found["source"] != "training" or found["trained_on"]:
+        return False
+    return held_share(run.result) is not None and "digest" in found
+
+
+def _again(run: SavedRun, task: TaskData, loaded: LoadedModel) -> list[dict[str, Any]] | None:
+    """The part that was kept apart; None where these are not the data that it was a part of."""
+    share = held_share(run.result)
     assert share is not None
     classes = task.stratify(task.train)
     _, held = split(len(task.train), 1 - share, int(run.config.seed), classes)
     rows = loaded.tokenise(task, [task.train[i] for i in held])
-    said = f"method.hold_out={share:g}"
-    if digest(rows) != found["digest"]:
-        return Untrained(
-            (),
-            f"the training data are not what they were when the run kept a part apart ({said}), "
-            f"so that part cannot be found again: {ASK}",
+    return rows if digest(rows) == run.result["validation"]["digest"] else None
+
+
+def _new(run: SavedRun, rows: list[dict[str, Any]]) -> Untrained:
+    """Of a validation file that is given anew, what was not trained on."""
+    found: dict[str, Any] | None = run.result.get("validation")
+    known = trained_rows.read(run.folder)
+    if known is None:  # an older run, which knows its D_val as a whole
+        if found is not None and found["trained_on"] and digest(rows) == found.get("digest"):
+            return Untrained((), f"the validation file is D_val, which was trained on: {ASK}")
+        log.warning(
+            "run=%s does not say which examples it trained on, as older runs do not: those of the "
+            "validation file given now are taken for others",
+            run.folder,
         )
-    return Untrained(rows, f"the training data, kept apart by {said}")
+        return Untrained(rows, "the validation file")
+    new = trained_rows.new_among(rows, known)
+    if len(new) == len(rows):
+        return Untrained(rows, "the validation file")
+    if not new:
+        return Untrained((), f"the run trained on every example of the validation file: {ASK}")
+    dropped = len(rows) - len(new)
+    log.warning(
+        "the run trained on %d of the %d examples of the validation file: they are left out",
+        *(dropped, len(rows)),
+    )
+    return Untrained(new, f"the validation file, but for {dropped} that the run trained on")
 
 
 def _in_the_end(run: SavedRun) -> str:

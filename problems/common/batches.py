@@ -14,10 +14,13 @@ __all__ = ["loader", "steps_per_epoch", "total_steps"]
 log = logging.getLogger(__name__)
 
 
-def loader(job: Job, indices: Sequence[int] | None = None, stream: int = 0) -> ResumableLoader:
-    """Shuffled batches of the job's data, or of ``indices`` of it.
+def loader(
+    job: Job, indices: Sequence[int] | None = None, stream: int = 0, numbered: bool = False
+) -> ResumableLoader:
+    """Shuffled batches of the job's data, or of ``indices`` of it, drawn by its weights if any.
 
-    ``stream`` tells apart loaders that should not see their data in related orders.
+    ``stream`` tells apart loaders that should not see their data in related orders. The batches of
+    a ``numbered`` one say which examples of the job's data they are made of.
     """
     data = job.data
     return ResumableLoader(
@@ -27,6 +30,8 @@ def loader(job: Job, indices: Sequence[int] | None = None, stream: int = 0) -> R
         seed=job.seed + 1000 * stream,
         lengths=data.lengths if job.settings.group_by_length else None,
         indices=indices,
+        numbered=numbered,
+        weights=data.draw_weights,
     )
 
 

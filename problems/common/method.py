@@ -76,6 +76,17 @@ class Job(Protocol):
         For what a method decides between its stages; nothing is trained by it.
         """
 
+    def example_losses(self, outputs: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The task's loss of each example of a batch, to be trained by.
+
+        Args:
+            outputs: of the model.
+            batch: what it was given, ``labels`` included.
+
+        Returns:
+            Sums of losses, (n,), and of how many (words, tokens, or 1) each is the sum, (n,).
+        """
+
 
 @dataclass(frozen=True)
 class Training:
@@ -186,6 +197,17 @@ class Method(Settings, ABC):
 
         Raises:
             UserError: the method is to train on it, and it has fewer examples than a batch.
+        """
+
+    def check_sources(self, sizes: Mapping[str, int] | None, drawn: bool) -> None:
+        """Refuse training data by their sources, before a model is loaded.
+
+        Args:
+            sizes: source -> its examples; None where sources have no names.
+            drawn: whether they have weights to be drawn by.
+
+        Raises:
+            UserError: the method needs sources that there are not.
         """
 
     def held_out(self, own: bool) -> DVal | None:

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
     from bilevel.cutting import Cut
 
-__all__ = ["Outcome", "TrainData", "TrainSettings"]
+__all__ = ["SOURCE_WEIGHT", "Outcome", "TrainData", "TrainSettings"]
+
+SOURCE_WEIGHT = "source_weight "  # before a source's name, in what a method watches
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class TrainData:
         labels: classes to stratify splits by; None for regression.
         lengths: tokens of each example, for grouping by length.
         validation: the task's own validation split where it has one besides its test set.
+        sources: the source of each example by name, where the user's data have several.
+        draw_weights: of the examples in the drawing of batches; None draws each once an epoch.
     """
 
     examples: Sequence[dict[str, Any]]
@@ -33,6 +37,8 @@ class TrainData:
     labels: Sequence[int] | None
     lengths: Sequence[int]
     validation: Sequence[dict[str, Any]] | None = None
+    sources: Sequence[str] | None = None
+    draw_weights: Sequence[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,7 @@ class Outcome:
         cut_by: the examples that drew the frontier of the cut, in words.
         validation_trained_on: the weights were trained on the held-out part of the training data
             in the end, after they were last scored on it.
+        source_weights: learned ones of the sources, which sum to 1; None without.
     """
 
     model: Any
@@ -92,3 +99,4 @@ class Outcome:
     cut: Cut | None = None
     cut_by: str = ""
     validation_trained_on: bool = False
+    source_weights: dict[str, float] | None = None

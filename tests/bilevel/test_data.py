@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from bilevel.data import ResumableLoader, split, stratified_order
 from bilevel.errors import UserError
@@ -179,3 +180,57 @@ def test_examples_seen_are_counted_as_they_are_handed_out(drop_last):
             seen += len(batch)
             assert loader.seen == seen
     assert seen == (24 if drop_last else 33)
+
+
+def test_a_numbered_loader_says_which_examples_it_hands_out_and_changes_nothing_else():
+    def collate(items):
+        return {"x": torch.tensor(items)}
+
+    data = [10 * i for i in range(23)]
+    options = {"batch_size": 4, "collate": collate, "seed": 3, "indices": range(2, 23)}
+    plain, numbered = (ResumableLoader(data, numbered=n, **options) for n in (False, True))
+    for _ in range(3):  # epochs, and one more that a resumed loader begins in the midst of
+        for mine, other in zip(numbered, plain, strict=True):
+            index = mine.pop("index")
+            assert mine.keys() == other.keys()
+            assert torch.equal(mine["x"], other["x"])
+            assert torch.equal(mine["x"], 10 * index)
+    position = iter(numbered)
+    next(position)
+    again = ResumableLoader(data, numbered=True, **options)
+    again.load_state_dict(numbered.state_dict())
+    assert torch.equal(next(iter(again))["index"], next(position)["index"])
+    shares = [ResumableLoader(data, numbered=True, rank=r, world_size=2, **options) for r in (0, 1)]
+    for left, right, whole in zip(*shares, ResumableLoader(data, **options), strict=True):
+        assert sorted([*left["index"], *right["index"]]) == sorted(whole["x"] // 10)
+
+
+def test_examples_are_drawn_by_their_weights():
+    """Each n w / sum(w) times an epoch, rounded up or down; those without weight never."""
+    weights = [0.0, 1.0, 2.5, 0.5] * 10
+    loader = ResumableLoader(list(range(40)), 8, list, seed=3, weights=weights)
+    drawn = np.zeros(40)
+    for _ in range(50):
+        epoch = np.bincount([i for batch in loader for i in batch], minlength=40)
+        assert epoch.sum() == 40
+        assert (np.abs(epoch - np.array(weights)) < 1).all()
+        drawn += epoch
+    assert np.abs(drawn.reshape(10, 4).mean(0) / 50 - weights[:4]).max() < 0.02
+
+
+def test_drawing_by_weights_resumes():
+    def make():
+        return ResumableLoader(list(range(12)), 4, list, seed=1, weights=[1, 3, 0] * 4)
+
+    whole = make()
+    batches = [batch for _ in range(2) for batch in whole]
+    begun, other = make(), make()
+    first = next(iter(begun))
+    other.load_state_dict(begun.state_dict())
+    assert [first, *other, *other] == batches
+
+
+@pytest.mark.parametrize("weights", [[0, 0, 0], [1, -1, 1], [1, 1], [1, float("nan"), 1]])
+def test_weights_that_nothing_can_be_drawn_by(weights):
+    with pytest.raises(UserError, match="weights"):
+        ResumableLoader([1, 2, 3], 1, list, weights=weights)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bilevel.errors import UserError
-from experiments import evaluate
+from experiments import evaluate, ranks
 from experiments.answers import Decoding
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
@@ -64,6 +64,18 @@ def test_a_run(kind, data, tmp_path, capsys):
     evaluate.main([f"run={tmp_path / 'run'}"])  # once more, from the files
     printed = capsys.readouterr().out
     assert f"{found['metrics']['bleu']:.4f}" in printed
+
+
+def test_ranks_of_query_and_value_that_are_saved_as_one_matrix(data, tmp_path):
+    model = writers.folder(tmp_path / "model", "gpt2")
+    options = words(data, model, "method=lora", "method.rank=2", "engine.keep=last")
+    run(tmp_path / "run", [*options, "train.max_steps=16"])
+    ranks.main([f"run={tmp_path / 'run'}", "rank=1"])
+    found = json.loads((tmp_path / "run" / "ranks.json").read_text())
+    assert {name.rpartition(".")[2] for name in found["ranks"]} == {"c_attn"}
+    assert found["decided"]["records"] == 4
+    assert found["decided"]["near"] in range(found["decided"]["components"] + 1)
+    assert found["decided"]["components"] == 4 * len(found["ranks"])
 
 
 def test_a_model_as_it_is_without_training_data(data, tmp_path):

@@ -107,13 +107,14 @@ def test_what_it_writes_loads_in_stock_peft(tiny: Path, copied: Path) -> None:
 
 
 def test_the_test_set_says_nothing(trained: tuple[Path, Seen], copied: Path) -> None:
-    before = found_by(copied)
+    before = found_by(copied, "errors=2.5")
+    assert before["errors"] == 2.5
     place = trained[0] / "data" / "test.csv"
     kept = place.read_text()
     try:
         own_files.write(place.parent, test=own_files.sentences(24, 2, wrong=True))
         assert place.read_text() != kept
-        assert found_by(copied) == before
+        assert found_by(copied, "errors=2.5") == before
     finally:
         place.write_text(kept)
 
@@ -134,6 +135,44 @@ def test_training_data_that_changed_are_refused(
         assert 0 < told["parameters"] <= 600
     finally:
         place.write_text(kept)
+
+
+def test_its_own_data_in_another_place_are_known_again(
+    trained: tuple[Path, Seen], copied: Path
+) -> None:
+    expected = found_by(copied)
+    moved = shutil.copytree(trained[0] / "data", copied / "moved")
+    assert found_by(copied, f"task.data_dir={moved}") == expected
+
+
+def validation_of(folder: Path, trained: tuple[Path, Seen], lines: list[str]) -> str:
+    """Words for data with this validation file, and another training file than the run's."""
+    own_files.write(folder, train=own_files.sentences(40, 5), test=own_files.sentences(24, 2))
+    (folder / "validation.csv").write_text("\n".join(["text,label", *lines]) + "\n")
+    return f"task.data_dir={folder}"
+
+
+def test_what_was_trained_on_is_left_out_of_a_validation_file_given_now(
+    trained: tuple[Path, Seen], copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of the run's training file, of which it kept 24 lines apart, some of them twice in it."""
+    drawn: Seen = []
+    measure = trained_adapter.example_losses
+
+    def recorded(model: Any, task: Any, rows: Any, collate: Any) -> Any:
+        drawn[:] = [row_of(row) for row in rows]
+        return measure(model, task, rows, collate)
+
+    monkeypatch.setattr(trained_adapter, "example_losses", recorded)
+    found_by(copied)
+    known = {tokens for tokens, _ in trained[1]}
+    expected = [row for row in drawn if row[0] not in known]
+    assert expected
+    lines = (trained[0] / "data" / "train.csv").read_text().splitlines()[1:]
+    found = found_by(copied, validation_of(copied / "other", trained, lines))
+    assert sorted(drawn) == sorted(expected)
+    assert found["examples"] == len(expected)
+    assert f"but for {80 - len(expected)} that the run trained on" in found["examples_from"]
 
 
 @pytest.mark.parametrize("name", ["activation", "greedy", "gates", "saliency"])
@@ -157,19 +196,38 @@ def test_wrong_words(trained: tuple[Path, Seen], capsys: Any, word: str, said: s
 
 
 def test_a_run_that_kept_nothing_apart_is_told_how(
-    tiny: Path, trained: tuple[Path, Seen], tmp_path: Path, capsys: Any
+    tiny: Path, trained: tuple[Path, Seen], tmp_path: Path, capsys: Any, caplog: Any
 ) -> None:
     words = own_files.words(tiny, trained[0] / "data", "method=lora", "train.max_steps=2")
     own_files.run(tmp_path / "run", words)
-    assert "method.hold_out=0.2" in refused(capsys, f"run={tmp_path / 'run'}")
+    run = f"run={tmp_path / 'run'}"
+    assert "method.hold_out=0.2" in refused(capsys, run)
+    lines = (trained[0] / "data" / "train.csv").read_text().splitlines()[1:]
+    flipped = {"pos": "neg", "neg": "pos"}  # a text that was trained on with another label
+    lines[:9] = [
+        f"{text},{flipped[label]}" for text, _, label in (x.rpartition(",") for x in lines[:9])
+    ]
+    data = validation_of(tmp_path / "other", trained, lines)
+    assert "trained on every example" in refused(capsys, run, data)
+    record = tmp_path / "run" / "trained_on.txt"
+    record.write_text("0123456789ab\nno checksum\n")
+    assert "trained_on.txt is damaged" in refused(capsys, run, data)
+    record.unlink()  # as of an older run
+    assert found_by(tmp_path, data, "rank=1")["examples"] == 80
+    assert "does not say which examples it trained on" in caplog.text
 
 
 def test_a_validation_file_will_do(tiny: Path, tmp_path: Path) -> None:
+    """Its weights are those of the first of two epochs, and what was before them is recorded."""
     data = own_files.three_files(tmp_path / "data")
-    own_files.run(tmp_path / "run", own_files.words(tiny, data, "method=lora"))
+    words = own_files.words(tiny, data, "method=lora", "train.batch_size=4")
+    result = own_files.run(tmp_path / "run", [*words, "engine.evaluate_every=1"])
+    assert result["kept"]["train"] == {"weights": "best", "step": 16}
     found = found_by(tmp_path, "rank=1")
     assert found["examples_from"] == "the validation file"
     assert found["examples"] == 24
+    assert found["decided"]["records"] == 4  # steps 13 to 16
+    assert found["decided"]["near"] is not None
 
 
 def test_a_validation_file_that_an_upper_level_learned_on_will_not(

@@ -88,6 +88,10 @@ WRONG = {
     "examples=9.5": "examples integer",
     "delta=0": "delta (0, 1)",
     "delta=1": "delta (0, 1)",
+    "errors=-1": "errors 0 or more",
+    "errors=nan": "errors finite",
+    "errors=inf": "errors finite",
+    "errors=two": "errors number",
     "criterion=singulr": "criterion 'singular'",
     "criterion=": "criterion singular",
     "criterion=[a]": "criterion text",
@@ -116,6 +120,12 @@ def test_a_wrong_word_is_told_before_a_model_loads(
 
 def test_help_and_mistakes_load_no_heavy_library() -> None:
     lines = [["--help"], [f"run={OLDER}", "budget=2"], [f"run={OLDER}", "rank=x"], ["run=x", "-m"]]
+    lines += [
+        [f"run={OLDER}", "criterion=singulr"],
+        [f"run={OLDER}", "criterion=activation", "x=2"],
+    ]
+    wrong = "criterion_options={densty: 0.1}"
+    lines += [[f"run={OLDER}", "criterion=gates", wrong], ["criterion=greedy"]]
     script = (
         "import contextlib, sys\n"
         "from experiments.ranks import main\n"
@@ -129,7 +139,8 @@ def test_help_and_mistakes_load_no_heavy_library() -> None:
     )
     assert done.stdout.splitlines()[-1] == "[]"
     assert "adapter=DIR" in done.stdout
-    assert len(done.stderr.splitlines()) == 3
+    assert len(done.stderr.splitlines()) == 7
+    assert "densty" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -262,21 +273,37 @@ def test_a_cut_that_fails_leaves_the_one_before(
     assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
 
 
-def test_decided_is_said_and_written(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ranks.main([f"run={run}"])
+def test_decided_is_said_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a run that learned something: the demo's own model in three passes."""
+    words = [
+        "method=lora",
+        "method.hold_out=0.25",
+        "method.rank=4",
+        "task=demo",
+        "task.max_test=20",
+    ]
+    words += ["train.epochs=3", "engine.precision=fp32", "engine.evaluate_every=0"]
+    execute(Plan.of(compose_config([*words, "run.figures=false"])), tmp_path / "run")
+    capsys.readouterr()
+    ranks.main([f"run={tmp_path / 'run'}", "delta=0.2"])
+    said = capsys.readouterr().out
+    found = json.loads((tmp_path / "run" / "ranks.json").read_text())
+    assert "nothing learned" not in said
+    assert found["learned"]
+    assert 0 < sum(found["ranks"].values()) == found["chosen"]["components"] < 32
+    assert found["decided"]["components"] == 32
+    assert found["decided"]["kept"] == found["chosen"]["components"]
+    assert found["decided"]["near"] in range(33)
+    assert found["decided"]["records"] >= 3
+    assert found["decided"]["words"] in said.splitlines()
+
+
+def test_of_what_was_told_decided_is_said_too(run: Path, capsys: Any) -> None:
+    ranks.main([f"run={run}", "rank=1"])
     said = capsys.readouterr().out
     found = json.loads((run / "ranks.json").read_text())
-    if found["ranks"] is None:
-        assert "nothing learned" in said
-        assert found["decided"] is None
-    else:
-        assert found["decided"]["components"] == 16
-        assert found["decided"]["words"] in said
-    ranks.main([f"run={run}", "rank=1", f"out={run.parent / 'other'}"])
-    assert "decided" in capsys.readouterr().out
-    other = json.loads((run.parent / "other" / "ranks.json").read_text())
-    assert other["decided"]["near"] in range(17)
-    assert other["decided"]["records"] >= 3
+    assert found["decided"]["near"] in range(17)
+    assert found["decided"]["words"] in said.splitlines()
 
 
 def test_the_configuration_is_for_stock_peft(tiny: Path, run: Path) -> None:

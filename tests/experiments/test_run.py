@@ -46,7 +46,8 @@ def result_of(folder: Path) -> dict[str, Any]:
 def test_the_folder_holds_what_it_should(finished: Path) -> None:
     files = {str(p.relative_to(finished)) for p in finished.rglob("*") if p.is_file()}
     for name in (
-        *("result.json", "metrics.jsonl", "predictions.jsonl", "run.log", ".hydra/config.yaml"),
+        *("result.json", "metrics.jsonl", "predictions.jsonl", "trained_on.txt"),
+        *("run.log", ".hydra/config.yaml"),
         *("adapter/adapter_config.json", "adapter/adapter_model.safetensors"),
         *("adapter_compact/adapter_config.json", "adapter_compact/adapter_model.safetensors"),
         *("figures/losses.png", "figures/ranks.png", "figures/gates.png"),

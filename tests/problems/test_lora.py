@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import get_args, get_type_hints
 
 import pytest
 import torch
 from transformers import get_scheduler
 
-from bilevel import UserError
+from bilevel import UserError, lowrank
 from problems import LoRA, OptimizerSettings
 from problems.common import add_lora, loader, optimizer_and_scheduler, trainable
 from tests.problems.jobs import SmallJob, train
@@ -87,3 +88,51 @@ def test_a_learning_rate_is_needed():
     parameters = [torch.nn.Parameter(torch.zeros(1))]
     with pytest.raises(UserError, match="learning rate"):
         optimizer_and_scheduler(OptimizerSettings(), parameters, 10, None)
+
+
+def test_layers_get_the_ranks_of_a_file(tmp_path):
+    names = list(train(LoRA(rank=8), SmallJob()).ranks)
+    wanted = dict(zip(names, [3, 0, 1, 5], strict=True))
+    path = tmp_path / "ranks.json"
+    path.write_text(json.dumps({"ranks": wanted, "title": "of a run"}))
+    outcome = train(LoRA(rank=8, ranks=str(path)), SmallJob())
+    assert outcome.ranks == wanted
+    layers = lowrank.lora_layers(outcome.model)
+    assert {n: layer.r["default"] for n, layer in layers.items()} == {
+        n: r for n, r in wanted.items() if r
+    }
+    assert {layer.scaling["default"] for layer in layers.values()} == {16 / 8}
+    assert outcome.trainable_parameters == 9 * (16 + 16) + 16 * 2 + 2
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "ranks.json"),
+        ('{"title": 1}', "ranks.json.*'ranks'"),
+        ('{"ranks": null}', "method.ranks=.*none were found"),
+        ('{"ranks": {"a": 0}}', "method.ranks=.*above 0"),
+        ('{"ranks": {"a": 1.5}}', "method.ranks=.*whole"),
+        ('{"ranks": {"a": true}}', "method.ranks=.*whole"),
+        ('{"ranks": [3]}', "method.ranks=.*whole"),
+    ],
+)
+def test_a_file_without_ranks_is_told_before_a_model_is_loaded(content, words, tmp_path):
+    path = tmp_path / "ranks.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=words):
+        LoRA(ranks=str(path)).check_size(48, 8)
+    with pytest.raises(UserError, match="missing"):
+        LoRA(ranks=str(tmp_path / "none.json")).check_size(48, 8)
+
+
+def test_ranks_are_of_layers_that_are_adapted(tmp_path):
+    model = SmallJob().build_model()
+    names = [n for n, _ in model.named_modules() if n.endswith((".query", ".value"))]
+    path = tmp_path / "ranks.json"
+    path.write_text(json.dumps({"ranks": {names[0]: 2, "decoder.key": 3}}))
+    with pytest.raises(UserError, match=r"method.ranks=.*decoder.key.*target_modules"):
+        LoRA(ranks=str(path)).check_model(model, names)
+    path.write_text(json.dumps({"ranks": {names[0]: 17}}))
+    with pytest.raises(UserError, match=r"rank 17 .* 16.*query"):
+        LoRA(ranks=str(path)).check_model(model, names)

@@ -140,9 +140,9 @@ def test_the_choice_is_the_smallest_that_loses_no_more_than_delta(whole, outcome
     assert outcome.cut.frontier.choice.loss == pytest.approx(losses(chosen).mean().item(), abs=1e-9)
 
 
-def test_only_what_was_held_out_is_looked_at():
+def test_only_what_was_held_out_is_looked_at_with_the_errors_that_were_asked():
     job = Job(epochs=1)
-    train(CUT, job)
+    assert train(replace(CUT, errors=3.0), job).cut.frontier.errors == 3
     _, held = job.parts()
     assert job.asked
     assert {i for rows in job.asked for i in rows} == set(held)
@@ -255,9 +255,9 @@ def test_a_criterion_with_data_has_half_of_it_to_itself(monkeypatch):
 )
 def test_what_is_refused_before_a_model_loads(change, examples, own, said, monkeypatch):
     monkeypatch.setitem(CRITERIA, "looking", Looking)
-    method = replace(CUT, **change)
 
     def check():
+        method = replace(CUT, **change)
         method.check_size(examples, 8)
         method.check_validation(own, 8)
 

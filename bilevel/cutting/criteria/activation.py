@@ -23,16 +23,15 @@ What one layer's output is to another's is n_l:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
-
-import torch
-from peft import PeftModel
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from bilevel.cutting.criteria.base import Criterion, ScoringData
-from bilevel.cutting.criteria.moments import Moments, moments
-from bilevel.lowrank.layers import component_costs, lora_factors, lora_layers, lora_scales
-from bilevel.lowrank.singular import set_factors
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from torch import Tensor
+
+    from bilevel.cutting.criteria.moments import Moments
 
 __all__ = ["Activation", "output_basis"]
 
@@ -50,6 +49,12 @@ class Activation(Criterion):
 
     def score(self, model: PeftModel, data: ScoringData | None) -> dict[str, Tensor]:
         """See the module."""
+        import torch
+
+        from bilevel.cutting.criteria.moments import moments
+        from bilevel.lowrank.layers import component_costs, lora_factors, lora_layers, lora_scales
+        from bilevel.lowrank.singular import set_factors
+
         assert data is not None
         seen = moments(model, data.batches, gradients=self.across == "gradient")
         layers, scales, costs = lora_layers(model), lora_scales(model), component_costs(model)
@@ -86,6 +91,8 @@ def output_basis(A: Tensor, B: Tensor, scale: float, down: Tensor) -> tuple[Tens
         lambda (k,), the largest first, and the new A (k, in) and B (out, k), of equal norms in
         each component; k = min(r, out), float64 on the CPU.
     """
+    import torch
+
     A, B = A.detach().double().cpu(), B.detach().double().cpu()
     left, R = torch.linalg.qr(B)
     sizes, P = torch.linalg.eigh(scale**2 * R @ down @ R.T)

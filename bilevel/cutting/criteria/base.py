@@ -5,13 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from peft import PeftModel
-from torch import Tensor
-
-from bilevel.cutting.losses import Losses
 from bilevel.settings import Settings
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from torch import Tensor
+
+    from bilevel.cutting.losses import Losses
 
 __all__ = ["Criterion", "ScoringData"]
 

@@ -29,33 +29,19 @@ Cost: ``steps`` forward and backward passes over one batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
-import torch
 from annotated_types import Ge, Gt, Lt
-from peft import PeftModel
-from torch import Tensor, nn
 
 from bilevel.cutting.criteria.base import Criterion, ScoringData
-from bilevel.cutting.criteria.passes import passes
-from bilevel.lowrank.gate_kinds import HardConcrete
-from bilevel.lowrank.layers import component_costs, down_and_up, lora_layers
-from bilevel.lowrank.regularizers import density, expected_l0
-from bilevel.lowrank.singular import to_singular_basis
 from bilevel.settings import Natural
 
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from torch import Tensor
+
 __all__ = ["LearnedGates"]
-
-# As problems.salora has them: how far log theta can come with all steps at full length, while the
-# rate falls linearly to 0; and Adam's memories, short ones.
-TRAVEL = 20.0
-BETAS = (0.8, 0.95)
-BOUND = 100.0  # |nu|, beyond anything that log theta can be
-HALVINGS = 60  # of the interval that nu lies in: to the last digit of float64
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -74,6 +60,13 @@ class LearnedGates(Criterion):
 
     def score(self, model: PeftModel, data: ScoringData | None) -> dict[str, Tensor]:
         """See the module."""
+        import torch
+
+        from bilevel.cutting.criteria.gate_learning import learn
+        from bilevel.lowrank.gate_kinds import HardConcrete
+        from bilevel.lowrank.layers import component_costs
+        from bilevel.lowrank.singular import to_singular_basis
+
         assert data is not None
         sigma = to_singular_basis(model)
         own = component_costs(model)
@@ -81,85 +74,6 @@ class LearnedGates(Criterion):
         costs = torch.cat(
             [torch.full((size,), own[name], dtype=torch.float64) for name, size in sizes.items()]
         )
-        logits = self._learn(model, data.batches, sizes, costs)
+        logits = learn(model, data.batches, sizes, costs, self.density, self.steps, self.seed)
         expected = HardConcrete().mean(logits)
         return dict(zip(sizes, expected.split(list(sizes.values())), strict=True))
-
-    def _learn(
-        self,
-        model: PeftModel,
-        batches: Sequence[dict[str, Tensor]],
-        sizes: dict[str, int],
-        costs: Tensor,
-    ) -> Tensor:
-        """log theta of all components, in the order of ``sizes``, with C = b."""
-        logits = nn.Parameter(torch.zeros_like(costs))
-        optimizer = torch.optim.Adam([logits], lr=2 * TRAVEL / self.steps, betas=BETAS)
-        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, self.steps)
-        generator = torch.Generator().manual_seed(self.seed)
-        order = _shuffled(batches, generator)
-        values: dict[str, Tensor] = {}
-        with passes(model) as handles:
-            for name, layer in lora_layers(model).items():
-                down: Any = down_and_up(layer)[0]
-                handles.add(down.register_forward_hook(_gated_by(values, name)))
-            for step in range(self.steps):
-                hold(logits, costs, self.density ** min(1.0, (step + 1) / (self.steps / 2)))
-                gates = _drawn(logits, generator)
-                values.update(zip(sizes, gates.split(list(sizes.values())), strict=True))
-                loss = model(**next(order)).loss
-                (pull,) = torch.autograd.grad(loss, logits)
-                (cost,) = torch.autograd.grad(_share(logits, costs), logits)
-                logits.grad = pull - pull.sum() / cost.sum() * cost
-                optimizer.step()
-                schedule.step()
-        hold(logits, costs, self.density)
-        return logits.detach()
-
-
-@torch.no_grad()
-def hold(logits: Tensor, costs: Tensor, share: float) -> None:
-    """Shift all of log theta by one number, in place, so that the expected share is ``share``.
-
-    Args:
-        logits: (n,), float64.
-        costs: (n,), parameters of each component.
-        share: C, in (0, 1).
-    """
-    low, high = -BOUND, BOUND
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        if _share(logits - middle, costs) > share:
-            low = middle
-        else:
-            high = middle
-    logits -= (low + high) / 2
-
-
-def _share(logits: Tensor, costs: Tensor) -> Tensor:
-    """C(theta), one gate a row."""
-    return density(expected_l0(logits.unsqueeze(-1)), costs, 1)
-
-
-def _drawn(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """Gates with their noise, drawn from no generator but its own."""
-    with torch.random.fork_rng(devices=[]):
-        seed = int(torch.randint(2**62, (), generator=generator))
-        torch.default_generator.manual_seed(seed)  # that of the CPU, where the gates are
-        return HardConcrete().values(logits, sample=True)
-
-
-def _gated_by(values: dict[str, Tensor], name: str) -> Any:
-    """A hook that multiplies A x by its layer's gates: s B diag(g) A x."""
-
-    def gate(module: nn.Module, args: Any, output: Tensor) -> Tensor:
-        return output * values[name].to(output)
-
-    return gate
-
-
-def _shuffled(items: Sequence[T], generator: torch.Generator) -> Iterator[T]:
-    """All items in a random order, again and again."""
-    while True:
-        for index in torch.randperm(len(items), generator=generator).tolist():
-            yield items[index]

@@ -15,16 +15,15 @@ for n components (n = 96: some 390 by quarters, and n^2 / 2 = 4,600 one by one).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
-import torch
 from annotated_types import Gt, Le
-from peft import PeftModel
-from torch import Tensor
 
 from bilevel.cutting.criteria.base import Criterion, ScoringData
-from bilevel.lowrank.layers import component_costs, down_and_up, lora_layers
-from bilevel.lowrank.singular import to_singular_basis
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from torch import Tensor
 
 __all__ = ["Greedy"]
 
@@ -39,10 +38,20 @@ class Greedy(Criterion):
     block: Annotated[float, Gt(0), Le(1)] = 0.25
     """Share of the components left that goes at a time, one at least."""
 
-    @torch.no_grad()
     def score(self, model: PeftModel, data: ScoringData | None) -> dict[str, Tensor]:
         """See the module."""
+        import torch
+
         assert data is not None
+        with torch.no_grad():
+            return self._removed(model, data)
+
+    def _removed(self, model: PeftModel, data: ScoringData) -> dict[str, Tensor]:
+        import torch
+
+        from bilevel.lowrank.layers import component_costs, down_and_up, lora_layers
+        from bilevel.lowrank.singular import to_singular_basis
+
         sigma = to_singular_basis(model)
         costs = component_costs(model)
         ups = {name: down_and_up(layer)[1].weight for name, layer in lora_layers(model).items()}

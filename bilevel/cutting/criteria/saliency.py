@@ -19,16 +19,13 @@ Costs one backward an example. Scores are shifted by the least of all, so that n
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
-
-import torch
-from peft import PeftModel
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from bilevel.cutting.criteria.base import Criterion, ScoringData
-from bilevel.cutting.criteria.passes import passes
-from bilevel.lowrank.layers import component_costs, down_and_up, lora_layers
-from bilevel.lowrank.singular import to_singular_basis
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from torch import Tensor
 
 __all__ = ["Saliency"]
 
@@ -42,6 +39,9 @@ class Saliency(Criterion):
 
     def score(self, model: PeftModel, data: ScoringData | None) -> dict[str, Tensor]:
         """See the module."""
+        from bilevel.lowrank.layers import component_costs
+        from bilevel.lowrank.singular import to_singular_basis
+
         assert data is not None
         to_singular_basis(model)
         costs = component_costs(model)
@@ -53,6 +53,11 @@ class Saliency(Criterion):
 
 def expected_changes(model: PeftModel, data: ScoringData) -> dict[str, Tensor]:
     """Layer -> (k,) of -sigma g + sigma^2 F / 2, float64; the model is in the singular basis."""
+    import torch
+
+    from bilevel.cutting.criteria.passes import passes
+    from bilevel.lowrank.layers import down_and_up, lora_layers
+
     ups = {name: down_and_up(layer)[1].weight for name, layer in lora_layers(model).items()}
     first = {name: torch.zeros(up.shape[1], dtype=torch.float64) for name, up in ups.items()}
     second = {name: torch.zeros_like(row) for name, row in first.items()}

@@ -12,14 +12,13 @@ layer's inputs are, and what the loss makes of its outputs, it does not know.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
-
-from peft import PeftModel
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from bilevel.cutting.criteria.base import Criterion, ScoringData
-from bilevel.lowrank.layers import component_costs
-from bilevel.lowrank.singular import to_singular_basis
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from torch import Tensor
 
 __all__ = ["Singular"]
 
@@ -32,5 +31,8 @@ class Singular(Criterion):
 
     def score(self, model: PeftModel, data: ScoringData | None) -> dict[str, Tensor]:
         """See the module."""
+        from bilevel.lowrank.layers import component_costs
+        from bilevel.lowrank.singular import to_singular_basis
+
         costs = component_costs(model)
         return {n: sigma**2 / costs[n] for n, sigma in to_singular_basis(model).items()}

@@ -75,7 +75,12 @@ class LabelledData(TaskData):
     def _renumbered(self, example: Any, numbers: Mapping[int, int]) -> Any:
         """An example with another number for its class; None where that has none."""
         number = numbers.get(int(example.label))
-        return None if number is None else example._replace(label=number)
+        if number is None:
+            return None
+        origin = example.origin
+        if origin is not None and origin.truth is not None:
+            origin = origin._replace(truth=numbers.get(int(origin.truth)))
+        return example._replace(label=number, origin=origin)
 
     def stratify(self, examples: Sequence[Any]) -> list[int] | None:
         """Class numbers for a stratified split; None for regression."""

@@ -16,7 +16,7 @@ from experiments.models.planted_networks import PlantedNetworks
 from experiments.models.planted_problem import PlantedProblem
 from experiments.models.planted_removal import Removal, removal
 from experiments.models.planted_tokenizer import PlantedTokenizer
-from experiments.tasks.examples import Example
+from experiments.tasks.examples import Example, Origin
 from experiments.tasks.kinds.labelled import LabelledData
 
 __all__ = ["PlantedData", "drawn"]
@@ -125,8 +125,8 @@ def _true_ranks(networks: PlantedNetworks) -> dict[str, int]:
 
 def _examples(problem: PlantedProblem, ids: Tensor, labels: Tensor) -> list[Example]:
     return [
-        Example((" ".join(map(problem.word, row)),), label)
-        for row, label in zip(ids.tolist(), labels.tolist(), strict=True)
+        Example((" ".join(map(problem.word, row)),), label, Origin("planted", i))
+        for i, (row, label) in enumerate(zip(ids.tolist(), labels.tolist(), strict=True))
     ]
 
 

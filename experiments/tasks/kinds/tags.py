@@ -14,7 +14,7 @@ from transformers import DataCollatorForTokenClassification
 from bilevel.errors import UserError
 from experiments.answers import TAGS, Answers
 from experiments.metrics.tags import TAG_METRICS, by_type, settings
-from experiments.tasks.examples import TaggedExample
+from experiments.tasks.examples import TaggedExample, parts
 from experiments.tasks.kinds.labelled import over_tests
 from experiments.tasks.kinds.remarks import say_unknown
 from experiments.tasks.task import TaskData
@@ -149,7 +149,7 @@ class TaggedData(TaskData):
     def records(self, predictions: Sequence[Any], examples: Sequence[Any]) -> list[dict[str, Any]]:
         """``prediction``, ``words`` and ``tags`` (the right ones): three lists of equal length."""
         return [
-            {"prediction": _whole(tags, example), **example._asdict()}
+            {"prediction": _whole(tags, example), **parts(example)}
             for tags, example in zip(predictions, examples, strict=True)
         ]
 

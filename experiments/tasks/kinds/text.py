@@ -14,6 +14,7 @@ from transformers import DataCollatorForSeq2Seq
 from bilevel.errors import UserError
 from experiments.answers import TEXT, Answers, Decoding
 from experiments.metrics.text import TEXT_METRICS, chosen, score_text
+from experiments.tasks.examples import parts
 from experiments.tasks.kinds.labelled import over_tests
 from experiments.tasks.kinds.remarks import say_cut, say_unknown
 from experiments.tasks.task import LEAST_LENGTH, TaskData
@@ -217,7 +218,7 @@ class TextData(TaskData):
     def records(self, predictions: Sequence[Any], examples: Sequence[Any]) -> list[dict[str, Any]]:
         """``prediction`` (what was written), ``source``, ``target`` and ``references``."""
         return [
-            {"prediction": text, **example._asdict()}
+            {"prediction": text, **parts(example)}
             for text, example in zip(predictions, examples, strict=True)
         ]
 

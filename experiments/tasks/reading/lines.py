@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bilevel.errors import UserError
+from experiments.tasks.examples import Origin
 from experiments.tasks.reading.dialect import Dialect
 from experiments.tasks.reading.text import lines_of, read_text
 
@@ -26,11 +27,13 @@ class Sentence(NamedTuple):
 
     Attributes:
         place: says where the word of that number stands, for error messages.
+        origin: where the sentence begins.
     """
 
     words: tuple[str, ...]
     tags: tuple[str, ...]
     place: Callable[[int], str]
+    origin: Origin
 
 
 class Line(NamedTuple):
@@ -164,4 +167,5 @@ def _sentence(group: Sequence[Line], places: Sequence[int], path: Path) -> Sente
     for line in group:
         if not all(line.cells[place] for place in places):
             raise UserError(f"line {line.number} of {path} lacks a word or a tag in its column")
-    return Sentence(words, tags, lambda i: f"line {numbers[i]} of {path}")
+    origin = Origin(str(path), numbers[0], "line")
+    return Sentence(words, tags, lambda i: f"line {numbers[i]} of {path}", origin)

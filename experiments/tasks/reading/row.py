@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from bilevel.errors import UserError, listed
+from experiments.tasks.examples import Origin
 from experiments.tasks.reading.dialect import likely_delimiter
 
-__all__ = ["Row", "check_columns", "place_of"]
+__all__ = ["Row", "check_columns", "origin_of", "place_of"]
 
 SHOWN = 50  # names in a message
 LONGEST = 100  # characters of one
@@ -23,9 +24,10 @@ class Row(dict[str, Any]):
         path: the file.
         number: of its first line as an editor shows it, from 1; or of the row, from 0.
         unit: "line", or "row" where a file has no lines.
+        source: what the user calls the part of the data that it is from; None without a name.
     """
 
-    __slots__ = ("number", "path", "unit")
+    __slots__ = ("number", "path", "source", "unit")
 
     def __init__(
         self,
@@ -38,6 +40,7 @@ class Row(dict[str, Any]):
         self.path = path
         self.number = number
         self.unit = unit
+        self.source: str | None = None
 
     @property
     def place(self) -> str:
@@ -49,6 +52,13 @@ class Row(dict[str, Any]):
 def place_of(row: Mapping[str, Any], number: int, where: str) -> str:
     """Where a row stands, for messages: its line; rows of the hub know only their number."""
     return row.place if isinstance(row, Row) else f"row {number} of {where}"
+
+
+def origin_of(row: Mapping[str, Any], number: int, where: str) -> Origin:
+    """The same as parts of an example: a file and a line, or the split and the row's number."""
+    if isinstance(row, Row):
+        return Origin(str(row.path), row.number, row.unit, source=row.source)
+    return Origin(where, number)
 
 
 def check_columns(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], where: str) -> None:

@@ -11,7 +11,7 @@ from experiments.tasks.examples import Example
 from experiments.tasks.reading.cells import looks_printed, text_of
 from experiments.tasks.reading.files import is_missing
 from experiments.tasks.reading.labels import warn_of_spaces
-from experiments.tasks.reading.row import check_columns, place_of
+from experiments.tasks.reading.row import check_columns, origin_of, place_of
 
 __all__ = ["examples", "say_odd_texts"]
 
@@ -51,7 +51,7 @@ def examples(
             label = convert(row[label_column])
         except UserError as error:
             raise UserError(f"{place}, column {label_column!r}: {error}") from error
-        result.append(Example(texts, label))
+        result.append(Example(texts, label, origin_of(row, number, where)))
     warn_of_spaces(rows, label_column, where)
     say_odd_texts(rows, text_columns, where)
     return result

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from bilevel.errors import UserError
+from experiments.tasks.examples import Origin
 from experiments.tasks.reading.cells import is_list
 from experiments.tasks.reading.dialect import Dialect
 from experiments.tasks.reading.files import read_rows
 from experiments.tasks.reading.lines import Sentence, sentences_of_lines
-from experiments.tasks.reading.row import check_columns, place_of
+from experiments.tasks.reading.row import check_columns, origin_of, place_of
+from experiments.tasks.reading.source_names import SourceNames
 
 __all__ = ["LINES", "SUFFIXES", "Sentence", "read_sentences"]
 
@@ -26,6 +28,7 @@ def read_sentences(
     columns: tuple[str, str],
     names: Sequence[str],
     dialect: Dialect | None = None,
+    sources: SourceNames | None = None,
 ) -> list[Sentence]:
     """Read files of `SUFFIXES`.
 
@@ -34,28 +37,42 @@ def read_sentences(
         columns: of words and tags: names in rows, positions in lines.
         names: of the tags, for rows with numbers.
         dialect: how text files are written.
+        sources: where the names of the sentences' sources are; None: they have none.
 
     Raises:
         UserError: a file cannot be read, it has no words, words and tags do not fit, or a number
             has no name.
     """
     dialect = dialect or Dialect()
+    sources = sources or SourceNames()
     found: list[Sentence] = []
     for path in paths:
         if path.name.lower().removesuffix(".gz").endswith(LINES):
-            found += sentences_of_lines(path, columns, dialect)
+            source = sources.of_lines(path)
+            found += [
+                sentence._replace(origin=sentence.origin._replace(source=source))
+                for sentence in sentences_of_lines(path, columns, dialect)
+            ]
             continue
         rows = read_rows(path, dialect)
-        check_columns(rows, columns, str(path))
+        where = str(path)
+        sources.put_on(rows, where)
+        check_columns(rows, columns, where)
         found += [
-            _from_row(row, columns, names, place_of(row, i, str(path)))
+            _from_row(
+                row, columns, names, place_of(row, i, str(path)), origin_of(row, i, str(path))
+            )
             for i, row in enumerate(rows)
         ]
     return found
 
 
 def _from_row(
-    row: dict[str, Any], columns: tuple[str, str], names: Sequence[str], where: str
+    row: dict[str, Any],
+    columns: tuple[str, str],
+    names: Sequence[str],
+    where: str,
+    origin: Origin,
 ) -> Sentence:
     words, tags = (_list(row.get(column), column, where) for column in columns)
     if len(words) != len(tags) or not words:
@@ -71,7 +88,10 @@ def _from_row(
         if not isinstance(word, str) or not word:
             raise UserError(f"{place(number)} is {word!r}: a word must be a text that is not empty")
     return Sentence(
-        tuple(words), tuple(_name(tag, names, place(i)) for i, tag in enumerate(tags)), place
+        tuple(words),
+        tuple(_name(tag, names, place(i)) for i, tag in enumerate(tags)),
+        place,
+        origin,
     )
 
 

@@ -14,6 +14,7 @@ __all__ = [
     "OTHER_NAMES",
     "SplitFiles",
     "find_split",
+    "named_splits",
     "no_split",
     "no_test",
     "own_splits",
@@ -123,7 +124,7 @@ def own_splits(data_dir: str, suffixes: Sequence[str] = SUFFIXES) -> dict[str, S
         if not path.name.lower().endswith(tuple(suffixes)):
             raise UserError(f"task.data_dir={path}: its name must end in one of {listed(suffixes)}")
         return {"train": SplitFiles([path])}
-    found = _named(data_dir, suffixes) or _single(path, suffixes, "train")
+    found = named_splits(data_dir, suffixes) or _single(path, suffixes, "train")
     if "train" not in found:
         raise no_split(data_dir, "train", suffixes)
     return found
@@ -140,7 +141,7 @@ def scored_splits(
     path = Path(data_dir).expanduser()
     if path.is_file() and path.name.lower().endswith(tuple(suffixes)):
         return {"test": SplitFiles([path])}
-    return _named(data_dir, suffixes) or _single(path, suffixes, "test")
+    return named_splits(data_dir, suffixes) or _single(path, suffixes, "test")
 
 
 def no_test(data_dir: str, suffixes: Sequence[str] = SUFFIXES) -> UserError:
@@ -153,7 +154,7 @@ def no_test(data_dir: str, suffixes: Sequence[str] = SUFFIXES) -> UserError:
     return no_split(data_dir, "test or validation", suffixes, advice)
 
 
-def _named(data_dir: str | Path, suffixes: Sequence[str]) -> dict[str, SplitFiles]:
+def named_splits(data_dir: str | Path, suffixes: Sequence[str]) -> dict[str, SplitFiles]:
     """The splits whose names a folder's files have."""
     found = {split: find_split(data_dir, split, suffixes) for split in SPLITS}
     return {split: files for split, files in found.items() if files is not None}

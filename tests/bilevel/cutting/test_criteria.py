@@ -122,15 +122,38 @@ def test_cut_adapters_load_in_stock_peft_with_equal_logits(
     assert ranks == {n: rank for n, rank in found.ranks.items() if rank}
 
 
+@torch.no_grad()
+def gains(model, batch):
+    """(n, classes), by how much the adapter makes each class likelier."""
+    nothing = {n: torch.zeros(layer.r["default"]) for n, layer in lora_layers(model).items()}
+    with_it = model.eval()(**batch).logits.log_softmax(-1)
+    with masked(model, nothing):
+        return with_it - model(**batch).logits.log_softmax(-1)
+
+
 def test_the_frontier_chooses_where_no_budget_is_told(adapted, scoring):
     model = adapted("bert")
     data = scoring(model, count=40)
+    for batch in data.batches:
+        batch["labels"] = gains(model, batch).argmax(-1)
+    found = cut(model, criterion("singular"), budget=Budget(), losses=data.losses, share=0.5)
+    assert found.frontier is not None
+    assert found.frontier.learned
+    assert 0 < found.frontier.chosen < len(found.ranking.order)
+    assert sum(found.ranks.values()) == found.frontier.chosen
+    with masked(model, found.keep):
+        assert data.losses().mean == pytest.approx(found.frontier.choice.loss, abs=1e-12)
+
+
+def test_nothing_is_kept_by_a_frontier_of_what_was_not_learned(adapted, scoring):
+    model = adapted("bert")
+    data = scoring(model, count=40)
+    for batch in data.batches:
+        batch["labels"] = gains(model, batch).argmin(-1)
     found = cut(model, criterion("singular"), budget=Budget(), losses=data.losses)
     assert found.frontier is not None
-    if found.frontier.chosen is None:
-        assert found.keep is found.ranks is None
-    else:
-        assert sum(found.ranks.values()) == found.frontier.chosen
+    assert not found.frontier.learned
+    assert found.keep is found.ranks is None
 
 
 def test_saliency_and_gates_refuse_what_is_out_of_range():

@@ -91,6 +91,9 @@ def test_the_last_quarter() -> None:
     assert STEPS[last_quarter(STEPS)].tolist() == list(range(76, 101))
     assert STEPS[last_quarter(STEPS, until=0.4)].tolist() == list(range(31, 41))
     assert STEPS[last_quarter(STEPS, start=0.36, until=0.4)].tolist() == list(range(37, 41))
+    assert STEPS[last_quarter(STEPS, kept=40)].tolist() == list(range(31, 41))
+    assert STEPS[last_quarter(STEPS, until=0.4, kept=90)].tolist() == list(range(31, 41))
+    assert STEPS[last_quarter(STEPS, start=0.2, until=0.9, kept=24)].tolist() == [21, 22, 23, 24]
     assert last_quarter(np.array([])).sum() == 0
 
 
@@ -127,6 +130,19 @@ def test_gates_that_never_moved_are_not_decided() -> None:
     found = decided_by_rule(still, STEPS, {"a": 3}, RankChoice("threshold"))
     assert found.near == 3
     assert found.decided is False
+
+
+def test_gates_of_weights_that_were_best_before_the_end() -> None:
+    """After step 40 the order turns round, and is all noise: that is not what was kept."""
+    rng = np.random.default_rng(4)
+    noise = np.where(STEPS[:, None] <= 40, 0.001, 1.0) * rng.standard_normal((100, 4))
+    before = np.array([4.0, 3.0, 1.0, 0.5])
+    values = {"a": np.where(STEPS[:, None] <= 40, before, before[::-1]) + noise}
+    found = decided_by_rule(values, STEPS, {"a": 2}, RankChoice("budget"), kept=40)
+    assert (found.near, found.records) == (0, 10)
+    assert found.margin == pytest.approx((3.0 - 1.0) / 2.0, abs=0.01)
+    last = decided_by_rule(values, STEPS, {"a": 2}, RankChoice("budget"))
+    assert last.near
 
 
 def test_other_gates() -> None:

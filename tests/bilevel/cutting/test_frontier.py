@@ -26,26 +26,30 @@ class Adapter:
         lost = sum(float(row[~keep[n]].sum()) for n, row in self.worth.items())
         return Losses(2.0 + OWN + lost * self.spread, np.ones(EXAMPLES, dtype=int))
 
-    def brute_force(self, share: float) -> int:
+    def brute_force(self, share: float, errors: float) -> int:
         count = len(self.ranking.order)
         whole = self.losses(self.ranking.first(count))
         apart = [difference(self.losses(self.ranking.first(c)), whole) for c in range(count + 1)]
-        return min(c for c, d in enumerate(apart) if d.mean + d.error <= share * apart[0].mean)
+        delta = share * apart[0].mean
+        return min(c for c, d in enumerate(apart) if d.mean + errors * d.error <= delta)
 
 
 @pytest.mark.parametrize("share", [0.005, 0.02, 0.1, 0.4])
 @pytest.mark.parametrize("noise", [0.0, 1.0])
 @pytest.mark.parametrize("decay", [0.5, 0.8, 0.99])
-def test_the_choice_is_the_smallest_that_loses_no_more(share, noise, decay):
+@pytest.mark.parametrize("errors", [0.0, 1.0, 2.5])
+def test_the_choice_is_the_smallest_that_loses_no_more(share, noise, decay, errors):
     worth = {
         name: [2 * start * decay**j for j in range(16)]
         for name, start in (("a", 1.0), ("b", 0.7), ("c", 0.01))
     }
     adapter = Adapter(worth, noise, {"a": 10, "b": 30, "c": 20})
-    found = Frontier.draw(adapter.ranking, adapter.losses, share)
+    found = Frontier.draw(adapter.ranking, adapter.losses, share, errors)
     assert adapter.looks < 30
     assert found.learned
-    assert found.chosen == adapter.brute_force(share)
+    assert found.chosen == adapter.brute_force(share, errors)
+    assert found.as_json()["errors"] == errors
+    assert found.passed_over is None
     assert found.delta == pytest.approx(share * found.points[0].difference, abs=1e-12)
     assert found.choice is not None
     assert found.choice.parameters == adapter.ranking.parameters(found.chosen)
@@ -55,6 +59,53 @@ def test_the_choice_is_the_smallest_that_loses_no_more(share, noise, decay):
     assert found.points[-1].difference == 0
     assert list(found.even) == [1, 2, 4, 8]
     assert found.even[2].parameters == 2 * (10 + 30 + 20)
+
+
+def test_standard_errors_make_the_choice_larger():
+    """Of differences that spread as much as they are large, by sixteen sizes of one layer."""
+    worth = {"a": [0.5**j for j in range(16)]}
+    adapter = Adapter(worth, 3.0, {"a": 1})
+    choices = [
+        Frontier.draw(adapter.ranking, adapter.losses, errors=errors).chosen
+        for errors in (0.0, 1.0, 2.0, 8.0)
+    ]
+    assert choices == sorted(choices)
+    assert choices[0] < choices[1] < choices[3]
+
+
+class Sizes:
+    """Losses by the number of components alone, of one layer of 64."""
+
+    def __init__(self, losing: dict[int, float]):
+        self.ranking = Ranking({"a": torch.arange(64.0, 0.0, -1.0)}, {"a": 1})
+        self.losing = losing
+
+    def losses(self, keep) -> Losses:
+        found = 2.0 + OWN + self.losing.get(int(keep["a"].sum()), 0.0)
+        return Losses(found, np.ones(EXAMPLES, dtype=int))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_larger_part_that_was_looked_at_passes_and_the_next_smaller_does_not(seed):
+    """Of losses that rise and fall with the size at random, delta among them."""
+    drawn = np.random.default_rng(seed).normal(0.0, 0.015, 65)
+    sizes = Sizes({**dict(enumerate(drawn)), 0: 1.0, 64: 0.0})
+    found = Frontier.draw(sizes.ranking, sizes.losses)
+    assert found.chosen is not None
+    passing = {p.components: p.difference + p.error <= found.delta for p in found.points}
+    assert all(passing[c] for c in passing if c >= found.chosen)
+    assert not passing[found.chosen - 1]
+    smaller = [c for c in passing if c < found.chosen and passing[c]]
+    over = found.passed_over
+    assert (None if over is None else over.components) == min(smaller, default=None)
+
+
+def test_a_bump_at_a_coarse_size_is_below_the_choice():
+    sizes = Sizes({0: 1.0, 16: 0.5})
+    found = Frontier.draw(sizes.ranking, sizes.losses)
+    assert found.chosen == 17
+    assert found.passed_over is not None
+    assert found.passed_over.components == 2
 
 
 @pytest.mark.parametrize(("noise", "errors"), [(20.0, 0.01), (5.0, 1.34)])
@@ -112,5 +163,8 @@ def test_a_choice_by_luck_is_told():
     assert lucky.doubt is not None
     assert "examples" in lucky.doubt
     assert lucky.as_json()["doubt"] == lucky.doubt
+    careful = Frontier.draw(adapter.ranking, Luck(-0.3, 0.1 * EXAMPLES**0.5).losses, errors=2.0)
+    assert careful.chosen == 1
+    assert careful.doubt is None
     adapter = Luck(0.0, 0.01 * EXAMPLES**0.5)
     assert Frontier.draw(adapter.ranking, adapter.losses).doubt is None

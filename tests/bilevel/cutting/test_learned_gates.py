@@ -7,7 +7,7 @@ import torch
 
 from bilevel.cutting import Ranking, ScoringData
 from bilevel.cutting.criteria import LearnedGates
-from bilevel.cutting.criteria.gates import _drawn, hold
+from bilevel.cutting.criteria.gate_learning import _drawn, hold
 from bilevel.cutting.ranking import masked
 from bilevel.lowrank import component_costs, lora_layers
 from bilevel.lowrank.gate_kinds import HardConcrete

@@ -22,6 +22,7 @@ from bilevel.lowrank import (
     plain_lora,
 )
 from bilevel.lowrank.fused import SplitProjection, built_of_conv1d, fuse, split_fused
+from bilevel.lowrank.singular import saved_singular_values, singular_values
 
 WIDTH, LAYERS = 16, 3
 CONFIG = {
@@ -302,3 +303,20 @@ def test_trained_biases_of_a_split_projection_are_refused(tmp_path):
     with pytest.raises(UserError, match="bias='none'"):
         export_adapter(model, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_singular_values_of_what_is_saved(tmp_path):
+    """Those of the stock projection's update, decomposed as a whole, of its exported adapter."""
+    model = lora(split_fused(stock()), rank_pattern={name(0, "v"): 2})
+    train(model, batch())
+    found = saved_singular_values(model)
+    assert len(singular_values(model)) == 2 * LAYERS
+    report = export_adapter(model, tmp_path)
+    stored = PeftModel.from_pretrained(stock(), report.compact)
+    layers = {n: m for n, m in lora_layers(stored).items() if n.endswith("c_attn")}
+    assert set(found) == set(layers)
+    for layer, module in layers.items():
+        sigma = torch.linalg.svdvals(module.get_delta_weight("default").detach().double())
+        rank = 6 if ".0." in layer else 8
+        assert len(found[layer]) == rank
+        torch.testing.assert_close(found[layer], sigma[:rank], rtol=0, atol=1e-6)

@@ -15,6 +15,7 @@ from experiments.tasks.examples import TextExample
 from experiments.tasks.text_to_text import TextToText
 from experiments.tasks.webnlg import WebNLG
 from experiments.tasks.xsum import XSum
+from tests.experiments.placed import said
 
 MR = "name[The Vaults], eatType[pub], priceRange[£20-25], familyFriendly[no], near[Café A]"
 E2E_ROWS = [
@@ -64,11 +65,15 @@ def test_e2e(tmp_path):
     source = (
         "name : The Vaults | Type : pub | price : £20-25 | family friendly : no | near : Café A"
     )
-    assert data.train[0] == TextExample(source, "The Vaults is a pub.")
+    assert said(data.train)[0] == TextExample(source, "The Vaults is a pub.")
     assert len(data.train) == 3
-    assert data.validation == data.train[:1]
+    assert said(data.validation) == said(data.train[:1])
     first, second = data.tests["test"]
-    assert first == (source, "The Vaults is a pub.", ("The Vaults is a pub.", "A pub, the Vaults."))
+    assert first[:3] == (
+        source,
+        "The Vaults is a pub.",
+        ("The Vaults is a pub.", "A pub, the Vaults."),
+    )
     assert second.source == "name : Blue Spice"
     assert (data.train_source, data.test_source) == ("train", "test")
 
@@ -88,7 +93,7 @@ def test_webnlg(tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: None)  # no Java: METEOR takes half a minute
     data = WebNLG(data_dir=all_splits(tmp_path, WEBNLG_ROWS)).load()
     source = "A_B : served by : C,_D | A_B : is : x | y"
-    assert data.train == [
+    assert said(data.train) == [
         TextExample(source, "one"),
         TextExample(source, "three"),
         TextExample("E : is : F", "four"),
@@ -110,7 +115,7 @@ def test_webnlg_with_all_references(tmp_path):
 
 def test_dart(tmp_path):
     data = DART(data_dir=all_splits(tmp_path, DART_ROWS)).load()
-    assert data.train[0] == TextExample("S : born_in : O | S : is : X", "one")
+    assert said(data.train)[0] == TextExample("S : born_in : O | S : is : X", "one")
     assert len(data.train) == 4
     assert [e.references for e in data.tests["test"]] == [("one", "two"), ("three", "four")]
 

@@ -7,6 +7,7 @@ from bilevel.errors import UserError
 from experiments.tasks.examples import TaggedExample
 from experiments.tasks.reading.sentences import LINES
 from experiments.tasks.tagging import Tagging
+from tests.experiments.placed import said
 
 ROWS = [
     {"tokens": ["IL-2", "gene", "and", "Hb"], "ner_tags": ["B-DNA", "I-DNA", "O", "B-protein"]},
@@ -44,8 +45,8 @@ def test_rows(tmp_path, kind, rows):
     names = None if rows is ROWS else NAMES
     path = folder(tmp_path, kind, train=rows, test=rows[:1])
     data = Tagging(path, tag_names=names).load()
-    assert data.train == EXAMPLES
-    assert data.tests == {"test": EXAMPLES[:1]}
+    assert said(data.train) == EXAMPLES
+    assert said(data.tests["test"]) == EXAMPLES[:1]
     assert (data.test_source, data.validation, data.tag_names) == ("test", None, NAMES)
 
 
@@ -55,8 +56,8 @@ def test_lines(tmp_path, kind, between):
     text = lines(ROWS, between)
     path = folder(tmp_path, kind, train=text, validation=text)
     data = Tagging(path).load()
-    assert data.train == EXAMPLES
-    assert (data.test_source, data.tests["test"]) == ("validation", EXAMPLES)
+    assert said(data.train) == EXAMPLES
+    assert (data.test_source, said(data.tests["test"])) == ("validation", EXAMPLES)
 
 
 def test_marks_of_documents_byte_order_and_line_ends(tmp_path):
@@ -64,7 +65,8 @@ def test_marks_of_documents_byte_order_and_line_ends(tmp_path):
         f"\ufeff-DOCSTART- -X- O O\r\n\r\n{lines(ROWS[:1])}###MEDLINE:9\n{lines(ROWS[1:])}".rstrip()
     )
     path = folder(tmp_path, ".iob2", train=text.replace("\n", "\r\n"), test=text)
-    assert Tagging(path).load().train == Tagging(path).load().tests["test"] == EXAMPLES
+    data = Tagging(path).load()
+    assert said(data.train) == said(data.tests["test"]) == EXAMPLES
 
 
 def test_a_word_may_hold_odd_spaces(tmp_path):
@@ -76,7 +78,8 @@ def test_three_files_and_other_columns(tmp_path):
     rows = [{"words": row["tokens"], "tags": row["ner_tags"]} for row in ROWS]
     path = folder(tmp_path, ".jsonl", train=rows, validation=rows[1:], test=rows[:1])
     data = Tagging(path, tokens_column="words", tags_column="tags").load()
-    assert (data.tests["test"], data.validation) == (EXAMPLES[:1], EXAMPLES[1:])
+    assert said(data.tests["test"]) == EXAMPLES[:1]
+    assert said(data.validation) == EXAMPLES[1:]
 
 
 def test_iob1_is_converted_when_asked(tmp_path):

@@ -16,6 +16,7 @@ from experiments.tasks.kinds.labelled import LabelledData
 from experiments.tasks.reading.files import SUFFIXES, read_rows
 from experiments.tasks.task import Task
 from tests.experiments import writers
+from tests.experiments.placed import said
 
 ROWS = [
     {"text": 'a "fine" film', "label": "good"},
@@ -83,7 +84,7 @@ def test_two_text_columns_and_a_label_column(tmp_path):
     rows = [{"a": "x", "b": 5, "c": "y"}, {"a": "u", "b": 6, "c": "n"}]
     path = folder(tmp_path, train=rows, validation=rows)
     data = user_task(path, text_columns=["a", "b"], label_column="c").load()
-    assert data.train[0] == Example(("x", "5"), 1)
+    assert said(data.train)[0] == Example(("x", "5"), 1)
 
 
 def test_a_labelled_test_file_is_the_test_set_and_an_unlabelled_one_is_not(tmp_path):

@@ -67,16 +67,36 @@ def test_noise_and_a_layer_of_fewer_singular_values() -> None:
     assert short.near == 0
 
 
-def test_weights_of_before_the_record() -> None:
-    kept = {"stage": "train", "step": 12, "kind": "kept"}
-    recorded = [line for line in lines() if line["step"] > 30]
+def test_weights_that_were_best_before_the_end() -> None:
+    """Up to step 20 hardly anything moves, and after it everything does."""
+    kept = {"stage": "train", "step": 20, "kind": "kept"}
+    recorded = [*lines(0.001)[:20], *lines(0.5)[20:]]
+    found = of_cut(cut(parameters=36), [*recorded, kept])
+    assert found is not None
+    assert (found.decided, found.near, found.records) == (True, 0, 5)
+    last = of_cut(cut(parameters=36), recorded)
+    assert last is not None
+    assert last.decided is False
+
+
+@pytest.mark.parametrize(("first", "step"), [(31, 12), (1, 8), (31, 32)])
+def test_weights_of_before_the_record(first: int, step: int) -> None:
+    """An older run's, which begins in the last quarter; and of a step with too few before it."""
+    recorded = [line for line in lines() if line["step"] >= first]
+    kept = {"stage": "train", "step": step, "kind": "kept"}
     found = of_cut(cut(parameters=36), [*recorded, kept])
     assert found is not None
     assert found.decided is None
-    assert "step 12" in found.words
-    within = of_cut(cut(parameters=36), [*recorded, {**kept, "step": 35}])
-    assert within is not None
-    assert within.decided is not None
+    assert f"step {step}" in found.words
+
+
+def test_layers_that_are_saved_as_one() -> None:
+    """GPT-2's query and value, trained apart: a line has the values of both and of the one."""
+    recorded = [
+        {**line, "saved": line["singular"], "singular": {"a.q": [1.0], "a.v": [2.0], "b": [3.0]}}
+        for line in lines(0.02)
+    ]
+    assert of_cut(cut(parameters=36), recorded) == of_cut(cut(parameters=36), lines(0.02))
 
 
 def test_what_is_not_known() -> None:

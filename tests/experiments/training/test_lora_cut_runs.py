@@ -89,25 +89,45 @@ def test_the_ranks_and_what_they_cost_lie_in_the_run(learned: Path) -> None:
 
 
 def test_its_frontier_can_be_drawn_again(learned: Path, tmp_path: Path) -> None:
-    ranks.main([f"run={learned}", f"out={tmp_path}"])
-    first, second = (json.loads((p / "ranks.json").read_text()) for p in (learned, tmp_path))
+    out = tmp_path / "new"
+    ranks.main([f"run={learned}", f"out={out}"])
+    first, second = (json.loads((p / "ranks.json").read_text()) for p in (learned, out))
     assert second["whole_parameters"] == first["parameters"]
     whole = next(p for p in second["frontier"] if p["parameters"] == first["parameters"])
     assert whole["loss"] == pytest.approx(first["chosen"]["loss"], abs=1e-5)
 
 
+@pytest.mark.parametrize("words", [[], ["rank=1"], ["out={}"], ["out={}/adapter/..", "rank=1"]])
+def test_a_run_that_cut_itself_keeps_what_it_says_of_that(
+    words: list[str],
+    finished: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("experiments.models.pretrained.load_weights", None)
+    before = {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()}
+    with pytest.raises(SystemExit, match="2"):
+        ranks.main([f"run={finished}", *(word.format(finished) for word in words)])
+    said = capsys.readouterr().err
+    assert "out=DIR" in said
+    assert "lora_cut" in said
+    assert len(said.splitlines()) == 1
+    assert {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()} == before
+
+
 def test_what_was_finished_on_all_of_the_data_draws_none(
-    finished: Path, capsys: pytest.CaptureFixture[str]
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = json.loads((finished / "result.json").read_text())
     assert result["validation"]["trained_on"] is True
     assert result["validation"]["source"] == "training"
     before = (finished / "ranks.json").read_bytes()
     with pytest.raises(SystemExit, match="2"):
-        ranks.main([f"run={finished}"])
+        ranks.main([f"run={finished}", f"out={tmp_path}"])
     said = capsys.readouterr().err
     assert "trained on in the end (method.finish_epochs=1" in said
     assert (finished / "ranks.json").read_bytes() == before
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_validation_file_stays_apart_from_the_finish(tiny: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import pytest
 from bilevel.errors import UserError
 from experiments.tasks.examples import TaggedExample
 from experiments.tasks.tagging import Tagging
+from tests.experiments.placed import said
 
 EXAMPLES = [TaggedExample(("EU", "rejects"), ("B-ORG", "O")), TaggedExample(("it",), ("O",))]
 PLAIN = "EU B-ORG\nrejects O\n\nit O\n"
@@ -31,7 +32,8 @@ def test_numbers_are_not_taken_for_words(tmp_path, text):
 @pytest.mark.parametrize("tags", [4, -1, "4", "-1", "ner_tags"])
 @pytest.mark.parametrize("tokens", [1, "1", -4])
 def test_positions(tmp_path, tokens, tags):
-    assert load(tmp_path, NUMBERED, tokens_column=tokens, tags_column=tags).train == EXAMPLES
+    data = load(tmp_path, NUMBERED, tokens_column=tokens, tags_column=tags)
+    assert said(data.train) == EXAMPLES
 
 
 def test_another_layer_of_tags(tmp_path):
@@ -80,7 +82,7 @@ SAME = [
 
 @pytest.mark.parametrize("text", SAME)
 def test_ways_to_write_the_same(tmp_path, text):
-    assert load(tmp_path, text).train == EXAMPLES
+    assert said(load(tmp_path, text).train) == EXAMPLES
 
 
 def test_a_hash_may_be_a_word(tmp_path):
@@ -117,4 +119,4 @@ def test_other_encodings_and_delimiters(tmp_path):
 
 
 def test_names_of_files(tmp_path):
-    assert load(tmp_path, PLAIN, name="{}.CONLL").train == EXAMPLES
+    assert said(load(tmp_path, PLAIN, name="{}.CONLL").train) == EXAMPLES

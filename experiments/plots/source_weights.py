@@ -1,0 +1,53 @@
+"""The weights of the sources of the training data over the steps, and what each is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.plots.records import Record
+from experiments.plots.style import GREY, INK, canvas, headline, look, wrapped
+from experiments.results.source_table import weights_over_steps
+
+__all__ = ["draw"]
+
+
+def draw(records: Sequence[Record], result: dict[str, Any], path: Path) -> bool:
+    """Write the figure, a line a source; False when no weights of sources were recorded.
+
+    Args:
+        records: the lines of metrics.jsonl.
+        result: result.json, with its ``source_weights``.
+        path: the PNG to write.
+    """
+    steps, weights = weights_over_steps(records)
+    table = result.get("source_weights")
+    if not weights or table is None:
+        return False
+    rows = {row["source"]: row for row in table["sources"]}
+    order = sorted(weights, key=lambda name: -rows[name]["weight"])
+    with canvas(path, 7.5, max(3.6, 1.0 + 0.42 * len(order))) as figure:
+        axes = figure.subplots()
+        for index, name in enumerate(order):
+            row = rows[name]
+            said = f"{name}: {row['weight']:.3f}, {row['verdict'] or 'not known'}"
+            axes.plot(steps, weights[name], **{**look(index), "marker": ""}, label=wrapped(said))
+        axes.axhline(table["even"], color=INK, linewidth=1.0, linestyle=":")
+        axes.annotate(
+            " an equal part", (steps[0], table["even"]), va="bottom", fontsize=8, color=INK
+        )
+        if len(steps) > 1:
+            first = steps[-min(table["records"], len(steps))]
+            axes.axvspan(first, steps[-1], color=GREY, alpha=0.12, linewidth=0)
+            axes.set_xlim(0, steps[-1])
+        axes.set_ylim(0, 1)
+        axes.set_xlabel("step (grey: what the table is of)")
+        axes.set_ylabel("weight of an example of the source\n(they sum to 1)")
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), title="source: weight, verdict")
+        headline(
+            figure,
+            f"Source weights of {result['method']} on {result['task']}, {result['model']}, "
+            f"seed {result['seed']}",
+        )
+    return True

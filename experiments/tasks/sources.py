@@ -1,0 +1,196 @@
+"""Train on data from several sources: keep some of them, and draw each by a weight of its own.
+
+Methods on one level see the examples of all sources pooled. With weights w_s, an example of source
+s is drawn into a batch with a probability proportional to w_s, so that what is minimised is
+
+    sum_i w_s(i) l_i / sum_i w_s(i),
+
+whatever the method; an epoch has as many examples as before.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from annotated_types import MinLen
+from pydantic import BeforeValidator
+
+from bilevel.errors import UserError, listed, nearest
+from bilevel.reading import json_object
+from experiments.tasks.examples import Placed
+from experiments.tasks.task import Subset
+
+__all__ = ["UNIFORM", "SourceNameList", "Sourced", "sizes", "source_of", "told"]
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+UNIFORM = "uniform"  # in the place of a file of weights
+SHOWN = 12  # sources in a line
+
+
+def _names(value: object) -> object:
+    """A source may be called 0, which YAML reads as a number."""
+    if isinstance(value, (list, tuple)):
+        return tuple(str(v) if type(v) is int else v for v in value)
+    return value
+
+
+SourceNameList = Annotated[tuple[str, ...], BeforeValidator(_names), MinLen(1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sourced(Subset):
+    """Base of tasks whose training examples may have sources.
+
+    Raises:
+        UserError: sources are both kept and left out.
+    """
+
+    keep_sources: SourceNameList | None = None
+    """Train on these sources alone, [a,b]; null for all."""
+    drop_sources: SourceNameList | None = None
+    """Train on all sources but these, [a]; null for all."""
+    source_weights: str | None = None
+    """source_weights.json of a run of method=source_weights (or a file like it), by whose weights
+    examples are drawn into batches; uniform: every source as much as every other; null: every
+    example as much as every other."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.keep_sources is not None and self.drop_sources is not None:
+            raise UserError(
+                f"task.keep_sources={list(self.keep_sources)} and "
+                f"task.drop_sources={list(self.drop_sources)} exclude each other: give one of them"
+            )
+
+    def kept_train(self, examples: list[T], classes: Sequence[int] | None = None) -> list[T]:
+        """The training examples of the sources asked for, within `max_train`.
+
+        Raises:
+            UserError: there is no such source, or nothing of one is left.
+        """
+        found = sizes(examples)
+        wanted = self._wanted(found)
+        here = [i for i, e in enumerate(examples) if found is None or source_of(e) in wanted]
+        chosen = super().kept_train(
+            [examples[i] for i in here], None if classes is None else [classes[i] for i in here]
+        )
+        if found is None:
+            return chosen
+        left = sizes(chosen) or {}
+        gone = [name for name in wanted if name not in left]
+        if gone:
+            raise UserError(
+                f"task.max_train={self.max_train} leaves no row of source {gone[0]!r}: take more "
+                "rows, or leave it out by task.drop_sources"
+            )
+        log.info("sources: %s", told({name: left[name] for name in wanted}))
+        return chosen
+
+    def _wanted(self, found: dict[str, int] | None) -> list[str]:
+        for option, names in (("keep", self.keep_sources), ("drop", self.drop_sources)):
+            for name in names or ():
+                if found is None:
+                    raise UserError(
+                        f"task.{option}_sources={list(names or ())}: the training data name no "
+                        "sources"
+                    )
+                if name not in found:
+                    raise UserError(
+                        f"task.{option}_sources names {name!r}, which is no source of the training "
+                        f"data: they are {_named(found)}{nearest(name, found)}"
+                    )
+        kept = [
+            name
+            for name in found or ()
+            if (self.keep_sources is None or name in self.keep_sources)
+            and name not in (self.drop_sources or ())
+        ]
+        if found is not None and not kept:
+            raise UserError(
+                f"task.drop_sources={list(self.drop_sources or ())} leaves nothing to train on: "
+                f"the sources are {_named(found)}"
+            )
+        return kept
+
+    def draw_weights(self, train: Sequence[Any]) -> tuple[float, ...] | None:
+        """The weight of each training example by `source_weights`; None for equal ones.
+
+        Raises:
+            UserError: the examples have no sources, or the file is none of weights, or not of these
+                sources.
+        """
+        if self.source_weights is None:
+            return None
+        found = sizes(train)
+        if found is None:
+            raise UserError(
+                f"task.source_weights={self.source_weights}: the training data name no sources"
+            )
+        if self.source_weights == UNIFORM:
+            weights = {name: 1 / size for name, size in found.items()}
+        else:
+            weights = _in_file(Path(self.source_weights).expanduser(), found)
+        return tuple(weights[str(source_of(example))] for example in train)
+
+
+def source_of(example: Any) -> str | None:
+    """The name of an example's source; None without one."""
+    origin = example.origin if isinstance(example, Placed) else None
+    return None if origin is None else origin.source
+
+
+def sizes(examples: Sequence[Any]) -> dict[str, int] | None:
+    """Source -> its examples, in the order of their first; None unless every example has one."""
+    names = [source_of(example) for example in examples]
+    if not names or None in names:
+        return None
+    return dict(Counter(str(name) for name in names))
+
+
+def told(found: dict[str, int]) -> str:
+    """Sizes of sources in a line."""
+    shown = [f"{name} {size}" for name, size in list(found.items())[:SHOWN]]
+    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    return f"{listed(shown)}{more}"
+
+
+def _named(found: dict[str, int]) -> str:
+    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    return f"{listed(list(found)[:SHOWN])}{more}"
+
+
+def _in_file(path: Path, found: dict[str, int]) -> dict[str, float]:
+    if not path.is_file():
+        raise UserError(
+            f"task.source_weights={path}: there is no such file; it must be source_weights.json of "
+            f"a run of method=source_weights, or the word {UNIFORM}"
+        )
+    weights = json_object(path, needs=["weights"])["weights"]
+    right = isinstance(weights, dict) and all(
+        type(w) in (int, float) and 0 <= w < float("inf") for w in weights.values()
+    )
+    if not right:
+        raise UserError(
+            f'task.source_weights={path} must hold {{"weights": {{source: weight}}}}, with numbers '
+            "from 0"
+        )
+    absent = [name for name in found if name not in weights]
+    if absent:
+        raise UserError(
+            f"task.source_weights={path} has no weight for the source {absent[0]!r}: it has "
+            f"{_named(weights)}"
+        )
+    if not any(weights[name] for name in found):
+        raise UserError(
+            f"task.source_weights={path} gives every source of the training data the weight 0: "
+            "one of them needs more"
+        )
+    return {name: float(weights[name]) for name in found}

@@ -1,0 +1,5 @@
+"""Source weights: LoRA on data of several sources, a weight for each of them on trusted D_val."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

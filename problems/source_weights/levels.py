@@ -1,0 +1,111 @@
+r"""Train under a weight for each source, and train the weights on trusted data.
+
+    w(theta) = S softmax(theta)                         S sources; all are 1 at theta = 0
+
+    lower   L(V, theta; B) = sum_i r_i t_i / sum_i r_i n_i         over the examples i of a batch B
+    upper   L(V*(theta); D_val)
+
+t_i is the sum of example i's losses, n_i of how many it is the sum (see common.weighted), and
+
+    r_i = w_s(i)(theta)                    batches as they come           (sampling=loss)
+    r_i = w_s(i)(theta) / w_s(i)(theta0)   batches drawn by w(theta0)     (sampling=draw)
+
+where theta0 is theta at the draw: r_i is 1 then, and its derivative is what theta would change in
+the draw (importance weights). Both descend sum_i w_i l_i / sum_i w_i over all of D_train.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bilevel.data import INDEX, ResumableLoader, drawn
+from problems.common.fine_tuning import FineTuning
+from problems.common.weighted import ExampleLosses, weighted_mean
+
+__all__ = ["DrawnBatches", "SourceLogits", "SourceWeighted"]
+
+DRAWN_AT = "drawn_at"  # w of each example's source when it was drawn, in a batch
+
+
+class SourceLogits(nn.Module):
+    """theta, and the source of every training example.
+
+    Args:
+        names: of the S sources.
+        sources: the name of each example's, N of them.
+    """
+
+    def __init__(self, names: Sequence[str], sources: Sequence[str]) -> None:
+        super().__init__()
+        numbers = {name: number for number, name in enumerate(names)}
+        self.names = tuple(names)
+        self.theta = nn.Parameter(torch.zeros(len(names)))
+        self.register_buffer("source", torch.tensor([numbers[name] for name in sources]))
+
+    def shares(self) -> Tensor:
+        """softmax(theta), (S,): the weights as they are reported."""
+        return self.theta.softmax(0)
+
+    def weights(self, index: Tensor) -> Tensor:
+        """w of the source of each example of an ``index``, (n,) of numbers of examples."""
+        return len(self.names) * self.shares()[self.source[index]]
+
+
+class SourceWeighted(FineTuning):
+    """Lower level: the loss of a numbered batch under the weights of its examples' sources.
+
+    Args:
+        losses: the task's loss of each example of a batch.
+    """
+
+    def __init__(self, *args: Any, losses: ExampleLosses, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.losses = losses
+
+    def training_step(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """sum r t / sum r n."""
+        seen = {name: value for name, value in batch.items() if name not in (INDEX, DRAWN_AT)}
+        weights = self.upper.module.weights(batch[INDEX])
+        if DRAWN_AT in batch:
+            weights = weights / batch[DRAWN_AT].to(weights)
+        totals, terms = self.losses(self.module(**seen), seen)
+        return weighted_mean(totals, terms, weights)
+
+
+class DrawnBatches(ResumableLoader):
+    """Batches that are drawn by the weights as they are when each is asked for.
+
+    Batch number b of epoch e is a function of (seed, e, b) and of theta, so a resumed run, whose
+    theta is that of the run before, draws the same. A batch tells the weights it was drawn by: what
+    replays it, or takes the step again after a roll-back, needs no second draw. Batches are not
+    grouped by length. Arguments as those of the class above, and:
+
+    Args:
+        logits: theta.
+    """
+
+    def __init__(self, *args: Any, logits: SourceLogits, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs, numbered=True)
+        self.logits = logits
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in super().__iter__():
+            batch[DRAWN_AT] = self._weights(batch[INDEX])
+            yield batch
+
+    def _batch(self) -> np.ndarray:
+        generator = np.random.default_rng((self.seed, self.epoch, self.position))
+        order = generator.permutation(self.indices)
+        # Source by source, so that each has its part of the batch, and not only on average.
+        order = order[np.argsort(self.logits.source[order].cpu().numpy(), kind="stable")]
+        weights = self._weights(torch.from_numpy(order)).double().numpy()
+        return generator.permutation(drawn(order, weights, self.batch_size, generator))
+
+    def _weights(self, index: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.logits.weights(index.to(self.logits.theta.device)).cpu()

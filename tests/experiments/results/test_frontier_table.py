@@ -1,0 +1,25 @@
+"""The lines of a frontier: what was chosen, and what passes and was not."""
+
+from bilevel.cutting import Frontier
+from bilevel.cutting.frontier import Point
+from experiments.results.frontier_table import frontier_table
+
+POINTS = [
+    Point(0, 0, 2.0, 1.0, 0.01),
+    Point(2, 20, 1.0, 0.0, 0.001),
+    Point(4, 40, 1.1, 0.1, 0.001),
+    Point(5, 50, 1.0, 0.01, 0.001),
+    Point(8, 80, 1.0, 0.0, 0.0),
+]
+
+
+def test_a_smaller_part_that_passes_is_named_with_the_reason():
+    said = frontier_table(Frontier(POINTS, {}, 0.02, True, 5, 99, errors=2.0)).splitlines()
+    assert [line.endswith("chosen") for line in said[1:6]] == [False, False, False, True, False]
+    assert "5 of 8 components" in said[6]
+    assert "errors=2" in said[6]
+    assert said[7].startswith("2 components pass too")
+    assert len(said) == 8
+    without = [POINTS[0], *POINTS[2:]]
+    said = frontier_table(Frontier(without, {}, 0.02, True, 5, 99)).splitlines()
+    assert len(said) == 6
