@@ -112,6 +112,7 @@ def measure(plan: Plan, steps: int, batches: int, cosine: float | None = None) -
     from bilevel import BilevelEngine, BilevelEngineConfig
     from bilevel.hypergradient import check, find_horizon
     from bilevel.hypergradient.accuracy import check_differentiated
+    from bilevel.hypergradient.settings_adjoint import check_step_settings
     from experiments.training.fine_tuning_job import FineTuningJob, load_task
 
     quiet()
@@ -157,6 +158,7 @@ def measure(plan: Plan, steps: int, batches: int, cosine: float | None = None) -
     for estimator in dict.fromkeys((plan.hypergradient, *ESTIMATORS)):
         try:
             estimator.prepare(lower)
+            check_step_settings(estimator, lower)
             usable.append(estimator)
         except UserError as error:
             refused[estimator.name] = str(error)
