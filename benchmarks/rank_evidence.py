@@ -32,13 +32,11 @@ from bilevel.cutting.criteria.registry import CRITERIA
 from bilevel.cutting.held_out import BATCH, halves
 from bilevel.cutting.losses import difference
 from bilevel.cutting.ranking import masked
-from bilevel.evaluation import evaluating
 from bilevel.lowrank.ranks import Keep
 from experiments.cli.command_line import CommandLine
-from experiments.models.batching import batches
 from experiments.results import record, saved_model
 from experiments.results.finished_run import SavedRun
-from experiments.training.scoring import by_test
+from experiments.training.scoring import by_test, outputs_of
 from experiments.training.trained_adapter import Trained, of_run
 
 CUT = "lora80"
@@ -67,10 +65,8 @@ class Measured:
         every = [row for rows in self.tests.values() for row in rows]
         found: list[Any] = [None] * len(every)
         totals, terms = np.zeros(len(every)), np.zeros(len(every), dtype=int)
-        with torch.no_grad(), evaluating(model):
-            for indices in batches([len(row["input_ids"]) for row in every]):
-                batch = self.collate([every[i] for i in indices])
-                outputs = model(**batch)
+        with torch.no_grad(), outputs_of(model, every, self.collate) as each:
+            for indices, outputs, batch in each:
                 loss, count = self.task.example_losses(outputs, batch)
                 totals[indices], terms[indices] = loss.numpy(), count.numpy()
                 for i, said in zip(indices, self.task.predictions(outputs, batch), strict=True):

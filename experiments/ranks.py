@@ -8,7 +8,7 @@ are ordered together, by their singular values unless ``criterion`` says otherwi
 drawn against the parameters kept, on ``examples`` (512) that the weights never trained on: what
 ``method.hold_out`` kept, or the task's validation file; never the test set. Chosen is the smallest
 part that, like all larger ones, loses no more than ``delta`` (0.02) of what was learned, ``errors``
-(1) standard errors of the difference included. With ``budget`` (a share), ``parameters`` or
+(2) standard errors of the difference included. With ``budget`` (a share), ``parameters`` or
 ``rank`` (a mean) that is taken instead, which needs no data.
 
 It writes ranks.json, and ``ranks/`` with both adapter layouts, lora_config.json and frontier.png,
@@ -18,9 +18,7 @@ that cut itself (``method=lora_cut``) keeps its own: it needs ``out``.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,9 +35,7 @@ from experiments.results import ranks_folder
 from experiments.results.finished_run import SavedRun, take
 
 if TYPE_CHECKING:
-    from peft import PeftModel
-
-    from bilevel.cutting import Cut, Losses
+    from bilevel.cutting import Cut
     from bilevel.cutting.decided import Decided
     from experiments.training.trained_adapter import Trained
 
@@ -72,7 +68,6 @@ def find_ranks(trained: Trained, options: RankOptions) -> Cut:
         UserError: there is neither a budget nor examples to choose by, or too few of them.
     """
     from bilevel.cutting import cut_by
-    from experiments.training.counted import counted
     from experiments.training.trained_adapter import TOLD
 
     criterion = options.named()
@@ -81,31 +76,9 @@ def find_ranks(trained: Trained, options: RankOptions) -> Cut:
         raise UserError(f"{why}; {TOLD}")
     if not rows and criterion.needs_data:
         raise UserError(f"criterion={options.criterion} needs held-out examples: {why}")
-    with ExitStack() as bars:
-
-        def shown(losses: Callable[[], Losses], what: str) -> Callable[[], Losses]:
-            expected = _evaluations(trained.model) if what == "frontier" else None
-            return bars.enter_context(counted(losses, what, expected))
-
-        return cut_by(
-            trained.model,
-            rows,
-            options,
-            options,
-            collate=trained.collate,
-            losses=trained.losses,
-            shown=shown,
-        )
-
-
-def _evaluations(model: PeftModel) -> int:
-    """Parts of an adapter that a frontier looks at, roughly: bisection is not known beforehand."""
-    from bilevel.cutting.frontier import COARSE
-    from bilevel.lowrank.layers import lora_layers
-
-    ranks = [layer.r["default"] for layer in lora_layers(model).values()]
-    bisection = round(math.log2(sum(ranks))) - 2
-    return 2 + len(COARSE) + max(1, bisection) + round(math.log2(max(ranks)))
+    return cut_by(
+        trained.model, rows, options, options, collate=trained.collate, losses=trained.losses
+    )
 
 
 def describe(cut: Cut, trained: Trained, decided: Decided | None = None) -> str:

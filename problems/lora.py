@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-__all__ = ["LoRA", "held_apart", "lora_training", "train_lora"]
+__all__ = ["LoRA", "held_apart", "lora_training", "rows_apart", "train_lora"]
 
 
 @dataclass(frozen=True)
@@ -186,3 +186,19 @@ def held_apart(job: Job, hold_out: float) -> tuple[list[int], list[int]]:
     if not hold_out:
         return list(range(count)), []
     return split_indices(count, 1 - hold_out, job.seed, job.data.labels)
+
+
+def rows_apart(job: Job, hold_out: float, own: bool = True) -> tuple[list[dict[str, Any]], str]:
+    """Examples that the weights never trained on, and what they are of.
+
+    Args:
+        job: with the data.
+        hold_out: share of the training data that is kept apart; 0 takes the validation split.
+        own: whether no level trains on that split.
+    """
+    if hold_out:
+        _, held = held_apart(job, hold_out)
+        said = f"the training data, kept apart by method.hold_out={hold_out:g}"
+        return [job.data.examples[i] for i in held], said
+    rows = list(job.data.validation or ()) if own else []
+    return rows, "the validation file" if rows else "there are none"

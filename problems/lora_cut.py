@@ -31,7 +31,7 @@ from bilevel.errors import UserError
 from bilevel.settings import Count, Share
 from problems import common
 from problems.common import FoundRanks, Job, Outcome, RankSearch, Stage, Training, TrainSettings
-from problems.lora import LoRA, held_apart, train_lora
+from problems.lora import LoRA, rows_apart, train_lora
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -154,18 +154,9 @@ class LoRACut(CutOptions, LoRA, RankSearch):
 
     def cut(self, job: Job, found: dict[str, Any]) -> dict[str, Any]:
         """Stage 2: order the components, draw the frontier, and choose."""
-        from bilevel.cutting import cut_by
-
         model = self._restored(job, found["state"]).to(job.device)
-        rows, source = self._held_out_rows(job)
-        result = cut_by(
-            model,
-            rows,
-            self,
-            self.budget,
-            collate=job.data.collate,
-            losses=lambda some: job.losses(model, some),
-        )
+        rows, source = rows_apart(job, self.hold_out)
+        result = common.cut_held_out(job, model, rows, self, self.budget)
         log.info("cut: %s", _told(result))
         return {
             **found,
@@ -227,15 +218,6 @@ class LoRACut(CutOptions, LoRA, RankSearch):
         model = common.with_lora(job, self.rank, self.lora_alpha, self.lora_dropout)
         lowrank.put_adapter_state(model, state)
         return model
-
-    def _held_out_rows(self, job: Job) -> tuple[list[dict[str, Any]], str]:
-        """Examples that the weights never trained on, and what they are of."""
-        if self.hold_out:
-            _, held = held_apart(job, self.hold_out)
-            said = f"the training data, kept apart by method.hold_out={self.hold_out:g}"
-            return [job.data.examples[i] for i in held], said
-        rows = list(job.data.validation or ())
-        return rows, "the validation file" if rows else "there are none"
 
 
 def _told(cut: Cut) -> str:

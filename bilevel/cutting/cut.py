@@ -85,7 +85,7 @@ def cut(
     scoring: ScoringData | None = None,
     losses: Callable[[], Losses] | None = None,
     share: float = 0.02,
-    errors: float = 1.0,
+    errors: float = 2.0,
 ) -> Cut:
     """Order the components of a model's adapter, and choose those that stay.
 

@@ -86,7 +86,7 @@ class Frontier:
     learned: bool
     chosen: int | None
     examples: int
-    errors: float = 1.0
+    errors: float = 2.0
 
     @classmethod
     def draw(
@@ -94,7 +94,7 @@ class Frontier:
         ranking: Ranking,
         losses: Callable[[Keep], Losses],
         share: float = 0.02,
-        errors: float = 1.0,
+        errors: float = 2.0,
     ) -> Frontier:
         """Look at some twenty parts of an adapter.
 

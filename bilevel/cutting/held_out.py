@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -10,12 +12,15 @@ from peft import PeftModel
 from torch import Tensor
 
 from bilevel.cutting.budget import Budget
+from bilevel.cutting.counted import counted
 from bilevel.cutting.criteria.base import Criterion, ScoringData
 from bilevel.cutting.cut import Cut, cut
+from bilevel.cutting.frontier import COARSE
 from bilevel.cutting.losses import Losses
 from bilevel.cutting.options import CutOptions
 from bilevel.data import some
 from bilevel.errors import UserError
+from bilevel.lowrank.layers import lora_layers
 
 __all__ = ["cut_by", "halves", "least_examples"]
 
@@ -31,11 +36,10 @@ def cut_by(
     *,
     collate: Callable[[list[Row]], dict[str, Tensor]],
     losses: Callable[[list[Row]], Losses],
-    shown: Callable[[Callable[[], Losses], str], Callable[[], Losses]] = lambda losses, what: (
-        losses
-    ),
 ) -> Cut:
     """Order the components of a model's adapter, and choose those that stay.
+
+    On a terminal a bar says how far that is.
 
     Args:
         model: as :func:`bilevel.cutting.cut` takes and leaves it.
@@ -44,7 +48,6 @@ def cut_by(
         budget: what was told; if nothing was, the frontier chooses.
         collate: makes a padded batch of tensors out of rows.
         losses: of the model as it is, in evaluation mode.
-        shown: what shows somebody how often losses are computed, and for what; nobody by default.
 
     Raises:
         UserError: a budget is larger than the adapter, or there are too few examples.
@@ -52,24 +55,34 @@ def cut_by(
     criterion = options.named()
     scoring, drawing = halves(rows, options.examples, criterion)
     device = next(model.parameters()).device
-    data = None
-    if scoring:
-        batches = [
-            {key: tensor.to(device) for key, tensor in collate(scoring[i : i + BATCH]).items()}
-            for i in range(0, len(scoring), BATCH)
-        ]
-        data = ScoringData(
-            batches, shown(lambda: losses(scoring), f"criterion {options.criterion}")
+    with ExitStack() as bars:
+
+        def shown(part: list[Row], label: str, expected: int | None = None) -> Callable[[], Losses]:
+            return bars.enter_context(counted(lambda: losses(part), label, expected))
+
+        data = None
+        if scoring:
+            batches = [
+                {key: tensor.to(device) for key, tensor in collate(scoring[i : i + BATCH]).items()}
+                for i in range(0, len(scoring), BATCH)
+            ]
+            data = ScoringData(batches, shown(scoring, f"criterion {options.criterion}"))
+        return cut(
+            model,
+            criterion,
+            budget=budget,
+            scoring=data,
+            losses=shown(drawing, "frontier", _evaluations(model)) if drawing else None,
+            share=options.delta,
+            errors=options.errors,
         )
-    return cut(
-        model,
-        criterion,
-        budget=budget,
-        scoring=data,
-        losses=shown(lambda: losses(drawing), "frontier") if drawing else None,
-        share=options.delta,
-        errors=options.errors,
-    )
+
+
+def _evaluations(model: PeftModel) -> int:
+    """Parts of an adapter that a frontier looks at, roughly: bisection is not known beforehand."""
+    ranks = [layer.r["default"] for layer in lora_layers(model).values()]
+    bisection = round(math.log2(sum(ranks))) - 2
+    return 2 + len(COARSE) + max(1, bisection) + round(math.log2(max(ranks)))
 
 
 def least_examples(criterion: Criterion) -> int:

@@ -26,7 +26,7 @@ class CutOptions(Settings):
     """The criterion's own, {density: 0.125} for gates; docs/ranks.md lists them."""
     delta: Annotated[float, Gt(0), Lt(1)] = 0.02
     """Share of what was learned (loss without the adapter less that with it) that may be lost."""
-    errors: Annotated[float, Ge(0)] = 1.0
+    errors: Annotated[float, Ge(0)] = 2.0
     """Standard errors of a part's loss difference that must fit into delta too: the more, the
     larger and the safer the choice."""
     examples: Annotated[int, Ge(2)] = 512

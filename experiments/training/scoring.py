@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +19,9 @@ from experiments.models.memory import without_cache
 from experiments.tasks.kinds.text import TextData
 from experiments.tasks.task import TaskData
 
-__all__ = ["Scores", "example_losses", "forward", "score"]
+__all__ = ["Scores", "example_losses", "forward", "outputs_of", "score"]
+
+Collate = Callable[[list[dict[str, Any]]], dict[str, Tensor]]
 
 
 class Scores(NamedTuple):
@@ -30,12 +32,34 @@ class Scores(NamedTuple):
     predictions: dict[str, list[Any]]
 
 
+@contextmanager
+def outputs_of(
+    model: nn.Module,
+    examples: Sequence[dict[str, Any]],
+    collate: Collate,
+    precision: AbstractContextManager[None] | None = None,
+) -> Iterator[Iterator[tuple[list[int], Any, dict[str, Tensor]]]]:
+    """Indices, outputs and batch, of all examples in batches of like length.
+
+    In here the model is in evaluation mode, without a cache; arguments as :func:`forward`'s.
+    """
+    device = next(model.parameters()).device
+
+    def each() -> Iterator[tuple[list[int], Any, dict[str, Tensor]]]:
+        for indices in batches([len(example["input_ids"]) for example in examples]):
+            batch = {k: v.to(device) for k, v in collate([examples[i] for i in indices]).items()}
+            yield indices, model(**batch), batch
+
+    with evaluating(model), without_cache(model), precision or matching_autocast(model):
+        yield each()
+
+
 @torch.no_grad()
 def forward(
     model: nn.Module,
     task: TaskData,
     examples: Sequence[dict[str, Any]],
-    collate: Callable[[list[dict[str, Any]]], dict[str, Tensor]],
+    collate: Collate,
     precision: AbstractContextManager[None] | None = None,
 ) -> tuple[list[Any], float]:
     """The task's predictions in the order of the examples, and the mean loss (nan of none).
@@ -48,13 +72,10 @@ def forward(
         precision: an autocast context; None computes in the parameters' own precision, under bf16
             autocast if they have two.
     """
-    device = next(model.parameters()).device
     found: list[Any] = [None] * len(examples)
     total, count = 0.0, 0
-    with evaluating(model), without_cache(model), precision or matching_autocast(model):
-        for indices in batches([len(example["input_ids"]) for example in examples]):
-            batch = {k: v.to(device) for k, v in collate([examples[i] for i in indices]).items()}
-            outputs = model(**batch)
+    with outputs_of(model, examples, collate, precision) as each:
+        for indices, outputs, batch in each:
             for index, prediction in zip(indices, task.predictions(outputs, batch), strict=True):
                 found[index] = prediction
             loss, terms = task.losses(outputs, batch)
@@ -67,15 +88,13 @@ def example_losses(
     model: nn.Module,
     task: TaskData,
     examples: Sequence[dict[str, Any]],
-    collate: Callable[[list[dict[str, Any]]], dict[str, Tensor]],
+    collate: Collate,
 ) -> Losses:
     """The loss of each example, in their order; arguments as :func:`forward`'s."""
-    device = next(model.parameters()).device
     totals, terms = np.zeros(len(examples)), np.zeros(len(examples), dtype=int)
-    with evaluating(model), without_cache(model), matching_autocast(model):
-        for indices in batches([len(example["input_ids"]) for example in examples]):
-            batch = {k: v.to(device) for k, v in collate([examples[i] for i in indices]).items()}
-            found, counted = task.example_losses(model(**batch), batch)
+    with outputs_of(model, examples, collate) as each:
+        for indices, outputs, batch in each:
+            found, counted = task.example_losses(outputs, batch)
             totals[indices], terms[indices] = found.cpu().numpy(), counted.cpu().numpy()
     return Losses(totals, terms)
 
@@ -84,7 +103,7 @@ def score(
     model: nn.Module,
     task: TaskData,
     tests: dict[str, list[dict[str, Any]]],
-    collate: Callable[[list[dict[str, Any]]], dict[str, Tensor]],
+    collate: Collate,
     precision: AbstractContextManager[None] | None = None,
     tokenizer: Any = None,
 ) -> Scores:

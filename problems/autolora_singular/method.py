@@ -57,7 +57,7 @@ from bilevel.data import split as split_indices
 from problems import common
 from problems.autolora_singular.settings import SingularSettings
 from problems.common import ALONE, FoundRanks, Job, Outcome, Parts, Stage, Training, Watch
-from problems.lora import held_apart
+from problems.lora import held_apart, rows_apart
 
 if TYPE_CHECKING:
     from torch import nn
@@ -114,22 +114,13 @@ class AutoLoRASingular(SingularSettings):
             {"train": len(train), "validation": len(validation)},
         )
 
-    def _apart(self, job: Job) -> tuple[list[dict[str, Any]], str]:
-        """Examples that neither level trains on, and what they are of."""
-        if self.hold_out:
-            _, held = held_apart(job, self.hold_out)
-            said = f"the training data, kept apart by method.hold_out={self.hold_out:g}"
-            return [job.data.examples[i] for i in held], said
-        rows = list(job.data.validation or ()) if self.split is not None else []
-        return rows, "the validation file" if rows else "there are none"
-
     def search(self, job: Job, found: None) -> Training:
         """Plain LoRA to ``start``, then gates on D_val; the cut at the end."""
-        from bilevel.cutting import cut_by
         from problems.autolora_singular.cut import fold_learned, kept_weights
         from problems.autolora_singular.rounds import Rounds
 
-        parts, (apart, source) = self.parts(job), self._apart(job)
+        parts = self.parts(job)
+        apart, source = rows_apart(job, self.hold_out, own=self.split is not None)
         first, steps = self.phases(self.steps(job))
         model = common.with_lora(job, self.rank, self.lora_alpha, self.lora_dropout)
         gates = self._gates(list(lowrank.lora_layers(model)))
@@ -142,14 +133,7 @@ class AutoLoRASingular(SingularSettings):
 
         def finish(stats: dict[str, float]) -> dict[str, Any]:
             fold_learned(model, gates)
-            cut = cut_by(
-                model,
-                apart,
-                self,
-                self.budget,
-                collate=job.data.collate,
-                losses=lambda rows: job.losses(model, rows),
-            )
+            cut = common.cut_held_out(job, model, apart, self, self.budget)
             keep = cut.keep
             if keep is None:
                 log.info("cut: nothing was learned, so the whole adapter is kept")

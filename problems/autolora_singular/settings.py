@@ -17,6 +17,7 @@ from problems.common import (
     RankSearch,
     TrainSettings,
     TwoLevelMethod,
+    check_window,
 )
 from problems.common.two_levels import Fraction
 
@@ -71,11 +72,7 @@ class SingularSettings(CutOptions, LowRankMethod, TwoLevelMethod, RankSearch):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.start >= self.end:
-            raise UserError(
-                f"method.start={self.start} must be less than method.end={self.end}: the gates "
-                "learn in between"
-            )
+        check_window(self.start, self.end)
         if self.warmup_steps:
             raise UserError(
                 f"warmup_steps={self.warmup_steps}: the gates of {self.name} begin to learn at "

@@ -19,6 +19,7 @@ from .layer_names import layer_parts as layer_parts
 from .layer_names import layers as layers
 from .layer_names import positions as positions
 from .low_rank import LowRankMethod as LowRankMethod
+from .low_rank import check_window as check_window
 from .method import ComponentValues as ComponentValues
 from .method import DVal as DVal
 from .method import Job as Job
@@ -35,6 +36,7 @@ from .parameters import train_only as train_only
 from .parameters import trainable as trainable
 from .rank_search import FoundRanks as FoundRanks
 from .rank_search import RankSearch as RankSearch
+from .rank_search import cut_held_out as cut_held_out
 from .records import Outcome as Outcome
 from .records import TrainData as TrainData
 from .records import TrainSettings as TrainSettings

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bilevel.errors import UserError
 from bilevel.settings import Count, Positive, Share
 from problems import common
 from problems.common.method import Method
@@ -13,7 +14,7 @@ from problems.common.method import Method
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["LowRankMethod"]
+__all__ = ["LowRankMethod", "check_window"]
 
 
 @dataclass(frozen=True)
@@ -34,3 +35,15 @@ class LowRankMethod(Method):
             UserError: it is.
         """
         common.check_rank(model, target_modules, self.rank)
+
+
+def check_window(start: float, end: float) -> None:
+    """Gates that learn from one share of the steps to another need some in between.
+
+    Raises:
+        UserError: the first is not less than the second.
+    """
+    if start >= end:
+        raise UserError(
+            f"method.start={start} must be less than method.end={end}: the gates learn in between"
+        )

@@ -10,9 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from problems.common.method import Job, Method, Stage
 
 if TYPE_CHECKING:
-    from bilevel.cutting import Frontier
+    from peft import PeftModel
 
-__all__ = ["FoundRanks", "RankSearch"]
+    from bilevel.cutting import Cut, Frontier
+    from bilevel.cutting.budget import Budget
+    from bilevel.cutting.options import CutOptions
+
+__all__ = ["FoundRanks", "RankSearch", "cut_held_out"]
 
 
 class FoundRanks(NamedTuple):
@@ -46,3 +50,33 @@ class RankSearch(Method):
         Raises:
             UserError: no layer is left.
         """
+
+
+def cut_held_out(
+    job: Job,
+    model: PeftModel,
+    rows: Sequence[dict[str, Any]],
+    options: CutOptions,
+    budget: Budget,
+) -> Cut:
+    """Cut what a method trained, by examples that its levels left alone.
+
+    Args:
+        job: of the method.
+        model: with plain LoRA; its factors come out in the criterion's basis.
+        rows: the examples; none draws no frontier.
+        options, budget: what the method was told.
+
+    Raises:
+        UserError: as :func:`bilevel.cutting.cut_by`.
+    """
+    from bilevel.cutting import cut_by
+
+    return cut_by(
+        model,
+        rows,
+        options,
+        budget,
+        collate=job.data.collate,
+        losses=lambda some: job.losses(model, some),
+    )

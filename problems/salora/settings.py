@@ -103,11 +103,7 @@ class SaLoRASettings(LowRankMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.start >= self.end:
-            raise UserError(
-                f"method.start={self.start} must be less than method.end={self.end}: the gates "
-                "learn in between"
-            )
+        common.check_window(self.start, self.end)
 
     def rank_choice(self) -> RankChoice:
         """Of the gates at the end of their window."""

@@ -22,10 +22,10 @@ from transformers import (
     AutoModelForTokenClassification,
 )
 
+from bilevel.cutting.counted import counted
 from experiments import figures, ranks
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
-from experiments.training.counted import counted
 from experiments.training.job import execute
 from tests.experiments import writers
 

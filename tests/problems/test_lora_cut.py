@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -132,7 +133,7 @@ def test_the_choice_is_the_smallest_that_loses_no_more_than_delta(whole, outcome
 
     def enough(count: int) -> bool:
         apart = losses(count) - all_of_it
-        return bool(apart.mean() + apart.std() / len(apart) ** 0.5 <= delta)
+        return bool(apart.mean() + CUT.errors * apart.std() / len(apart) ** 0.5 <= delta)
 
     chosen = outcome.cut.frontier.chosen
     assert enough(chosen)
@@ -222,8 +223,9 @@ class Looking(Criterion):
         return Singular().score(model, None)
 
 
-def test_a_criterion_with_data_has_half_of_it_to_itself(monkeypatch):
+def test_a_criterion_with_data_has_half_of_it_to_itself(monkeypatch, capsys):
     monkeypatch.setitem(CRITERIA, "looking", Looking)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     SEEN.clear()
     job = Job(epochs=1)
     outcome = train(replace(CUT, criterion="looking"), job)
@@ -236,6 +238,9 @@ def test_a_criterion_with_data_has_half_of_it_to_itself(monkeypatch):
     told = [job.data.examples[i]["input_ids"] for i in scoring]
     padded = {tuple(t for t in row if t) for row in SEEN[0]}
     assert padded == {tuple(ids) for ids in told}
+    bars = capsys.readouterr().err  # of a terminal
+    assert "criterion looking: 1part" in bars
+    assert "frontier: 100%" in bars
     assert outcome.cut.criterion == "looking"
     assert outcome.cut.frontier.examples == 12
 

@@ -156,7 +156,7 @@ class Luck:
 def test_a_choice_by_luck_is_told():
     """At an error of 0.1 a delta of 0.02 is passed by a negative difference alone."""
     adapter = Luck(-0.1, 0.1 * EXAMPLES**0.5)
-    lucky = Frontier.draw(adapter.ranking, adapter.losses)
+    lucky = Frontier.draw(adapter.ranking, adapter.losses, errors=1.0)
     assert lucky.chosen == 1
     assert lucky.choice is not None
     assert lucky.choice.error == pytest.approx(0.1, rel=1e-9)
@@ -167,4 +167,4 @@ def test_a_choice_by_luck_is_told():
     assert careful.chosen == 1
     assert careful.doubt is None
     adapter = Luck(0.0, 0.01 * EXAMPLES**0.5)
-    assert Frontier.draw(adapter.ranking, adapter.losses).doubt is None
+    assert Frontier.draw(adapter.ranking, adapter.losses, errors=1.0).doubt is None
