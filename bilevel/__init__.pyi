@@ -19,3 +19,4 @@ from .settings import Positive as Positive
 from .settings import Settings as Settings
 from .settings import Share as Share
 from .settings import UnitInterval as UnitInterval
+from .step_settings import StepSettings as StepSettings

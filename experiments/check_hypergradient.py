@@ -157,6 +157,7 @@ def measure(plan: Plan, steps: int, batches: int, cosine: float | None = None) -
     usable, refused = [], {}
     for estimator in dict.fromkeys((plan.hypergradient, *ESTIMATORS)):
         try:
+            check_step_settings(estimator, lower)
             estimator.prepare(lower)
             check_step_settings(estimator, lower)
             usable.append(estimator)

@@ -43,6 +43,8 @@ from .dora import DoRA as DoRA
 from .dylora import DyLoRA as DyLoRA
 from .full import FullFineTuning as FullFineTuning
 from .ia3 import IA3 as IA3
+from .learned_settings import LearnedSettings as LearnedSettings
+from .learned_settings import RandomSettings as RandomSettings
 from .lora import LoRA as LoRA
 from .lora_cut import LoRACut as LoRACut
 from .prefix import PrefixTuning as PrefixTuning

@@ -4,13 +4,16 @@ r"""LoRA (Hu et al., ICLR 2022, arXiv 2106.09685): one level, one rank for every
 
 The same engine, data order, schedule and evaluation as the bilevel methods, so that a comparison
 compares the methods alone. Published settings for RoBERTa-base: r 8, alpha 16, AdamW, weight decay
-0.1, linear schedule with 6 % warm-up, learning rate 4e-4 or 5e-4 by task.
+0.1, linear schedule with 6 % warm-up, learning rate 4e-4 or 5e-4 by task. With ``settings`` modules
+have decays, rates, scales and dropout of their own (:mod:`problems.lora_settings`), as
+``method=learned_settings`` finds them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,7 +21,7 @@ from bilevel import lowrank
 from bilevel.data import split as split_indices
 from bilevel.errors import UserError, listed
 from bilevel.reading import json_object
-from bilevel.settings import Share
+from bilevel.settings import Share, plain
 from problems import common
 from problems.common import (
     ALONE,
@@ -29,13 +32,22 @@ from problems.common import (
     Outcome,
     Stage,
     Training,
+    TrainSettings,
 )
+from problems.lora_settings.record import ModuleSettings
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-__all__ = ["LoRA", "held_apart", "lora_training", "rows_apart", "train_lora"]
+__all__ = [
+    "LoRA",
+    "check_smoothed_once",
+    "held_apart",
+    "lora_training",
+    "rows_apart",
+    "train_lora",
+]
 
 
 @dataclass(frozen=True)
@@ -56,6 +68,25 @@ class LoRA(LowRankMethod):
         default_factory=lambda: OptimizerSettings(lr=None, weight_decay=0.1)
     )
     """Of the factors and the head."""
+    settings: ModuleSettings = field(default_factory=ModuleSettings)
+    """Of single modules, as method=learned_settings saves them."""
+
+    def check_steps(self, examples: int, settings: TrainSettings) -> None:
+        """Labels are smoothed by one number.
+
+        Raises:
+            UserError: by two; or as of every method.
+        """
+        check_smoothed_once(self.settings.label_smoothing > 0, settings)
+        super().check_steps(examples, settings)
+
+    def given(self) -> dict[str, Any]:
+        """What of ``method=lora`` trains the same again, plain values."""
+        values = plain(self)
+        return {
+            name: values[name]
+            for name in ("rank", "lora_alpha", "lora_dropout", "optimizer", "settings")
+        }
 
     def check_size(self, examples: int, batch_size: int) -> None:
         """Also reads ``ranks``, so that a wrong file is told before a model is loaded.
@@ -67,11 +98,12 @@ class LoRA(LowRankMethod):
         self.found_in_file()
 
     def check_model(self, model: PreTrainedModel, target_modules: Sequence[str]) -> None:
-        """A rank is no larger than a layer, and is of a layer that there is.
+        """A rank is no larger than a layer, and like settings of a layer that there is.
 
         Raises:
             UserError: it is not.
         """
+        self.settings.check_modules(target_modules, head=True)
         found = self.found_in_file()
         if found is None:
             return super().check_model(model, target_modules)
@@ -116,18 +148,37 @@ class LoRA(LowRankMethod):
 
     def prepare(self, job: Job, before: None) -> Training:
         """Every layer at the same rank, or its own, on all of the data but what is held out."""
+        return self.trained(job, job.settings.epochs)
+
+    def trained(self, job: Job, epochs: float) -> Training:
+        """The same for ``epochs`` passes."""
         options: dict[str, Any] = {"r": self.rank, "lora_alpha": self.lora_alpha}
         found = self.found_in_file()
         if found is not None:
             options = lowrank.lora_pattern(found, dict.fromkeys(found, self.lora_alpha / self.rank))
         options["lora_dropout"] = self.lora_dropout
         training = lora_training(
-            job, options, self.optimizer, job.settings.epochs, hold_out=self.hold_out
+            *(job, options, self.optimizer, epochs),
+            hold_out=self.hold_out,
+            settings=self.settings,
         )
         if found is None:
             return training
         # layers of rank 0 are no LoRA layers, and yet a part of what is told
         return replace(training, finish=lambda s: replace(training.finish(s), ranks=dict(found)))
+
+
+def check_smoothed_once(smoothed: bool, settings: TrainSettings) -> None:
+    """Refuse two label smoothings.
+
+    Raises:
+        UserError: ``train.label_smoothing`` is given, and the method smooths labels too.
+    """
+    if smoothed and settings.label_smoothing:
+        raise UserError(
+            f"train.label_smoothing={settings.label_smoothing:g} and the method's own "
+            "label_smoothing are one setting: leave train.label_smoothing at 0"
+        )
 
 
 def lora_training(
@@ -137,10 +188,11 @@ def lora_training(
     epochs: float,
     default_lr: float = 5e-4,
     hold_out: float = 0.0,
+    settings: ModuleSettings | None = None,
 ) -> Training:
     """LoRA with the given ``LoraConfig`` options, on the training data but ``hold_out``."""
     model = common.add_lora(job, job.build_model(), **lora_options)
-    return train_lora(job, model, optimizer, epochs, default_lr, hold_out)
+    return train_lora(job, model, optimizer, epochs, default_lr, hold_out, settings)
 
 
 def train_lora(
@@ -150,17 +202,42 @@ def train_lora(
     epochs: float,
     default_lr: float = 5e-4,
     hold_out: float = 0.0,
+    settings: ModuleSettings | None = None,
 ) -> Training:
-    """Train the LoRA that a model has, on the training data but ``hold_out``."""
+    """Train the LoRA that a model has, on the training data but ``hold_out``.
+
+    Raises:
+        UserError: ``settings`` do not suit the model or the task.
+    """
     data = job.data
     train, held_out = held_apart(job, hold_out)
     batches = common.loader(job, train)
     steps = common.total_steps(job, batches, epochs)
     parameters = common.trainable(model)
     lr = job.settings.lr if job.settings.lr is not None else default_lr
-    problem = common.only_problem(common.FineTuning, job, model, batches, optimizer, steps, lr)
+    if settings is None or not settings.given:
+        problem = common.only_problem(common.FineTuning, job, model, batches, optimizer, steps, lr)
+    else:
+        from problems.lora_settings import SetFineTuning, check_answers, follow
+        from problems.lora_settings.model import rescale
+
+        settings.check_modules(list(lowrank.lora_layers(model)), bool(job.head_modules))
+        check_answers(job, settings.names())
+        settings = rescale(model, settings)
+        follow(model, settings, job)
+        problem = common.only_problem(
+            partial(SetFineTuning, values=settings),
+            *(job, model, batches, optimizer, steps, lr),
+            parameters=_at_their_rates(
+                model, settings, lr if optimizer.lr is None else optimizer.lr
+            ),
+        )
 
     def finish(stats: dict[str, float]) -> Outcome:
+        if settings is not None and settings.of("temperature") is not None:
+            from problems.lora_settings import fold_temperature
+
+            fold_temperature(model, settings, job.head_modules)
         layers = lowrank.lora_layers(model)
         return Outcome(
             model=model,
@@ -178,6 +255,18 @@ def train_lora(
         finish,
         validation=[data.examples[i] for i in held_out],
     )
+
+
+def _at_their_rates(model: PeftModel, settings: ModuleSettings, lr: float) -> list[dict[str, Any]]:
+    """The trainable parameters in groups of one learning rate."""
+    from problems.lora_settings import by_rate
+
+    groups: dict[float, list[Any]] = {}
+    own = {name: name for name in lowrank.lora_layers(model)}
+    for module, members in by_rate(model, own).items():
+        factor = settings.of("learning_rate", module)
+        groups.setdefault(1.0 if factor is None else factor, []).extend(members)
+    return [{"params": members, "lr": lr * factor} for factor, members in groups.items()]
 
 
 def held_apart(job: Job, hold_out: float) -> tuple[list[int], list[int]]:

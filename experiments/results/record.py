@@ -13,7 +13,7 @@ from bilevel.errors import UserError, listed
 from bilevel.reading import json_object
 from experiments.answers import TEXT
 from experiments.cli.writing import write_atomically
-from experiments.results import source_table
+from experiments.results import settings_file, source_table
 from experiments.results.shape import check_result
 
 __all__ = [
@@ -94,6 +94,10 @@ def summary(values: dict[str, Any], folder: Path) -> str:
         )
     if values.get("decided"):  # older runs do not say
         lines.append(f"            {values['decided']['words']}")
+    if values.get("lora"):  # older runs have none
+        lines.append(
+            f"  settings  {folder / settings_file.FOLDER}, for method={settings_file.NAME}"
+        )
     if values.get("source_weights"):  # older runs have none
         said = source_table.lines(values["source_weights"])
         lines += [f"  {'sources' if i == 0 else '':9} {line}" for i, line in enumerate(said)]

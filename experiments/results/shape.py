@@ -86,6 +86,7 @@ class _Result(_Shape):
     warm_start: dict[str, Any] | None = None
     validation: _Validation | None = None
     decided: _Decided | None = None
+    lora: dict[str, Any] | None = None
     source_weights: _SourceWeights | None = None
 
 

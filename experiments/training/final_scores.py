@@ -140,6 +140,7 @@ def assemble(
         "test_loss": scores["test_loss"],
         "ranks": outcome.ranks,
         "decided": scores["decided"],
+        "lora": outcome.lora,
         "source_weights": scores["source_weights"],
         "trainable_parameters": outcome.trainable_parameters,
         "adapter_parameters": saved.parameters,

@@ -19,7 +19,7 @@ from experiments.cli.quiet import quiet
 from experiments.cli.resume import exclusive
 from experiments.cli.writing import clean
 from experiments.config.plan import Plan
-from experiments.results import ranks_file, record, saved_model, source_table
+from experiments.results import ranks_file, record, saved_model, settings_file, source_table
 from experiments.results.fresh_folder import refuse_others
 from experiments.tasks.task import TaskData
 from experiments.training import decided_ranks, trackers, trained_rows, warm_start
@@ -106,6 +106,8 @@ def _train_and_score(job: FineTuningJob, context: RunContext, journal: Journal) 
             "decided": scores["decided"],
         }
         ranks_file.write(ranks, folder / ranks_file.FILE)
+    if outcome.lora is not None:
+        settings_file.write(outcome.lora, plan.settings.lr, folder)
     trained_rows.write(folder, trained_rows.trained(job.data, values))
     return values
 
@@ -151,7 +153,7 @@ def run_stage(
         return made, summary_without_training(job.settings.precision, *started)
     run = StageRun(context, stage.name)
     stats = run.run(made)
-    found = made.finish(stats)
+    found = made.finish({**stats, "kept_step": run.summary()["kept"]["step"]})
     if isinstance(found, dict):
         _say_decided(job, context, found.get("ranks"))
     return found, run.summary()

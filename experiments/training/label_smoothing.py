@@ -1,20 +1,12 @@
-r"""Label smoothing in training: the loss of a model that is also asked for a little of every class.
-
-    L = (1 - eps) (-log p(y)) + eps mean_c (-log p(c))
-
-A forward hook replaces the model's own loss while it is in training mode, whatever wraps it, so
-that every level and estimator sees the same loss; in evaluation the loss stays plain.
-"""
+"""Smooth the labels of a task in training by a number that is given (train.label_smoothing)."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch.nn import functional
 from transformers import PreTrainedModel
 
 from bilevel.errors import UserError
 from experiments.answers import LABELS, NUMBER, TEXT, Answers
+from problems.lora_settings.smoothed_loss import SmoothedLoss
 
 __all__ = ["check_smoothing", "smooth_labels"]
 
@@ -38,26 +30,4 @@ def smooth_labels(model: PreTrainedModel, epsilon: float, answers: Answers) -> N
     """
     if epsilon:
         shifted = answers.kind == TEXT and not model.config.is_encoder_decoder
-        model.register_forward_hook(_Smoothed(epsilon, shifted), with_kwargs=True)
-
-
-class _Smoothed:
-    """The hook; an object, so that copies of the model can be made and saved."""
-
-    def __init__(self, epsilon: float, shifted: bool) -> None:
-        self.epsilon = epsilon
-        self.shifted = shifted
-
-    def __call__(self, module: Any, args: Any, kwargs: dict[str, Any], outputs: Any) -> Any:
-        labels = kwargs.get("labels")
-        if not module.training or labels is None:
-            return outputs
-        logits = outputs.logits
-        if self.shifted:
-            logits, labels = logits[:, :-1], labels[:, 1:]
-        outputs.loss = functional.cross_entropy(
-            logits.reshape(-1, logits.shape[-1]).float(),
-            labels.reshape(-1),
-            label_smoothing=self.epsilon,
-        )
-        return outputs
+        model.register_forward_hook(SmoothedLoss(epsilon, shifted), with_kwargs=True)

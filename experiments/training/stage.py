@@ -128,16 +128,17 @@ class StageRun:
         self, training: Training, lower: BilevelProblem, watched: Watched
     ) -> BilevelEngineConfig:
         options = self.context.options
+        patience = options.early_stopping if training.patience is None else training.patience
         return BilevelEngineConfig(
             train_iters=training.steps,
             valid_step=self._evaluation_interval(lower),
             roll_back=training.roll_back,
             strategy=options.strategy,
             # Without validation data there is nothing to stop by: test data must not decide.
-            early_stopping=bool(options.early_stopping and watched.rows),
+            early_stopping=bool(patience and watched.rows),
             early_stopping_metric=f"validation_{options.choose_by}",
             early_stopping_mode=is_better(self.context.task, options.choose_by),
-            early_stopping_tolerance=options.early_stopping,
+            early_stopping_tolerance=patience,
             early_stopping_start=training.settled,
         )
 

@@ -16,7 +16,7 @@ from bilevel import (
     UpperProblem,
     precision,
 )
-from problems.common.build_optimizer import optimizer_and_scheduler
+from problems.common.build_optimizer import Parameters, optimizer_and_scheduler
 from problems.common.method import Job
 from problems.common.optimizer_settings import OptimizerSettings
 from problems.common.parameters import trainable
@@ -61,6 +61,7 @@ def only_problem(
     optimizer: OptimizerSettings,
     steps: int,
     lr: float,
+    parameters: Parameters | None = None,
     **options: Any,
 ) -> P:
     """The problem of a method that has no other, named ``lower``.
@@ -69,13 +70,14 @@ def only_problem(
         kind: its class.
         job: tells precision, accumulation, clipping and warm-up.
         model: all of its parameters that require a gradient are trained.
+        parameters: the same in groups with rates of their own; None for one group.
         batches: training data.
         optimizer, steps, lr: the optimiser, its schedule's length, and the learning rate where the
             optimiser's settings name none.
         **options: further arguments of the class.
     """
     optim, schedule = optimizer_and_scheduler(
-        optimizer, trainable(model), steps, lr, job.settings.warmup_steps
+        optimizer, parameters or trainable(model), steps, lr, job.settings.warmup_steps
     )
     return kind(
         "lower",

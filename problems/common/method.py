@@ -105,6 +105,8 @@ class Training:
         roll_back: take the last lower step again after an upper step.
         settled: global steps until the model has the form that is saved (gates closed, a budget
             reached): the best weights are those of a later evaluation, and early stopping waits.
+        patience: evaluations without a better score on the validation data before the stage ends;
+            None leaves it to ``engine.early_stopping``.
     """
 
     problems: Sequence[BilevelProblem]
@@ -117,6 +119,7 @@ class Training:
     watch: Watch | None = None
     roll_back: bool = False
     settled: int = 0
+    patience: int | None = None
 
 
 @dataclass(frozen=True)

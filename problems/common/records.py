@@ -85,6 +85,8 @@ class Outcome:
             keeps all that are not exactly zero.
         cut: what was cut off a trained adapter and why; None without.
         cut_by: the examples that drew the frontier of the cut, in words.
+        lora: options of ``method=lora`` that train the same again, plain values; of methods that
+            have found settings.
         validation_trained_on: the weights were trained on the held-out part of the training data
             in the end, after they were last scored on it.
         source_weights: learned ones of the sources, which sum to 1; None without.
@@ -99,4 +101,5 @@ class Outcome:
     cut: Cut | None = None
     cut_by: str = ""
     validation_trained_on: bool = False
+    lora: dict[str, Any] | None = None
     source_weights: dict[str, float] | None = None

@@ -99,9 +99,10 @@ class DeltaLoRA(LowRankMethod):
         lr = job.settings.lr if job.settings.lr is not None else 5e-4
         warmup = common.warm_up(self.optimizer, steps, job.settings.warmup_steps)
         start = warmup if self.start_step is None else self.start_step
-        options = {"ratio": self.ratio, "start_step": start}
         problem = common.only_problem(
-            MODES[self.mode], job, model, batches, self.optimizer, steps, lr, **options
+            *(MODES[self.mode], job, model, batches, self.optimizer, steps, lr),
+            ratio=self.ratio,
+            start_step=start,
         )
 
         def finish(stats: dict[str, float]) -> Outcome:

@@ -93,9 +93,10 @@ class DyLoRA(LowRankMethod):
         batches = common.loader(job)
         steps = common.total_steps(job, batches, job.settings.epochs)
         lr = job.settings.lr if job.settings.lr is not None else 5e-4
-        options = {"prefix": prefix, "frozen": self.frozen}
         problem = common.only_problem(
-            RandomRank, job, model, batches, self.optimizer, steps, lr, **options
+            *(RandomRank, job, model, batches, self.optimizer, steps, lr),
+            prefix=prefix,
+            frozen=self.frozen,
         )
 
         def finish(stats: dict[str, float]) -> Outcome:

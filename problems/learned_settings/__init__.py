@@ -1,0 +1,5 @@
+"""Learned settings: LoRA's decays, rates, scales, dropout and the like, chosen on D_val."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,227 @@
+r"""Learned settings: LoRA's decays, rates, scales, dropout, smoothing, temperature chosen on D_val.
+
+    lower   V*(E) = V after T1 steps of Phi(.; h(E)) on  L1(V, E; D_train)
+    upper   min over E of  L2(V*(E), E; D_val), the plain loss in evaluation mode
+
+    L1 = L_eps(V; D_train) + sum_m decay_m || c_m s B_m A_m ||_F^2        (problems/lora_settings)
+
+E holds one number for each setting and group of modules. Decays, dropout and smoothing stand in L1,
+learning-rate factors in the update map Phi alone: all of them reach L2 through V only. Scales c
+and the temperature are part of the model, so they stand in L1 and in L2 (a direct partial).
+Lorraine, Vicol, Duvenaud (AISTATS 2020) and Clarke, Oldewage, Hernandez-Lobato (ICLR 2022) learn
+such settings by approximate implicit gradients, the latter rates too; here the gradient through the
+T1 steps is exact (``hypergradient=unrolled``), and knows nothing of the steps after them.
+
+Two stages: search on D_train and D_val, whose end says the values; then LoRA from scratch on all of
+the data with them, by ``method=lora`` with ``settings``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from annotated_types import MinLen
+
+from bilevel.errors import UserError
+from bilevel.settings import Count, from_values, plain
+from problems import common
+from problems.common import (
+    DVal,
+    Job,
+    Level,
+    LowRankMethod,
+    OptimizerSettings,
+    Outcome,
+    Stage,
+    Training,
+    TrainSettings,
+    TwoLevelMethod,
+)
+from problems.learned_settings.groups import Granularity, groups_of
+from problems.learned_settings.starts import Starts
+from problems.learned_settings.table import table
+from problems.lora import LoRA, check_smoothed_once
+from problems.lora_settings.record import ModuleSettings, SettingName
+
+if TYPE_CHECKING:
+    from bilevel import Hypergradient
+
+__all__ = ["LearnedSettings", "Names", "check_names", "retrained"]
+
+log = logging.getLogger(__name__)
+
+Names = Annotated[tuple[SettingName, ...], MinLen(1)]
+
+
+@dataclass(frozen=True)
+class LearnedSettings(LowRankMethod, TwoLevelMethod):
+    """LoRA's settings on two levels, then LoRA with them on all of the training data."""
+
+    name: ClassVar[str] = "learned_settings"
+    splits_fused: ClassVar[bool] = True
+    learn: Names = ("decay", "learning_rate")
+    """Which settings: decay, learning_rate, scale, dropout (Gaussian in the search),
+    label_smoothing, temperature."""
+    granularity: Granularity = "module"
+    """One number for each adapted module, for each kind of module (query, value), for each layer,
+    or for all; label_smoothing and temperature are one for all."""
+    starts: Starts = field(default_factory=Starts)
+    """Of the settings."""
+    unroll_steps: Count = 4
+    """T1, lower steps before every upper one."""
+    optimizer: OptimizerSettings = field(
+        default_factory=lambda: OptimizerSettings(lr=None, weight_decay=0.1)
+    )
+    """Of the factors and the head, in both stages; as of method=lora."""
+    upper: OptimizerSettings = field(
+        default_factory=lambda: OptimizerSettings(name="adam", lr=0.05, schedule="constant")
+    )
+    """Of E: logarithms and logits, so a step of Adam's changes a value by about lr of itself."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_names(self.learn, self.lora_dropout, "learn")
+
+    def check_hypergradient(self, estimator: Hypergradient) -> None:
+        """Most settings have no direct partial; and rates need an estimator that knows Phi.
+
+        Raises:
+            UserError: E would stay where it is, or rates would.
+        """
+        if estimator.is_zero:
+            raise UserError(
+                f"hypergradient={estimator.name} would leave the settings where they are, as they "
+                "act through the weights: take hypergradient=unrolled"
+            )
+        if "learning_rate" in self.learn and not estimator.knows_step_settings:
+            raise UserError(
+                f"hypergradient={estimator.name} cannot learn the setting learning_rate, which "
+                "acts through the optimiser's steps: take hypergradient=unrolled, or leave it out "
+                "of method.learn"
+            )
+
+    def check_steps(self, examples: int, settings: TrainSettings) -> None:
+        """Labels are smoothed by one number.
+
+        Raises:
+            UserError: ``train.label_smoothing`` is given too; or as of every two-level method.
+        """
+        check_smoothed_once("label_smoothing" in self.learn, settings)
+        super().check_steps(examples, settings)
+
+    def held_out(self, own: bool) -> DVal:
+        """The retraining is on the training data alone."""
+        return "apart" if own else "trained_on"
+
+    def stages(self) -> Sequence[Stage]:
+        """Search, whose end says the settings; then train with them on all of the data."""
+        return (Stage("search", self.search), Stage("train", self.train))
+
+    def search(self, job: Job, found: None) -> Training:
+        """Stage 1: factors and head on D_train, settings on D_val."""
+        from bilevel import lowrank
+        from problems.learned_settings.levels import EvaluatedHeldOut
+        from problems.learned_settings.variables import Variables
+        from problems.lora_settings import SetFineTuning, by_rate, check_answers, follow
+
+        check_answers(job, self.learn)
+        parts = self.parts(job)
+        model = common.with_lora(job, self.rank, self.lora_alpha, self.lora_dropout)
+        modules = list(lowrank.lora_layers(model))
+        groups = groups_of(modules, self.granularity)
+        variables = Variables(self.learn, groups, bool(job.head_modules), self.starts)
+        follow(model, variables, job)
+        weights = common.trainable(model)
+        parameters: Any = weights
+        rates: list[str] = []
+        if "learning_rate" in self.learn:
+            by_group = by_rate(model, groups)
+            parameters = [{"params": members} for members in by_group.values()]
+            rates = [next((m for m in modules if groups[m] == g), g) for g in by_group]
+        lower = partial(SetFineTuning, values=variables, rates=rates)
+        lr = job.settings.lr if job.settings.lr is not None else 5e-4
+
+        def finish(stats: dict[str, float]) -> dict[str, Any]:
+            learned = variables.learned()
+            log.info("learned settings\n%s", table(learned))
+            return {
+                "settings": plain(learned),
+                "trainable_parameters": common.count([*weights, *variables.parameters()]),
+                "validation_loss": stats.get("validation_loss"),
+                "split": parts.sizes,
+            }
+
+        def watch() -> dict[str, Any]:
+            return {
+                f"{name}_{label}": value
+                for name in self.learn
+                for label, value in zip(variables.labels(name), variables.values(name), strict=True)
+            }
+
+        return self.training(
+            job,
+            parts,
+            Level(lower, model, parameters, self.optimizer, lr),
+            Level(EvaluatedHeldOut, variables, list(variables.parameters()), self.upper, 0.05),
+            self.steps(job),
+            model,
+            finish,
+            watch=watch,
+        )
+
+    def train(self, job: Job, found: dict[str, Any]) -> Training:
+        """Stage 2: LoRA from scratch on all of the training data, with the settings found."""
+        lora = LoRA(
+            rank=self.rank,
+            lora_alpha=self.lora_alpha,
+            lora_dropout=self.lora_dropout,
+            optimizer=self.optimizer,
+            settings=from_values(ModuleSettings, found["settings"], "settings"),
+        )
+        return retrained(job, lora, found)
+
+
+def check_names(names: Sequence[str], lora_dropout: float, option: str) -> None:
+    """Refuse names that are given twice, and two dropouts.
+
+    Raises:
+        UserError: which.
+    """
+    twice = [name for name in names if list(names).count(name) > 1]
+    if twice:
+        raise UserError(f"method.{option} names {twice[0]} twice")
+    if "dropout" in names and lora_dropout:
+        raise UserError(
+            f"method.lora_dropout={lora_dropout:g} and dropout in method.{option} are one setting: "
+            "leave one of them out"
+        )
+
+
+def retrained(job: Job, lora: LoRA, found: dict[str, Any], epochs: float | None = None) -> Training:
+    """LoRA as it was found, on all of the training data; the outcome tells its options.
+
+    Args:
+        job: whose data.
+        lora: with the settings found.
+        found: by the search.
+        epochs: passes; None for the job's.
+    """
+    training = lora.trained(job, job.settings.epochs if epochs is None else epochs)
+
+    def finish(stats: dict[str, float]) -> Outcome:
+        outcome: Outcome = training.finish(stats)
+        most = max(outcome.trainable_parameters, found["trainable_parameters"])
+        return replace(
+            outcome,
+            trainable_parameters=most,
+            validation_loss=found["validation_loss"],
+            split=dict(found["split"]),
+            validation_trained_on=True,
+            lora=lora.given(),
+        )
+
+    return replace(training, finish=finish)

@@ -1,0 +1,5 @@
+"""Settings of LoRA for each module: what they are, and a model and a problem that follow them."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

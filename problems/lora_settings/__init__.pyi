@@ -1,0 +1,11 @@
+"""Settings of LoRA for each module."""
+
+from .levels import SetFineTuning as SetFineTuning
+from .levels import by_rate as by_rate
+from .model import check_answers as check_answers
+from .model import fold_temperature as fold_temperature
+from .model import follow as follow
+from .record import HEAD as HEAD
+from .record import ModuleSettings as ModuleSettings
+from .record import SettingName as SettingName
+from .record import Values as Values

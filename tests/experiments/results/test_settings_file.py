@@ -1,0 +1,46 @@
+"""The settings that a run has found are an option of the group method, as Hydra reads it."""
+
+from __future__ import annotations
+
+import pytest
+
+from bilevel import UserError
+from experiments.config.composition import compose_config
+from experiments.config.plan import Plan
+from experiments.results import settings_file
+from problems.common import OptimizerSettings
+from problems.lora import LoRA
+from problems.lora_settings import ModuleSettings
+
+QUERY = "bert.encoder.layer.0.attention.self.query"
+FOUND = LoRA(
+    rank=4,
+    lora_alpha=8,
+    optimizer=OptimizerSettings(weight_decay=0.3),
+    settings=ModuleSettings(decay={QUERY: 0.003}, learning_rate={"head": 1.7}, temperature=1.2),
+)
+
+
+def plan(folder, *words):
+    place = str(folder / settings_file.FOLDER)
+    return Plan.of(compose_config([f"method={settings_file.NAME}", *words], place))
+
+
+def test_method_lora_learned_is_what_was_found(tmp_path):
+    path = settings_file.write(FOUND.given(), 3e-3, tmp_path)
+    assert plan(tmp_path).method == FOUND
+    assert plan(tmp_path, "method.rank=2").method.settings == FOUND.settings
+    assert "train.lr=0.003" in path.read_text().splitlines()[0]
+
+
+def test_a_slip_in_the_file_is_told(tmp_path):
+    path = settings_file.write(FOUND.given(), None, tmp_path)
+    for right, wrong, said in (
+        ("0.003", "-1", r"method\.settings\.decay"),
+        ("temperature", "temprature", r"temprature.*temperature"),
+    ):
+        text = path.read_text()
+        path.write_text(text.replace(right, wrong))
+        with pytest.raises(UserError, match=said):
+            plan(tmp_path)
+        path.write_text(text)
