@@ -1,12 +1,14 @@
 """Hold every hypergradient estimator against the exact value, on your own method, task and model.
 
     python -m experiments.check_hypergradient [method=... task=... ...] [steps=40] [batches=4]
+        [horizon=0.9]
 
 The first bilevel stage of the method is trained for ``steps`` global steps of the run that is asked
 for, with its schedule; then, ``batches`` times, T1 lower steps are taken and each estimator's
 implicit term is compared with the exact one (reverse mode through all T1 steps, dropout masks and
 all). Options are those of experiments.run; engine.precision is fp32 unless given. Shown are means
-over the batches, and last which estimators may be trusted here.
+over the batches, and last which estimators may be trusted here. With ``horizon=C`` it also names
+the least T1 whose hypergradient has a cosine of C or more to that of 2 T1 steps.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ from problems.common.method import Training
 
 if TYPE_CHECKING:
     from bilevel import Hypergradient
-    from bilevel.hypergradient import CheckResult
+    from bilevel.hypergradient import CheckResult, Horizon
 
 __all__ = ["ESTIMATORS", "Measurement", "main", "measure", "table", "verdict"]
 
@@ -81,6 +83,7 @@ class Measurement:
         notes: what the numbers are of, where that is not what one expects.
         asked: the estimator of the run, as the results name it.
         inexact: why the value that all are held against is not quite the run's derivative.
+        horizon: which T1 is long enough, where that was asked.
     """
 
     results: list[CheckResult]
@@ -88,15 +91,17 @@ class Measurement:
     notes: list[str] = field(default_factory=list)
     asked: str = ""
     inexact: str = ""
+    horizon: Horizon | None = None
 
 
-def measure(plan: Plan, steps: int, batches: int) -> Measurement:
+def measure(plan: Plan, steps: int, batches: int, cosine: float | None = None) -> Measurement:
     """Train the first stage a little, then hold the estimators against the exact value.
 
     Args:
         plan: its method has two levels.
         steps: global steps to train for; half of the stage where it is no longer than that.
         batches: of the upper level to measure on.
+        cosine: find the least T1 with this cosine to 2 T1, on two batches; not asked without.
 
     Raises:
         UserError: the method has one level, its stage is too short to measure in, or what the plan
@@ -105,7 +110,7 @@ def measure(plan: Plan, steps: int, batches: int) -> Measurement:
     from transformers import set_seed  # here: what is wrong with the words is told without it
 
     from bilevel import BilevelEngine, BilevelEngineConfig
-    from bilevel.hypergradient import check
+    from bilevel.hypergradient import check, find_horizon
     from bilevel.hypergradient.accuracy import check_differentiated
     from bilevel.hypergradient.settings_adjoint import check_step_settings
     from experiments.training.fine_tuning_job import FineTuningJob, load_task
@@ -154,12 +159,18 @@ def measure(plan: Plan, steps: int, batches: int) -> Measurement:
         try:
             check_step_settings(estimator, lower)
             estimator.prepare(lower)
+            check_step_settings(estimator, lower)
             usable.append(estimator)
         except UserError as error:
             refused[estimator.name] = str(error)
     results = check(engine, usable, batches)
     asked = results[0].name if usable and usable[0] is plan.hypergradient else ""
-    return Measurement(results, refused, notes, asked, plan.method.inexact)
+    horizon = None
+    if cosine is not None:
+        # No further than the schedule of the learning rates goes: two batches of 2 T1 steps each.
+        left = (whole - start) * lower.config.unroll_steps // 4
+        horizon = find_horizon(engine, cosine, min(32, left), batches=2)
+    return Measurement(results, refused, notes, asked, plan.method.inexact, horizon)
 
 
 def table(found: Measurement) -> str:
@@ -243,20 +254,35 @@ def _error(result: CheckResult) -> float:
 def main(words: list[str]) -> None:
     """The program."""
     line = CommandLine.of_one(words)
-    own, overrides = take(line.overrides, steps="40", batches="4")
+    own, overrides = take(line.overrides, steps="40", batches="4", horizon=None)
+    cosine = own.pop("horizon")
     numbers = {}
     for name, value in own.items():
         if not (value or "").isdecimal() or int(value or 0) < 1:
             raise UserError(f"{name}={value}: this must be an integer of 1 or more")
         numbers[name] = int(value or 0)
     config = compose_config(["engine.precision=fp32", *overrides], line.config_dir)
-    found = measure(Plan.of(config), **numbers)
+    found = measure(Plan.of(config), **numbers, cosine=_cosine(cosine))
     print(table(found))
     for name, reason in found.refused.items():
         print(f"{name}: not here ({reason})")
     for note in found.notes:
         print(f"note: {note}")
     print(verdict(found))
+    if found.horizon is not None:
+        print(f"horizon: {found.horizon}")
+
+
+def _cosine(word: str | None) -> float | None:
+    if word is None:
+        return None
+    try:
+        value = float(word)
+    except ValueError:
+        value = math.nan
+    if not -1 < value < 1:
+        raise UserError(f"horizon={word}: this must be a cosine, a number between -1 and 1")
+    return value
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from .betty_darts import BettyDarts as BettyDarts
 from .cg import ConjugateGradient as ConjugateGradient
 from .finite_difference import FiniteDifference as FiniteDifference
 from .forward import Forward as Forward
+from .horizon import Horizon as Horizon
+from .horizon import find_horizon as find_horizon
 from .neumann import Neumann as Neumann
 from .none import NoHypergradient as NoHypergradient
 from .nystrom import Nystrom as Nystrom

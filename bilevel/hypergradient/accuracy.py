@@ -40,7 +40,7 @@ from bilevel.replay.recording import Needs
 if TYPE_CHECKING:
     from bilevel.protocols import EngineView
 
-__all__ = ["CheckResult", "check", "check_differentiated"]
+__all__ = ["CheckResult", "check", "check_differentiated", "two_levels"]
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def check(
             differentiates through the steps that come.
     """
     problems = [p for p in engine.problems if isinstance(p, BilevelProblem)]
-    lower, upper = _two_levels(problems)
+    lower, upper = two_levels(problems)
     check_differentiated(lower, engine.global_step)
     exact_estimator = reference or Unrolled(keep_graph=False)
     for estimator in (exact_estimator, *estimators):
@@ -149,7 +149,12 @@ def check_differentiated(lower: BilevelProblem, step: int) -> None:
         )
 
 
-def _two_levels(problems: Sequence[BilevelProblem]) -> tuple[BilevelProblem, BilevelProblem]:
+def two_levels(problems: Sequence[BilevelProblem]) -> tuple[BilevelProblem, BilevelProblem]:
+    """A lower level and the upper one that depends on it.
+
+    Raises:
+        UserError: there is no such pair.
+    """
     for upper in problems:
         for path in upper.paths:
             if len(path) == 3:

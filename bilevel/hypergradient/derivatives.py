@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bilevel.protocols import LowerLevel, UpperLevel
     from bilevel.replay.random_state import RandomState
 
-__all__ = ["ReplayedLoss", "dot", "norm", "vector_jacobian"]
+__all__ = ["ReplayedLoss", "dot", "jacobian_vector", "norm", "vector_jacobian"]
 
 
 def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
@@ -242,3 +242,32 @@ def vector_jacobian(
         allow_unused=True,
     )
     return [torch.zeros_like(x) if g is None else g for g, x in zip(grads, inputs, strict=True)]
+
+
+def jacobian_vector(
+    outputs: Sequence[Tensor], inputs: Sequence[Tensor], directions: Sequence[Sequence[Tensor]]
+) -> list[list[Tensor]]:
+    """(d outputs / d inputs) direction for each direction, of one graph and by reverse mode alone.
+
+    J^T u is linear in u, so J t is the derivative by u of <J^T u, t>, whatever u is.
+    """
+    dummies = [torch.zeros_like(out, requires_grad=True) for out in outputs]
+    adjoints = torch.autograd.grad(
+        *(outputs, inputs, dummies), create_graph=True, allow_unused=True, materialize_grads=True
+    )
+    live = [i for i, adjoint in enumerate(adjoints) if adjoint.requires_grad]
+    if not live:
+        return [[torch.zeros_like(out) for out in outputs] for _ in directions]
+    return [
+        list(
+            torch.autograd.grad(
+                [adjoints[i] for i in live],
+                dummies,
+                [direction[i] for i in live],
+                retain_graph=True,
+                allow_unused=True,
+                materialize_grads=True,
+            )
+        )
+        for direction in directions
+    ]

@@ -9,7 +9,11 @@ and go along with the training steps,
 
     dg_t  =  d2L1/dV2 dV_t + d2L1/dVdE r,        (dV_{t+1}, ds_{t+1})  =  Phi_t' (dV_t, dg_t, ds_t),
 
-one Hessian-vector product a step and direction. After T1 steps <v, dV_T1> = <(dV/dE)^T v, r>
+one Hessian-vector product a step and direction. Where upper variables decide rates or decays h_t(E)
+of the optimiser (:mod:`bilevel.step_settings`), Phi_t' takes (dh_t/dE) r too. After T1 steps
+
+    <v, dV_T1>  =  <(dV/dE)^T v, r>
+
 (Franceschi, Donini, Frasconi, Pontil: Forward and reverse gradient-based hyperparameter
 optimization, ICML 2017, section 3.2). With r the unit vectors that is (dV/dE)^T v itself, the same
 as ``unrolled``; no step is recorded, so memory does not grow with T1, but with the directions.
@@ -67,6 +71,7 @@ class Forward(Hypergradient):
     """Tangents of V and of the optimiser's state, carried along with the T1 lower steps."""
 
     name: ClassVar[str] = "forward"
+    knows_step_settings: ClassVar[bool] = True
     directions: Count | None = None
     """Random directions; null for every upper variable by itself, exactly, of which there may be 16
     at the most."""
@@ -130,7 +135,8 @@ class Forward(Hypergradient):
     ) -> list[_Tangent]:
         import torch
 
-        from bilevel.hypergradient.optimizers import step_jvp
+        from bilevel.hypergradient.optimizer_tangents import StepTangent, step_jvp
+        from bilevel.hypergradient.settings_adjoint import settings_tangents
 
         assert step.snapshot is not None
         gradients = lower.replayed_loss(upper, step).gradient_tangents(
@@ -139,11 +145,15 @@ class Forward(Hypergradient):
             resolve_product(self.product, lower),
             step_size(self.epsilon, lower),
         )
+        settings = settings_tangents(lower, upper, step, [t.direction for t in tangents])
         after = step_jvp(
             step.snapshot,
             step.weights,
             step.gradient,
-            [(t.weights, g, t.state) for t, g in zip(tangents, gradients, strict=True)],
+            [
+                StepTangent(t.weights, g, t.state, h)
+                for t, g, h in zip(tangents, gradients, settings, strict=True)
+            ],
             step.max_norm,
         )
         moved = [_Tangent(t.direction, *of) for t, of in zip(tangents, after, strict=True)]

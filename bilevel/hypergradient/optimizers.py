@@ -1,12 +1,11 @@
-r"""PyTorch's SGD, Adam and AdamW as differentiable functions, and products with their Jacobians.
+r"""PyTorch's SGD, Adam and AdamW as differentiable functions, and vector-Jacobian products of them.
 
 Reverse mode through training needs each optimiser step as a function
 
 .. math:: (w_{t+1}, s_{t+1}) = \Phi_t(w_t, g_t, s_t)
 
 of the weights :math:`w`, the gradients :math:`g` and the optimiser's own state :math:`s` (momentum
-or moments), and adjoints :math:`(\bar w, \bar g, \bar s)_t` from :math:`(\bar w, \bar s)_{t+1}`;
-forward mode needs tangents :math:`(\dot w, \dot s)_{t+1}` from :math:`(\dot w, \dot g, \dot s)_t`.
+or moments), and adjoints :math:`(\bar w, \bar g, \bar s)_t` from :math:`(\bar w, \bar s)_{t+1}`.
 A LoRA adapter is many small tensors, so everything that shares hyperparameters and step count is
 laid end to end in one vector first: a step is a few dozen kernels however many layers there are.
 """
@@ -33,15 +32,20 @@ from bilevel.hypergradient.optimizer_state import (
 )
 
 __all__ = [
+    "Bucket",
     "GroupHyper",
     "OptimizerSnapshot",
     "StepAdjoints",
+    "advance",
     "check_supported",
     "clone_together",
     "functional_step",
+    "gather",
+    "or_zeros",
+    "scatter",
+    "set_by_tensors",
     "snapshot",
     "step_adjoints",
-    "step_jvp",
     "step_vjp",
 ]
 
@@ -64,7 +68,7 @@ class StepAdjoints(NamedTuple):
 
 
 @dataclass
-class _Bucket:
+class Bucket:
     """Parameters whose step is one and the same elementwise function, as flat vectors."""
 
     members: list[int]
@@ -90,9 +94,9 @@ def functional_step(
     """
     new_params = list(params)
     new_state = [dict(state) for state in snapshot.state]
-    buckets = _gather(snapshot, params, grads)
-    for bucket, (p, state) in zip(buckets, _advance(buckets, max_norm), strict=True):
-        _scatter(bucket, p, new_params)
+    buckets = gather(snapshot, params, grads)
+    for bucket, (p, state) in zip(buckets, advance(buckets, max_norm), strict=True):
+        scatter(bucket, p, new_params)
         for name, vector in state.items():
             pieces = split_like(vector, bucket.likes)
             for i, piece in zip(bucket.members, pieces, strict=True):
@@ -129,23 +133,23 @@ def step_adjoints(
     settings: bool = False,
 ) -> StepAdjoints:
     """:func:`step_vjp`, with the adjoints of learning rates and weight decays if ``settings``."""
-    adj_params = [_or_zeros(a, p) for a, p in zip(grad_params, params, strict=True)]
+    adj_params = [or_zeros(a, p) for a, p in zip(grad_params, params, strict=True)]
     adj_grads: list[Tensor | None] = [None] * len(adj_params)
     adj_state = [dict(state) for state in grad_state]  # kept where there is no gradient
     adj_settings: list[dict[str, Tensor]] = [{} for _ in snapshot.hypers]
     with torch.no_grad():
-        buckets = _gather(snapshot, params, grads)
+        buckets = gather(snapshot, params, grads)
     leaves = [v for b in buckets for v in (b.params, b.grads, *b.state.values())]
     if not leaves:
         return StepAdjoints(adj_params, adj_grads, adj_state, adj_settings)
-    set_by = [_set_by_tensors(bucket) for bucket in buckets] if settings else []
+    set_by = [set_by_tensors(bucket) for bucket in buckets] if settings else []
     leaves += [value for values in set_by for value in values.values()]
     for leaf in leaves:
         leaf.requires_grad_()
     outputs: list[Tensor] = []
     cotangents: list[Tensor] = []
     with torch.enable_grad():
-        results = _advance(buckets, max_norm)
+        results = advance(buckets, max_norm)
     for bucket, (p, state) in zip(buckets, results, strict=True):
         outputs.append(p)
         cotangents.append(lay_flat([adj_params[i] for i in bucket.members]))
@@ -153,13 +157,13 @@ def step_adjoints(
             adjoints = [grad_state[i].get(name) for i in bucket.members]
             if any(a is not None for a in adjoints):
                 outputs.append(vector)
-                cotangents.append(lay_flat(list(map(_or_zeros, adjoints, bucket.likes))))
+                cotangents.append(lay_flat(list(map(or_zeros, adjoints, bucket.likes))))
     found = iter(
         torch.autograd.grad(outputs, leaves, cotangents, allow_unused=True, materialize_grads=True)
     )
     for bucket in buckets:
-        _scatter(bucket, next(found), adj_params)
-        _scatter(bucket, next(found), adj_grads)
+        scatter(bucket, next(found), adj_params)
+        scatter(bucket, next(found), adj_grads)
         for i in bucket.members:
             adj_state[i] = {}
         for name in bucket.state:
@@ -174,7 +178,7 @@ def step_adjoints(
     return StepAdjoints(adj_params, adj_grads, adj_state, adj_settings)
 
 
-def _set_by_tensors(bucket: _Bucket) -> dict[str, Tensor]:
+def set_by_tensors(bucket: Bucket) -> dict[str, Tensor]:
     """Let a bucket's learning rate and weight decay be tensors of their own; returns them."""
     like = bucket.params
     values = {
@@ -185,63 +189,14 @@ def _set_by_tensors(bucket: _Bucket) -> dict[str, Tensor]:
     return values
 
 
-def step_jvp(
-    snapshot: OptimizerSnapshot,
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor | None],
-    tangents: Sequence[tuple[Sequence[Tensor], Sequence[Tensor], Sequence[dict[str, Tensor]]]],
-    max_norm: float = 0.0,
-) -> list[tuple[list[Tensor], list[dict[str, Tensor]]]]:
-    """Tangents of (new params, new state), one pair for each of (params, grads, state) given.
-
-    A name that is not in a tangent's ``state[i]`` counts as zero; a parameter without a gradient
-    keeps its tangents.
-    """
-    with torch.no_grad():
-        buckets = _gather(snapshot, params, grads)
-    leaves = [v.requires_grad_() for b in buckets for v in (b.params, b.grads, *b.state.values())]
-    if not leaves:
-        return [(list(p), [dict(s) for s in state]) for p, _, state in tangents]
-    with torch.enable_grad():
-        results = _advance(buckets, max_norm)
-        outputs = [vector for p, state in results for vector in (p, *state.values())]
-        # J^T u is linear in u, so J t is the derivative of <J^T u, t> by u, whatever u is.
-        dummies = [torch.zeros_like(out, requires_grad=True) for out in outputs]
-        adjoints = torch.autograd.grad(
-            *(outputs, leaves, dummies), create_graph=True, materialize_grads=True
-        )
-    live = [i for i, adjoint in enumerate(adjoints) if adjoint.requires_grad]
-    moved = []
-    for t_params, t_grads, t_state in tangents:
-        flat: list[Tensor] = []
-        for bucket in buckets:
-            flat += [lay_flat([part[i] for i in bucket.members]) for part in (t_params, t_grads)]
-            for name in bucket.state:
-                known = [t_state[i].get(name) for i in bucket.members]
-                flat.append(lay_flat(list(map(_or_zeros, known, bucket.likes))))
-        pushed = iter(
-            torch.autograd.grad(
-                [adjoints[i] for i in live],
-                dummies,
-                [flat[i] for i in live],
-                retain_graph=True,
-                materialize_grads=True,
-            )
-        )
-        new_params, new_state = list(t_params), [dict(state) for state in t_state]
-        for bucket, (_, state) in zip(buckets, results, strict=True):
-            _scatter(bucket, next(pushed), new_params)
-            for name in state:
-                pieces = split_like(next(pushed), bucket.likes)
-                for i, part in zip(bucket.members, pieces, strict=True):
-                    new_state[i][name] = part
-        moved.append((new_params, new_state))
-    return moved
-
-
-def _gather(
+def gather(
     snapshot: OptimizerSnapshot, params: Sequence[Tensor], grads: Sequence[Tensor | None]
-) -> list[_Bucket]:
+) -> list[Bucket]:
+    """The parameters that have a gradient, in buckets.
+
+    Raises:
+        UserError: a gradient is sparse.
+    """
     groups: dict[tuple, list[int]] = {}
     for i, (param, grad) in enumerate(zip(params, grads, strict=True)):
         if grad is None:
@@ -266,7 +221,7 @@ def _gather(
                 [snapshot.state[i]["step"].expand(params[i].numel()) for i in members]
             ).to(likes[0].dtype)
         buckets.append(
-            _Bucket(
+            Bucket(
                 members=members,
                 likes=likes,
                 hyper=snapshot.hypers[group],
@@ -281,16 +236,19 @@ def _gather(
     return buckets
 
 
-def _scatter(bucket: _Bucket, vector: Tensor, target: list) -> None:
+def scatter(bucket: Bucket, vector: Tensor, target: list) -> None:
+    """Put a bucket's flat ``vector`` into the places of its members in ``target``."""
     for i, piece in zip(bucket.members, split_like(vector, bucket.likes), strict=True):
         target[i] = piece
 
 
-def _or_zeros(adjoint: Tensor | None, like: Tensor) -> Tensor:
+def or_zeros(adjoint: Tensor | None, like: Tensor) -> Tensor:
+    """``adjoint`` without its graph; zeros for None."""
     return torch.zeros_like(like) if adjoint is None else adjoint.detach()
 
 
-def _advance(buckets: list[_Bucket], max_norm: float) -> list[tuple[Tensor, dict[str, Tensor]]]:
+def advance(buckets: list[Bucket], max_norm: float) -> list[tuple[Tensor, dict[str, Tensor]]]:
+    """Each bucket's parameters and state after the step, flat, differentiable in what they hold."""
     grads: Iterable[Tensor] = [bucket.grads for bucket in buckets]
     if max_norm > 0 and buckets:
         # clip_grad_norm_: g * min(1, max_norm / (|g| + 1e-6)), one norm over everything.
@@ -304,7 +262,7 @@ def _advance(buckets: list[_Bucket], max_norm: float) -> list[tuple[Tensor, dict
     ]
 
 
-def _sgd(bucket: _Bucket, g: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def _sgd(bucket: Bucket, g: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     hyper, p = bucket.hyper, bucket.params
     if hyper.maximize:
         g = -g
@@ -319,7 +277,7 @@ def _sgd(bucket: _Bucket, g: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     return p - hyper.lr * g, {"momentum_buffer": buffer}
 
 
-def _adam(bucket: _Bucket, g: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def _adam(bucket: Bucket, g: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     hyper, p, step = bucket.hyper, bucket.params, bucket.step + 1
     if hyper.maximize:
         g = -g

@@ -9,6 +9,7 @@ import torch
 from bilevel.errors import UserError
 from bilevel.hypergradient import Forward, NoHypergradient, Unrolled, check
 from bilevel.hypergradient import forward as forward_module
+from tests.bilevel.hypergradient.test_step_settings import LOSSES, OPTIMISERS
 from tests.bilevel.hypergradient.test_unrolled import RUNS, options_of
 from tests.bilevel.text_toys import two_text_levels
 from tests.bilevel.toys import (
@@ -77,6 +78,20 @@ def test_every_upper_step_is_that_of_reverse_mode():
     assert len(found) == 4
     for a, b in zip(found, expected, strict=True):
         assert relative_error(a, b) < 1e-9
+
+
+@pytest.mark.parametrize("losses", LOSSES)
+@pytest.mark.parametrize("name", ["nesterov", "adamw"])
+def test_settings_of_the_optimiser_have_tangents_too(name, losses):
+    """Rates and decays that E decides, in Phi alone and in the losses too."""
+    options = {"optimizer": OPTIMISERS[name], "classes": LOSSES[losses], "clipping": 0.3}
+    options |= {"unroll_steps": 3, "dropout": 0.3, "steps": 2}
+    found, expected = (
+        upper_gradient(*two_levels(estimator, **options)[::2])
+        for estimator in (Forward(), Unrolled())
+    )
+    assert found[:3].abs().min() > 0
+    assert relative_error(found, expected) < 1e-9
 
 
 def test_nothing_is_computed_in_a_warm_up():
