@@ -58,7 +58,7 @@ def plan_of(run: SavedRun) -> Plan:
             raise UserError(f"{place} is damaged: {name!r} is no group of options")
         parts[name] = options
     train = from_values(TrainOptions, parts["train"], "train")
-    kept = {
+    kept: dict[str, Any] = {
         key: parts["engine"][key] for key in ("precision", "strategy") if key in parts["engine"]
     }
     engine = from_values(EngineOptions, kept, "engine")
