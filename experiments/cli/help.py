@@ -72,10 +72,12 @@ Other programs
   python -m experiments.figures   draw a run's figures again:    DIR
   python -m experiments.ranks     the part that loses nothing:   run=DIR | adapter=DIR model=...
   python -m experiments.report    the table of several runs:     DIR
+  python -m experiments.suspects  labels that may be wrong:      run=DIR [apply=drop]
   python -m experiments.score_text                              scores of generated text, in files
   python -m experiments.style_transfer                           zero-shot style transfer by a run
   python -m experiments.check_hypergradient                      estimators against the exact value
   python -m experiments.reproduce tables and figures of the papers: table=list
+  python -m experiments.console   all of them, installed as the command bilevel-finetune
   HYDRA_FULL_ERROR=1 shows tracebacks instead of sentences."""
 
 
