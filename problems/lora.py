@@ -131,7 +131,10 @@ class LoRA(LowRankMethod):
         if self.ranks is None:
             return None
         path = Path(self.ranks)
-        found = json_object(path, needs=["ranks"])["ranks"]
+        try:
+            found = json_object(path, needs=["ranks"])["ranks"]
+        except UserError as error:
+            raise UserError(f"method.ranks={path}: {error}") from error
         if found is None:
             raise UserError(f"method.ranks={path} holds no ranks: none were found in that run")
         right = isinstance(found, dict) and all(type(r) is int and r >= 0 for r in found.values())

@@ -122,7 +122,7 @@ def test_a_file_without_ranks_is_told_before_a_model_is_loaded(content, words, t
     path.write_text(content)
     with pytest.raises(UserError, match=words):
         LoRA(ranks=str(path)).check_size(48, 8)
-    with pytest.raises(UserError, match="missing"):
+    with pytest.raises(UserError, match=r"method\.ranks=.*missing"):
         LoRA(ranks=str(tmp_path / "none.json")).check_size(48, 8)
 
 
