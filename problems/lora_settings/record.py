@@ -43,15 +43,18 @@ class Values(Protocol):
 
 @dataclass(frozen=True)
 class ModuleSettings(Settings):
-    """Settings by the full names of modules; those of modules that are not named are as usual."""
+    """Settings by the full names of modules; those of modules that are not named are as usual.
 
-    decay: dict[str, NonNegative] = field(default_factory=dict)
+    Mappings are no part of the hash, which a method has like all other frozen settings.
+    """
+
+    decay: dict[str, NonNegative] = field(default_factory=dict, hash=False)
     """Weight of the squared Frobenius norm of a module's update in the training loss."""
-    learning_rate: dict[str, Positive] = field(default_factory=dict)
+    learning_rate: dict[str, Positive] = field(default_factory=dict, hash=False)
     """Factor of a module's learning rate; head stands for the head."""
-    scale: dict[str, Positive] = field(default_factory=dict)
+    scale: dict[str, Positive] = field(default_factory=dict, hash=False)
     """Factor of a module's alpha."""
-    dropout: dict[str, Share] = field(default_factory=dict)
+    dropout: dict[str, Share] = field(default_factory=dict, hash=False)
     """Dropout on the input of a module's low-rank branch, in the place of lora_dropout."""
     label_smoothing: Share = 0.0
     """Weight of the uniform distribution in the training loss."""
