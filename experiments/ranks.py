@@ -18,21 +18,19 @@ that cut itself (``method=lora_cut``) keeps its own: it needs ``out``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bilevel.cutting.budget import Budget
 from bilevel.cutting.options import CutOptions
-from bilevel.errors import UserError, listed, nearest, printable
-from bilevel.settings import from_values
-from experiments.cli import places
+from bilevel.errors import UserError, printable
 from experiments.cli.command_line import CommandLine
+from experiments.cli.own_options import own_options
 from experiments.cli.program import program
 from experiments.cli.quiet import quiet
 from experiments.results import ranks_folder
-from experiments.results.finished_run import SavedRun, take
+from experiments.results.finished_run import SavedRun
 
 if TYPE_CHECKING:
     from bilevel.cutting import Cut
@@ -47,18 +45,6 @@ GROUPS = ("model", "task")  # of the configuration, that have a say here
 @dataclass(frozen=True)
 class RankOptions(CutOptions, Budget):
     """What this program is told besides the run and its configuration."""
-
-    @classmethod
-    def read(cls, words: dict[str, str | None]) -> RankOptions:
-        """Out of ``name=value`` words.
-
-        Raises:
-            UserError: names the word.
-        """
-        given = {
-            key: places.value(f"{key}={text}") for key, text in words.items() if text is not None
-        }
-        return from_values(cls, given, "")
 
 
 def find_ranks(trained: Trained, options: RankOptions) -> Cut:
@@ -105,10 +91,9 @@ def describe(cut: Cut, trained: Trained, decided: Decided | None = None) -> str:
 def main(words: list[str]) -> None:
     """The program."""
     line = CommandLine.of_one(words)
-    named: dict[str, str | None] = {field.name: None for field in fields(RankOptions)}
-    own, overrides = take(line.overrides, run=None, adapter=None, out=None, **named)
-    options = RankOptions.read({name: own[name] for name in named})
-    _refuse_unknown(overrides, [*own, *GROUPS])
+    options, own, overrides = own_options(
+        RankOptions, line.overrides, GROUPS, "run", "adapter", "out"
+    )
     if (own["run"] is None) == (own["adapter"] is None):
         both = ", not both" if own["run"] is not None else ""
         raise UserError(
@@ -135,17 +120,6 @@ def main(words: list[str]) -> None:
     print(printable(describe(found, trained, decided)))
     for path in _save(found, trained, decided, out):
         print(printable(str(path)))
-
-
-def _refuse_unknown(overrides: Sequence[str], known: Sequence[str]) -> None:
-    """Before anything is read: what is no option here, and what was meant."""
-    for word in overrides:
-        key, equals, _ = word.partition("=")
-        if not equals or key.lstrip("+~").split("@")[0].partition(".")[0] not in GROUPS:
-            raise UserError(
-                f"unknown option {word!r}: options look like name=value, and allowed are "
-                f"{listed(known)}{nearest(key, known)}"
-            )
 
 
 def _refuse_its_own(run: SavedRun, out: Path) -> None:

@@ -25,20 +25,19 @@ Also: ``epochs`` (the run's), ``trusted_epochs`` (20), ``out=DIR``. See docs/lab
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Le
 
-from bilevel.errors import UserError, listed, nearest, printable
-from bilevel.settings import Count, Passes, Settings, from_values
-from experiments.cli import places
+from bilevel.errors import UserError, listed, printable
+from bilevel.settings import Count, Passes, Settings
 from experiments.cli.command_line import CommandLine
+from experiments.cli.own_options import own_options
 from experiments.cli.program import program
 from experiments.cli.quiet import quiet
-from experiments.results.finished_run import SavedRun, take
+from experiments.results.finished_run import SavedRun
 
 if TYPE_CHECKING:
     from experiments.suspecting.find import Found
@@ -70,27 +69,12 @@ class SuspectOptions(Settings):
     count: Count | None = None
     """How many are suspects, for apply; null for confident learning's estimate."""
 
-    @classmethod
-    def read(cls, words: dict[str, str | None]) -> SuspectOptions:
-        """Out of ``name=value`` words.
-
-        Raises:
-            UserError: names the word.
-        """
-        given = {
-            key: places.value(f"{key}={text}") for key, text in words.items() if text is not None
-        }
-        return from_values(cls, given, "")
-
 
 @program(lambda: str(__doc__))
 def main(words: list[str]) -> None:
     """The program."""
     line = CommandLine.of_one(words)
-    named: dict[str, str | None] = {field.name: None for field in fields(SuspectOptions)}
-    own, overrides = take(line.overrides, run=None, out=None, **named)
-    options = SuspectOptions.read({name: own[name] for name in named})
-    _refuse_unknown(overrides, [*own, *GROUPS])
+    options, own, overrides = own_options(SuspectOptions, line.overrides, GROUPS, "run", "out")
     run = SavedRun.open(own["run"], line, overrides)
     out = Path(own["out"] or run.folder)
     trained = out / f"suspects_{options.apply}"
@@ -132,17 +116,6 @@ def main(words: list[str]) -> None:
         print(printable(str(path)))
     if options.apply is not None:
         _train(run, task, found, options, trained)
-
-
-def _refuse_unknown(overrides: Sequence[str], known: Sequence[str]) -> None:
-    """Before anything is read: what is no option here, and what was meant."""
-    for word in overrides:
-        key, equals, _ = word.partition("=")
-        if not equals or key.lstrip("+~").split("@")[0].partition(".")[0] not in GROUPS:
-            raise UserError(
-                f"unknown option {word!r}: options look like name=value, and allowed are "
-                f"{listed(known)}{nearest(key, known)}"
-            )
 
 
 def _report(
