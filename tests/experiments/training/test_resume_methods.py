@@ -40,6 +40,8 @@ METHODS: dict[str, tuple[str, list[str]]] = {
         ["method.start=0.3", "method.end=0.9", "method.parameter_budget=0.5"],
     ),
     "example_weights": ("example_weights", ["task=demo_noisy", "method.unroll_steps=2"]),
+    "source_weights": ("source_weights", ["task=demo_sources", "method.unroll_steps=2"]),
+    "learned_settings": ("learned_settings", ["method.unroll_steps=2"]),
     "full": ("full", ["method.optimizer.lr=1e-3"]),
     "bitfit": ("bitfit", []),
     "dora": ("dora", ["method.lora_dropout=0.1"]),
