@@ -93,10 +93,14 @@ def user_modules(folders: Iterable[str | Path]) -> list[str]:
     """Top-level modules in the user's own configuration folders, made importable.
 
     Args:
-        folders: given by ``--config-dir`` now; never one that a file names.
+        folders: given by ``--config-dir`` now; never one that a file names. What lies in a run's
+            folder may be somebody else's, as method=learned_settings leaves YAML there to be read
+            again: no code is taken from it.
     """
     modules: list[str] = []
     for folder in map(Path, folders):
+        if any((place / ".hydra").is_dir() for place in folder.resolve().parents):
+            continue
         found = [file.stem for file in folder.glob("*.py") if file.stem != "__init__"]
         found += [file.parent.name for file in folder.glob("*/__init__.py")]
         place = str(folder.resolve())

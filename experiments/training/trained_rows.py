@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from bilevel.data import split
 from bilevel.errors import UserError
+from bilevel.reading import read_text
 from experiments.cli.writing import write_atomically
 from experiments.training.watched import digest
 
@@ -78,7 +79,7 @@ def read(folder: Path) -> set[str] | None:
     path = folder / FILE
     if not path.is_file():
         return None
-    lines = path.read_bytes().decode("ascii", "replace").splitlines()
+    lines = read_text(path).splitlines()
     if not all(re.fullmatch(f"[0-9a-f]{{{DIGITS}}}", line) for line in lines):
         raise UserError(f"{path} is damaged: a line is not of {DIGITS} hexadecimal digits")
     return set(lines)

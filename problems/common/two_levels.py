@@ -30,10 +30,23 @@ if TYPE_CHECKING:
     from bilevel import BilevelProblem
     from problems.common.build_optimizer import Parameters
 
-__all__ = ["Fraction", "Level", "Parts", "TwoLevelMethod"]
+__all__ = ["Fraction", "Level", "Parts", "TwoLevelMethod", "check_unsmoothed"]
 
 # A share of the data that leaves some for the other level.
 Fraction = Annotated[float, Gt(0), Lt(1)]
+
+
+def check_unsmoothed(settings: TrainSettings, method: str) -> None:
+    """Refuse a smoothed loss for a method that weights examples: it is no sum over them here.
+
+    Raises:
+        UserError: ``train.label_smoothing``.
+    """
+    if settings.label_smoothing:
+        raise UserError(
+            f"train.label_smoothing={settings.label_smoothing:g} does not go with method={method}, "
+            "which weights the plain loss of each example: 0 is allowed"
+        )
 
 
 @dataclass(frozen=True)

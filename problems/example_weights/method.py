@@ -53,7 +53,7 @@ from problems.common import (
     TrainSettings,
     TwoLevelMethod,
 )
-from problems.common.two_levels import Fraction
+from problems.common.two_levels import Fraction, check_unsmoothed
 from problems.lora import train_lora
 
 if TYPE_CHECKING:
@@ -125,11 +125,7 @@ class ExampleWeights(LowRankMethod, TwoLevelMethod):
         Raises:
             UserError: ``train.label_smoothing``, or as other methods on two levels.
         """
-        if settings.label_smoothing:
-            raise UserError(
-                f"train.label_smoothing={settings.label_smoothing:g} does not go with "
-                f"method={self.name}, which weights the plain loss of each example: 0 is allowed"
-            )
+        check_unsmoothed(settings, self.name)
         super().check_steps(examples, settings)
 
     def held_out(self, own: bool) -> DVal:

@@ -50,7 +50,7 @@ from problems.common import (
     TwoLevelMethod,
 )
 from problems.common.records import SOURCE_WEIGHT
-from problems.common.two_levels import Fraction
+from problems.common.two_levels import Fraction, check_unsmoothed
 
 if TYPE_CHECKING:
     from problems.source_weights.levels import SourceLogits
@@ -157,11 +157,7 @@ class SourceWeights(LowRankMethod, TwoLevelMethod):
         Raises:
             UserError: ``train.label_smoothing``, or as other methods on two levels.
         """
-        if settings.label_smoothing:
-            raise UserError(
-                f"train.label_smoothing={settings.label_smoothing:g} does not go with "
-                f"method={self.name}, which weights the plain loss of each example: 0 is allowed"
-            )
+        check_unsmoothed(settings, self.name)
         super().check_steps(examples, settings)
 
     def held_out(self, own: bool) -> DVal:
