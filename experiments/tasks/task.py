@@ -180,6 +180,10 @@ class Task(Settings, ABC):
             UserError: a file, a column or a label is missing, or a split is empty.
         """
 
+    def published(self) -> str | None:
+        """The hub's id of the data that are read; None of all others."""
+        return None
+
     def to_score(self, labels: Sequence[str] | None) -> TaskData:
         """The data for a model that is trained already; what it was trained on need not be there.
 

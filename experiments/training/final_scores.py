@@ -126,6 +126,7 @@ def assemble(
         "schema_version": record.SCHEMA_VERSION,
         "method": names["method"],
         "task": names["task"],
+        "dataset": job.plan.task.published(),
         "model": names["model"],
         "seed": job.seed,
         "warm_start": warm_start.described(job.plan.model, names["model"]),

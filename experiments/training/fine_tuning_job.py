@@ -69,6 +69,7 @@ class FineTuningJob:
         task: its data, and how to score.
         tests: the task's test sets by name, tokenised.
         tokenizer: of the model.
+        head_replaced: the checkpoint has a head for other answers.
         warnings: what was said of the model, and of the data for it, while they were loaded.
     """
 
@@ -84,6 +85,7 @@ class FineTuningJob:
     head_modules: list[str]
     task_type: str | None
     _fresh: PreTrainedModel | None
+    head_replaced: bool = False
     warnings: list[str] = field(default_factory=list)
 
     @classmethod
@@ -143,6 +145,7 @@ class FineTuningJob:
             head_modules=loaded.head_modules,
             task_type=loaded.task_type,
             _fresh=fresh,
+            head_replaced=loaded.head_replaced,
             warnings=warnings,
         )
 
