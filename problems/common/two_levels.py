@@ -212,6 +212,11 @@ class TwoLevelMethod(Method):
         Their problems are named ``lower`` and ``upper``, and reach each other by these names.
         """
         warmup = job.settings.warmup_steps
+        ratio = job.settings.lora_plus_ratio
+        if ratio is not None:
+            rate = lower.lr if lower.optimizer.lr is None else lower.optimizer.lr
+            plain: Any = lower.parameters
+            lower = replace(lower, parameters=common.at_two_rates(lower.module, plain, rate, ratio))
         lower_optimizer, lower_schedule = common.optimizer_and_scheduler(
             lower.optimizer, lower.parameters, self._standing_steps(steps), lower.lr, warmup
         )

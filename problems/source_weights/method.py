@@ -65,6 +65,8 @@ class SourceWeights(LowRankMethod, TwoLevelMethod):
     """LoRA on data of several sources, a weight for each source on trusted D_val."""
 
     name: ClassVar[str] = "source_weights"
+    two_rates: ClassVar[bool] = True
+    refuses: ClassVar[dict[str, str]] = {}
     splits_fused: ClassVar[bool] = True
     split: Fraction | None = None
     """With trusted: the share of that source that stays in D_train, the rest of it is D_val; null
@@ -177,7 +179,7 @@ class SourceWeights(LowRankMethod, TwoLevelMethod):
         names = list(dict.fromkeys(job.data.sources))
         logits = SourceLogits(names, job.data.sources)
         parts = self.weighted_parts(job, logits)
-        model = common.with_lora(job, self.rank, self.lora_alpha, self.lora_dropout)
+        model = common.with_lora(job, self.rank, self.lora_alpha, self.lora_dropout, self.peft)
         factors = common.trainable(model)
         lr = job.settings.lr if job.settings.lr is not None else 5e-4
 
