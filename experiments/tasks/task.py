@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 
+import numpy as np
 from annotated_types import Ge
 
 from bilevel.errors import UserError
@@ -129,6 +130,14 @@ class TaskData(ABC):
             f"task {self.name} does not say the losses of single examples: give its TaskData a "
             "method example_losses(outputs, batch)"
         )
+
+    def constant_losses(self, examples: Sequence[dict[str, Any]]) -> np.ndarray | None:
+        """Losses (n,) of tokenised examples under the best answer that is the same for all of them.
+
+        It is the best for these very examples: what any model should beat. As in
+        :meth:`example_losses` a sum over an example's terms; None where there is no such answer.
+        """
+        return None
 
     @abstractmethod
     def predictions(self, outputs: Any, batch: dict[str, Tensor]) -> list[Any]:
