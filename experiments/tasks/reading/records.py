@@ -8,6 +8,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +18,10 @@ from experiments.tasks.reading.row import Row
 from experiments.tasks.reading.text import lines_in
 
 if TYPE_CHECKING:
+    import pyarrow
     from pyarrow.parquet import ParquetFile
 
-__all__ = ["json_rows", "parquet_columns", "parquet_rows"]
+__all__ = ["json_rows", "parquet_rows", "parquet_schema"]
 
 SPACE = re.compile(r"[ \t\r\n]*")
 # What alone can bring half a character into text that was decoded.
@@ -99,32 +101,41 @@ def parquet_rows(path: Path, name: Path | None = None, size: int = 1 << 12) -> I
     Raises:
         UserError: it is none, or two of its columns have one name.
     """
+    place, number = name or path, 0
+    with _parquet(path, place) as (file, names):
+        for batch in file.iter_batches(size):
+            for row in batch.select(names).to_pylist():
+                yield Row(row, place, number, "row")
+                number += 1
+
+
+def parquet_schema(path: Path, name: Path | None = None) -> pyarrow.Schema:
+    """The types of its columns; arguments and errors as :func:`parquet_rows`'s."""
+    import pyarrow
+
+    with _parquet(path, name or path) as (file, names):
+        return pyarrow.schema([file.schema_arrow.field(column) for column in names])
+
+
+@contextmanager
+def _parquet(path: Path, place: Path) -> Iterator[tuple[ParquetFile, list[str]]]:
+    """A Parquet file and its columns, without what pandas keeps its rows' numbers in."""
     import pyarrow
     from pyarrow import parquet
 
-    place, number = name or path, 0
     try:
         # Of the file itself: read_table would make columns of folders named key=value.
         with parquet.ParquetFile(path) as file:
-            names = parquet_columns(file)
-            twice = _repeated(names)
-            if twice:
+            names = [column for column in file.schema_arrow.names if not INDEX.fullmatch(column)]
+            if twice := _repeated(names):
                 raise UserError(f"{place} has several columns with the name {twice[0]!r}")
-            for batch in file.iter_batches(size):
-                for row in batch.select(names).to_pylist():
-                    yield Row(row, place, number, "row")
-                    number += 1
+            yield file, names
     except UserError:
         raise
     # A ValueError is what Python makes of bytes that are no UTF-8, or of a repeated field.
     except (pyarrow.ArrowException, OSError, OverflowError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"{place} cannot be read as parquet: {reason}") from error
-
-
-def parquet_columns(file: ParquetFile) -> list[str]:
-    """The names of a file's columns, without what pandas keeps its rows' numbers in."""
-    return [name for name in file.schema_arrow.names if not INDEX.fullmatch(name)]
 
 
 def _array(text: str, path: Path, decoder: json.JSONDecoder) -> list[Row]:
