@@ -187,13 +187,19 @@ class LabelledData(TaskData):
                 {"index": i, "label": float(example.label), "prediction": float(logits[0])}
                 for i, (logits, example) in enumerate(zip(predictions, examples, strict=True))
             ]
-        found = []
-        for i, (logits, example) in enumerate(zip(predictions, examples, strict=True)):
-            shares = softmax(logits.astype(np.float64)).tolist()
-            label, prediction = names[int(example.label)], names[int(logits.argmax())]
-            row = {"index": i, "label": label, "prediction": prediction}
-            found.append({**row, "probabilities": [round(share, DIGITS) for share in shares]})
-        return found
+        if not len(predictions):
+            return []
+        shares = softmax(np.array(predictions, dtype=np.float64), axis=1).round(DIGITS).tolist()
+        said = np.array(predictions).argmax(axis=1).tolist()
+        return [
+            {
+                "index": i,
+                "label": names[int(example.label)],
+                "prediction": names[said[i]],
+                "probabilities": shares[i],
+            }
+            for i, example in enumerate(examples)
+        ]
 
     def _decide(self, logits: list[np.ndarray]) -> np.ndarray:
         table = np.array(logits)
