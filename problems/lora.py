@@ -176,15 +176,21 @@ class LoRA(LowRankMethod):
 
 
 def check_smoothed_once(smoothed: bool, settings: TrainSettings) -> None:
-    """Refuse two label smoothings.
+    """Refuse two label smoothings, or class weights beside a method's own smoothing.
 
     Raises:
-        UserError: ``train.label_smoothing`` is given, and the method smooths labels too.
+        UserError: ``train.label_smoothing`` or ``train.class_weights`` is given, and the method
+            smooths labels too.
     """
     if smoothed and settings.label_smoothing:
         raise UserError(
             f"train.label_smoothing={settings.label_smoothing:g} and the method's own "
             "label_smoothing are one setting: leave train.label_smoothing at 0"
+        )
+    if smoothed and settings.class_weights is not None:
+        raise UserError(
+            "train.class_weights does not go with a label_smoothing of the method's own: leave one "
+            "of them out (train.label_smoothing goes with class weights)"
         )
 
 

@@ -21,6 +21,8 @@ OTHER_NAMES: Mapping[str, str] = MappingProxyType(
         "bf16": "engine.precision",
         "bs": "train.batch_size",
         "checkpoint_every": "engine.checkpoint_every",
+        "class_weight": "train.class_weights",
+        "class_weights": "train.class_weights",
         "cutoff_len": "task.max_length",
         "data_dir": "task.data_dir",
         "data_path": "task.data_dir",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from bilevel.settings import Count, Natural, NonNegative, Passes, Rate, Settings, Share
+from bilevel.settings import Count, Natural, NonNegative, Passes, Positive, Rate, Settings, Share
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,6 +66,9 @@ class TrainSettings(Settings):
     """Learning rate of low-rank factors and head where the method names none."""
     label_smoothing: Share = 0.0
     """Weight of the uniform distribution in the training loss."""
+    class_weights: Literal["balanced"] | dict[str, Positive] | None = None
+    """Weights of the classes, tags or labels in the training loss of every level: balanced, each as
+    much as every other, or one for each by its name; only their ratios matter. null: equal ones."""
     warmup_steps: Natural | None = None
     """Optimiser steps in which every learning rate with a warm-up rises from 0, of each level its
     own; null leaves it to each optimiser's warmup_ratio."""

@@ -30,22 +30,31 @@ if TYPE_CHECKING:
     from bilevel import BilevelProblem
     from problems.common.build_optimizer import Parameters
 
-__all__ = ["Fraction", "Level", "Parts", "TwoLevelMethod", "check_unsmoothed"]
+__all__ = ["Fraction", "Level", "Parts", "TwoLevelMethod", "check_plain_losses"]
 
 # A share of the data that leaves some for the other level.
 Fraction = Annotated[float, Gt(0), Lt(1)]
 
 
-def check_unsmoothed(settings: TrainSettings, method: str) -> None:
-    """Refuse a smoothed loss for a method that weights examples: it is no sum over them here.
+def check_plain_losses(settings: TrainSettings, who: str) -> None:
+    """Refuse a loss of one's own making where examples are weighted: it is no sum over them here.
+
+    Args:
+        settings: of the training.
+        who: weights the examples, ``method=source_weights`` say.
 
     Raises:
-        UserError: ``train.label_smoothing``.
+        UserError: ``train.label_smoothing``, or ``train.class_weights``.
     """
     if settings.label_smoothing:
         raise UserError(
-            f"train.label_smoothing={settings.label_smoothing:g} does not go with method={method}, "
+            f"train.label_smoothing={settings.label_smoothing:g} does not go with {who}, "
             "which weights the plain loss of each example: 0 is allowed"
+        )
+    if settings.class_weights is not None:
+        raise UserError(
+            f"train.class_weights does not go with {who}, which weights the plain loss of each "
+            "example: leave it at null"
         )
 
 

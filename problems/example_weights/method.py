@@ -53,7 +53,7 @@ from problems.common import (
     TrainSettings,
     TwoLevelMethod,
 )
-from problems.common.two_levels import Fraction, check_unsmoothed
+from problems.common.two_levels import Fraction, check_plain_losses
 from problems.lora import train_lora
 
 if TYPE_CHECKING:
@@ -123,9 +123,10 @@ class ExampleWeights(LowRankMethod, TwoLevelMethod):
         """Nor do weights go with a smoothed loss, which is no sum over examples here.
 
         Raises:
-            UserError: ``train.label_smoothing``, or as other methods on two levels.
+            UserError: ``train.label_smoothing`` or ``train.class_weights``, or as other
+                methods on two levels.
         """
-        check_unsmoothed(settings, self.name)
+        check_plain_losses(settings, f"method={self.name}")
         super().check_steps(examples, settings)
 
     def held_out(self, own: bool) -> DVal:

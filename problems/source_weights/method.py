@@ -50,7 +50,7 @@ from problems.common import (
     TwoLevelMethod,
 )
 from problems.common.records import SOURCE_WEIGHT
-from problems.common.two_levels import Fraction, check_unsmoothed
+from problems.common.two_levels import Fraction, check_plain_losses
 
 if TYPE_CHECKING:
     from problems.source_weights.levels import SourceLogits
@@ -155,9 +155,10 @@ class SourceWeights(LowRankMethod, TwoLevelMethod):
         """Nor do weights go with a smoothed loss, which is no sum over examples here.
 
         Raises:
-            UserError: ``train.label_smoothing``, or as other methods on two levels.
+            UserError: ``train.label_smoothing`` or ``train.class_weights``, or as other
+                methods on two levels.
         """
-        check_unsmoothed(settings, self.name)
+        check_plain_losses(settings, f"method={self.name}")
         super().check_steps(examples, settings)
 
     def held_out(self, own: bool) -> DVal:

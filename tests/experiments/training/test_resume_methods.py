@@ -44,7 +44,7 @@ METHODS: dict[str, tuple[str, list[str]]] = {
     "learned_settings": ("learned_settings", ["method.unroll_steps=2"]),
     "full": ("full", ["method.optimizer.lr=1e-3"]),
     "bitfit": ("bitfit", []),
-    "dora": ("dora", ["method.lora_dropout=0.1"]),
+    "dora": ("dora", ["method.lora_dropout=0.1", "train.class_weights=balanced"]),
     "ia3": ("ia3", []),
     "prompt": ("prompt", []),
     "prefix": ("prefix", ["method.projection=5"]),
