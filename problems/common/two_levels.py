@@ -94,6 +94,9 @@ class Level:
     lr: float
 
 
+Cosine = Annotated[float, Gt(-1), Lt(1)]
+
+
 @dataclass(frozen=True)
 class TwoLevelMethod(Method):
     """A method that trains two levels in turn."""
@@ -103,6 +106,9 @@ class TwoLevelMethod(Method):
     validation split as D_val and all of the training data as D_train."""
     unroll_steps: Count = 1
     """T1, lower steps before every upper one."""
+    horizon: Cosine | None = None
+    """Choose T1 before the training: the least, of 1, 2, 4, ... 32, whose hypergradient has this
+    cosine to that of 2 T1 steps (0.9, say); ``unroll_steps=auto`` is the same as 0.9."""
     upper_steps: Count = 1
     """T2, upper steps in a row."""
     warmup_steps: Natural = 0
