@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bilevel.errors import UserError, listed
 from experiments.metrics.labels import LABEL_SET_METRICS, check_metrics
 from experiments.metrics.names import check_names
-from experiments.tasks.examples import Example
+from experiments.tasks.examples import Example, LabelSetExample
 from experiments.tasks.from_files import (
     HELD_OUT,
     ColumnName,
@@ -19,6 +19,7 @@ from experiments.tasks.from_files import (
     check_distinct,
     held_out,
 )
+from experiments.tasks.inputs import Inputs, text_inputs
 from experiments.tasks.label_sets import label_classes, label_sets
 from experiments.tasks.label_trust import TrustedFile
 from experiments.tasks.odd_labels import check_classes, say_look_alikes, say_odd_numbers
@@ -28,7 +29,7 @@ from experiments.tasks.reading.row import check_columns
 from experiments.tasks.reading.rows import examples
 from experiments.tasks.reading.spelling import look_alike
 from experiments.tasks.reading.splits import SplitFiles, no_test, scored_splits
-from experiments.tasks.task import Length
+from experiments.tasks.task import Length, no_examples
 
 if TYPE_CHECKING:
     from experiments.tasks.kinds.labelled import LabelledData
@@ -148,6 +149,27 @@ class Classification(TrustedFile, LabelledFiles):
     def scored_whole(self) -> Classification:
         """Without ``holdout``."""
         return replace(self, holdout=None)
+
+    def inputs(self) -> Inputs:
+        """The texts."""
+
+        def example(texts: tuple[str, ...]) -> Example | LabelSetExample:
+            return LabelSetExample(texts, ()) if self.multi_label else Example(texts, 0)
+
+        return text_inputs(self.columns, example, self.dialect, self.label_separator)
+
+    def to_predict(self, labels: Sequence[str] | None) -> LabelledData:
+        """The classes alone; no file is read."""
+        from experiments.tasks.kinds.label_sets import LabelSetData
+        from experiments.tasks.kinds.labelled import LabelledData
+
+        return (LabelSetData if self.multi_label else LabelledData)(
+            name=self.name,
+            **no_examples(),
+            label_names=None if self.regression else list(labels or ()),
+            metrics=self.scores,
+            max_length=self.max_length,
+        )
 
     def _load(self, files: dict[str, SplitFiles], known: Sequence[str] | None) -> LabelledData:
         from experiments.tasks.kinds.label_sets import LabelSetData

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from bilevel.errors import UserError, listed
 from experiments.tasks.examples import Example
 from experiments.tasks.from_files import LabelledFiles
+from experiments.tasks.inputs import Inputs, text_inputs
 from experiments.tasks.label_trust import LabelTrust
 from experiments.tasks.odd_labels import say_odd_numbers, say_unseen
 from experiments.tasks.reading.files import Row, read_rows
@@ -27,7 +28,7 @@ from experiments.tasks.reading.labels import (
 )
 from experiments.tasks.reading.rows import examples
 from experiments.tasks.reading.splits import SplitFiles, find_split, no_split
-from experiments.tasks.task import Length
+from experiments.tasks.task import Length, no_examples
 
 if TYPE_CHECKING:
     from experiments.tasks.kinds.labelled import LabelledData
@@ -111,6 +112,24 @@ class Glue(LabelTrust, LabelledFiles):
             return self.unsourced().to_score(labels)
         there = self.data_dir is None or find_split(self.data_dir, "train") is not None
         return self._load(trained=there)
+
+    def inputs(self) -> Inputs:
+        """The task's texts."""
+        columns = GLUE[self.name].columns
+        return text_inputs(columns, lambda texts: Example(texts, 0), self.dialect)
+
+    def to_predict(self, labels: Sequence[str] | None) -> LabelledData:
+        """The classes alone; no file is read."""
+        from experiments.tasks.kinds.labelled import LabelledData
+
+        names = GLUE[self.name].labels
+        return LabelledData(
+            name=self.name,
+            **no_examples(),
+            label_names=None if names is None else list(names),
+            metrics=self.metrics,
+            max_length=self.max_length,
+        )
 
     def _load(self, trained: bool) -> LabelledData:
         from experiments.tasks.kinds.labelled import LabelledData

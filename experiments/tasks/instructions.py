@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import Gt, Lt
 
@@ -78,13 +79,22 @@ class Instructions(Generation):
         """Those that every row must fill."""
         return self.instruction_column, self.output_column
 
-    def read_row(self, row: Row, place: str) -> tuple[str, list[str]]:
-        """The prompt and the response."""
+    @property
+    def source_columns(self) -> tuple[str, ...]:
+        """The instruction; an input is read where there is one."""
+        return (self.instruction_column,)
+
+    def read_source(self, row: Mapping[str, Any], place: str) -> str:
+        """The prompt."""
         given = None if self.input_column is None else row.get(self.input_column)
         instruction = text_of(row[self.instruction_column], self.instruction_column, place)
         text = "" if is_missing(given) else text_of(given, str(self.input_column), place)
+        return self.source(instruction, text)
+
+    def read_row(self, row: Row, place: str) -> tuple[str, list[str]]:
+        """The prompt and the response."""
         answers = texts_of(row[self.output_column], self.output_column, place)
-        return self.source(instruction, text), answers
+        return self.read_source(row, place), answers
 
     def source(self, instruction: str, given: str = "") -> str:
         """What the model reads, up to the separator."""

@@ -29,7 +29,7 @@ from experiments.results import (
 from experiments.results.artefact import Artefact
 from experiments.results.fresh_folder import refuse_others
 from experiments.tasks.task import TaskData
-from experiments.training import decided_ranks, trackers, trained_rows, warm_start
+from experiments.training import chosen_horizon, decided_ranks, trackers, trained_rows, warm_start
 from experiments.training.context import RunContext
 from experiments.training.final_scores import assemble, final_scores, test_sizes
 from experiments.training.fine_tuning_job import FineTuningJob, load_task
@@ -74,6 +74,7 @@ def execute(
         quiet()
         task = task or load_task(plan)
         journal = Journal(folder / "checkpoints" / "stages.json", plan.config, plan.resume)
+        plan = chosen_horizon.settled(plan, task, journal)
         job = FineTuningJob.load(plan, task)
         _tell_data(job)
         with trackers.opened(plan.report_to, folder, plan.config, before) as told:
@@ -105,6 +106,9 @@ def _train_and_score(job: FineTuningJob, context: RunContext, journal: Journal) 
     for words in scores["warnings"]:
         log.warning("%s", words)
     values = assemble(job, stages, outcome, saved, scores)
+    if chosen_horizon.STAGE in journal.finished:
+        found = journal.found(chosen_horizon.STAGE)
+        values["engine"]["horizon"] = {key: found[key] for key in ("wanted", "cosines")}
     artefact.card(places, values)
     title = f"{values['method']} on {task.name}, {values['model']}"
     if values["source_weights"] is not None:

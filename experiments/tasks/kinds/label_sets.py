@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from experiments.answers import LABELS, Answers
+from experiments.metrics import constant
 from experiments.metrics.labels import LABEL_SET_METRICS
 from experiments.tasks.examples import Example
 from experiments.tasks.kinds.labelled import DIGITS, LabelledData
@@ -80,6 +81,10 @@ class LabelSetData(LabelledData):
         logits, labels = outputs.logits.double(), batch["labels"].double()
         each = functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
         return each.sum(1), torch.full((len(labels),), labels.shape[1], device=labels.device)
+
+    def constant_losses(self, examples: Sequence[dict[str, Any]]) -> np.ndarray | None:
+        """Of each label's share; see :meth:`TaskData.constant_losses`."""
+        return constant.of_sets(np.array([example["labels"] for example in examples], dtype=float))
 
     def records(self, predictions: Sequence[Any], examples: Sequence[Any]) -> list[dict[str, Any]]:
         """``index``, ``label`` and ``prediction`` (lists of names), each label's probability."""

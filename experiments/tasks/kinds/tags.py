@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+import numpy as np
 from torch import Tensor
 from torch.nn import functional
 from transformers import DataCollatorForTokenClassification
 
 from bilevel.errors import UserError
 from experiments.answers import TAGS, Answers
+from experiments.metrics import constant
 from experiments.metrics.tags import TAG_METRICS, by_type, settings
 from experiments.tasks.examples import TaggedExample, parts
 from experiments.tasks.kinds.labelled import over_tests
@@ -121,6 +123,11 @@ class TaggedData(TaskData):
         labels, logits = batch["labels"], outputs.logits.double().transpose(1, 2)
         each = functional.cross_entropy(logits, labels, ignore_index=NO_LABEL, reduction="none")
         return each.sum(1), (labels != NO_LABEL).sum(1)
+
+    def constant_losses(self, examples: Sequence[dict[str, Any]]) -> np.ndarray | None:
+        """Of the tags' shares among all words; see :meth:`TaskData.constant_losses`."""
+        rows = [np.array(example["labels"]) for example in examples]
+        return constant.of_tags([row[row != NO_LABEL] for row in rows])
 
     def predictions(self, outputs: Any, batch: dict[str, Tensor]) -> list[list[str]]:
         """The tags of the words that the model was given."""
