@@ -27,6 +27,7 @@ from experiments.training import decided_ranks, warm_start
 from experiments.training.doubts import about_cut, about_predictions
 from experiments.training.fine_tuning_job import FineTuningJob
 from experiments.training.scoring import forward, score
+from experiments.training.watched import digest
 from problems.common.method import Outcome
 
 __all__ = ["assemble", "final_scores", "test_sizes"]
@@ -143,6 +144,7 @@ def assemble(
         "decided": scores["decided"],
         "lora": outcome.lora,
         "source_weights": scores["source_weights"],
+        "probe": outcome.probe,
         "trainable_parameters": outcome.trainable_parameters,
         "adapter_parameters": saved.parameters,
         "head_parameters": saved.head_parameters,
@@ -186,6 +188,17 @@ def _validation(stages: dict[str, dict[str, Any]], outcome: Outcome) -> dict[str
 
     What an earlier stage learned from them is in what was saved: its ranks, or its gates.
     """
+    scored = outcome.validation_scores
+    if scored is not None:  # without the engine, in one stage
+        metrics = dict(scored.scores)
+        return {
+            "loss": metrics.pop("loss"),
+            "metrics": metrics,
+            "examples": len(scored.rows),
+            "digest": digest(scored.rows),
+            "source": scored.source,
+            "trained_on": outcome.validation_trained_on,
+        }
     found = [s["validation"] for s in stages.values() if s.get("validation") is not None]
     if not found:
         return None
