@@ -97,6 +97,10 @@ class TaskData(ABC):
         """
         raise TypeError(f"{type(self).__name__} has no labels to number")
 
+    def at_threshold(self, threshold: float) -> TaskData:
+        """The same, where it says labels above a probability that has been chosen; else itself."""
+        return self
+
     def stratify(self, examples: Sequence[Any]) -> list[int] | None:
         """Classes for a stratified split; None where there is none."""
         return None

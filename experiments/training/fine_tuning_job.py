@@ -19,6 +19,7 @@ from bilevel.lowrank import split_fused
 from experiments.config.plan import Plan
 from experiments.models.memory import recompute, settled_precision
 from experiments.models.target_modules import target_modules
+from experiments.tasks.kinds.label_sets import LabelSetData
 from experiments.tasks.kinds.room import check_room
 from experiments.tasks.kinds.text import TextData
 from experiments.tasks.sources import Sourced, sizes, source_of
@@ -57,6 +58,11 @@ def load_task(plan: Plan) -> TaskData:
     if task.weights is not None:
         check_plain_losses(plan.settings, f"task {task.name}")
     plan.method.check_answers(task.answers.kind)
+    if isinstance(task, LabelSetData) and task.threshold is None and not task.validation:
+        raise UserError(
+            "task.threshold=validation chooses on the validation data, beside the test set, and "
+            "there are none: give a file validation, or a number, task.threshold=0.5"
+        )
     plan.method.check_size(len(task.train), plan.settings.batch_size)
     plan.method.check_steps(len(task.train), plan.settings)
     choosing.check(plan.engine, plan.method, task)
