@@ -167,6 +167,15 @@ class TaskData(ABC):
             examples: of the test set, equally many.
         """
 
+    def texts(self, example: Any, tokenizer: Any) -> list[str]:
+        """The texts of an example for a person to read, where :meth:`records` gives none.
+
+        Args:
+            example: of a test set.
+            tokenizer: of the model, which reads the tokens of an example that is nothing else.
+        """
+        return []
+
     def entities(
         self, predictions: dict[str, list[Any]]
     ) -> dict[str, dict[str, float | int | None]] | None:

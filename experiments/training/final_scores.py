@@ -19,7 +19,7 @@ from experiments.figures import read_metrics
 from experiments.metrics.ranks import information, linear_costs, recovery
 from experiments.metrics.weight_change import moved
 from experiments.plots.records import final_values
-from experiments.results import record, source_table
+from experiments.results import record, source_table, wrongest
 from experiments.results.saved_model import Saved, load
 from experiments.tasks.kinds.label_sets import LabelSetData
 from experiments.tasks.sources import sizes
@@ -52,6 +52,7 @@ def final_scores(
         job.task = job.task.decided(found, job.task.validation or ())
     scores = score(model, job.task, job.tests, job.data.collate, tokenizer=job.tokenizer)
     _write_predictions(job.task, scores.predictions, folder)
+    wrongest.write(job.task, scores.predictions, job.tokenizer, folder)
     rows = [job.data.examples[i] for i in some(len(job.data.examples), TRAIN_LOSS_EXAMPLES)]
     train_loss = forward(model, job.task, rows, job.data.collate)[1] if rows else None
     return {
