@@ -7,7 +7,8 @@ Writes ``adapter`` and ``adapter_compact`` into ``out`` (default: DIR/export). W
 it writes a plain transformers model in fp32 to ``out/merged`` instead, reads it back, and prints
 the largest difference of its logits to the adapter's, over test examples; where rounding cannot
 explain it, nothing is left behind and the status is not zero. For runs that end in LoRA; DoRA
-merges by PEFT's own ``merge_and_unload()``.
+merges by PEFT's own ``merge_and_unload()``. A linear probe of what the model's own head is given
+(``method.pooling=head``, tags) has ``merge=true`` too.
 
 With ``hub=USER/NAME`` what the run has saved is sent to the hub as it lies, with its card, or with
 ``merge=true`` the merged model, ``out/merged``, which is made first where it is not there yet.
@@ -65,7 +66,7 @@ def main(words: list[str]) -> None:
     if push is not None:
         _push(run, push, out, merge, dry)
         return
-    _refuse_other_forms(run)
+    _refuse_other_forms(run, merge)
     quiet()
     if merge:
         _merge(run, out)
@@ -85,7 +86,7 @@ def _push(run: SavedRun, push: Push, out: Path, merge: bool, dry: bool) -> None:
         push.token()  # told before the work
     folder = record.saved_folder(run.result, run.folder)
     if merge:
-        _refuse_other_forms(run)
+        _refuse_other_forms(run, merge)
         folder = out / MERGED
         if not folder.exists():
             quiet()
@@ -100,7 +101,8 @@ def _push(run: SavedRun, push: Push, out: Path, merge: bool, dry: bool) -> None:
             f"{folder} has no card, {CARD}: it is of before; export it, and send what that writes "
             "by huggingface_hub, or send the merged model, merge=true"
         )
-    if not merge and not re.search("^base_model:", read_text(folder / CARD), re.MULTILINE):
+    named = re.search("^base_model:", read_text(folder / CARD), re.MULTILINE)
+    if (folder / "adapter_config.json").is_file() and not named:
         log.warning(
             "the base model is not on the hub: who takes the adapter needs it from you; "
             "merge=true sends a model that needs none"
@@ -112,9 +114,18 @@ def _push(run: SavedRun, push: Push, out: Path, merge: bool, dry: bool) -> None:
     print(printable(push.send(folder, f"Add {' '.join(title.split())}")))
 
 
-def _refuse_other_forms(run: SavedRun) -> None:
+def _refuse_other_forms(run: SavedRun, merge: bool) -> None:
     from bilevel.lowrank.export import COMPACT
 
+    probe = run.result.get("probe")
+    if probe is not None and merge and probe["pooling"] == "head":
+        return
+    if probe is not None:
+        raise UserError(
+            f"run={run.folder}: a linear probe has one form, which lies in "
+            f"{run.result['adapter_dir']}; merge=true makes a transformers model of one that was "
+            f"trained with method.pooling=head (this one: {probe['pooling']})"
+        )
     if not (run.folder / COMPACT).is_dir():
         raise UserError(
             f"run={run.folder}: {run.result['method']} leaves no LoRA adapter to export or merge; "
@@ -155,7 +166,10 @@ def _merge(run: SavedRun, out: Path) -> None:
     examples = loaded.tokenise(task, rows)
     collate = task.collator(loaded.tokenizer)
     batches = [collate(examples[i : i + BATCH]) for i in range(0, len(examples), BATCH)]
-    merged, difference = lowrank.merge(run.folder / "adapter", loaded.model, batches)
+    if run.result.get("probe") is None:
+        merged, difference = lowrank.merge(run.folder / "adapter", loaded.model, batches)
+    else:
+        merged, difference = _with_probe(run.folder / "adapter", loaded.model, batches)
     partial = out / "merged.partial"
     artefact = _artefact(run, task, loaded, "float32")
     try:
@@ -179,6 +193,19 @@ def _artefact(run: SavedRun, task: TaskData, loaded: LoadedModel, dtype: str) ->
         *(task, task.answers, loaded.tokenizer, loaded.model.config, base, dtype),
         loaded.head_replaced,
     )
+
+
+def _with_probe(folder: Path, base: Any, batches: list[Any]) -> tuple[Any, float]:
+    """The model with the probe in its head, and the largest difference of its logits."""
+    from bilevel.lowrank.merging import check_difference, largest_difference, logits
+    from problems.linear_probe import load_probe
+
+    probed = load_probe(base.float(), folder)
+    expected = [logits(probed, batch) for batch in batches]
+    merged = probed.merged().eval()
+    difference = largest_difference([logits(merged, batch) for batch in batches], expected)
+    check_difference(difference, expected, "putting the probe into the head")
+    return merged, difference
 
 
 def _reading_back(model: Any, folder: Path, batches: list[Any]) -> float:

@@ -97,6 +97,10 @@ class TaskData(ABC):
         """
         raise TypeError(f"{type(self).__name__} has no labels to number")
 
+    def at_threshold(self, threshold: float) -> TaskData:
+        """The same, where it says labels above a probability that has been chosen; else itself."""
+        return self
+
     def stratify(self, examples: Sequence[Any]) -> list[int] | None:
         """Classes for a stratified split; None where there is none."""
         return None
@@ -162,6 +166,15 @@ class TaskData(ABC):
             predictions: as :meth:`score` takes them.
             examples: of the test set, equally many.
         """
+
+    def texts(self, example: Any, tokenizer: Any) -> list[str]:
+        """The texts of an example for a person to read, where :meth:`records` gives none.
+
+        Args:
+            example: of a test set.
+            tokenizer: of the model, which reads the tokens of an example that is nothing else.
+        """
+        return []
 
     def entities(
         self, predictions: dict[str, list[Any]]

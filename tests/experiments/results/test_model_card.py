@@ -91,6 +91,7 @@ CLASSES = {
     "dora": ("bert", 3, ONE, ["method=dora"]),
     "bottleneck": ("bert", 3, ONE, ["method=pfeiffer"]),
     "prompt": ("bert", 3, ONE, ["method=prompt"]),
+    "probe": ("bert", 3, ONE, ["method=linear_probe"]),
 }
 
 
