@@ -168,6 +168,10 @@ class Generation(FromFiles):
             max_target_length=self.max_target_length,
         )
 
+    def published(self) -> str | None:
+        """`hub_id`, where no folder is read."""
+        return None if self.data_dir else self.hub_id
+
     def to_score(self, labels: Sequence[str] | None) -> TextData:
         """As :meth:`load`; the file to train on may be missing."""
         if self.names_sources:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import Gt, Lt
 
@@ -18,6 +18,9 @@ from experiments.tasks.generation import Generation, Split
 from experiments.tasks.reading.cells import text_of, texts_of
 from experiments.tasks.reading.files import SUFFIXES, Row, is_missing, read_rows
 from experiments.tasks.reading.splits import own_splits
+
+if TYPE_CHECKING:
+    from experiments.tasks.kinds.text import TextData
 
 __all__ = ["Instructions"]
 
@@ -98,6 +101,10 @@ class Instructions(Generation):
         values = {"instruction": instruction.strip(), "input": given.strip()}
         template = self.prompt if values["input"] else self.prompt_without_input
         return PLACES.sub(lambda place: values[place[1]], template)
+
+    def load(self) -> TextData:
+        """Read the splits; an instruction with its prompt around it shows what a source is."""
+        return replace(super().load(), looks=self.source("Name three colours."))
 
     def scored_whole(self) -> Instructions:
         """Of one file all rows, not `test_share` of them."""

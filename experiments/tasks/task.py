@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 
+import numpy as np
 from annotated_types import Ge
 
 from bilevel.errors import UserError
@@ -96,6 +97,10 @@ class TaskData(ABC):
         """
         raise TypeError(f"{type(self).__name__} has no labels to number")
 
+    def at_threshold(self, threshold: float) -> TaskData:
+        """The same, where it says labels above a probability that has been chosen; else itself."""
+        return self
+
     def stratify(self, examples: Sequence[Any]) -> list[int] | None:
         """Classes for a stratified split; None where there is none."""
         return None
@@ -131,6 +136,14 @@ class TaskData(ABC):
             "method example_losses(outputs, batch)"
         )
 
+    def constant_losses(self, examples: Sequence[dict[str, Any]]) -> np.ndarray | None:
+        """Losses (n,) of tokenised examples under the best answer that is the same for all of them.
+
+        It is the best for these very examples: what any model should beat. As in
+        :meth:`example_losses` a sum over an example's terms; None where there is no such answer.
+        """
+        return None
+
     @abstractmethod
     def predictions(self, outputs: Any, batch: dict[str, Tensor]) -> list[Any]:
         """What the model says of each example of a batch, in the form that :meth:`score` takes."""
@@ -153,6 +166,15 @@ class TaskData(ABC):
             predictions: as :meth:`score` takes them.
             examples: of the test set, equally many.
         """
+
+    def texts(self, example: Any, tokenizer: Any) -> list[str]:
+        """The texts of an example for a person to read, where :meth:`records` gives none.
+
+        Args:
+            example: of a test set.
+            tokenizer: of the model, which reads the tokens of an example that is nothing else.
+        """
+        return []
 
     def entities(
         self, predictions: dict[str, list[Any]]
@@ -180,6 +202,10 @@ class Task(Settings, ABC):
         Raises:
             UserError: a file, a column or a label is missing, or a split is empty.
         """
+
+    def published(self) -> str | None:
+        """The hub's id of the data that are read; None of all others."""
+        return None
 
     def to_score(self, labels: Sequence[str] | None) -> TaskData:
         """The data for a model that is trained already; what it was trained on need not be there.

@@ -99,7 +99,7 @@ def example_losses(
         for indices, outputs, batch in each:
             found, counted = task.example_losses(outputs, batch)
             totals[indices], terms[indices] = found.cpu().numpy(), counted.cpu().numpy()
-    return Losses(totals, terms)
+    return Losses(totals, terms, task.constant_losses(examples))
 
 
 def score(
