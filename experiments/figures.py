@@ -22,6 +22,7 @@ from experiments.plots import (
     frontier,
     gates,
     losses,
+    pareto,
     planted_recovery,
     ranks,
     ranks_compared,
@@ -33,6 +34,7 @@ from experiments.plots import (
 )
 from experiments.plots.records import Record, method_name
 from experiments.results import ranks_folder, record
+from experiments.results.compared import Comparison
 from experiments.results.links import refuse_links
 from experiments.results.shape import check_line
 
@@ -101,13 +103,16 @@ def _file_name(*parts: str) -> str:
     return re.sub(r"[^A-Za-z0-9-]+", "_", "_".join(parts)).strip("_")
 
 
-def draw_several(results: Sequence[dict[str, Any]], out: Path) -> list[Path]:
+def draw_several(
+    results: Sequence[dict[str, Any]], out: Path, compared: Sequence[Comparison] = ()
+) -> list[Path]:
     """Draw what there is data for over several runs into ``out``; returns the files.
 
     Args:
         results: result.json of each run, with its ``variant`` and ``folder`` (that of the run);
             without a folder it is left out of the pictures of what happened over the steps.
         out: where comparison.png and the others go.
+        compared: what was compared of them, for the Pareto front.
     """
     runs = []
     for result in results:
@@ -122,6 +127,7 @@ def draw_several(results: Sequence[dict[str, Any]], out: Path) -> list[Path]:
     comparison.draw(results, out / "comparison.png")
     drawings: dict[str, Callable[[Path], bool]] = {
         "losses_compared.png": lambda path: curves.draw(runs, path),
+        "pareto.png": lambda path: pareto.draw(compared, path),
         "cosine_compared.png": lambda path: cosine_compared.draw(results, path),
         "planted.png": lambda path: planted_recovery.draw(results, path),
     }
