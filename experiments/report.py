@@ -69,6 +69,8 @@ def report(
     """
     # matplotlib and scipy are slow to load, and --help needs them not
     from experiments import figures
+    from experiments.pages import writing
+    from experiments.pages.several import Unread
     from experiments.results import comparison_text, seeds
     from experiments.results.compared import as_json
     from experiments.results.comparison import compare
@@ -100,7 +102,11 @@ def report(
     text = printable("\n\n".join(filter(None, (text, *said))))
     drawn = [path.name for path in figures.draw_several(finished, out, compared)]
     written = ["summary.md", "runs.csv", "comparison.json", *drawn]
-    return f"{text}\n\n{out / 'summary.csv'}, {', '.join(written)}"
+    unread = [Unread(path, "not finished (see its run.log)") for path in found.failed]
+    unread += [Unread(path, reason) for path, reason in found.damaged.items()]
+    page, *others = writing.write(finished, table, agreeing, unread, folders, out) or [None]
+    shown = f"\n{page}" + f" and {len(others)} pages of runs" * bool(others) if page else ""
+    return f"{text}\n\n{out / 'summary.csv'}, {', '.join(written)}{shown}"
 
 
 def rows(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
