@@ -21,7 +21,7 @@ from experiments.cli.command_line import one_sentence, refuse_options
 from experiments.cli.messages import sentence
 from experiments.cli.writing import write_atomically
 from experiments.config import stored
-from experiments.results import cells, record
+from experiments.results import cells, record, verdict
 from experiments.results.grid import searched
 
 __all__ = ["conclude", "report", "rows"]
@@ -69,7 +69,8 @@ def report(folders: Sequence[Path], out: Path) -> str:
     agreeing = seeds.agreement_of_ranks(finished)
     out.mkdir(parents=True, exist_ok=True)
     _write_csv(table, out / "summary.csv")
-    text = "\n\n".join(part for part in (markdown(table), agreeing) if part)
+    judged = verdict.told(finished)
+    text = "\n\n".join(part for part in (markdown(table), agreeing, judged) if part)
     write_atomically(out / "summary.md", text + "\n")
     text = printable(text)
     drawn = [path.name for path in figures.draw_several(finished, out)]

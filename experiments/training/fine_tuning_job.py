@@ -16,6 +16,7 @@ from bilevel.checkpoint.folder import Checkpointer
 from bilevel.cutting import Losses
 from bilevel.errors import UserError
 from bilevel.lowrank import split_fused
+from experiments.answers import TEXT
 from experiments.config.plan import Plan
 from experiments.models.memory import recompute, settled_precision
 from experiments.models.target_modules import target_modules
@@ -52,6 +53,11 @@ def load_task(plan: Plan) -> TaskData:
             "pass over them: take method=lora"
         )
     plan.method.check_answers(task.answers.kind)
+    if plan.probe and task.answers.kind == TEXT:
+        raise UserError(
+            "run.probe=true fits a linear map on embeddings, which writes no text: leave it at "
+            "false for a task of text"
+        )
     plan.method.check_size(len(task.train), plan.settings.batch_size)
     plan.method.check_steps(len(task.train), plan.settings)
     choosing.check(plan.engine, plan.method, task)
