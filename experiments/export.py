@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bilevel import lowrank
 from bilevel.checkpoint.disk import told_when_full
@@ -23,6 +23,11 @@ from experiments.cli.command_line import CommandLine
 from experiments.cli.program import program
 from experiments.cli.quiet import quiet
 from experiments.results.finished_run import SavedRun, take
+
+if TYPE_CHECKING:
+    from experiments.models.pretrained import LoadedModel
+    from experiments.results.artefact import Artefact
+    from experiments.tasks.task import TaskData
 
 __all__ = ["main"]
 
@@ -73,14 +78,17 @@ def _export(run: SavedRun, out: Path) -> None:
     from bilevel.checkpoint.sums import seal
     from bilevel.lowrank.adapter_files import load_adapter
     from bilevel.lowrank.export import COMPACT
-    from experiments.results import saved_model
 
     task = run.task()
-    model = load_adapter(run.base(task).model, run.folder / COMPACT)
+    loaded = run.base(task)
+    model = load_adapter(loaded.model, run.folder / COMPACT)
     report = lowrank.export_adapter(model, out)
-    saved_model.name_labels(task.answers, (report.adapter, report.compact))
-    for folder in (report.adapter, report.compact):
+    folders = (report.adapter, report.compact)
+    artefact = _artefact(run, task, loaded, run.spec().dtype)
+    artefact.complete(folders)
+    for folder in folders:
         seal(folder)
+    artefact.card(folders, run.result)
     print(f"{report.adapter}\n{report.compact}")
     # As the run counted them: the zeros that fill up a fused projection's B are no parameters.
     adapter = run.result["adapter_parameters"]
@@ -102,16 +110,28 @@ def _merge(run: SavedRun, out: Path) -> None:
     else:
         merged, difference = _with_probe(run.folder / "adapter", loaded.model, batches)
     partial = out / "merged.partial"
+    artefact = _artefact(run, task, loaded, "float32")
     try:
         with told_when_full(partial):
             merged.save_pretrained(partial)
-            loaded.tokenizer.save_pretrained(partial)
+        artefact.complete([partial])
         difference = max(difference, _reading_back(merged, partial, batches))
+        artefact.card([partial], run.result, shown=[folder])
         partial.rename(folder)
     finally:  # nothing half-written, and nothing that does what it should not
         shutil.rmtree(partial, ignore_errors=True)
     print(folder)
     print(f"largest logit difference over {len(examples)} test examples: {difference:.3g}")
+
+
+def _artefact(run: SavedRun, task: TaskData, loaded: LoadedModel, dtype: str) -> Artefact:
+    from experiments.results.artefact import Artefact
+
+    base = run.spec().reference()
+    return Artefact.of(
+        *(task, task.answers, loaded.tokenizer, loaded.model.config, base, dtype),
+        loaded.head_replaced,
+    )
 
 
 def _with_probe(folder: Path, base: Any, batches: list[Any]) -> tuple[Any, float]:

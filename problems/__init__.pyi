@@ -20,6 +20,7 @@ from .common import OneLevelMethod as OneLevelMethod
 from .common import OptimizerSettings as OptimizerSettings
 from .common import Outcome as Outcome
 from .common import Parts as Parts
+from .common import PeftOptions as PeftOptions
 from .common import RankSearch as RankSearch
 from .common import Stage as Stage
 from .common import TrainData as TrainData

@@ -52,6 +52,7 @@ __all__ = [
     "Saved",
     "load",
     "name_labels",
+    "places",
     "refuse_code",
     "save",
     "seal",
@@ -159,9 +160,14 @@ def name_labels(answers: Answers, folders: Iterable[Path]) -> None:
 
 def seal(folder: Path) -> None:
     """Write checksums of what is saved below a run's folder, and force it to the disk."""
-    for name in (ADAPTER, COMPACT, MODEL, record.BASE):
-        if (folder / name).is_dir():
-            sums.seal(folder / name)
+    for path in (*places(folder), folder / record.BASE):
+        if path.is_dir():
+            sums.seal(path)
+
+
+def places(folder: Path) -> list[Path]:
+    """Where a run's folder may have a saved model."""
+    return [folder / name for name in (ADAPTER, COMPACT, MODEL)]
 
 
 def refuse_code(folder: Path) -> None:

@@ -129,6 +129,7 @@ class _Ranks(_Shape):
     even: dict[str, _Point] = {}
     delta: float | None
     errors: float | None = None
+    constant: float | None = None
     learned: bool = False
     chosen: _Point | None
     examples: int = 0

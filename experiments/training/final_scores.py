@@ -19,8 +19,9 @@ from experiments.figures import read_metrics
 from experiments.metrics.ranks import information, linear_costs, recovery
 from experiments.metrics.weight_change import moved
 from experiments.plots.records import final_values
-from experiments.results import record, source_table
+from experiments.results import record, source_table, wrongest
 from experiments.results.saved_model import Saved, load
+from experiments.tasks.kinds.label_sets import LabelSetData
 from experiments.tasks.sources import sizes
 from experiments.tasks.task import TaskData
 from experiments.training import decided_ranks, warm_start
@@ -46,9 +47,13 @@ def final_scores(
     device = distributed.setup(job.plan.engine.strategy).device
     outcome.model.cpu()
     model = load(saved.folder, job.stock_model()).to(device)
+    if isinstance(job.task, LabelSetData) and job.task.threshold is None:
+        found, _ = forward(model, job.task, job.data.validation or (), job.data.collate)
+        job.task = job.task.decided(found, job.task.validation or ())
     scores = score(model, job.task, job.tests, job.data.collate, tokenizer=job.tokenizer)
     told = records(job.task, scores.predictions)
     _write_predictions(told, folder)
+    wrongest.write(job.task, scores.predictions, job.tokenizer, folder)
     rows = [job.data.examples[i] for i in some(len(job.data.examples), TRAIN_LOSS_EXAMPLES)]
     train_loss = forward(model, job.task, rows, job.data.collate)[1] if rows else None
     return {
@@ -134,6 +139,7 @@ def assemble(
         "schema_version": record.SCHEMA_VERSION,
         "method": names["method"],
         "task": names["task"],
+        "dataset": job.plan.task.published(),
         "model": names["model"],
         "seed": job.seed,
         "warm_start": warm_start.described(job.plan.model, names["model"]),
@@ -157,6 +163,7 @@ def assemble(
         "data": {**_sizes(task, outcome), **test_sizes(task)},
         "train_source": task.train_source,
         "test_source": task.test_source,
+        "threshold": task.threshold if isinstance(task, LabelSetData) else None,
         "labels": None if task.answers.names is None else list(task.answers.names),
         "hypergradient": first["hypergradient"],
         "engine": {

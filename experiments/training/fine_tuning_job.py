@@ -20,17 +20,20 @@ from experiments.answers import TEXT
 from experiments.config.plan import Plan
 from experiments.models.memory import recompute, settled_precision
 from experiments.models.target_modules import target_modules
+from experiments.tasks.kinds.label_sets import LabelSetData
 from experiments.tasks.kinds.room import check_room
 from experiments.tasks.kinds.text import TextData
 from experiments.tasks.sources import Sourced, sizes, source_of
 from experiments.tasks.task import TaskData
 from experiments.training import choosing, warm_start
+from experiments.training.class_weights import check_class_weights, class_weights, weight_classes
 from experiments.training.context import RunContext
 from experiments.training.heard import heard
 from experiments.training.label_smoothing import check_smoothing, smooth_labels
 from experiments.training.scoring import example_losses, outputs_of, score
 from problems.common.layer_names import positions
 from problems.common.method import AnswerKind, TrainData, TrainSettings
+from problems.common.two_levels import check_plain_losses
 
 __all__ = ["FineTuningJob", "load_task"]
 
@@ -47,16 +50,24 @@ def load_task(plan: Plan) -> TaskData:
         task = replace(task, draw_weights=plan.task.draw_weights(task.train))
     plan.method.check_sources(sizes(task.train), drawn=task.draw_weights is not None)
     check_smoothing(plan.settings.label_smoothing, task.answers)
+    check_class_weights(plan.settings.class_weights, task.answers)
     if task.weights is not None and not plan.method.takes_weights:
         raise UserError(
             f"task {task.name} gives its training examples weights, and method {plan.chosen} would "
             "pass over them: take method=lora"
         )
+    if task.weights is not None:
+        check_plain_losses(plan.settings, f"task {task.name}")
     plan.method.check_answers(task.answers.kind)
     if plan.probe and task.answers.kind == TEXT:
         raise UserError(
             "run.probe=true fits a linear map on embeddings, which writes no text: leave it at "
             "false for a task of text"
+        )
+    if isinstance(task, LabelSetData) and task.threshold is None and not task.validation:
+        raise UserError(
+            "task.threshold=validation chooses on the validation data, beside the test set, and "
+            "there are none: give a file validation, or a number, task.threshold=0.5"
         )
     plan.method.check_size(len(task.train), plan.settings.batch_size)
     plan.method.check_steps(len(task.train), plan.settings)
@@ -76,6 +87,8 @@ class FineTuningJob:
         task: its data, and how to score.
         tests: the task's test sets by name, tokenised.
         tokenizer: of the model.
+        class_weights: of the classes in the training losses, (C,); None for equal ones.
+        head_replaced: the checkpoint has a head for other answers.
         warnings: what was said of the model, and of the data for it, while they were loaded.
     """
 
@@ -90,7 +103,9 @@ class FineTuningJob:
     target_modules: list[str]
     head_modules: list[str]
     task_type: str | None
+    class_weights: Tensor | None
     _fresh: PreTrainedModel | None
+    head_replaced: bool = False
     warnings: list[str] = field(default_factory=list)
 
     @classmethod
@@ -122,6 +137,10 @@ class FineTuningJob:
             return loaded.tokenise(task, examples)
 
         examples = tokenise(task.train)
+        weights = class_weights(
+            settings.class_weights, task.answers, [row["labels"] for row in examples]
+        )
+        weight_classes(fresh, weights, settings.label_smoothing)
         data = TrainData(
             examples=examples,
             collate=task.collator(loaded.tokenizer),
@@ -149,7 +168,9 @@ class FineTuningJob:
             target_modules=targets,
             head_modules=loaded.head_modules,
             task_type=loaded.task_type,
+            class_weights=weights,
             _fresh=fresh,
+            head_replaced=loaded.head_replaced,
             warnings=warnings,
         )
 
@@ -158,7 +179,9 @@ class FineTuningJob:
         fresh, self._fresh = self._fresh, None
         if fresh is not None:
             return fresh
-        return _for_training(self.plan, self.task, self.stock_model())
+        model = _for_training(self.plan, self.task, self.stock_model())
+        weight_classes(model, self.class_weights, self.settings.label_smoothing)
+        return model
 
     @property
     def device(self) -> torch.device:
@@ -228,7 +251,8 @@ class FineTuningJob:
 
 
 def _for_training(plan: Plan, task: TaskData, model: PreTrainedModel) -> PreTrainedModel:
-    smooth_labels(model, plan.settings.label_smoothing, task.answers)
+    if plan.settings.class_weights is None:  # else the weighted loss smooths them
+        smooth_labels(model, plan.settings.label_smoothing, task.answers)
     if plan.model.gradient_checkpointing:
         recompute(model)
     return split_fused(model) if plan.method.splits_fused else model

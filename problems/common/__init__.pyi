@@ -30,10 +30,12 @@ from .method import Watch as Watch
 from .one_level import ALONE as ALONE
 from .one_level import OneLevelMethod as OneLevelMethod
 from .optimizer_settings import OptimizerSettings as OptimizerSettings
+from .parameters import at_two_rates as at_two_rates
 from .parameters import count as count
 from .parameters import in_full_precision as in_full_precision
 from .parameters import train_only as train_only
 from .parameters import trainable as trainable
+from .peft_options import PeftOptions as PeftOptions
 from .rank_search import FoundRanks as FoundRanks
 from .rank_search import RankSearch as RankSearch
 from .rank_search import cut_held_out as cut_held_out

@@ -175,6 +175,7 @@ class Method(Settings, ABC):
         takes_targets: its adapters go where ``train.target_modules`` says; False for a method that
             has places of its own.
         takes_weights: it trains under ``TrainData.weights``; the others would pass over them.
+        two_rates: it trains LoRA's A and B, which ``train.lora_plus_ratio`` gives a rate each.
         virtual_tokens: positions that the method's own tokens take from the text.
         inexact: why even ``unrolled`` is not the derivative of this method's run, where it is not.
     """
@@ -186,8 +187,14 @@ class Method(Settings, ABC):
     reads_weights: ClassVar[bool] = False
     takes_targets: ClassVar[bool] = True
     takes_weights: ClassVar[bool] = False
+    two_rates: ClassVar[bool] = False
     virtual_tokens: ClassVar[int] = 0
     inexact: ClassVar[str] = ""
+
+    @property
+    def moves_base(self) -> bool:
+        """Whether it starts by moving a part of the pretrained weights into its own."""
+        return False
 
     def check_hypergradient(self, estimator: Hypergradient) -> None:
         """Refuse an estimator that cannot serve this method, before anything is loaded.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from bilevel.settings import Count, Natural, NonNegative, Passes, Rate, Settings, Share
+from annotated_types import Gt, Le
+
+from bilevel.settings import Count, Natural, NonNegative, Passes, Positive, Rate, Settings, Share
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,6 +68,12 @@ class TrainSettings(Settings):
     """Learning rate of low-rank factors and head where the method names none."""
     label_smoothing: Share = 0.0
     """Weight of the uniform distribution in the training loss."""
+    lora_plus_ratio: Annotated[float, Gt(0), Le(1e6)] | None = None
+    """Learning rate of LoRA's B over that of A and of all else (LoRA+, arXiv 2402.12354: 16); null
+    for one rate of both."""
+    class_weights: Literal["balanced"] | dict[str, Positive] | None = None
+    """Weights of the classes, tags or labels in the training loss of every level: balanced, each as
+    much as every other, or one for each by its name; only their ratios matter. null: equal ones."""
     warmup_steps: Natural | None = None
     """Optimiser steps in which every learning rate with a warm-up rises from 0, of each level its
     own; null leaves it to each optimiser's warmup_ratio."""
