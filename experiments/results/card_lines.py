@@ -1,7 +1,8 @@
 """Write the lines of a model card that load a saved model and use it.
 
-They need PEFT and transformers alone (bottleneck adapters, which PEFT does not have, this project
-too), and ask as the model was scored: in the same precision, by the same tokens and decoding.
+They need PEFT and transformers alone (bottleneck adapters and linear probes, which PEFT does not
+have, this project too), and ask as the model was scored: in the same precision, by the same tokens
+and decoding.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from experiments.results.usage import Usage
 __all__ = ["PIPELINES", "Form", "decoding_options", "lines", "offline_lines", "with_folder"]
 
 # What lies in a folder.
-Form = Literal["peft", "bottleneck", "model"]
+Form = Literal["peft", "bottleneck", "probe", "model"]
 
 WIDTH = 88
 THIS = "this folder, as you see it, or its name on the hub"
@@ -143,6 +144,9 @@ def _load(code: _Code, way: str, base: BaseReference, place: str | None, usage: 
         if way == "bottleneck":
             code.need("problems.adapters", "load_adapters")
             code.body.append("model = load_adapters(model, folder).eval()")
+        elif way == "probe":
+            code.need("problems.linear_probe", "load_probe")
+            code.body.append("model = load_probe(model, folder).eval()")
         else:
             code.need("peft", "PeftModel")
             code.body.append("model = PeftModel.from_pretrained(model, folder).eval()")
