@@ -202,7 +202,11 @@ class Classification(TrustedFile, LabelledFiles):
         from experiments.tasks.kinds.label_sets import LabelSetData
         from experiments.tasks.kinds.labelled import LabelledData
 
-        shared = {"name": self.name, "metrics": self.scores, "max_length": self.max_length}
+        shared: dict[str, Any] = {
+            "name": self.name,
+            "metrics": self.scores,
+            "max_length": self.max_length,
+        }
         if not self.multi_label:
             return LabelledData(**shared, **values)
         threshold = self.threshold if isinstance(self.threshold, float) else None
