@@ -99,7 +99,6 @@ CLASSES = {
     "probe": ("bert", 3, ONE, ["method=linear_probe"]),
     "probe_of_a_head": ("roberta", 2, PAIR, ["method=linear_probe", "method.pooling=head"]),
     "prompt": ("bert", 3, ONE, ["method=prompt"]),
-    "probe": ("bert", 3, ONE, ["method=linear_probe"]),
 }
 
 
