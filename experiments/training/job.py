@@ -19,6 +19,7 @@ from experiments.cli.quiet import quiet
 from experiments.cli.resume import exclusive
 from experiments.cli.writing import clean
 from experiments.config.plan import Plan
+from experiments.plots.records import run_name
 from experiments.results import (
     ranks_file,
     record,
@@ -102,7 +103,7 @@ def _train_and_score(job: FineTuningJob, context: RunContext, journal: Journal) 
     for words in scores["warnings"]:
         log.warning("%s", words)
     values = assemble(job, stages, outcome, saved, scores)
-    title = f"{values['method']} on {task.name}, {values['model']}"
+    title = run_name(values)
     if values["source_weights"] is not None:
         source_table.write(title, values["source_weights"], folder)
     if outcome.example_weights is not None:
