@@ -1,12 +1,13 @@
-"""What the application offers: fine-tuning from Python, and what a task of your own is made of."""
+"""What the application offers: fine-tune and predict from Python, and what tasks are made of."""
 
 from .answers import Answers as Answers
 from .answers import Decoding as Decoding
-from .api import FineTuned as FineTuned
 from .api import FoundConfig as FoundConfig
 from .api import finetune as finetune
 from .api import search_ranks as search_ranks
 from .models import ModelSpec as ModelSpec
+from .predicting.fine_tuned import FineTuned as FineTuned
+from .predicting.fine_tuned import load as load
 from .tasks.classification import Classification as Classification
 from .tasks.examples import Example as Example
 from .tasks.examples import TaggedExample as TaggedExample

@@ -4,6 +4,7 @@ from experiments import finetune, search_ranks
 
 run = finetune(model, tokenizer, {"train": train, "test": test}, AutoLoRA())
 run.model, run.lora_config, run.result
+run.predict(["a text", "another"])
 
 found = search_ranks(model, tokenizer, train)
 found.config, found.frontier    # a LoraConfig for your own trainer, and what the ranks cost
@@ -14,12 +15,11 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from peft import LoraConfig, PeftConfig, PeftModel
+from peft import LoraConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bilevel import Callback
@@ -36,6 +36,9 @@ from experiments.models.given import check_given, check_head, kind, token_types
 from experiments.models.heads import is_seq2seq
 from experiments.models.in_memory import GivenModel, answers_of
 from experiments.models.vocabulary import size
+from experiments.predicting.asked import GivenAsker
+from experiments.predicting.fine_tuned import FineTuned
+from experiments.predicting.predictor import Predictor
 from experiments.results import saved_model
 from experiments.tasks.in_memory import GivenTask
 from experiments.tasks.in_memory_labels import named
@@ -49,7 +52,7 @@ from problems.common.method import Method, TrainSettings
 from problems.common.rank_search import RankSearch
 from problems.lora_cut import LoRACut
 
-__all__ = ["FineTuned", "FoundConfig", "finetune", "search_ranks"]
+__all__ = ["FoundConfig", "finetune", "search_ranks"]
 
 Rows = Iterable[Mapping[str, Any]]
 DEFAULT_METHOD = AutoLoRA()
@@ -57,22 +60,6 @@ DEFAULT_SEARCH = LoRACut()
 SPLITS = ("train", "validation", "test")
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class FineTuned:
-    """What :func:`finetune` returns.
-
-    Attributes:
-        model: as stock PEFT (or transformers) reads it from the disk, in evaluation mode, fp32.
-        lora_config: the adapter's configuration, true ranks in ``rank_pattern``; of another class
-            for methods that are no LoRA; None where there is no adapter.
-        result: what result.json of a run says (docs/results.md).
-    """
-
-    model: torch.nn.Module
-    lora_config: PeftConfig | None
-    result: dict[str, Any] = field(repr=False)
 
 
 class FoundConfig(NamedTuple):
@@ -144,9 +131,10 @@ def finetune(
         raise UserError("callbacks= must be a list of instances of bilevel.Callback's subclasses")
     place = _folder(folder, resume)
     given = _given(model, tokenizer, head)
+    task = _task(model, tokenizer, rows, metrics, decoding)
     plan = _plan(
         given,
-        _task(model, tokenizer, rows, metrics, decoding),
+        task,
         method,
         hypergradient,
         target_modules,
@@ -160,12 +148,18 @@ def finetune(
         result = execute(plan, place, callbacks=callbacks)
         saved = place / Path(result["adapter_dir"]).name
         compact = place / "adapter_compact"
-        base = given.copy(result["labels"]).model  # as the method got it, in fp32
-        tuned = saved_model.load(compact if compact.is_dir() else saved, base)
+        base = given.copy(result["labels"])  # as the method got it, in fp32
+        tuned = saved_model.load(compact if compact.is_dir() else saved, base.model)
     if folder is None:
         result["adapter_dir"] = None
-    config = tuned.peft_config["default"] if isinstance(tuned, PeftModel) else None
-    return FineTuned(tuned.eval(), config, result)
+    task = replace(task, data={})  # it has served
+    tokens = size(base.model)
+    asker = GivenAsker(
+        task,
+        Predictor(tuned, base.tokenizer, task.to_predict(None), base.seq2seq, tokens),
+        Predictor(tuned, base.tokenizer, task.to_predict_texts(), base.seq2seq, tokens),
+    )
+    return FineTuned.of(tuned, result, asker)
 
 
 def search_ranks(

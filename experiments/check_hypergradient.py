@@ -40,7 +40,6 @@ from experiments.cli.quiet import quiet
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.results.finished_run import take
-from problems.common.method import Training
 
 if TYPE_CHECKING:
     from bilevel import Hypergradient
@@ -107,23 +106,15 @@ def measure(plan: Plan, steps: int, batches: int, cosine: float | None = None) -
         UserError: the method has one level, its stage is too short to measure in, or what the plan
             names cannot be had.
     """
-    from transformers import set_seed  # here: what is wrong with the words is told without it
-
-    from bilevel import BilevelEngine, BilevelEngineConfig
+    # Here: what is wrong with the words is told without them.
     from bilevel.hypergradient import check, find_horizon
     from bilevel.hypergradient.accuracy import check_differentiated
     from bilevel.hypergradient.settings_adjoint import check_step_settings
     from experiments.training.fine_tuning_job import FineTuningJob, load_task
+    from experiments.training.first_stage import ready, trained
 
     quiet()
-    job = FineTuningJob.load(plan, load_task(plan))
-    set_seed(plan.seed)
-    training = plan.method.stages()[0].prepare(job, None)
-    if not isinstance(training, Training) or not training.dependencies["u2l"]:
-        raise UserError(
-            "this method has one level only, there is no hypergradient to check; take "
-            "method=autolora"
-        )
+    training = ready(plan, FineTuningJob.load(plan, load_task(plan)))
     notes = []
     start, whole = steps, training.steps
     if steps + batches > whole:
@@ -138,14 +129,7 @@ def measure(plan: Plan, steps: int, batches: int, cosine: float | None = None) -
             f"steps={steps} and batches={batches} are more than the {whole} global steps of the "
             f"stage, where the schedule ends: measured after {start}"
         )
-    engine = BilevelEngine(
-        training.problems,
-        config=BilevelEngineConfig(
-            train_iters=start, strategy=plan.engine.strategy, roll_back=training.roll_back
-        ),
-        dependencies=training.dependencies,
-    )
-    engine.run()
+    engine = trained(plan, training, start)
     upper, lowers = next(iter(training.dependencies["u2l"].items()))
     lower = lowers[0]
     check_differentiated(lower, start)

@@ -22,7 +22,7 @@ __all__ = ["COMMAND", "PROGRAMS", "main"]
 
 COMMAND = "bilevel-finetune"
 PROGRAMS = (
-    *("run", "report", "ranks", "suspects", "evaluate", "export", "figures"),
+    *("run", "predict", "report", "ranks", "suspects", "evaluate", "export", "figures"),
     *("check_hypergradient", "reproduce", "score_text", "style_transfer", "demo"),
 )
 PACKAGES = ("style_transfer", "demo")

@@ -20,6 +20,7 @@ from .common import OneLevelMethod as OneLevelMethod
 from .common import OptimizerSettings as OptimizerSettings
 from .common import Outcome as Outcome
 from .common import Parts as Parts
+from .common import PeftOptions as PeftOptions
 from .common import RankSearch as RankSearch
 from .common import Stage as Stage
 from .common import TrainData as TrainData
@@ -46,6 +47,7 @@ from .full import FullFineTuning as FullFineTuning
 from .ia3 import IA3 as IA3
 from .learned_settings import LearnedSettings as LearnedSettings
 from .learned_settings import RandomSettings as RandomSettings
+from .linear_probe import LinearProbe as LinearProbe
 from .lora import LoRA as LoRA
 from .lora_cut import LoRACut as LoRACut
 from .prefix import PrefixTuning as PrefixTuning

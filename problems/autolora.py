@@ -73,6 +73,11 @@ class AutoLoRA(LowRankMethod, TwoLevelMethod, RankSearch):
 
     name: ClassVar[str] = "autolora"
     splits_fused: ClassVar[bool] = True
+    two_rates: ClassVar[bool] = True
+    refuses: ClassVar[dict[str, str]] = {
+        "moved": "whose gates start below 1 and would take a part of the pretrained weights away",
+        "orthogonal": "whose retraining has odd ranks too",
+    }
     rank: Count = 8
     """k, components of every layer during the search."""
     retrain_dropout: Share | None = None
@@ -141,7 +146,7 @@ class AutoLoRA(LowRankMethod, TwoLevelMethod, RankSearch):
     def search(self, job: Job, found: None) -> Training:
         """Stage 1: factors and head on D_train, selection variables on D_val."""
         parts = self.parts(job)
-        model = common.with_lora(job, self.rank, self.lora_alpha, self.lora_dropout)
+        model = common.with_lora(job, self.rank, self.lora_alpha, self.lora_dropout, self.peft)
         names = list(lowrank.lora_layers(model))
         gates = lowrank.Gates(names, self.rank, self.gate, self.init)
         lowrank.attach_gates(model, gates)
@@ -192,7 +197,9 @@ class AutoLoRA(LowRankMethod, TwoLevelMethod, RankSearch):
     def retraining(self, job: Job, found: dict[str, Any]) -> Training:
         """Stage 3: plain LoRA from scratch on all of the training data, every layer at its rank."""
         options = self.lora_options(found["ranks"], job)
-        training = lora_training(job, options, self.retrain, job.settings.epochs, default_lr=1e-4)
+        training = lora_training(
+            *(job, options, self.retrain, job.settings.epochs), default_lr=1e-4, peft=self.peft
+        )
 
         def finish(stats: dict[str, float]) -> Outcome:
             outcome: Outcome = training.finish(stats)
@@ -223,7 +230,9 @@ class AutoLoRA(LowRankMethod, TwoLevelMethod, RankSearch):
                 "nothing to retrain; threshold and mean keep at least one component a layer"
             )
         scales = {
-            name: self.lora_alpha / (rank if self.retrain_scale == "alpha_over_rank" else self.rank)
+            name: self.peft.scale(
+                self.lora_alpha, rank if self.retrain_scale == "alpha_over_rank" else self.rank
+            )
             for name, rank in chosen.items()
             if rank > 0
         }

@@ -31,6 +31,8 @@ class DoRA(LowRankMethod, OneLevelMethod):
 
     name: ClassVar[str] = "dora"
     reads_weights: ClassVar[bool] = True
+    two_rates: ClassVar[bool] = True
+    refuses: ClassVar[dict[str, str]] = {"start": "whose magnitudes start at those of the weights"}
     targets: str | None = None  # type: ignore[misc]
     """Where adapters go (qv, all) unless train.target_modules says otherwise; null for qv."""
     optimizer: OptimizerSettings = field(
@@ -47,6 +49,7 @@ class DoRA(LowRankMethod, OneLevelMethod):
             lora_alpha=self.lora_alpha,
             lora_dropout=self.lora_dropout,
             use_dora=True,
+            use_rslora=self.peft.use_rslora,
         )
 
     def ranks(self, model: Any) -> dict[str, int]:

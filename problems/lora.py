@@ -35,6 +35,7 @@ from problems.common import (
     Training,
     TrainSettings,
 )
+from problems.common.peft_options import PeftOptions
 from problems.lora_settings.record import ModuleSettings
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class LoRA(LowRankMethod):
     name: ClassVar[str] = "lora"
     splits_fused: ClassVar[bool] = True
     takes_weights: ClassVar[bool] = True
+    two_rates: ClassVar[bool] = True
+    refuses: ClassVar[dict[str, str]] = {}
     targets: str | None = None  # type: ignore[misc]
     """Where adapters go (qv, all) unless train.target_modules says otherwise; null for qv."""
     hold_out: Share = 0.0
@@ -67,7 +70,7 @@ class LoRA(LowRankMethod):
     choosing a rank without the test set; 0 where the task has a validation split of its own."""
     ranks: str | None = None
     """ranks.json (or result.json) of a run, whose ranks the layers get instead of one for all;
-    every layer's update is scaled by alpha / r as ever."""
+    every layer's update is scaled as one of method.rank."""
     optimizer: OptimizerSettings = field(
         default_factory=lambda: OptimizerSettings(lr=None, weight_decay=0.1)
     )
@@ -75,13 +78,26 @@ class LoRA(LowRankMethod):
     settings: ModuleSettings = field(default_factory=ModuleSettings)
     """Of single modules, as method=learned_settings saves them."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.peft.moves_base and self.settings.scale:
+            raise UserError(
+                f"{self.peft.told()} does not go with method.settings.scale, which would scale the "
+                "part of the pretrained weights in the factors too: leave one of them out"
+            )
+
     def check_steps(self, examples: int, settings: TrainSettings) -> None:
-        """Labels are smoothed by one number.
+        """Labels are smoothed by one number, and rates of modules are not those of factors.
 
         Raises:
-            UserError: by two; or as of every method.
+            UserError: by two; both are given; or as of every method.
         """
         check_smoothed_once(self.settings.label_smoothing > 0, settings)
+        if settings.lora_plus_ratio is not None and self.settings.given:
+            raise UserError(
+                f"train.lora_plus_ratio={settings.lora_plus_ratio:g} does not go with "
+                "method.settings, which have learning rates of their own: leave one of them out"
+            )
         super().check_steps(examples, settings)
 
     def given(self) -> dict[str, Any]:
@@ -89,7 +105,7 @@ class LoRA(LowRankMethod):
         values = plain(self)
         return {
             name: values[name]
-            for name in ("rank", "lora_alpha", "lora_dropout", "optimizer", "settings")
+            for name in ("rank", "lora_alpha", "lora_dropout", "peft", "optimizer", "settings")
         }
 
     def check_size(self, examples: int, batch_size: int) -> None:
@@ -111,6 +127,7 @@ class LoRA(LowRankMethod):
         found = self.found_in_file()
         if found is None:
             return super().check_model(model, target_modules)
+        self.check_start(model, target_modules)
         unknown = sorted(set(found) - set(target_modules))
         if unknown:
             raise UserError(
@@ -143,6 +160,12 @@ class LoRA(LowRankMethod):
                 f'method.ranks={path} must hold {{"ranks": {{layer: rank}}}}, with whole numbers '
                 "from 0 of which one or more is above 0; ranks.json of a run does"
             )
+        odd = [name for name, rank in found.items() if rank % 2]
+        if odd and self.peft.init_lora_weights == "orthogonal":
+            raise UserError(
+                f"method.peft.init_lora_weights=orthogonal needs even ranks, and "
+                f"method.ranks={path} gives {odd[0]} the rank {found[odd[0]]}"
+            )
         return found
 
     def held_out(self, own: bool) -> DVal:
@@ -159,15 +182,21 @@ class LoRA(LowRankMethod):
 
     def trained(self, job: Job, epochs: float) -> Training:
         """The same for ``epochs`` passes."""
-        options: dict[str, Any] = {"r": self.rank, "lora_alpha": self.lora_alpha}
+        options: dict[str, Any] = {
+            "r": self.rank,
+            "lora_alpha": self.lora_alpha,
+            "use_rslora": self.peft.use_rslora,
+        }
         found = self.found_in_file()
         if found is not None:
-            options = lowrank.lora_pattern(found, dict.fromkeys(found, self.lora_alpha / self.rank))
+            scale = self.peft.scale(self.lora_alpha, self.rank)
+            options = lowrank.lora_pattern(found, dict.fromkeys(found, scale))
         options["lora_dropout"] = self.lora_dropout
         training = lora_training(
             *(job, options, self.optimizer, epochs),
             hold_out=self.hold_out,
             settings=self.settings,
+            peft=self.peft,
         )
         if found is None:
             return training
@@ -176,15 +205,21 @@ class LoRA(LowRankMethod):
 
 
 def check_smoothed_once(smoothed: bool, settings: TrainSettings) -> None:
-    """Refuse two label smoothings.
+    """Refuse two label smoothings, or class weights beside a method's own smoothing.
 
     Raises:
-        UserError: ``train.label_smoothing`` is given, and the method smooths labels too.
+        UserError: ``train.label_smoothing`` or ``train.class_weights`` is given, and the method
+            smooths labels too.
     """
     if smoothed and settings.label_smoothing:
         raise UserError(
             f"train.label_smoothing={settings.label_smoothing:g} and the method's own "
             "label_smoothing are one setting: leave train.label_smoothing at 0"
+        )
+    if smoothed and settings.class_weights is not None:
+        raise UserError(
+            "train.class_weights does not go with a label_smoothing of the method's own: leave one "
+            "of them out (train.label_smoothing goes with class weights)"
         )
 
 
@@ -196,9 +231,15 @@ def lora_training(
     default_lr: float = 5e-4,
     hold_out: float = 0.0,
     settings: ModuleSettings | None = None,
+    peft: PeftOptions | None = None,
 ) -> Training:
-    """LoRA with the given ``LoraConfig`` options, on the training data but ``hold_out``."""
-    model = common.add_lora(job, job.build_model(), **lora_options)
+    """LoRA with the given ``LoraConfig`` options, on the training data but ``hold_out``.
+
+    ``peft`` tells where the factors start; the scale is in the options.
+    """
+    kept, _ = held_apart(job, hold_out)
+    rows = [job.data.examples[i] for i in kept]
+    model = common.add_lora(job, job.build_model(), peft, rows, **lora_options)
     return train_lora(job, model, optimizer, epochs, default_lr, hold_out, settings)
 
 

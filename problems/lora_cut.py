@@ -31,6 +31,7 @@ from bilevel.errors import UserError
 from bilevel.settings import Count, Share
 from problems import common
 from problems.common import FoundRanks, Job, Outcome, RankSearch, Stage, Training, TrainSettings
+from problems.common.peft_options import PeftOptions
 from problems.lora import LoRA, rows_apart, train_lora
 
 if TYPE_CHECKING:
@@ -48,6 +49,9 @@ class LoRACut(CutOptions, LoRA, RankSearch):
     """Train LoRA, then keep the smallest part of it that loses nothing."""
 
     name: ClassVar[str] = "lora_cut"
+    refuses: ClassVar[dict[str, str]] = {
+        "moved": "which would cut the part of the pretrained weights in the factors too"
+    }
     hold_out: Share = 0.2
     """Share of the training data kept out of the training, to draw the frontier by; 0 takes the
     task's own validation split."""
@@ -215,7 +219,8 @@ class LoRACut(CutOptions, LoRA, RankSearch):
 
     def _restored(self, job: Job, state: dict[str, Any]) -> PeftModel:
         """The trained model out of its adapter."""
-        model = common.with_lora(job, self.rank, self.lora_alpha, self.lora_dropout)
+        scale = PeftOptions(use_rslora=self.peft.use_rslora)  # the state tells the rest
+        model = common.with_lora(job, self.rank, self.lora_alpha, self.lora_dropout, scale)
         lowrank.put_adapter_state(model, state)
         return model
 

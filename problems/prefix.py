@@ -64,11 +64,18 @@ class PrefixTuning(OneLevelMethod):
                 f"prefix tuning reaches only the decoder's own attention of {type(model).__name__} "
                 "and leaves its encoder alone: use method=prompt, or a model without an encoder"
             )
-        smoothing = job.settings.label_smoothing
-        if smoothing and "past_key_values" not in inspect.signature(model.forward).parameters:
+        smoothing, weights = job.settings.label_smoothing, job.settings.class_weights
+        own = "past_key_values" not in inspect.signature(model.forward).parameters
+        if own and smoothing:
             raise UserError(
                 f"train.label_smoothing={smoothing}: PEFT computes the loss of prefix tuning on "
                 f"{type(model).__name__} itself, without smoothing: use 0, or another method"
+            )
+        if own and weights is not None:
+            raise UserError(
+                "train.class_weights: PEFT computes the loss of prefix tuning on "
+                f"{type(model).__name__} itself, without weights: leave it at null, or take "
+                "another method"
             )
         check_positions(job, model, self.virtual_tokens)
         options = common.peft_head(job)

@@ -43,7 +43,8 @@ class Cut:
 
     def as_json(self) -> dict[str, Any]:
         """What ranks.json says."""
-        drawn: dict[str, Any] = {"frontier": None, "chosen": None, "delta": None, "errors": None}
+        absent = ("frontier", "chosen", "delta", "errors", "constant")
+        drawn: dict[str, Any] = dict.fromkeys(absent)
         if self.frontier is not None:
             drawn = self.frontier.as_json()
         kept = None if self.keep is None else self.ranking.cost(self.keep)

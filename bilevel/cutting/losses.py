@@ -18,10 +18,13 @@ class Losses(NamedTuple):
     Attributes:
         totals: (n,), the sum of an example's losses: one for a class, one a word for tags.
         terms: (n,), of how many losses each is the sum.
+        constant: (n,), the sums that the best answer would have that is the same for all of them
+            (the classes' shares, the mean number); None where there is none, of text.
     """
 
     totals: np.ndarray
     terms: np.ndarray
+    constant: np.ndarray | None = None
 
     @property
     def mean(self) -> float:

@@ -29,6 +29,7 @@ from bilevel.errors import UserError
 from bilevel.lowrank.attach import gated_layers
 from bilevel.lowrank.fused import fuse
 from bilevel.lowrank.layers import lora_factors, lora_layers, lora_pattern, lora_scales
+from bilevel.lowrank.moved_base import start_of
 
 __all__ = ["COMPACT", "UNIFORM", "ExportReport", "export_adapter", "plain_config"]
 
@@ -82,6 +83,11 @@ def export_adapter(
     layers = lora_layers(model, adapter)
     config = plain_config(model.peft_config[adapter])
     masks = _masks(model, adapter, keep, threshold)
+    if (keep is not None or threshold is not None) and any(map(start_of, layers.values())):
+        raise UserError(
+            "a start in the base's own weights (pissa, olora) is a part of every component, so "
+            "none of them can be cut: export the whole adapter, and cut that"
+        )
     scales = lora_scales(model, adapter)
     factors: Factors = {}
     cut_square, full_square = 0.0, 0.0
@@ -147,7 +153,10 @@ def _masks(
     """Return which components of every layer stay, as boolean masks on the CPU."""
     if keep is not None and threshold is not None:
         raise UserError("give the export either keep masks or a threshold, not both")
-    sizes = {name: layer.r[adapter] for name, layer in lora_layers(model, adapter).items()}
+    sizes = {
+        name: len(lora_factors(layer, adapter)[0])
+        for name, layer in lora_layers(model, adapter).items()
+    }
     if keep is not None:
         strange = sorted(set(sizes) ^ set(keep))
         if strange:

@@ -11,6 +11,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from bilevel.errors import UserError
+from bilevel.lowrank.moved_base import start_of
 
 __all__ = [
     "component_costs",
@@ -68,11 +69,18 @@ def down_and_up(layer: LoraLayer, adapter: str = "default") -> tuple[nn.Linear, 
 def lora_factors(layer: LoraLayer, adapter: str = "default") -> tuple[Tensor, Tensor]:
     """Return detached copies of the effective A (r x in) and B (out x r) of one layer.
 
-    Gates, where attached, are multiplied into A.
+    Gates, where attached, are multiplied into A. Of a layer whose start was taken out of the base's
+    weights they are those of the update of the untouched base, of rank 2r
+    (:mod:`bilevel.lowrank.moved_base`).
     """
     down, up = down_and_up(layer, adapter)
     with torch.no_grad():
-        return down.weight.detach().clone(), up.weight.detach().clone()
+        A, B = down.weight.detach().clone(), up.weight.detach().clone()
+    start = start_of(layer)
+    if start is None:
+        return A, B
+    A0, B0 = (factor.to(A) for factor in start)
+    return torch.cat([A, A0]), torch.cat([B, -B0], dim=1)
 
 
 def lora_scales(model: PeftModel, adapter: str = "default") -> dict[str, float]:

@@ -18,8 +18,8 @@ __all__ = ["beside", "clean", "write_atomically"]
 ASIDE = re.compile(r"\..+\.\d+\.tmp(\.\w+)?")
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file that afterwards holds all of ``text``, or what it held before.
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file that afterwards holds all of ``content``, or what it held before.
 
     Raises:
         StorageError: the disk is full, or the folder not writable.
@@ -27,8 +27,8 @@ def write_atomically(path: Path, text: str) -> None:
     aside = beside(path, ".tmp")
     try:
         try:
-            with open(aside, "w", encoding="utf-8", newline="") as file:
-                file.write(text)
+            with open(aside, "wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(aside, path)

@@ -64,6 +64,12 @@ class Plan:
                 f"train.target_modules=[{', '.join(self.places)}]: method {self.chosen} has "
                 "places of its own and takes no list of modules; leave it at null"
             )
+        ratio = self.settings.lora_plus_ratio
+        if ratio is not None and not self.method.two_rates:
+            raise UserError(
+                f"train.lora_plus_ratio={ratio:g} is for methods that train LoRA's two factors at "
+                f"one rate, and method {self.chosen} does not: leave it at null"
+            )
         self.method.check_hypergradient(self.hypergradient)
         self.task.check_model(self.model)
         warm_start.check(self.model)
@@ -92,6 +98,12 @@ class Plan:
                     f"engine.precision=fp32 and model.dtype={model.dtype} do not go together: "
                     "take engine.precision=bf16, or model.dtype=float32"
                 )
+        if method.moves_base and (model.quantised or model.dtype != "float32"):
+            raise UserError(
+                f"{vars(method)['peft'].told()} takes a part of the pretrained weights into the "
+                f"factors, and those of model {model.name} are packed or in half precision, which "
+                "would lose digits of it: take model.quantization=null model.dtype=float32"
+            )
         if method.reads_weights and model.quantization == "8bit":
             import torch  # only here does a check need to know the hardware
 

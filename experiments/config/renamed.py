@@ -18,15 +18,24 @@ TARGETS = {
 }
 # Options that had no effect.
 GONE = {"bilevel.hypergradient.ConjugateGradient": ("alpha",)}
+# method.unroll_steps=auto is a horizon with this cosine.
+AUTO, HORIZON = "auto", 0.9
 
 
 def up_to_date(node: Mapping[str, Any]) -> dict[str, Any]:
-    """A group's values, with the class's name of today and without options that are gone."""
+    """A group's values, with the class's name of today and without options that are gone.
+
+    ``unroll_steps=auto`` becomes ``horizon``.
+    """
     values = dict(node)
     if "_target_" in values:
         values["_target_"] = TARGETS.get(str(values["_target_"]), values["_target_"])
         for key in GONE.get(str(values["_target_"]), ()):
             values.pop(key, None)
+    if values.get("unroll_steps") == AUTO:
+        del values["unroll_steps"]
+        if values.get("horizon") is None:
+            values["horizon"] = HORIZON
     return values
 
 

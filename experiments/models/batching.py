@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-__all__ = ["batches"]
+__all__ = ["EXAMPLES", "batches"]
 
-# Tokens of a batch, padding included, and examples of a batch, at most.
-TOKENS = 8192
-EXAMPLES = 64
+EXAMPLES = 64  # of a batch at most
+TOKENS = 128  # of a batch at most, padding included, for each example that it may have
 
 
-def batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+def batches(lengths: Sequence[int], examples: int = EXAMPLES) -> Iterator[list[int]]:
     """Indices of examples in batches of like length, longest first.
 
     They need little padding; where an example is padded changes nothing else.
+
+    Args:
+        lengths: tokens of each example.
+        examples: of a batch at most; of long ones fewer.
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     start = 0
     while start < len(order):
-        size = min(EXAMPLES, max(1, TOKENS // lengths[order[start]]))
+        size = min(examples, max(1, TOKENS * examples // lengths[order[start]]))
         yield order[start : start + size]
         start += size

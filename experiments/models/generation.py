@@ -18,7 +18,7 @@ from transformers import (
 
 from bilevel.evaluation import evaluating, matching_autocast
 from experiments.answers import Decoding
-from experiments.models.batching import batches
+from experiments.models.batching import EXAMPLES, batches
 
 __all__ = ["generate"]
 
@@ -30,6 +30,7 @@ def generate(
     prompts: Sequence[list[int]],
     decoding: Decoding,
     precision: AbstractContextManager[None] | None = None,
+    batch_size: int = EXAMPLES,
 ) -> list[str]:
     """What the model writes after each prompt, in the prompts' order, without special tokens.
 
@@ -42,6 +43,7 @@ def generate(
         prompts: token ids.
         decoding: how.
         precision: an autocast context; None computes in the parameters' own precision.
+        batch_size: prompts at once at most; of long ones fewer.
     """
     device = next(model.parameters()).device
     causal = not model.config.is_encoder_decoder
@@ -59,7 +61,7 @@ def generate(
     }
     if decoding.beams > 1:
         options |= {"length_penalty": decoding.length_penalty, "early_stopping": True}
-    parts = batches(room)
+    parts = batches(room, batch_size)
     if causal and isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
         # PEFT counts padding as positions there.
         parts = (same for part in parts for same in _of_one_length(part, prompts))

@@ -74,7 +74,10 @@ def _title(values: Mapping[str, Any]) -> str:
     lines = [": ".join(filter(None, (values.get("title"), "parts of the adapter")))]
     whole, kept = values["whole_parameters"], values["parameters"]
     if values["frontier"] and not values["learned"]:
-        lines.append("nothing learned: the whole is not better than nothing by two standard errors")
+        or_same = "" if values.get("constant") is None else " and than the best constant answer"
+        lines.append(
+            f"nothing learned: the whole is not better than nothing{or_same} by two standard errors"
+        )
     if values["ranks"]:
         chosen = values["chosen"] is not None and values["chosen"]["parameters"] == kept
         lines.append(
@@ -112,6 +115,8 @@ def _curves(part: Any, values: Mapping[str, Any]) -> None:
         if learned:
             base = points[-1]["loss"] if key == "loss" else 0.0
             axes.axhline(base + values["delta"], color=INK, linewidth=1.0, linestyle=":")
+        if key == "loss" and values.get("constant") is not None:
+            axes.axhline(values["constant"], color=GREY, linewidth=1.0, linestyle="-.")
         _mark(axes, values, points, key, zero)
         shown = everything if key == "loss" else _not_above(everything, _near(points, values)[1])
         _parameters(axes, shown, zero)
@@ -260,6 +265,9 @@ def _legend(values: Mapping[str, Any], rows: Sequence[Row]) -> list[tuple[Any, s
     if values["learned"]:
         dotted = Line2D([], [], color=INK, linewidth=1.0, linestyle=":")
         found.append((dotted, f"delta, {values['delta']:.4f} above the whole"))
+    if values.get("constant") is not None:
+        same = Line2D([], [], color=GREY, linewidth=1.0, linestyle="-.")
+        found.append((same, "the best constant answer"))
     chosen, kept = values["chosen"], values["parameters"]
     if chosen is not None:
         star = Line2D([], [], color=VERMILLION, marker="*", markersize=11, linestyle="none")

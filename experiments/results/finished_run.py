@@ -105,8 +105,7 @@ class SavedRun:
         Raises:
             UserError: the data cannot be had, or it has labels that the run was not trained for.
         """
-        kind: Any = Task
-        task = build(self.config.task, "task", kind, self.modules)
+        task = self.task_options()
         if self.other_data and (whole := task.scored_whole()) != task:
             share = next(name for name in SHARES if name in self.config.task)
             log.warning(
@@ -116,6 +115,24 @@ class SavedRun:
             )
             task = whole
         data = task.to_score(self.result.get("labels"))
+        return matched(data, self.result, str(self.folder))
+
+    def task_options(self) -> Task:
+        """The task's options alone; no data are read.
+
+        Raises:
+            UserError: they are not what a task takes.
+        """
+        kind: Any = Task
+        return build(self.config.task, "task", kind, self.modules)
+
+    def to_predict(self) -> TaskData:
+        """The task without examples, its labels numbered as the run's model puts them out.
+
+        Raises:
+            UserError: as :meth:`task`.
+        """
+        data = self.task_options().to_predict(self.result.get("labels"))
         return matched(data, self.result, str(self.folder))
 
     def spec(self) -> ModelSpec:
@@ -179,6 +196,11 @@ def _configuration(folder: Path, given: Collection[str]) -> dict[str, Any]:
         given: keys that are given now.
     """
     path, found = stored.configuration(folder)
+    if path.name != "config.yaml" and "task" not in found:
+        raise UserError(
+            f"run={folder} was made from Python, and its folder does not hold its model and data: "
+            "finetune(..., folder=..., resume=True) gives back what it found, without training"
+        )
     for name in ("task", "model", "seed"):
         if name not in found:
             raise UserError(f"{path} is damaged: it has no {name!r}")

@@ -20,11 +20,8 @@ def frontier_table(frontier: Frontier) -> str:
         f"  rank {rank} everywhere, {p.parameters:,}: {p.difference:+.4f} +- {p.error:.4f}"
         for rank, p in frontier.even.items()
     ]
-    if not frontier.learned:
-        lines.append(
-            "nothing learned: with the adapter the loss is not lower than without it by two "
-            "standard errors, so no ranks are chosen"
-        )
+    if frontier.nothing_learned is not None:
+        lines.append(f"{frontier.nothing_learned}, so no ranks are chosen")
     elif (chosen := frontier.choice) is not None:
         lines.append(
             f"chosen: {chosen.components} of {whole.components} components, "
@@ -32,6 +29,11 @@ def frontier_table(frontier: Frontier) -> str:
             f"fewest that lose no more than {frontier.delta:.4f} (delta), with errors="
             f"{frontier.errors:g} standard errors to spare"
         )
+        if frontier.from_constant:
+            lines.append(
+                f"delta is a share of what was learned beyond the best constant answer (loss "
+                f"{frontier.constant:.4f}), which is better than this model without its adapter"
+            )
         if (smaller := frontier.passed_over) is not None:
             lines.append(
                 f"{smaller.components} components pass too, but a larger part does not: taken for "

@@ -66,7 +66,9 @@ def plan_of(run: SavedRun) -> Plan:
     method = from_values(LoRA, sizes, "method")
     spec = run.spec()
     kind: Any = Task
-    settings = replace(train.settings(engine.precision, spec.lr), label_smoothing=0.0)
+    settings = replace(
+        train.settings(engine.precision, spec.lr), label_smoothing=0.0, class_weights=None
+    )
     configuration = {
         **{name: said[name] for name in ("task", "model", "train") if name in said},
         "seed": int(run.config.seed),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from annotated_types import Gt, Lt
 
 from bilevel.errors import UserError, listed
 from experiments.metrics.labels import LABEL_SET_METRICS, check_metrics
 from experiments.metrics.names import check_names
-from experiments.tasks.examples import Example
+from experiments.tasks.examples import Example, LabelSetExample
 from experiments.tasks.from_files import (
     HELD_OUT,
     ColumnName,
@@ -19,6 +21,8 @@ from experiments.tasks.from_files import (
     check_distinct,
     held_out,
 )
+from experiments.tasks.inputs import Inputs, text_inputs
+from experiments.tasks.label_marks import MARKED, put_labels
 from experiments.tasks.label_sets import label_classes, label_sets
 from experiments.tasks.label_trust import TrustedFile
 from experiments.tasks.odd_labels import check_classes, say_look_alikes, say_odd_numbers
@@ -28,7 +32,7 @@ from experiments.tasks.reading.row import check_columns
 from experiments.tasks.reading.rows import examples
 from experiments.tasks.reading.spelling import look_alike
 from experiments.tasks.reading.splits import SplitFiles, no_test, scored_splits
-from experiments.tasks.task import Length
+from experiments.tasks.task import Length, no_examples
 
 if TYPE_CHECKING:
     from experiments.tasks.kinds.labelled import LabelledData
@@ -61,6 +65,12 @@ class Classification(TrustedFile, LabelledFiles):
     """Each text has any number of labels: lists (parquet, jsonl), or texts with label_separator."""
     label_separator: str | None = None
     """With multi_label, what stands between the labels in a cell, ";" for one; null: lists."""
+    label_columns: tuple[ColumnName, ...] | None = None
+    """With multi_label, a column of 0 and 1 for each label, [toxic,insult], in the place of
+    label_column; the columns' names are the labels."""
+    threshold: Annotated[float, Gt(0), Lt(1)] | Literal["validation"] = 0.5
+    """With multi_label, the probability above which a label is said; validation: the one with the
+    best primary metric on the validation data, chosen when the training is over."""
     true_label_column: ColumnName | None = None
     """A column of the right labels, where they are known and label_column's may be wrong: for the
     report of experiments.suspects alone, nothing is trained or scored by it."""
@@ -87,7 +97,7 @@ class Classification(TrustedFile, LabelledFiles):
                 f"task.text_columns must name one or two columns, not {len(self.columns)}"
             )
         texts = {f"task.text_columns[{i}]": column for i, column in enumerate(self.columns)}
-        check_distinct({**texts, "task.label_column": self.label_column})
+        check_distinct({**texts, **self._label_options()})
         if self.regression and self.multi_label:
             raise UserError("task.regression=true and task.multi_label=true exclude each other")
         if self.label_separator is not None and not (self.multi_label and self.label_separator):
@@ -95,6 +105,13 @@ class Classification(TrustedFile, LabelledFiles):
                 f"task.label_separator={self.label_separator!r}: this must be a text, and goes "
                 "with task.multi_label=true"
             )
+        for option, value in (("label_columns", self.label_columns), ("threshold", self.threshold)):
+            if value not in (None, 0.5) and not self.multi_label:
+                raise UserError(f"task.{option} goes with task.multi_label=true")
+        if self.label_columns is not None and len(self.label_columns) < 2:
+            raise UserError("task.label_columns names two or more columns, [toxic,insult]")
+        if self.label_columns is not None and self.label_separator is not None:
+            raise UserError("task.label_columns and task.label_separator exclude each other")
         if self.true_label_column is not None and self.multi_label:
             raise UserError(
                 f"task.true_label_column={self.true_label_column} is for one label a text, and "
@@ -112,6 +129,24 @@ class Classification(TrustedFile, LabelledFiles):
         path = self.own_files(self.data_dir)["train"]
         names = dict.fromkeys(name for row in read_rows(path, self.dialect) for name in row)
         return f": the columns of {path} are {listed(map(repr, names))}"
+
+    def _label_options(self) -> dict[str, str | None]:
+        """Option -> the column that it names."""
+        if self.label_columns is None:
+            return {"task.label_column": self.label_column}
+        return {f"task.label_columns[{i}]": name for i, name in enumerate(self.label_columns)}
+
+    @property
+    def _label(self) -> str:
+        """Where the labels are in rows."""
+        return str(self.label_column) if self.label_columns is None else MARKED
+
+    def _rows(self, path: SplitFiles) -> list[Row]:
+        """The rows of a split."""
+        rows = read_rows(path, self.dialect)
+        if self.label_columns is not None:
+            put_labels(rows, self.label_columns, str(path))
+        return rows
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -149,16 +184,36 @@ class Classification(TrustedFile, LabelledFiles):
         """Without ``holdout``."""
         return replace(self, holdout=None)
 
-    def _load(self, files: dict[str, SplitFiles], known: Sequence[str] | None) -> LabelledData:
+    def inputs(self) -> Inputs:
+        """The texts."""
+
+        def example(texts: tuple[str, ...]) -> Example | LabelSetExample:
+            return LabelSetExample(texts, ()) if self.multi_label else Example(texts, 0)
+
+        return text_inputs(self.columns, example, self.dialect, self.label_separator)
+
+    def to_predict(self, labels: Sequence[str] | None) -> LabelledData:
+        """The classes alone; no file is read."""
+        names = None if self.regression else list(labels or ())
+        return self._data(**no_examples(), label_names=names)
+
+    def _data(self, **values: Any) -> LabelledData:
+        """The data of the task's kind, with its name, metrics and lengths."""
         from experiments.tasks.kinds.label_sets import LabelSetData
         from experiments.tasks.kinds.labelled import LabelledData
 
+        shared = {"name": self.name, "metrics": self.scores, "max_length": self.max_length}
+        if not self.multi_label:
+            return LabelledData(**shared, **values)
+        threshold = self.threshold if isinstance(self.threshold, float) else None
+        return LabelSetData(**shared, **values, threshold=threshold)
+
+    def _load(self, files: dict[str, SplitFiles], known: Sequence[str] | None) -> LabelledData:
         assert self.data_dir is not None
-        assert self.label_column is not None
-        label = self.label_column
+        label = self._label
         if known is None:
             where = str(files["train"])
-            rows = read_rows(files["train"], self.dialect)
+            rows = self._rows(files["train"])
             self.source_names(self.data_dir).put_on(rows, where)
             read, names = self._reader(rows, where)
             train = read(rows, where)
@@ -187,16 +242,13 @@ class Classification(TrustedFile, LabelledFiles):
             raise self._no_test(files)
         if self.trusted_file is not None and known is None:
             path = self.trusted_path(splits.get("validation"))
-            splits["validation"] = read(read_rows(path, self.dialect), str(path))
-        found = (LabelSetData if self.multi_label else LabelledData)(
-            name=self.name,
+            splits["validation"] = read(self._rows(path), str(path))
+        found = self._data(
             train=self.kept_train(train, numbers(train)),
             train_source="train" if known is None else None,
             tests={"test": self.kept_test(test, numbers(test))},
             test_source=source,
             label_names=names,
-            metrics=self.scores,
-            max_length=self.max_length,
             validation=splits.get("validation"),
         )
         return self.with_trust(found)
@@ -205,9 +257,12 @@ class Classification(TrustedFile, LabelledFiles):
         self, rows: Sequence[Row], where: str
     ) -> tuple[Callable[[Sequence[Row], str], list[Any]], list[str] | None]:
         """What makes examples of rows, and the names of the training rows' classes."""
-        label = str(self.label_column)
+        label = self._label
         if self.regression:
             return self._reading(Classes.of([]))
+        if self.label_columns is not None:
+            check_columns(rows, self.label_columns, where)
+            return self._reading(Classes(self.label_columns, False))
         if self.multi_label:
             return self._reading(label_classes(rows, label, self.label_separator, where))
         return self._reading(class_numbers(rows, label, where))
@@ -216,7 +271,7 @@ class Classification(TrustedFile, LabelledFiles):
         self, classes: Classes
     ) -> tuple[Callable[[Sequence[Row], str], list[Any]], list[str] | None]:
         """As :meth:`_reader`, of known classes; regression has none."""
-        label, apart = str(self.label_column), self.label_separator
+        label, apart = self._label, self.label_separator
         if self.multi_label:
             return (
                 lambda found, place: label_sets(found, self.columns, label, apart, classes, place)
@@ -251,7 +306,7 @@ class Classification(TrustedFile, LabelledFiles):
             if split not in files:
                 continue
             path = files[split]
-            rows = read_rows(path, self.dialect)
+            rows = self._rows(path)
             # Alone, a validation file is the test set: what is wrong with its labels is told there.
             alone = split == "validation" and not found
             spelled = label not in rows[0] and look_alike(label) in map(look_alike, rows[0])

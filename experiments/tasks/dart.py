@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from experiments.answers import Decoding
 from experiments.metrics.text import Tokenization
@@ -33,8 +35,16 @@ class DART(Generation):
         """Those of an entry."""
         return "tripleset", "references"
 
+    @property
+    def source_columns(self) -> tuple[str, ...]:
+        """The triples."""
+        return ("tripleset",)
+
+    def read_source(self, row: Mapping[str, Any], place: str) -> str:
+        """An entry's triples."""
+        return linearised([(s, p.lower(), o) for s, p, o in triples(row["tripleset"], place)])
+
     def read_row(self, row: Row, place: str) -> tuple[str, list[str]]:
         """An entry's triples and references."""
-        found = [(s, p.lower(), o) for s, p, o in triples(row["tripleset"], place)]
         references = list_of(row["references"], "references", place)
-        return linearised(found), texts_of(references, "references", place)
+        return self.read_source(row, place), texts_of(references, "references", place)

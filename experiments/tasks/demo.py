@@ -9,6 +9,7 @@ from annotated_types import Ge, Lt
 
 from bilevel.settings import Count, Natural
 from experiments.tasks.examples import Example, Origin
+from experiments.tasks.inputs import Inputs, text_inputs
 from experiments.tasks.made_up.grammar import labelled
 from experiments.tasks.task import Length, Task
 
@@ -59,3 +60,7 @@ class Demo(Task):
             metrics=("accuracy",),
             max_length=self.max_length,
         )
+
+    def inputs(self) -> Inputs:
+        """A text alone, in a column ``text``."""
+        return text_inputs(("text",), lambda texts: Example(texts, 0))

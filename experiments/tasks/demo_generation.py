@@ -9,6 +9,7 @@ from bilevel.settings import Count, Natural
 from experiments.answers import Decoding
 from experiments.tasks.examples import Origin, TextExample
 from experiments.tasks.generation import check_metrics
+from experiments.tasks.inputs import Inputs, text_inputs
 from experiments.tasks.made_up.descriptions import pairs
 from experiments.tasks.task import Length, Task
 
@@ -61,6 +62,10 @@ class DemoGeneration(Task):
             decoding=self.decoding,
             validation=_learned(validation),
         )
+
+    def inputs(self) -> Inputs:
+        """A meaning representation, in a column ``source``."""
+        return text_inputs(("source",), lambda texts: TextExample(texts[0], ""))
 
 
 def _learned(made: list[tuple[str, list[str]]]) -> list[TextExample]:

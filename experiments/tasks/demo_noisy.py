@@ -9,6 +9,8 @@ from annotated_types import Ge, Lt
 
 from bilevel.settings import Count, Natural
 from experiments.tasks.demo import Demo
+from experiments.tasks.examples import Example
+from experiments.tasks.inputs import Inputs, text_inputs
 from experiments.tasks.label_trust import LabelTrust
 from experiments.tasks.task import Length
 
@@ -51,3 +53,7 @@ class DemoNoisy(LabelTrust):
             name=self.name,
         )
         return self.with_trust(made.load())
+
+    def inputs(self) -> Inputs:
+        """A text alone, in a column ``text``."""
+        return text_inputs(("text",), lambda texts: Example(texts, 0))

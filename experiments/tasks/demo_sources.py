@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from bilevel.settings import Count, Natural
 from experiments.tasks.examples import Example, Origin
+from experiments.tasks.inputs import Inputs, text_inputs
 from experiments.tasks.made_up.grammar import labelled, visits
 from experiments.tasks.sources import Sourced
 from experiments.tasks.task import Length
@@ -72,6 +73,10 @@ class DemoSources(Sourced):
             max_length=self.max_length,
             validation=validation,
         )
+
+    def inputs(self) -> Inputs:
+        """A text alone, in a column ``text``."""
+        return text_inputs(("text",), lambda texts: Example(texts, 0))
 
     def _fresh(self, count: int, seed: int, known: set[str]) -> list[Example]:
         """Sentences that are not known; short ones recur, so some more are made."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from bilevel.settings import Count, Natural
 from experiments.metrics.tags import TAG_METRICS, check_installed
 from experiments.tasks.examples import Origin, TaggedExample
+from experiments.tasks.inputs import Inputs, word_inputs
 from experiments.tasks.label_trust import LabelTrust
 from experiments.tasks.made_up.opinions import TAGS, tagged
 from experiments.tasks.task import Length
@@ -60,3 +61,7 @@ class DemoTagging(LabelTrust):
             tag_names=TAGS,
         )
         return self.with_trust(found)
+
+    def inputs(self) -> Inputs:
+        """Words, in a column ``tokens``."""
+        return word_inputs("tokens")

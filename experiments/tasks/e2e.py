@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from bilevel.errors import UserError
 from experiments.answers import Decoding
@@ -40,11 +41,20 @@ class E2E(Generation):
         """The release's."""
         return "meaning_representation", "human_reference"
 
+    @property
+    def source_columns(self) -> tuple[str, ...]:
+        """The meaning representation."""
+        return ("meaning_representation",)
+
+    def read_source(self, row: Mapping[str, Any], place: str) -> str:
+        """A meaning representation."""
+        meaning = text_of(row["meaning_representation"], "meaning_representation", place)
+        return linearised(meaning, place) if self.linearise else meaning
+
     def read_row(self, row: Row, place: str) -> tuple[str, list[str]]:
         """A meaning representation and its reference."""
-        meaning = text_of(row["meaning_representation"], "meaning_representation", place)
-        source = linearised(meaning, place) if self.linearise else meaning
-        return source, texts_of(row["human_reference"], "human_reference", place)
+        references = texts_of(row["human_reference"], "human_reference", place)
+        return self.read_source(row, place), references
 
 
 def linearised(meaning: str, place: str) -> str:

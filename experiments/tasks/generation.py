@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from bilevel.errors import UserError
 from bilevel.settings import Count
@@ -15,11 +15,12 @@ from experiments.metrics.names import check_names
 from experiments.metrics.text import TEXT_METRICS, Tokenization
 from experiments.tasks.examples import TextExample
 from experiments.tasks.from_files import HELD_OUT, ColumnName, FromFiles
+from experiments.tasks.inputs import Inputs
 from experiments.tasks.reading.files import Row, is_missing, read_rows
 from experiments.tasks.reading.row import check_columns, origin_of, place_of
 from experiments.tasks.reading.rows import say_odd_texts
 from experiments.tasks.reading.splits import find_split, no_split, scored_splits
-from experiments.tasks.task import Length
+from experiments.tasks.task import Length, no_examples
 
 if TYPE_CHECKING:
     from experiments.tasks.kinds.text import TextData
@@ -100,6 +101,47 @@ class Generation(FromFiles):
             UserError: the row does not say what it must.
         """
 
+    @property
+    def source_columns(self) -> tuple[str, ...]:
+        """Those of ``columns`` that the model reads, for predictions; none unless a task says."""
+        return ()
+
+    def read_source(self, row: Mapping[str, Any], place: str) -> str:
+        """A row's source alone, for predictions; it has all of ``source_columns``.
+
+        Raises:
+            UserError: the row does not say what it must.
+        """
+        raise NotImplementedError
+
+    def inputs(self) -> Inputs:
+        """The source."""
+        if not self.source_columns:
+            raise UserError(
+                f"task {self.name} does not say which of its columns are the source: give its "
+                "class source_columns and read_source (docs/predict.md)"
+            )
+        return Inputs(
+            self.source_columns,
+            lambda row, place: TextExample(self.read_source(row, place), ""),
+            dialect=self.dialect,
+        )
+
+    def to_predict(self, labels: Sequence[str] | None) -> TextData:
+        """How text is written; no file is read."""
+        from experiments.tasks.kinds.text import TextData
+
+        return TextData(
+            name=self.name,
+            **no_examples(),
+            metrics=self.metrics,
+            max_length=self.max_length,
+            tokenization=self.tokenization,
+            decoding=self.decoding,
+            separator=self.separator,
+            max_target_length=self.max_target_length,
+        )
+
     def load(self) -> TextData:
         """Read the splits."""
         from experiments.tasks.kinds.text import TextData
@@ -125,6 +167,10 @@ class Generation(FromFiles):
             separator=self.separator,
             max_target_length=self.max_target_length,
         )
+
+    def published(self) -> str | None:
+        """`hub_id`, where no folder is read."""
+        return None if self.data_dir else self.hub_id
 
     def to_score(self, labels: Sequence[str] | None) -> TextData:
         """As :meth:`load`; the file to train on may be missing."""

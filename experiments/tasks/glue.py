@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from bilevel.errors import UserError, listed
 from experiments.tasks.examples import Example
 from experiments.tasks.from_files import LabelledFiles
+from experiments.tasks.inputs import Inputs, text_inputs
 from experiments.tasks.label_trust import LabelTrust
 from experiments.tasks.odd_labels import say_odd_numbers, say_unseen
 from experiments.tasks.reading.files import Row, read_rows
@@ -27,7 +28,7 @@ from experiments.tasks.reading.labels import (
 )
 from experiments.tasks.reading.rows import examples
 from experiments.tasks.reading.splits import SplitFiles, find_split, no_split
-from experiments.tasks.task import Length
+from experiments.tasks.task import Length, no_examples
 
 if TYPE_CHECKING:
     from experiments.tasks.kinds.labelled import LabelledData
@@ -46,6 +47,7 @@ class Entry:
     metrics: tuple[str, ...]
 
 
+HUB_ID = "nyu-mll/glue"
 ENTAILMENT = ("entailment", "not_entailment")
 PAIR = ("sentence1", "sentence2")
 
@@ -100,12 +102,34 @@ class Glue(LabelTrust, LabelledFiles):
         """Read the training set and the development set."""
         return self._load(trained=True)
 
+    def published(self) -> str | None:
+        """The hub's GLUE, where no folder is read."""
+        return HUB_ID if self.data_dir is None else None
+
     def to_score(self, labels: Sequence[str] | None) -> LabelledData:
         """As :meth:`load`; the training file may be missing."""
         if self.names_sources:
             return self.unsourced().to_score(labels)
         there = self.data_dir is None or find_split(self.data_dir, "train") is not None
         return self._load(trained=there)
+
+    def inputs(self) -> Inputs:
+        """The task's texts."""
+        columns = GLUE[self.name].columns
+        return text_inputs(columns, lambda texts: Example(texts, 0), self.dialect)
+
+    def to_predict(self, labels: Sequence[str] | None) -> LabelledData:
+        """The classes alone; no file is read."""
+        from experiments.tasks.kinds.labelled import LabelledData
+
+        names = GLUE[self.name].labels
+        return LabelledData(
+            name=self.name,
+            **no_examples(),
+            label_names=None if names is None else list(names),
+            metrics=self.metrics,
+            max_length=self.max_length,
+        )
 
     def _load(self, trained: bool) -> LabelledData:
         from experiments.tasks.kinds.labelled import LabelledData
@@ -119,7 +143,7 @@ class Glue(LabelTrust, LabelledFiles):
             convert = _class_number(entry.labels)
 
         def prepared(split: str, rows: list[Row]) -> tuple[list[Example], list[int] | None]:
-            where = f"{self.data_dir or 'nyu-mll/glue ' + self.name}, split {split}"
+            where = f"{self.data_dir or f'{HUB_ID} {self.name}'}, split {split}"
             found = examples(rows, entry.columns, "label", convert, where)
             return found, [int(example.label) for example in found] if entry.labels else None
 
@@ -182,7 +206,7 @@ class Glue(LabelTrust, LabelledFiles):
     def _from_hub(self) -> tuple[list[Row], dict[str, list[Row]]]:
         from experiments.cli import hub
 
-        found = hub.load("nyu-mll/glue", self.name)
+        found = hub.load(HUB_ID, self.name)
         return list(found["train"]), {s: list(found[s]) for s in self._splits("validation")}
 
     def _splits(self, kind: str) -> list[str]:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from bilevel.errors import UserError
 from experiments.tasks.examples import Example, Origin
+from experiments.tasks.inputs import Inputs, text_inputs
 from experiments.tasks.reading import formality
 from experiments.tasks.reading.dialect import Dialect
-from experiments.tasks.task import Length, Subset
+from experiments.tasks.task import Length, Subset, no_examples
 
 if TYPE_CHECKING:
     from experiments.tasks.kinds.labelled import LabelledData
@@ -50,6 +51,22 @@ class Gyafc(Subset):
         assert self.data_dir is not None
         there = [split for split in ("train", "tune") if formality.is_there(self.data_dir, split)]
         return self._load((*there, "test"))
+
+    def inputs(self) -> Inputs:
+        """A sentence, in a column ``text``."""
+        return text_inputs(("text",), lambda texts: Example(texts, 0), Dialect(self.encoding))
+
+    def to_predict(self, labels: Sequence[str] | None) -> LabelledData:
+        """The styles alone; no file is read."""
+        from experiments.tasks.kinds.labelled import LabelledData
+
+        return LabelledData(
+            name=self.name,
+            **no_examples(),
+            label_names=list(formality.STYLES),
+            metrics=("accuracy", "macro_f1"),
+            max_length=self.max_length,
+        )
 
     def _load(self, splits: Sequence[str]) -> LabelledData:
         from experiments.tasks.kinds.labelled import LabelledData

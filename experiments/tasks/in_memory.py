@@ -24,11 +24,20 @@ from experiments.tasks.in_memory_rows import (
     tagged,
     written,
 )
-from experiments.tasks.kinds.text import NO_LABEL
+from experiments.tasks.in_memory_values import integers, unpadded
+from experiments.tasks.kinds.label_sets import LabelSetData
+from experiments.tasks.kinds.labelled import LabelledData
+from experiments.tasks.kinds.tags import TaggedData
+from experiments.tasks.kinds.text import NO_LABEL, TextData
 from experiments.tasks.odd_labels import say_odd_numbers, say_unseen
-from experiments.tasks.task import Task, TaskData
+from experiments.tasks.task import Task, TaskData, no_examples
 
 __all__ = ["GivenTask"]
+
+Kinds = tuple[type[TaggedData], type[TextData], type[LabelSetData], type[LabelledData]]
+# What holds rows that are tokenised already, and what holds texts.
+ROWS: Kinds = (GivenTags, GivenText, GivenLabelSets, GivenLabels)
+TEXTS: Kinds = (TaggedData, TextData, LabelSetData, LabelledData)
 
 ENTITIES = tuple(TAG_METRICS)
 USUAL = {
@@ -120,19 +129,86 @@ class GivenTask(Task):
             "metrics": tuple(self.metrics or USUAL[self.answers.kind]),
             "max_length": 0,
         }
+        tags = self.answers.kind == TAGS
+        if tags and tests and not any(example.tags for example in tests["test"]):
+            raise UserError(f"data[{source!r}] has no token with a label")
+        # without a test nothing is written, and nothing has to fit
+        decoding = self.decoding or Decoding() if tests else Decoding(max_new_tokens=1)
+        if self.answers.kind == TEXT:
+            self._check_room(tests, decoding, source)
+        return self._data(ROWS, common, decoding)
+
+    def to_predict(self, labels: Sequence[str] | None) -> TaskData:
+        """For rows that are tokenised already, which :meth:`asked` reads."""
+        return self._to_predict(ROWS)
+
+    def to_predict_texts(self) -> TaskData:
+        """For texts, which are cut where the model's positions end."""
+        return self._to_predict(TEXTS)
+
+    def asked(self, row: Any, where: str) -> Any:
+        """A row to predict on; what it has of labels is not looked at.
+
+        But those of tags say which token is a word's first, and those of a causal model's text
+        where the source ends.
+
+        Raises:
+            UserError: as :meth:`load`.
+        """
+        if not isinstance(row, Mapping) or row.get("input_ids") is None:
+            raise UserError(
+                f"{where} has no 'input_ids': give rows that are tokenised, as they were trained "
+                "on, or the texts alone"
+            )
+        kind, key = self.answers.kind, "labels" if "labels" in row else "label"
+        given = {name: value for name, value in row.items() if name not in ("labels", "label")}
+        if kind == TAGS:
+            if key not in row:
+                raise UserError(
+                    f"{where} has no 'labels', which say the first token of each word: give them, "
+                    "or lists of words in the place of rows"
+                )
+            given["labels"] = row[key]
+        elif kind == TEXT:
+            given = self._open(given, row.get(key), where)
+        else:
+            given["labels"] = [0] * self.answers.size if kind == LABELS else 0
+        return self._row(given, where)
+
+    def _open(self, row: dict[str, Any], labels: Any, where: str) -> dict[str, Any]:
+        """A row of text with the end alone as its target, or with the one that it has."""
+        end = int(self.tokenizer.eos_token_id)
+        if self.seq2seq:
+            return {**row, "labels": [end]}
+        if labels is not None:
+            return {**row, "labels": labels}
+        source = integers(row["input_ids"], where, "input_ids")
+        mask = [1] * len(source)
+        if row.get("attention_mask") is not None:
+            mask = integers(row["attention_mask"], where, "attention_mask")
+        inputs, _ = unpadded(
+            {"input_ids": source, "attention_mask": mask}, None, where, self.tokenizer
+        )
+        source = inputs["input_ids"]
+        return {"input_ids": [*source, end], "labels": [NO_LABEL] * len(source) + [end]}
+
+    def _to_predict(self, kinds: Kinds) -> TaskData:
+        most = self.positions or int(self.tokenizer.model_max_length)
+        metrics = tuple(self.metrics or USUAL[self.answers.kind])
+        common = {"name": self.name, **no_examples(), "metrics": metrics, "max_length": most}
+        return self._data(kinds, common, self.decoding or Decoding())
+
+    def _data(self, kinds: Kinds, common: dict[str, Any], decoding: Decoding) -> TaskData:
+        """Of the kind that the model's answers have."""
+        tags, text, sets, labels = kinds
         names = self.answers.names
         if self.answers.kind == TAGS:
-            if tests and not any(example.tags for example in tests["test"]):
-                raise UserError(f"data[{source!r}] has no token with a label")
-            return GivenTags(**common, tag_names=names or ())
-        if self.answers.kind == TEXT:
-            # without a test nothing is written, and nothing has to fit
-            decoding = self.decoding or Decoding() if tests else Decoding(max_new_tokens=1)
-            self._check_room(tests, decoding, source)
-            return GivenText(**common, decoding=decoding)
+            return tags(**common, tag_names=names or ())
+        if self.answers.kind == TEXT:  # what is given ends where the answer begins
+            return text(**common, decoding=decoding, separator="")
         if self.answers.kind == LABELS:
-            return GivenLabelSets(**common, label_names=list(names or ()))
-        return GivenLabels(**common, label_names=None if names is None else list(names))
+            return sets(**common, label_names=list(names or ()))
+        return labels(**common, label_names=None if names is None else list(names))
 
     @property
     def _has_validation(self) -> bool:

@@ -107,6 +107,12 @@ class GivenTags(TaggedData):
 class GivenText(TextData):
     """`TextData` of :class:`Written` rows."""
 
+    def prompts(
+        self, tokenizer: Any, examples: Sequence[Any], seq2seq: bool = False
+    ) -> list[list[int]]:
+        """The rows' sources as they are."""
+        return [self.prompt(example.columns, seq2seq) for example in examples]
+
     def tokenise(
         self, tokenizer: Any, examples: Sequence[Any], seq2seq: bool = False
     ) -> list[dict[str, Any]]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import Gt, Lt
 
@@ -17,6 +18,9 @@ from experiments.tasks.generation import Generation, Split
 from experiments.tasks.reading.cells import text_of, texts_of
 from experiments.tasks.reading.files import SUFFIXES, Row, is_missing, read_rows
 from experiments.tasks.reading.splits import own_splits
+
+if TYPE_CHECKING:
+    from experiments.tasks.kinds.text import TextData
 
 __all__ = ["Instructions"]
 
@@ -75,19 +79,32 @@ class Instructions(Generation):
         """Those that every row must fill."""
         return self.instruction_column, self.output_column
 
-    def read_row(self, row: Row, place: str) -> tuple[str, list[str]]:
-        """The prompt and the response."""
+    @property
+    def source_columns(self) -> tuple[str, ...]:
+        """The instruction; an input is read where there is one."""
+        return (self.instruction_column,)
+
+    def read_source(self, row: Mapping[str, Any], place: str) -> str:
+        """The prompt."""
         given = None if self.input_column is None else row.get(self.input_column)
         instruction = text_of(row[self.instruction_column], self.instruction_column, place)
         text = "" if is_missing(given) else text_of(given, str(self.input_column), place)
+        return self.source(instruction, text)
+
+    def read_row(self, row: Row, place: str) -> tuple[str, list[str]]:
+        """The prompt and the response."""
         answers = texts_of(row[self.output_column], self.output_column, place)
-        return self.source(instruction, text), answers
+        return self.read_source(row, place), answers
 
     def source(self, instruction: str, given: str = "") -> str:
         """What the model reads, up to the separator."""
         values = {"instruction": instruction.strip(), "input": given.strip()}
         template = self.prompt if values["input"] else self.prompt_without_input
         return PLACES.sub(lambda place: values[place[1]], template)
+
+    def load(self) -> TextData:
+        """Read the splits; an instruction with its prompt around it shows what a source is."""
+        return replace(super().load(), looks=self.source("Name three colours."))
 
     def scored_whole(self) -> Instructions:
         """Of one file all rows, not `test_share` of them."""

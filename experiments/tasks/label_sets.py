@@ -101,7 +101,8 @@ def _labels(cell: Any, column: str, separator: str | None, place: str) -> list[A
     raise UserError(
         f"{place} has {kind_of(cell)} in column {column!r}, {str(cell)[:60]!r}: with "
         "task.multi_label=true this must be a list of labels, or a text with "
-        "task.label_separator=';' or the like"
+        "task.label_separator=';' or the like; for a column of 0 and 1 for each label name them, "
+        "task.label_columns=[...]"
     )
 
 
@@ -122,5 +123,6 @@ def _refuse_marks(cells: Sequence[Sequence[Any]], column: str, where: str) -> No
     if marks and len(alike) == 1 and alike != {1}:
         raise UserError(
             f"{where} has lists of {len(cells[0])} zeros and ones in column {column!r}: give the "
-            "names of a text's labels, not a mark for each label"
+            "names of a text's labels, not a mark for each label (columns of marks are "
+            "task.label_columns=[...])"
         )

@@ -17,6 +17,7 @@ from experiments.tasks.from_files import (
     check_distinct,
     held_out,
 )
+from experiments.tasks.inputs import Inputs, word_inputs
 from experiments.tasks.label_trust import TrustedFile
 from experiments.tasks.odd_labels import say_look_alikes
 from experiments.tasks.reading.iob import tag_names, to_iob2
@@ -24,7 +25,7 @@ from experiments.tasks.reading.lines import DEFAULTS
 from experiments.tasks.reading.sentences import SUFFIXES, read_sentences
 from experiments.tasks.reading.source_names import SourceNames
 from experiments.tasks.reading.splits import SplitFiles, no_test, scored_splits
-from experiments.tasks.task import Length
+from experiments.tasks.task import Length, no_examples
 
 if TYPE_CHECKING:
     from experiments.tasks.kinds.tags import TaggedData
@@ -97,6 +98,22 @@ class Tagging(TrustedFile, LabelledFiles):
     def scored_whole(self) -> Tagging:
         """Without ``holdout``."""
         return replace(self, holdout=None)
+
+    def inputs(self) -> Inputs:
+        """The words."""
+        return word_inputs(self.tokens_column, self.dialect)
+
+    def to_predict(self, labels: Sequence[str] | None) -> TaggedData:
+        """The tags alone; no file is read."""
+        from experiments.tasks.kinds.tags import TaggedData
+
+        return TaggedData(
+            name=self.name,
+            **no_examples(),
+            metrics=tuple(TAG_METRICS),
+            max_length=self.max_length,
+            tag_names=tuple(labels or ()),
+        )
 
     def _load(self, files: dict[str, SplitFiles], known: tuple[str, ...] | None) -> TaggedData:
         from experiments.tasks.kinds.tags import TaggedData

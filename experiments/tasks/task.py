@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 
+import numpy as np
 from annotated_types import Ge
 
 from bilevel.errors import UserError
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from experiments.models.spec import ModelSpec
+    from experiments.tasks.inputs import Inputs
 
-__all__ = ["LEAST_LENGTH", "Length", "Subset", "Task", "TaskData", "choose"]
+__all__ = ["LEAST_LENGTH", "Length", "Subset", "Task", "TaskData", "choose", "no_examples"]
 
 LEAST_LENGTH = 8  # a pair of texts has up to 4 tokens that are no text
 Length = Annotated[int, Ge(LEAST_LENGTH)]  # tokens of an example
@@ -95,6 +97,10 @@ class TaskData(ABC):
         """
         raise TypeError(f"{type(self).__name__} has no labels to number")
 
+    def at_threshold(self, threshold: float) -> TaskData:
+        """The same, where it says labels above a probability that has been chosen; else itself."""
+        return self
+
     def stratify(self, examples: Sequence[Any]) -> list[int] | None:
         """Classes for a stratified split; None where there is none."""
         return None
@@ -129,6 +135,14 @@ class TaskData(ABC):
             f"task {self.name} does not say the losses of single examples: give its TaskData a "
             "method example_losses(outputs, batch)"
         )
+
+    def constant_losses(self, examples: Sequence[dict[str, Any]]) -> np.ndarray | None:
+        """Losses (n,) of tokenised examples under the best answer that is the same for all of them.
+
+        It is the best for these very examples: what any model should beat. As in
+        :meth:`example_losses` a sum over an example's terms; None where there is no such answer.
+        """
+        return None
 
     @abstractmethod
     def predictions(self, outputs: Any, batch: dict[str, Tensor]) -> list[Any]:
@@ -189,6 +203,10 @@ class Task(Settings, ABC):
             UserError: a file, a column or a label is missing, or a split is empty.
         """
 
+    def published(self) -> str | None:
+        """The hub's id of the data that are read; None of all others."""
+        return None
+
     def to_score(self, labels: Sequence[str] | None) -> TaskData:
         """The data for a model that is trained already; what it was trained on need not be there.
 
@@ -199,6 +217,27 @@ class Task(Settings, ABC):
             UserError: as :meth:`load`.
         """
         return self.load()
+
+    def inputs(self) -> Inputs:
+        """How rows without answers are read, for predictions on them.
+
+        Raises:
+            UserError: the task does not say.
+        """
+        raise UserError(
+            f"task {self.name} does not say how rows without answers are read: give its class a "
+            "method inputs() (docs/predict.md)"
+        )
+
+    def to_predict(self, labels: Sequence[str] | None) -> TaskData:
+        """The data without any examples, for a model that is trained already.
+
+        Here it is :meth:`to_score` without them; tasks that read files do without these too.
+
+        Args:
+            labels: the classes or tags that the model puts out; None without any.
+        """
+        return replace(self.to_score(labels), **{**no_examples(), "validation": None})
 
     def scored_whole(self) -> Task:
         """The task on data that it was not trained on: no share of one file alone is the test."""
@@ -223,6 +262,11 @@ class Subset(Task):
     def kept_test(self, examples: list[T], classes: Sequence[int] | None = None) -> list[T]:
         """The examples of a test set within `max_test`; see :func:`choose`."""
         return choose(examples, self.max_test, self.subset_seed, classes)
+
+
+def no_examples() -> dict[str, Any]:
+    """What `TaskData` is told of its examples where there are none."""
+    return {"train": [], "train_source": None, "tests": {}, "test_source": "none"}
 
 
 def choose(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from bilevel.errors import UserError
 from experiments.answers import Decoding
@@ -54,10 +55,19 @@ class TextToText(Generation):
         """Source and target."""
         return self.source_column, self.target_column
 
+    @property
+    def source_columns(self) -> tuple[str, ...]:
+        """The source."""
+        return (self.source_column,)
+
+    def read_source(self, row: Mapping[str, Any], place: str) -> str:
+        """The text as it is."""
+        return text_of(row[self.source_column], self.source_column, place)
+
     def read_row(self, row: Row, place: str) -> tuple[str, list[str]]:
         """The texts as they are."""
-        source = text_of(row[self.source_column], self.source_column, place)
-        return source, texts_of(row[self.target_column], self.target_column, place)
+        targets = texts_of(row[self.target_column], self.target_column, place)
+        return self.read_source(row, place), targets
 
     def scored_whole(self) -> TextToText:
         """Without ``holdout``."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from bilevel.errors import UserError
 from experiments.answers import Decoding
@@ -50,9 +52,18 @@ class WebNLG(Generation):
         """Those of an entry."""
         return ("category", "triples", "references") + ("ref_comments",) * self.only_good
 
+    @property
+    def source_columns(self) -> tuple[str, ...]:
+        """The triples."""
+        return ("triples",)
+
+    def read_source(self, row: Mapping[str, Any], place: str) -> str:
+        """An entry's triples."""
+        return linearised(triples(row["triples"], place))
+
     def read_row(self, row: Row, place: str) -> tuple[str, list[str]] | None:
         """An entry's triples and its references; None without a good one."""
-        source = linearised(triples(row["triples"], place))
+        source = self.read_source(row, place)
         references = list_of(row["references"], "references", place)
         if not self.only_good or not references:
             return source, texts_of(references, "references", place)

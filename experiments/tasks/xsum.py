@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from bilevel.settings import Count
 from experiments.answers import Decoding
@@ -38,7 +39,15 @@ class XSum(Generation):
         """Article and summary."""
         return "document", "summary"
 
+    @property
+    def source_columns(self) -> tuple[str, ...]:
+        """The article."""
+        return ("document",)
+
+    def read_source(self, row: Mapping[str, Any], place: str) -> str:
+        """The article as it is."""
+        return text_of(row["document"], "document", place)
+
     def read_row(self, row: Row, place: str) -> tuple[str, list[str]]:
         """The texts as they are."""
-        document = text_of(row["document"], "document", place)
-        return document, texts_of(row["summary"], "summary", place)
+        return self.read_source(row, place), texts_of(row["summary"], "summary", place)

@@ -44,8 +44,7 @@ def about_cut(cut: Cut | None) -> list[str]:
         return [cut.frontier.doubt] if taken and cut.frontier.doubt is not None else []
     kept = "the whole adapter is kept" if cut.keep is None else "the ranks are as told"
     return [
-        "nothing learned: on the held-out examples the loss with the adapter is not lower than "
-        f"without it by two standard errors, so {kept}: train longer (train.epochs), at another "
+        f"{cut.frontier.nothing_learned}, so {kept}: train longer (train.epochs), at another "
         "learning rate (train.lr) or on more data"
     ]
 

@@ -21,12 +21,14 @@ from experiments.metrics.weight_change import moved
 from experiments.plots.records import final_values
 from experiments.results import record, source_table, wrongest
 from experiments.results.saved_model import Saved, load
+from experiments.tasks.kinds.label_sets import LabelSetData
 from experiments.tasks.sources import sizes
 from experiments.tasks.task import TaskData
 from experiments.training import decided_ranks, warm_start
 from experiments.training.doubts import about_cut, about_predictions
 from experiments.training.fine_tuning_job import FineTuningJob
 from experiments.training.scoring import forward, score
+from experiments.training.watched import digest
 from problems.common.method import Outcome
 
 __all__ = ["assemble", "final_scores", "test_sizes"]
@@ -45,6 +47,9 @@ def final_scores(
     device = distributed.setup(job.plan.engine.strategy).device
     outcome.model.cpu()
     model = load(saved.folder, job.stock_model()).to(device)
+    if isinstance(job.task, LabelSetData) and job.task.threshold is None:
+        found, _ = forward(model, job.task, job.data.validation or (), job.data.collate)
+        job.task = job.task.decided(found, job.task.validation or ())
     scores = score(model, job.task, job.tests, job.data.collate, tokenizer=job.tokenizer)
     _write_predictions(job.task, scores.predictions, folder)
     wrongest.write(job.task, scores.predictions, job.tokenizer, folder)
@@ -127,6 +132,7 @@ def assemble(
         "schema_version": record.SCHEMA_VERSION,
         "method": names["method"],
         "task": names["task"],
+        "dataset": job.plan.task.published(),
         "model": names["model"],
         "seed": job.seed,
         "warm_start": warm_start.described(job.plan.model, names["model"]),
@@ -143,12 +149,14 @@ def assemble(
         "decided": scores["decided"],
         "lora": outcome.lora,
         "source_weights": scores["source_weights"],
+        "probe": outcome.probe,
         "trainable_parameters": outcome.trainable_parameters,
         "adapter_parameters": saved.parameters,
         "head_parameters": saved.head_parameters,
         "data": {**_sizes(task, outcome), **test_sizes(task)},
         "train_source": task.train_source,
         "test_source": task.test_source,
+        "threshold": task.threshold if isinstance(task, LabelSetData) else None,
         "labels": None if task.answers.names is None else list(task.answers.names),
         "hypergradient": first["hypergradient"],
         "engine": {
@@ -186,6 +194,17 @@ def _validation(stages: dict[str, dict[str, Any]], outcome: Outcome) -> dict[str
 
     What an earlier stage learned from them is in what was saved: its ranks, or its gates.
     """
+    scored = outcome.validation_scores
+    if scored is not None:  # without the engine, in one stage
+        metrics = dict(scored.scores)
+        return {
+            "loss": metrics.pop("loss"),
+            "metrics": metrics,
+            "examples": len(scored.rows),
+            "digest": digest(scored.rows),
+            "source": scored.source,
+            "trained_on": outcome.validation_trained_on,
+        }
     found = [s["validation"] for s in stages.values() if s.get("validation") is not None]
     if not found:
         return None

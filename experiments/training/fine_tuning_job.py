@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,20 @@ from bilevel.lowrank import split_fused
 from experiments.config.plan import Plan
 from experiments.models.memory import recompute, settled_precision
 from experiments.models.target_modules import target_modules
+from experiments.tasks.kinds.label_sets import LabelSetData
 from experiments.tasks.kinds.room import check_room
 from experiments.tasks.kinds.text import TextData
 from experiments.tasks.sources import Sourced, sizes, source_of
 from experiments.tasks.task import TaskData
 from experiments.training import choosing, warm_start
+from experiments.training.class_weights import check_class_weights, class_weights, weight_classes
 from experiments.training.context import RunContext
 from experiments.training.heard import heard
 from experiments.training.label_smoothing import check_smoothing, smooth_labels
-from experiments.training.scoring import example_losses
+from experiments.training.scoring import example_losses, outputs_of, score
 from problems.common.layer_names import positions
-from problems.common.method import TrainData, TrainSettings
+from problems.common.method import AnswerKind, TrainData, TrainSettings
+from problems.common.two_levels import check_plain_losses
 
 __all__ = ["FineTuningJob", "load_task"]
 
@@ -46,10 +49,19 @@ def load_task(plan: Plan) -> TaskData:
         task = replace(task, draw_weights=plan.task.draw_weights(task.train))
     plan.method.check_sources(sizes(task.train), drawn=task.draw_weights is not None)
     check_smoothing(plan.settings.label_smoothing, task.answers)
+    check_class_weights(plan.settings.class_weights, task.answers)
     if task.weights is not None and not plan.method.takes_weights:
         raise UserError(
             f"task {task.name} gives its training examples weights, and method {plan.chosen} would "
             "pass over them: take method=lora"
+        )
+    if task.weights is not None:
+        check_plain_losses(plan.settings, f"task {task.name}")
+    plan.method.check_answers(task.answers.kind)
+    if isinstance(task, LabelSetData) and task.threshold is None and not task.validation:
+        raise UserError(
+            "task.threshold=validation chooses on the validation data, beside the test set, and "
+            "there are none: give a file validation, or a number, task.threshold=0.5"
         )
     plan.method.check_size(len(task.train), plan.settings.batch_size)
     plan.method.check_steps(len(task.train), plan.settings)
@@ -69,6 +81,8 @@ class FineTuningJob:
         task: its data, and how to score.
         tests: the task's test sets by name, tokenised.
         tokenizer: of the model.
+        class_weights: of the classes in the training losses, (C,); None for equal ones.
+        head_replaced: the checkpoint has a head for other answers.
         warnings: what was said of the model, and of the data for it, while they were loaded.
     """
 
@@ -83,7 +97,9 @@ class FineTuningJob:
     target_modules: list[str]
     head_modules: list[str]
     task_type: str | None
+    class_weights: Tensor | None
     _fresh: PreTrainedModel | None
+    head_replaced: bool = False
     warnings: list[str] = field(default_factory=list)
 
     @classmethod
@@ -115,6 +131,10 @@ class FineTuningJob:
             return loaded.tokenise(task, examples)
 
         examples = tokenise(task.train)
+        weights = class_weights(
+            settings.class_weights, task.answers, [row["labels"] for row in examples]
+        )
+        weight_classes(fresh, weights, settings.label_smoothing)
         data = TrainData(
             examples=examples,
             collate=task.collator(loaded.tokenizer),
@@ -142,7 +162,9 @@ class FineTuningJob:
             target_modules=targets,
             head_modules=loaded.head_modules,
             task_type=loaded.task_type,
+            class_weights=weights,
             _fresh=fresh,
+            head_replaced=loaded.head_replaced,
             warnings=warnings,
         )
 
@@ -151,12 +173,34 @@ class FineTuningJob:
         fresh, self._fresh = self._fresh, None
         if fresh is not None:
             return fresh
-        return _for_training(self.plan, self.task, self.stock_model())
+        model = _for_training(self.plan, self.task, self.stock_model())
+        weight_classes(model, self.class_weights, self.settings.label_smoothing)
+        return model
 
     @property
     def device(self) -> torch.device:
         """Where models are trained."""
         return distributed.setup(self.plan.engine.strategy).device
+
+    @property
+    def kind(self) -> AnswerKind:
+        """See :attr:`problems.common.method.Job.kind`."""
+        return self.task.answers.kind  # type: ignore[return-value]
+
+    @torch.no_grad()
+    def outputs(
+        self, model: nn.Module, rows: Sequence[dict[str, Any]]
+    ) -> Iterator[tuple[list[int], Any, dict[str, Tensor]]]:
+        """See :meth:`problems.common.method.Job.outputs`."""
+        with outputs_of(model, rows, self.data.collate) as each:
+            yield from each
+
+    def scores(self, model: nn.Module, rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+        """See :meth:`problems.common.method.Job.scores`."""
+        known = self._examples()
+        part = replace(self.task, tests={"validation": [known[id(row)] for row in rows]})
+        found = score(model, part, {"validation": list(rows)}, self.data.collate)
+        return {"loss": found.loss, **found.metrics}
 
     def losses(self, model: nn.Module, rows: Sequence[dict[str, Any]]) -> Losses:
         """See :meth:`problems.common.method.Job.losses`."""
@@ -178,8 +222,6 @@ class FineTuningJob:
     ) -> RunContext:
         """What the stages of a run in ``folder`` share."""
         options, task = self.plan.engine, self.task
-        rows = [*self.data.examples, *(self.data.validation or ())]
-        examples = [*task.train, *(task.validation or ())]
         return RunContext(
             task=task,
             tests=self.tests,
@@ -187,7 +229,7 @@ class FineTuningJob:
             options=options,
             folder=folder,
             validation=self.data.validation,
-            examples={id(row): e for row, e in zip(rows, examples, strict=True)},
+            examples=self._examples(),
             tokenizer=self.tokenizer,
             checkpointer=Checkpointer(folder / "checkpoints", options.keep_checkpoints),
             resume=self.plan.resume,
@@ -195,9 +237,16 @@ class FineTuningJob:
             callbacks=callbacks,
         )
 
+    def _examples(self) -> dict[int, Any]:
+        """What a tokenised training or validation example was made of, by its ``id()``."""
+        rows = [*self.data.examples, *(self.data.validation or ())]
+        examples = [*self.task.train, *(self.task.validation or ())]
+        return {id(row): example for row, example in zip(rows, examples, strict=True)}
+
 
 def _for_training(plan: Plan, task: TaskData, model: PreTrainedModel) -> PreTrainedModel:
-    smooth_labels(model, plan.settings.label_smoothing, task.answers)
+    if plan.settings.class_weights is None:  # else the weighted loss smooths them
+        smooth_labels(model, plan.settings.label_smoothing, task.answers)
     if plan.model.gradient_checkpointing:
         recompute(model)
     return split_fused(model) if plan.method.splits_fused else model

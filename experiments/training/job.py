@@ -12,7 +12,6 @@ from typing import Any
 import transformers
 
 from bilevel.callbacks.callback import Callback
-from bilevel.checkpoint.disk import told_when_full
 from bilevel.errors import StorageError, UserError
 from experiments import figures
 from experiments.cli.quiet import quiet
@@ -28,9 +27,10 @@ from experiments.results import (
     source_table,
     weights_file,
 )
+from experiments.results.artefact import Artefact
 from experiments.results.fresh_folder import refuse_others
 from experiments.tasks.task import TaskData
-from experiments.training import decided_ranks, trackers, trained_rows, warm_start
+from experiments.training import chosen_horizon, decided_ranks, trackers, trained_rows, warm_start
 from experiments.training.context import RunContext
 from experiments.training.final_scores import assemble, final_scores, test_sizes
 from experiments.training.fine_tuning_job import FineTuningJob, load_task
@@ -75,6 +75,7 @@ def execute(
         quiet()
         task = task or load_task(plan)
         journal = Journal(folder / "checkpoints" / "stages.json", plan.config, plan.resume)
+        plan = chosen_horizon.settled(plan, task, journal)
         job = FineTuningJob.load(plan, task)
         _tell_data(job)
         with trackers.opened(plan.report_to, folder, plan.config, before) as told:
@@ -92,17 +93,24 @@ def _train_and_score(job: FineTuningJob, context: RunContext, journal: Journal) 
     plan, task, folder = job.plan, job.task, context.folder
     outcome, stages = _run_stages(job, context, journal)
     saved = _save(outcome, context)
-    saved_model.name_labels(task.answers, folder.glob("adapter*"))
-    if saved.folder.name == saved_model.MODEL:
-        with told_when_full(saved.folder):
-            job.tokenizer.save_pretrained(str(saved.folder))
-    elif plan.model.warm_start is not None:
-        warm_start.save_base(job.stock_model(), job.tokenizer, folder)
+    base = plan.model.reference()
+    if saved.folder.name != saved_model.MODEL and plan.model.warm_start is not None:
+        base = warm_start.save_base(job.stock_model(), job.tokenizer, folder)
+    artefact = Artefact.of(
+        *(task, task.answers, job.tokenizer, outcome.model.config, base, plan.model.dtype),
+        job.head_replaced,
+    )
+    places = [path for path in saved_model.places(folder) if path.is_dir()]
+    artefact.complete(places)
     saved_model.seal(folder)
     scores = final_scores(job, outcome, saved, folder)
     for words in scores["warnings"]:
         log.warning("%s", words)
     values = assemble(job, stages, outcome, saved, scores)
+    if chosen_horizon.STAGE in journal.finished:
+        found = journal.found(chosen_horizon.STAGE)
+        values["engine"]["horizon"] = {key: found[key] for key in ("wanted", "cosines")}
+    artefact.card(places, values)
     title = run_name(values)
     if values["source_weights"] is not None:
         source_table.write(title, values["source_weights"], folder)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bilevel.cutting.losses import Losses
 from bilevel.evaluation import evaluating, matching_autocast
-from experiments.models.batching import batches
+from experiments.models.batching import EXAMPLES, batches
 from experiments.models.generation import generate
 from experiments.models.memory import without_cache
 from experiments.tasks.kinds.text import TextData
@@ -38,15 +38,18 @@ def outputs_of(
     examples: Sequence[dict[str, Any]],
     collate: Collate,
     precision: AbstractContextManager[None] | None = None,
+    batch_size: int = EXAMPLES,
 ) -> Iterator[Iterator[tuple[list[int], Any, dict[str, Tensor]]]]:
     """Indices, outputs and batch, of all examples in batches of like length.
 
-    In here the model is in evaluation mode, without a cache; arguments as :func:`forward`'s.
+    In here the model is in evaluation mode, without a cache; arguments as :func:`forward`'s, and
+    ``batch_size``, examples at once at most.
     """
     device = next(model.parameters()).device
+    lengths = [len(example["input_ids"]) for example in examples]
 
     def each() -> Iterator[tuple[list[int], Any, dict[str, Tensor]]]:
-        for indices in batches([len(example["input_ids"]) for example in examples]):
+        for indices in batches(lengths, batch_size):
             batch = {k: v.to(device) for k, v in collate([examples[i] for i in indices]).items()}
             yield indices, model(**batch), batch
 
@@ -96,7 +99,7 @@ def example_losses(
         for indices, outputs, batch in each:
             found, counted = task.example_losses(outputs, batch)
             totals[indices], terms[indices] = found.cpu().numpy(), counted.cpu().numpy()
-    return Losses(totals, terms)
+    return Losses(totals, terms, task.constant_losses(examples))
 
 
 def score(

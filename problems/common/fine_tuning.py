@@ -19,7 +19,7 @@ from bilevel import (
 from problems.common.build_optimizer import Parameters, optimizer_and_scheduler
 from problems.common.method import Job
 from problems.common.optimizer_settings import OptimizerSettings
-from problems.common.parameters import trainable
+from problems.common.parameters import at_two_rates, trainable
 
 __all__ = ["FineTuning", "HeldOut", "full_precision", "only_problem", "problem_config"]
 
@@ -76,6 +76,10 @@ def only_problem(
             optimiser's settings name none.
         **options: further arguments of the class.
     """
+    ratio = job.settings.lora_plus_ratio
+    if ratio is not None:
+        rate = lr if optimizer.lr is None else optimizer.lr
+        parameters = at_two_rates(model, trainable(model), rate, ratio)
     optim, schedule = optimizer_and_scheduler(
         optimizer, parameters or trainable(model), steps, lr, job.settings.warmup_steps
     )

@@ -12,6 +12,8 @@ from transformers.pytorch_utils import Conv1D
 from bilevel.errors import UserError
 from bilevel.lowrank.fused import built_of_conv1d
 from problems.common.method import Job
+from problems.common.peft_options import PeftOptions
+from problems.common.starts import started
 
 __all__ = ["add_lora", "check_rank", "peft_head", "with_lora"]
 
@@ -27,17 +29,50 @@ def check_rank(model: PreTrainedModel, targets: Sequence[str], rank: int) -> Non
             raise UserError(f"rank {rank} is not between 1 and {smaller}, the size of layer {name}")
 
 
-def add_lora(job: Job, model: PreTrainedModel, **options: Any) -> PeftModel:
-    """Inject LoRA into the job's target modules (or those in ``options``), head trainable."""
+def add_lora(
+    job: Job,
+    model: PreTrainedModel,
+    peft: PeftOptions | None = None,
+    rows: Sequence[dict[str, Any]] | None = None,
+    **options: Any,
+) -> PeftModel:
+    """Inject LoRA into the job's target modules (or those in ``options``), head trainable.
+
+    Args:
+        job: tells the head and the target modules.
+        model: which.
+        peft: where the factors start; None for PEFT's own start. The scale is in ``options``.
+        rows: the examples that are trained on, where not all of the training data are.
+        **options: of ``LoraConfig``.
+    """
     options.setdefault("target_modules", job.target_modules)
     options.setdefault("fan_in_fan_out", built_of_conv1d(model))
-    return get_peft_model(model, LoraConfig(**peft_head(job), **options))
+    if peft is None:
+        return get_peft_model(model, LoraConfig(**peft_head(job), **options))
+    config = LoraConfig(**peft_head(job), **options, **peft.start())
+    return started(get_peft_model(model, config), job, peft, rows)
 
 
-def with_lora(job: Job, rank: int, alpha: float, dropout: float, **options: Any) -> PeftModel:
-    """The job's pretrained model with LoRA of this size, injected by :func:`add_lora`."""
+def with_lora(
+    job: Job,
+    rank: int,
+    alpha: float,
+    dropout: float,
+    peft: PeftOptions | None = None,
+    **options: Any,
+) -> PeftModel:
+    """The job's pretrained model with LoRA of this size, injected by :func:`add_lora`.
+
+    Args:
+        job: with the model.
+        rank, alpha, dropout: of every layer's update.
+        peft: its scale, and where it starts; None for PEFT's own.
+        **options: of ``LoraConfig``.
+    """
     sizes = {"r": rank, "lora_alpha": alpha, "lora_dropout": dropout}
-    return add_lora(job, job.build_model(), **sizes, **options)
+    if peft is not None:
+        sizes["use_rslora"] = peft.use_rslora
+    return add_lora(job, job.build_model(), peft, **sizes, **options)
 
 
 def peft_head(job: Job) -> dict[str, Any]:

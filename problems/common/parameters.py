@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["count", "in_full_precision", "train_only", "trainable"]
+__all__ = ["at_two_rates", "count", "in_full_precision", "train_only", "trainable"]
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
@@ -35,6 +35,27 @@ def in_full_precision(model: nn.Module) -> None:
 def count(parameters: Sequence[Tensor]) -> int:
     """Number of elements."""
     return sum(p.numel() for p in parameters)
+
+
+def at_two_rates(
+    model: nn.Module, parameters: Sequence[nn.Parameter], lr: float, ratio: float
+) -> list[dict[str, Any]]:
+    """The parameters in two groups of an optimiser: all but LoRA's B, and B at a rate of its own.
+
+    LoRA+ (Hayou et al., ICML 2024, arXiv 2402.12354). PEFT's ``create_loraplus_optimizer`` gives
+    B's rate to every vector as well, the head's biases among them; the paper's is of B alone.
+
+    Args:
+        model: with LoRA.
+        parameters: of the level, all or some of the model's.
+        lr: of the rest.
+        ratio: B's rate over it.
+    """
+    ups = {id(p) for name, p in model.named_parameters() if ".lora_B." in name}
+    return [
+        {"params": [p for p in parameters if id(p) not in ups], "lr": lr},
+        {"params": [p for p in parameters if id(p) in ups], "lr": lr * ratio},
+    ]
 
 
 def train_only(model: nn.Module, names: Collection[str], modules: Collection[str]) -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from bilevel.settings import Count, Natural, NonNegative, Passes, Rate, Settings, Share
+from annotated_types import Gt, Le
+
+from bilevel.settings import Count, Natural, NonNegative, Passes, Positive, Rate, Settings, Share
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from bilevel.cutting import Cut
 
-__all__ = ["SOURCE_WEIGHT", "Outcome", "TrainData", "TrainSettings"]
+__all__ = ["SOURCE_WEIGHT", "Outcome", "TrainData", "TrainSettings", "ValidationScores"]
 
 SOURCE_WEIGHT = "source_weight "  # before a source's name, in what a method watches
 
@@ -66,9 +68,30 @@ class TrainSettings(Settings):
     """Learning rate of low-rank factors and head where the method names none."""
     label_smoothing: Share = 0.0
     """Weight of the uniform distribution in the training loss."""
+    lora_plus_ratio: Annotated[float, Gt(0), Le(1e6)] | None = None
+    """Learning rate of LoRA's B over that of A and of all else (LoRA+, arXiv 2402.12354: 16); null
+    for one rate of both."""
+    class_weights: Literal["balanced"] | dict[str, Positive] | None = None
+    """Weights of the classes, tags or labels in the training loss of every level: balanced, each as
+    much as every other, or one for each by its name; only their ratios matter. null: equal ones."""
     warmup_steps: Natural | None = None
     """Optimiser steps in which every learning rate with a warm-up rises from 0, of each level its
     own; null leaves it to each optimiser's warmup_ratio."""
+
+
+@dataclass(frozen=True)
+class ValidationScores:
+    """What a method that trains without the engine, which would see to it, scored on D_val.
+
+    Attributes:
+        rows: the tokenised examples of D_val.
+        source: the task's own validation split, or a part of the training data.
+        scores: of :meth:`problems.common.method.Job.scores`.
+    """
+
+    rows: Sequence[dict[str, Any]]
+    source: Literal["validation", "training"]
+    scores: dict[str, float | None]
 
 
 @dataclass
@@ -94,6 +117,8 @@ class Outcome:
             in the end, after they were last scored on it.
         example_weights: learned ones of the training examples, (n,), in their order; None without.
         source_weights: learned ones of the sources, which sum to 1; None without.
+        validation_scores: of a method that trains without the engine; None leaves it to that.
+        probe: what ``method=linear_probe`` chose, plain values.
     """
 
     model: Any
@@ -108,3 +133,5 @@ class Outcome:
     example_weights: Tensor | None = None
     lora: dict[str, Any] | None = None
     source_weights: dict[str, float] | None = None
+    validation_scores: ValidationScores | None = None
+    probe: dict[str, Any] | None = None

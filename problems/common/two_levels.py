@@ -30,22 +30,31 @@ if TYPE_CHECKING:
     from bilevel import BilevelProblem
     from problems.common.build_optimizer import Parameters
 
-__all__ = ["Fraction", "Level", "Parts", "TwoLevelMethod", "check_unsmoothed"]
+__all__ = ["Fraction", "Level", "Parts", "TwoLevelMethod", "check_plain_losses"]
 
 # A share of the data that leaves some for the other level.
 Fraction = Annotated[float, Gt(0), Lt(1)]
 
 
-def check_unsmoothed(settings: TrainSettings, method: str) -> None:
-    """Refuse a smoothed loss for a method that weights examples: it is no sum over them here.
+def check_plain_losses(settings: TrainSettings, who: str) -> None:
+    """Refuse a loss of one's own making where examples are weighted: it is no sum over them here.
+
+    Args:
+        settings: of the training.
+        who: weights the examples, ``method=source_weights`` say.
 
     Raises:
-        UserError: ``train.label_smoothing``.
+        UserError: ``train.label_smoothing``, or ``train.class_weights``.
     """
     if settings.label_smoothing:
         raise UserError(
-            f"train.label_smoothing={settings.label_smoothing:g} does not go with method={method}, "
+            f"train.label_smoothing={settings.label_smoothing:g} does not go with {who}, "
             "which weights the plain loss of each example: 0 is allowed"
+        )
+    if settings.class_weights is not None:
+        raise UserError(
+            f"train.class_weights does not go with {who}, which weights the plain loss of each "
+            "example: leave it at null"
         )
 
 
@@ -85,6 +94,9 @@ class Level:
     lr: float
 
 
+Cosine = Annotated[float, Gt(-1), Lt(1)]
+
+
 @dataclass(frozen=True)
 class TwoLevelMethod(Method):
     """A method that trains two levels in turn."""
@@ -94,6 +106,9 @@ class TwoLevelMethod(Method):
     validation split as D_val and all of the training data as D_train."""
     unroll_steps: Count = 1
     """T1, lower steps before every upper one."""
+    horizon: Cosine | None = None
+    """Choose T1 before the training: the least, of 1, 2, 4, ... 32, whose hypergradient has this
+    cosine to that of 2 T1 steps (0.9, say); ``unroll_steps=auto`` is the same as 0.9."""
     upper_steps: Count = 1
     """T2, upper steps in a row."""
     warmup_steps: Natural = 0
@@ -203,6 +218,11 @@ class TwoLevelMethod(Method):
         Their problems are named ``lower`` and ``upper``, and reach each other by these names.
         """
         warmup = job.settings.warmup_steps
+        ratio = job.settings.lora_plus_ratio
+        if ratio is not None:
+            rate = lower.lr if lower.optimizer.lr is None else lower.optimizer.lr
+            plain: Any = lower.parameters
+            lower = replace(lower, parameters=common.at_two_rates(lower.module, plain, rate, ratio))
         lower_optimizer, lower_schedule = common.optimizer_and_scheduler(
             lower.optimizer, lower.parameters, self._standing_steps(steps), lower.lr, warmup
         )

@@ -68,6 +68,7 @@ class DeltaLoRA(LowRankMethod):
     """LoRA whose product also moves the pretrained weight; the paper has no dropout."""
 
     name: ClassVar[str] = "delta_lora"
+    two_rates: ClassVar[bool] = True
     splits_fused: ClassVar[bool] = True
     mode: Literal["factored", "in_place"] = "factored"
     """Keep the weight and add a frozen branch to it, or change the weight itself: equal results."""

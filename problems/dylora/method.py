@@ -53,6 +53,7 @@ class DyLoRA(LowRankMethod):
     """LoRA that can be cut to any rank up to ``rank``."""
 
     name: ClassVar[str] = "dylora"
+    two_rates: ClassVar[bool] = True
     splits_fused: ClassVar[bool] = True
     rank: Count = 8
     """r, the largest rank."""

@@ -53,7 +53,7 @@ from problems.common import (
     TrainSettings,
     TwoLevelMethod,
 )
-from problems.common.two_levels import Fraction, check_unsmoothed
+from problems.common.two_levels import Fraction, check_plain_losses
 from problems.lora import train_lora
 
 if TYPE_CHECKING:
@@ -75,6 +75,8 @@ class ExampleWeights(LowRankMethod, TwoLevelMethod):
     """LoRA on D_train, a weight for each example on trusted D_val; then LoRA on the rest."""
 
     name: ClassVar[str] = "example_weights"
+    two_rates: ClassVar[bool] = True
+    refuses: ClassVar[dict[str, str]] = {}
     splits_fused: ClassVar[bool] = True
     split: Fraction | None = None
     """null alone: D_val is the task's own validation split, whose labels are trusted."""
@@ -123,9 +125,10 @@ class ExampleWeights(LowRankMethod, TwoLevelMethod):
         """Nor do weights go with a smoothed loss, which is no sum over examples here.
 
         Raises:
-            UserError: ``train.label_smoothing``, or as other methods on two levels.
+            UserError: ``train.label_smoothing`` or ``train.class_weights``, or as other
+                methods on two levels.
         """
-        check_unsmoothed(settings, self.name)
+        check_plain_losses(settings, f"method={self.name}")
         super().check_steps(examples, settings)
 
     def held_out(self, own: bool) -> DVal:
@@ -144,7 +147,7 @@ class ExampleWeights(LowRankMethod, TwoLevelMethod):
         from problems.example_weights.levels import ExampleLogits, TrustedLoss
 
         parts = self.parts(job)
-        model = common.with_lora(job, self.rank, self.lora_alpha, self.lora_dropout)
+        model = common.with_lora(job, self.rank, self.lora_alpha, self.lora_dropout, self.peft)
         factors = common.trainable(model)
         weights = ExampleLogits(len(job.data.examples))
         lr = job.settings.lr if job.settings.lr is not None else 5e-4
@@ -192,7 +195,7 @@ class ExampleWeights(LowRankMethod, TwoLevelMethod):
             log.info("dropped: %d of %d examples", len(out), len(learned))
         weights = learned.tolist() if self.apply == "weight" else None
         data = _left(job.data, kept, weights, self.trusted_too)
-        model = common.with_lora(job, self.rank, self.lora_alpha, self.lora_dropout)
+        model = common.with_lora(job, self.rank, self.lora_alpha, self.lora_dropout, self.peft)
         training = train_lora(job, model, self.retrain, job.settings.epochs, data=data)
 
         def finish(stats: dict[str, float]) -> Outcome:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from annotated_types import Gt, Le, Lt
 
@@ -67,6 +67,9 @@ def multiplier_lr(window: GateWindow) -> float:
 class SaLoRASettings(LowRankMethod):
     """What both forms of SaLoRA have."""
 
+    refuses: ClassVar[dict[str, str]] = {
+        "moved": "whose gates would take a part of the pretrained weights away"
+    }
     rank: Count = 8
     """r, components of every layer before pruning."""
     density: Annotated[float, Gt(0), Le(1)] = 0.5
@@ -141,7 +144,7 @@ class SaLoRASettings(LowRankMethod):
         """A fresh model with gates, and their window in ``steps`` steps."""
         from problems.salora.window import GateWindow
 
-        model = common.with_lora(job, self.rank, self.lora_alpha, self.lora_dropout)
+        model = common.with_lora(job, self.rank, self.lora_alpha, self.lora_dropout, self.peft)
         gates = lowrank.Gates(
             list(lowrank.lora_layers(model)),
             self.rank,

@@ -50,7 +50,7 @@ from problems.common import (
     TwoLevelMethod,
 )
 from problems.common.records import SOURCE_WEIGHT
-from problems.common.two_levels import Fraction, check_unsmoothed
+from problems.common.two_levels import Fraction, check_plain_losses
 
 if TYPE_CHECKING:
     from problems.source_weights.levels import SourceLogits
@@ -65,6 +65,8 @@ class SourceWeights(LowRankMethod, TwoLevelMethod):
     """LoRA on data of several sources, a weight for each source on trusted D_val."""
 
     name: ClassVar[str] = "source_weights"
+    two_rates: ClassVar[bool] = True
+    refuses: ClassVar[dict[str, str]] = {}
     splits_fused: ClassVar[bool] = True
     split: Fraction | None = None
     """With trusted: the share of that source that stays in D_train, the rest of it is D_val; null
@@ -155,9 +157,10 @@ class SourceWeights(LowRankMethod, TwoLevelMethod):
         """Nor do weights go with a smoothed loss, which is no sum over examples here.
 
         Raises:
-            UserError: ``train.label_smoothing``, or as other methods on two levels.
+            UserError: ``train.label_smoothing`` or ``train.class_weights``, or as other
+                methods on two levels.
         """
-        check_unsmoothed(settings, self.name)
+        check_plain_losses(settings, f"method={self.name}")
         super().check_steps(examples, settings)
 
     def held_out(self, own: bool) -> DVal:
@@ -176,7 +179,7 @@ class SourceWeights(LowRankMethod, TwoLevelMethod):
         names = list(dict.fromkeys(job.data.sources))
         logits = SourceLogits(names, job.data.sources)
         parts = self.weighted_parts(job, logits)
-        model = common.with_lora(job, self.rank, self.lora_alpha, self.lora_dropout)
+        model = common.with_lora(job, self.rank, self.lora_alpha, self.lora_dropout, self.peft)
         factors = common.trainable(model)
         lr = job.settings.lr if job.settings.lr is not None else 5e-4
 

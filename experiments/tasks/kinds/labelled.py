@@ -15,6 +15,7 @@ from transformers import DataCollatorWithPadding
 
 from bilevel.errors import UserError
 from experiments.answers import CLASSES, NUMBER, Answers
+from experiments.metrics import constant
 from experiments.metrics.labels import METRICS
 from experiments.tasks.kinds.pairs import separator
 from experiments.tasks.kinds.remarks import say_cut, say_unknown
@@ -150,6 +151,13 @@ class LabelledData(TaskData):
             totals = functional.cross_entropy(logits, labels, reduction="none")
         return totals, torch.ones_like(labels, dtype=torch.long)
 
+    def constant_losses(self, examples: Sequence[dict[str, Any]]) -> np.ndarray | None:
+        """Of the classes' shares, or of the mean number; see :meth:`TaskData.constant_losses`."""
+        labels = np.array([example["labels"] for example in examples])
+        return (
+            constant.of_numbers(labels) if self.label_names is None else constant.of_classes(labels)
+        )
+
     def predictions(self, outputs: Any, batch: dict[str, Tensor]) -> list[np.ndarray]:
         """The logits, float32 (num_labels,) for each example."""
         return list(outputs.logits.float().cpu().numpy())
@@ -179,13 +187,19 @@ class LabelledData(TaskData):
                 {"index": i, "label": float(example.label), "prediction": float(logits[0])}
                 for i, (logits, example) in enumerate(zip(predictions, examples, strict=True))
             ]
-        found = []
-        for i, (logits, example) in enumerate(zip(predictions, examples, strict=True)):
-            shares = softmax(logits.astype(np.float64)).tolist()
-            label, prediction = names[int(example.label)], names[int(logits.argmax())]
-            row = {"index": i, "label": label, "prediction": prediction}
-            found.append({**row, "probabilities": [round(share, DIGITS) for share in shares]})
-        return found
+        if not len(predictions):
+            return []
+        shares = softmax(np.array(predictions, dtype=np.float64), axis=1).round(DIGITS).tolist()
+        said = np.array(predictions).argmax(axis=1).tolist()
+        return [
+            {
+                "index": i,
+                "label": names[int(example.label)],
+                "prediction": names[said[i]],
+                "probabilities": shares[i],
+            }
+            for i, example in enumerate(examples)
+        ]
 
     def texts(self, example: Any, tokenizer: Any) -> list[str]:
         """One or two."""

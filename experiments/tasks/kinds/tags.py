@@ -7,19 +7,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+import numpy as np
 from torch import Tensor
 from torch.nn import functional
 from transformers import DataCollatorForTokenClassification
 
 from bilevel.errors import UserError
 from experiments.answers import TAGS, Answers
+from experiments.metrics import constant
 from experiments.metrics.tags import TAG_METRICS, by_type, settings
 from experiments.tasks.examples import TaggedExample, parts
 from experiments.tasks.kinds.labelled import over_tests
 from experiments.tasks.kinds.remarks import say_unknown
 from experiments.tasks.task import TaskData
 
-__all__ = ["NO_LABEL", "OUTSIDE", "TaggedData"]
+__all__ = ["NO_LABEL", "OUTSIDE", "TaggedData", "words_have_space"]
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +88,7 @@ class TaggedData(TaskData):
             )
         numbers = {name: i for i, name in enumerate(self.tag_names)}
         limit = min(self.max_length, tokenizer.model_max_length)
-        space = " " if _words_have_space(tokenizer) else ""
+        space = " " if words_have_space(tokenizer) else ""
         rows, cut, lost = [], 0, 0
         for example in examples:
             words = [space + word for word in example.words]
@@ -121,6 +123,11 @@ class TaggedData(TaskData):
         labels, logits = batch["labels"], outputs.logits.double().transpose(1, 2)
         each = functional.cross_entropy(logits, labels, ignore_index=NO_LABEL, reduction="none")
         return each.sum(1), (labels != NO_LABEL).sum(1)
+
+    def constant_losses(self, examples: Sequence[dict[str, Any]]) -> np.ndarray | None:
+        """Of the tags' shares among all words; see :meth:`TaskData.constant_losses`."""
+        rows = [np.array(example["labels"]) for example in examples]
+        return constant.of_tags([row[row != NO_LABEL] for row in rows])
 
     def predictions(self, outputs: Any, batch: dict[str, Tensor]) -> list[list[str]]:
         """The tags of the words that the model was given."""
@@ -168,7 +175,7 @@ def _whole(tags: list[str], example: TaggedExample) -> list[str]:
     return tags + [OUTSIDE] * (len(example.words) - len(tags))
 
 
-def _words_have_space(tokenizer: Any) -> bool:
+def words_have_space(tokenizer: Any) -> bool:
     """Whether a word has to be given with the space before it.
 
     For byte-level tokenizers (RoBERTa, GPT-2, ModernBERT, Llama 3) " gene" is the common token and

@@ -41,6 +41,7 @@ class TextData(TaskData):
             beginning (GPT-2: its only special token, as in LoRA's code).
         max_target_length: longer targets are cut; None refuses those that do not fit.
         tokenization: how scores cut words, by name; auto goes by the script of the references.
+        looks: what a source looks like, for those who are given the model.
         unscored: the scores that :meth:`score` found to have no value, and why.
     """
 
@@ -48,6 +49,7 @@ class TextData(TaskData):
     separator: str | None = None
     max_target_length: int | None = None
     tokenization: str = "auto"
+    looks: str = "A text."
     unscored: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -76,12 +78,7 @@ class TextData(TaskData):
                 than the model has, or the tokenizer knows hardly a word of the targets.
         """
         limit = min(self.max_length, tokenizer.model_max_length)
-        beside = 0 if seq2seq else LEAST_LENGTH  # a decoder has positions of its own
-        if self.decoding.max_new_tokens + beside > tokenizer.model_max_length:
-            raise UserError(
-                f"task.decoding.max_new_tokens={self.decoding.max_new_tokens} does not fit "
-                f"the model's {tokenizer.model_max_length} positions, source included"
-            )
+        self._check_decoding(tokenizer, seq2seq)
         rows = []
         unknown, tokens = 0, 0
         sources: list[int] = []  # lengths of those that are cut
@@ -127,6 +124,40 @@ class TextData(TaskData):
         read = [self.prompt(row, seq2seq) for row in rows]
         say_unknown("sources", tokenizer, read)
         return rows
+
+    def prompts(
+        self, tokenizer: Any, examples: Sequence[Any], seq2seq: bool = False
+    ) -> list[list[int]]:
+        """The tokens that an answer is written after, of each example; no target is looked at.
+
+        A source is cut where no room would be left for the answer; one that fits together with its
+        target, as :meth:`tokenise` has it, is not.
+
+        Raises:
+            UserError: the decoding needs more positions than the model has.
+        """
+        limit = min(self.max_length, tokenizer.model_max_length)
+        self._check_decoding(tokenizer, seq2seq)
+        room = limit
+        if not seq2seq:
+            room = min(limit - 1, tokenizer.model_max_length - self.decoding.max_new_tokens)
+        found = [self.source(tokenizer, example.source, room, seq2seq) for example in examples]
+        full = [i for i, tokens in enumerate(found) if len(tokens) >= room]
+        lengths = [
+            len(self.source(tokenizer, examples[i].source, UNLIMITED, seq2seq)) for i in full
+        ]
+        option = f"task.max_length={self.max_length}, or the model's positions less the answer's"
+        say_cut("sources", [n for n in lengths if n > room], room, len(found), option)
+        say_unknown("sources", tokenizer, found)
+        return found
+
+    def _check_decoding(self, tokenizer: Any, seq2seq: bool) -> None:
+        beside = 0 if seq2seq else LEAST_LENGTH  # a decoder has positions of its own
+        if self.decoding.max_new_tokens + beside > tokenizer.model_max_length:
+            raise UserError(
+                f"task.decoding.max_new_tokens={self.decoding.max_new_tokens} does not fit "
+                f"the model's {tokenizer.model_max_length} positions, source included"
+            )
 
     def prompt(self, row: dict[str, Any], seq2seq: bool) -> list[int]:
         """The tokens of a tokenised example that the answer is written after."""

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import csv
-import io
+import itertools
 import logging
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from bilevel.errors import UserError
 from experiments.tasks.reading.dialect import NAMES, Dialect, likely_delimiter
 from experiments.tasks.reading.row import Row
+from experiments.tasks.reading.text import lines_in
 
-__all__ = ["read_delimited"]
+__all__ = ["delimited_rows"]
 
 log = logging.getLogger(__name__)
 
@@ -29,11 +30,13 @@ MARK = "\ufeff"  # of the byte order; a file put behind another brings its own
 Record = tuple[int, list[str]]  # its first line, and its cells
 
 
-def read_delimited(text: str, path: Path, usual: str, dialect: Dialect) -> list[Row]:
-    """The rows below a header; every cell is a string.
+def delimited_rows(
+    pieces: Iterable[str], path: Path, usual: str, dialect: Dialect
+) -> Iterator[Row]:
+    """The rows below a header, one after the other; every cell is a string.
 
     Args:
-        text: of the file.
+        pieces: of the file's text.
         path: for messages.
         usual: the delimiter where the dialect has none. Cells may be quoted unless it is a tab: a
             quotation mark in a tsv file, like GLUE's own, is an ordinary character.
@@ -43,21 +46,25 @@ def read_delimited(text: str, path: Path, usual: str, dialect: Dialect) -> list[
         UserError: the header is none or is repeated, a row has another number of cells than it, a
             quotation mark is not closed, or another delimiter or quoting is likely.
     """
-    said = FIRST_LINE.match(text) if dialect.delimiter is None else None
+    pieces = iter(pieces)
+    first = next(pieces, "")
+    said = FIRST_LINE.match(first) if dialect.delimiter is None else None
     delimiter = said[1] if said else dialect.character(usual)
     quoting = dialect.quoting
     if quoting is None:
         quoting = (usual, delimiter) != ("\t", "\t")
     if dialect.delimiter is None and not said:
-        _refuse_delimiter_of_quoted(text, path, usual, dialect)
-    records = _records(text, path, delimiter, quoting, dialect)
+        _refuse_delimiter_of_quoted(first, path, usual, dialect)
+    lines = lines_in(itertools.chain([first], pieces))
+    records = _records(lines, path, delimiter, quoting, dialect)
     if said:
         next(records)
     top, header = next(records, (1, []))
     if dialect.delimiter is None and not said and len(header) == 1:
         _refuse_other_delimiter(header[0], path, usual, dialect)
     names = _names(header, path)
-    rows, held = [], []
+    remarks = _Remarks(path, delimiter, quoting, dialect)
+    remarks.see_marks(top, header)
     for start, cells in records:
         if len(cells) == 1 and not cells[0].strip():
             continue  # a blank line
@@ -68,23 +75,18 @@ def read_delimited(text: str, path: Path, usual: str, dialect: Dialect) -> list[
                 f"line {start} of {path} is the header once more, as where files were put behind "
                 "one another: take it out"
             )
-        held.append((start, cells))
-        rows.append(Row(zip(names, cells, strict=True), path, start))
-    if quoting:
-        _warn_of_swallowed(held, path, delimiter)
-        _warn_of_spaces([(top, header), *held], path)
-    elif dialect.quoting is None:
-        _refuse_quoted([(top, header), *held], path, dialect)
-    return rows
+        remarks.see(start, cells)
+        yield Row(zip(names, cells, strict=True), path, start)
+    remarks.end()
 
 
 def _records(
-    text: str, path: Path, delimiter: str, quoting: bool, dialect: Dialect
+    lines: Iterable[str], path: Path, delimiter: str, quoting: bool, dialect: Dialect
 ) -> Iterator[Record]:
     """Each record and the line that it begins in; lines without anything are left out."""
     csv.field_size_limit(sys.maxsize)  # a text may be longer than the 131,072 of the module
     how: dict[str, Any] = {"quoting": csv.QUOTE_MINIMAL if quoting else csv.QUOTE_NONE}
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, **how)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True, **how)
     while True:
         start = reader.line_num + 1
         try:
@@ -157,51 +159,80 @@ def _ragged(
     )
 
 
-def _warn_of_swallowed(records: list[Record], path: Path, delimiter: str) -> None:
-    """Say so where a quoted cell holds lines that look like rows: a quotation mark too many."""
-    found = []
-    for start, cells in records:
+class _Remarks:
+    """What is odd in the cells of a file, gathered row by row and told at its end."""
+
+    def __init__(self, path: Path, delimiter: str, quoting: bool, dialect: Dialect) -> None:
+        self.path, self.delimiter, self.quoting, self.dialect = path, delimiter, quoting, dialect
+        self.swallowed: int | None = None
+        self.spaced: tuple[int, str] | None = None
+        self.counts = {"swallowed": 0, "spaced": 0}
+        # Of quotation marks that are read as text: the first, and whether they look like quoting.
+        self.marked: tuple[int, str] | None = None
+        self.whole, self.doubled, self.header = True, False, False
+
+    def see_marks(self, start: int, header: list[str]) -> None:
+        """Look at the header."""
+        self.header = all(QUOTED.fullmatch(cell) for cell in header)
+        self._see_cells(start, header)
+
+    def see(self, start: int, cells: list[str]) -> None:
+        """Look at a row."""
+        self._see_cells(start, cells)
+        if self.quoting:
+            self._see_swallowed(start, cells)
+
+    def _see_cells(self, start: int, cells: list[str]) -> None:
+        for cell in cells:
+            if '"' not in cell:
+                continue
+            if not self.quoting:
+                self.marked = self.marked or (start, cell)
+                self.whole = self.whole and QUOTED.fullmatch(cell) is not None
+                self.doubled = self.doubled or '""' in cell[1:-1]
+            elif SPACED.fullmatch(cell):
+                self.spaced = self.spaced or (start, cell)
+                self.counts["spaced"] += 1
+
+    def _see_swallowed(self, start: int, cells: list[str]) -> None:
+        """A quoted cell that holds lines which look like rows: a quotation mark too many."""
+        if len(cells) < 2:
+            return
         for cell in cells:
             lines = cell.splitlines() if "\n" in cell or "\r" in cell else ()
             # The first and the last are parts of lines; the others would be rows of their own.
             inner = [line for line in lines[1:-1] if line.strip()]
-            if inner and all(line.count(delimiter) == len(cells) - 1 for line in inner):
-                found.append(start)
-    if found and len(records[0][1]) > 1:
-        log.warning(
-            "line %d of %s begins a cell that runs over lines which look like rows (%d such): is a "
-            "quotation mark missing there?",
-            *(found[0], path, len(found)),
-        )
+            if inner and all(line.count(self.delimiter) == len(cells) - 1 for line in inner):
+                self.swallowed = self.swallowed or start
+                self.counts["swallowed"] += 1
 
+    def end(self) -> None:
+        """Say what was found.
 
-def _warn_of_spaces(records: list[Record], path: Path) -> None:
-    """Say so where a space stands before a quotation mark, which then encloses nothing."""
-    found = [(start, c) for start, cells in records for c in cells if SPACED.fullmatch(c)]
-    if found:
-        log.warning(
-            "line %d of %s has the cell %r: behind a space, a quotation mark is part of the text "
-            "(%d such cells)",
-            *(found[0][0], path, found[0][1][:60], len(found)),
-        )
-
-
-def _refuse_quoted(records: list[Record], path: Path, dialect: Dialect) -> None:
-    """Refuse what was written with quotation marks around cells and is read as if they were text.
-
-    That is so where they are around every name in the header, or where each that occurs fits and
-    one is doubled inside.
-    """
-    marked = [(start, cell) for start, cells in records for cell in cells if '"' in cell]
-    if not marked:
-        return
-    whole = all(QUOTED.fullmatch(cell) for _, cell in marked)
-    doubled = any('""' in cell[1:-1] for _, cell in marked)
-    header = all(QUOTED.fullmatch(cell) for cell in records[0][1])
-    if header or (whole and doubled):
-        start, cell = marked[0]
-        raise UserError(
-            f"line {start} of {path} has the cell {cell[:60]}, and quotation marks are part of the "
-            f"text in this kind of file: set {dialect.prefix}quoting=true where they enclose "
-            f"cells, {dialect.prefix}quoting=false to keep them"
-        )
+        Raises:
+            UserError: a file that was written with quotation marks around cells is read as if they
+                were text: they are around every name in the header, or each that occurs fits and
+                one is doubled inside.
+        """
+        if self.swallowed is not None:
+            log.warning(
+                "line %d of %s begins a cell that runs over lines which look like rows (%d such): "
+                "is a quotation mark missing there?",
+                *(self.swallowed, self.path, self.counts["swallowed"]),
+            )
+        if self.spaced is not None:
+            log.warning(
+                "line %d of %s has the cell %r: behind a space, a quotation mark is part of the "
+                "text (%d such cells)",
+                *(self.spaced[0], self.path, self.spaced[1][:60], self.counts["spaced"]),
+            )
+        if self.dialect.quoting is not None or self.marked is None:
+            return
+        if self.header or (self.whole and self.doubled):
+            start, cell = self.marked
+            prefix = self.dialect.prefix
+            raise UserError(
+                f"line {start} of {self.path} has the cell {cell[:60]}, and quotation marks are "
+                f"part of the text in this kind of file: set {prefix}quoting=true where they "
+                f"enclose cells, {prefix}quoting=false to keep them"
+            )

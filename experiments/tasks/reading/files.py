@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from bilevel.errors import UserError
-from experiments.tasks.reading.delimited import read_delimited
+from experiments.tasks.reading.delimited import delimited_rows
 from experiments.tasks.reading.dialect import Dialect
-from experiments.tasks.reading.records import read_json, read_parquet
+from experiments.tasks.reading.records import json_rows, parquet_rows
 from experiments.tasks.reading.row import Row
-from experiments.tasks.reading.text import read_text
+from experiments.tasks.reading.text import text_pieces
 
-__all__ = ["SUFFIXES", "Row", "is_absent", "is_missing", "read_rows"]
+__all__ = ["SUFFIXES", "Row", "each_row", "is_absent", "is_missing", "read_rows"]
 
 TEXTS = (".csv", ".tsv", ".json", ".jsonl")
 SUFFIXES = (".parquet", *TEXTS, *(f"{suffix}.gz" for suffix in TEXTS))
@@ -36,19 +36,42 @@ def read_rows(path: Path | Sequence[Path], dialect: Dialect | None = None) -> li
     """
     if not isinstance(path, Path):
         return [row for one in path for row in read_rows(one, dialect)]
-    dialect = dialect or Dialect()
-    kind = path.name.lower().removesuffix(".gz").rsplit(".", 1)[-1]
-    if kind == "parquet":
-        rows = read_parquet(path)
-    else:
-        text = read_text(path, dialect)
-        if kind in ("csv", "tsv"):
-            rows = read_delimited(text, path, "," if kind == "csv" else "\t", dialect)
-        else:
-            rows = read_json(text, path)
+    rows = list(each_row(path, dialect, whole=True))
     if not rows:
         raise UserError(f"{path} has no rows")
     return rows
+
+
+def each_row(
+    path: Path,
+    dialect: Dialect | None = None,
+    *,
+    kind: str | None = None,
+    name: Path | None = None,
+    whole: bool = False,
+) -> Iterator[Row]:
+    """The rows of such a file one after the other, in memory that does not grow with it.
+
+    What is wrong with a file as a whole is told at its end. An array of JSON objects is read whole.
+
+    Args:
+        path: the file.
+        dialect: as of :func:`read_rows`.
+        kind: ``csv``, ``tsv``, ``json``, ``jsonl`` or ``parquet``; None for what its name says.
+        name: what messages call it, where that is not its path.
+        whole: read it in one piece, which is a little quicker.
+
+    Raises:
+        UserError: it cannot be parsed.
+    """
+    dialect, place = dialect or Dialect(), name or path
+    kind = kind or path.name.lower().removesuffix(".gz").rsplit(".", 1)[-1]
+    if kind == "parquet":
+        return parquet_rows(path, place)
+    pieces = text_pieces(path, dialect, whole=whole, name=place)
+    if kind in ("csv", "tsv"):
+        return delimited_rows(pieces, place, "," if kind == "csv" else "\t", dialect)
+    return json_rows(pieces, place)
 
 
 def is_absent(value: Any) -> bool:

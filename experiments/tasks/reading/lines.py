@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from bilevel.errors import UserError
 from experiments.tasks.examples import Origin
 from experiments.tasks.reading.dialect import Dialect
-from experiments.tasks.reading.text import lines_of, read_text
+from experiments.tasks.reading.row import Row
+from experiments.tasks.reading.text import lines_in, text_pieces
 
-__all__ = ["DEFAULTS", "Sentence", "sentences_of_lines"]
+__all__ = ["DEFAULTS", "Sentence", "sentences_of_lines", "words_of_lines"]
 
 DEFAULTS = ("tokens", "ner_tags")  # of files with named columns; in lines: the first and the last
 # Lines that begin so stand between documents (CoNLL-2003, JNLPBA).
 SEPARATORS = ("-DOCSTART-", "###MEDLINE:")
+LOOKED_AT = 100  # sentences, for whether the first column holds words
 POSITION = re.compile(r"-?\d+")
 # CoNLL-U counts 8-9 (two in one) and 8.1 (left out) too; 0-2 or 0:2 may be characters.
 COUNTED = re.compile(r"\d+(?:[-.:]\d+)?")
@@ -57,7 +60,7 @@ def sentences_of_lines(path: Path, columns: tuple[str, str], dialect: Dialect) -
         UserError: the file cannot be read or has no words, a line has other columns than the first
             one, a position is not there, or the words are numbered and nobody says where they are.
     """
-    groups = _groups(read_text(path, dialect), path, dialect)
+    groups = list(_groups(text_pieces(path, dialect, whole=True), path, dialect))
     if not groups:
         raise UserError(f"{path} has no words")
     width = len(groups[0][0].cells)
@@ -72,26 +75,49 @@ def sentences_of_lines(path: Path, columns: tuple[str, str], dialect: Dialect) -
             f"task.tokens_column={columns[0]} and task.tags_column={columns[1]} are one column of "
             f"{path}"
         )
-    if columns[0] == DEFAULTS[0] and _no_words(groups):
-        raise UserError(
-            f"the first column of {path} holds no words ({groups[0][0].cells[0]!r}, ...): it "
-            "counts them, or names their sentence or document; say "
-            "which column holds them and which their tags, counted from 0 with -1 for the last, "
-            "as task.tokens_column=1 task.tags_column=-1"
-        )
+    if columns[0] == DEFAULTS[0]:
+        _refuse_no_words(groups, path)
     return [_sentence(group, places, path) for group in groups]
 
 
-def _groups(text: str, path: Path, dialect: Dialect) -> list[list[Line]]:
-    """The lines of each sentence."""
-    groups: list[list[Line]] = []
+def words_of_lines(
+    pieces: Iterable[str], path: Path, column: str, dialect: Dialect
+) -> Iterator[Row]:
+    """The words of each sentence; tags need not be there.
+
+    Args:
+        pieces: of the file's text.
+        path: for messages.
+        column: the position of the words; a name stands for the first, and is the rows' own.
+        dialect: how the file is written.
+
+    Raises:
+        UserError: as :func:`sentences_of_lines`.
+    """
+    groups = _groups(pieces, path, dialect, least=1)
+    some = list(itertools.islice(groups, LOOKED_AT))
+    if not POSITION.fullmatch(column):
+        _refuse_no_words(some, path)
+    for group in itertools.chain(some, groups):
+        place = 0
+        if POSITION.fullmatch(column):
+            place = _position(column, "tokens_column", "", 0, len(group[0].cells), path)
+        yield Row({column: [line.cells[place] for line in group]}, path, group[0].number)
+
+
+def _groups(
+    pieces: Iterable[str], path: Path, dialect: Dialect, least: int = 2
+) -> Iterator[list[Line]]:
+    """The lines of each sentence, of so many columns at the least."""
+    group: list[Line] = []
     between = None if dialect.delimiter is None else dialect.character("\t")
     first: Line | None = None
-    new = True
-    for number, line in enumerate(lines_of(text), start=1):
+    for number, line in enumerate((line.rstrip("\r\n") for line in lines_in(pieces)), start=1):
         stripped = line.strip(" \t")
         if not stripped or stripped.startswith(SEPARATORS):
-            new = True
+            if group:
+                yield group
+            group = []
             continue
         if between is None and not _comment(stripped):
             between = "\t" if "\t" in stripped else " "
@@ -100,13 +126,11 @@ def _groups(text: str, path: Path, dialect: Dialect) -> list[list[Line]]:
             first is None or len(found.cells) != len(first.cells)
         ):  # of CoNLL-U; a line of as many columns is the word "#"
             continue
-        _check(found, first, stripped, path)
+        _check(found, first, stripped, path, least)
         first = first or found
-        if new:
-            groups.append([])
-            new = False
-        groups[-1].append(found)
-    return groups
+        group.append(found)
+    if group:
+        yield group
 
 
 def _comment(line: str) -> bool:
@@ -120,8 +144,8 @@ def _cells(line: str, between: str) -> list[str]:
     return [cell for cell in line.strip(" \t").split(" ") if cell]
 
 
-def _check(line: Line, first: Line | None, text: str, path: Path) -> None:
-    if len(line.cells) < 2 or not all((line.cells[0], line.cells[-1])):
+def _check(line: Line, first: Line | None, text: str, path: Path, least: int) -> None:
+    if len(line.cells) < least or not all((line.cells[0], line.cells[-1])):
         raise UserError(
             f"line {line.number} of {path} is {text!r}: it must hold a word and, in the last "
             "column, its tag, parted by a tab or spaces (or by task.delimiter) like those before"
@@ -150,9 +174,19 @@ def _position(column: str, option: str, usual: str, end: int, width: int, path: 
     return number % width
 
 
+def _refuse_no_words(groups: Sequence[Sequence[Line]], path: Path) -> None:
+    if _no_words(groups):
+        raise UserError(
+            f"the first column of {path} holds no words ({groups[0][0].cells[0]!r}, ...): it "
+            "counts them, or names their sentence or document; say "
+            "which column holds them and which their tags, counted from 0 with -1 for the last, "
+            "as task.tokens_column=1 task.tags_column=-1"
+        )
+
+
 def _no_words(groups: Sequence[Sequence[Line]]) -> bool:
     """Tell whether the first column has numbers alone, or one text through each sentence."""
-    if len(groups[0][0].cells) < 3 or sum(map(len, groups)) < 2:
+    if not groups or len(groups[0][0].cells) < 3 or sum(map(len, groups)) < 2:
         return False
     columns = [[line.cells[0] for line in group] for group in groups]
     if all(COUNTED.fullmatch(cell) for cells in columns for cell in cells):

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
 from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bilevel.errors import UserError, listed
 from experiments.tasks.reading.row import Row
+from experiments.tasks.reading.text import lines_in
 
-__all__ = ["read_json", "read_parquet"]
+if TYPE_CHECKING:
+    import pyarrow
+    from pyarrow.parquet import ParquetFile
+
+__all__ = ["json_rows", "parquet_rows", "parquet_schema"]
 
 SPACE = re.compile(r"[ \t\r\n]*")
 # What alone can bring half a character into text that was decoded.
@@ -21,58 +29,117 @@ HALF = re.compile(r"\\u[dD][89a-fA-F]")
 INDEX = re.compile(r"__index_level_\d+__")  # where pandas keeps the numbers of its rows
 
 
-def read_json(text: str, path: Path) -> list[Row]:
+def json_rows(pieces: Iterable[str], path: Path) -> Iterator[Row]:
     """The rows of one array of objects, or of an object a line, whatever the file's name says.
+
+    Objects come line by line; an array is read whole.
+
+    Args:
+        pieces: of the file's text.
+        path: for messages.
 
     Raises:
         UserError: a value is not JSON or no object, has a key twice, or half a character.
     """
     decoder = json.JSONDecoder(object_pairs_hook=_object, parse_float=_number)
+    pieces = iter(pieces)
+    begun = []  # up to the first sign
+    for piece in pieces:
+        begun.append(piece)
+        if piece.strip():
+            break
+    pieces = itertools.chain(begun, pieces)
     try:
-        if array := text.lstrip().startswith("["):
-            rows = _array(text, path, decoder)
+        if begun and begun[-1].lstrip().startswith("["):
+            yield from _of_array("".join(pieces), path, decoder)
         else:
-            rows = [
-                _row(_decoded(line.strip(), decoder, path, number), path, number)
-                for number, line in enumerate(text.split("\n"), start=1)
-                if line.strip()
-            ]
-        for row in rows if HALF.search(text) else ():
-            _refuse_halves(row)
+            yield from _of_lines(pieces, path, decoder)
     except RecursionError as error:
         raise UserError(f"{path} holds JSON that is nested too deeply") from error
-    lone = not array and len(rows) == 1 and ".jsonl" not in path.name.lower()
-    if lone and any(isinstance(value, list | dict) for value in rows[0].values()):
+
+
+def _of_array(text: str, path: Path, decoder: json.JSONDecoder) -> Iterator[Row]:
+    halved = HALF.search(text) is not None
+    for row in _array(text, path, decoder):
+        if halved:
+            _refuse_halves(row)
+        yield row
+
+
+def _of_lines(pieces: Iterable[str], path: Path, decoder: json.JSONDecoder) -> Iterator[Row]:
+    lone: Row | None = None  # the first, until there is another one
+    count = 0
+    for number, line in enumerate(lines_in(pieces, "\n"), start=1):
+        if not line.strip():
+            continue
+        row = _row(_decoded(line.strip(), decoder, path, number), path, number)
+        if HALF.search(line):
+            _refuse_halves(row)
+        count += 1
+        if count == 1:
+            lone = row
+            continue
+        if lone is not None:
+            yield lone
+            lone = None
+        yield row
+    if lone is None:
+        return
+    inside = any(isinstance(value, list | dict) for value in lone.values())
+    if inside and ".jsonl" not in path.name.lower():
         raise UserError(
-            f"{path} is one object with the keys {listed(map(repr, rows[0]))}: it must be an array "
+            f"{path} is one object with the keys {listed(map(repr, lone))}: it must be an array "
             "of objects, [{...}, ...], one object a row, or have an object a line"
         )
-    return rows
+    yield lone
 
 
-def read_parquet(path: Path) -> list[Row]:
+def parquet_rows(path: Path, name: Path | None = None, size: int = 1 << 12) -> Iterator[Row]:
     """The rows of a Parquet file, as Python's own values: integers stay exact.
+
+    Args:
+        path: the file.
+        name: what messages call it, where that is not its path.
+        size: rows that are held at once.
 
     Raises:
         UserError: it is none, or two of its columns have one name.
     """
+    place, number = name or path, 0
+    with _parquet(path, place) as (file, names):
+        for batch in file.iter_batches(size):
+            for row in batch.select(names).to_pylist():
+                yield Row(row, place, number, "row")
+                number += 1
+
+
+def parquet_schema(path: Path, name: Path | None = None) -> pyarrow.Schema:
+    """The types of its columns; arguments and errors as :func:`parquet_rows`'s."""
+    import pyarrow
+
+    with _parquet(path, name or path) as (file, names):
+        return pyarrow.schema([file.schema_arrow.field(column) for column in names])
+
+
+@contextmanager
+def _parquet(path: Path, place: Path) -> Iterator[tuple[ParquetFile, list[str]]]:
+    """A Parquet file and its columns, without what pandas keeps its rows' numbers in."""
     import pyarrow
     from pyarrow import parquet
 
     try:
         # Of the file itself: read_table would make columns of folders named key=value.
         with parquet.ParquetFile(path) as file:
-            table = file.read()
-        names = [name for name in table.column_names if not INDEX.fullmatch(name)]
-        twice = _repeated(names)
-        # A ValueError is what Python makes of bytes that are no UTF-8, or of a repeated field.
-        rows = [] if twice else table.select(names).to_pylist()
+            names = [column for column in file.schema_arrow.names if not INDEX.fullmatch(column)]
+            if twice := _repeated(names):
+                raise UserError(f"{place} has several columns with the name {twice[0]!r}")
+            yield file, names
+    except UserError:
+        raise
+    # A ValueError is what Python makes of bytes that are no UTF-8, or of a repeated field.
     except (pyarrow.ArrowException, OSError, OverflowError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"{path} cannot be read as parquet: {reason}") from error
-    if twice:
-        raise UserError(f"{path} has several columns with the name {twice[0]!r}")
-    return [Row(row, path, number, "row") for number, row in enumerate(rows)]
+        raise UserError(f"{place} cannot be read as parquet: {reason}") from error
 
 
 def _array(text: str, path: Path, decoder: json.JSONDecoder) -> list[Row]:

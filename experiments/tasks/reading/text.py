@@ -1,4 +1,4 @@
-"""Read a text file whole: unpack it, decode it, and say which encoding it seems to have instead."""
+"""Read a text file: unpack it, decode it, and say which encoding it seems to have instead."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import codecs
 import gzip
 import io
 import logging
+import os
 import re
 import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import IO
 
 from bilevel.errors import UserError
 from experiments.tasks.reading.dialect import Dialect
 
-__all__ = ["lines_of", "read_text"]
+__all__ = ["lines_in", "lines_of", "read_text", "text_pieces"]
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +39,7 @@ LOOKED_AT = 1 << 16  # bytes, for a guess
 # Text packs to a third or a tenth; zeros to a thousandth.
 DENSEST = 100
 LARGE = 1 << 28  # bytes that may be packed as densely as they like
+PIECE = 1 << 20  # bytes
 
 
 def read_text(path: Path, dialect: Dialect | None = None) -> str:
@@ -46,14 +50,64 @@ def read_text(path: Path, dialect: Dialect | None = None) -> str:
     Raises:
         UserError: the file cannot be read or is of another encoding, which the message guesses.
     """
-    dialect = dialect or Dialect()
+    return "".join(text_pieces(path, dialect, whole=True))
+
+
+def text_pieces(
+    path: Path, dialect: Dialect | None = None, *, whole: bool = False, name: Path | None = None
+) -> Iterator[str]:
+    """The same piece by piece, in memory that does not grow with the file.
+
+    Args:
+        path: the file.
+        dialect: how it is written.
+        whole: in one piece.
+        name: what messages call it, where that is not its path.
+
+    Raises:
+        UserError: as :func:`read_text`, where the reading comes to what is wrong.
+    """
+    dialect, place = dialect or Dialect(), name or path
+    decoder = codecs.getincrementaldecoder(dialect.codec)()
+    read, lines, head = 0, 0, b""
     try:
-        data = path.read_bytes()
-        if path.name.lower().endswith(".gz"):
-            data = _unpacked(data, path)
+        packed = path.name.lower().endswith(".gz")
+        with path.open("rb") as plain:
+            file: IO[bytes] = gzip.GzipFile(fileobj=plain) if packed else plain
+            most = max(LARGE, DENSEST * os.fstat(plain.fileno()).st_size) if packed else None
+            while True:
+                limit = -1 if most is None else most + 1 - read
+                data = file.read(limit if whole else PIECE if read else max(PIECE, LOOKED_AT))
+                first = not read
+                read += len(data)
+                if most is not None and read > most:
+                    raise UserError(_too_dense(place, os.fstat(plain.fileno()).st_size, most))
+                if first:
+                    head = data
+                    _refuse_others(place, head, dialect)
+                last = not data or whole
+                try:
+                    text = decoder.decode(data, last)
+                except UnicodeError as error:
+                    raise UserError(_undecodable(place, data, error, dialect, lines)) from error
+                if first:
+                    text = text.removeprefix("\ufeff")
+                    if dialect.codec != "utf-8-sig":
+                        _warn_of_utf8(place, head, dialect)
+                if "\0" in text:
+                    raise UserError(_zero(place, text, head, dialect, lines))
+                lines += text.count("\n")
+                if text:
+                    yield text
+                if last:
+                    return
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot read {path}: {reason}") from error
+        raise UserError(f"cannot read {place}: {reason}") from error
+
+
+def _refuse_others(path: Path, data: bytes, dialect: Dialect) -> None:
+    """Refuse what is no text, or of an encoding that its first bytes name."""
     for start, kind in OTHERS.items():
         if data.startswith(start):
             raise UserError(f"{path} is no text but {kind}")
@@ -62,28 +116,32 @@ def read_text(path: Path, dialect: Dialect | None = None) -> str:
         raise UserError(
             f"{path} is not UTF-8 but {encoding.upper()}: set {dialect.prefix}encoding={encoding}"
         )
-    try:
-        text = data.decode(dialect.codec).removeprefix("\ufeff")
-    except UnicodeError as error:
-        raise UserError(_undecodable(path, data, error, dialect)) from error
-    if "\0" in text:
-        raise UserError(_zero(path, text, data, dialect))
-    if dialect.codec != "utf-8-sig":
-        _warn_of_utf8(path, data, dialect)
-    return text
 
 
-def _unpacked(data: bytes, path: Path) -> bytes:
-    """What a gzip file holds, unless it is one that was made to fill the memory."""
-    most = max(LARGE, DENSEST * len(data))
-    with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
-        found = file.read(most + 1)
-    if len(found) > most:
-        raise UserError(
-            f"{path} has {len(data):,} bytes and unpacks to more than {most:,}, as no text does: "
-            "unpack it yourself if it is meant so"
-        )
-    return found
+def _too_dense(path: Path, packed: int, most: int) -> str:
+    """Of a gzip file that was made to fill the memory or the disk."""
+    return (
+        f"{path} has {packed:,} bytes and unpacks to more than {most:,}, as no text does: "
+        "unpack it yourself if it is meant so"
+    )
+
+
+def lines_in(pieces: Iterable[str], ends: str | None = None) -> Iterator[str]:
+    """The lines of a text that comes in pieces, with their ends.
+
+    Args:
+        pieces: which follow one another.
+        ends: a line ends in it; None for a line feed, a carriage return, or both together.
+    """
+    newline, rest = "" if ends is None else ends, ""
+    for piece in pieces:
+        held = ""  # the last may go on in the next piece, and a carriage return be half an end
+        for line in io.StringIO(rest + piece, newline=newline):
+            if held:
+                yield held
+            held = line
+        rest = held
+    yield from io.StringIO(rest, newline=newline)
 
 
 def lines_of(text: str) -> list[str]:
@@ -92,9 +150,13 @@ def lines_of(text: str) -> list[str]:
     return lines if lines[-1] else lines[:-1] or lines
 
 
-def _undecodable(path: Path, data: bytes, error: UnicodeError, dialect: Dialect) -> str:
+def _undecodable(
+    path: Path, data: bytes, error: UnicodeError, dialect: Dialect, before: int
+) -> str:
+    if isinstance(error, UnicodeDecodeError):  # with what was left over from the piece before
+        data = error.object
     start = getattr(error, "start", 0)
-    line = data.count(b"\n", 0, start) + 1
+    line = before + data.count(b"\n", 0, start) + 1
     byte = f"byte 0x{data[start]:02x} in line {line}" if start < len(data) else "its end"
     if dialect.encoding is not None:
         name = f"{dialect.prefix}encoding={dialect.encoding}"
@@ -112,8 +174,8 @@ def _undecodable(path: Path, data: bytes, error: UnicodeError, dialect: Dialect)
     )
 
 
-def _zero(path: Path, text: str, data: bytes, dialect: Dialect) -> str:
-    line = text.count("\n", 0, text.index("\0")) + 1
+def _zero(path: Path, text: str, data: bytes, dialect: Dialect, before: int) -> str:
+    line = before + text.count("\n", 0, text.index("\0")) + 1
     guess = _two_bytes(data) if dialect.encoding is None else None
     hint = f": it looks like {guess}, so set {dialect.prefix}encoding={guess}" if guess else ""
     return f"line {line} of {path} holds a NUL character, which no text does{hint}"
@@ -143,8 +205,8 @@ def _two_bytes(data: bytes) -> str | None:
 
 def _warn_of_utf8(path: Path, data: bytes, dialect: Dialect) -> None:
     """Say so where another encoding was asked for and the file can hardly be but UTF-8."""
-    try:
-        ascii_only = data.decode("utf-8").isascii()
+    try:  # the last character may go on in another piece
+        ascii_only = codecs.getincrementaldecoder("utf-8")().decode(data).isascii()
     except UnicodeDecodeError:
         return
     if not ascii_only:

@@ -168,3 +168,45 @@ def test_a_choice_by_luck_is_told():
     assert careful.doubt is None
     adapter = Luck(0.0, 0.01 * EXAMPLES**0.5)
     assert Frontier.draw(adapter.ranking, adapter.losses, errors=1.0).doubt is None
+
+
+class Offset:
+    """A head that is off by 5 without its adapter; the mean number costs 2.2, the whole 2.0."""
+
+    def __init__(self, constant: float | None, spread: float = 0.1):
+        self.ranking = Ranking({"a": torch.arange(64.0, 0.0, -1.0)}, {"a": 1})
+        same = 2.0 + OWN + (constant or 0.0) + spread * np.random.default_rng(3).normal(size=60)
+        self.constant = None if constant is None else same
+
+    def losses(self, keep) -> Losses:
+        kept = int(keep["a"].sum())
+        found = 2.0 + OWN + (3.7 if not kept else 0.05 * (kept < 16))
+        return Losses(found, np.ones(EXAMPLES, dtype=int), self.constant)
+
+
+def test_delta_is_a_share_of_what_was_learned_beyond_the_best_constant_answer():
+    told, untold = (Frontier.draw(a.ranking, a.losses, 0.02) for a in (Offset(0.2), Offset(None)))
+    assert untold.delta == pytest.approx(0.02 * 3.7, rel=1e-9)
+    assert untold.chosen == 1
+    assert untold.constant is None
+    assert not untold.from_constant
+    assert told.constant is not None
+    assert told.delta == pytest.approx(0.02 * (told.constant - told.points[-1].loss), rel=1e-9)
+    assert 0.02 * 0.15 < told.delta < 0.02 * 0.25
+    assert told.chosen == 16
+    assert told.from_constant
+    assert Frontier.read(told.as_json()) == told
+
+
+def test_a_constant_answer_that_is_worse_than_nothing_changes_nothing():
+    with_it, without = Offset(5.0), Offset(None)
+    told = Frontier.draw(with_it.ranking, with_it.losses, 0.02)
+    untold = Frontier.draw(without.ranking, without.losses, 0.02)
+    assert (told.delta, told.chosen, told.from_constant) == (untold.delta, untold.chosen, False)
+
+
+def test_what_no_constant_answer_is_beaten_by_has_learned_nothing():
+    adapter = Offset(0.01)
+    found = Frontier.draw(adapter.ranking, adapter.losses)
+    assert not found.learned
+    assert found.chosen is None

@@ -99,3 +99,36 @@ def test_a_task_of_ones_own_that_does_not_say_is_refused() -> None:
     task = Demo(max_train=8).load()
     with pytest.raises(UserError, match="example_losses"):
         TaskData.example_losses(task, SimpleNamespace(), {})
+
+
+@pytest.mark.parametrize("kind", ["classes", "number", "labels", "tags"])
+def test_no_constant_answer_is_better_than_the_best(kind: str) -> None:
+    """Against gradient descent on one row of logits for all, through the task's own losses."""
+    task, labels = task_of(kind), labels_of(kind)
+    rows = [{"labels": row.tolist()} for row in labels]
+    found = task.constant_losses(rows)
+    assert found is not None
+    assert found.shape == (4,)
+    answer = torch.zeros(1 if kind == "number" else 3, dtype=torch.float64, requires_grad=True)
+    search = torch.optim.LBFGS([answer], max_iter=200, line_search_fn="strong_wolfe")
+
+    def totals() -> torch.Tensor:
+        logits = answer.expand(*labels.shape, 3) if kind == "tags" else answer.expand(4, -1)
+        return task.example_losses(SimpleNamespace(logits=logits), {"labels": labels})[0]
+
+    def closure() -> torch.Tensor:
+        search.zero_grad()
+        loss = totals().sum()
+        loss.backward()
+        return loss
+
+    search.step(closure)
+    assert found == pytest.approx(totals().detach().numpy(), abs=1e-4)
+    assert found.sum() <= float(totals().sum()) + 1e-9
+
+
+def test_text_has_no_constant_answer() -> None:
+    task = TextData(
+        "own", metrics=("bleu",), decoding=Decoding(max_new_tokens=4), separator="", **COMMON
+    )
+    assert task.constant_losses([{"labels": [1, 2]}]) is None

@@ -62,6 +62,6 @@ def test_a_first_token_that_nothing_stands_before(kind: str, monkeypatch) -> Non
     if seq2seq:  # an encoder is given a token at least, and so is this tokenizer's decoder
         examples = [TextExample(e.source or "w0", e.target or "w1") for e in EXAMPLES]
     rows = task.tokenise(tokenizer, examples, seq2seq)
-    monkeypatch.setattr(scoring, "batches", lambda lengths: [[0, 1], [2], [3]])
+    monkeypatch.setattr(scoring, "batches", lambda lengths, size: [[0, 1], [2], [3]])
     _, loss = scoring.forward(model.eval(), task, rows, task.collator(tokenizer))
     assert loss == pytest.approx(by_hand(model, rows, virtual, seq2seq), rel=1e-5)

@@ -42,9 +42,17 @@ METHODS: dict[str, tuple[str, list[str]]] = {
     "example_weights": ("example_weights", ["task=demo_noisy", "method.unroll_steps=2"]),
     "source_weights": ("source_weights", ["task=demo_sources", "method.unroll_steps=2"]),
     "learned_settings": ("learned_settings", ["method.unroll_steps=2"]),
+    "lora_pissa": (
+        "lora",
+        [
+            "method.peft={init_lora_weights: pissa_niter_4, use_rslora: true}",
+            "train.lora_plus_ratio=4",
+        ],
+    ),
+    "lora_cut_eva": ("lora_cut", ["method.peft.init_lora_weights=eva", "method.finish_epochs=1"]),
     "full": ("full", ["method.optimizer.lr=1e-3"]),
     "bitfit": ("bitfit", []),
-    "dora": ("dora", ["method.lora_dropout=0.1"]),
+    "dora": ("dora", ["method.lora_dropout=0.1", "train.class_weights=balanced"]),
     "ia3": ("ia3", []),
     "prompt": ("prompt", []),
     "prefix": ("prefix", ["method.projection=5"]),
@@ -57,7 +65,7 @@ METHODS: dict[str, tuple[str, list[str]]] = {
 # The others take `make test-all`.
 KINDS = {
     *("bilora", "salora_bilevel", "adalora", "autolora_singular", "delta_lora"),
-    *("dora", "bitfit", "houlsby"),
+    *("dora", "bitfit", "houlsby", "lora_pissa"),
 }
 
 

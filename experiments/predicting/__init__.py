@@ -1,0 +1,1 @@
+"""Predict with a fine-tuned model: what is read, what is said of it, what is written."""

@@ -1,0 +1,103 @@
+"""Hold a fine-tuned model that predicts, and load one from a run's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel
+
+from bilevel.errors import UserError
+from bilevel.settings import MOST
+from experiments.cli import places
+from experiments.cli.command_line import CommandLine
+from experiments.cli.quiet import quiet
+from experiments.models.batching import EXAMPLES
+from experiments.predicting.asked import Asker, RunAsker, items_of
+from experiments.predicting.remarks import once_said
+from experiments.predicting.saved import Asking
+from experiments.predicting.window import rows_at_once
+from experiments.results.finished_run import SavedRun
+
+__all__ = ["FineTuned", "load"]
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """What :func:`experiments.finetune` and :func:`load` return.
+
+    Attributes:
+        model: as stock PEFT (or transformers) reads it from the disk, in evaluation mode, fp32.
+        lora_config: the adapter's configuration, true ranks in ``rank_pattern``; of another class
+            for methods that are no LoRA; None where there is no adapter.
+        result: what result.json of a run says (docs/results.md).
+        asker: knows how inputs are read, for :meth:`predict`.
+    """
+
+    model: torch.nn.Module
+    lora_config: PeftConfig | None
+    result: dict[str, Any] = field(repr=False)
+    asker: Asker = field(repr=False, compare=False)
+
+    @classmethod
+    def of(cls, model: torch.nn.Module, result: dict[str, Any], asker: Asker) -> FineTuned:
+        """A model as it was read from the disk."""
+        config = model.peft_config["default"] if isinstance(model, PeftModel) else None
+        return cls(model.eval(), config, result, asker)
+
+    def predict(self, inputs: Iterable[Any], batch_size: int = EXAMPLES) -> list[dict[str, Any]]:
+        """What the model says of each input, in their order.
+
+        Args:
+            inputs: n texts; pairs of texts; lists of words for a model that tags; or rows with the
+                columns of the run's data, or with ``input_ids`` for one that :func:`finetune`
+                returned.
+            batch_size: inputs at once at most; of long ones fewer.
+
+        Returns:
+            n mappings. ``prediction`` is the name of a class, a list of labels or of a tag for each
+            word, a number, or a text; of classes and labels there are ``probabilities``, a mapping
+            from each name to a number from 0 to 1.
+
+        Raises:
+            UserError: an input is of another kind than the model reads, or empty.
+        """
+        if type(batch_size) is not int or not 1 <= batch_size <= MOST:
+            raise UserError(f"batch_size={batch_size!r}: this must be a whole number, 1 or more")
+        items = items_of(inputs)
+        if not items:
+            return []
+        predictor, read = self.asker.of(items[0])
+        examples = [read(item, f"input {i}") for i, item in enumerate(items)]
+        found: list[dict[str, Any]] = []
+        size = rows_at_once(predictor.task.answers.kind)
+        with once_said():
+            for start in range(0, len(examples), size):
+                found += predictor.answers(examples[start : start + size], batch_size)
+        return found
+
+
+def load(
+    run: str | Path, overrides: Sequence[str] = (), config_dir: str | Path | None = None
+) -> FineTuned:
+    """Load what a finished run has left, ready to predict.
+
+    Args:
+        run: its folder, of ``python -m experiments.run``.
+        overrides: ``GROUP.KEY=VALUE`` words, ``model.pretrained=FOLDER`` where the base model has
+            moved.
+        config_dir: of a task of your own, what ``--config-dir`` is on the command line.
+
+    Raises:
+        UserError: there is no finished run, or its model cannot be loaded.
+    """
+    folder = None if config_dir is None else str(config_dir)
+    line = CommandLine(places.settled(overrides), folder, False, [])
+    asking = Asking.of(SavedRun.open(str(run), line, line.overrides))
+    quiet()
+    predictor = asking.load()
+    asker = RunAsker(predictor, asking.inputs)
+    return FineTuned.of(predictor.model, asking.run.result, asker)

@@ -1,0 +1,95 @@
+"""Make a finished run predict: its base model with its adapter, and how its rows are read."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import OmegaConf
+
+from bilevel.errors import UserError
+from experiments.results import record
+from experiments.results.finished_run import SavedRun
+from experiments.tasks.inputs import Inputs
+
+if TYPE_CHECKING:
+    from experiments.predicting.predictor import Predictor
+
+__all__ = ["Asking"]
+
+
+@dataclass(frozen=True)
+class Asking:
+    """A run that is to predict; no model is loaded yet.
+
+    Attributes:
+        run: which.
+        inputs: how rows are read.
+        adapter: the folder of what it trained.
+    """
+
+    run: SavedRun
+    inputs: Inputs
+    adapter: Path
+
+    @classmethod
+    def of(cls, run: SavedRun, adapter: str | None = None) -> Asking:
+        """Look at what the run says of itself.
+
+        Args:
+            run: which.
+            adapter: another folder than the run's own.
+
+        Raises:
+            UserError: its task does not say how rows are read, or there is no adapter.
+        """
+        inputs = run.task_options().inputs()
+        own = record.saved_folder(run.result, run.folder)
+        folder = own if adapter is None else Path(adapter)
+        if not any((folder / name).is_file() for name in ("adapter_config.json", "config.json")):
+            raise UserError(f"{folder} holds no adapter and no model")
+        return cls(run, inputs, folder)
+
+    @property
+    def kind(self) -> str:
+        """Of what the model puts out."""
+        return str(self.run.result["kind"])
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of its classes, labels or tags."""
+        return tuple(self.run.result.get("labels") or ())
+
+    def digest(self) -> str:
+        """What the predictions follow from, but for the data: of two runs alike it is the same."""
+        found = hashlib.sha256()
+        config = OmegaConf.to_container(self.run.config, resolve=True)
+        found.update(repr(config).encode())
+        found.update((self.run.folder / record.FILE).read_bytes())
+        for path in sorted(self.adapter.iterdir()):
+            if path.is_file():
+                found.update(path.name.encode())
+                with path.open("rb") as file:
+                    found.update(hashlib.file_digest(file, "sha256").digest())
+        return found.hexdigest()
+
+    def load(self) -> Predictor:
+        """Load the model.
+
+        Raises:
+            UserError: it cannot be loaded, or the adapter does not fit it.
+        """
+        import torch
+
+        from experiments.models.vocabulary import size
+        from experiments.predicting.predictor import Predictor
+        from experiments.results import saved_model
+
+        task = self.run.to_predict()
+        loaded = self.run.base(task)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        tokens = size(loaded.model)
+        model = saved_model.load(self.adapter, loaded.model).to(device).eval()
+        return Predictor(model, loaded.tokenizer, task, loaded.seq2seq, tokens)

@@ -1,0 +1,58 @@
+"""Read several labels a text out of a column of 0 and 1 for each label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bilevel.errors import UserError
+from experiments.tasks.reading.files import is_missing
+from experiments.tasks.reading.labels import as_number
+from experiments.tasks.reading.row import check_columns, place_of
+
+__all__ = ["MARKED", "put_labels"]
+
+MARKED = "task.label_columns"  # of what is put into a row; no file has such a column
+SPELLED = {"true": 1, "false": 0}
+HIDDEN = -1  # of a text whose labels are not told
+
+
+def put_labels(rows: Sequence[dict[str, Any]], columns: Sequence[str], where: str) -> None:
+    """Put into each row, as `MARKED`, the list of the columns that mark it; None of hidden ones.
+
+    Rows of a split without any of the columns stay as they are.
+
+    Args:
+        rows: of a split.
+        columns: of the marks, which are the labels' names.
+        where: the file, for messages.
+
+    Raises:
+        UserError: some of the columns are missing, or a cell is neither 0 nor 1.
+    """
+    if not any(column in row for row in rows for column in columns):
+        return
+    check_columns(rows, columns, where)
+    for number, row in enumerate(rows):
+        marks = {column: _mark(row.get(column)) for column in columns}
+        if set(marks.values()) <= {None, HIDDEN}:
+            row[MARKED] = None
+            continue
+        for column, mark in marks.items():
+            if mark not in (0, 1):
+                shown = str(row.get(column))[:60]
+                raise UserError(
+                    f"{place_of(row, number, where)} has {shown!r} in column {column!r}: a column "
+                    "of task.label_columns holds 1 where a text has the label and 0 where not"
+                )
+        row[MARKED] = [column for column, mark in marks.items() if mark]
+
+
+def _mark(cell: Any) -> Any:
+    """The number in a cell; None of an empty one, -2 of what is none."""
+    if is_missing(cell):
+        return None
+    if isinstance(cell, str) and cell.strip().lower() in SPELLED:
+        return SPELLED[cell.strip().lower()]
+    number = as_number(cell)
+    return -2 if number is None else number
