@@ -74,7 +74,7 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> bool:
         figure.legend(
             list(handles.values()),
             [wrapped(name) for name in handles],
-            loc="outside right upper",
+            loc="outside right center",
             fontsize=9,
             handlelength=3.5,
         )

@@ -88,8 +88,18 @@ def _stage(axes: Axes, stage: str, records: Sequence[dict[str, Any]]) -> None:
     evaluations = [r for r in records if r["kind"] == "validation"]
     if batches:
         x, y = np.array(batches, dtype=float).T
-        axes.plot(x, y, color=BLUE, linewidth=0.8, alpha=0.3, label="train, batches (with dropout)")
-        if len(evaluations) < FEW and len(y) >= 2 * FEW:
+        alone = len(evaluations) < FEW and len(y) < 2 * FEW
+        axes.plot(
+            x,
+            y,
+            "o-" if alone else "-",
+            color=BLUE,
+            linewidth=1.6 if alone else 0.8,
+            markersize=4,
+            alpha=1 if alone else 0.3,
+            label="train, batches (with dropout)",
+        )
+        if len(evaluations) < FEW and not alone:
             window = max(FEW, len(y) // 8)
             smooth = np.convolve(y, np.ones(window) / window, mode="valid")
             axes.plot(

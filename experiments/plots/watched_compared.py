@@ -87,7 +87,7 @@ def draw(runs: Sequence[tuple[Sequence[Record], dict[str, Any]]], name: str, pat
         figure.legend(
             list(handles.values()),
             [wrapped(method) for method in handles],
-            loc="outside right upper",
+            loc="outside right center",
             fontsize=9,
             handlelength=3.5,
         )
