@@ -105,9 +105,10 @@ def report(
     written = ["summary.md", "runs.csv", "comparison.json", *drawn]
     unread = [Unread(path, "not finished (see its run.log)") for path in found.failed]
     unread += [Unread(path, reason) for path, reason in found.damaged.items()]
-    page, *others = writing.write(finished, table, agreeing, unread, folders, out) or [None]
-    shown = f"\n{page}" + f" and {len(others)} pages of runs" * bool(others) if page else ""
-    return f"{text}\n\n{out / 'summary.csv'}, {', '.join(written)}{shown}"
+    pages = writing.write(finished, compared, agreeing, unread, folders, out)
+    also = f" and {len(pages) - 1} pages of runs" if len(pages) > 1 else ""
+    page = f"\n{pages[0]}{also}" if pages else ""
+    return f"{text}\n\n{out / 'summary.csv'}, {', '.join(written)}{page}"
 
 
 def rows(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
