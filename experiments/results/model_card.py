@@ -295,6 +295,16 @@ def _limits(facts: CardFacts, form: Form, options: Mapping[str, Any]) -> str:
         return (
             "## Limits\n\nOnly this project reads bottleneck adapters, and they cannot be merged."
         )
+    if form == "probe" and options.get("probe_pooling") == "head":
+        return (
+            "## Limits\n\nOnly this project reads linear probes. `python -m experiments.export "
+            "run=DIR merge=true` puts this one into the head of a plain transformers model."
+        )
+    if form == "probe":
+        return (
+            "## Limits\n\nOnly this project reads linear probes, and no head of transformers is "
+            "given the mean over the tokens; one trained with `method.pooling=head` can be merged."
+        )
     if options.get("peft_type") != "LORA":
         return "## Limits\n\nvLLM and other servers read LoRA alone."
     if options.get("modules_to_save"):

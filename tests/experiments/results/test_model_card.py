@@ -96,8 +96,9 @@ CLASSES = {
     "reads_the_end": ("gpt2", 3, PAIR, LORA),
     "dora": ("bert", 3, ONE, ["method=dora"]),
     "bottleneck": ("bert", 3, ONE, ["method=pfeiffer"]),
-    "prompt": ("bert", 3, ONE, ["method=prompt"]),
     "probe": ("bert", 3, ONE, ["method=linear_probe"]),
+    "probe_of_a_head": ("roberta", 2, PAIR, ["method=linear_probe", "method.pooling=head"]),
+    "prompt": ("bert", 3, ONE, ["method=prompt"]),
 }
 
 
