@@ -8,6 +8,7 @@ from .api import search_ranks as search_ranks
 from .models import ModelSpec as ModelSpec
 from .predicting.fine_tuned import FineTuned as FineTuned
 from .predicting.fine_tuned import load as load
+from .tasks.chat_rows import chat_rows as chat_rows
 from .tasks.classification import Classification as Classification
 from .tasks.examples import Example as Example
 from .tasks.examples import TaggedExample as TaggedExample

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
 
+from bilevel.checkpoint.sums import CARD
 from bilevel.errors import UserError
 from experiments.answers import CLASSES, LABELS, TAGS, Answers
 from experiments.results import record
@@ -71,7 +72,7 @@ class Asking:
         found.update(repr(config).encode())
         found.update((self.run.folder / record.FILE).read_bytes())
         for path in sorted(self.adapter.iterdir()):
-            if path.is_file():
+            if path.is_file() and path.name != CARD:  # which its user may write into
                 found.update(path.name.encode())
                 with path.open("rb") as file:
                     found.update(hashlib.file_digest(file, "sha256").digest())

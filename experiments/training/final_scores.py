@@ -31,7 +31,7 @@ from experiments.training.scoring import forward, score
 from experiments.training.watched import digest
 from problems.common.method import Outcome
 
-__all__ = ["assemble", "final_scores", "test_sizes"]
+__all__ = ["assemble", "final_scores", "records", "test_sizes"]
 
 # The train loss in the result is over this many training examples at most.
 TRAIN_LOSS_EXAMPLES = 5000
@@ -51,12 +51,14 @@ def final_scores(
         found, _ = forward(model, job.task, job.data.validation or (), job.data.collate)
         job.task = job.task.decided(found, job.task.validation or ())
     scores = score(model, job.task, job.tests, job.data.collate, tokenizer=job.tokenizer)
-    _write_predictions(job.task, scores.predictions, folder)
+    told = records(job.task, scores.predictions)
+    _write_predictions(told, folder)
     wrongest.write(job.task, scores.predictions, job.tokenizer, folder)
     rows = [job.data.examples[i] for i in some(len(job.data.examples), TRAIN_LOSS_EXAMPLES)]
     train_loss = forward(model, job.task, rows, job.data.collate)[1] if rows else None
     return {
         "metrics": scores.metrics,
+        "predictions": told,
         "warnings": [*about_predictions(job.task, scores.predictions), *about_cut(outcome.cut)],
         "entities": job.task.entities(scores.predictions),
         "test_loss": scores.loss,
@@ -88,13 +90,18 @@ def _decided(job: FineTuningJob, outcome: Outcome, folder: Path) -> dict[str, An
     return None if found is None else found.as_json()
 
 
-def _write_predictions(task: TaskData, predictions: dict[str, list[Any]], folder: Path) -> None:
-    """predictions.jsonl: what was said of each test example, a line each; none without a test."""
-    lines = [
-        json.dumps({"test": name, **record}, ensure_ascii=False)
+def records(task: TaskData, predictions: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    """What predictions.jsonl says of each test example, of all test sets in turn."""
+    return [
+        {"test": name, **record}
         for name, found in predictions.items()
         for record in task.records(found, task.tests[name])
     ]
+
+
+def _write_predictions(told: list[dict[str, Any]], folder: Path) -> None:
+    """predictions.jsonl: what was said of each test example, a line each; none without a test."""
+    lines = [json.dumps(record, ensure_ascii=False) for record in told]
     if lines:
         write_atomically(folder / "predictions.jsonl", "\n".join(lines) + "\n")
 
@@ -164,6 +171,11 @@ def assemble(
             "T2": first["T2"],
             "steps": {name: s["steps"] for name, s in stages.items()},
             "precision": next((s["precision"] for s in stages.values()), None),
+            "upper_steps": {
+                name: s["upper_steps"]
+                for name, s in stages.items()
+                if s.get("upper_steps") is not None
+            },
         },
         "kept": {name: s["kept"] for name, s in stages.items() if "kept" in s},
         "examples_seen": {
