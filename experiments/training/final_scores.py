@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import sys
@@ -21,13 +22,16 @@ from experiments.metrics.weight_change import moved
 from experiments.plots.records import final_values
 from experiments.results import record, source_table, wrongest
 from experiments.results.saved_model import Saved, load
+from experiments.tasks.examples import Example, LabelSetExample
 from experiments.tasks.kinds.label_sets import LabelSetData
+from experiments.tasks.kinds.tags import TaggedData
+from experiments.tasks.kinds.text import TextData
 from experiments.tasks.sources import sizes
 from experiments.tasks.task import TaskData
 from experiments.training import decided_ranks, warm_start
 from experiments.training.doubts import about_cut, about_predictions
 from experiments.training.fine_tuning_job import FineTuningJob
-from experiments.training.scoring import forward, score
+from experiments.training.scoring import example_losses, forward, score
 from experiments.training.watched import digest
 from problems.common.method import Outcome
 
@@ -35,6 +39,8 @@ __all__ = ["assemble", "final_scores", "test_sizes"]
 
 # The train loss in the result is over this many training examples at most.
 TRAIN_LOSS_EXAMPLES = 5000
+KEY_LETTERS = 16  # of the checksum of an example's texts
+LOSS_DIGITS = 6  # of an example's loss, after the point
 
 
 def final_scores(
@@ -51,7 +57,7 @@ def final_scores(
         found, _ = forward(model, job.task, job.data.validation or (), job.data.collate)
         job.task = job.task.decided(found, job.task.validation or ())
     scores = score(model, job.task, job.tests, job.data.collate, tokenizer=job.tokenizer)
-    _write_predictions(job.task, scores.predictions, folder)
+    _write_predictions(job, model, scores.predictions, folder)
     wrongest.write(job.task, scores.predictions, job.tokenizer, folder)
     rows = [job.data.examples[i] for i in some(len(job.data.examples), TRAIN_LOSS_EXAMPLES)]
     train_loss = forward(model, job.task, rows, job.data.collate)[1] if rows else None
@@ -88,15 +94,42 @@ def _decided(job: FineTuningJob, outcome: Outcome, folder: Path) -> dict[str, An
     return None if found is None else found.as_json()
 
 
-def _write_predictions(task: TaskData, predictions: dict[str, list[Any]], folder: Path) -> None:
-    """predictions.jsonl: what was said of each test example, a line each; none without a test."""
-    lines = [
-        json.dumps({"test": name, **record}, ensure_ascii=False)
-        for name, found in predictions.items()
-        for record in task.records(found, task.tests[name])
-    ]
+def _write_predictions(
+    job: FineTuningJob, model: PreTrainedModel, predictions: dict[str, list[Any]], folder: Path
+) -> None:
+    """predictions.jsonl: what was said of each test example, a line each; none without a test.
+
+    A line of texts without them has a checksum of them as ``key``, and one whose loss does not
+    follow from its prediction has its ``loss``: by these runs are compared, example by example.
+    """
+    lines = []
+    for name, found in predictions.items():
+        examples = job.task.tests[name]
+        records = job.task.records(found, examples)
+        more = _losses(job, model, name) or [{}] * len(records)
+        for said, example, loss in zip(records, examples, more, strict=True):
+            line = {"test": name, **said, **_key(example), **loss}
+            lines.append(json.dumps(line, ensure_ascii=False))
     if lines:
         write_atomically(folder / "predictions.jsonl", "\n".join(lines) + "\n")
+
+
+def _key(example: Any) -> dict[str, str]:
+    if not isinstance(example, (Example, LabelSetExample)):
+        return {}
+    texts = json.dumps(example.texts).encode()
+    return {"key": hashlib.sha256(texts).hexdigest()[:KEY_LETTERS]}
+
+
+def _losses(job: FineTuningJob, model: PreTrainedModel, name: str) -> list[dict[str, Any]]:
+    """The mean loss of each example over its words or tokens, and how many they are."""
+    if not isinstance(job.task, (TaggedData, TextData)):
+        return []
+    found = example_losses(model, job.task, job.tests[name], job.data.collate)
+    return [
+        {"loss": round(float(total) / max(int(terms), 1), LOSS_DIGITS), "terms": int(terms)}
+        for total, terms in zip(found.totals, found.terms, strict=True)
+    ]
 
 
 def _planted_score(
