@@ -22,6 +22,11 @@ __all__ = ["PIPELINES", "Form", "decoding_options", "lines", "offline_lines", "w
 # What lies in a folder.
 Form = Literal["peft", "bottleneck", "probe", "model"]
 
+# Forms that this project alone reads, by which function of which module.
+OWN = {
+    "bottleneck": ("problems.adapters", "load_adapters"),
+    "probe": ("problems.linear_probe", "load_probe"),
+}
 WIDTH = 88
 THIS = "this folder, as you see it, or its name on the hub"
 FOLDER = re.compile(r"^folder = .*$", re.MULTILINE)
@@ -141,12 +146,10 @@ def _load(code: _Code, way: str, base: BaseReference, place: str | None, usage: 
         if base.revision is not None and place == base.code:
             options.append(f"revision={literal(base.revision)}")
         code.call(f"model = AutoModel{suffix}.from_pretrained(", ["base", *options])
-        if way == "bottleneck":
-            code.need("problems.adapters", "load_adapters")
-            code.body.append("model = load_adapters(model, folder).eval()")
-        elif way == "probe":
-            code.need("problems.linear_probe", "load_probe")
-            code.body.append("model = load_probe(model, folder).eval()")
+        if way in OWN:
+            module, function = OWN[way]
+            code.need(module, function)
+            code.body.append(f"model = {function}(model, folder).eval()")
         else:
             code.need("peft", "PeftModel")
             code.body.append("model = PeftModel.from_pretrained(model, folder).eval()")

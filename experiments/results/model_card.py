@@ -24,6 +24,7 @@ from experiments.models.base_reference import BaseReference, from_here
 from experiments.results.card_lines import PIPELINES, Form, lines, offline_lines
 from experiments.results.cells import markdown_cell
 from experiments.results.usage import Usage
+from problems.linear_probe.model import POOLING
 
 __all__ = ["CARD", "CardFacts", "form_of", "model_card", "without_places", "write_card"]
 
@@ -98,9 +99,8 @@ def form_of(folder: Path) -> Form:
     if not config.is_file():
         return "model"
     said = json_object(config)
-    if "probe_pooling" in said:
-        return "probe"
-    return "bottleneck" if "bottleneck_type" in said else "peft"
+    own: dict[str, Form] = {"bottleneck_type": "bottleneck", POOLING: "probe"}
+    return next((form for key, form in own.items() if key in said), "peft")
 
 
 def without_places(text: str) -> str:
@@ -158,7 +158,7 @@ def _what(facts: CardFacts, form: Form) -> str:
     kind = {
         "peft": "An adapter for [PEFT](https://github.com/huggingface/peft)",
         "bottleneck": "Bottleneck adapters, which this project reads and PEFT does not",
-        "probe": "A linear map on what the base model puts out, which this project reads",
+        "probe": "A linear map on a frozen model, which this project reads and PEFT does not",
         "model": "A whole model for [transformers](https://github.com/huggingface/transformers)",
     }[form]
     has = (
@@ -285,6 +285,12 @@ def _limits(facts: CardFacts, form: Form, options: Mapping[str, Any]) -> str:
         "`python -m experiments.export run=DIR merge=true` (or `model.merge_and_unload()` after "
         "the lines above) makes a plain transformers model"
     )
+    if form == "probe":
+        return (
+            "## Limits\n\nOnly this project reads linear probes. Trained with "
+            "`method.pooling=head`, one is made a plain transformers model by `python -m "
+            "experiments.export run=DIR merge=true`."
+        )
     if form == "bottleneck":
         return (
             "## Limits\n\nOnly this project reads bottleneck adapters, and they cannot be merged."

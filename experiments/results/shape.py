@@ -25,6 +25,7 @@ class _Engine(_Shape):
 
 class _Validation(_Shape):
     loss: float | None = None
+    metrics: dict[str, float | None] = {}
     source: str
     trained_on: bool
     digest: str | None = None

@@ -18,6 +18,7 @@ from experiments.cli.quiet import quiet
 from experiments.cli.resume import exclusive
 from experiments.cli.writing import clean
 from experiments.config.plan import Plan
+from experiments.plots.records import run_name
 from experiments.results import (
     ranks_file,
     record,
@@ -116,7 +117,7 @@ def _train_and_score(job: FineTuningJob, context: RunContext, journal: Journal) 
         found = journal.found(chosen_horizon.STAGE)
         values["engine"]["horizon"] = {key: found[key] for key in ("wanted", "cosines")}
     artefact.card(places, values)
-    title = f"{values['method']} on {task.name}, {values['model']}"
+    title = run_name(values)
     if values["source_weights"] is not None:
         source_table.write(title, values["source_weights"], folder)
     if outcome.example_weights is not None:

@@ -122,7 +122,7 @@ def of_run(run: SavedRun, overrides: Sequence[str], examples: bool = False) -> T
         task.answers,
         task,
         untrained(run, task, loaded, changed),
-        f"{run.result['method']} on {task.name}, {run.result['model']}",
+        f"{run.result['method']} on {task.name}, {run.result['model']}, seed {run.result['seed']}",
         (spec := run.spec()).reference(),
         spec.dtype,
         run.folder,
