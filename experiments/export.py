@@ -6,14 +6,15 @@ Writes ``adapter`` and ``adapter_compact`` into ``out`` (default: DIR/export). W
 it writes a plain transformers model in fp32 to ``out/merged`` instead, reads it back, and prints
 the largest difference of its logits to the adapter's, over test examples; where rounding cannot
 explain it, nothing is left behind and the status is not zero. For runs that end in LoRA; DoRA
-merges by PEFT's own ``merge_and_unload()``.
+merges by PEFT's own ``merge_and_unload()``. A linear probe of what the model's own head is given
+(``method.pooling=head``, tags) has ``merge=true`` too.
 """
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bilevel import lowrank
 from bilevel.checkpoint.disk import told_when_full
@@ -22,6 +23,11 @@ from experiments.cli.command_line import CommandLine
 from experiments.cli.program import program
 from experiments.cli.quiet import quiet
 from experiments.results.finished_run import SavedRun, take
+
+if TYPE_CHECKING:
+    from experiments.models.pretrained import LoadedModel
+    from experiments.results.artefact import Artefact
+    from experiments.tasks.task import TaskData
 
 __all__ = ["main"]
 
@@ -38,7 +44,7 @@ def main(words: list[str]) -> None:
     if own["merge"] not in ("true", "false"):
         raise UserError(f"merge={own['merge']}: this must be true or false")
     run = SavedRun.open(own["run"], line, overrides)
-    _refuse_other_forms(run)
+    _refuse_other_forms(run, own["merge"] == "true")
     quiet()
     out = Path(own["out"] or run.folder / "export")
     if own["merge"] == "true":
@@ -47,9 +53,18 @@ def main(words: list[str]) -> None:
         _export(run, out)
 
 
-def _refuse_other_forms(run: SavedRun) -> None:
+def _refuse_other_forms(run: SavedRun, merge: bool) -> None:
     from bilevel.lowrank.export import COMPACT
 
+    probe = run.result.get("probe")
+    if probe is not None and merge and probe["pooling"] == "head":
+        return
+    if probe is not None:
+        raise UserError(
+            f"run={run.folder}: a linear probe has one form, which lies in "
+            f"{run.result['adapter_dir']}; merge=true makes a transformers model of one that was "
+            f"trained with method.pooling=head (this one: {probe['pooling']})"
+        )
     if not (run.folder / COMPACT).is_dir():
         raise UserError(
             f"run={run.folder}: {run.result['method']} leaves no LoRA adapter to export or merge; "
@@ -63,14 +78,17 @@ def _export(run: SavedRun, out: Path) -> None:
     from bilevel.checkpoint.sums import seal
     from bilevel.lowrank.adapter_files import load_adapter
     from bilevel.lowrank.export import COMPACT
-    from experiments.results import saved_model
 
     task = run.task()
-    model = load_adapter(run.base(task).model, run.folder / COMPACT)
+    loaded = run.base(task)
+    model = load_adapter(loaded.model, run.folder / COMPACT)
     report = lowrank.export_adapter(model, out)
-    saved_model.name_labels(task.answers, (report.adapter, report.compact))
-    for folder in (report.adapter, report.compact):
+    folders = (report.adapter, report.compact)
+    artefact = _artefact(run, task, loaded, run.spec().dtype)
+    artefact.complete(folders)
+    for folder in folders:
         seal(folder)
+    artefact.card(folders, run.result)
     print(f"{report.adapter}\n{report.compact}")
     # As the run counted them: the zeros that fill up a fused projection's B are no parameters.
     adapter = run.result["adapter_parameters"]
@@ -87,18 +105,46 @@ def _merge(run: SavedRun, out: Path) -> None:
     examples = loaded.tokenise(task, rows)
     collate = task.collator(loaded.tokenizer)
     batches = [collate(examples[i : i + BATCH]) for i in range(0, len(examples), BATCH)]
-    merged, difference = lowrank.merge(run.folder / "adapter", loaded.model, batches)
+    if run.result.get("probe") is None:
+        merged, difference = lowrank.merge(run.folder / "adapter", loaded.model, batches)
+    else:
+        merged, difference = _with_probe(run.folder / "adapter", loaded.model, batches)
     partial = out / "merged.partial"
+    artefact = _artefact(run, task, loaded, "float32")
     try:
         with told_when_full(partial):
             merged.save_pretrained(partial)
-            loaded.tokenizer.save_pretrained(partial)
+        artefact.complete([partial])
         difference = max(difference, _reading_back(merged, partial, batches))
+        artefact.card([partial], run.result, shown=[folder])
         partial.rename(folder)
     finally:  # nothing half-written, and nothing that does what it should not
         shutil.rmtree(partial, ignore_errors=True)
     print(folder)
     print(f"largest logit difference over {len(examples)} test examples: {difference:.3g}")
+
+
+def _artefact(run: SavedRun, task: TaskData, loaded: LoadedModel, dtype: str) -> Artefact:
+    from experiments.results.artefact import Artefact
+
+    base = run.spec().reference()
+    return Artefact.of(
+        *(task, task.answers, loaded.tokenizer, loaded.model.config, base, dtype),
+        loaded.head_replaced,
+    )
+
+
+def _with_probe(folder: Path, base: Any, batches: list[Any]) -> tuple[Any, float]:
+    """The model with the probe in its head, and the largest difference of its logits."""
+    from bilevel.lowrank.merging import check_difference, largest_difference, logits
+    from problems.linear_probe import load_probe
+
+    probed = load_probe(base.float(), folder)
+    expected = [logits(probed, batch) for batch in batches]
+    merged = probed.merged().eval()
+    difference = largest_difference([logits(merged, batch) for batch in batches], expected)
+    check_difference(difference, expected, "putting the probe into the head")
+    return merged, difference
 
 
 def _reading_back(model: Any, folder: Path, batches: list[Any]) -> float:

@@ -36,7 +36,14 @@ from experiments.results import ranks_folder, record
 from experiments.results.links import refuse_links
 from experiments.results.shape import check_line
 
-__all__ = ["draw", "draw_several", "read_metrics"]
+__all__ = [
+    "draw",
+    "draw_several",
+    "drawings",
+    "drawings_of_several",
+    "read_metrics",
+    "with_records",
+]
 
 # What a figure ends in when the values that it is drawn of do not go together.
 DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
@@ -73,11 +80,20 @@ def read_metrics(folder: Path, growing: bool = False) -> list[Record]:
     return records
 
 
-def draw(folder: Path, result: dict[str, Any]) -> list[Path]:
-    """Draw what the run in ``folder`` has data for into ``folder/figures``; returns the files."""
-    figures = folder / "figures"
-    records = read_metrics(folder)
-    drawings: dict[str, Callable[[Path], bool]] = {
+def drawings(
+    folder: Path, result: dict[str, Any], records: list[Record]
+) -> dict[str, Callable[[Path], bool]]:
+    """The figures of a run: file's name -> what draws it into a file, False when there is nothing.
+
+    Args:
+        folder: of the run, which may hold ranks of its own.
+        result: its result.json.
+        records: the lines of its metrics.jsonl.
+
+    Raises:
+        UserError: its ranks.json is damaged.
+    """
+    found: dict[str, Callable[[Path], bool]] = {
         "losses.png": lambda path: losses.draw(records, result, path),
         "ranks.png": lambda path: ranks.draw(result, path),
         "gates.png": lambda path: gates.draw(records, result, path),
@@ -88,11 +104,22 @@ def draw(folder: Path, result: dict[str, Any]) -> list[Path]:
         "watched.png": lambda path: watched.draw_others(records, result, path),
         "cosine.png": lambda path: cosine.draw(result, path),
     }
-    drawn = [figures / name for name, draws in drawings.items() if draws(figures / name)]
-    found = ranks_folder.read(folder)
-    picture = folder / ranks_folder.FOLDER / ranks_folder.PICTURE
-    if found is not None and frontier.draw(found, picture):
-        drawn.append(picture)
+    cut = ranks_folder.read(folder)
+    if cut is not None:
+        found[ranks_folder.PICTURE] = lambda path: frontier.draw(cut, path)
+    return found
+
+
+def draw(folder: Path, result: dict[str, Any]) -> list[Path]:
+    """Draw what the run in ``folder`` has data for; returns the files.
+
+    They go into ``figures``, but for that of ranks.json, which stands beside those ranks.
+    """
+    drawn = []
+    for name, draws in drawings(folder, result, read_metrics(folder)).items():
+        place = ranks_folder.FOLDER if name == ranks_folder.PICTURE else "figures"
+        if draws(folder / place / name):
+            drawn.append(folder / place / name)
     return drawn
 
 
@@ -109,6 +136,13 @@ def draw_several(results: Sequence[dict[str, Any]], out: Path) -> list[Path]:
             without a folder it is left out of the pictures of what happened over the steps.
         out: where comparison.png and the others go.
     """
+    runs = with_records(results)
+    drawings = drawings_of_several(results, runs)
+    return [out / name for name, draws in drawings.items() if draws(out / name) is not False]
+
+
+def with_records(results: Sequence[dict[str, Any]]) -> list[Run]:
+    """The runs with the lines of their metrics.jsonl; one that cannot be read is told of."""
     runs = []
     for result in results:
         if result.get("folder"):
@@ -119,8 +153,20 @@ def draw_several(results: Sequence[dict[str, Any]], out: Path) -> list[Path]:
                 runs.append((records, result))
             except UserError as error:
                 print(f"not in the figures over steps: {sentence(error)}", file=sys.stderr)
-    comparison.draw(results, out / "comparison.png")
-    drawings: dict[str, Callable[[Path], bool]] = {
+    return runs
+
+
+def drawings_of_several(
+    results: Sequence[dict[str, Any]], runs: Sequence[Run]
+) -> dict[str, Callable[[Path], object]]:
+    """The figures of several runs: file's name -> what draws it, False when there is nothing.
+
+    Args:
+        results: result.json of each run, with its ``variant``.
+        runs: lines of metrics.jsonl and result.json of those that have some.
+    """
+    drawings: dict[str, Callable[[Path], object]] = {
+        "comparison.png": lambda path: comparison.draw(results, path),
         "losses_compared.png": lambda path: curves.draw(runs, path),
         "cosine_compared.png": lambda path: cosine_compared.draw(results, path),
         "planted.png": lambda path: planted_recovery.draw(results, path),
@@ -132,8 +178,7 @@ def draw_several(results: Sequence[dict[str, Any]], out: Path) -> list[Path]:
     for task, model in sorted({(r["task"], r["model"]) for r in results}):
         here = [r for r in results if (r["task"], r["model"]) == (task, model)]
         drawings[f"ranks_{_file_name(task, model)}.png"] = partial(ranks_compared.draw, here)
-    drawn = [out / name for name, draws in drawings.items() if draws(out / name)]
-    return [out / "comparison.png", *drawn]
+    return drawings
 
 
 def _one_a_method(runs: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:

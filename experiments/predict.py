@@ -34,7 +34,7 @@ from tqdm import tqdm
 from bilevel.errors import UserError, listed, nearest, printable
 from bilevel.settings import Count, Settings
 from experiments.cli import stopping
-from experiments.cli.command_line import CommandLine
+from experiments.cli.command_line import CommandLine, one_sentence
 from experiments.cli.own_options import own_options
 from experiments.cli.program import program
 from experiments.cli.quiet import quiet
@@ -96,7 +96,9 @@ def main(words: list[str]) -> None:
         raise UserError(f"data and out are the same file, {out}: give another out=FILE")
     refuse_taken(out)
     asking = Asking.of(SavedRun.open(own["run"], line, overrides), own["adapter"])
-    with stopping.orderly(), _table(data, asking.inputs, options, out.parent) as table:
+    folder = out.parent
+    # The sentence inside, which then knows of the signal.
+    with stopping.orderly(), one_sentence(), _table(data, asking.inputs, options, folder) as table:
         form = _format(suffix, asking, table, options.keep)
         survey = _survey(table, form, options, rows_at_once(asking.kind))
         state = {

@@ -56,6 +56,8 @@ def report(folders: Sequence[Path], out: Path) -> str:
     """
     # matplotlib and scipy are slow to load, and --help needs them not
     from experiments import figures
+    from experiments.pages import writing
+    from experiments.pages.several import Unread
     from experiments.results import seeds
 
     found = _collect(folders)
@@ -73,7 +75,11 @@ def report(folders: Sequence[Path], out: Path) -> str:
     write_atomically(out / "summary.md", text + "\n")
     text = printable(text)
     drawn = [path.name for path in figures.draw_several(finished, out)]
-    return f"{text}\n\n{out / 'summary.csv'}, {', '.join(['summary.md', *drawn])}"
+    unread = [Unread(path, "not finished (see its run.log)") for path in found.failed]
+    unread += [Unread(path, reason) for path, reason in found.damaged.items()]
+    page, *others = writing.write(finished, table, agreeing, unread, folders, out) or [None]
+    shown = f"\n{page}" + f" and {len(others)} pages of runs" * bool(others) if page else ""
+    return f"{text}\n\n{out / 'summary.csv'}, {', '.join(['summary.md', *drawn])}{shown}"
 
 
 def rows(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

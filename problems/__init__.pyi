@@ -47,6 +47,7 @@ from .full import FullFineTuning as FullFineTuning
 from .ia3 import IA3 as IA3
 from .learned_settings import LearnedSettings as LearnedSettings
 from .learned_settings import RandomSettings as RandomSettings
+from .linear_probe import LinearProbe as LinearProbe
 from .lora import LoRA as LoRA
 from .lora_cut import LoRACut as LoRACut
 from .prefix import PrefixTuning as PrefixTuning

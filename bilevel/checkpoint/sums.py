@@ -1,6 +1,7 @@
 """Write a checksum of each file beside the files of a folder, and check them when they are read.
 
 The file is that of the program ``sha256sum``, which checks it too: ``sha256sum -c SHA256SUMS``.
+A model card is left out: its licence and what else only they know is for people to write.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from bilevel.checkpoint.disk import sync, told_when_full
 from bilevel.errors import UserError
 from bilevel.reading import read_text
 
-__all__ = ["SUMS", "check_sums", "seal"]
+__all__ = ["CARD", "SUMS", "check_sums", "seal"]
 
+CARD = "README.md"
 SUMS = "SHA256SUMS"
 LINE = re.compile(r"([0-9a-f]{64}) [ *](?!\.\.?/)([^/\0]+)")
 
@@ -27,7 +29,7 @@ def seal(folder: Path) -> None:
         UserError: the disk is full.
     """
     (folder / SUMS).unlink(missing_ok=True)
-    files = sorted(path for path in folder.iterdir() if path.is_file())
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != CARD)
     text = "".join(f"{_digest(path)}  {path.name}\n" for path in files)
     with told_when_full(folder):
         (folder / SUMS).write_text(text, encoding="utf-8")

@@ -11,7 +11,7 @@ from typing import Any
 from bilevel.errors import UserError, listed
 from bilevel.reading import json_object, plain_values
 
-__all__ = ["check_files"]
+__all__ = ["TOKENIZER_FILES", "check_files"]
 
 POINTER = b"version https://git-lfs"
 # Weights as transformers looks for them; the first that is there is read.
@@ -38,6 +38,13 @@ SETTINGS = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
+)
+# All that a tokenizer may be saved in.
+TOKENIZER_FILES = (
+    TOKENIZER,
+    *VOCABULARIES,
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    "chat_template.jinja",
 )
 # A vocabulary may have tens of megabytes, which the library reads once more.
 PARSED = 1_000_000  # bytes

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bilevel.errors import UserError
 from experiments.answers import CLASSES, LABELS, NUMBER, TAGS, TEXT, Answers
+from experiments.models.base_reference import BaseReference, of_name
 from experiments.models.heads import (
     PROBLEM_TYPES,
     check_writes,
@@ -75,6 +76,11 @@ class GivenModel(ModelSpec):
     def source(self) -> str:
         """Nothing to find."""
         return self.name
+
+    def reference(self) -> BaseReference:
+        """What it was loaded from, as far as it says."""
+        assert self.model is not None
+        return of_name(self.model.name_or_path)
 
     def load(self, answers: Answers, seed: int) -> LoadedModel:
         """A copy of the model, which has its head; its classes have the names in ``answers``."""

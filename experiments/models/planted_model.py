@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from bilevel.errors import UserError
 from bilevel.settings import Rate
 from experiments.answers import CLASSES, Answers
+from experiments.models.base_reference import BaseReference, of_program
 from experiments.models.planted_problem import PlantedProblem
 from experiments.models.spec import ModelSpec
 
@@ -45,6 +46,10 @@ class PlantedModel(ModelSpec):
         """Nothing is loaded; raises UserError without a problem."""
         self._problem()
         return self.name
+
+    def reference(self) -> BaseReference:
+        """Nowhere: it is made anew by every run of its problem."""
+        return of_program("model=planted")
 
     def config(self, answers: Answers) -> BertConfig:
         """The architecture; raises UserError for a task that is not the planted one."""

@@ -76,6 +76,7 @@ class LoadedModel:
     Attributes:
         task_type: PEFT's name for what it puts out, or None.
         seq2seq: it reads labels apart from its input.
+        head_replaced: the checkpoint has a head for other answers.
     """
 
     model: PreTrainedModel
@@ -83,6 +84,7 @@ class LoadedModel:
     head_modules: list[str]
     task_type: str | None
     seq2seq: bool = False
+    head_replaced: bool = False
 
     def tokenise(self, task: Data, examples: Sequence[Any]) -> list[dict[str, Any]]:
         """The task's examples as this model reads them.
@@ -178,7 +180,8 @@ def load(
     heads_in_float32(model, head)
     model.eval()
     task_type = peft_task_type(model, answers, head)
-    return LoadedModel(model, tokenizer, head, task_type, is_seq2seq(answers, config))
+    seq2seq = is_seq2seq(answers, config)
+    return LoadedModel(model, tokenizer, head, task_type, seq2seq, head_replaced=bool(changed))
 
 
 def load_weights(

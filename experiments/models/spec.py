@@ -12,6 +12,7 @@ from bilevel.errors import UserError
 from bilevel.settings import Rate, Settings, Share
 from experiments.answers import Answers
 from experiments.models import bitsandbytes_package
+from experiments.models.base_reference import BaseReference, of_folder, of_hub, of_package
 from experiments.models.folder_files import check_files
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class ModelSpec(Settings):
     """... in this folder of it."""
     install: str = ""
     """The command that installs that package, for the error message."""
+    hub: str | None = None
+    """The hub id of the very weights that the package holds, for those who are given an adapter."""
     attn_implementation: Literal["auto", "sdpa", "eager"] = "auto"
     """How attention is computed; auto is sdpa where the architecture has it, else eager."""
     dropout: Share | None = None
@@ -113,6 +116,17 @@ class ModelSpec(Settings):
         if self.pretrained[0] in "./~" or self.pretrained.count("/") > 1:
             raise UserError(f"the model folder {self.pretrained} does not exist")
         return self.pretrained
+
+    def reference(self) -> BaseReference:
+        """Where others can have it; nothing is looked for.
+
+        Raises:
+            UserError: no model is named.
+        """
+        if self.package is not None:
+            return of_package(self.package, self.package_folder, self.install, self.hub)
+        source = self.source()
+        return of_folder(source) if Path(source).is_dir() else of_hub(source, self.revision)
 
     def config(self, answers: Answers) -> PretrainedConfig:
         """Load the configuration alone: a quick check that the model is there.

@@ -13,6 +13,7 @@ from experiments.plots.records import method_name
 from experiments.plots.style import (
     BLUE,
     OKABE_ITO,
+    STRIPE,
     canvas,
     from_zero,
     headline,
@@ -93,7 +94,7 @@ def _measure(
         offsets = np.linspace(-0.12, 0.12, len(mine)) if len(mine) > 1 else np.zeros(1)
         axes.scatter(mine, y + offsets, s=16, color=colour, alpha=0.45, zorder=2, linewidths=0)
         if not few and y % 2:
-            axes.axhspan(y - 0.5, y + 0.5, color="#F4F4F4", linewidth=0, zorder=0)
+            axes.axhspan(y - 0.5, y + 0.5, color=STRIPE, linewidth=0, zorder=0)
     axes.set_yticks(range(len(methods)), [wrapped(method, WIDTH) for method in methods], fontsize=9)
     axes.set_ylim(len(methods) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)

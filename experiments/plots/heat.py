@@ -12,11 +12,9 @@ from matplotlib.colors import Colormap, ListedColormap, Normalize, TwoSlopeNorm
 from matplotlib.image import AxesImage
 
 from experiments.plots.modules import grid, title
-from experiments.plots.style import INK
+from experiments.plots.style import INK, ZERO
 
-__all__ = ["ZERO", "by_magnitude", "colours", "panels"]
-
-ZERO = "#DADADA"  # the colour of values that are exactly zero
+__all__ = ["by_magnitude", "colours", "panels"]
 
 
 def by_magnitude(values: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ __all__ = [
     "last_stage",
     "lower_steps_each",
     "method_name",
+    "run_name",
     "values_over_steps",
     "watched",
 ]
@@ -92,3 +93,8 @@ def lower_steps_each(records: Sequence[Record], stage: str, result: dict[str, An
 def method_name(result: dict[str, Any]) -> str:
     """The method with what its run was given besides, as the report tells runs apart."""
     return f"{result['method']} {result.get('variant', '')}".strip()
+
+
+def run_name(result: dict[str, Any]) -> str:
+    """What a run is called in the title of each of its figures."""
+    return f"{result['method']} on {result['task']}, {result['model']}, seed {result['seed']}"

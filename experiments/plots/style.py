@@ -16,7 +16,7 @@ matplotlib.use("Agg")  # files only: no display is needed
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from experiments.cli.writing import beside
 
@@ -27,13 +27,17 @@ __all__ = [
     "INK",
     "OKABE_ITO",
     "ORANGE",
+    "STRIPE",
+    "STYLE",
     "VERMILLION",
+    "ZERO",
     "canvas",
     "from_zero",
     "headline",
     "logarithmic",
     "look",
     "over_a_power",
+    "steps_axis",
     "wrapped",
 ]
 
@@ -41,6 +45,8 @@ __all__ = [
 BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 OKABE_ITO = (BLUE, VERMILLION, GREEN, "#CC79A7", ORANGE, "#56B4E9", "#000000")
 GREY, INK = "#9A9A9A", "#222222"
+STRIPE = "#F4F4F4"  # behind every second row
+ZERO = "#DADADA"  # of values that are exactly zero
 DASHES = ("-", "--", ":", "-.")
 MARKERS = "os^Dv<>PX"
 
@@ -63,6 +69,9 @@ STYLE: Any = {
     "xtick.color": "#444444",
     "ytick.color": "#444444",
     "lines.linewidth": 2.0,
+    "text.color": INK,  # black is for letters on a bright colour of their own
+    "svg.fonttype": "none",  # letters stay letters: they are found, read aloud, and take a colour
+    "svg.hashsalt": "experiments",  # the same picture twice is the same file
     "text.parse_math": False,  # a name may have dollars in it
 }
 
@@ -129,6 +138,13 @@ def from_zero(axes: Axes, name: Literal["x", "y"] = "y") -> None:
     else:
         low, high = axes.get_ylim()
         axes.set_ylim(min(low, 0.0), max(high, 0.0))
+
+
+def steps_axis(axes: Axes) -> None:
+    """Steps from 0 on, in whole numbers."""
+    axes.set_xlabel("step")
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
 
 
 def over_a_power(axes: Axes) -> None:

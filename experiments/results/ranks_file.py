@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,8 @@ from bilevel.checkpoint.disk import told_when_full
 from bilevel.checkpoint.sums import seal
 from bilevel.cutting import Cut
 from bilevel.lowrank import ExportReport, export_adapter, lora_pattern, lora_scales
-from experiments.answers import Answers
 from experiments.cli.writing import write_atomically
-from experiments.results import saved_model
+from experiments.results.artefact import Artefact
 from experiments.results.ranks_folder import CONFIG, FILE, FOLDER, PICTURE
 
 __all__ = ["CONFIG", "FILE", "FOLDER", "PICTURE", "lora_config", "save_cut", "write"]
@@ -38,7 +38,9 @@ def lora_config(model: PeftModel, ranks: dict[str, int]) -> LoraConfig:
     )
 
 
-def save_cut(model: PeftModel, cut: Cut, folder: Path, answers: Answers) -> ExportReport:
+def save_cut(
+    model: PeftModel, cut: Cut, folder: Path, artefact: Artefact, result: Mapping[str, Any]
+) -> ExportReport:
     """Write the cut adapter in both layouts and its ``LoraConfig``: all of it, or nothing.
 
     Args:
@@ -46,7 +48,8 @@ def save_cut(model: PeftModel, cut: Cut, folder: Path, answers: Answers) -> Expo
         cut: what stays.
         folder: for ``adapter``, ``adapter_compact`` and ``lora_config.json``, of this program
             alone; what a cut before has left there goes.
-        answers: names of classes or tags go with the adapters.
+        artefact: what goes with the adapters.
+        result: of the run that is cut, for their cards; empty where none is known.
 
     Raises:
         UserError: nothing stays, or the disk is full.
@@ -58,9 +61,15 @@ def save_cut(model: PeftModel, cut: Cut, folder: Path, answers: Answers) -> Expo
     shutil.rmtree(partial, ignore_errors=True)
     try:
         report = export_adapter(model, partial, keep=cut.keep)
-        saved_model.name_labels(answers, (report.adapter, report.compact))
-        for path in (report.adapter, report.compact):
+        places = (report.adapter, report.compact)
+        artefact.complete(places)
+        for path in places:
             seal(path)
+        final = [folder / path.name for path in places]
+        kept = {**result, "ranks": cut.ranks, "adapter_parameters": report.parameters}
+        artefact.card(
+            places, kept if result else {}, shown=final, scored=False, notes=(_told(cut),)
+        )
         values = {k: sorted(v) if isinstance(v, set) else v for k, v in config.to_dict().items()}
         with told_when_full(folder):
             write_atomically(partial / CONFIG, json.dumps(values, indent=2, default=str) + "\n")
@@ -71,6 +80,22 @@ def save_cut(model: PeftModel, cut: Cut, folder: Path, answers: Answers) -> Expo
         shutil.rmtree(partial, ignore_errors=True)
     adapter, compact = (folder / path.name for path in (report.adapter, report.compact))
     return replace(report, adapter=adapter, compact=compact)
+
+
+def _told(cut: Cut) -> str:
+    """What was done, for the card."""
+    whole = cut.ranking.total
+    text = (
+        f"Cut by `experiments.ranks` after the training: {cut.ranking.cost(cut.keep or {}):,} of "
+        f"{whole:,} adapter parameters stay, by the criterion `{cut.criterion}`."
+    )
+    point = None if cut.frontier is None else cut.frontier.choice
+    if point is not None and point.parameters == cut.ranking.cost(cut.keep or {}):
+        text += (
+            f" The loss on {cut.frontier.examples} held-out examples changes by "
+            f"{point.difference:+.4f} (standard error {point.error:.4f})."
+        )
+    return text
 
 
 def write(values: dict[str, Any], path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from bilevel.errors import UserError, listed
 from bilevel.reading import json_object
+from experiments.models.folder_files import TOKENIZER_FILES
 from experiments.results.shape import check_ranks
 
 __all__ = ["CONFIG", "FILE", "FOLDER", "PICTURE", "read", "refuse_others"]
@@ -19,7 +20,7 @@ PICTURE = "frontier.png"
 ADAPTERS = ("adapter", "adapter_compact")
 OF_AN_ADAPTER = (
     *("adapter_config.json", "adapter_model.safetensors", "labels.json", "README.md"),
-    "SHA256SUMS",
+    *("SHA256SUMS", *TOKENIZER_FILES),
 )
 
 

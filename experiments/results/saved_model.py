@@ -5,6 +5,7 @@
 | plain LoRA, gates or not | ``adapter``, ``adapter_compact`` | stock PEFT |
 | another PEFT method (DoRA, IA3, prompts, ...) | ``adapter`` | stock PEFT |
 | bottleneck adapters | ``adapter`` | ``problems.adapters.load_adapters`` |
+| a linear probe | ``adapter`` | ``problems.linear_probe.load_probe`` |
 | weights of the model itself | ``model`` | stock transformers |
 
 Of classes and tags, a whole model's configuration has their names (``id2label``). An adapter has
@@ -42,6 +43,7 @@ from experiments.models.heads import label_names
 from experiments.results import record
 from problems.adapters import BottleneckModel, load_adapters
 from problems.common.method import Outcome
+from problems.linear_probe.model import POOLING, ProbedModel, load_probe
 
 __all__ = [
     "ADAPTER",
@@ -50,6 +52,7 @@ __all__ = [
     "Saved",
     "load",
     "name_labels",
+    "places",
     "refuse_code",
     "save",
     "seal",
@@ -118,8 +121,11 @@ def load(folder: Path, base: PreTrainedModel) -> torch.nn.Module:
     """
     try:
         config = folder / ADAPTER_CONFIG
-        if config.is_file() and "bottleneck_type" in json_object(config):
+        said = json_object(config) if config.is_file() else {}
+        if "bottleneck_type" in said:
             return load_adapters(base, folder)
+        if POOLING in said:
+            return load_probe(base, folder)
         if config.is_file():
             return load_adapter(base, folder)
         if (folder / "config.json").is_file():
@@ -154,9 +160,14 @@ def name_labels(answers: Answers, folders: Iterable[Path]) -> None:
 
 def seal(folder: Path) -> None:
     """Write checksums of what is saved below a run's folder, and force it to the disk."""
-    for name in (ADAPTER, COMPACT, MODEL, record.BASE):
-        if (folder / name).is_dir():
-            sums.seal(folder / name)
+    for path in (*places(folder), folder / record.BASE):
+        if path.is_dir():
+            sums.seal(path)
+
+
+def places(folder: Path) -> list[Path]:
+    """Where a run's folder may have a saved model."""
+    return [folder / name for name in (ADAPTER, COMPACT, MODEL)]
 
 
 def refuse_code(folder: Path) -> None:
@@ -195,9 +206,9 @@ def _is_plain_lora(model: PeftModel) -> bool:
     return type(config) is LoraConfig and not config.use_dora
 
 
-def _heads(model: PeftModel | BottleneckModel) -> list[str]:
+def _heads(model: PeftModel | BottleneckModel | ProbedModel) -> list[str]:
     """Names of the modules that are saved in full beside an adapter."""
-    if isinstance(model, BottleneckModel):
+    if isinstance(model, BottleneckModel | ProbedModel):
         return model.head_modules
     return list(getattr(model.peft_config["default"], "modules_to_save", None) or ())
 

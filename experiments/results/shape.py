@@ -54,6 +54,11 @@ class _SourceWeights(_Shape):
     sources: list[_Source]
 
 
+class _Probe(_Shape):
+    pooling: str
+    penalty: float
+
+
 class _Result(_Shape):
     """What every version has written; later additions have a default."""
 
@@ -88,6 +93,7 @@ class _Result(_Shape):
     decided: _Decided | None = None
     lora: dict[str, Any] | None = None
     source_weights: _SourceWeights | None = None
+    probe: _Probe | None = None
 
 
 class _Point(_Shape):

@@ -166,6 +166,10 @@ class Generation(FromFiles):
             validation=self._validation(splits, tested),
         )
 
+    def published(self) -> str | None:
+        """`hub_id`, where no folder is read."""
+        return None if self.data_dir else self.hub_id
+
     def to_score(self, labels: Sequence[str] | None) -> TextData:
         """As :meth:`load`; the file to train on may be missing."""
         if self.names_sources:

@@ -47,6 +47,7 @@ class Entry:
     metrics: tuple[str, ...]
 
 
+HUB_ID = "nyu-mll/glue"
 ENTAILMENT = ("entailment", "not_entailment")
 PAIR = ("sentence1", "sentence2")
 
@@ -101,6 +102,10 @@ class Glue(LabelTrust, LabelledFiles):
         """Read the training set and the development set."""
         return self._load(trained=True)
 
+    def published(self) -> str | None:
+        """The hub's GLUE, where no folder is read."""
+        return HUB_ID if self.data_dir is None else None
+
     def to_score(self, labels: Sequence[str] | None) -> LabelledData:
         """As :meth:`load`; the training file may be missing."""
         if self.names_sources:
@@ -138,7 +143,7 @@ class Glue(LabelTrust, LabelledFiles):
             convert = _class_number(entry.labels)
 
         def prepared(split: str, rows: list[Row]) -> tuple[list[Example], list[int] | None]:
-            where = f"{self.data_dir or 'nyu-mll/glue ' + self.name}, split {split}"
+            where = f"{self.data_dir or f'{HUB_ID} {self.name}'}, split {split}"
             found = examples(rows, entry.columns, "label", convert, where)
             return found, [int(example.label) for example in found] if entry.labels else None
 
@@ -201,7 +206,7 @@ class Glue(LabelTrust, LabelledFiles):
     def _from_hub(self) -> tuple[list[Row], dict[str, list[Row]]]:
         from experiments.cli import hub
 
-        found = hub.load("nyu-mll/glue", self.name)
+        found = hub.load(HUB_ID, self.name)
         return list(found["train"]), {s: list(found[s]) for s in self._splits("validation")}
 
     def _splits(self, kind: str) -> list[str]:

@@ -68,6 +68,10 @@ class GivenLabels(LabelledData):
         say_unknown("rows", tokenizer, [example.columns["input_ids"] for example in examples])
         return [{**example.columns, "labels": example.label} for example in examples]
 
+    def texts(self, example: Any, tokenizer: Any) -> list[str]:
+        """What the tokens of the row mean."""
+        return [_read(example, tokenizer)]
+
 
 class GivenLabelSets(LabelSetData):
     """`LabelSetData` of :class:`Marked` rows."""
@@ -78,6 +82,15 @@ class GivenLabelSets(LabelSetData):
         """The rows' columns as they are, and ``labels``, a mark for each."""
         say_unknown("rows", tokenizer, [example.columns["input_ids"] for example in examples])
         return [{**example.columns, "labels": self._marks(example)} for example in examples]
+
+    def texts(self, example: Any, tokenizer: Any) -> list[str]:
+        """What the tokens of the row mean."""
+        return [_read(example, tokenizer)]
+
+
+def _read(example: Labelled | Marked, tokenizer: Any) -> str:
+    text: str = tokenizer.decode(example.columns["input_ids"], skip_special_tokens=True)
+    return text
 
 
 class GivenTags(TaggedData):

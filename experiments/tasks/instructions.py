@@ -144,6 +144,10 @@ class Instructions(Generation):
 
         return ChatData if self.chat_template else super()._kind()
 
+    def load(self) -> TextData:
+        """Read the splits; an instruction with its prompt around it shows what a source is."""
+        return replace(super().load(), looks=self.source("Name three colours."))
+
     def scored_whole(self) -> Instructions:
         """Of one file all rows, not `test_share` of them."""
         one = Path(str(self.data_dir)).expanduser().is_file()

@@ -167,6 +167,15 @@ class TaskData(ABC):
             examples: of the test set, equally many.
         """
 
+    def texts(self, example: Any, tokenizer: Any) -> list[str]:
+        """The texts of an example for a person to read, where :meth:`records` gives none.
+
+        Args:
+            example: of a test set.
+            tokenizer: of the model, which reads the tokens of an example that is nothing else.
+        """
+        return []
+
     def entities(
         self, predictions: dict[str, list[Any]]
     ) -> dict[str, dict[str, float | int | None]] | None:
@@ -193,6 +202,10 @@ class Task(Settings, ABC):
         Raises:
             UserError: a file, a column or a label is missing, or a split is empty.
         """
+
+    def published(self) -> str | None:
+        """The hub's id of the data that are read; None of all others."""
+        return None
 
     def to_score(self, labels: Sequence[str] | None) -> TaskData:
         """The data for a model that is trained already; what it was trained on need not be there.

@@ -19,7 +19,7 @@ from experiments.figures import read_metrics
 from experiments.metrics.ranks import information, linear_costs, recovery
 from experiments.metrics.weight_change import moved
 from experiments.plots.records import final_values
-from experiments.results import record, source_table
+from experiments.results import record, source_table, wrongest
 from experiments.results.saved_model import Saved, load
 from experiments.tasks.kinds.label_sets import LabelSetData
 from experiments.tasks.sources import sizes
@@ -28,6 +28,7 @@ from experiments.training import decided_ranks, warm_start
 from experiments.training.doubts import about_cut, about_predictions
 from experiments.training.fine_tuning_job import FineTuningJob
 from experiments.training.scoring import forward, score
+from experiments.training.watched import digest
 from problems.common.method import Outcome
 
 __all__ = ["assemble", "final_scores", "test_sizes"]
@@ -51,6 +52,7 @@ def final_scores(
         job.task = job.task.decided(found, job.task.validation or ())
     scores = score(model, job.task, job.tests, job.data.collate, tokenizer=job.tokenizer)
     _write_predictions(job.task, scores.predictions, folder)
+    wrongest.write(job.task, scores.predictions, job.tokenizer, folder)
     rows = [job.data.examples[i] for i in some(len(job.data.examples), TRAIN_LOSS_EXAMPLES)]
     train_loss = forward(model, job.task, rows, job.data.collate)[1] if rows else None
     return {
@@ -130,6 +132,7 @@ def assemble(
         "schema_version": record.SCHEMA_VERSION,
         "method": names["method"],
         "task": names["task"],
+        "dataset": job.plan.task.published(),
         "model": names["model"],
         "seed": job.seed,
         "warm_start": warm_start.described(job.plan.model, names["model"]),
@@ -146,6 +149,7 @@ def assemble(
         "decided": scores["decided"],
         "lora": outcome.lora,
         "source_weights": scores["source_weights"],
+        "probe": outcome.probe,
         "trainable_parameters": outcome.trainable_parameters,
         "adapter_parameters": saved.parameters,
         "head_parameters": saved.head_parameters,
@@ -190,6 +194,17 @@ def _validation(stages: dict[str, dict[str, Any]], outcome: Outcome) -> dict[str
 
     What an earlier stage learned from them is in what was saved: its ranks, or its gates.
     """
+    scored = outcome.validation_scores
+    if scored is not None:  # without the engine, in one stage
+        metrics = dict(scored.scores)
+        return {
+            "loss": metrics.pop("loss"),
+            "metrics": metrics,
+            "examples": len(scored.rows),
+            "digest": digest(scored.rows),
+            "source": scored.source,
+            "trained_on": outcome.validation_trained_on,
+        }
     found = [s["validation"] for s in stages.values() if s.get("validation") is not None]
     if not found:
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,9 @@ from experiments.training.class_weights import check_class_weights, class_weight
 from experiments.training.context import RunContext
 from experiments.training.heard import heard
 from experiments.training.label_smoothing import check_smoothing, smooth_labels
-from experiments.training.scoring import example_losses
+from experiments.training.scoring import example_losses, outputs_of, score
 from problems.common.layer_names import positions
-from problems.common.method import TrainData, TrainSettings
+from problems.common.method import AnswerKind, TrainData, TrainSettings
 from problems.common.two_levels import check_plain_losses
 
 __all__ = ["FineTuningJob", "load_task"]
@@ -57,6 +57,7 @@ def load_task(plan: Plan) -> TaskData:
         )
     if task.weights is not None:
         check_plain_losses(plan.settings, f"task {task.name}")
+    plan.method.check_answers(task.answers.kind)
     if isinstance(task, LabelSetData) and task.threshold is None and not task.validation:
         raise UserError(
             "task.threshold=validation chooses on the validation data, beside the test set, and "
@@ -81,6 +82,7 @@ class FineTuningJob:
         tests: the task's test sets by name, tokenised.
         tokenizer: of the model.
         class_weights: of the classes in the training losses, (C,); None for equal ones.
+        head_replaced: the checkpoint has a head for other answers.
         warnings: what was said of the model, and of the data for it, while they were loaded.
     """
 
@@ -97,6 +99,7 @@ class FineTuningJob:
     task_type: str | None
     class_weights: Tensor | None
     _fresh: PreTrainedModel | None
+    head_replaced: bool = False
     warnings: list[str] = field(default_factory=list)
 
     @classmethod
@@ -161,6 +164,7 @@ class FineTuningJob:
             task_type=loaded.task_type,
             class_weights=weights,
             _fresh=fresh,
+            head_replaced=loaded.head_replaced,
             warnings=warnings,
         )
 
@@ -177,6 +181,26 @@ class FineTuningJob:
     def device(self) -> torch.device:
         """Where models are trained."""
         return distributed.setup(self.plan.engine.strategy).device
+
+    @property
+    def kind(self) -> AnswerKind:
+        """See :attr:`problems.common.method.Job.kind`."""
+        return self.task.answers.kind  # type: ignore[return-value]
+
+    @torch.no_grad()
+    def outputs(
+        self, model: nn.Module, rows: Sequence[dict[str, Any]]
+    ) -> Iterator[tuple[list[int], Any, dict[str, Tensor]]]:
+        """See :meth:`problems.common.method.Job.outputs`."""
+        with outputs_of(model, rows, self.data.collate) as each:
+            yield from each
+
+    def scores(self, model: nn.Module, rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+        """See :meth:`problems.common.method.Job.scores`."""
+        known = self._examples()
+        part = replace(self.task, tests={"validation": [known[id(row)] for row in rows]})
+        found = score(model, part, {"validation": list(rows)}, self.data.collate)
+        return {"loss": found.loss, **found.metrics}
 
     def losses(self, model: nn.Module, rows: Sequence[dict[str, Any]]) -> Losses:
         """See :meth:`problems.common.method.Job.losses`."""
@@ -198,8 +222,6 @@ class FineTuningJob:
     ) -> RunContext:
         """What the stages of a run in ``folder`` share."""
         options, task = self.plan.engine, self.task
-        rows = [*self.data.examples, *(self.data.validation or ())]
-        examples = [*task.train, *(task.validation or ())]
         return RunContext(
             task=task,
             tests=self.tests,
@@ -207,13 +229,19 @@ class FineTuningJob:
             options=options,
             folder=folder,
             validation=self.data.validation,
-            examples={id(row): e for row, e in zip(rows, examples, strict=True)},
+            examples=self._examples(),
             tokenizer=self.tokenizer,
             checkpointer=Checkpointer(folder / "checkpoints", options.keep_checkpoints),
             resume=self.plan.resume,
             listeners=listeners,
             callbacks=callbacks,
         )
+
+    def _examples(self) -> dict[int, Any]:
+        """What a tokenised training or validation example was made of, by its ``id()``."""
+        rows = [*self.data.examples, *(self.data.validation or ())]
+        examples = [*self.task.train, *(self.task.validation or ())]
+        return {id(row): example for row, example in zip(rows, examples, strict=True)}
 
 
 def _for_training(plan: Plan, task: TaskData, model: PreTrainedModel) -> PreTrainedModel:

@@ -12,7 +12,6 @@ from typing import Any
 import transformers
 
 from bilevel.callbacks.callback import Callback
-from bilevel.checkpoint.disk import told_when_full
 from bilevel.errors import StorageError, UserError
 from experiments import figures
 from experiments.cli.quiet import quiet
@@ -27,6 +26,7 @@ from experiments.results import (
     source_table,
     weights_file,
 )
+from experiments.results.artefact import Artefact
 from experiments.results.fresh_folder import refuse_others
 from experiments.tasks.task import TaskData
 from experiments.training import chosen_horizon, decided_ranks, trackers, trained_rows, warm_start
@@ -92,12 +92,15 @@ def _train_and_score(job: FineTuningJob, context: RunContext, journal: Journal) 
     plan, task, folder = job.plan, job.task, context.folder
     outcome, stages = _run_stages(job, context, journal)
     saved = _save(outcome, context)
-    saved_model.name_labels(task.answers, folder.glob("adapter*"))
-    if saved.folder.name == saved_model.MODEL:
-        with told_when_full(saved.folder):
-            job.tokenizer.save_pretrained(str(saved.folder))
-    elif plan.model.warm_start is not None:
-        warm_start.save_base(job.stock_model(), job.tokenizer, folder)
+    base = plan.model.reference()
+    if saved.folder.name != saved_model.MODEL and plan.model.warm_start is not None:
+        base = warm_start.save_base(job.stock_model(), job.tokenizer, folder)
+    artefact = Artefact.of(
+        *(task, task.answers, job.tokenizer, outcome.model.config, base, plan.model.dtype),
+        job.head_replaced,
+    )
+    places = [path for path in saved_model.places(folder) if path.is_dir()]
+    artefact.complete(places)
     saved_model.seal(folder)
     scores = final_scores(job, outcome, saved, folder)
     for words in scores["warnings"]:
@@ -106,6 +109,7 @@ def _train_and_score(job: FineTuningJob, context: RunContext, journal: Journal) 
     if chosen_horizon.STAGE in journal.finished:
         found = journal.found(chosen_horizon.STAGE)
         values["engine"]["horizon"] = {key: found[key] for key in ("wanted", "cosines")}
+    artefact.card(places, values)
     title = f"{values['method']} on {task.name}, {values['model']}"
     if values["source_weights"] is not None:
         source_table.write(title, values["source_weights"], folder)

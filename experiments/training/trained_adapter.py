@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,11 @@ from bilevel.reading import json_object
 from experiments.answers import CLASSES, NUMBER, TAGS, TEXT, Answers
 from experiments.config.composition import compose_config
 from experiments.config.instantiate import build, user_modules
+from experiments.models.base_reference import BaseReference
 from experiments.models.pretrained import LoadedModel
 from experiments.models.spec import ModelSpec
 from experiments.results import record, saved_model
+from experiments.results.artefact import Artefact
 from experiments.results.finished_run import SavedRun
 from experiments.results.labels import matched
 from experiments.tasks.task import Task, TaskData
@@ -49,7 +51,10 @@ class Trained:
         task: its data; None where nothing but the adapter is known.
         held_out: examples that the weights never trained on.
         title: what it is, for people.
+        base: where its base model can be had.
+        dtype: of the base model's weights.
         run: the folder of the run; None of an adapter alone.
+        result: what the run's result.json says; empty of an adapter alone.
     """
 
     model: PeftModel
@@ -58,12 +63,22 @@ class Trained:
     task: TaskData | None
     held_out: Untrained
     title: str
+    base: BaseReference
+    dtype: str = "float32"
     run: Path | None = None
+    result: Mapping[str, Any] = field(default_factory=dict)
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
         """A padded batch of held-out examples."""
         assert self.task is not None
         return self.task.collator(self.loaded.tokenizer)(rows)
+
+    def artefact(self) -> Artefact:
+        """What goes with the weights where they are saved."""
+        return Artefact.of(
+            *(self.task, self.answers, self.loaded.tokenizer, self.model.config),
+            *(self.base, self.dtype, self.loaded.head_replaced),
+        )
 
     def losses(self, rows: list[dict[str, Any]]) -> Losses:
         """Of the model as it is, on these examples."""
@@ -108,7 +123,10 @@ def of_run(run: SavedRun, overrides: Sequence[str], examples: bool = False) -> T
         task,
         untrained(run, task, loaded, changed),
         f"{run.result['method']} on {task.name}, {run.result['model']}",
+        (spec := run.spec()).reference(),
+        spec.dtype,
         run.folder,
+        run.result,
     )
 
 
@@ -154,12 +172,16 @@ def of_folder(
     if examples and task is not None and not task.validation:
         raise UserError(f"{NO_FILE}: {ASK}; {TOLD}")
     answers = _answers(folder, options) if task is None else task.answers
-    loaded = build(config.model, "model", ModelSpec, modules).load(answers, 0)
+    spec: ModelSpec = build(config.model, "model", ModelSpec, modules)
+    loaded = spec.load(answers, 0)
     held = Untrained((), NO_TASK)
     if task is not None:
         rows = loaded.tokenise(task, task.validation) if task.validation else ()
         held = Untrained(rows, "the validation file" if rows else f"{NO_FILE}: {ASK}")
-    return Trained(_plain(folder, loaded), loaded, answers, task, held, str(folder))
+    return Trained(
+        _plain(folder, loaded),
+        *(loaded, answers, task, held, str(folder), spec.reference(), spec.dtype),
+    )
 
 
 def _plain_options(folder: Path, given: str) -> dict[str, Any]:

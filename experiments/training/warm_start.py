@@ -8,14 +8,13 @@ An adapter trained from there fits these weights only, so they are saved beside 
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bilevel.errors import UserError
 from experiments.answers import CLASSES, NUMBER, Answers
-from experiments.cli.writing import write_atomically
+from experiments.models.base_reference import BaseReference, of_folder
 from experiments.results import record
 
 if TYPE_CHECKING:
@@ -145,8 +144,8 @@ def take_over(
     model.base_model.load_state_dict(found)  # without a pooler, where tags are wanted
 
 
-def save_base(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
-    """Write the weights that an adapter belongs to, and say so in the adapter's configuration.
+def save_base(model: PreTrainedModel, tokenizer: Any, folder: Path) -> BaseReference:
+    """Write the weights that an adapter belongs to; returns where they are, for the adapter.
 
     Args:
         model: as the method was handed it.
@@ -159,8 +158,4 @@ def save_base(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
     with told_when_full(out):
         model.save_pretrained(str(out))
         tokenizer.save_pretrained(str(out))
-    for path in sorted(folder.glob("adapter*/adapter_config.json")):
-        config = json.loads(path.read_text("utf-8"))
-        if "base_model_name_or_path" in config:  # PEFT's; bottleneck adapters name no base
-            config["base_model_name_or_path"] = str(out.absolute())
-            write_atomically(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
+    return of_folder(out)

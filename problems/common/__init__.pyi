@@ -42,6 +42,7 @@ from .rank_search import cut_held_out as cut_held_out
 from .records import Outcome as Outcome
 from .records import TrainData as TrainData
 from .records import TrainSettings as TrainSettings
+from .records import ValidationScores as ValidationScores
 from .two_levels import Level as Level
 from .two_levels import Parts as Parts
 from .two_levels import TwoLevelMethod as TwoLevelMethod

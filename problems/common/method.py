@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -26,10 +26,12 @@ if TYPE_CHECKING:
     from bilevel.cutting import Losses
     from bilevel.cutting.decided import RankChoice
 
-__all__ = ["ComponentValues", "DVal", "Job", "Method", "Stage", "Training", "Watch"]
+__all__ = ["AnswerKind", "ComponentValues", "DVal", "Job", "Method", "Stage", "Training", "Watch"]
 
 # Validation data: there is none, levels train on all of it, or some is kept apart from all levels.
 DVal = Literal["nothing", "trained_on", "apart"]
+# Classes or a number of a text, any number of classes, a class for each word, or words.
+AnswerKind = Literal["classes", "number", "labels", "tags", "text"]
 # What a method may want drawn over the steps: name -> number, read about a hundred times a stage.
 Watch = Callable[[], Mapping[str, "float | Tensor"]]
 
@@ -67,8 +69,26 @@ class Job(Protocol):
     def device(self) -> torch.device:
         """Where models are trained."""
 
+    @property
+    def kind(self) -> AnswerKind:
+        """What the task wants of the model."""
+
     def build_model(self) -> PreTrainedModel:
         """A fresh pretrained model with its head, the same at every call."""
+
+    def outputs(
+        self, model: nn.Module, rows: Sequence[dict[str, Any]]
+    ) -> Iterator[tuple[list[int], Any, dict[str, Tensor]]]:
+        """Indices, outputs and batch, of all rows in batches of like length, without gradients.
+
+        The model is in evaluation mode meanwhile; nothing is trained by it.
+        """
+
+    def scores(self, model: nn.Module, rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+        """``loss`` and the task's metrics on some of the job's tokenised examples.
+
+        For a method that trains without the engine; None is a metric that cannot be computed.
+        """
 
     def losses(self, model: nn.Module, rows: Sequence[dict[str, Any]]) -> Losses:
         """The task's loss of each of some tokenised examples, in evaluation mode.
@@ -181,6 +201,16 @@ class Method(Settings, ABC):
 
         Raises:
             UserError: it cannot; the message names one that can.
+        """
+
+    def check_answers(self, kind: str) -> None:
+        """Refuse answers that the method cannot give, before a model is loaded.
+
+        Args:
+            kind: what the task wants, an ``AnswerKind``.
+
+        Raises:
+            UserError: it cannot.
         """
 
     def check_size(self, examples: int, batch_size: int) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from bilevel.cutting import Cut
 
-__all__ = ["SOURCE_WEIGHT", "Outcome", "TrainData", "TrainSettings"]
+__all__ = ["SOURCE_WEIGHT", "Outcome", "TrainData", "TrainSettings", "ValidationScores"]
 
 SOURCE_WEIGHT = "source_weight "  # before a source's name, in what a method watches
 
@@ -79,6 +79,21 @@ class TrainSettings(Settings):
     own; null leaves it to each optimiser's warmup_ratio."""
 
 
+@dataclass(frozen=True)
+class ValidationScores:
+    """What a method that trains without the engine, which would see to it, scored on D_val.
+
+    Attributes:
+        rows: the tokenised examples of D_val.
+        source: the task's own validation split, or a part of the training data.
+        scores: of :meth:`problems.common.method.Job.scores`.
+    """
+
+    rows: Sequence[dict[str, Any]]
+    source: Literal["validation", "training"]
+    scores: dict[str, float | None]
+
+
 @dataclass
 class Outcome:
     """What a method leaves behind.
@@ -102,6 +117,8 @@ class Outcome:
             in the end, after they were last scored on it.
         example_weights: learned ones of the training examples, (n,), in their order; None without.
         source_weights: learned ones of the sources, which sum to 1; None without.
+        validation_scores: of a method that trains without the engine; None leaves it to that.
+        probe: what ``method=linear_probe`` chose, plain values.
     """
 
     model: Any
@@ -116,3 +133,5 @@ class Outcome:
     example_weights: Tensor | None = None
     lora: dict[str, Any] | None = None
     source_weights: dict[str, float] | None = None
+    validation_scores: ValidationScores | None = None
+    probe: dict[str, Any] | None = None

@@ -396,8 +396,10 @@ def test_everything_saved_is_synced_before_the_result(tmp_path, quick, monkeypat
     folder = tmp_path / "run"
     end = next(i for i, name in enumerate(synced) if ".result.json" in name)
     for name in ("adapter", "adapter_compact"):
-        files = [str(path) for path in (folder / name).iterdir()]
+        files = [str(path) for path in (folder / name).iterdir() if path.name != "README.md"]
         assert len(files) >= 3
+        # written aside, and renamed
+        assert any(path.startswith(f"{folder / name}/.README.md") for path in synced[:end])
         for path in (*files, str(folder / name), str(folder)):
             assert path in synced[:end]
         check_sums(folder / name)

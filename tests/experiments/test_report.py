@@ -10,6 +10,14 @@ import pytest
 from omegaconf import OmegaConf
 
 from experiments import report
+from experiments.pages import one_run, several
+
+
+@pytest.fixture(autouse=True)
+def no_figures_in_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take most of the time, and tests/experiments/pages looks at them."""
+    for module in (one_run, several):
+        monkeypatch.setattr(module, "drawn", lambda drawings, title: [])
 
 
 def result(method: str, seed: int, accuracy: float, **other: Any) -> dict[str, Any]:

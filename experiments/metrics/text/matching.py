@@ -12,16 +12,13 @@ from typing import Any
 from experiments.metrics.text.metric import Hypotheses, References
 from experiments.metrics.text.tokenization import ENGLISH, tokens
 
-__all__ = ["bleu", "chrf", "ter"]
+__all__ = ["bleu", "chrf", "scorer_of", "ter"]
 
 
 def bleu(hypotheses: Hypotheses, references: References, tokenization: str = ENGLISH) -> float:
     """Corpus BLEU-4 in lower case, 0 to 100 (Papineni et al. 2002; Post 2018)."""
-    from sacrebleu.metrics import BLEU
-
-    # force: no warning that a text was tokenised before
-    scorer = BLEU(lowercase=True, force=True, tokenize=tokenization)
-    return float(scorer.corpus_score(hypotheses, _streams(references)).score)
+    scorer, texts, right = scorer_of("bleu", hypotheses, references, tokenization)
+    return float(scorer.corpus_score(texts, _streams(right)).score)
 
 
 def ter(hypotheses: Hypotheses, references: References, tokenization: str = ENGLISH) -> float:
@@ -29,17 +26,31 @@ def ter(hypotheses: Hypotheses, references: References, tokenization: str = ENGL
 
     Edits to the nearest reference over the mean length of the references, summed over the corpus.
     """
-    from sacrebleu.metrics import TER
+    scorer, texts, right = scorer_of("ter", hypotheses, references, tokenization)
+    return float(scorer.corpus_score(texts, _streams(right)).score)
 
+
+def scorer_of(
+    name: str, hypotheses: Hypotheses, references: References, tokenization: str
+) -> tuple[Any, Hypotheses, References]:
+    """Sacrebleu's metric for BLEU or TER, and the texts as it is to be given them.
+
+    Args:
+        name: bleu or ter.
+        hypotheses, references: the texts.
+        tokenization: how words are cut, by name.
+    """
+    from sacrebleu.metrics import BLEU, TER
+
+    if name == "bleu":
+        # force: no warning that a text was tokenised before
+        return BLEU(lowercase=True, force=True, tokenize=tokenization), hypotheses, references
     if tokenization == ENGLISH:
         # normalised: a full stop is a word of its own; without, "Italy." and "Italy" are an edit
         # apart
-        scorer = TER(normalized=True)
-    else:
-        scorer = TER()
-        hypotheses = [_cut(text, tokenization) for text in hypotheses]
-        references = [[_cut(text, tokenization) for text in texts] for texts in references]
-    return float(scorer.corpus_score(hypotheses, _streams(references)).score)
+        return TER(normalized=True), hypotheses, references
+    cut = [_cut(text, tokenization) for text in hypotheses]
+    return TER(), cut, [[_cut(text, tokenization) for text in texts] for texts in references]
 
 
 def chrf(hypotheses: Hypotheses, references: References) -> float:

@@ -201,6 +201,10 @@ class LabelledData(TaskData):
             for i, example in enumerate(examples)
         ]
 
+    def texts(self, example: Any, tokenizer: Any) -> list[str]:
+        """One or two."""
+        return list(example.texts)
+
     def _decide(self, logits: list[np.ndarray]) -> np.ndarray:
         table = np.array(logits)
         return table[:, 0] if self.label_names is None else table.argmax(axis=1)

@@ -21,7 +21,7 @@ from experiments.tasks.kinds.labelled import over_tests
 from experiments.tasks.kinds.remarks import say_unknown
 from experiments.tasks.task import TaskData
 
-__all__ = ["NO_LABEL", "OUTSIDE", "TaggedData"]
+__all__ = ["NO_LABEL", "OUTSIDE", "TaggedData", "words_have_space"]
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class TaggedData(TaskData):
             )
         numbers = {name: i for i, name in enumerate(self.tag_names)}
         limit = min(self.max_length, tokenizer.model_max_length)
-        space = " " if _words_have_space(tokenizer) else ""
+        space = " " if words_have_space(tokenizer) else ""
         rows, cut, lost = [], 0, 0
         for example in examples:
             words = [space + word for word in example.words]
@@ -175,7 +175,7 @@ def _whole(tags: list[str], example: TaggedExample) -> list[str]:
     return tags + [OUTSIDE] * (len(example.words) - len(tags))
 
 
-def _words_have_space(tokenizer: Any) -> bool:
+def words_have_space(tokenizer: Any) -> bool:
     """Whether a word has to be given with the space before it.
 
     For byte-level tokenizers (RoBERTa, GPT-2, ModernBERT, Llama 3) " gene" is the common token and

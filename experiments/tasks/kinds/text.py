@@ -41,6 +41,7 @@ class TextData(TaskData):
             beginning (GPT-2: its only special token, as in LoRA's code).
         max_target_length: longer targets are cut; None refuses those that do not fit.
         tokenization: how scores cut words, by name; auto goes by the script of the references.
+        looks: what a source looks like, for those who are given the model.
         unscored: the scores that :meth:`score` found to have no value, and why.
     """
 
@@ -48,6 +49,7 @@ class TextData(TaskData):
     separator: str | None = None
     max_target_length: int | None = None
     tokenization: str = "auto"
+    looks: str = "A text."
     unscored: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     @property

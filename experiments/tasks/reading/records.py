@@ -43,10 +43,14 @@ def json_rows(pieces: Iterable[str], path: Path) -> Iterator[Row]:
     """
     decoder = json.JSONDecoder(object_pairs_hook=_object, parse_float=_number)
     pieces = iter(pieces)
-    first = next((piece for piece in pieces if piece.strip()), "")
-    pieces = itertools.chain([first], pieces)
+    begun = []  # up to the first sign
+    for piece in pieces:
+        begun.append(piece)
+        if piece.strip():
+            break
+    pieces = itertools.chain(begun, pieces)
     try:
-        if first.lstrip().startswith("["):
+        if begun and begun[-1].lstrip().startswith("["):
             yield from _of_array("".join(pieces), path, decoder)
         else:
             yield from _of_lines(pieces, path, decoder)

@@ -69,7 +69,7 @@ def text_pieces(
     """
     dialect, place = dialect or Dialect(), name or path
     decoder = codecs.getincrementaldecoder(dialect.codec)()
-    read, lines, begun = 0, 0, False
+    read, lines, head = 0, 0, b""
     try:
         packed = path.name.lower().endswith(".gz")
         with path.open("rb") as plain:
@@ -77,24 +77,25 @@ def text_pieces(
             most = max(LARGE, DENSEST * os.fstat(plain.fileno()).st_size) if packed else None
             while True:
                 limit = -1 if most is None else most + 1 - read
-                data = file.read(limit if whole else PIECE)
+                data = file.read(limit if whole else PIECE if read else max(PIECE, LOOKED_AT))
+                first = not read
                 read += len(data)
                 if most is not None and read > most:
                     raise UserError(_too_dense(place, os.fstat(plain.fileno()).st_size, most))
-                if not begun:
-                    _refuse_others(place, data, dialect)
+                if first:
+                    head = data
+                    _refuse_others(place, head, dialect)
                 last = not data or whole
                 try:
                     text = decoder.decode(data, last)
                 except UnicodeError as error:
                     raise UserError(_undecodable(place, data, error, dialect, lines)) from error
-                if not begun:
+                if first:
                     text = text.removeprefix("\ufeff")
                     if dialect.codec != "utf-8-sig":
-                        _warn_of_utf8(place, data, dialect)
-                begun = begun or bool(text)
+                        _warn_of_utf8(place, head, dialect)
                 if "\0" in text:
-                    raise UserError(_zero(place, text, data, dialect, lines))
+                    raise UserError(_zero(place, text, head, dialect, lines))
                 lines += text.count("\n")
                 if text:
                     yield text

@@ -55,14 +55,15 @@ def test_the_backbone_is_the_other_runs_and_the_head_is_new(first):
 
 
 @pytest.mark.parametrize("method", ["autolora", "full"])
-def test_the_result_says_so_and_is_loaded_as_usual(first, tmp_path, method):
+def test_the_result_says_so_and_is_loaded_as_usual(first, tmp_path, monkeypatch, method):
+    monkeypatch.chdir(tmp_path)
     values = run(tmp_path, f"method={method}", f"model.warm_start={first}")
     assert values["warm_start"]["task"] == "demo"
     assert values["warm_start"]["run"] == str(first)
     assert (tmp_path / "base").is_dir() == (method == "autolora")
     if method == "autolora":
         config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
-        assert config["base_model_name_or_path"] == str(tmp_path / "base")
+        assert config["base_model_name_or_path"] == "base"  # seen from where the run was started
         stock = AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "adapter")
         opened = SavedRun.open(str(tmp_path), CommandLine.parse([]), [])
         ours = saved_model.load(tmp_path / "adapter", opened.base(opened.task()).model)

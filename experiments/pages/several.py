@@ -1,0 +1,157 @@
+"""The page of several runs: compared, side by side, and with links to each."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments import figures
+from experiments.pages import grids, page
+from experiments.pages.drawings import drawn
+from experiments.pages.grids import Cell, Column, Grid, Heat
+from experiments.plots.records import method_name
+from experiments.results import record
+
+__all__ = ["Unread", "html"]
+
+OVER_STEPS = ("losses_compared", "orthogonality_compared", "density_compared")
+COMPARED = ("comparison",)
+MOST_RANKS = 40  # runs in a table of ranks: more are in the runs' own pages
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A folder that is not in the page, and why."""
+
+    folder: Path
+    reason: str
+
+
+def html(
+    results: Sequence[dict[str, Any]],
+    table: Sequence[Mapping[str, Any]],
+    agreement: str,
+    unread: Sequence[Unread],
+    out: Path,
+    pages: Mapping[str, Path],
+) -> str:
+    """Make the page.
+
+    Args:
+        results: result.json of each run, with its ``variant`` and ``folder``; one without a folder
+            is no run of its own (a grid search's best).
+        table: a row a method, as ``summary.csv`` has them.
+        agreement: how far the ranks of seeds agree, in sentences.
+        unread: runs that failed, or that cannot be read.
+        out: the file that the page is to be, for its links.
+        pages: folder of a run -> its own page, where it has one.
+    """
+    settings = sorted({(r["task"], r["model"]) for r in results})
+    title = "; ".join(f"{task}, {model}" for task, model in settings)
+    drawings = figures.drawings_of_several(results, figures.with_records(results))
+    drawings = {
+        Path(name).stem: draw for name, draw in drawings.items() if not name.startswith("ranks_")
+    }
+    compared = {name: drawings.pop(name) for name in COMPARED}
+    over_steps = {name: drawings.pop(name) for name in OVER_STEPS}
+    steps, more = drawn(over_steps, title), drawn(drawings, title)
+    ranks = _ranks(results)
+    runs = [r for r in results if r.get("folder")]
+    parts = [
+        ("comparison", "Comparison", True),
+        ("steps", "Over the steps", bool(steps)),
+        ("ranks", "Ranks", bool(ranks)),
+        ("more", "More figures", bool(more)),
+        ("runs", "Runs", True),
+    ]
+    return page.render(
+        "runs.html",
+        {
+            "title": f"{len(runs)} runs" if len(runs) > 1 else "One run",
+            "under": title,
+            "parts": [(id, name) for id, name, there in parts if there],
+            "said": [f"{one.reason}: {one.folder}" for one in unread],
+            "comparison": [_comparison(table)],
+            "compared": drawn(compared, title),
+            "over_steps": steps,
+            "agreement": [part for part in agreement.split("\n\n") if not part.startswith("|")],
+            "ranks": ranks,
+            "more": more,
+            "runs": _runs(runs, out, pages),
+        },
+    )
+
+
+def _comparison(table: Sequence[Mapping[str, Any]]) -> Grid:
+    fixed = ("method", "variant", "task", "model", "seeds")
+    means = [k for k in dict.fromkeys(k for row in table for k in row) if k.endswith("_mean")]
+    means = [key for key in means if any(row.get(key) is not None for row in table)]
+    columns = [Column(name, name == "seeds") for name in fixed]
+    columns += [Column(key.removesuffix("_mean").replace("_", " "), True) for key in means]
+    rows = [
+        [
+            *(Cell(str(row[name])) for name in fixed),
+            *(_spread(row.get(key), row.get(f"{key.removesuffix('_mean')}_std")) for key in means),
+        ]
+        for row in table
+    ]
+    return grids.without_empty(Grid("Mean over seeds ± one standard deviation", columns, rows))
+
+
+def _spread(mean: float | None, deviation: float | None) -> Cell:
+    if mean is None:
+        return Cell("")
+    digits = 0 if abs(mean) >= 1000 else 1 if abs(mean) >= 100 else 2 if abs(mean) >= 2 else 4
+    spread = "" if deviation is None else f" ± {deviation:,.{digits}f}"
+    return Cell(f"{mean:,.{digits}f}{spread}", mean)
+
+
+def _ranks(results: Sequence[Mapping[str, Any]]) -> list[Heat]:
+    """Tables of the ranks of all runs that chose some: a row a run, a column a layer."""
+    found: list[Heat] = []
+    for task, model in sorted({(r["task"], r["model"]) for r in results}):
+        here = {
+            f"{method_name(dict(r))}, seed {r['seed']}": r["ranks"]
+            for r in sorted(results, key=lambda r: (method_name(dict(r)), r["seed"]))
+            if (r["task"], r["model"]) == (task, model)
+            and len(set((r["ranks"] or {}).values())) > 1
+        }
+        if 1 < len(here) <= MOST_RANKS:
+            found += grids.of_ranks(f"Ranks on {task}, {model}", here)
+    return found
+
+
+def _runs(runs: Sequence[Mapping[str, Any]], out: Path, pages: Mapping[str, Path]) -> Grid:
+    columns = [
+        *(Column(name) for name in ("run", "method", "variant", "task", "model")),
+        *(Column(name, True) for name in ("seed", "score", "validation", "test loss", "gap")),
+        *(Column(name, True) for name in ("parameters", "mean rank", "seconds")),
+        Column("folder"),
+    ]
+    rows = []
+    for r in runs:
+        folder, own = Path(r["folder"]), pages.get(r["folder"])
+        validation = ((r.get("validation") or {}).get("metrics") or {}).get(r["primary_metric"])
+        cells = {
+            "run": Cell("page", link=page.link(own, out)) if own else Cell(""),
+            **{name: Cell(str(r[name])) for name in ("method", "task", "model")},
+            "variant": Cell(r.get("variant", "")),
+            "seed": grids.number(r["seed"]),
+            "score": grids.number(r["metrics"][r["primary_metric"]]),
+            "validation": grids.number(validation),
+            "test loss": grids.number(r["test_loss"]),
+            "gap": grids.number(record.gap(r)),
+            "parameters": grids.number(r["adapter_parameters"]),
+            "mean rank": grids.number(
+                statistics.fmean(r["ranks"].values()) if r["ranks"] else None, 2
+            ),
+            "seconds": grids.number(sum(r["seconds"].values()), 1),
+            "folder": Cell(folder.name, link=page.link(folder, out)),
+        }
+        rows.append([cells[column.name] for column in columns])
+    metrics = sorted({r["primary_metric"] for r in runs})
+    title = f"Every run; the score is {', '.join(metrics)} on the test"
+    return grids.without_empty(Grid(title, columns, rows))

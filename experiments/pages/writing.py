@@ -1,0 +1,114 @@
+"""Write the pages of runs: one for each, and one for all of them together."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bilevel.errors import UserError, printable
+from experiments import figures
+from experiments.cli.messages import sentence
+from experiments.cli.writing import write_atomically
+from experiments.pages import one_run, several
+from experiments.pages.several import Unread
+from experiments.results import predictions_file, record, wrongest
+
+__all__ = ["FILE", "write"]
+
+FILE = "report.html"
+ELSEWHERE = "runs"  # where the pages of runs go that are not below the folder written into
+# A page that is newer than all of these is left as it is.
+READ = (record.FILE, "metrics.jsonl", predictions_file.FILE, wrongest.FILE, "ranks.json")
+
+
+def write(
+    results: Sequence[dict[str, Any]],
+    table: Sequence[Mapping[str, Any]],
+    agreement: str,
+    unread: Sequence[Unread],
+    asked: Sequence[Path],
+    out: Path,
+) -> list[Path]:
+    """Write the page of each run and, unless one run alone was asked for, that of all.
+
+    A run in ``out`` or below it has its page in its own folder, another in ``out/runs``. A run
+    whose page cannot be made is told of, and costs the others nothing.
+
+    Args:
+        results, table, agreement, unread: see :func:`.several.html`.
+        asked: the folders that were asked for.
+        out: the folder that is written into.
+
+    Returns:
+        The page to look at first, and then the others that were written.
+    """
+    runs = [r for r in results if r.get("folder")]
+    alone = len(runs) == len(asked) == 1 and Path(runs[0]["folder"]).samefile(asked[0])
+    first = out / FILE
+    if alone:
+        return [first] if _one(runs[0], first, unread=[]) else []
+    unread, written, pages = list(unread), [], {}
+    for r, place in zip(runs, _places(runs, first), strict=True):
+        if _is_new(Path(r["folder"]), place):
+            pages[r["folder"]] = place
+        elif _one(r, place, unread):
+            pages[r["folder"]] = place
+            written.append(place)
+    write_atomically(first, several.html(results, table, agreement, unread, first, pages))
+    return [first, *written]
+
+
+def _one(result: dict[str, Any], place: Path, unread: list[Unread]) -> bool:
+    """Write the page of a run; False where its files are damaged."""
+    folder = Path(result["folder"])
+    try:
+        text = one_run.html(folder, result, place)
+    except UserError as error:
+        reason = sentence(error)
+    except figures.DAMAGE as error:
+        reason = f"its files are damaged or of another version ({type(error).__name__}: {error})"
+    else:
+        place.parent.mkdir(exist_ok=True)
+        write_atomically(place, text)
+        return True
+    unread.append(Unread(folder, f"no page of its own: {reason}"))
+    print(printable(f"no page of {folder}: {reason}"), file=sys.stderr)
+    return False
+
+
+def _places(runs: Sequence[Mapping[str, Any]], first: Path) -> Iterator[Path]:
+    """Where the page of each run goes.
+
+    Raises:
+        UserError: the folder for the others is a link to somewhere else.
+    """
+    out, taken = first.parent.resolve(), set()
+    elsewhere = first.parent / ELSEWHERE
+    folders = [Path(r["folder"]).resolve() for r in runs]
+    above = Path(os.path.commonpath([folder.parent for folder in folders])) if folders else out
+    for r, folder in zip(runs, folders, strict=True):
+        own = Path(r["folder"]) / FILE
+        # A folder that only looks as if it were below is a link.
+        if folder.is_relative_to(out) and folder != out:
+            yield own
+            continue
+        if elsewhere.is_symlink():
+            raise UserError(f"{elsewhere} is a link, and pages are to be written there: remove it")
+        words = re.sub(r"[^A-Za-z0-9.-]+", "_", str(folder.relative_to(above))).strip("._") or "run"
+        name, number = words, 1
+        while name in taken:
+            number += 1
+            name = f"{words}_{number}"
+        taken.add(name)
+        yield elsewhere / f"{name}.html"
+
+
+def _is_new(folder: Path, place: Path) -> bool:
+    if not place.is_file() or place.is_symlink():
+        return False
+    files = [folder / name for name in READ]
+    return place.stat().st_mtime > max(f.stat().st_mtime for f in files if f.is_file())

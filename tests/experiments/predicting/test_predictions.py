@@ -1,0 +1,144 @@
+"""The same numbers as those of the run's own test, for each kind of task, from files and Python."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from experiments import load, predict
+from tests.experiments.predicting.conftest import NAMES, lines
+
+KINDS = ("classes", "pairs", "number", "labels", "tags", "gpt2", "bart")
+# Two batches of other rows round differently; predictions.jsonl has six digits after the point.
+ROUNDED = 2e-6
+
+
+def close(said, told):
+    """A prediction as the run has it: the same name, tags or text, or the same number."""
+    if isinstance(told["prediction"], float):
+        assert said["prediction"] == pytest.approx(told["prediction"], abs=ROUNDED)
+    else:
+        assert said["prediction"] == told["prediction"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_is_told_what_the_test_was(kind, kinds, tmp_path):
+    run, asked, told, result = kinds(kind)
+    (tmp_path / "new.jsonl").write_text(lines(asked))
+    out = tmp_path / "out.jsonl"
+    predict.main([f"run={run}", f"data={tmp_path / 'new.jsonl'}", f"out={out}", "batch_size=7"])
+    said = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len(said) == len(told)
+    for row, given, right in zip(said, asked, told, strict=True):
+        assert {key: row[key] for key in given} == given
+        close(row, right)
+        if "probabilities" in right:
+            shares = [row[f"probability_{name}"] for name in result["labels"]]
+            assert shares == pytest.approx(right["probabilities"], abs=ROUNDED)
+    assert not (tmp_path / "out.jsonl.parts").exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_python_is_told_the_same(kind, kinds):
+    run, asked, told, result = kinds(kind)
+    tuned = load(run)
+    for rows in (asked, [plain(kind, row) for row in asked]):
+        said = tuned.predict(rows, batch_size=3)
+        for row, right in zip(said, told, strict=True):
+            close(row, right)
+            if "probabilities" in right:
+                assert list(row["probabilities"]) == result["labels"]
+                shares = list(row["probabilities"].values())
+                assert shares == pytest.approx(right["probabilities"], abs=ROUNDED)
+
+
+def plain(kind, row):
+    """A row without the names of its columns."""
+    if kind == "pairs":
+        return (row["a"], row["b"])
+    return row[{"tags": "tokens", "gpt2": "source", "bart": "source"}.get(kind, "text")]
+
+
+def test_scores_by_hand(kinds):
+    """Accuracy, Pearson's correlation and the share of right tags, out of result.json."""
+    _, _, told, result = kinds("classes")
+    said = load(kinds("classes").run).predict([row["text"] for row in kinds("classes").asked])
+    right = np.mean([s["prediction"] == t["label"] for s, t in zip(said, told, strict=True)])
+    assert right == pytest.approx(result["metrics"]["accuracy"], abs=1e-12)
+    assert set(said[0]["probabilities"]) == set(NAMES)
+    assert sum(said[0]["probabilities"].values()) == pytest.approx(1, abs=3e-6)
+
+    run, asked, told, result = kinds("number")
+    said = [row["prediction"] for row in load(run).predict(asked)]
+    correlation = np.corrcoef(said, [t["label"] for t in told])[0, 1]
+    assert correlation == pytest.approx(result["metrics"]["pearson"], abs=1e-4)
+
+    run, asked, told, result = kinds("tags")
+    said = [tag for row in load(run).predict(asked) for tag in row["prediction"]]
+    tags = [tag for t in told for tag in t["tags"]]
+    share = np.mean([a == b for a, b in zip(said, tags, strict=True)])
+    assert share == pytest.approx(result["metrics"]["token_accuracy"], abs=1e-12)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_every_form_holds_the_same(suffix, kinds, tmp_path):
+    """Rows of a form into the same form: what was there stays, with its type."""
+    run, asked, told, result = kinds("classes")
+    table = pd.DataFrame(asked)
+    data, out = tmp_path / f"new{suffix}", tmp_path / f"out{suffix}"
+    if suffix == ".csv":
+        table.to_csv(data, index=False)
+    else:
+        table.to_parquet(data)
+    predict.main([f"run={run}", f"data={data}", f"out={out}"])
+    said = pd.read_csv(out) if suffix == ".csv" else pd.read_parquet(out)
+    assert list(said.columns) == [
+        *("n", "text", "prediction"),
+        *(f"probability_{name}" for name in result["labels"]),
+    ]
+    assert said["n"].dtype == "int64"
+    assert said[["n", "text"]].to_dict("records") == asked
+    assert said["prediction"].tolist() == [t["prediction"] for t in told]
+    shares = said[[f"probability_{name}" for name in result["labels"]]].to_numpy()
+    assert np.abs(shares - [t["probabilities"] for t in told]).max() < ROUNDED
+
+
+def test_sets_and_tags_in_csv(kinds, tmp_path):
+    """Lists are JSON there."""
+    for kind in ("labels", "tags"):
+        run, asked, told, _ = kinds(kind)
+        (tmp_path / "new.jsonl").write_text(lines(asked))
+        out = tmp_path / f"{kind}.csv"
+        predict.main([f"run={run}", f"data={tmp_path / 'new.jsonl'}", f"out={out}"])
+        said = pd.read_csv(out)
+        assert [json.loads(cell) for cell in said["prediction"]] == [t["prediction"] for t in told]
+
+
+def test_words_a_line_and_words_in_a_text(kinds, tmp_path):
+    run, asked, told, _ = kinds("tags")
+    groups = ["\n".join(f"{word} x" for word in row["tokens"]) for row in asked]
+    (tmp_path / "new.conll").write_text("\n\n".join(groups) + "\n")
+    (tmp_path / "new.txt").write_text("".join(" ".join(row["tokens"]) + "\n" for row in asked))
+    for name in ("new.conll", "new.txt"):
+        out = tmp_path / f"{name}.jsonl"
+        predict.main([f"run={run}", f"data={tmp_path / name}", f"out={out}"])
+        said = [json.loads(line) for line in out.read_text().splitlines()]
+        assert [row["prediction"] for row in said] == [t["prediction"] for t in told]
+        if name == "new.conll":
+            assert [row["tokens"] for row in said] == [row["tokens"] for row in asked]
+
+
+def test_standard_input(kinds, tmp_path, monkeypatch, capsys):
+    run, asked, told, _ = kinds("classes")
+    given = Path(tmp_path, "given.txt")
+    given.write_text("".join(row["text"] + "\n" for row in asked))
+    with given.open() as stream:
+        monkeypatch.setattr("sys.stdin", stream)
+        predict.main([f"run={run}", "data=-", f"out={tmp_path / 'out.csv'}"])
+    said = pd.read_csv(tmp_path / "out.csv")
+    assert said["text"].tolist() == [row["text"] for row in asked]
+    assert said["prediction"].tolist() == [t["prediction"] for t in told]
+    assert "20 rows" in capsys.readouterr().out
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["given.txt", "out.csv"]
