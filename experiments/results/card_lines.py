@@ -27,7 +27,7 @@ OWN = {
     "bottleneck": ("problems.adapters", "load_adapters"),
     "probe": ("problems.linear_probe", "load_probe"),
 }
-WIDTH = 88
+WIDTH = 100
 THIS = "this folder, as you see it, or its name on the hub"
 FOLDER = re.compile(r"^folder = .*$", re.MULTILINE)
 # transformers' names, of the hub's pipeline tags too.
