@@ -11,7 +11,7 @@ otherwise. out= is .csv, .jsonl or .parquet: the columns of FILE (``keep=[id]`` 
 
 All of FILE is checked before the model loads. Rows with nothing to read are a mistake, or with
 ``empty=skip`` have no answer. What is interrupted goes on with the same command: what is done lies
-in FILE.parts until all of it is. Also: ``batch_size`` (64), ``adapter=DIR`` for another than the
+in OUT.parts until all of it is. Also: ``batch_size`` (64), ``adapter=DIR`` for another than the
 run's own, ``task.delimiter=semicolon`` and other options of files, ``task.text_columns=[comment]``
 where the columns have other names, ``model.pretrained=DIR`` where the model has moved.
 See docs/predict.md.
