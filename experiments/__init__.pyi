@@ -8,11 +8,15 @@ from .api import search_ranks as search_ranks
 from .models import ModelSpec as ModelSpec
 from .predicting.fine_tuned import FineTuned as FineTuned
 from .predicting.fine_tuned import load as load
+from .tasks.chat_rows import chat_rows as chat_rows
 from .tasks.classification import Classification as Classification
 from .tasks.examples import Example as Example
 from .tasks.examples import TaggedExample as TaggedExample
 from .tasks.examples import TextExample as TextExample
 from .tasks.generation import Generation as Generation
+from .tasks.inputs import Inputs as Inputs
+from .tasks.inputs import text_inputs as text_inputs
+from .tasks.inputs import word_inputs as word_inputs
 from .tasks.kinds.labelled import LabelledData as LabelledData
 from .tasks.kinds.tags import TaggedData as TaggedData
 from .tasks.kinds.text import TextData as TextData

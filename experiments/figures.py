@@ -146,8 +146,13 @@ def draw_several(
     return [out / name for name, draws in drawings.items() if draws(out / name) is not False]
 
 
-def with_records(results: Sequence[dict[str, Any]]) -> list[Run]:
-    """The runs with the lines of their metrics.jsonl; one that cannot be read is told of."""
+def with_records(results: Sequence[dict[str, Any]], told: bool = False) -> list[Run]:
+    """The runs with the lines of their metrics.jsonl.
+
+    Args:
+        results: as :func:`draw_several`'s.
+        told: those that cannot be read have been told of already.
+    """
     runs = []
     for result in results:
         if result.get("folder"):
@@ -157,7 +162,8 @@ def with_records(results: Sequence[dict[str, Any]]) -> list[Run]:
                     raise UserError(f"{result['folder']}: its result.json has no 'engine'")
                 runs.append((records, result))
             except UserError as error:
-                print(f"not in the figures over steps: {sentence(error)}", file=sys.stderr)
+                if not told:
+                    print(f"not in the figures over steps: {sentence(error)}", file=sys.stderr)
     return runs
 
 

@@ -24,7 +24,7 @@ from experiments.cli.command_line import one_sentence, refuse_options
 from experiments.cli.messages import sentence
 from experiments.cli.writing import write_atomically
 from experiments.config import stored
-from experiments.results import cells, record
+from experiments.results import cells, record, verdict
 from experiments.results.grid import searched
 from experiments.results.variants import told_apart
 
@@ -90,7 +90,8 @@ def report(
     _write_csv(of_methods(table, compared), out / "summary.csv")
     _write_csv(of_runs(compared), out / "runs.csv")
     write_atomically(out / "comparison.json", json.dumps(as_json(compared), indent=2) + "\n")
-    in_markdown = [*map(comparison_text.in_markdown, compared), markdown(table), agreeing]
+    judged = verdict.told(finished)
+    in_markdown = [*map(comparison_text.in_markdown, compared), markdown(table), agreeing, judged]
     write_atomically(out / "summary.md", "\n\n".join(filter(None, in_markdown)) + "\n")
     text = "\n\n\n".join(map(comparison_text.in_terminal, compared))
     # its table, a row a kind of module, is in summary.md alone
@@ -99,14 +100,15 @@ def report(
         for part in agreeing.split("\n\n")
         if part[:1] != "|"
     ]
-    text = printable("\n\n".join(filter(None, (text, *said))))
+    text = printable("\n\n".join(filter(None, (text, *said, judged))))
     drawn = [path.name for path in figures.draw_several(finished, out, compared)]
     written = ["summary.md", "runs.csv", "comparison.json", *drawn]
     unread = [Unread(path, "not finished (see its run.log)") for path in found.failed]
     unread += [Unread(path, reason) for path, reason in found.damaged.items()]
-    page, *others = writing.write(finished, table, agreeing, unread, folders, out) or [None]
-    shown = f"\n{page}" + f" and {len(others)} pages of runs" * bool(others) if page else ""
-    return f"{text}\n\n{out / 'summary.csv'}, {', '.join(written)}{shown}"
+    pages = writing.write(finished, compared, agreeing, unread, folders, out)
+    also = f" and {len(pages) - 1} pages of runs" if len(pages) > 1 else ""
+    page = f"\n{pages[0]}{also}" if pages else ""
+    return f"{text}\n\n{out / 'summary.csv'}, {', '.join(written)}{page}"
 
 
 def rows(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

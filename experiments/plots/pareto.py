@@ -8,6 +8,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
+from experiments.plots.records import setting_name
 from experiments.plots.style import (
     GREY,
     canvas,
@@ -44,8 +45,24 @@ def draw(comparisons: Sequence[Comparison], path: Path) -> bool:
         panels = figure.subplots(len(shown), 1, squeeze=False)[:, 0]
         for axes, comparison in zip(panels, shown, strict=True):
             _panel(axes, comparison)
-        headline(figure, "Test score against parameters (bars: 95 %; line, filled: Pareto front)")
+        headline(
+            figure,
+            f"Test score against parameters: {_of(shown)}",
+            "bars: 95 %; line and filled points: Pareto front",
+        )
     return True
+
+
+def _of(shown: Sequence[Comparison]) -> str:
+    """Methods, tasks, models and seeds, as other figures name them."""
+    return setting_name(
+        [
+            {"method": m.method, "task": c.task, "model": c.model, "seed": run.seed}
+            for c in shown
+            for m in c.methods
+            for run in m.runs
+        ]
+    )
 
 
 def _scored(c: Comparison) -> list[Method]:

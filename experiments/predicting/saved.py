@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
 
+from bilevel.checkpoint.sums import CARD
 from bilevel.errors import UserError
 from experiments.results import record
 from experiments.results.finished_run import SavedRun
@@ -69,7 +70,7 @@ class Asking:
         found.update(repr(config).encode())
         found.update((self.run.folder / record.FILE).read_bytes())
         for path in sorted(self.adapter.iterdir()):
-            if path.is_file():
+            if path.is_file() and path.name != CARD:  # which its user may write into
                 found.update(path.name.encode())
                 with path.open("rb") as file:
                     found.update(hashlib.file_digest(file, "sha256").digest())

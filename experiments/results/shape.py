@@ -60,6 +60,19 @@ class _Probe(_Shape):
     penalty: float
 
 
+class _Beside(_Shape):
+    score: float
+    other: float
+    error: float
+    seconds: float
+
+
+class _Verdict(_Shape):
+    about: str
+    words: str
+    advice: str
+
+
 class _Result(_Shape):
     """What every version has written; later additions have a default."""
 
@@ -95,6 +108,8 @@ class _Result(_Shape):
     lora: dict[str, Any] | None = None
     source_weights: _SourceWeights | None = None
     probe: _Probe | None = None
+    beside_probe: _Beside | None = None
+    verdict: list[_Verdict] = []
 
 
 class _Point(_Shape):

@@ -40,6 +40,11 @@ class Writer:
             raise UserError(
                 f"run={run.folder} is of task={task.name}: one of task=instructions is needed"
             )
+        if task.chat_template:
+            raise UserError(
+                f"run={run.folder} was trained with task.chat_template=true, whose prompts are not "
+                "written here: train with task.chat_template=false, or use experiments.predict"
+            )
         if "{target}" not in instruction:
             raise UserError("instruction= must hold {target}, where the name of the style stands")
         self.run = run

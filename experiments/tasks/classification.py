@@ -105,8 +105,8 @@ class Classification(TrustedFile, LabelledFiles):
                 f"task.label_separator={self.label_separator!r}: this must be a text, and goes "
                 "with task.multi_label=true"
             )
-        for option, value in (("label_columns", self.label_columns), ("threshold", self.threshold)):
-            if value not in (None, 0.5) and not self.multi_label:
+        for option, given in (("label_columns", self.label_columns), ("threshold", self.threshold)):
+            if given not in (None, 0.5) and not self.multi_label:
                 raise UserError(f"task.{option} goes with task.multi_label=true")
         if self.label_columns is not None and len(self.label_columns) < 2:
             raise UserError("task.label_columns names two or more columns, [toxic,insult]")
@@ -202,7 +202,11 @@ class Classification(TrustedFile, LabelledFiles):
         from experiments.tasks.kinds.label_sets import LabelSetData
         from experiments.tasks.kinds.labelled import LabelledData
 
-        shared = {"name": self.name, "metrics": self.scores, "max_length": self.max_length}
+        shared: dict[str, Any] = {
+            "name": self.name,
+            "metrics": self.scores,
+            "max_length": self.max_length,
+        }
         if not self.multi_label:
             return LabelledData(**shared, **values)
         threshold = self.threshold if isinstance(self.threshold, float) else None

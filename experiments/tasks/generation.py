@@ -129,29 +129,33 @@ class Generation(FromFiles):
 
     def to_predict(self, labels: Sequence[str] | None) -> TextData:
         """How text is written; no file is read."""
-        from experiments.tasks.kinds.text import TextData
+        return self._data(**no_examples())
 
-        return TextData(
+    def _data(self, **values: Any) -> TextData:
+        """The data of the task's kind, with what does not depend on examples."""
+        return self._kind()(
             name=self.name,
-            **no_examples(),
             metrics=self.metrics,
             max_length=self.max_length,
             tokenization=self.tokenization,
             decoding=self.decoding,
             separator=self.separator,
             max_target_length=self.max_target_length,
+            **values,
         )
+
+    def _kind(self) -> type[TextData]:
+        from experiments.tasks.kinds.text import TextData
+
+        return TextData
 
     def load(self) -> TextData:
         """Read the splits."""
-        from experiments.tasks.kinds.text import TextData
-
         splits = self._splits()
         tested = next((name for name in self.test_splits if name in splits), None)
         if tested is None or tested == self.train_split:
             raise self._missing(self.test_splits[0], "the task is scored on it")
-        return TextData(
-            name=self.name,
+        return self._data(
             train=self._train(splits),
             tests={
                 name: self.kept_test(examples)
@@ -159,13 +163,7 @@ class Generation(FromFiles):
             },
             test_source=tested,
             train_source=self.train_split,
-            metrics=self.metrics,
-            max_length=self.max_length,
             validation=self._validation(splits, tested),
-            tokenization=self.tokenization,
-            decoding=self.decoding,
-            separator=self.separator,
-            max_target_length=self.max_target_length,
         )
 
     def published(self) -> str | None:

@@ -28,7 +28,7 @@ from experiments.tasks.in_memory_values import integers, unpadded
 from experiments.tasks.kinds.label_sets import LabelSetData
 from experiments.tasks.kinds.labelled import LabelledData
 from experiments.tasks.kinds.tags import TaggedData
-from experiments.tasks.kinds.text import NO_LABEL, TextData
+from experiments.tasks.kinds.text import NO_LABEL, TextData, answer_start
 from experiments.tasks.odd_labels import say_odd_numbers, say_unseen
 from experiments.tasks.task import Task, TaskData, no_examples
 
@@ -220,7 +220,7 @@ class GivenTask(Task):
             return
         for number, example in enumerate(tests.get("test", [])):
             labels = example.columns["labels"]
-            taken = 0 if self.seq2seq else labels.count(NO_LABEL)
+            taken = 0 if self.seq2seq else answer_start(labels)
             if taken + decoding.max_new_tokens > self.positions:
                 behind = "" if self.seq2seq else f"row {number} of {split} has {taken} tokens, and "
                 raise UserError(

@@ -12,7 +12,7 @@ from experiments.tasks.kinds.label_sets import LabelSetData
 from experiments.tasks.kinds.labelled import LabelledData
 from experiments.tasks.kinds.remarks import say_unknown
 from experiments.tasks.kinds.tags import TaggedData
-from experiments.tasks.kinds.text import NO_LABEL, TextData
+from experiments.tasks.kinds.text import NO_LABEL, TextData, answer_start
 from experiments.tasks.reading.cells import is_list, text_of, texts_of
 from experiments.tasks.reading.files import is_absent
 
@@ -223,7 +223,9 @@ def written(
     Padding by hand is taken off: of the tokens, and of the labels (-100 behind the last one).
 
     A causal model's ``labels`` are as long as ``input_ids`` and -100 over the source, the first
-    part. References of a test are in ``references``; without them the labels' text is the one.
+    part, or over more of it, as in a conversation: then what is written for a test is its last
+    answer, the labels that end the row. References of a test are in ``references``; without them
+    the last answer's text is the one.
 
     Raises:
         UserError: a column is missing, or the labels are not so.
@@ -246,20 +248,20 @@ def written(
     if not seq2seq:
         columns = {name: values[: end or None] for name, values in columns.items()}
     _check_length(columns, where, most)
-    source = columns["input_ids"]
+    source, last = columns["input_ids"], labels
     if not seq2seq:
-        learned = labels.count(NO_LABEL)
-        if labels[:learned] != [NO_LABEL] * learned or learned in (0, len(labels)):
+        start = answer_start(labels)
+        if start in (0, len(labels)) or labels[0] != NO_LABEL:
             raise UserError(
                 f"{where} must have the label {NO_LABEL} over its first tokens, the source, and "
                 "the target's tokens as labels after it"
             )
-        source = source[:learned]
+        source, last = source[:start], labels[start:]
     elif not labels:
         raise UserError(f"{where} has no label to learn")
     elif most is not None and len(labels) > most:
         raise UserError(f"{where} has {len(labels)} labels, and the model takes {most} tokens")
-    target = tokenizer.decode([n for n in labels if n != NO_LABEL], skip_special_tokens=True)
+    target = tokenizer.decode([n for n in last if n != NO_LABEL], skip_special_tokens=True)
     given = row.get("references")
     references = () if given is None else tuple(texts_of(given, "references", where))
     references = references or (target.strip(),)

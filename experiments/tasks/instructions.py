@@ -13,6 +13,7 @@ from annotated_types import Gt, Lt
 from bilevel.errors import UserError, listed
 from bilevel.settings import Count
 from experiments.answers import Decoding
+from experiments.tasks.conversations import as_source, messages_of
 from experiments.tasks.from_files import HELD_OUT, ColumnName, check_distinct
 from experiments.tasks.generation import Generation, Split
 from experiments.tasks.reading.cells import text_of, texts_of
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Instructions"]
 
+MESSAGES = "messages"  # as conversations are mostly called
 PLACES = re.compile(r"\{(instruction|input)\}")
 
 PROMPT = "Do what the task says with the text below it.\n\nTask: {instruction}\nText: {input}"
@@ -58,12 +60,29 @@ class Instructions(Generation):
     """The column of the input, which may be empty in a row; null: there is no such column."""
     output_column: ColumnName = "output"
     """The column of the response."""
+    chat_template: bool = False
+    """Write rows as conversations by the chat template of the model's tokenizer, and learn what the
+    assistant says in them; prompt and separator are then left alone."""
+    messages_column: ColumnName | None = None
+    """With chat_template, the column of conversations, lists of {role, content} with the roles
+    system, user and assistant, the last one the assistant's; null: instruction, input and output
+    make one question and its answer."""
     test_share: Annotated[float, Gt(0), Lt(1)] = 0.02
     """Part of the training rows that is the test, where there is no file for it; which rows follows
     from subset_seed."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.messages_column is not None and not self.chat_template:
+            raise UserError(
+                f"task.messages_column={self.messages_column} goes with task.chat_template=true"
+            )
+        for name in ("separator", "prompt", "prompt_without_input") if self.chat_template else ():
+            if getattr(self, name) != Instructions.__dataclass_fields__[name].default:
+                raise UserError(
+                    f"task.{name} does not go with task.chat_template=true, where the model's "
+                    "tokenizer says what stands around a text: leave it out"
+                )
         names = ("instruction_column", "input_column", "output_column")
         check_distinct({f"task.{name}": getattr(self, name) for name in names})
         for value, option, places in (
@@ -77,15 +96,22 @@ class Instructions(Generation):
     @property
     def columns(self) -> tuple[str, ...]:
         """Those that every row must fill."""
+        if self.messages_column is not None:
+            return (self.messages_column,)
         return self.instruction_column, self.output_column
 
     @property
     def source_columns(self) -> tuple[str, ...]:
         """The instruction; an input is read where there is one."""
-        return (self.instruction_column,)
+        return (self.messages_column or self.instruction_column,)
 
     def read_source(self, row: Mapping[str, Any], place: str) -> str:
-        """The prompt."""
+        """The prompt, or the messages before the answer."""
+        if self.messages_column is not None:
+            messages = messages_of(row[self.messages_column], self.messages_column, place)
+            if messages[-1]["role"] == "assistant":
+                messages = messages[:-1]
+            return as_source(messages)
         given = None if self.input_column is None else row.get(self.input_column)
         instruction = text_of(row[self.instruction_column], self.instruction_column, place)
         text = "" if is_missing(given) else text_of(given, str(self.input_column), place)
@@ -93,18 +119,34 @@ class Instructions(Generation):
 
     def read_row(self, row: Row, place: str) -> tuple[str, list[str]]:
         """The prompt and the response."""
+        if self.messages_column is not None:
+            *_, last = messages_of(row[self.messages_column], self.messages_column, place)
+            if last["role"] != "assistant":
+                raise UserError(
+                    f"{place}, column {self.messages_column!r}: the last message is of the role "
+                    f"{last['role']}, and no answer of the assistant's"
+                )
+            return self.read_source(row, place), [last["content"]]
         answers = texts_of(row[self.output_column], self.output_column, place)
         return self.read_source(row, place), answers
 
     def source(self, instruction: str, given: str = "") -> str:
         """What the model reads, up to the separator."""
         values = {"instruction": instruction.strip(), "input": given.strip()}
+        if self.chat_template:
+            question = "\n\n".join(text for text in values.values() if text)
+            return as_source([{"role": "user", "content": question}])
         template = self.prompt if values["input"] else self.prompt_without_input
         return PLACES.sub(lambda place: values[place[1]], template)
 
     def load(self) -> TextData:
         """Read the splits; an instruction with its prompt around it shows what a source is."""
         return replace(super().load(), looks=self.source("Name three colours."))
+
+    def _kind(self) -> type[TextData]:
+        from experiments.tasks.kinds.chat import ChatData
+
+        return ChatData if self.chat_template else super()._kind()
 
     def scored_whole(self) -> Instructions:
         """Of one file all rows, not `test_share` of them."""
@@ -115,6 +157,9 @@ class Instructions(Generation):
         splits = self._files()
         for where, rows in splits.values():
             # In JSON a row without an input may lack the column.
+            if self.messages_column is not None:
+                continue
+            self._suggest_messages(where, rows)
             if self.input_column is not None and not any(self.input_column in row for row in rows):
                 raise UserError(
                     f"{where} has no column {self.input_column!r}: its columns are "
@@ -123,6 +168,14 @@ class Instructions(Generation):
         if "train" in splits and set(self.test_splits).isdisjoint(splits):
             return self._parted(*splits["train"], self.test_share)
         return splits
+
+    def _suggest_messages(self, where: str, rows: list[Row]) -> None:
+        """Refuse rows of conversations, whose column is not named."""
+        if MESSAGES in rows[0] and self.instruction_column not in rows[0]:
+            raise UserError(
+                f"{where} has a column {MESSAGES!r} and no {self.instruction_column!r}: name the "
+                f"column of conversations, task.chat_template=true task.messages_column={MESSAGES}"
+            )
 
     def _files(self) -> dict[str, Split]:
         path = Path(str(self.data_dir)).expanduser()

@@ -35,7 +35,7 @@ from experiments.training.scoring import example_losses, forward, score
 from experiments.training.watched import digest
 from problems.common.method import Outcome
 
-__all__ = ["assemble", "final_scores", "test_sizes"]
+__all__ = ["assemble", "final_scores", "records", "test_sizes"]
 
 # The train loss in the result is over this many training examples at most.
 TRAIN_LOSS_EXAMPLES = 5000
@@ -57,12 +57,14 @@ def final_scores(
         found, _ = forward(model, job.task, job.data.validation or (), job.data.collate)
         job.task = job.task.decided(found, job.task.validation or ())
     scores = score(model, job.task, job.tests, job.data.collate, tokenizer=job.tokenizer)
-    _write_predictions(job, model, scores.predictions, folder)
+    told = records(job.task, scores.predictions)
+    _write_predictions(told, _beside(job, model), folder)
     wrongest.write(job.task, scores.predictions, job.tokenizer, folder)
     rows = [job.data.examples[i] for i in some(len(job.data.examples), TRAIN_LOSS_EXAMPLES)]
     train_loss = forward(model, job.task, rows, job.data.collate)[1] if rows else None
     return {
         "metrics": scores.metrics,
+        "predictions": told,
         "warnings": [*about_predictions(job.task, scores.predictions), *about_cut(outcome.cut)],
         "entities": job.task.entities(scores.predictions),
         "test_loss": scores.loss,
@@ -94,24 +96,38 @@ def _decided(job: FineTuningJob, outcome: Outcome, folder: Path) -> dict[str, An
     return None if found is None else found.as_json()
 
 
-def _write_predictions(
-    job: FineTuningJob, model: PreTrainedModel, predictions: dict[str, list[Any]], folder: Path
-) -> None:
-    """predictions.jsonl: what was said of each test example, a line each; none without a test.
+def records(task: TaskData, predictions: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    """What predictions.jsonl says of each test example, of all test sets in turn."""
+    return [
+        {"test": name, **record}
+        for name, found in predictions.items()
+        for record in task.records(found, task.tests[name])
+    ]
 
-    A line of texts without them has a checksum of them as ``key``, and one whose loss does not
-    follow from its prediction has its ``loss``: by these runs are compared, example by example.
-    """
-    lines = []
-    for name, found in predictions.items():
-        examples = job.task.tests[name]
-        records = job.task.records(found, examples)
-        more = _losses(job, model, name) or [{}] * len(records)
-        for said, example, loss in zip(records, examples, more, strict=True):
-            line = {"test": name, **said, **_key(example), **loss}
-            lines.append(json.dumps(line, ensure_ascii=False))
+
+def _write_predictions(
+    told: list[dict[str, Any]], beside: list[dict[str, Any]], folder: Path
+) -> None:
+    """predictions.jsonl: what was said of each test example, a line each; none without a test."""
+    lines = [
+        json.dumps({**record, **more}, ensure_ascii=False)
+        for record, more in zip(told, beside, strict=True)
+    ]
     if lines:
         write_atomically(folder / "predictions.jsonl", "\n".join(lines) + "\n")
+
+
+def _beside(job: FineTuningJob, model: torch.nn.Module) -> list[dict[str, Any]]:
+    """What runs are compared by besides, example by example, of all test sets in turn.
+
+    Of texts that a line does not hold a checksum, as ``key``; the ``loss`` where it does not follow
+    from what is said.
+    """
+    found = []
+    for name, examples in job.task.tests.items():
+        losses = _losses(job, model, name) or [{}] * len(examples)
+        found += [{**_key(e), **loss} for e, loss in zip(examples, losses, strict=True)]
+    return found
 
 
 def _key(example: Any) -> dict[str, str]:
@@ -121,7 +137,7 @@ def _key(example: Any) -> dict[str, str]:
     return {"key": hashlib.sha256(texts).hexdigest()[:KEY_LETTERS]}
 
 
-def _losses(job: FineTuningJob, model: PreTrainedModel, name: str) -> list[dict[str, Any]]:
+def _losses(job: FineTuningJob, model: torch.nn.Module, name: str) -> list[dict[str, Any]]:
     """The mean loss of each example over its words or tokens, and how many they are."""
     if not isinstance(job.task, (TaggedData, TextData)):
         return []
@@ -197,6 +213,11 @@ def assemble(
             "T2": first["T2"],
             "steps": {name: s["steps"] for name, s in stages.items()},
             "precision": next((s["precision"] for s in stages.values()), None),
+            "upper_steps": {
+                name: s["upper_steps"]
+                for name, s in stages.items()
+                if s.get("upper_steps") is not None
+            },
         },
         "kept": {name: s["kept"] for name, s in stages.items() if "kept" in s},
         "examples_seen": {

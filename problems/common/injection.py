@@ -69,7 +69,7 @@ def with_lora(
         peft: its scale, and where it starts; None for PEFT's own.
         **options: of ``LoraConfig``.
     """
-    sizes = {"r": rank, "lora_alpha": alpha, "lora_dropout": dropout}
+    sizes: dict[str, Any] = {"r": rank, "lora_alpha": alpha, "lora_dropout": dropout}
     if peft is not None:
         sizes["use_rslora"] = peft.use_rslora
     return add_lora(job, job.build_model(), peft, **sizes, **options)

@@ -112,7 +112,16 @@ class LinearProbe(Method):
             )
 
     def check_steps(self, examples: int, settings: TrainSettings) -> None:
-        """There are none."""
+        """There are none; but the loss is the plain one.
+
+        Raises:
+            UserError: ``train.class_weights``.
+        """
+        if settings.class_weights is not None:
+            raise UserError(
+                "train.class_weights does not go with method=linear_probe, which fits the plain "
+                "loss: leave it at null"
+            )
 
     def held_out(self, own: bool) -> DVal:
         """The validation split or a part of the training data, unless hold_out=0."""

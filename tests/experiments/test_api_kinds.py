@@ -131,7 +131,7 @@ TOKENS = {"input_ids": [4, 5, 1, 6, 2]}
         ({"labels": [6, 2]}, "row 0 of train has 5 tokens and 2 labels"),
         ({"labels": [4, 5, 1, 6, 2]}, "must have the label -100 over its first tokens"),
         ({"labels": [-100] * 5}, "must have the label -100 over its first tokens"),
-        ({"labels": [-100, 5, -100, 6, 2]}, "must have the label -100 over its first tokens"),
+        ({"labels": [4, 5, -100, 6, 2]}, "must have the label -100 over its first tokens"),
     ],
 )
 def test_rows_that_are_no_text(row: dict[str, Any], said: str) -> None:

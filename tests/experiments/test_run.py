@@ -74,6 +74,7 @@ def test_result(finished: Path) -> None:
         "T1": 1,
         "T2": 1,
         "steps": {"search": 12, "retrain": 24},
+        "upper_steps": {"search": 12},
         "precision": "fp32",
     }
     assert r["hypergradient"]["name"] == "unrolled"

@@ -19,7 +19,7 @@ from experiments.tasks.kinds.labelled import over_tests
 from experiments.tasks.kinds.remarks import say_cut, say_unknown
 from experiments.tasks.task import LEAST_LENGTH, TaskData
 
-__all__ = ["NO_LABEL", "TextData"]
+__all__ = ["NO_LABEL", "TextData", "answer_start"]
 
 log = logging.getLogger(__name__)
 
@@ -163,7 +163,7 @@ class TextData(TaskData):
         """The tokens of a tokenised example that the answer is written after."""
         if seq2seq:
             return list(row["input_ids"])
-        return row["input_ids"][: sum(label == NO_LABEL for label in row["labels"])]
+        return row["input_ids"][: answer_start(row["labels"])]
 
     def source(self, tokenizer: Any, text: str, room: int, seq2seq: bool) -> list[int]:
         """The tokens of a source, and of the separator for a causal model, cut to ``room``."""
@@ -252,6 +252,14 @@ class TextData(TaskData):
             {"prediction": text, **parts(example)}
             for text, example in zip(predictions, examples, strict=True)
         ]
+
+
+def answer_start(labels: Sequence[int]) -> int:
+    """Where the last answer of a causal model's row begins: labels without a gap, to the end."""
+    start = len(labels)
+    while start and labels[start - 1] != NO_LABEL:
+        start -= 1
+    return start
 
 
 def _spaced(tokenizer: Any, text: str) -> str:

@@ -42,7 +42,7 @@ def assert_nothing_from_elsewhere(parsed: Parsed) -> None:
 @pytest.fixture(autouse=True)
 def no_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures take most of the time, and two tests look at them."""
-    monkeypatch.setattr(figures, "draw_several", lambda results, out: [])
+    monkeypatch.setattr(figures, "draw_several", lambda results, out, compared: [])
     monkeypatch.setattr(one_run, "drawn", lambda drawings, title: [])
     if "compared" not in request.fixturenames:
         monkeypatch.setattr(several, "drawn", lambda drawings, title: [])
