@@ -58,7 +58,7 @@ def final_scores(
         job.task = job.task.decided(found, job.task.validation or ())
     scores = score(model, job.task, job.tests, job.data.collate, tokenizer=job.tokenizer)
     told = records(job.task, scores.predictions)
-    _write_predictions(told, _beside(job, model), folder)
+    _write_predictions(told, _to_compare(job, model), folder)
     wrongest.write(job.task, scores.predictions, job.tokenizer, folder)
     rows = [job.data.examples[i] for i in some(len(job.data.examples), TRAIN_LOSS_EXAMPLES)]
     train_loss = forward(model, job.task, rows, job.data.collate)[1] if rows else None
@@ -106,22 +106,22 @@ def records(task: TaskData, predictions: dict[str, list[Any]]) -> list[dict[str,
 
 
 def _write_predictions(
-    told: list[dict[str, Any]], beside: list[dict[str, Any]], folder: Path
+    told: list[dict[str, Any]], more: list[dict[str, Any]], folder: Path
 ) -> None:
     """predictions.jsonl: what was said of each test example, a line each; none without a test."""
     lines = [
-        json.dumps({**record, **more}, ensure_ascii=False)
-        for record, more in zip(told, beside, strict=True)
+        json.dumps({**said, **other}, ensure_ascii=False)
+        for said, other in zip(told, more, strict=True)
     ]
     if lines:
         write_atomically(folder / "predictions.jsonl", "\n".join(lines) + "\n")
 
 
-def _beside(job: FineTuningJob, model: torch.nn.Module) -> list[dict[str, Any]]:
-    """What runs are compared by besides, example by example, of all test sets in turn.
+def _to_compare(job: FineTuningJob, model: PreTrainedModel) -> list[dict[str, Any]]:
+    """By what runs are compared, of each test example, of all test sets in turn.
 
-    Of texts that a line does not hold a checksum, as ``key``; the ``loss`` where it does not follow
-    from what is said.
+    Of texts that the predictions do not show there is a checksum, ``key``, and where the loss does
+    not follow from the prediction, the ``loss``.
     """
     found = []
     for name, examples in job.task.tests.items():
@@ -137,7 +137,7 @@ def _key(example: Any) -> dict[str, str]:
     return {"key": hashlib.sha256(texts).hexdigest()[:KEY_LETTERS]}
 
 
-def _losses(job: FineTuningJob, model: torch.nn.Module, name: str) -> list[dict[str, Any]]:
+def _losses(job: FineTuningJob, model: PreTrainedModel, name: str) -> list[dict[str, Any]]:
     """The mean loss of each example over its words or tokens, and how many they are."""
     if not isinstance(job.task, (TaggedData, TextData)):
         return []
