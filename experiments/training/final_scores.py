@@ -117,7 +117,7 @@ def _write_predictions(
         write_atomically(folder / "predictions.jsonl", "\n".join(lines) + "\n")
 
 
-def _to_compare(job: FineTuningJob, model: PreTrainedModel) -> list[dict[str, Any]]:
+def _to_compare(job: FineTuningJob, model: torch.nn.Module) -> list[dict[str, Any]]:
     """By what runs are compared, of each test example, of all test sets in turn.
 
     Of texts that the predictions do not show there is a checksum, ``key``, and where the loss does
@@ -137,7 +137,7 @@ def _key(example: Any) -> dict[str, str]:
     return {"key": hashlib.sha256(texts).hexdigest()[:KEY_LETTERS]}
 
 
-def _losses(job: FineTuningJob, model: PreTrainedModel, name: str) -> list[dict[str, Any]]:
+def _losses(job: FineTuningJob, model: torch.nn.Module, name: str) -> list[dict[str, Any]]:
     """The mean loss of each example over its words or tokens, and how many they are."""
     if not isinstance(job.task, (TaggedData, TextData)):
         return []
