@@ -16,7 +16,6 @@ import argparse
 import csv
 import json
 import random
-import resource
 import statistics
 import subprocess
 import sys
@@ -158,6 +157,8 @@ def main() -> None:
 
         words = [f"run={options.run}", f"data={options.child / 'data.csv'}"]
         predict.main([*words, f"out={options.child / 'o.csv'}", f"batch_size={options.batch}"])
+        import resource  # of Unix alone
+
         print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
         return
     with tempfile.TemporaryDirectory() as scratch:
