@@ -14,6 +14,9 @@ from .tasks.examples import Example as Example
 from .tasks.examples import TaggedExample as TaggedExample
 from .tasks.examples import TextExample as TextExample
 from .tasks.generation import Generation as Generation
+from .tasks.inputs import Inputs as Inputs
+from .tasks.inputs import text_inputs as text_inputs
+from .tasks.inputs import word_inputs as word_inputs
 from .tasks.kinds.labelled import LabelledData as LabelledData
 from .tasks.kinds.tags import TaggedData as TaggedData
 from .tasks.kinds.text import TextData as TextData

@@ -5,6 +5,7 @@ from experiments import finetune, search_ranks
 run = finetune(model, tokenizer, {"train": train, "test": test}, AutoLoRA())
 run.model, run.lora_config, run.result
 run.predict(["a text", "another"])
+run.save("outputs/mine")        # with tokenizer, labels and a model card
 
 found = search_ranks(model, tokenizer, train)
 found.config, found.frontier    # a LoraConfig for your own trainer, and what the ranks cost
@@ -40,6 +41,7 @@ from experiments.predicting.asked import GivenAsker
 from experiments.predicting.fine_tuned import FineTuned
 from experiments.predicting.predictor import Predictor
 from experiments.results import saved_model
+from experiments.results.artefact import Artefact
 from experiments.tasks.in_memory import GivenTask
 from experiments.tasks.in_memory_labels import named
 from experiments.tasks.in_memory_values import rows_of
@@ -159,7 +161,12 @@ def finetune(
         Predictor(tuned, base.tokenizer, task.to_predict(None), base.seq2seq, tokens),
         Predictor(tuned, base.tokenizer, task.to_predict_texts(), base.seq2seq, tokens),
     )
-    return FineTuned.of(tuned, result, asker)
+    answers = replace(task.answers, names=None if (n := result["labels"]) is None else tuple(n))
+    artefact = Artefact.of(
+        *(task.to_predict(None), answers, base.tokenizer, base.model.config, given.reference()),
+        replaces=base.head_replaced,
+    )
+    return FineTuned.of(tuned, result, asker, artefact)
 
 
 def search_ranks(

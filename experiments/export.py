@@ -1,6 +1,7 @@
-"""Export a finished run's adapter again, or merge it into its base model.
+"""Export a finished run's adapter again, or merge it into its base model; send it to the hub.
 
     python -m experiments.export run=DIR [out=DIR] [merge=true]
+    python -m experiments.export run=DIR hub=USER/NAME [merge=true] [private=true] [dry_run=true]
 
 Writes ``adapter`` and ``adapter_compact`` into ``out`` (default: DIR/export). With ``merge=true``
 it writes a plain transformers model in fp32 to ``out/merged`` instead, reads it back, and prints
@@ -8,21 +9,31 @@ the largest difference of its logits to the adapter's, over test examples; where
 explain it, nothing is left behind and the status is not zero. For runs that end in LoRA; DoRA
 merges by PEFT's own ``merge_and_unload()``. A linear probe of what the model's own head is given
 (``method.pooling=head``, tags) has ``merge=true`` too.
+
+With ``hub=USER/NAME`` what the run has saved is sent to the hub as it lies, with its card, or with
+``merge=true`` the merged model, ``out/merged``, which is made first where it is not there yet.
+``dry_run=true`` says which files would be sent, and asks nothing of the network.
 """
 
 from __future__ import annotations
 
+import logging
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bilevel import lowrank
 from bilevel.checkpoint.disk import told_when_full
-from bilevel.errors import UserError
+from bilevel.checkpoint.sums import CARD
+from bilevel.errors import UserError, printable
+from bilevel.reading import read_text
 from experiments.cli.command_line import CommandLine
 from experiments.cli.program import program
 from experiments.cli.quiet import quiet
+from experiments.results import record
 from experiments.results.finished_run import SavedRun, take
+from experiments.results.hub_push import Push
 
 if TYPE_CHECKING:
     from experiments.models.pretrained import LoadedModel
@@ -31,6 +42,9 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
+log = logging.getLogger(__name__)
+
+MERGED = "merged"
 # Test examples that a merged model is compared on.
 COMPARED = 128
 BATCH = 32
@@ -40,17 +54,64 @@ BATCH = 32
 def main(words: list[str]) -> None:
     """The program."""
     line = CommandLine.of_one(words)
-    own, overrides = take(line.overrides, run=None, out=None, merge="false")
-    if own["merge"] not in ("true", "false"):
-        raise UserError(f"merge={own['merge']}: this must be true or false")
+    own, overrides = take(
+        line.overrides, run=None, out=None, merge="false", hub=None, private=None, dry_run=None
+    )
+    merge, private, dry = (_yes(name, own[name]) for name in ("merge", "private", "dry_run"))
+    push = None if own["hub"] is None else Push(own["hub"], private)
+    if push is None and (own["private"] or own["dry_run"]):
+        raise UserError("private= and dry_run= go with hub=USER/NAME")
     run = SavedRun.open(own["run"], line, overrides)
-    _refuse_other_forms(run, own["merge"] == "true")
-    quiet()
     out = Path(own["out"] or run.folder / "export")
-    if own["merge"] == "true":
+    if push is not None:
+        _push(run, push, out, merge, dry)
+        return
+    _refuse_other_forms(run, merge)
+    quiet()
+    if merge:
         _merge(run, out)
     else:
         _export(run, out)
+
+
+def _yes(option: str, value: str | None) -> bool:
+    if value not in ("true", "false", None):
+        raise UserError(f"{option}={value}: this must be true or false")
+    return value == "true"
+
+
+def _push(run: SavedRun, push: Push, out: Path, merge: bool, dry: bool) -> None:
+    """Send what the run has saved, or its merged model; or say what would be sent."""
+    if not dry:
+        push.token()  # told before the work
+    folder = record.saved_folder(run.result, run.folder)
+    if merge:
+        _refuse_other_forms(run, merge)
+        folder = out / MERGED
+        if not folder.exists():
+            quiet()
+            _merge(run, out)
+    elif (run.folder / record.BASE).is_dir():
+        raise UserError(
+            f"run={run.folder}: its adapter belongs to weights of its own, base/, which the hub "
+            "does not have: send the merged model, merge=true"
+        )
+    if not (folder / CARD).is_file():
+        raise UserError(
+            f"{folder} has no card, {CARD}: it is of before; export it, and send what that writes "
+            "by huggingface_hub, or send the merged model, merge=true"
+        )
+    named = re.search("^base_model:", read_text(folder / CARD), re.MULTILINE)
+    if (folder / "adapter_config.json").is_file() and not named:
+        log.warning(
+            "the base model is not on the hub: who takes the adapter needs it from you; "
+            "merge=true sends a model that needs none"
+        )
+    if dry:
+        print(printable(push.told(folder)))
+        return
+    title = f"{run.result['method']} on {run.result['task']}"
+    print(printable(push.send(folder, f"Add {' '.join(title.split())}")))
 
 
 def _refuse_other_forms(run: SavedRun, merge: bool) -> None:
@@ -96,7 +157,7 @@ def _export(run: SavedRun, out: Path) -> None:
 
 
 def _merge(run: SavedRun, out: Path) -> None:
-    folder = out / "merged"
+    folder = out / MERGED
     if folder.exists():
         raise UserError(f"{folder} is there already: give another folder by out=DIR, or remove it")
     task = run.task()

@@ -22,6 +22,7 @@ from experiments.plots import (
     frontier,
     gates,
     losses,
+    pareto,
     planted_recovery,
     ranks,
     ranks_compared,
@@ -33,6 +34,7 @@ from experiments.plots import (
 )
 from experiments.plots.records import Record, method_name
 from experiments.results import ranks_folder, record
+from experiments.results.compared import Comparison
 from experiments.results.links import refuse_links
 from experiments.results.shape import check_line
 
@@ -128,21 +130,29 @@ def _file_name(*parts: str) -> str:
     return re.sub(r"[^A-Za-z0-9-]+", "_", "_".join(parts)).strip("_")
 
 
-def draw_several(results: Sequence[dict[str, Any]], out: Path) -> list[Path]:
+def draw_several(
+    results: Sequence[dict[str, Any]], out: Path, compared: Sequence[Comparison] = ()
+) -> list[Path]:
     """Draw what there is data for over several runs into ``out``; returns the files.
 
     Args:
         results: result.json of each run, with its ``variant`` and ``folder`` (that of the run);
             without a folder it is left out of the pictures of what happened over the steps.
         out: where comparison.png and the others go.
+        compared: what was compared of them, for the Pareto front.
     """
     runs = with_records(results)
-    drawings = drawings_of_several(results, runs)
+    drawings = drawings_of_several(results, runs, compared)
     return [out / name for name, draws in drawings.items() if draws(out / name) is not False]
 
 
-def with_records(results: Sequence[dict[str, Any]]) -> list[Run]:
-    """The runs with the lines of their metrics.jsonl; one that cannot be read is told of."""
+def with_records(results: Sequence[dict[str, Any]], told: bool = False) -> list[Run]:
+    """The runs with the lines of their metrics.jsonl.
+
+    Args:
+        results: as :func:`draw_several`'s.
+        told: those that cannot be read have been told of already.
+    """
     runs = []
     for result in results:
         if result.get("folder"):
@@ -152,22 +162,25 @@ def with_records(results: Sequence[dict[str, Any]]) -> list[Run]:
                     raise UserError(f"{result['folder']}: its result.json has no 'engine'")
                 runs.append((records, result))
             except UserError as error:
-                print(f"not in the figures over steps: {sentence(error)}", file=sys.stderr)
+                if not told:
+                    print(f"not in the figures over steps: {sentence(error)}", file=sys.stderr)
     return runs
 
 
 def drawings_of_several(
-    results: Sequence[dict[str, Any]], runs: Sequence[Run]
+    results: Sequence[dict[str, Any]], runs: Sequence[Run], compared: Sequence[Comparison] = ()
 ) -> dict[str, Callable[[Path], object]]:
     """The figures of several runs: file's name -> what draws it, False when there is nothing.
 
     Args:
         results: result.json of each run, with its ``variant``.
         runs: lines of metrics.jsonl and result.json of those that have some.
+        compared: what was compared of them, for the Pareto front.
     """
     drawings: dict[str, Callable[[Path], object]] = {
         "comparison.png": lambda path: comparison.draw(results, path),
         "losses_compared.png": lambda path: curves.draw(runs, path),
+        "pareto.png": lambda path: pareto.draw(compared, path),
         "cosine_compared.png": lambda path: cosine_compared.draw(results, path),
         "planted.png": lambda path: planted_recovery.draw(results, path),
     }

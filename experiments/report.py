@@ -1,7 +1,8 @@
-"""One table out of many runs: ``python -m experiments.report DIR`` (done by itself after ``-m``).
+"""Compare finished runs: ``python -m experiments.report DIR ...`` (done by itself after ``-m``).
 
-Runs that differ in their seed only make one row: mean and standard deviation over seeds. Below it
-stands how far the ranks that they found agree.
+Runs that differ in their seed only are one method. What the differences between methods are worth
+is said over seeds and test examples (docs/comparing.md); below stands how far the ranks that they
+found agree.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import json
 import statistics
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +24,9 @@ from experiments.cli.command_line import one_sentence, refuse_options
 from experiments.cli.messages import sentence
 from experiments.cli.writing import write_atomically
 from experiments.config import stored
-from experiments.results import cells, record
+from experiments.results import cells, record, verdict
 from experiments.results.grid import searched
+from experiments.results.variants import told_apart
 
 __all__ = ["conclude", "report", "rows"]
 
@@ -48,38 +52,63 @@ def conclude(folder: Path, unfinished: str = "failed") -> list[Path]:
     return [*found.failed, *found.damaged]
 
 
-def report(folders: Sequence[Path], out: Path) -> str:
-    """Write summary.csv, summary.md and the figures into ``out``; returns the tables as text.
+def report(
+    folders: Sequence[Path], out: Path, against: str | None = None, metric: str | None = None
+) -> str:
+    """Write the tables and figures into ``out``; returns what is to be read on a terminal.
+
+    summary.md and summary.csv (a row a method), runs.csv (a row a run), comparison.json.
+
+    Args:
+        folders: of runs, or of folders with runs below them.
+        out: where to write.
+        against, metric: see :func:`experiments.results.comparison.compare`.
 
     Raises:
-        UserError: no finished run is in the folders.
+        UserError: no finished run is in the folders, or ``against`` or ``metric`` is not there.
     """
     # matplotlib and scipy are slow to load, and --help needs them not
     from experiments import figures
     from experiments.pages import writing
     from experiments.pages.several import Unread
-    from experiments.results import seeds
+    from experiments.results import comparison_text, seeds
+    from experiments.results.compared import as_json
+    from experiments.results.comparison import compare
+    from experiments.results.comparison_rows import of_methods, of_runs
 
     found = _collect(folders)
     for reason in found.damaged.values():
         print(f"passed over: {reason}", file=sys.stderr)
-    finished = found.finished
-    if not finished:
+    if not found.finished:
         raise UserError(f"no finished run (result.json) in {', '.join(map(str, folders))}")
+    finished = told_apart(found.finished)
     finished += searched(finished)
+    compared = compare(finished, against, metric)
     table = rows(finished)
     agreeing = seeds.agreement_of_ranks(finished)
     out.mkdir(parents=True, exist_ok=True)
-    _write_csv(table, out / "summary.csv")
-    text = "\n\n".join(part for part in (markdown(table), agreeing) if part)
-    write_atomically(out / "summary.md", text + "\n")
-    text = printable(text)
-    drawn = [path.name for path in figures.draw_several(finished, out)]
+    _write_csv(of_methods(table, compared), out / "summary.csv")
+    _write_csv(of_runs(compared), out / "runs.csv")
+    write_atomically(out / "comparison.json", json.dumps(as_json(compared), indent=2) + "\n")
+    judged = verdict.told(finished)
+    in_markdown = [*map(comparison_text.in_markdown, compared), markdown(table), agreeing, judged]
+    write_atomically(out / "summary.md", "\n\n".join(filter(None, in_markdown)) + "\n")
+    text = "\n\n\n".join(map(comparison_text.in_terminal, compared))
+    # its table, a row a kind of module, is in summary.md alone
+    said = [
+        textwrap.fill(part, comparison_text.COLUMNS)
+        for part in agreeing.split("\n\n")
+        if part[:1] != "|"
+    ]
+    text = printable("\n\n".join(filter(None, (text, *said, judged))))
+    drawn = [path.name for path in figures.draw_several(finished, out, compared)]
+    written = ["summary.md", "runs.csv", "comparison.json", *drawn]
     unread = [Unread(path, "not finished (see its run.log)") for path in found.failed]
     unread += [Unread(path, reason) for path, reason in found.damaged.items()]
-    page, *others = writing.write(finished, table, agreeing, unread, folders, out) or [None]
-    shown = f"\n{page}" + f" and {len(others)} pages of runs" * bool(others) if page else ""
-    return f"{text}\n\n{out / 'summary.csv'}, {', '.join(['summary.md', *drawn])}{shown}"
+    pages = writing.write(finished, compared, agreeing, unread, folders, out)
+    also = f" and {len(pages) - 1} pages of runs" if len(pages) > 1 else ""
+    page = f"\n{pages[0]}{also}" if pages else ""
+    return f"{text}\n\n{out / 'summary.csv'}, {', '.join(written)}{page}"
 
 
 def rows(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -233,14 +262,32 @@ def main(words: Sequence[str] | None = None) -> None:
     """The program."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.report",
-        description="One table (and a figure) of all runs in the folders; seeds are averaged.",
+        description="Compare all runs in the folders: scores with intervals, differences between "
+        "methods over seeds and test examples, tables and figures.",
     )
     parser.add_argument("folders", type=Path, nargs="+", metavar="DIR")
     parser.add_argument("--out", type=Path, help="where to write; default: the first DIR")
-    given = parser.parse_args(words)
+    parser.epilog = (
+        "Beside the folders: against=METHOD, the baseline (default: plain lora, else the best by "
+        "validation); metric=NAME, which score to compare (default: the task's primary one)."
+    )
+    given, options = _options(sys.argv[1:] if words is None else words)
+    known = parser.parse_args(given)
     with one_sentence():
-        refuse_options(given.folders)
-        print(report(given.folders, given.out or given.folders[0]))
+        refuse_options(known.folders)
+        print(report(known.folders, known.out or known.folders[0], **options))
+
+
+def _options(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The words without ``against=`` and ``metric=``, and these; a folder of that name stays."""
+    rest, options = [], {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if equals and value and key in ("against", "metric") and not Path(word).exists():
+            options[key] = value
+        else:
+            rest.append(word)
+    return rest, options
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ class Plan:
         config: the whole configuration as plain values.
         places: where adapters go: "qv", "all" or module names.
         report_to: trackers that follow the run.
+        probe: hold the run against a linear probe at its end.
 
     Raises:
         UserError: parts that do not go together: the method cannot train a quantised model or one
@@ -56,6 +57,7 @@ class Plan:
     names: dict[str, str] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     report_to: tuple[str, ...] = ()
+    probe: bool = False
 
     def __post_init__(self) -> None:
         self._check_precision()
@@ -159,6 +161,7 @@ class Plan:
             figures=run.figures,
             names=names,
             config=values,
+            probe=run.probe,
             report_to=tuple(dict.fromkeys(run.report_to or ())),
         )
         trackers.check_installed(plan.report_to)

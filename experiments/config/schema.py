@@ -104,6 +104,9 @@ class RunOptions(Settings):
     """DIR of an interrupted run, or auto: the newest unfinished run of this configuration."""
     figures: bool = True
     """Draw the run's figures."""
+    probe: bool = False
+    """Fit method=linear_probe on the same data at the end and hold the scores against it: one pass
+    over the data without training."""
     report_to: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] | None = None
     """Trackers that follow the run, [tensorboard,wandb]; each needs its own package."""
 

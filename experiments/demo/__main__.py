@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,8 @@ from bilevel.cutting import Frontier
 from experiments.cli.command_line import one_sentence
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
-from experiments.results import ranks_folder, record
+from experiments.results import comparison_text, ranks_folder, record
+from experiments.results.comparison import compare
 from experiments.results.frontier_table import frontier_table
 from experiments.results.rank_table import rank_table
 from experiments.training.job import execute
@@ -101,6 +103,18 @@ def show(auto: dict[str, Any], plain: dict[str, Any], cut: dict[str, Any], folde
     print(f"\nadapter (PEFT): {cut['adapter_dir']}")
     print(f"frontier:       {where / ranks_folder.FOLDER / ranks_folder.PICTURE}")
     print(f"figures:        {folder / 'autolora' / 'figures'}")
+    runs = {"autolora": auto, "lora": plain, "lora_cut": cut}
+    print(f"\n{said_of({folder / name: values for name, values in runs.items()})}")
+
+
+def said_of(runs: dict[Path, dict[str, Any]]) -> str:
+    """What the differences in the test score are worth, as ``python -m experiments.report`` has it.
+
+    Args:
+        runs: folder -> what its result.json says.
+    """
+    (found,) = compare([{**values, "folder": str(path)} for path, values in runs.items()])
+    return textwrap.fill(comparison_text.conclusion(found), comparison_text.COLUMNS)
 
 
 def main(words: Sequence[str] | None = None) -> None:

@@ -125,8 +125,8 @@ def crossed(differences: np.ndarray, confidence: float = 0.95) -> Crossed:
     rest = table - by_seed[:, None] - by_example[None] + mean
     m_seed = examples * float(((by_seed - mean) ** 2).sum()) / (seeds - 1)
     m_rest = float((rest**2).sum()) / ((seeds - 1) * (examples - 1))
-    parts = (m / (seeds * examples) for m in (m_seed, m_example, m_rest))
-    return _whole(mean, *parts, table.shape, confidence)
+    of_seed, of_example, of_rest = (m / table.size for m in (m_seed, m_example, m_rest))
+    return _whole(mean, of_seed, of_example, of_rest, (seeds, examples), confidence)
 
 
 def bootstrapped(
@@ -168,7 +168,7 @@ def _whole(
     seed: float,
     example: float,
     rest: float,
-    size: tuple[int, ...],
+    size: tuple[int, int],
     confidence: float,
 ) -> Crossed:
     """Out of the three mean squares, each over S N."""
@@ -178,5 +178,4 @@ def _whole(
     parts = (max(seed - rest, 0.0), of_examples, rest)
     whole = sum(parts) or 1.0
     shares = (parts[0] / whole, parts[1] / whole, parts[2] / whole)
-    ends = (mean - half, mean + half)
-    return Crossed(mean, *ends, confidence, *size, shares, spread)
+    return Crossed(mean, mean - half, mean + half, confidence, *size, shares, spread)

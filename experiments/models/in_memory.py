@@ -113,7 +113,8 @@ class GivenModel(ModelSpec):
         head = self._head(fresh, answers)
         task_type = peft_task_type(fresh, answers, head)
         seq2seq = is_seq2seq(answers, fresh.config)
-        return LoadedModel(fresh, tokenizer, head, task_type, seq2seq)
+        # Its checkpoint may have had another head: that cannot be told here.
+        return LoadedModel(fresh, tokenizer, head, task_type, seq2seq, head_replaced=bool(head))
 
     def _head(self, model: PreTrainedModel, answers: Answers) -> list[str]:
         if self.head is not None:

@@ -110,6 +110,10 @@ def _tiles(values: Mapping[str, Any]) -> list[dict[str, str]]:
         trained = "trained on too" if validation["trained_on"] else "what is chosen by"
         if score is not None:
             tiles.append((f"validation {metric}", record.shown(score), trained))
+    beside = values.get("beside_probe")
+    if beside is not None:
+        on = "a linear map on the frozen model"
+        tiles.append(("linear probe", record.shown(beside["other"]), on))
     gap = record.gap(values)
     over = "" if gap is None else f"{gap:+.4f} against training"
     tiles.append(("test loss", record.shown(values["test_loss"]), over))
@@ -135,9 +139,10 @@ def _time(seconds: float) -> str:
     return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min"
 
 
-def _said(values: Mapping[str, Any]) -> list[str]:
-    """What the run says that may be read as more than it is."""
-    return [str(words) for words in values.get("warnings") or ()]
+def _said(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The verdicts on the run with what to change, and then what it warns of."""
+    judged = [(one["words"], one["advice"]) for one in values.get("verdict") or ()]
+    return [*judged, *((str(words), "") for words in values.get("warnings") or ())]
 
 
 def _rank_map(ranks: Mapping[str, int] | None) -> Heat | None:
@@ -170,7 +175,7 @@ def _scores(values: Mapping[str, Any]) -> Grid:
     for row, train in zip(rows, [None] * (len(rows) - 1) + [values["train_loss"]], strict=True):
         row.append(grids.number(train))
     columns = [Column("score"), *(Column(name, True) for name in ("test", "validation", "train"))]
-    return Grid("Scores of the model as it was saved", columns, rows)
+    return grids.without_empty(Grid("Scores of the model as it was saved", columns, rows))
 
 
 def _answers(found: predictions.Predictions | None, values: Mapping[str, Any]) -> dict[str, Any]:

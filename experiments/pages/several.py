@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from experiments import figures
-from experiments.pages import grids, page
+from experiments.pages import compared, grids, page
 from experiments.pages.drawings import drawn
 from experiments.pages.grids import Cell, Column, Grid, Heat
 from experiments.plots.records import method_name
-from experiments.results import record
+from experiments.results import comparison_text, record
+from experiments.results.compared import Comparison
 
 __all__ = ["Unread", "html"]
 
 OVER_STEPS = ("losses_compared", "orthogonality_compared", "density_compared")
-COMPARED = ("comparison",)
+COMPARED = ("comparison", "pareto")
 MOST_RANKS = 40  # runs in a table of ranks: more are in the runs' own pages
 
 
@@ -32,7 +33,7 @@ class Unread:
 
 def html(
     results: Sequence[dict[str, Any]],
-    table: Sequence[Mapping[str, Any]],
+    comparisons: Sequence[Comparison],
     agreement: str,
     unread: Sequence[Unread],
     out: Path,
@@ -43,7 +44,7 @@ def html(
     Args:
         results: result.json of each run, with its ``variant`` and ``folder``; one without a folder
             is no run of its own (a grid search's best).
-        table: a row a method, as ``summary.csv`` has them.
+        comparisons: of their methods, one a task and model.
         agreement: how far the ranks of seeds agree, in sentences.
         unread: runs that failed, or that cannot be read.
         out: the file that the page is to be, for its links.
@@ -51,11 +52,13 @@ def html(
     """
     settings = sorted({(r["task"], r["model"]) for r in results})
     title = "; ".join(f"{task}, {model}" for task, model in settings)
-    drawings = figures.drawings_of_several(results, figures.with_records(results))
+    drawings = figures.drawings_of_several(
+        results, figures.with_records(results, told=True), comparisons
+    )
     drawings = {
         Path(name).stem: draw for name, draw in drawings.items() if not name.startswith("ranks_")
     }
-    compared = {name: drawings.pop(name) for name in COMPARED}
+    side_by_side = {name: drawings.pop(name) for name in COMPARED}
     over_steps = {name: drawings.pop(name) for name in OVER_STEPS}
     steps, more = drawn(over_steps, title), drawn(drawings, title)
     ranks = _ranks(results)
@@ -73,9 +76,12 @@ def html(
             "title": f"{len(runs)} runs" if len(runs) > 1 else "One run",
             "under": title,
             "parts": [(id, name) for id, name, there in parts if there],
-            "said": [f"{one.reason}: {one.folder}" for one in unread],
-            "comparison": [_comparison(table)],
-            "compared": drawn(compared, title),
+            "said": [(f"{one.folder}: {one.reason}", "") for one in unread],
+            "verdicts": _conclusions(comparisons),
+            "comparison": [grid for one in comparisons for grid in compared.tables(one)],
+            "legend": compared.LEGEND,
+            "notes": list(dict.fromkeys(note for one in comparisons for note in one.notes)),
+            "compared": drawn(side_by_side, title),
             "over_steps": steps,
             "agreement": [part for part in agreement.split("\n\n") if not part.startswith("|")],
             "ranks": ranks,
@@ -85,28 +91,15 @@ def html(
     )
 
 
-def _comparison(table: Sequence[Mapping[str, Any]]) -> Grid:
-    fixed = ("method", "variant", "task", "model", "seeds")
-    means = [k for k in dict.fromkeys(k for row in table for k in row) if k.endswith("_mean")]
-    means = [key for key in means if any(row.get(key) is not None for row in table)]
-    columns = [Column(name, name == "seeds") for name in fixed]
-    columns += [Column(key.removesuffix("_mean").replace("_", " "), True) for key in means]
-    rows = [
-        [
-            *(Cell(str(row[name])) for name in fixed),
-            *(_spread(row.get(key), row.get(f"{key.removesuffix('_mean')}_std")) for key in means),
-        ]
-        for row in table
-    ]
-    return grids.without_empty(Grid("Mean over seeds ± one standard deviation", columns, rows))
-
-
-def _spread(mean: float | None, deviation: float | None) -> Cell:
-    if mean is None:
-        return Cell("")
-    digits = 0 if abs(mean) >= 1000 else 1 if abs(mean) >= 100 else 2 if abs(mean) >= 2 else 4
-    spread = "" if deviation is None else f" ± {deviation:,.{digits}f}"
-    return Cell(f"{mean:,.{digits}f}{spread}", mean)
+def _conclusions(comparisons: Sequence[Comparison]) -> list[str]:
+    """What is shown and what is not, a sentence a task and model."""
+    several = len(comparisons) > 1
+    found = []
+    for one in comparisons:
+        said = comparison_text.conclusion(one)
+        if said:
+            found.append(f"{one.task} with {one.model}: {said}" if several else said)
+    return found
 
 
 def _ranks(results: Sequence[Mapping[str, Any]]) -> list[Heat]:
@@ -129,8 +122,11 @@ def _runs(runs: Sequence[Mapping[str, Any]], out: Path, pages: Mapping[str, Path
         *(Column(name) for name in ("run", "method", "variant", "task", "model")),
         *(Column(name, True) for name in ("seed", "score", "validation", "test loss", "gap")),
         *(Column(name, True) for name in ("parameters", "mean rank", "seconds")),
+        Column("verdict"),
         Column("folder"),
     ]
+    if len({(r["task"], r["model"]) for r in runs}) == 1:
+        columns = [column for column in columns if column.name not in ("task", "model")]
     rows = []
     for r in runs:
         folder, own = Path(r["folder"]), pages.get(r["folder"])
@@ -149,6 +145,7 @@ def _runs(runs: Sequence[Mapping[str, Any]], out: Path, pages: Mapping[str, Path
                 statistics.fmean(r["ranks"].values()) if r["ranks"] else None, 2
             ),
             "seconds": grids.number(sum(r["seconds"].values()), 1),
+            "verdict": Cell(", ".join(one["about"] for one in r.get("verdict") or ())),
             "folder": Cell(folder.name, link=page.link(folder, out)),
         }
         rows.append([cells[column.name] for column in columns])

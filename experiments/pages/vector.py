@@ -29,6 +29,7 @@ NAMED = {
     style.OKABE_ITO[5]: "sky",
     style.GREY: "grey",
     style.INK: "ink",
+    style.SOFT: "soft",
     style.STRIPE: "stripe",
     style.STYLE["axes.edgecolor"]: "edge",
     style.STYLE["grid.color"]: "grid",

@@ -16,6 +16,7 @@ from experiments.cli.writing import write_atomically
 from experiments.pages import one_run, several
 from experiments.pages.several import Unread
 from experiments.results import predictions_file, record, wrongest
+from experiments.results.compared import Comparison
 
 __all__ = ["FILE", "write"]
 
@@ -27,7 +28,7 @@ READ = (record.FILE, "metrics.jsonl", predictions_file.FILE, wrongest.FILE, "ran
 
 def write(
     results: Sequence[dict[str, Any]],
-    table: Sequence[Mapping[str, Any]],
+    comparisons: Sequence[Comparison],
     agreement: str,
     unread: Sequence[Unread],
     asked: Sequence[Path],
@@ -39,7 +40,7 @@ def write(
     whose page cannot be made is told of, and costs the others nothing.
 
     Args:
-        results, table, agreement, unread: see :func:`.several.html`.
+        results, comparisons, agreement, unread: see :func:`.several.html`.
         asked: the folders that were asked for.
         out: the folder that is written into.
 
@@ -58,7 +59,7 @@ def write(
         elif _one(r, place, unread):
             pages[r["folder"]] = place
             written.append(place)
-    write_atomically(first, several.html(results, table, agreement, unread, first, pages))
+    write_atomically(first, several.html(results, comparisons, agreement, unread, first, pages))
     return [first, *written]
 
 

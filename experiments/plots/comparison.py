@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.plots.records import method_name
+from experiments.plots.records import method_name, setting_name
 from experiments.plots.style import (
     BLUE,
     OKABE_ITO,
@@ -45,7 +45,7 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
     inches = max(0.36, 0.12 + 0.14 * max(1 + name.count("\n") for name in names))
     labels = 0.075 * max(len(line) for name in names for line in name.split("\n"))
     heights = [0.9 + inches * len(methods[setting]) for setting in sorted(groups)]
-    with canvas(path, 11.5 + labels, sum(heights) + 0.4) as figure:
+    with canvas(path, 11.5 + labels, sum(heights) + 0.6) as figure:
         panels = figure.subplots(len(groups), 4, squeeze=False, height_ratios=heights)
         for row, setting in zip(panels, sorted(groups), strict=True):
             here = groups[setting]
@@ -68,7 +68,11 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
                 if axes.get_xscale() == "linear":
                     from_zero(axes, "x")
                 axes.tick_params(labelleft=False)
-        headline(figure, "Points: seeds; bars: mean ± one standard deviation")
+        headline(
+            figure,
+            f"Methods side by side: {setting_name(results)}",
+            "points: seeds; diamonds: their mean; bars: ± one standard deviation",
+        )
 
 
 def _gap(result: dict[str, Any]) -> float:

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments.plots.cosine import LINE, by_part, layer_axis
+from experiments.plots.cosine import LINE, TURN, by_part, layer_axis
 from experiments.plots.modules import grid, title
-from experiments.plots.records import method_name
-from experiments.plots.style import OKABE_ITO, canvas, headline, look, over_a_power, wrapped
+from experiments.plots.records import method_name, setting_name
+from experiments.plots.style import canvas, from_zero, headline, look, wrapped
 
 __all__ = ["draw"]
 
@@ -19,8 +19,8 @@ __all__ = ["draw"]
 def draw(results: Sequence[dict[str, Any]], path: Path) -> bool:
     """Write the figure: a row a task and model, a panel a part of the layers, a line a method.
 
-    Lines are means over seeds of 1 - cosine, bands the range of the seeds. A method has no line
-    where it left the weights alone. False when no result has an ``update``.
+    Lines are means over seeds of the angle, thin bars the range of the seeds. False when no result
+    has an ``update``.
     """
     moved = [r for r in results if r.get("update")]
     if not moved:
@@ -32,7 +32,6 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> bool:
         s: grid(n for r in moved if (r["task"], r["model"]) == s for n in r["update"])[1]
         for s in settings
     }
-    bands = len(names) <= len(OKABE_ITO)  # of more they would hide the lines
     columns = max(len(p) for p in parts.values())
     height = max(2.9 * len(settings), 1.0 + 0.2 * len(names))
     with canvas(path, 4.2 + 2.3 * columns, height + 0.5) as figure:
@@ -51,7 +50,6 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> bool:
                     layers = by_part({}, "turn", everywhere)[part][0]
                     layer_axis(axes, layers)
                     axes.set_title(title(part), fontsize=10)
-                    axes.set_xlabel("layer")
                     if not seeds:
                         continue
                     values = np.ma.masked_invalid([seed[part][1] for seed in seeds])
@@ -60,27 +58,29 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> bool:
                     if not there.any():
                         continue
                     (handles[name],) = axes.plot(layers[there], mean[there], **LINE, **looks[name])
-                    if len(seeds) > 1 and bands:
+                    if len(seeds) > 1:
                         low, high = values.min(0).filled(np.nan), values.max(0).filled(np.nan)
-                        axes.fill_between(
-                            layers[there],
-                            low[there],
-                            high[there],
+                        axes.vlines(
+                            *(layers[there], low[there], high[there]),
                             color=looks[name]["color"],
-                            alpha=0.15,
-                            linewidth=0,
+                            linewidth=1.0,
+                            alpha=0.6,
                         )
-            over_a_power(row[0])  # all panels of the row: they share their axis
-            row[0].set_ylabel(f"{', '.join(setting)}\n1 − cosine", linespacing=1.5)
+            for axes in row[: len(parts[setting])]:
+                axes.margins(y=0.08)
+            from_zero(row[0])  # all panels of the row: they share their axis
+            row[0].set_ylim(bottom=0)
+            row[0].set_ylabel(f"{', '.join(setting)}\n{TURN}", linespacing=1.5)
         figure.legend(
             list(handles.values()),
             [wrapped(name) for name in handles],
-            loc="outside right upper",
+            loc="outside right center",
             fontsize=9,
             handlelength=3.5,
         )
         headline(
             figure,
-            "1 − cosine to the pretrained weights (mean" + (" and range)" if bands else ")"),
+            f"Weights against their pretrained values: {setting_name(moved)}",
+            "angle to the pretrained matrix, means over seeds and their range",
         )
     return True

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from experiments.plots.modules import grid
-from experiments.plots.records import is_softmax, last_stage, values_over_steps
-from experiments.plots.style import BLUE, GREY, INK, canvas, headline, wrapped
+from experiments.plots.records import is_softmax, last_stage, run_name, values_over_steps
+from experiments.plots.style import BLUE, GREY, INK, canvas, headline
 
 __all__ = ["draw"]
 
@@ -37,7 +37,8 @@ def draw(records: Sequence[dict[str, Any]], result: dict[str, Any], path: Path) 
     everything = np.concatenate([v.ravel() for v in values.values()])
     everything = everything[np.isfinite(everything)]
     low, high = (everything.min(), everything.max()) if everything.size else (0.0, 1.0)
-    said = f"\nall values lie between {low:.4g} and {high:.4g}" if _alike(low, high) else ""
+    said = [f"all values lie between {low:.4g} and {high:.4g}"] if _alike(low, high) else []
+    said += [result["decided"]["words"]] if result.get("decided") else []  # older runs do not say
     # From 0, for over the values' own range any noise would look like a decision.
     low, high = min(low, 0.0), max(high, 0.0)
     k = max(v.shape[1] for v in values.values())
@@ -70,18 +71,8 @@ def draw(records: Sequence[dict[str, Any]], result: dict[str, Any], path: Path) 
                 Line2D([], [], color=INK, linewidth=0.8, linestyle=":", label=f"1/k, k = {k}")
             )
         figure.legend(handles=handles, loc="outside lower center", ncols=3)
-        headline(
-            figure,
-            f"Gates of {result['method']} on {result['task']}, {result['model']}{said}"
-            + _decided(result, int(10 * figure.get_figwidth())),
-        )
+        headline(figure, f"Gates: {run_name(result)}", "\n".join(said))
     return True
-
-
-def _decided(result: dict[str, Any], width: int) -> str:
-    """How far the ranks are decided that these gates gave, on lines of their own."""
-    decided = result.get("decided")  # older runs do not say
-    return "" if not decided else "\n" + wrapped(decided["words"], width)
 
 
 def _alike(low: float, high: float) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from experiments.plots.records import method_name
+from experiments.plots.records import method_name, setting_name
 from experiments.plots.style import BLUE, GREY, canvas, headline, wrapped
 
 __all__ = ["draw"]
@@ -53,9 +53,9 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> bool:
             if i + columns >= len(methods):  # none below it
                 axes.set_xlabel("planted rank")
                 axes.tick_params(labelbottom=True)
-        settings = sorted({f"{r['task']}, {r['model']}" for r in found})
-        text = f"Found against planted ranks ({'; '.join(settings)})"
-        headline(figure, wrapped(text, int(10 * wide)))
+        headline(
+            figure, wrapped(f"Found against planted ranks: {setting_name(found)}", int(10 * wide))
+        )
     return True
 
 

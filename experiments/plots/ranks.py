@@ -12,11 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from experiments.plots.modules import grid
-from experiments.plots.style import canvas, wrapped
+from experiments.plots.records import run_name
+from experiments.plots.style import canvas, headline
 
 __all__ = ["draw", "heat_map", "inches"]
 
-LETTERS = 11  # of the title in an inch
 SMALL = 24  # layers from which on the numbers are set smaller
 
 
@@ -35,18 +35,15 @@ def draw(result: dict[str, Any], path: Path) -> bool:
         return False
     width, height = inches(ranks)
     width = max(6.0, width)
-    title = [
-        f"Ranks of {result['method']} on {result['task']}, {result['model']}",
+    note = [
         f"mean {np.mean(list(ranks.values())):.2f}, "
-        f"{result['adapter_parameters']:,} adapter parameters",
+        f"{result['adapter_parameters']:,} adapter parameters"
     ]
-    if result.get("decided"):
-        title.append(wrapped(result["decided"]["words"], int(LETTERS * (width - 1))))
-    lines = sum(1 + text.count("\n") for text in title)
-    with canvas(path, width, height + 0.9 + 0.17 * lines) as figure:
+    note += [result["decided"]["words"]] if result.get("decided") else []
+    with canvas(path, width, height + 1.4) as figure:
         axes = figure.subplots()
         heat_map(axes, ranks)
-        axes.set_title("\n".join(title), fontsize=10)
+        headline(figure, f"Ranks: {run_name(result)}", "\n".join(note))
     return True
 
 

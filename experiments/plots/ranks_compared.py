@@ -11,7 +11,7 @@ from matplotlib import colormaps
 from matplotlib.ticker import MaxNLocator
 
 from experiments.plots.modules import grid, title
-from experiments.plots.records import method_name
+from experiments.plots.records import method_name, setting_name
 from experiments.plots.style import canvas, headline, wrapped
 
 __all__ = ["draw"]
@@ -62,5 +62,5 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> bool:
         bar = figure.colorbar(image, ax=panels, label="rank", pad=0.02, fraction=0.03)
         bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=min(top + 1, 9)))
         bar.outline.set_visible(False)
-        headline(figure, f"Ranks on {chose[0]['task']}, {chose[0]['model']}")
+        headline(figure, f"Ranks: {setting_name(chose)}")
     return True

@@ -15,11 +15,13 @@ __all__ = [
     "lower_steps_each",
     "method_name",
     "run_name",
+    "setting_name",
     "values_over_steps",
     "watched",
 ]
 
 Record = dict[str, Any]
+NAMED = 3  # methods in a title; more are counted
 
 
 def last_stage(records: Sequence[Record], kind: str) -> list[Record]:
@@ -98,3 +100,14 @@ def method_name(result: dict[str, Any]) -> str:
 def run_name(result: dict[str, Any]) -> str:
     """What a run is called in the title of each of its figures."""
     return f"{result['method']} on {result['task']}, {result['model']}, seed {result['seed']}"
+
+
+def setting_name(results: Sequence[dict[str, Any]]) -> str:
+    """What several runs are of, in the title of their figures: methods, tasks, models, seeds."""
+    methods = sorted({r["method"] for r in results})
+    who = ", ".join(methods) if len(methods) <= NAMED else f"{len(methods)} methods"
+    settings = dict.fromkeys(f"{r['task']}, {r['model']}" for r in results)
+    seeds = sorted({r["seed"] for r in results})
+    together = len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1))
+    said = f"{seeds[0]} to {seeds[-1]}" if together else ", ".join(map(str, seeds))
+    return f"{who} on {'; '.join(settings)}, seed{'s' * (len(seeds) > 1)} {said}"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.plots.records import Record
+from experiments.plots.records import Record, run_name
 from experiments.plots.style import GREY, INK, canvas, headline, look, wrapped
 from experiments.results.source_table import weights_over_steps
 
@@ -50,9 +50,5 @@ def draw(records: Sequence[Record], result: dict[str, Any], path: Path) -> bool:
         axes.set_xlabel("step (grey: what the table is of)")
         axes.set_ylabel("weight of an example of the source\n(they sum to 1)")
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), title="source: weight, verdict")
-        headline(
-            figure,
-            f"Source weights of {result['method']} on {result['task']}, {result['model']}, "
-            f"seed {result['seed']}",
-        )
+        headline(figure, f"Source weights: {run_name(result)}")
     return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import textwrap
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ __all__ = [
     "INK",
     "OKABE_ITO",
     "ORANGE",
+    "SOFT",
     "STRIPE",
     "STYLE",
     "VERMILLION",
@@ -47,6 +49,11 @@ OKABE_ITO = (BLUE, VERMILLION, GREEN, "#CC79A7", ORANGE, "#56B4E9", "#000000")
 GREY, INK = "#9A9A9A", "#222222"
 STRIPE = "#F4F4F4"  # behind every second row
 ZERO = "#DADADA"  # of values that are exactly zero
+SOFT = "#555555"  # of letters that come second
+TITLE, NOTE = 11, 9  # points of a title's letters, and of those below it
+LEADING = 1.25  # from line to line, in sizes of the letters
+LETTERS = 15  # of a note in an inch
+PAD = 3 / 72  # inches above a title
 DASHES = ("-", "--", ":", "-.")
 MARKERS = "os^Dv<>PX"
 
@@ -109,9 +116,23 @@ def wrapped(name: str, width: int = 34) -> str:
     return "\n".join(textwrap.wrap(name, width)) or name
 
 
-def headline(figure: Figure, text: str) -> None:
-    """The title of a whole figure, at its left end."""
-    figure.suptitle(text, fontsize=11, fontweight="bold", x=0.01, ha="left")
+def headline(figure: Figure, text: str, note: str = "") -> None:
+    """The title of a whole figure at its left end, and below it what is to be read with it.
+
+    Args:
+        figure: whose.
+        text: in bold letters.
+        note: lines in smaller ones, broken where they would leave the figure.
+    """
+    width, height = figure.get_size_inches()
+    note = "\n".join(wrapped(line, int(LETTERS * (width - 0.2))) for line in note.split("\n"))
+    lines = note.count("\n") + 1 if note else 0
+    # The title has empty lines where the note goes, so that the layout leaves room for both.
+    empty = math.ceil(lines * NOTE / TITLE)
+    figure.suptitle(text + "\n" * empty, fontsize=TITLE, fontweight="bold", x=0.01, ha="left")
+    top = 1 - PAD / height  # where the layout puts it
+    below = top - (text.count("\n") + 1) * LEADING * TITLE / 72 / height
+    figure.text(0.01, below, note, fontsize=NOTE, va="top", ha="left", color=SOFT)
 
 
 class _Numbers(LogFormatter):

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from experiments.plots import heat
 from experiments.plots.modules import grid
-from experiments.plots.records import Record, final_values, is_softmax
+from experiments.plots.records import Record, final_values, is_softmax, run_name
 from experiments.plots.style import BLUE, INK, canvas, headline
 
 __all__ = ["draw"]
@@ -52,11 +52,7 @@ def draw(records: Sequence[Record], result: dict[str, Any], path: Path) -> bool:
                 image, ax=list(maps), label="value", pad=0.02, fraction=0.05, aspect=tall / 0.14
             )
             bar.outline.set_visible(False)
-        headline(
-            figure,
-            f"Final values of {result['method']} on {result['task']}, {result['model']}, "
-            f"seed {result['seed']}",
-        )
+        headline(figure, f"Final values: {run_name(result)}")
     return True
 
 

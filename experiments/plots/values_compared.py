@@ -10,19 +10,18 @@ import numpy as np
 
 from experiments.plots import heat
 from experiments.plots.modules import grid
-from experiments.plots.records import Record, final_values, method_name
-from experiments.plots.style import canvas, headline, logarithmic, look, wrapped
+from experiments.plots.records import Record, final_values, method_name, setting_name
+from experiments.plots.style import GREY, canvas, from_zero, headline, look, wrapped
 
 __all__ = ["draw"]
 
-BINS = 48
-
 
 def draw(runs: Sequence[tuple[Sequence[Record], dict[str, Any]]], path: Path) -> bool:
-    """Write the figure: all histograms in one panel, and a row of heat maps a run.
+    """Write the figure: all values in order of size in one panel, and a row of heat maps a run.
 
     Methods choose scales of their own (softmax values sum to 1, others start at 0 or 1), so the
-    histograms are of each value over the mean magnitude of its run's values that are not zero.
+    curves are of each value over the mean magnitude of its run's values that are not zero: one that
+    chose nothing is a level line at 1, one that chose falls.
 
     Args:
         runs: lines of metrics.jsonl and result.json of each run; those without values are left out.
@@ -44,7 +43,7 @@ def draw(runs: Sequence[tuple[Sequence[Record], dict[str, Any]]], path: Path) ->
     with canvas(path, wide, high + sum(heights)) as figure:
         bands: Any = figure.subfigures(1 + len(found), 1, height_ratios=[high, *heights])
         top, *rows = bands
-        _histograms(top, found)
+        _curves(top, found)
         for row, (values, result), (_, parts) in zip(rows, found, grids, strict=True):
             maps = row.subplots(1, columns, squeeze=False)[0]
             for empty in maps[len(parts) :]:
@@ -60,41 +59,37 @@ def draw(runs: Sequence[tuple[Sequence[Record], dict[str, Any]]], path: Path) ->
         rows[-1].supxlabel(
             "component, largest first (black line: the rank; grey: exactly 0)", fontsize=9
         )
-        task, model = found[0][1]["task"], found[0][1]["model"]
-        headline(figure, f"Final values of several methods on {task}, {model}")
+        headline(figure, f"Final values: {setting_name([result for _, result in found])}")
     return True
 
 
-def _histograms(figure: Any, found: Sequence[tuple[dict[str, np.ndarray], dict[str, Any]]]) -> None:
+def _curves(figure: Any, found: Sequence[tuple[dict[str, np.ndarray], dict[str, Any]]]) -> None:
     axes = figure.subplots()
-    relative, notes = [], []
-    for values, _ in found:
+    for i, (values, result) in enumerate(found):
         everything = np.concatenate(list(values.values()))
         finite = everything[np.isfinite(everything)]
-        shown = finite[finite != 0]
-        relative.append(shown / np.abs(shown).mean() if shown.size else shown)
-        zeros = finite.size - shown.size
-        notes.append(f"\n{100 * zeros / finite.size:.0f} % exactly 0, left out" if zeros else "")
-    pooled = np.concatenate(relative)
-    low, high = (float(pooled.min()), float(pooled.max())) if pooled.size else (0.0, 1.0)
-    bins = np.linspace(min(low, 0.0), max(high, 1.0) * 1.02, BINS + 1)
-    for i, (shown, note, (_, result)) in enumerate(zip(relative, notes, found, strict=True)):
-        if not shown.size:
+        if not finite.size:
             continue
-        style = look(i)
-        axes.hist(
-            shown,
-            bins=list(bins),
-            weights=np.full(shown.size, 100 / shown.size),
-            histtype="step",
-            color=style["color"],
-            linestyle=style["linestyle"],
-            linewidth=1.6,
+        nonzero = np.abs(finite[finite != 0])
+        curve = np.sort(finite)[::-1] / (nonzero.mean() if nonzero.size else 1.0)
+        zeros = finite.size - nonzero.size
+        note = f"\n{100 * zeros / finite.size:.0f} % exactly 0" if zeros else ""
+        # A step for each component, so that few of them are seen to be few.
+        axes.stairs(
+            curve,
+            np.linspace(0, 100, curve.size + 1),
+            baseline=None,
+            color=look(i)["color"],
+            linestyle=look(i)["linestyle"],
+            linewidth=1.8,
             label=wrapped(method_name(result)) + note,
         )
-    logarithmic(axes, "y")
-    axes.set_xlabel("value over the run's mean magnitude")
-    axes.set_ylabel("% of the components in each bin")
+    axes.axhline(1, color=GREY, linewidth=1.0, linestyle=":")
+    axes.set_xlim(0, 100)
+    axes.margins(y=0.08)
+    from_zero(axes)
+    axes.set_xlabel("components, the largest value first (%)")
+    axes.set_ylabel("value over the run's\nmean magnitude")
     figure.legend(loc="outside right upper", fontsize=9)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from experiments.plots.records import Record, watched
+from experiments.plots.records import Record, run_name, watched
 from experiments.plots.style import (
     BLUE,
     GREY,
@@ -57,7 +57,7 @@ def draw_orthogonality(records: Sequence[Record], result: dict[str, Any], path: 
         over_a_power(axes)
         axes.set_xlim(0, axes.get_xlim()[1] * 1.12)
         _stages([axes], starts)
-        headline(figure, f"Orthogonality residual, {_of(result)}")
+        headline(figure, f"Orthogonality residual: {run_name(result)}")
     return True
 
 
@@ -89,7 +89,7 @@ def draw_density(records: Sequence[Record], result: dict[str, Any], path: Path) 
         panels[-1].set_xlim(0, max(1, steps[-1]))
         _stages(panels, starts)
         reached = density[np.isfinite(density)][-1]
-        headline(figure, f"Density of {_of(result)}: {reached:.3f} at the end")
+        headline(figure, f"Density: {run_name(result)}: {reached:.3f} at the end")
     return True
 
 
@@ -114,12 +114,8 @@ def draw_others(records: Sequence[Record], result: dict[str, Any], path: Path) -
             from_zero(axes)
             _stages([axes], starts)
         panels[-1].set_xlabel("step")
-        headline(figure, f"Watched in {_of(result)}")
+        headline(figure, f"Watched: {run_name(result)}")
     return True
-
-
-def _of(result: dict[str, Any]) -> str:
-    return f"{result['method']} on {result['task']}, {result['model']}, seed {result['seed']}"
 
 
 def _stages(panels: Sequence[Axes], starts: Sequence[tuple[str, int]]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.plots.records import Record, method_name, watched
+from experiments.plots.records import Record, method_name, setting_name, watched
 from experiments.plots.style import (
     INK,
     canvas,
@@ -46,10 +46,12 @@ def draw(runs: Sequence[tuple[Sequence[Record], dict[str, Any]]], name: str, pat
     """
     found: dict[tuple[str, str], dict[str, list[tuple[np.ndarray, np.ndarray]]]] = {}
     targets: dict[tuple[str, str], set[float]] = {}
+    shown = []
     for records, result in runs:
         steps, values, _ = watched(records, name)
         there = np.isfinite(values)
         if there.any():
+            shown.append(result)
             setting = (result["task"], result["model"])
             here = found.setdefault(setting, {})
             here.setdefault(method_name(result), []).append((steps[there], values[there]))
@@ -85,11 +87,15 @@ def draw(runs: Sequence[tuple[Sequence[Record], dict[str, Any]]], name: str, pat
         figure.legend(
             list(handles.values()),
             [wrapped(method) for method in handles],
-            loc="outside right upper",
+            loc="outside right center",
             fontsize=9,
             handlelength=3.5,
         )
-        headline(figure, f"{name.capitalize()} over the steps (mean over seeds and their range)")
+        headline(
+            figure,
+            f"{name.capitalize()} over the steps: {setting_name(shown)}",
+            "means over seeds and their range",
+        )
     return True
 
 

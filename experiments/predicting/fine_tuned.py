@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,14 @@ from bilevel.settings import MOST
 from experiments.cli import places
 from experiments.cli.command_line import CommandLine
 from experiments.cli.quiet import quiet
+from experiments.models.base_reference import of_name
 from experiments.models.batching import EXAMPLES
 from experiments.predicting.asked import Asker, RunAsker, items_of
 from experiments.predicting.remarks import once_said
 from experiments.predicting.saved import Asking
 from experiments.predicting.window import rows_at_once
+from experiments.results import saved_model
+from experiments.results.artefact import Artefact
 from experiments.results.finished_run import SavedRun
 
 __all__ = ["FineTuned", "load"]
@@ -35,18 +38,66 @@ class FineTuned:
             for methods that are no LoRA; None where there is no adapter.
         result: what result.json of a run says (docs/results.md).
         asker: knows how inputs are read, for :meth:`predict`.
+        artefact: what goes with the weights where they are saved, for :meth:`save`; None of a run
+            that lies on the disk with all of it.
     """
 
     model: torch.nn.Module
     lora_config: PeftConfig | None
     result: dict[str, Any] = field(repr=False)
     asker: Asker = field(repr=False, compare=False)
+    artefact: Artefact | None = field(repr=False, compare=False)
 
     @classmethod
-    def of(cls, model: torch.nn.Module, result: dict[str, Any], asker: Asker) -> FineTuned:
+    def of(
+        cls,
+        model: torch.nn.Module,
+        result: dict[str, Any],
+        asker: Asker,
+        artefact: Artefact | None,
+    ) -> FineTuned:
         """A model as it was read from the disk."""
         config = model.peft_config["default"] if isinstance(model, PeftModel) else None
-        return cls(model.eval(), config, result, asker)
+        return cls(model.eval(), config, result, asker, artefact)
+
+    def save(self, folder: str | Path, base: str | None = None) -> Path:
+        """Write the model with its tokenizer, its labels' names and a model card.
+
+        Args:
+            folder: for ``adapter`` and ``adapter_compact``, or ``model`` where the model's own
+                weights were trained; none of them may be there.
+            base: a hub id or a folder where readers have the base model; None for what the model
+                was loaded from.
+
+        Returns:
+            The folder to load, or to send to the hub.
+
+        Raises:
+            UserError: something is there already, ``base`` is neither, the disk is full, or the
+                model was loaded from a run's folder, where all of it lies.
+        """
+        if self.artefact is None:
+            raise UserError(
+                "this model was loaded from a run's folder, where it lies with its card: copy "
+                f"{self.result['adapter_dir']}, or write it anew by experiments.export"
+            )
+        place = Path(folder).expanduser()
+        places = saved_model.places(place)
+        there = [path for path in places if path.exists()]
+        if there:
+            raise UserError(f"{there[0]} is there already: give another folder, or remove it")
+        artefact = self.artefact
+        if base is not None:
+            reference = of_name(base)
+            if reference.name is None:
+                raise UserError(f"base={base!r}: this must be a hub id, or a folder that is there")
+            artefact = replace(artefact, base=reference)
+        saved = saved_model.write(self.model, place)
+        written = [path for path in places if path.is_dir()]
+        artefact.complete(written)
+        saved_model.seal(place)
+        artefact.card(written, self.result)
+        return saved.folder
 
     def predict(self, inputs: Iterable[Any], batch_size: int = EXAMPLES) -> list[dict[str, Any]]:
         """What the model says of each input, in their order.
@@ -100,4 +151,4 @@ def load(
     quiet()
     predictor = asking.load()
     asker = RunAsker(predictor, asking.inputs)
-    return FineTuned.of(predictor.model, asking.run.result, asker)
+    return FineTuned.of(predictor.model, asking.run.result, asker, None)

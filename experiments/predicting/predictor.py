@@ -77,7 +77,7 @@ class Predictor:
     def _predicted(self, examples: Sequence[Any], batch_size: int) -> list[Any]:
         if isinstance(self.task, TaggedData):  # any tag: it says which token is a word's first
             tag = self.task.tag_names[0]
-            examples = [e._replace(tags=(tag,) * len(e.words)) for e in examples]
+            examples = [e if e.tags else e._replace(tags=(tag,) * len(e.words)) for e in examples]
         rows = self.task.tokenise(self.tokenizer, examples, self.seq2seq)
         self._check(rows)
         found: list[Any] = [None] * len(rows)

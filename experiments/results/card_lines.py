@@ -1,7 +1,8 @@
 """Write the lines of a model card that load a saved model and use it.
 
-They need PEFT and transformers alone (bottleneck adapters, which PEFT does not have, this project
-too), and ask as the model was scored: in the same precision, by the same tokens and decoding.
+They need PEFT and transformers alone (bottleneck adapters and linear probes, which PEFT does not
+have, this project too), and ask as the model was scored: in the same precision, by the same tokens
+and decoding.
 """
 
 from __future__ import annotations
@@ -19,8 +20,13 @@ from experiments.results.usage import Usage
 __all__ = ["PIPELINES", "Form", "decoding_options", "lines", "offline_lines", "with_folder"]
 
 # What lies in a folder.
-Form = Literal["peft", "bottleneck", "model"]
+Form = Literal["peft", "bottleneck", "probe", "model"]
 
+# Forms that this project alone reads, by which function of which module.
+OWN = {
+    "bottleneck": ("problems.adapters", "load_adapters"),
+    "probe": ("problems.linear_probe", "load_probe"),
+}
 WIDTH = 88
 THIS = "this folder, as you see it, or its name on the hub"
 FOLDER = re.compile(r"^folder = .*$", re.MULTILINE)
@@ -140,9 +146,10 @@ def _load(code: _Code, way: str, base: BaseReference, place: str | None, usage: 
         if base.revision is not None and place == base.code:
             options.append(f"revision={literal(base.revision)}")
         code.call(f"model = AutoModel{suffix}.from_pretrained(", ["base", *options])
-        if way == "bottleneck":
-            code.need("problems.adapters", "load_adapters")
-            code.body.append("model = load_adapters(model, folder).eval()")
+        if way in OWN:
+            module, function = OWN[way]
+            code.need(module, function)
+            code.body.append(f"model = {function}(model, folder).eval()")
         else:
             code.need("peft", "PeftModel")
             code.body.append("model = PeftModel.from_pretrained(model, folder).eval()")

@@ -24,6 +24,7 @@ from experiments.models.base_reference import BaseReference, from_here
 from experiments.results.card_lines import PIPELINES, Form, lines, offline_lines
 from experiments.results.cells import markdown_cell
 from experiments.results.usage import Usage
+from problems.linear_probe.model import POOLING
 
 __all__ = ["CARD", "CardFacts", "form_of", "model_card", "without_places", "write_card"]
 
@@ -97,7 +98,9 @@ def form_of(folder: Path) -> Form:
     config = folder / "adapter_config.json"
     if not config.is_file():
         return "model"
-    return "bottleneck" if "bottleneck_type" in json_object(config) else "peft"
+    said = json_object(config)
+    own: dict[str, Form] = {"bottleneck_type": "bottleneck", POOLING: "probe"}
+    return next((form for key, form in own.items() if key in said), "peft")
 
 
 def without_places(text: str) -> str:
@@ -108,7 +111,7 @@ def without_places(text: str) -> str:
 def _metadata(facts: CardFacts, form: Form, options: Mapping[str, Any]) -> ModelCardData:
     result, answers = facts.result, facts.usage.answers
     pipeline = "text2text-generation" if facts.usage.seq2seq else PIPELINES[answers.kind]
-    library = {"peft": "peft", "model": "transformers", "bottleneck": "bilevel-finetuning"}[form]
+    library = {"peft": "peft", "model": "transformers"}.get(form, "bilevel-finetuning")
     tags = [str(options.get("peft_type", "")).lower(), result.get("method", "")]
     name = _line(_title(facts, form))
     return ModelCardData(
@@ -155,6 +158,7 @@ def _what(facts: CardFacts, form: Form) -> str:
     kind = {
         "peft": "An adapter for [PEFT](https://github.com/huggingface/peft)",
         "bottleneck": "Bottleneck adapters, which this project reads and PEFT does not",
+        "probe": "A linear map on a frozen model, which this project reads and PEFT does not",
         "model": "A whole model for [transformers](https://github.com/huggingface/transformers)",
     }[form]
     has = (
@@ -281,9 +285,25 @@ def _limits(facts: CardFacts, form: Form, options: Mapping[str, Any]) -> str:
         "`python -m experiments.export run=DIR merge=true` (or `model.merge_and_unload()` after "
         "the lines above) makes a plain transformers model"
     )
+    if form == "probe":
+        return (
+            "## Limits\n\nOnly this project reads linear probes. Trained with "
+            "`method.pooling=head`, one is made a plain transformers model by `python -m "
+            "experiments.export run=DIR merge=true`."
+        )
     if form == "bottleneck":
         return (
             "## Limits\n\nOnly this project reads bottleneck adapters, and they cannot be merged."
+        )
+    if form == "probe" and options.get("probe_pooling") == "head":
+        return (
+            "## Limits\n\nOnly this project reads linear probes. `python -m experiments.export "
+            "run=DIR merge=true` puts this one into the head of a plain transformers model."
+        )
+    if form == "probe":
+        return (
+            "## Limits\n\nOnly this project reads linear probes, and no head of transformers is "
+            "given the mean over the tokens; one trained with `method.pooling=head` can be merged."
         )
     if options.get("peft_type") != "LORA":
         return "## Limits\n\nvLLM and other servers read LoRA alone."

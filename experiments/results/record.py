@@ -92,7 +92,8 @@ def summary(values: dict[str, Any], folder: Path) -> str:
             f"  ranks     mean {sum(ranks) / len(ranks):.2f}, {min(ranks)} to {max(ranks)} "
             f"in {len(ranks)} modules, {values['adapter_parameters']:,} parameters"
         )
-    if values.get("decided"):  # older runs do not say
+    judged = {one["about"] for one in values.get("verdict", ())}
+    if values.get("decided") and "ranks" not in judged:  # older runs do not say
         lines.append(f"            {values['decided']['words']}")
     if values.get("lora"):  # older runs have none
         lines.append(
@@ -101,6 +102,12 @@ def summary(values: dict[str, Any], folder: Path) -> str:
     if values.get("source_weights"):  # older runs have none
         said = source_table.lines(values["source_weights"])
         lines += [f"  {'sources' if i == 0 else '':9} {line}" for i, line in enumerate(said)]
+    beside = values.get("beside_probe")  # older runs have none
+    if beside:
+        lines.append(
+            f"  probe     {shown(beside['score'])} here, {shown(beside['other'])} by a linear map "
+            f"on the frozen model ({beside['seconds']:.1f} s)"
+        )
     if values["planted"]:
         found = values["planted"]
         rank_correlation = "-" if found["spearman"] is None else f"{found['spearman']:.2f}"
@@ -119,6 +126,8 @@ def summary(values: dict[str, Any], folder: Path) -> str:
     ]
     if (folder / "figures").is_dir():
         lines.append(f"  figures   {folder / 'figures'}")
+    for one in values.get("verdict", ()):  # older runs have none
+        lines.append(f"  verdict   {one['words']}; {one['advice']}")
     return "\n".join(lines)
 
 

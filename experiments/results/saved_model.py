@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ __all__ = [
     "refuse_code",
     "save",
     "seal",
+    "write",
 ]
 
 ADAPTER = "adapter"
@@ -92,11 +93,24 @@ def save(outcome: Outcome, folder: Path) -> Saved:
     Raises:
         UserError: the disk is full, or the adapter cannot be written as plain LoRA.
     """
-    model = outcome.model
+    return write(outcome.model, folder, outcome.keep)
+
+
+def write(model: Any, folder: Path, keep: Mapping[str, torch.Tensor] | None = None) -> Saved:
+    """Write a model below ``folder``, in the form that suits it.
+
+    Args:
+        model: fine-tuned: a PEFT model, one with adapters of ours, or a plain transformers model.
+        folder: for ``adapter``, ``adapter_compact`` or ``model``.
+        keep: of plain LoRA, layer -> boolean mask (r,) of the components that are saved.
+
+    Raises:
+        UserError: the disk is full, or the adapter cannot be written as plain LoRA.
+    """
     if isinstance(model, PeftModel) and _is_plain_lora(model):
-        report = export_adapter(model, folder, keep=outcome.keep)
+        report = export_adapter(model, folder, keep=keep)
         return Saved(report.adapter, report.parameters, report.head_parameters, report.ranks)
-    if outcome.keep is not None:
+    if keep is not None:
         raise TypeError("only the components of plain LoRA can be kept or cut")
     whole = isinstance(model, PreTrainedModel)
     out = folder / (MODEL if whole else ADAPTER)

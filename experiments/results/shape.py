@@ -25,6 +25,7 @@ class _Engine(_Shape):
 
 class _Validation(_Shape):
     loss: float | None = None
+    metrics: dict[str, float | None] = {}
     source: str
     trained_on: bool
     digest: str | None = None
@@ -57,6 +58,19 @@ class _SourceWeights(_Shape):
 class _Probe(_Shape):
     pooling: str
     penalty: float
+
+
+class _Beside(_Shape):
+    score: float
+    other: float
+    error: float
+    seconds: float
+
+
+class _Verdict(_Shape):
+    about: str
+    words: str
+    advice: str
 
 
 class _Result(_Shape):
@@ -94,6 +108,8 @@ class _Result(_Shape):
     lora: dict[str, Any] | None = None
     source_weights: _SourceWeights | None = None
     probe: _Probe | None = None
+    beside_probe: _Beside | None = None
+    verdict: list[_Verdict] = []
 
 
 class _Point(_Shape):

@@ -1,4 +1,4 @@
-"""Notice a result that means little: hardly trained, or no better than a guess."""
+"""Notice while a run goes on what makes its result mean little: hardly trained, or a constant."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 from statistics import fmean, pstdev
 from typing import TYPE_CHECKING, Any
 
-from experiments.answers import CLASSES, NUMBER, TAGS, TEXT
+from experiments.answers import NUMBER, TAGS, TEXT
+from experiments.results.verdict import UPPER_STEPS
 
 if TYPE_CHECKING:
     from bilevel.cutting import Cut
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["about_cut", "about_predictions", "about_training", "about_upper_steps"]
 
-# Upper variables start alike; about so many of Adam's steps of 1e-3 make a difference that shows.
-UPPER_STEPS = 50
 # Numbers whose spread is this share of the labels' are hardly more than their mean.
 SPREAD = 0.01
 
@@ -105,21 +104,7 @@ def _about(kind: str, records: Sequence[dict[str, Any]]) -> str | None:
     shared = len(records) if kind != TEXT else len({r["source"] for r in records})
     if len(answers) == 1 and shared > 1:
         return f"every example is answered by {answer!r}: a constant"
-    if kind == CLASSES:
-        return _about_share(records)
     return None
-
-
-def _about_share(records: Sequence[dict[str, Any]]) -> str | None:
-    """Accuracy that is no more than the larger class's share."""
-    labels = Counter(_text(record["label"]) for record in records)
-    larger, size = labels.most_common(1)[0]
-    right = sum(_text(r["label"]) == _text(r["prediction"]) for r in records)
-    if right > size:
-        return None
-    return (
-        f"{right} of {len(records)} are right, no more than by always answering {larger!r} ({size})"
-    )
 
 
 def _text(value: Any) -> str:

@@ -16,6 +16,7 @@ from bilevel.checkpoint.folder import Checkpointer
 from bilevel.cutting import Losses
 from bilevel.errors import UserError
 from bilevel.lowrank import split_fused
+from experiments.answers import TEXT
 from experiments.config.plan import Plan
 from experiments.models.memory import recompute, settled_precision
 from experiments.models.target_modules import target_modules
@@ -58,6 +59,11 @@ def load_task(plan: Plan) -> TaskData:
     if task.weights is not None:
         check_plain_losses(plan.settings, f"task {task.name}")
     plan.method.check_answers(task.answers.kind)
+    if plan.probe and task.answers.kind == TEXT:
+        raise UserError(
+            "run.probe=true fits a linear map on embeddings, which writes no text: leave it at "
+            "false for a task of text"
+        )
     if isinstance(task, LabelSetData) and task.threshold is None and not task.validation:
         raise UserError(
             "task.threshold=validation chooses on the validation data, beside the test set, and "

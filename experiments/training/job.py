@@ -18,18 +18,21 @@ from experiments.cli.quiet import quiet
 from experiments.cli.resume import exclusive
 from experiments.cli.writing import clean
 from experiments.config.plan import Plan
+from experiments.plots.records import run_name
 from experiments.results import (
     ranks_file,
     record,
     saved_model,
     settings_file,
     source_table,
+    verdict,
     weights_file,
 )
 from experiments.results.artefact import Artefact
 from experiments.results.fresh_folder import refuse_others
 from experiments.tasks.task import TaskData
 from experiments.training import chosen_horizon, decided_ranks, trackers, trained_rows, warm_start
+from experiments.training.beside_probe import beside_probe
 from experiments.training.context import RunContext
 from experiments.training.final_scores import assemble, final_scores, test_sizes
 from experiments.training.fine_tuning_job import FineTuningJob, load_task
@@ -106,11 +109,15 @@ def _train_and_score(job: FineTuningJob, context: RunContext, journal: Journal) 
     for words in scores["warnings"]:
         log.warning("%s", words)
     values = assemble(job, stages, outcome, saved, scores)
+    values["beside_probe"] = beside_probe(job, values, scores["predictions"])
+    lines = figures.read_metrics(folder)
+    judged = verdict.of_run(values, lines, scores["predictions"])
+    values["verdict"] = [one.as_json() for one in judged]
     if chosen_horizon.STAGE in journal.finished:
         found = journal.found(chosen_horizon.STAGE)
         values["engine"]["horizon"] = {key: found[key] for key in ("wanted", "cosines")}
     artefact.card(places, values)
-    title = f"{values['method']} on {task.name}, {values['model']}"
+    title = run_name(values)
     if values["source_weights"] is not None:
         source_table.write(title, values["source_weights"], folder)
     if outcome.example_weights is not None:

@@ -115,6 +115,7 @@ class StageRun:
             "T1": lower.config.unroll_steps if levels else None,
             "T2": levels[1].config.steps if levels else None,
             "precision": lower.precision,
+            "upper_steps": None if upper is None else upper.count // upper.gas,
             "hypergradient": _described(lower) if levels else None,
             "examples": examples,
             "kept": evaluation.kept(engine),

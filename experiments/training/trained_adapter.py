@@ -122,7 +122,7 @@ def of_run(run: SavedRun, overrides: Sequence[str], examples: bool = False) -> T
         task.answers,
         task,
         untrained(run, task, loaded, changed),
-        f"{run.result['method']} on {task.name}, {run.result['model']}",
+        f"{run.result['method']} on {task.name}, {run.result['model']}, seed {run.result['seed']}",
         (spec := run.spec()).reference(),
         spec.dtype,
         run.folder,
@@ -191,7 +191,9 @@ def _plain_options(folder: Path, given: str) -> dict[str, Any]:
         UserError: it is of another kind, or holds what is not read of a stranger's folder.
     """
     options = json_object(folder / ADAPTER_CONFIG)
-    kind = "BOTTLENECK" if "bottleneck_type" in options else options.get("peft_type")
+    others = {"bottleneck_type": "BOTTLENECK", "probe_pooling": "linear probe"}
+    found = [name for key, name in others.items() if key in options]
+    kind = found[0] if found else options.get("peft_type")
     if kind != "LORA" or options.get("use_dora"):
         said = "DoRA" if kind == "LORA" else kind
         raise UserError(f"{given}: this adapter is of kind {said}, and only plain LoRA can be cut")

@@ -112,15 +112,15 @@ class LinearProbe(Method):
             )
 
     def check_steps(self, examples: int, settings: TrainSettings) -> None:
-        """There are none, nor are classes weighted.
+        """There are none; but the loss is the plain one.
 
         Raises:
             UserError: ``train.class_weights``.
         """
         if settings.class_weights is not None:
             raise UserError(
-                "train.class_weights does not go with method=linear_probe, which fits all classes "
-                "alike: leave it at null"
+                "train.class_weights does not go with method=linear_probe, which fits the plain "
+                "loss: leave it at null"
             )
 
     def held_out(self, own: bool) -> DVal:

@@ -40,6 +40,11 @@ def write(folder: Path, lines: list[dict[str, Any]]) -> None:
     (folder / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
 
 
+def headline(figure: Figure) -> str:
+    """The title of a figure and what stands below it."""
+    return " ".join(" ".join(text.get_text() for text in figure.texts).split())
+
+
 def assert_nothing_cut(figure: Figure) -> None:
     """Lay the figure out: no artist reaches over its edge by more than a hair."""
     figure.draw_without_rendering()

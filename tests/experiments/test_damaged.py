@@ -238,7 +238,7 @@ def test_figures_and_a_report_beside_a_good_run(place, change, folder, tmp_path,
     assert said == "" or (said.count("\n") == 1 and str(folder) in said)
     report.main([str(tmp_path)])
     said = capsys.readouterr()
-    assert "| autolora" in said.out
+    assert "autolora " in said.out
     assert "Traceback" not in said.err
     with open(tmp_path / "summary.csv") as file:
         seeds = [row["seeds"] for row in csv.DictReader(file)]

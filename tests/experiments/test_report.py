@@ -86,7 +86,9 @@ def test_methods_tasks_and_variants_are_apart(tmp_path: Path) -> None:
         ("lora", "", "2"),
     ]
     assert "max_train" not in text
-    assert (tmp_path / "summary.md").read_text().strip() in text
+    written = (tmp_path / "summary.md").read_text()
+    assert "max_train" not in written
+    assert "| autolora hypergradient=unrolled |" in written
 
 
 def test_tasks_with_different_metrics_share_a_table(tmp_path: Path) -> None:
@@ -169,10 +171,14 @@ def test_names_do_not_break_the_table(tmp_path: Path) -> None:
     save(tmp_path / "a", result("lora", 0, 0.9, model=odd), ["train.x=a|b"])
     save(tmp_path / "b", result("lora", 1, 0.9, model=odd), ["train.x=c"])
     text = report.report([tmp_path], tmp_path)
-    lines = (tmp_path / "summary.md").read_text().splitlines()
-    assert len(lines) == 4
-    bars = [len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in lines]
-    assert len(set(bars)) == 1
+    written = (tmp_path / "summary.md").read_text()
+    tables = re.findall(r"(?:^\|.*\n)+", written, re.MULTILINE)
+    assert len(tables) == 3  # methods, runs, all measures
+    for table in tables:
+        lines = table.splitlines()
+        assert len(lines) == 4
+        bars = [len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in lines]
+        assert len(set(bars)) == 1
     assert "<" not in (tmp_path / "summary.md").read_text()
     assert "](" not in (tmp_path / "summary.md").read_text()
     assert "\x1b" not in text
@@ -196,7 +202,7 @@ def test_a_run_that_cannot_be_read_costs_no_other_its_row(
     (tmp_path / "bad" / "result.json").write_text('{"schema_version": 1, "method": ')
     save(tmp_path / "worse", result("lora", 3, 0.9), [])
     (tmp_path / "worse" / ".hydra" / "overrides.yaml").write_text("a: [")
-    assert "| lora" in report.report([tmp_path], tmp_path)
+    assert re.search(r"^lora +2 ", report.report([tmp_path], tmp_path), re.MULTILINE)
     with open(tmp_path / "summary.csv") as file:
         assert [row["seeds"] for row in csv.DictReader(file)] == ["2"]
     said = capsys.readouterr().err
@@ -210,9 +216,10 @@ def ranked(seed: int, query: list[int], value: list[int], **other: Any) -> dict[
     return result(other.pop("method", "autolora"), seed, 0.9, ranks=ranks, **other)
 
 
-def cells_of(text: str) -> list[dict[str, str]]:
-    """The rows of the second table in a summary."""
-    lines = [line for line in text.splitlines() if line.startswith("|")]
+def cells_of(folder: Path) -> list[dict[str, str]]:
+    """The rows of the last table in a summary."""
+    written = (folder / "summary.md").read_text()
+    lines = [line for line in written.splitlines() if line.startswith("|")]
     *_, head = (i for i, line in enumerate(lines) if line.startswith("| method"))
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[head:]]
     return [dict(zip(rows[0], row, strict=True)) for row in rows[2:]]
@@ -223,15 +230,14 @@ def test_seeds_agree_or_not_on_the_ranks(tmp_path: Path) -> None:
     save(tmp_path / "1", ranked(1, [3, 2, 1], [7, 8, 9], adapter_parameters=8000), ["seed=1"])
     save(tmp_path / "again", ranked(1, [1, 2, 3], [9, 8, 7]), ["seed=1"])  # seed 1 is there
     text = report.report([tmp_path], tmp_path)
-    assert text.startswith((tmp_path / "summary.md").read_text().strip())
-    every, query, value = cells_of(text)
+    every, query, value = cells_of(tmp_path)
     assert (every["ranks of"], every["modules"], every["seeds"]) == ("all modules", "6", "2")
     assert (every["mean_rank"], every["parameters"]) == ("5.00", "5,000 to 8,000")
     # positions 1 to 6 against 3 2 1 4 5 6: 1 - 6 * 8 / (6 * 35); 3 of 15 pairs are the wrong way
     assert (every["Spearman"], every["Kendall"]) == ("0.77", "0.60")
     assert (query["ranks of"], query["Spearman"], query["mean_rank"]) == ("query", "-1.00", "2.00")
     assert (value["ranks of"], value["Kendall"], value["parameters"]) == ("value", "1.00", "")
-    (said,) = [line for line in text.splitlines() if line.startswith("The ranks of")]
+    said = " ".join(text.split())
     assert "autolora on sst2, minilm agree between the seeds 0, 1 by 0.77 (Spearman" in said
     assert "differ in size, 5,000 to 8,000 parameters" in said
 
@@ -241,13 +247,13 @@ def test_agreement_of_equal_ranks_is_undefined(tmp_path: Path) -> None:
         values = ranked(seed, [4, 4, 4], [4, 4, 4], method="lora")
         save(tmp_path / f"lora{seed}", values, [f"seed={seed}"])
     alone = report.report([tmp_path], tmp_path / "out")
-    assert "lora on sst2, minilm agree between seeds is undefined" in alone
-    assert alone.count("| method") == 1
+    assert "lora on sst2, minilm agree between seeds is undefined" in " ".join(alone.split())
+    assert (tmp_path / "out" / "summary.md").read_text().count("ranks of |") == 0
     for seed in (0, 1, 2):
         values = ranked(seed, [1, 2, 3 + seed], [4, 4, 4 + (seed == 2)])
         save(tmp_path / f"autolora{seed}", values, [f"seed={seed}"])
     text = report.report([tmp_path], tmp_path / "out")
-    table = cells_of(text)
+    table = cells_of(tmp_path / "out")
     shown = {(row["method"], row["ranks of"]): row["Spearman"] for row in table}
     assert shown["lora", "all modules"] == shown["autolora", "value"] == "undefined"
     assert shown["autolora", "query"] == "1.00"
@@ -258,7 +264,8 @@ def test_agreement_of_equal_ranks_is_undefined(tmp_path: Path) -> None:
 def test_agreement_says_of_how_many_pairs_it_is(tmp_path: Path) -> None:
     for seed, query in enumerate(([1, 2, 3], [2, 2, 2], [1, 2, 3])):
         save(tmp_path / str(seed), ranked(seed, query, [2, 2, 2]), [f"seed={seed}"])
-    assert cells_of(report.report([tmp_path], tmp_path))[0]["Kendall"] == "1.00 (1 of 3 pairs)"
+    report.report([tmp_path], tmp_path)
+    assert cells_of(tmp_path)[0]["Kendall"] == "1.00 (1 of 3 pairs)"
 
 
 def test_one_seed_or_no_ranks_say_nothing_of_agreement(tmp_path: Path) -> None:
@@ -268,4 +275,56 @@ def test_one_seed_or_no_ranks_say_nothing_of_agreement(tmp_path: Path) -> None:
         save(tmp_path / f"full{seed}", result("full", seed, 0.9, ranks=None), [])
     text = report.report([tmp_path], tmp_path)
     assert "agree" not in text
-    assert text.count("| method") == 1
+    assert "agree" not in (tmp_path / "summary.md").read_text()
+
+
+def scored(folder: Path, method: str, seed: int, right: int, **other: Any) -> None:
+    """A finished run of 40 examples, of which the first so many are answered rightly."""
+    labels = ["no", "yes"]
+    values = result(method, seed, right / 40, kind="classes", labels=labels, **other)
+    save(folder, values, [f"seed={seed}"])
+    lines = []
+    for i in range(40):
+        true = labels[i % 2]
+        said = true if i < right else labels[1 - i % 2]
+        shares = [0.8, 0.2] if said == "no" else [0.2, 0.8]
+        row = {"test": "test", "index": i, "label": true, "prediction": said}
+        lines.append(json.dumps({**row, "probabilities": shares}))
+    (folder / "predictions.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def test_methods_are_compared_from_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in (0, 1, 2):
+        scored(tmp_path / f"a{seed}", "lora", seed, 20 + seed)
+        scored(tmp_path / f"b{seed}", "autolora", seed, 38, adapter_parameters=100)
+    report.main([str(tmp_path)])
+    said = capsys.readouterr().out
+    assert max(map(len, said.partition(str(tmp_path))[0].splitlines())) <= 100
+    assert re.search(r"In accuracy, against lora:\s+autolora\s+is better", said)
+    assert (tmp_path / "pareto.png").is_file()
+    with open(tmp_path / "summary.csv") as file:
+        table = {row["method"]: row for row in csv.DictReader(file)}
+    assert table["autolora"]["difference_shown"] == "True"
+    assert table["autolora"]["on_front"] == "True"
+    assert table["lora"]["difference"] == ""
+    with open(tmp_path / "runs.csv") as file:
+        assert len(list(csv.DictReader(file))) == 6
+    found = json.loads((tmp_path / "comparison.json").read_text())["comparisons"][0]
+    assert found["baseline"] == "lora"
+    mean = found["families"][0]["differences"][0]["mean"]
+    assert float(table["autolora"]["difference"]) == pytest.approx(mean)
+    report.main([str(tmp_path), "against=autolora", "--out", str(tmp_path / "out")])
+    assert re.search(r"lora\s+is worse", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("word", ["against=salora", "metric=bleu"])
+def test_a_baseline_or_score_that_is_not_there_is_refused(
+    tmp_path: Path, word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scored(tmp_path / "a", "lora", 0, 20)
+    with pytest.raises(SystemExit):
+        report.main([str(tmp_path), word])
+    assert word in capsys.readouterr().err
+    assert not (tmp_path / "summary.csv").exists()

@@ -9,7 +9,7 @@ from torch.nn import functional
 from bilevel.errors import UserError
 from experiments.answers import CLASSES, Answers
 from experiments.models.spec import ModelSpec
-from problems import LinearProbe
+from problems import LinearProbe, TrainSettings
 from problems.linear_probe.fitting import fits, mean_loss
 from problems.linear_probe.model import Embedder, ProbedModel, load_probe
 from tests.experiments import architectures
@@ -205,5 +205,7 @@ def test_settings():
     with pytest.raises(UserError, match="hold_out=0"):
         LinearProbe(hold_out=0.0).check_validation(0, 8)
     LinearProbe(hold_out=0.0, penalties=(1.0,)).check_validation(0, 8)
+    with pytest.raises(UserError, match="class_weights"):
+        LinearProbe().check_steps(8, TrainSettings(class_weights="balanced"))
     with pytest.raises(UserError, match="penalties"):
         LinearProbe(penalties=())

@@ -9,13 +9,14 @@ from bilevel.data import ResumableLoader
 from bilevel.errors import UserError
 from experiments.answers import CLASSES, Answers
 from experiments.demo import pretrain
-from experiments.demo.__main__ import verdict
+from experiments.demo.__main__ import said_of, verdict
 from experiments.models.pretrained import LoadedModel
 from experiments.models.spec import ModelSpec
 from experiments.models.target_modules import target_modules
 from experiments.tasks.demo import Demo
 from experiments.tasks.made_up.grammar import labelled, riddles, unlabelled
 from experiments.tasks.made_up.lexicon import ADJECTIVES, OUTCOMES, VERBS
+from tests.experiments.scored import classes_run
 
 DEMO = ModelSpec("demo", package="experiments.demo")
 
@@ -214,3 +215,15 @@ def test_the_demo_compares_the_three_and_says_where_nothing_was_learned():
     assert "2,000 parameters, test loss 0.420" in said
     assert "2.0 times" in said
     assert "learned nothing" in verdict(*runs, learned=False)
+
+
+def test_the_demo_ends_with_what_its_differences_are_worth(tmp_path):
+    right = {"lora": range(0, 60, 2), "autolora": range(1, 60, 2), "lora_cut": range(60)}
+    runs = {
+        tmp_path / name: classes_run(tmp_path / name, [i in found for i in range(60)], name)
+        for name, found in right.items()
+    }
+    said = " ".join(said_of(runs).split())
+    assert "against lora: lora_cut is better" in said
+    assert "no difference shown for autolora" in said
+    assert "one seed" in said

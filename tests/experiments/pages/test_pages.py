@@ -42,7 +42,7 @@ def assert_nothing_from_elsewhere(parsed: Parsed) -> None:
 @pytest.fixture(autouse=True)
 def no_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures take most of the time, and two tests look at them."""
-    monkeypatch.setattr(figures, "draw_several", lambda results, out: [])
+    monkeypatch.setattr(figures, "draw_several", lambda results, out, compared: [])
     monkeypatch.setattr(one_run, "drawn", lambda drawings, title: [])
     if "compared" not in request.fixturenames:
         monkeypatch.setattr(several, "drawn", lambda drawings, title: [])
@@ -101,6 +101,36 @@ def test_parts_of_a_page_of_classes(alone: Path) -> None:
     figures = [found for tag, found in parsed.elements if tag == "svg"]
     assert len(figures) == 5  # losses, scores, gates, values, cosine
     assert all(found["aria-label"] for found in figures)
+
+
+def test_verdicts_come_first_with_what_to_change(tmp_path: Path) -> None:
+    verdict = {"about": "learned", "words": f"nothing learned {NASTY}", "advice": "raise train.lr"}
+    result = values(verdict=[verdict], warnings=["a constant prediction"])
+    run(tmp_path / "r", result, CLASSES)
+    report.main([str(tmp_path / "r")])
+    parsed = page(tmp_path / "r")
+    assert parsed.text.index("nothing learned <script>") < parsed.text.index("; raise train.lr")
+    assert parsed.text.index("raise train.lr") < parsed.text.index("a constant prediction")
+    report.main([str(tmp_path)])
+    assert "learned" in page(tmp_path).text
+
+
+def test_methods_are_compared_with_intervals(tmp_path: Path) -> None:
+    """As the tables beside it say: experiments.results.comparison."""
+    for seed in (0, 1, 2):
+        half = values("lora", seed, ranks=None, metrics={"accuracy": 0.5})
+        run(tmp_path / f"lora{seed}", half, CLASSES)
+        more = values("autolora", seed, ranks=None, metrics={"accuracy": 0.75})
+        lines = [*CLASSES[:3], class_line(3, "good", "good", 0.125)]
+        run(tmp_path / f"auto{seed}", more, lines)
+    report.main([str(tmp_path)])
+    text = page(tmp_path).text
+    found = json.loads((tmp_path / "comparison.json").read_text())["comparisons"][0]
+    (difference,) = found["families"][0]["differences"]
+    assert f"{difference['mean']:+.4f}" in text
+    assert f"{difference['low']:+.4f} to {difference['high']:+.4f}" in text
+    assert "no difference shown" in text
+    assert "In accuracy, against lora" in text
 
 
 def test_links_lead_to_files(alone: Path) -> None:

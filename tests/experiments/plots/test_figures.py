@@ -13,7 +13,7 @@ from experiments import figures
 from experiments.metrics.module_names import places
 from experiments.plots import comparison
 from experiments.plots.modules import grid
-from tests.experiments.drawn import write
+from tests.experiments.drawn import assert_nothing_cut, headline, write
 
 NAMES = [
     f"bert.encoder.layer.{layer}.attention.self.{part}"
@@ -81,9 +81,31 @@ def test_losses(tmp_path: Path, kept: list[Figure]) -> None:
     assert list(lines["validation"].get_xdata()) == [10, 20]
     assert list(lines["test"].get_ydata()) == [1.0, 0.75]
     assert "validation" not in {line.get_label() for line in retrain.get_lines()}
-    (text,) = (t.get_text() for t in retrain.texts if "gap" in t.get_text())
-    assert "over-fitting gap" in text
-    assert text.endswith("= 0.500")
+    assert "validation" not in "".join(t.get_text() for t in retrain.texts)
+    assert [t.get_text() for t in retrain.texts[:2]] == ["train 0.250", "test 0.750"]
+    assert headline(kept[0]) == (
+        "Losses: autolora on demo, demo, seed 0 test accuracy 0.75, over-fitting gap (test − train "
+        "loss) 0.500"
+    )
+    assert_nothing_cut(kept[0])
+
+
+def test_losses_of_one_evaluation_show_the_batches(tmp_path: Path, kept: list[Figure]) -> None:
+    """One epoch: two points alone would say nothing of how the loss fell."""
+    lines = [
+        {"stage": "train", "step": step, "kind": "train", "lower_loss": 1 + step % 2}
+        for step in range(1, 25)
+    ]
+    lines.append({"stage": "train", "step": 24, "kind": "validation", "train_loss": 0.3})
+    draw(tmp_path, lines, {**RESULT, "ranks": None, "test_loss": 0.31})
+    (axes,) = kept[0].axes
+    drawn = {line.get_label(): line for line in axes.get_lines()}
+    assert drawn["train, mean of 3 of them"].get_xdata()[0] == 3
+    assert drawn["train, mean of 3 of them"].get_ydata()[0] == pytest.approx((2 + 1 + 2) / 3)
+    assert "train" not in drawn
+    heights = [text.get_position()[1] for text in axes.texts[:2]]
+    assert heights[1] - heights[0] > 0.05 * axes.get_ylim()[1]  # names of near losses stay apart
+    assert_nothing_cut(kept[0])
 
 
 def test_ranks_are_written_in_the_cells(tmp_path: Path, kept: list[Figure]) -> None:

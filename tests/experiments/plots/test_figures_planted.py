@@ -16,7 +16,7 @@ TRUE = dict(zip(NAMES, [1, 1, 1, 2, 3], strict=True))
 def result(method: str, ranks: list[int]) -> dict[str, Any]:
     found = dict(zip(NAMES, ranks, strict=True))
     base = {"method": method, "task": "planted", "model": "planted", "true_ranks": TRUE}
-    return {**base, "ranks": found, "planted": {"spearman": 0.5}}
+    return {**base, "seed": 0, "ranks": found, "planted": {"spearman": 0.5}}
 
 
 def labelled(figure: Figure) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
@@ -20,7 +21,7 @@ from experiments.plots import (
     watched_compared,
 )
 from experiments.plots.style import BLUE
-from tests.experiments.drawn import assert_nothing_cut, evaluations, result, write
+from tests.experiments.drawn import assert_nothing_cut, evaluations, headline, result, write
 
 NAMES = [f"bert.layer.{layer}.{part}" for layer in range(3) for part in ("query", "value")]
 
@@ -32,6 +33,10 @@ def gate_line(values: list[float], names: list[str] = NAMES) -> dict[str, Any]:
 # ---- losses
 
 
+def named(axes: Axes) -> dict[str, Any]:
+    return {str(x.get_label()): x for x in axes.get_lines() if str(x.get_label())[0] != "_"}
+
+
 def test_losses_are_means_over_seeds_with_their_spread(tmp_path: Path, kept: list[Figure]) -> None:
     runs = [
         (evaluations({10: 1.0 + seed, 20: 0.5 + seed}), result("lora", seed)) for seed in (0, 1)
@@ -40,15 +45,17 @@ def test_losses_are_means_over_seeds_with_their_spread(tmp_path: Path, kept: lis
     assert curves.draw(runs, tmp_path / "l.png")
     train, test = kept[0].axes
     assert train.get_title(loc="left") == "sst2, tiny: training loss"
-    lines = {line.get_label(): line for line in train.get_lines()}
+    lines = named(train)
     assert list(lines) == ["full", "lora"]
     assert list(lines["lora"].get_xdata()) == [10, 20]
     assert list(lines["lora"].get_ydata()) == [1.5, 1.0]
-    assert list(test.get_lines()[1].get_ydata()) == [2.5, 2.0]
-    (band,) = train.collections  # none for the single seed
-    heights = band.get_paths()[0].vertices[:, 1]
-    assert heights.max() == pytest.approx(1.5 + np.sqrt(0.5))
-    assert heights.min() == pytest.approx(1.0 - np.sqrt(0.5))
+    assert list(named(test)["lora"].get_ydata()) == [2.5, 2.0]
+    seeds = [list(x.get_ydata()) for x in train.get_lines() if x.get_label() == "_seed"]
+    assert seeds == [[1.0, 0.5], [2.0, 1.5]]
+    (bar,) = train.containers  # none for the single seed
+    (ends,) = bar[2][0].get_segments()
+    assert ends[:, 1] == pytest.approx([1 - np.sqrt(0.5), 1 + np.sqrt(0.5)])
+    assert headline(kept[0]).startswith("Losses: full, lora on sst2, tiny, seeds 0, 1")
     assert train.get_ylim() == test.get_ylim()
     assert train.get_ylim()[1] > 4
     assert_nothing_cut(kept[0])
@@ -71,20 +78,42 @@ def test_steps_are_the_lower_levels_and_of_the_last_stage(
 ) -> None:
     upper = {"stage": "search", "step": 8, "kind": "train", "lower_loss": 1.0, "upper_loss": 1.0}
     lower = {"stage": "retrain", "step": 6, "kind": "train", "lower_loss": 1.0}
-    two = [upper, *evaluations({8: 9.0}, "search"), lower, *evaluations({6: 1.0}, "retrain")]
+    retrained = evaluations({3: 2.0, 6: 1.0}, "retrain")
+    two = [upper, *evaluations({8: 9.0}, "search"), lower, *retrained]
     engine = {"T1": 5, "steps": {"search": 8, "retrain": 6}}
-    one = [{**upper, "stage": "train"}, *evaluations({10: 2.0})]
+    one = [{**upper, "stage": "train"}, *evaluations({5: 3.0, 10: 2.0})]
     runs = [
         (two, result("autolora", engine=engine)),
         (one, result("bilora", engine={"T1": 5, "steps": {"train": 10}})),
     ]
     assert curves.draw(runs, tmp_path / "l.png")
-    autolora, bilora = kept[0].axes[0].get_lines()
-    assert autolora.get_label().replace("\n", " ") == (
-        "autolora (retrain, after 40 steps of search)"
-    )
-    assert (list(autolora.get_xdata()), list(autolora.get_ydata())) == ([6], [1.0])
-    assert list(bilora.get_xdata()) == [50]
+    lines = {name.replace("\n", " "): line for name, line in named(kept[0].axes[0]).items()}
+    autolora = lines["autolora (retrain, after 40 steps of search)"]
+    assert (list(autolora.get_xdata()), list(autolora.get_ydata())) == ([3, 6], [2.0, 1.0])
+    assert list(lines["bilora"].get_xdata()) == [25, 50]
+
+
+def test_losses_of_one_evaluation_are_rows_of_points(tmp_path: Path, kept: list[Figure]) -> None:
+    runs = [(evaluations({10: 1.0 + seed}), result("lora", seed)) for seed in (0, 1)]
+    assert curves.draw([*runs, (evaluations({20: 3.0}), result("full"))], tmp_path / "l.png")
+    train, test = kept[0].axes
+    assert [text.get_text() for text in train.get_yticklabels()] == ["full", "lora"]
+    points = [
+        np.asarray(c.get_offsets()).tolist() for c in test.collections if c.get_offsets().size
+    ]
+    assert points[:1] == [[[4.0, 0.0]]]
+    assert [[2.0, 1.0], [3.0, 1.0]] in points
+    assert train.get_xlim()[0] == 0
+    assert not kept[0].legends
+    assert_nothing_cut(kept[0])
+
+
+def test_the_stage_that_was_evaluated_is_named(tmp_path: Path, kept: list[Figure]) -> None:
+    """LoRA's cut is a stage without training: its curves are of the stage before."""
+    engine = {"T1": None, "steps": {"train": 20, "cut": 0}}
+    runs = [(evaluations({10: 2.0, 20: 1.0}), result("lora_cut", engine=engine))]
+    assert curves.draw(runs, tmp_path / "l.png")
+    assert list(named(kept[0].axes[0])) == ["lora_cut"]
 
 
 def test_a_seed_that_stopped_early_keeps_its_last_loss(tmp_path: Path, kept: list[Figure]) -> None:
@@ -116,18 +145,16 @@ def test_values_side_by_side(tmp_path: Path, kept: list[Figure]) -> None:
         ([], result("lora")),
     ]
     assert values_compared.draw(runs, tmp_path / "v.png")
-    histogram = kept[0].axes[0]
-    maps = [axes for axes in kept[0].axes if len(axes.images) == 2]
+    curves_of, maps = kept[0].axes[0], [axes for axes in kept[0].axes if len(axes.images) == 2]
     shapes = [axes.images[1].get_array().shape for axes in maps]
     assert shapes == [(3, 4), (3, 4), (1, 3)]
-    outlines = {patch.get_label(): patch.get_xy() for patch in histogram.patches}
-    assert list(outlines) == ["bilora", "adalora\n33 % exactly 0, left out"]
-    # Each run over its own mean magnitude: 0.1 to 0.4 over 0.25, and -2 and 6 over 4.
-    adalora = outlines["adalora\n33 % exactly 0, left out"]
-    high = adalora[adalora[:, 1] == 50.0]
-    bin_width = np.ptp(np.array([-0.5, 1.6 * 1.02])) / 48
-    assert high[:, 0].min() == pytest.approx(-0.5, abs=bin_width)
-    assert high[:, 0].max() == pytest.approx(1.5, abs=bin_width)
+    bilora, adalora = curves_of.patches
+    assert (bilora.get_label(), adalora.get_label()) == ("bilora", "adalora\n33 % exactly 0")
+    # Over its own mean magnitude, the largest first: 0.1 to 0.4 over 0.25, and -2, 0, 6 over 4.
+    assert bilora.get_data().values == pytest.approx(np.repeat([1.6, 1.2, 0.8, 0.4], len(NAMES)))
+    assert adalora.get_data().values == pytest.approx([1.5, 0.0, -0.5])
+    assert adalora.get_data().edges == pytest.approx([0, 100 / 3, 200 / 3, 100])
+    assert headline(kept[0]) == "Final values: adalora, bilora on sst2, tiny, seed 0"
     assert_nothing_cut(kept[0])
 
 
@@ -140,15 +167,16 @@ def test_one_run_has_nothing_beside_it(tmp_path: Path) -> None:
 
 
 def update(names: list[str], turn: float) -> dict[str, dict[str, float]]:
-    return {name: {"cosine": 1 - turn, "relative_norm": 0.1} for name in names}
+    """Weights turned by so many degrees."""
+    return {name: {"cosine": np.cos(np.radians(turn)), "relative_norm": 0.1} for name in names}
 
 
 def test_cosines_by_part_and_method(tmp_path: Path, kept: list[Figure]) -> None:
     values = [name for name in NAMES if "value" in name]
     results = [
-        result("lora", 0, update=update(NAMES, 1e-3)),
-        result("lora", 1, update=update(NAMES, 3e-3)),
-        result("values", update=update(values[1:], 1e-2)),
+        result("lora", 0, update=update(NAMES, 10)),
+        result("lora", 1, update=update(NAMES, 30)),
+        result("values", update=update(values[1:], 5)),
         result("prompt"),
     ]
     assert cosine_compared.draw(results, tmp_path / "c.png")
@@ -156,9 +184,9 @@ def test_cosines_by_part_and_method(tmp_path: Path, kept: list[Figure]) -> None:
     assert [axes.get_title(loc="left") for axes in (query, value)] == ["query", "value"]
     (lora,) = query.get_lines()
     assert list(lora.get_xdata()) == [0, 1, 2]
-    assert lora.get_ydata() == pytest.approx([2e-3] * 3)
-    heights = query.collections[0].get_paths()[0].vertices[:, 1]
-    assert (heights.min(), heights.max()) == pytest.approx((1e-3, 3e-3))
+    assert lora.get_ydata() == pytest.approx([20] * 3)
+    heights = np.array(query.collections[0].get_segments())[..., 1]
+    assert (heights.min(), heights.max()) == pytest.approx((10, 30))
     assert list(value.get_lines()[1].get_xdata()) == [1, 2]
     (legend,) = kept[0].legends
     assert [text.get_text() for text in legend.get_texts()] == ["lora", "values"]
@@ -349,9 +377,9 @@ def test_steady_numbers_of_several_runs_do_not_fill_the_picture(
             (watch_lines(name, [0.5, 0.501 + seed / 1000]), result("a", seed)) for seed in (0, 1)
         ]
         assert watched_compared.draw(runs, name, tmp_path / "w.png")
-    results = [result("lora", seed, update=update(NAMES, 1e-3 + seed / 1e6)) for seed in (0, 1)]
+    results = [result("lora", seed, update=update(NAMES, 10 + seed / 1e3)) for seed in (0, 1)]
     assert cosine_compared.draw(results, tmp_path / "c.png")
     orthogonality, density, cosine = (figure.axes[0].get_ylim() for figure in kept)
     assert orthogonality[1] >= 9.99 * orthogonality[0]
     assert density[0] <= 0
-    assert cosine[1] >= 9.99 * cosine[0]
+    assert cosine[0] == 0

@@ -1,5 +1,6 @@
 """Figures of one run's values, watched numbers and weights: what is drawn, from files alone."""
 
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from experiments import figures
 from experiments.plots import cosine, gates, heat, values, watched
 from experiments.plots.records import final_values, lower_steps_each
 from experiments.plots.style import look
-from tests.experiments.drawn import assert_nothing_cut, result, write
+from tests.experiments.drawn import assert_nothing_cut, headline, result, write
 
 SIX = [f"attention.self.{part}" for part in ("query", "key", "value")]
 SIX += ["attention.output.dense", "intermediate.dense", "output.dense"]
@@ -165,7 +166,7 @@ def test_noise_in_gates_looks_as_small_as_it_is(tmp_path: Path, kept: list[Figur
     noise, spread_out, negative = (figure.axes[0].get_ylim() for figure in kept)
     assert noise[0] == spread_out[0] == 0
     assert negative[0] < -0.5
-    titles = [figure.get_suptitle() for figure in kept]
+    titles = [headline(figure) for figure in kept]
     assert titles[0].endswith("all values lie between 0.249 and 0.251")
     assert not any("lie between" in title for title in titles[1:])
     for figure in kept:
@@ -247,8 +248,8 @@ def test_steady_numbers_do_not_fill_the_picture(tmp_path: Path, kept: list[Figur
     residual, density, multiplier, turn, norm = limits
     assert density[0] <= 0
     assert multiplier[0] <= 0
-    for low, high in (residual, turn, norm):
-        assert high >= 9.99 * low
+    assert residual[1] >= 9.99 * residual[0]
+    assert turn[0] == norm[0] == 0
     for figure in kept:
         assert_nothing_cut(figure)
 
@@ -258,18 +259,20 @@ def test_steady_numbers_do_not_fill_the_picture(tmp_path: Path, kept: list[Figur
 
 def test_cosine_by_layer_and_part(tmp_path: Path, kept: list[Figure]) -> None:
     update = {
-        name: {"cosine": 1 - 10.0 ** -(3 + i), "relative_norm": 0.01 * (i + 1)}
+        name: {"cosine": math.cos(math.radians(10 * (i + 1))), "relative_norm": 0.01 * (i + 1)}
         for i, name in enumerate(names(2, ["query", "value"]))
     }
     assert cosine.draw(bilora(update=update), tmp_path / "c.png")
     turn, norm = kept[0].axes
-    assert (turn.get_yscale(), norm.get_yscale()) == ("log", "log")
+    assert (turn.get_ylim()[0], norm.get_ylim()[0]) == (0, 0)
+    assert "degrees" in turn.get_title(loc="left")
+    assert "%" in norm.get_title(loc="left")
     query, value = turn.get_lines()
     assert (query.get_label(), value.get_label()) == ("query", "value")
     assert list(query.get_xdata()) == [0, 1]
-    assert query.get_ydata() == pytest.approx([1e-3, 1e-5], rel=1e-6)
-    assert value.get_ydata() == pytest.approx([1e-4, 1e-6], rel=1e-6)
-    assert norm.get_lines()[1].get_ydata() == pytest.approx([0.02, 0.04])
+    assert query.get_ydata() == pytest.approx([10, 30], rel=1e-9)
+    assert value.get_ydata() == pytest.approx([20, 40], rel=1e-9)
+    assert norm.get_lines()[1].get_ydata() == pytest.approx([2, 4])
     assert_nothing_cut(kept[0])
 
 
@@ -281,16 +284,17 @@ def test_cosine_of_one_layer_has_one_tick(tmp_path: Path, kept: list[Figure]) ->
     assert ticks == [0]
 
 
-def test_cosines_that_rounding_leaves_nothing_of(tmp_path: Path, kept: list[Figure]) -> None:
+def test_a_weight_left_alone_is_turned_by_nothing(tmp_path: Path, kept: list[Figure]) -> None:
     a, b, c = names(3, ["query"])
     update = {
-        a: {"cosine": 1.0, "relative_norm": 1e-9},
+        a: {"cosine": 1.0 + 1e-15, "relative_norm": 1e-9},  # by rounding
         b: {"cosine": None, "relative_norm": None},
         c: {"cosine": 0.99, "relative_norm": 0.1},
     }
     assert cosine.draw(bilora(update=update), tmp_path / "c.png")
     turn, norm = kept[0].axes
-    assert list(turn.get_lines()[0].get_xdata()) == [2]
+    assert list(turn.get_lines()[0].get_xdata()) == [0, 2]
+    assert turn.get_lines()[0].get_ydata()[0] == 0
     assert list(norm.get_lines()[0].get_xdata()) == [0, 2]
     assert_nothing_cut(kept[0])
     assert not cosine.draw(bilora(update=None), tmp_path / "n.png")

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from experiments import figures
 from experiments.plots import frontier, ranks
-from tests.experiments.drawn import assert_nothing_cut, result
+from tests.experiments.drawn import assert_nothing_cut, headline, result
 
 COST = 192
 
@@ -163,5 +163,5 @@ def test_the_map_of_a_run_says_how_far_it_is_decided(tmp_path: Path, kept: list[
     words = "these ranks are not decided: 6 of 64 components lie within noise of the cut"
     found = result("autolora", ranks={"layer.0.q": 2, "layer.1.q": 1}, decided={"words": words})
     ranks.draw(found, tmp_path / "r.png")
-    assert "6 of 64" in kept[0].axes[0].get_title(loc="left")
+    assert "6 of 64" in headline(kept[0])
     assert_nothing_cut(kept[0])

@@ -10,11 +10,17 @@ from typing import Any
 
 import pytest
 from huggingface_hub import constants
+from peft import AutoPeftModelForSequenceClassification
 
 from bilevel.checkpoint.sums import check_sums
 from experiments import evaluate, export
+from experiments.answers import CLASSES as CLASSES_KIND
+from experiments.answers import TAGS, Answers
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
+from experiments.models.base_reference import of_hub
+from experiments.results.card_lines import lines
+from experiments.results.usage import Usage
 from experiments.training.job import execute
 from tests.experiments import architectures
 from tests.experiments.results import cards
@@ -50,8 +56,8 @@ def of(number: int) -> Callable[[int], Any]:
 def trained(here: Path, kind: str, label: Callable[[int], Any], *words: str) -> Path:
     """A run in a folder ``here``, which holds its data and its base model."""
     for split, start in (("train", 0), ("test", 5)):
-        lines = [json.dumps(row(i, label(i))) for i in range(start, start + 16)]
-        (here / f"{split}.jsonl").write_text("\n".join(lines))
+        examples = [json.dumps(row(i, label(i))) for i in range(start, start + 16)]
+        (here / f"{split}.jsonl").write_text("\n".join(examples))
     architectures.save(kind, here / "base", text="text_to_text" in words[0])
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(here)
@@ -90,6 +96,8 @@ CLASSES = {
     "reads_the_end": ("gpt2", 3, PAIR, LORA),
     "dora": ("bert", 3, ONE, ["method=dora"]),
     "bottleneck": ("bert", 3, ONE, ["method=pfeiffer"]),
+    "probe": ("bert", 3, ONE, ["method=linear_probe"]),
+    "probe_of_a_head": ("roberta", 2, PAIR, ["method=linear_probe", "method.pooling=head"]),
     "prompt": ("bert", 3, ONE, ["method=prompt"]),
 }
 
@@ -260,3 +268,30 @@ def test_a_card_that_its_user_has_edited_is_no_damage(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
         evaluate.main(["run=out/run"])
+
+
+def test_docs_show_the_lines_as_they_are_written() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "artefact.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^```python\n(.*?)\n```$", page, re.MULTILINE | re.DOTALL)[0]
+    answers = Answers(CLASSES_KIND, 3, ("negative", "neutral", "positive"))
+    usage = Usage(answers, max_length=256)
+    base = of_hub("FacebookAI/roberta-base")
+    assert shown == lines("peft", base, usage, "outputs/mine/adapter", "SEQ_CLS")
+
+
+def test_words_have_their_space_where_the_tokenizer_marks_it() -> None:
+    usage = Usage(Answers(TAGS, 2, ("O", "B-X")), max_length=64, spaced=True)
+    code = lines("peft", of_hub("some/roberta"), usage, "adapter", "TOKEN_CLS")
+    assert '[" " + word for word in words], is_split_into_words=True' in code
+
+
+def test_peft_combines_no_two_heads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As docs and card say; switching between them works."""
+    run = trained(tmp_path, "bert", of(2), *ONE, *LORA)
+    monkeypatch.chdir(tmp_path)
+    model = AutoPeftModelForSequenceClassification.from_pretrained("out/run/adapter")
+    model.load_adapter("out/run/adapter", "other")
+    model.set_adapter("other")
+    with pytest.raises(ValueError, match="modules_to_save"):
+        model.add_weighted_adapter(["default", "other"], [0.5, 0.5], "both")
+    assert "`add_weighted_adapter`" in cards.card(run / "adapter").text

@@ -35,7 +35,7 @@ def classes(labels):
     [
         ([0, 0, 0, 1], [0, 0, 0, 0], "answered by 'neg': a constant"),
         ([0, 0, 0, 1], [1, 1, 1, 1], "answered by 'pos': a constant"),
-        ([0, 0, 0, 1], [0, 0, 1, 1], "3 of 4 are right, no more than by always .*'neg'"),
+        ([0, 0, 0, 1], [0, 0, 1, 1], None),  # the verdict holds it against the larger class
         ([0, 0, 1, 1], [0, 0, 1, 0], None),
         ([1], [1], None),
     ],

@@ -1,0 +1,79 @@
+"""Tables of what a comparison of methods found: scores with intervals, and differences."""
+
+from __future__ import annotations
+
+from experiments.pages.grids import Cell, Column, Grid, number, without_empty
+from experiments.results.compared import Comparison, Difference, Family, Method
+
+__all__ = ["LEGEND", "tables"]
+
+LEGEND = (
+    "Intervals are 95 %: of several seeds over seeds and test examples, of one over test examples "
+    "alone, and not adjusted for how many there are."
+)
+SMALLEST = 0.001  # p that is written out
+
+
+def tables(comparison: Comparison) -> list[Grid]:
+    """The methods, the best by validation first, and their differences to the baseline."""
+    return [_methods(comparison), *(_differences(comparison, f) for f in comparison.families)]
+
+
+def _methods(c: Comparison) -> Grid:
+    by = "validation loss" if c.chosen_by == "loss" else f"validation {c.chosen_by}"
+    columns = [
+        *(Column("method"), Column("variant"), Column("seeds", True), Column(by, True)),
+        *(Column(f"test {c.metric}", True), Column("95 % interval", True)),
+        *(Column(name, True) for name in ("test loss", "parameters", "processor s")),
+        Column("notes"),
+    ]
+    rows = [
+        [
+            *(Cell(m.method), Cell(m.variant), number(len(m.runs)), number(m.validation_shown)),
+            *(number(m.score), _interval(m.low, m.high), number(m.test_loss)),
+            *(number(round(m.parameters)), number(m.processor_seconds, 0), Cell(_notes(m))),
+        ]
+        for m in c.methods
+    ]
+    return without_empty(Grid(f"{c.task} with {c.model}", columns, rows))
+
+
+def _notes(m: Method) -> str:
+    notes = [("best by validation", m.best), ("on the Pareto front", m.on_front)]
+    trained = m.trained_on and m.validation_shown is not None
+    return "; ".join(
+        [words for words, said in notes if said] + ["trains on its validation data (†)"] * trained
+    )
+
+
+def _interval(low: float | None, high: float | None) -> Cell:
+    if low is None or high is None:
+        return Cell("")
+    return Cell(f"{low:.4f} to {high:.4f}", low)
+
+
+def _differences(c: Comparison, family: Family) -> Grid:
+    many = len(family.differences)
+    over = f"these {many} comparisons" if many > 1 else "this one comparison"
+    title = (
+        f"{c.task} with {c.model}: differences in {family.measure} to {c.baseline} "
+        f"({c.baseline_reason}); p adjusted by Holm's step-down over {over}"
+    )
+    names = ("seeds", "test examples", "difference", "95 % interval", "p (Holm)")
+    columns = [Column("method"), *(Column(name, True) for name in names), Column("said")]
+    rows = [
+        [
+            *(Cell(d.name), number(len(d.seeds)), number(d.examples)),
+            *(Cell(f"{d.mean:+.4f}", d.mean), Cell(f"{d.low:+.4f} to {d.high:+.4f}", d.low)),
+            Cell("<0.001" if d.p_holm < SMALLEST else f"{d.p_holm:.3f}", d.p_holm),
+            Cell(_word(d, family)),
+        ]
+        for d in family.differences
+    ]
+    return Grid(title, columns, rows)
+
+
+def _word(d: Difference, family: Family) -> str:
+    if not d.shown:
+        return "no difference shown"
+    return "better" if (d.mean > 0) == family.higher_is_better else "worse"
