@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -95,6 +94,8 @@ def main() -> None:
         if options.device == "cuda":
             print(json.dumps(torch.cuda.max_memory_allocated() / 2**20))
         else:
+            import resource  # of Unix alone
+
             print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
         return
     print(f"peak MiB, batch {options.batch}, length {options.length}, {options.device}")

@@ -16,7 +16,6 @@ import argparse
 import csv
 import json
 import random
-import resource
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -78,13 +78,14 @@ def bare(run: Path, batch: int) -> Callable[[Path, Path], None]:
     from transformers import pipeline
 
     import experiments
+    from experiments.predicting.asked import RunAsker
 
     tuned = experiments.load(run)
     model = tuned.model.merge_and_unload() if isinstance(tuned.model, PeftModel) else tuned.model
+    assert isinstance(tuned.asker, RunAsker)
     tokenizer = tuned.asker.predictor.tokenizer
-    pipe = pipeline(
-        "text-classification", model=model, tokenizer=tokenizer, device="cpu", top_k=None
-    )
+    make: Any = pipeline  # whose overloads know no PEFT model
+    pipe = make("text-classification", model=model, tokenizer=tokenizer, device="cpu", top_k=None)
 
     def predicted(data: Path, out: Path) -> None:
         def texts() -> Iterator[str]:
@@ -156,6 +157,8 @@ def main() -> None:
 
         words = [f"run={options.run}", f"data={options.child / 'data.csv'}"]
         predict.main([*words, f"out={options.child / 'o.csv'}", f"batch_size={options.batch}"])
+        import resource  # of Unix alone
+
         print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
         return
     with tempfile.TemporaryDirectory() as scratch:

@@ -8,6 +8,7 @@ second-order products are averaged where the engine says so instead.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -47,7 +48,8 @@ class World:
 def setup(strategy: str = "default", backend: str = "auto") -> World:
     """Choose the device and, for ``distributed`` and ``accelerate``, join the other processes.
 
-    ``default`` is one process on the GPU if there is one, else on the CPU. ``distributed`` expects
+    ``default`` is one process on the GPU if there is one, else on the CPU; Apple's MPS is none of
+    them, as it has no float64, in which losses are summed. ``distributed`` expects
     a launcher's environment (``torchrun``). ``backend=auto`` is nccl on GPUs and gloo on CPUs.
     Raises :class:`UserError` for an unknown strategy or backend, or hardware that is not there.
     """
@@ -62,7 +64,8 @@ def setup(strategy: str = "default", backend: str = "auto") -> World:
     if backend not in ("auto", "gloo", "nccl"):
         raise UserError(f"unknown backend {backend!r}: choose one of auto, gloo, nccl")
     if strategy == "gpu" and not cuda:
-        raise UserError("strategy=gpu, but PyTorch sees no CUDA device: use strategy=cpu")
+        why = " (Apple's MPS is not used: it has no float64)" if sys.platform == "darwin" else ""
+        raise UserError(f"strategy=gpu, but PyTorch sees no CUDA device: use strategy=cpu{why}")
     if strategy == "distributed":
         return _join(backend, cuda)
     if strategy == "accelerate":

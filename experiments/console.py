@@ -15,8 +15,8 @@ import sys
 from collections.abc import Sequence
 from importlib import resources
 
-from experiments.cli import early
-from experiments.cli.command_line import FAILURE, explain
+from experiments.cli import completion, early
+from experiments.cli.command_line import FAILURE, explain, one_sentence
 
 __all__ = ["COMMAND", "PROGRAMS", "main"]
 
@@ -35,6 +35,9 @@ def main(words: Sequence[str] | None = None) -> None:
     if not given or given[0] in ("--help", "-h"):
         explain(_page())
         return
+    if given[0] in (completion.ASKED, "--completion"):
+        _complete(given)
+        return
     name = given[0].replace("-", "_")
     if name not in PROGRAMS:
         from bilevel.errors import listed, nearest
@@ -45,13 +48,27 @@ def main(words: Sequence[str] | None = None) -> None:
     importlib.import_module(_module(name)).main(given[1:])
 
 
+def _complete(words: Sequence[str]) -> None:
+    """What a shell reads at its start, or asks while a line is typed."""
+    with one_sentence():
+        word = words[1] if len(words) > 1 else ""
+        if words[0] == completion.ASKED:
+            completion.candidates(word, PROGRAMS)
+        else:
+            print(completion.script(word), end="")
+
+
 def _module(name: str) -> str:
     return f"experiments.{name}.__main__" if name in PACKAGES else f"experiments.{name}"
 
 
 def _page() -> str:
     """The programs, each with the first line of its own page; none of them is loaded."""
-    lines = [f"{COMMAND} PROGRAM ...   ({COMMAND} PROGRAM --help explains one)", ""]
+    lines = [
+        f"{COMMAND} PROGRAM ...   ({COMMAND} PROGRAM --help explains one)",
+        f'eval "$({COMMAND} --completion bash)"   (or zsh: completes programs and options)',
+        "",
+    ]
     for name in PROGRAMS:
         file = resources.files("experiments").joinpath(
             f"{name}/__main__.py" if name in PACKAGES else f"{name}.py"

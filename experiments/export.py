@@ -149,7 +149,7 @@ def _export(run: SavedRun, out: Path) -> None:
     artefact.complete(folders)
     for folder in folders:
         seal(folder)
-    artefact.card(folders, run.result)
+    artefact.card(folders, run.result, interval=_interval(run))
     print(f"{report.adapter}\n{report.compact}")
     # As the run counted them: the zeros that fill up a fused projection's B are no parameters.
     adapter = run.result["adapter_parameters"]
@@ -177,7 +177,7 @@ def _merge(run: SavedRun, out: Path) -> None:
             merged.save_pretrained(partial)
         artefact.complete([partial])
         difference = max(difference, _reading_back(merged, partial, batches))
-        artefact.card([partial], run.result, shown=[folder])
+        artefact.card([partial], run.result, shown=[folder], interval=_interval(run))
         partial.rename(folder)
     finally:  # nothing half-written, and nothing that does what it should not
         shutil.rmtree(partial, ignore_errors=True)
@@ -193,6 +193,12 @@ def _artefact(run: SavedRun, task: TaskData, loaded: LoadedModel, dtype: str) ->
         *(task, task.answers, loaded.tokenizer, loaded.model.config, base, dtype),
         loaded.head_replaced,
     )
+
+
+def _interval(run: SavedRun) -> tuple[float, float] | None:
+    from experiments.results.score_interval import score_interval
+
+    return score_interval(run.folder, run.result)
 
 
 def _with_probe(folder: Path, base: Any, batches: list[Any]) -> tuple[Any, float]:

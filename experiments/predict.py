@@ -11,7 +11,7 @@ otherwise. out= is .csv, .jsonl or .parquet: the columns of FILE (``keep=[id]`` 
 
 All of FILE is checked before the model loads. Rows with nothing to read are a mistake, or with
 ``empty=skip`` have no answer. What is interrupted goes on with the same command: what is done lies
-in FILE.parts until all of it is. Also: ``batch_size`` (64), ``adapter=DIR`` for another than the
+in OUT.parts until all of it is. Also: ``batch_size`` (64), ``adapter=DIR`` for another than the
 run's own, ``task.delimiter=semicolon`` and other options of files, ``task.text_columns=[comment]``
 where the columns have other names, ``model.pretrained=DIR`` where the model has moved.
 See docs/predict.md.
@@ -33,6 +33,7 @@ from tqdm import tqdm
 
 from bilevel.errors import UserError, listed, nearest, printable
 from bilevel.settings import Count, Settings
+from experiments.answers import Answers
 from experiments.cli import stopping
 from experiments.cli.command_line import CommandLine, one_sentence
 from experiments.cli.own_options import own_options
@@ -99,14 +100,16 @@ def main(words: list[str]) -> None:
     folder = out.parent
     # The sentence inside, which then knows of the signal.
     with stopping.orderly(), one_sentence(), _table(data, asking.inputs, options, folder) as table:
-        form = _format(suffix, asking, table, options.keep)
-        survey = _survey(table, form, options, rows_at_once(asking.kind))
+        answers = asking.answers()
+        form = _format(suffix, answers, table, options.keep)
+        window = rows_at_once(answers.kind)
+        survey = _survey(table, form, options, window)
         state = {
             "data": f"{survey.digest} {table.kind}",
             "run": asking.digest(),
             "options": f"{options.keep} {options.empty}",
         }
-        parts = Parts(out, form, rows_at_once(asking.kind))
+        parts = Parts(out, form, window)
         with parts.opened(state):
             _predict(asking, table, survey, options, parts)
         parts.join()
@@ -141,14 +144,14 @@ def _table(data: str, inputs: Inputs, options: PredictOptions, folder: Path) -> 
         yield Table(copy, options.format or "text", inputs, name)
 
 
-def _format(suffix: str, asking: Asking, table: Table, keep: tuple[str, ...] | None) -> Format:
+def _format(suffix: str, answers: Answers, table: Table, keep: tuple[str, ...] | None) -> Format:
     """How it is written: csv as the run's own files, Parquet with the types of a Parquet file."""
-    kind, names = asking.kind, asking.names
+    kind, names = answers.kind, answers.names or ()
     if suffix == ".jsonl":
         return Jsonl(kind, names)
     if suffix == ".csv":
-        dialect = asking.inputs.dialect
-        return Csv(kind, names, dialect.character(","), asking.inputs.separator)
+        delimiter = table.inputs.dialect.character(",")
+        return Csv(kind, names, delimiter, table.inputs.separator)
     return Parquet(kind, names, table.schema(keep))
 
 

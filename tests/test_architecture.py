@@ -118,3 +118,47 @@ def test_few_attributes_are_probed_for() -> None:
             lines += len(text.splitlines())
             probes += text.count("getattr")
     assert probes <= 2 * lines / 1000
+
+
+UNIX_ALONE = {"fcntl", "resource", "pwd", "grp", "termios", "pty", "tty", "syslog", "readline"}
+
+
+def imported_at_once(tree: ast.Module) -> Iterator[str]:
+    """Top-level names that are imported when a module is, and not when a function runs."""
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or for_types_only(node):
+            continue
+        waiting += ast.iter_child_nodes(node)
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.partition(".")[0]
+
+
+def test_every_module_can_be_imported_on_windows() -> None:
+    files = [
+        *FILES.values(),
+        *(ROOT / "benchmarks").rglob("*.py"),
+        *(ROOT / "examples").rglob("*.py"),
+    ]
+    found = {path: set(imported_at_once(ast.parse(path.read_text("utf-8")))) for path in files}
+    assert {
+        path.name: names & UNIX_ALONE for path, names in found.items() if names & UNIX_ALONE
+    } == {}
+    assert set(imported_at_once(ast.parse("if True:\n    import fcntl"))) & UNIX_ALONE
+
+
+# Attributes of os and signal that Windows lacks: with any of them a module ends there when it runs.
+UNIX_NAMES = {
+    "os": {"fork", "killpg", "getpgid", "setsid", "geteuid", "getuid", "chown", "mkfifo", "uname"},
+    "signal": {"SIGKILL", "SIGHUP", "SIGUSR1", "SIGUSR2", "alarm", "setitimer", "pause"},
+}
+
+
+def test_no_module_names_what_windows_lacks() -> None:
+    for path in FILES.values():
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                assert node.attr not in UNIX_NAMES.get(node.value.id, ()), f"{path}:{node.lineno}"

@@ -80,7 +80,7 @@ class GivenModel(ModelSpec):
     def reference(self) -> BaseReference:
         """What it was loaded from, as far as it says."""
         assert self.model is not None
-        return of_name(self.model.name_or_path)
+        return of_name(self.model.name_or_path or "")
 
     def load(self, answers: Answers, seed: int) -> LoadedModel:
         """A copy of the model, which has its head; its classes have the names in ``answers``."""

@@ -91,9 +91,9 @@ def _example(inputs: Inputs, item: Any, where: str) -> Any:
     for column in inputs.columns:
         if column not in row:
             raise UserError(f"{where} has no column {column!r}: its columns are {listed(row)}")
-    column = inputs.is_empty(row)
-    if column is not None:
-        raise UserError(f"{where} has nothing in {column!r}, and nothing can be told from that")
+    missing = inputs.is_empty(row)
+    if missing is not None:
+        raise UserError(f"{where} has nothing in {missing!r}, and nothing can be told from that")
     return inputs.example(row, where)
 
 

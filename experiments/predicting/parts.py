@@ -109,7 +109,7 @@ class Parts:
 
     def paths(self) -> list[Path]:
         """The complete ones, in order; behind one that is missing none counts."""
-        found = []
+        found: list[Path] = []
         while (path := self._path(len(found))).is_file():
             found.append(path)
         return found

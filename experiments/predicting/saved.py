@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from bilevel.checkpoint.sums import CARD
 from bilevel.errors import UserError
+from experiments.answers import CLASSES, LABELS, TAGS, Answers
 from experiments.results import record
 from experiments.results.finished_run import SavedRun
 from experiments.tasks.inputs import Inputs
@@ -53,15 +54,16 @@ class Asking:
             raise UserError(f"{folder} holds no adapter and no model")
         return cls(run, inputs, folder)
 
-    @property
-    def kind(self) -> str:
-        """Of what the model puts out."""
-        return str(self.run.result["kind"])
+    def answers(self) -> Answers:
+        """What the model puts out.
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Of its classes, labels or tags."""
-        return tuple(self.run.result.get("labels") or ())
+        Raises:
+            UserError: the oldest results do not say it, and the task's data cannot be had.
+        """
+        kind, names = self.run.result.get("kind"), self.run.result.get("labels")
+        if kind is None or (kind in (CLASSES, LABELS, TAGS) and names is None):
+            return self.run.to_predict().answers
+        return Answers(str(kind), len(names or ()), tuple(names or ()))
 
     def digest(self) -> str:
         """What the predictions follow from, but for the data: of two runs alike it is the same."""

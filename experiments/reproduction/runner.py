@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 
@@ -12,6 +11,7 @@ __all__ = ["command", "run"]
 
 PATIENCE = 20.0  # seconds that a run gets to end itself
 ERROR = "error: "
+KILLED = 9  # SIGKILL, which Windows has no name for
 
 
 def command(words: list[str]) -> str:
@@ -44,7 +44,7 @@ def run(words: list[str]) -> str | None:
         _end(process)
     if code == 0:
         return None
-    if code == -signal.SIGKILL:
+    if code == -KILLED:
         return "it was killed (signal 9), as happens when the machine is out of memory"
     if code < 0:
         return f"it was ended by signal {-code}"

@@ -27,7 +27,7 @@ OWN = {
     "bottleneck": ("problems.adapters", "load_adapters"),
     "probe": ("problems.linear_probe", "load_probe"),
 }
-WIDTH = 88
+WIDTH = 100
 THIS = "this folder, as you see it, or its name on the hub"
 FOLDER = re.compile(r"^folder = .*$", re.MULTILINE)
 # transformers' names, of the hub's pipeline tags too.
@@ -239,6 +239,15 @@ def _write(code: _Code, usage: Usage) -> None:
 
 def _prompt(code: _Code, usage: Usage) -> None:
     """``prompt``, token by token as it was trained: a source and what stands behind it."""
+    if usage.chat:
+        code.body.append(f"messages = {usage.source}")  # JSON of texts is Python too
+        code.call(
+            "text = tokenizer.apply_chat_template(",
+            ["messages", "add_generation_prompt=True", "tokenize=False"],
+        )
+        code.body.append("ids = tokenizer(text, add_special_tokens=False).input_ids")
+        code.body.append("prompt = torch.tensor([ids])")
+        return
     last = "[:-1]" if usage.ends else ""
     code.body.append(f"source = {literal(usage.source)}")
     if usage.separator is None:
@@ -292,6 +301,10 @@ def _of_model(code: _Code, usage: Usage) -> str:
 
 
 def _pipe_text(code: _Code, usage: Usage) -> None:
+    if usage.chat:
+        code.body.append(f"messages = {usage.source}")  # JSON of texts is Python too
+        code.call("print(pipe(", ["messages", "return_full_text=False"], "))")
+        return
     code.body.append(f"source = {literal(usage.source)}")
     behind = f" + {literal(usage.separator)}" if usage.separator else ""
     if usage.separator is None:

@@ -135,7 +135,7 @@ class Push:
         from huggingface_hub.errors import RepositoryNotFoundError
 
         try:
-            info = api.repo_info(self.name)
+            info = api.model_info(self.name)
         except RepositoryNotFoundError:
             return
         if self.private and info.private is False:

@@ -89,10 +89,11 @@ def _told(cut: Cut) -> str:
         f"Cut by `experiments.ranks` after the training: {cut.ranking.cost(cut.keep or {}):,} of "
         f"{whole:,} adapter parameters stay, by the criterion `{cut.criterion}`."
     )
-    point = None if cut.frontier is None else cut.frontier.choice
-    if point is not None and point.parameters == cut.ranking.cost(cut.keep or {}):
+    frontier = cut.frontier
+    point = None if frontier is None else frontier.choice
+    if frontier and point and point.parameters == cut.ranking.cost(cut.keep or {}):
         text += (
-            f" The loss on {cut.frontier.examples} held-out examples changes by "
+            f" The loss on {frontier.examples} held-out examples changes by "
             f"{point.difference:+.4f} (standard error {point.error:.4f})."
         )
     return text

@@ -13,6 +13,7 @@ from transformers.models.auto.modeling_auto import (
 from experiments.answers import TAGS, TEXT, Answers, Decoding
 from experiments.tasks.examples import Example, LabelSetExample
 from experiments.tasks.in_memory_rows import GivenText
+from experiments.tasks.kinds.chat import ChatData
 from experiments.tasks.kinds.pairs import separator
 from experiments.tasks.kinds.tags import words_have_space
 from experiments.tasks.kinds.text import TextData
@@ -43,6 +44,8 @@ class Usage:
         ends: the tokenizer puts an end behind every text, which has no place before an answer.
         decoding: how its answers are written; None of a model that writes none.
         source: what a source looks like.
+        chat: the source is messages (:func:`conversations.as_source`), written by the tokenizer's
+            chat template.
     """
 
     answers: Answers
@@ -58,6 +61,7 @@ class Usage:
     ends: bool = False
     decoding: Decoding | None = None
     source: str = "A text."
+    chat: bool = False
 
     @classmethod
     def of(
@@ -107,6 +111,7 @@ def _written(task: TaskData | None, tokenizer: Any, config: Any) -> dict[str, An
             "separator": task.separator,
             "begin": tokenizer.eos_token_id if begin is None else begin,
             "source": task.looks,
+            "chat": isinstance(task, ChatData),
         }
     ids = tokenizer("a")["input_ids"]
     return {**found, "ends": bool(ids) and ids[-1] == tokenizer.eos_token_id}

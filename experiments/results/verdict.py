@@ -95,9 +95,9 @@ def told(results: Sequence[Record]) -> str:
             line = f"{verdict['words']}; {verdict['advice']}"
             found.setdefault(key, []).append((values["seed"], line))
     said = []
-    for (*run, _), entries in sorted(found.items()):
-        method, variant, task, model = run
-        count = runs[tuple(run)]
+    for key, entries in sorted(found.items()):
+        method, variant, task, model, _ = key
+        count = runs[key[:-1]]
         which = f"seed {entries[0][0]}" if count == 1 else f"{len(entries)} of {count} seeds"
         name = " ".join(filter(None, (method, variant)))
         example = "" if len(entries) == 1 else f"seed {entries[0][0]}: "

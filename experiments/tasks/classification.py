@@ -32,7 +32,7 @@ from experiments.tasks.reading.row import check_columns
 from experiments.tasks.reading.rows import examples
 from experiments.tasks.reading.spelling import look_alike
 from experiments.tasks.reading.splits import SplitFiles, no_test, scored_splits
-from experiments.tasks.task import Length, no_examples
+from experiments.tasks.task import Length, TaskData, no_examples
 
 if TYPE_CHECKING:
     from experiments.tasks.kinds.labelled import LabelledData
@@ -192,9 +192,11 @@ class Classification(TrustedFile, LabelledFiles):
 
         return text_inputs(self.columns, example, self.dialect, self.label_separator)
 
-    def to_predict(self, labels: Sequence[str] | None) -> LabelledData:
-        """The classes alone; no file is read."""
-        names = None if self.regression else list(labels or ())
+    def to_predict(self, labels: Sequence[str] | None) -> TaskData:
+        """The classes alone; no file is read where the run names them."""
+        if labels is None and not self.regression:
+            return super().to_predict(labels)
+        names = None if labels is None else list(labels)
         return self._data(**no_examples(), label_names=names)
 
     def _data(self, **values: Any) -> LabelledData:

@@ -50,7 +50,7 @@ class Inputs:
     def is_empty(self, row: Mapping[str, Any]) -> str | None:
         """The first column that has nothing in it; None where all have."""
         for column in self.columns:
-            value = row.get(column)
+            value: Any = row.get(column)
             if is_missing(value) or (is_list(value) and len(value) == 0):
                 return column
         return None

@@ -139,14 +139,14 @@ class Instructions(Generation):
         template = self.prompt if values["input"] else self.prompt_without_input
         return PLACES.sub(lambda place: values[place[1]], template)
 
-    def load(self) -> TextData:
-        """Read the splits; an instruction with its prompt around it shows what a source is."""
-        return replace(super().load(), looks=self.source("Name three colours."))
-
     def _kind(self) -> type[TextData]:
         from experiments.tasks.kinds.chat import ChatData
 
         return ChatData if self.chat_template else super()._kind()
+
+    def load(self) -> TextData:
+        """Read the splits; an instruction with its prompt around it shows what a source is."""
+        return replace(super().load(), looks=self.source("Name three colours."))
 
     def scored_whole(self) -> Instructions:
         """Of one file all rows, not `test_share` of them."""

@@ -25,7 +25,7 @@ from experiments.tasks.reading.lines import DEFAULTS
 from experiments.tasks.reading.sentences import SUFFIXES, read_sentences
 from experiments.tasks.reading.source_names import SourceNames
 from experiments.tasks.reading.splits import SplitFiles, no_test, scored_splits
-from experiments.tasks.task import Length, no_examples
+from experiments.tasks.task import Length, TaskData, no_examples
 
 if TYPE_CHECKING:
     from experiments.tasks.kinds.tags import TaggedData
@@ -103,16 +103,18 @@ class Tagging(TrustedFile, LabelledFiles):
         """The words."""
         return word_inputs(self.tokens_column, self.dialect)
 
-    def to_predict(self, labels: Sequence[str] | None) -> TaggedData:
-        """The tags alone; no file is read."""
+    def to_predict(self, labels: Sequence[str] | None) -> TaskData:
+        """The tags alone; no file is read where the run names them."""
         from experiments.tasks.kinds.tags import TaggedData
 
+        if labels is None:
+            return super().to_predict(labels)
         return TaggedData(
             name=self.name,
             **no_examples(),
             metrics=tuple(TAG_METRICS),
             max_length=self.max_length,
-            tag_names=tuple(labels or ()),
+            tag_names=tuple(labels),
         )
 
     def _load(self, files: dict[str, SplitFiles], known: tuple[str, ...] | None) -> TaggedData:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 
-import numpy as np
 from annotated_types import Ge
 
 from bilevel.errors import UserError
@@ -19,6 +18,7 @@ from experiments.answers import Answers
 from experiments.tasks.examples import Origin, Placed
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from experiments.models.spec import ModelSpec

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 
 import psutil
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from bilevel import distributed
@@ -21,13 +23,16 @@ from experiments.metrics.weight_change import moved
 from experiments.plots.records import final_values
 from experiments.results import record, source_table, wrongest
 from experiments.results.saved_model import Saved, load
+from experiments.tasks.examples import Example, LabelSetExample
 from experiments.tasks.kinds.label_sets import LabelSetData
+from experiments.tasks.kinds.tags import TaggedData
+from experiments.tasks.kinds.text import TextData
 from experiments.tasks.sources import sizes
 from experiments.tasks.task import TaskData
 from experiments.training import decided_ranks, warm_start
 from experiments.training.doubts import about_cut, about_predictions
 from experiments.training.fine_tuning_job import FineTuningJob
-from experiments.training.scoring import forward, score
+from experiments.training.scoring import example_losses, forward, score
 from experiments.training.watched import digest
 from problems.common.method import Outcome
 
@@ -35,6 +40,8 @@ __all__ = ["assemble", "final_scores", "records", "test_sizes"]
 
 # The train loss in the result is over this many training examples at most.
 TRAIN_LOSS_EXAMPLES = 5000
+KEY_LETTERS = 16  # of the checksum of an example's texts
+LOSS_DIGITS = 6  # of an example's loss, after the point
 
 
 def final_scores(
@@ -52,7 +59,7 @@ def final_scores(
         job.task = job.task.decided(found, job.task.validation or ())
     scores = score(model, job.task, job.tests, job.data.collate, tokenizer=job.tokenizer)
     told = records(job.task, scores.predictions)
-    _write_predictions(told, folder)
+    _write_predictions(told, _to_compare(job, model), folder)
     wrongest.write(job.task, scores.predictions, job.tokenizer, folder)
     rows = [job.data.examples[i] for i in some(len(job.data.examples), TRAIN_LOSS_EXAMPLES)]
     train_loss = forward(model, job.task, rows, job.data.collate)[1] if rows else None
@@ -99,11 +106,47 @@ def records(task: TaskData, predictions: dict[str, list[Any]]) -> list[dict[str,
     ]
 
 
-def _write_predictions(told: list[dict[str, Any]], folder: Path) -> None:
+def _write_predictions(
+    told: list[dict[str, Any]], more: list[dict[str, Any]], folder: Path
+) -> None:
     """predictions.jsonl: what was said of each test example, a line each; none without a test."""
-    lines = [json.dumps(record, ensure_ascii=False) for record in told]
+    lines = [
+        json.dumps({**said, **other}, ensure_ascii=False)
+        for said, other in zip(told, more, strict=True)
+    ]
     if lines:
         write_atomically(folder / "predictions.jsonl", "\n".join(lines) + "\n")
+
+
+def _to_compare(job: FineTuningJob, model: nn.Module) -> list[dict[str, Any]]:
+    """By what runs are compared, of each test example, of all test sets in turn.
+
+    Of texts that the predictions do not show there is a checksum, ``key``, and where the loss does
+    not follow from the prediction, the ``loss``.
+    """
+    found = []
+    for name, examples in job.task.tests.items():
+        losses = _losses(job, model, name) or [{}] * len(examples)
+        found += [{**_key(e), **loss} for e, loss in zip(examples, losses, strict=True)]
+    return found
+
+
+def _key(example: Any) -> dict[str, str]:
+    if not isinstance(example, (Example, LabelSetExample)):
+        return {}
+    texts = json.dumps(example.texts).encode()
+    return {"key": hashlib.sha256(texts).hexdigest()[:KEY_LETTERS]}
+
+
+def _losses(job: FineTuningJob, model: nn.Module, name: str) -> list[dict[str, Any]]:
+    """The mean loss of each example over its words or tokens, and how many they are."""
+    if not isinstance(job.task, (TaggedData, TextData)):
+        return []
+    found = example_losses(model, job.task, job.tests[name], job.data.collate)
+    return [
+        {"loss": round(float(total) / max(int(terms), 1), LOSS_DIGITS), "terms": int(terms)}
+        for total, terms in zip(found.totals, found.terms, strict=True)
+    ]
 
 
 def _planted_score(

@@ -30,6 +30,7 @@ from experiments.results import (
 )
 from experiments.results.artefact import Artefact
 from experiments.results.fresh_folder import refuse_others
+from experiments.results.score_interval import score_interval
 from experiments.tasks.task import TaskData
 from experiments.training import chosen_horizon, decided_ranks, trackers, trained_rows, warm_start
 from experiments.training.beside_probe import beside_probe
@@ -116,7 +117,7 @@ def _train_and_score(job: FineTuningJob, context: RunContext, journal: Journal) 
     if chosen_horizon.STAGE in journal.finished:
         found = journal.found(chosen_horizon.STAGE)
         values["engine"]["horizon"] = {key: found[key] for key in ("wanted", "cosines")}
-    artefact.card(places, values)
+    artefact.card(places, values, interval=score_interval(folder, values))
     title = run_name(values)
     if values["source_weights"] is not None:
         source_table.write(title, values["source_weights"], folder)

@@ -64,7 +64,8 @@ def _explained_variance(model: PeftModel, job: Job, rows: Sequence[dict[str, Any
     )
     if not getattr(model.get_base_model(), "is_quantized", False):  # those are where they belong
         model.to(job.device)
-    with precision.autocast(job.settings.precision, job.device.type):
+    number_format = precision.resolve(job.settings.precision, job.device)
+    with precision.autocast(number_format, job.device.type):
         found = get_eva_state_dict(
             model,
             _Batches(job, rows),

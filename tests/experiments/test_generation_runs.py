@@ -10,6 +10,7 @@ from experiments import evaluate, ranks
 from experiments.answers import Decoding
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
+from experiments.results import predictions
 from experiments.tasks.examples import TextExample
 from experiments.tasks.kinds.text import TextData
 from experiments.training.job import execute
@@ -61,6 +62,9 @@ def test_a_run(kind, data, tmp_path, capsys):
     asked = [json.loads(x) for x in (data / "test.jsonl").read_text().splitlines()]
     assert [x["target"] for x in told] == [x["summary"] for x in asked]
     assert all(isinstance(x["prediction"], str) for x in told)
+    read = predictions.read(tmp_path / "run", found)
+    assert read.loss.value == pytest.approx(found["test_loss"], abs=1e-5)
+    assert read.scores["rougeL"].value == pytest.approx(found["metrics"]["rougeL"], abs=1e-9)
     evaluate.main([f"run={tmp_path / 'run'}"])  # once more, from the files
     printed = capsys.readouterr().out
     assert f"{found['metrics']['bleu']:.4f}" in printed

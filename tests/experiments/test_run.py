@@ -15,6 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from experiments import check_hypergradient, evaluate, export
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
+from experiments.results import predictions
 from experiments.run import main
 from experiments.tasks.demo import Demo
 from experiments.training.job import execute
@@ -73,6 +74,7 @@ def test_result(finished: Path) -> None:
         "T1": 1,
         "T2": 1,
         "steps": {"search": 12, "retrain": 24},
+        "upper_steps": {"search": 12},
         "precision": "fp32",
     }
     assert r["hypergradient"]["name"] == "unrolled"
@@ -87,6 +89,11 @@ def test_result(finished: Path) -> None:
     right = sum(row["label"] == row["prediction"] for row in rows)
     assert right / 80 == pytest.approx(r["metrics"]["accuracy"])
     assert all(sum(row["probabilities"]) == pytest.approx(1, abs=1e-5) for row in rows)
+    assert all(re.fullmatch("[0-9a-f]{16}", row["key"]) for row in rows)
+    assert len({row["key"] for row in rows}) > 60  # texts, of which few are alike
+    read = predictions.read(finished, r)
+    assert read.keys is not None
+    assert read.loss.value == pytest.approx(r["test_loss"], abs=1e-4)
 
 
 def test_metrics_file(finished: Path) -> None:
@@ -327,13 +334,21 @@ def test_a_folder_takes_one_run(
     assert "holds a run already" in capsys.readouterr().err
 
 
+def table_of_differences(folder: Path) -> set[tuple[str, tuple[int, ...]]]:
+    """The methods and seeds that were compared with the baseline in the test score."""
+    (found,) = json.loads((folder / "comparison.json").read_text())["comparisons"]
+    return {(d["name"], tuple(d["seeds"])) for d in found["families"][0]["differences"]}
+
+
 def test_multirun_ends_with_a_table(
     tmp_path: Path, quick: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["-m", *quick, "method=lora,autolora", "seed=0,1", "train.max_steps=2"]
     main([*words, "run.figures=false", f"hydra.sweep.dir={tmp_path}"])
     shown = capsys.readouterr().out
-    assert "| method   | task | " in shown
+    assert re.search(r"^method +seeds ", shown, re.MULTILINE)
+    assert re.search(r"In accuracy, against lora: .*autolora", shown)
+    assert table_of_differences(tmp_path) == {("autolora", (0, 1))}
     with open(tmp_path / "summary.csv") as file:
         table = list(csv.DictReader(file))
     assert [(row["method"], row["seeds"]) for row in table] == [("autolora", "2"), ("lora", "2")]

@@ -111,8 +111,9 @@ def test_pissa_starts_at_the_largest_singular_parts():
         np.testing.assert_allclose(left, whole - best, atol=1e-5)
 
 
-def test_eva_starts_at_the_principal_components_of_the_inputs():
-    job = BuiltJob("bert", batch_size=16)
+@pytest.mark.parametrize("precision", ["fp32", "auto"])
+def test_eva_starts_at_the_principal_components_of_the_inputs(precision):
+    job = BuiltJob("bert", batch_size=16, precision=precision)
     model = common.with_lora(job, 2, 6.0, 0.0, PeftOptions(init_lora_weights="eva"))
     base = job.build_model().eval()
     name = job.target_modules[0]

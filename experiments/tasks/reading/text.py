@@ -73,7 +73,7 @@ def text_pieces(
     try:
         packed = path.name.lower().endswith(".gz")
         with path.open("rb") as plain:
-            file: IO[bytes] = gzip.GzipFile(fileobj=plain) if packed else plain
+            file: IO[bytes] | gzip.GzipFile = gzip.GzipFile(fileobj=plain) if packed else plain
             most = max(LARGE, DENSEST * os.fstat(plain.fileno()).st_size) if packed else None
             while True:
                 limit = -1 if most is None else most + 1 - read

@@ -1,6 +1,7 @@
 """``FineTuned.predict`` of a model that was fine-tuned from Python, and what it refuses."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -161,3 +162,12 @@ def test_text_is_written(kind, tmp_path):
 
 def test_it_is_offered():
     assert {"FineTuned", "load"} <= set(experiments.__all__)
+
+
+def test_the_code_of_the_page_runs(kinds, capsys):
+    page = Path(__file__).parents[3] / "docs" / "predict.md"
+    code = page.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    exec(code.replace("outputs/mine", str(kinds("classes").run)), {})
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 2
+    assert all("{'bad': 0." in line for line in printed)

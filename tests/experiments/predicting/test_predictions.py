@@ -1,6 +1,7 @@
 """The same numbers as those of the run's own test, for each kind of task, from files and Python."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,17 @@ import pandas as pd
 import pytest
 
 from experiments import load, predict
+from experiments.cli.command_line import CommandLine
+from experiments.config.composition import compose_config
+from experiments.config.plan import Plan
+from experiments.results.finished_run import SavedRun
+from experiments.training.job import execute
 from tests.experiments.predicting.conftest import NAMES, lines
 
 KINDS = ("classes", "pairs", "number", "labels", "tags", "gpt2", "bart")
 # Two batches of other rows round differently; predictions.jsonl has six digits after the point.
 ROUNDED = 2e-6
+LINE = CommandLine.parse([])
 
 
 def close(said, told):
@@ -142,3 +149,41 @@ def test_standard_input(kinds, tmp_path, monkeypatch, capsys):
     assert said["prediction"].tolist() == [t["prediction"] for t in told]
     assert "20 rows" in capsys.readouterr().out
     assert sorted(p.name for p in tmp_path.iterdir()) == ["given.txt", "out.csv"]
+
+
+def test_a_run_so_old_that_it_does_not_name_its_classes(tmp_path):
+    run = Path(__file__).parent.parent / "older_runs" / "finished"
+    told = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    result = json.loads((run / "result.json").read_text())
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    (folder / "result.json").write_text(
+        json.dumps({k: v for k, v in result.items() if k not in ("labels", "kind")})
+    )
+    texts = [example.texts[0] for example in SavedRun.open(str(run), LINE, []).task().tests["test"]]
+    (tmp_path / "new.txt").write_text("".join(f"{text}\n" for text in texts))
+    predict.main([f"run={folder}", f"data={tmp_path / 'new.txt'}", f"out={tmp_path / 'o.csv'}"])
+    said = pd.read_csv(tmp_path / "o.csv")["prediction"].tolist()
+    assert [row["prediction"] for row in load(folder).predict(texts)] == said
+    if told and "prediction" in told[0]:
+        assert said == [t["prediction"] for t in told]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["prompt", "prefix", "full", "houlsby", "bitfit", "autolora"])
+def test_every_form_that_a_run_leaves_predicts(method, tiny, quick, tmp_path):
+    words = [word for word in quick if method == "autolora" or "method." not in word]
+    if method == "prompt":
+        words += ["method.virtual_tokens=4", "task.max_length=40"]
+    if method == "prefix":
+        words += ["method.virtual_tokens=4", "task.max_length=40"]
+    words += [f"method={method}", "run.figures=false", "train.max_steps=2"]
+    result = execute(Plan.of(compose_config(words)), tmp_path / "run")
+    text = (tmp_path / "run" / "predictions.jsonl").read_text()
+    told = [json.loads(line) for line in text.splitlines()]
+    task = SavedRun.open(str(tmp_path / "run"), LINE, []).task()
+    texts = [example.texts[0] for example in task.tests["test"]]
+    for row, right in zip(load(tmp_path / "run").predict(texts), told, strict=True):
+        shares = list(row["probabilities"].values())
+        assert shares == pytest.approx(right["probabilities"], abs=ROUNDED)
+    assert list(row["probabilities"]) == result["labels"]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from huggingface_hub import constants
 from peft import AutoPeftModelForSequenceClassification
+from scipy.stats import binomtest
 
 from bilevel.checkpoint.sums import check_sums
 from experiments import evaluate, export
@@ -20,6 +21,7 @@ from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.models.base_reference import of_hub
 from experiments.results.card_lines import lines
+from experiments.results.score_interval import score_interval
 from experiments.results.usage import Usage
 from experiments.training.job import execute
 from tests.experiments import architectures
@@ -295,3 +297,21 @@ def test_peft_combines_no_two_heads(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(ValueError, match="modules_to_save"):
         model.add_weighted_adapter(["default", "other"], [0.5, 0.5], "both")
     assert "`add_weighted_adapter`" in cards.card(run / "adapter").text
+
+
+def test_the_score_has_its_interval(tmp_path: Path) -> None:
+    """Of an accuracy close to Wilson's, which knows of no draws."""
+    run = trained(tmp_path, "bert", of(2), *ONE, *LORA)
+    result = json.loads((run / "result.json").read_text())
+    said = re.search(
+        r"^\| accuracy \| ([\d.]+), 95 % interval ([\d.]+) to ([\d.]+) ",
+        cards.card(run / "adapter").text,
+        re.MULTILINE,
+    )
+    assert said is not None
+    score, low, high = map(float, said.groups())
+    assert score == pytest.approx(result["metrics"]["accuracy"], abs=1e-4)
+    wilson = binomtest(round(score * 16), 16).proportion_ci(method="wilson")
+    assert (low, high) == pytest.approx((wilson.low, wilson.high), abs=0.1)
+    assert "| macro_f1 | " in cards.card(run / "adapter").text
+    assert score_interval(tmp_path, result) is None  # no predictions there

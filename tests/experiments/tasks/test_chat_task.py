@@ -19,6 +19,7 @@ from experiments.tasks.kinds.text import NO_LABEL
 from problems import LoRA
 from tests.experiments import writers
 from tests.experiments.models.test_chat import CHATML, bytes_tokenizer
+from tests.experiments.results import cards
 
 WORDS = (
     "{% for m in messages %}<s> {{ m.content }} </s> {% endfor %}"
@@ -221,6 +222,10 @@ def test_a_run_and_predictions_with_it(tmp_path: Path) -> None:
     assert result["test_loss"] > 0
     lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
     assert [of_source(line["source"]) for line in lines] == [talk[:-1] for talk in talks[:4]]
+    (code, *_) = cards.blocks(out / "adapter")
+    mine = {"./model": str(model), '[{"role": "user", "content": "Name three colours."}]': "talk"}
+    _, printed = cards.run(f"talk = {talks[0][:-1]!r}\n{code}", out, **mine)
+    assert printed.strip() == lines[0]["prediction"]
     rows = [{"messages": talk[:-1]} for talk in talks[:4]]
     found = load(out).predict(rows)
     assert [row["prediction"] for row in found] == [line["prediction"] for line in lines]

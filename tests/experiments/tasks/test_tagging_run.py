@@ -16,6 +16,7 @@ from experiments.answers import TAGS, Answers
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.models.spec import ModelSpec
+from experiments.results import predictions
 from experiments.tasks.demo import Demo
 from experiments.training.job import execute
 
@@ -85,6 +86,10 @@ def test_a_run_learns_and_leaves_adapters_for_token_classification(
     assert [row["test"] for row in rows] == ["test"] * 40
     assert sum(tag == "B-A" for row in rows for tag in row["tags"]) == only["support"]
     assert all(len(row["words"]) == len(row["tags"]) == len(row["prediction"]) for row in rows)
+    assert [row["terms"] for row in rows] == [len(row["words"]) for row in rows]
+    read = predictions.read(folder, values)
+    assert read.loss.value == pytest.approx(values["test_loss"], abs=1e-5)
+    assert read.scores["f1"].value == pytest.approx(values["metrics"]["f1"], abs=1e-9)
     for name in ("adapter", "adapter_compact"):
         config = json.loads((folder / name / "adapter_config.json").read_text())
         assert config["task_type"] == "TOKEN_CLS"

@@ -140,7 +140,9 @@ def test_wrong_weights_end_before_a_model_loads(tiny, tmp_path, given, word):
         load_task(Plan.of(compose_config(options)))
 
 
-@pytest.mark.parametrize("method", ["example_weights", "learned_settings", "source_weights"])
+@pytest.mark.parametrize(
+    "method", ["example_weights", "learned_settings", "source_weights", "linear_probe"]
+)
 def test_methods_that_weight_or_smooth_by_themselves_refuse_them(tiny, tmp_path, method):
     data = own_files.three_files(tmp_path)
     more = {"learned_settings": ["method.learn=[label_smoothing]"]}.get(method, [])

@@ -62,8 +62,20 @@ def test_numbers_and_a_glue_task(tiny, tmp_path):
     assert_best_by(found, tmp_path / "run", "validation_pearson", max)
 
 
-@pytest.mark.parametrize("by", ["loss", "bleu"])
-def test_text(by, tmp_path):
+def test_sets_of_labels(tiny, tmp_path):
+    marks = [["a"], ["a", "b"], [], ["b"]]
+    rows = [{"text": r["text"], "label": marks[i % 4]} for i, r in enumerate(sentences(56))]
+    data = files(tmp_path, train=rows[:32], validation=rows[32:44], test=rows[44:])
+    words = ["task=classification", "task.text_columns=[text]", "task.multi_label=true", data]
+    words += ["model=hub", f"model.pretrained={tiny}", *COMMON, "engine.choose_by=micro_f1"]
+    found = run(tmp_path / "run", words)
+    assert_best_by(found, tmp_path / "run", "validation_micro_f1", max)
+
+
+@pytest.mark.parametrize(
+    ("kind", "by"), [("gpt2", "loss"), ("gpt2", "bleu"), ("bart", "loss"), ("t5", "bleu")]
+)
+def test_text(kind, by, tmp_path):
     """References of one source are scored together; text is only written if it is asked for."""
 
     def pairs(count, shift):
@@ -75,7 +87,7 @@ def test_text(by, tmp_path):
     data = files(tmp_path, train=pairs(24, 0), validation=pairs(6, 1), test=pairs(4, 2))
     words = [
         *("task=text_to_text", data, "model=hub"),
-        f"model.pretrained={writers.folder(tmp_path / 'model', 'gpt2')}",
+        f"model.pretrained={writers.folder(tmp_path / 'model', kind)}",
         *("task.decoding.max_new_tokens=5", "task.decoding.beams=1", "task.metrics=[bleu]"),
     ]
     found = run(tmp_path / "run", [*words, *COMMON, f"engine.choose_by={by}"])
