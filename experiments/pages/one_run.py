@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shlex
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from experiments import figures
-from experiments.answers import NUMBER, TAGS
 from experiments.config import stored
 from experiments.pages import grids, page, predictions
+from experiments.pages.answers import cut, shown
 from experiments.pages.drawings import drawn
 from experiments.pages.grids import Cell, Column, Grid, Heat
 from experiments.plots import residuals, scores
@@ -20,7 +20,6 @@ from experiments.results import record
 
 __all__ = ["html"]
 
-LONGEST = 1200  # letters of a text; the rest is cut
 OF_RANKS = ("gates", "values", "density", "frontier")
 # What a run's folder may hold -> what that is; in this order.
 FILES = {
@@ -39,13 +38,19 @@ FILES = {
 }
 
 
-def html(folder: Path, result: Mapping[str, Any], out: Path) -> str:
+def html(
+    folder: Path,
+    result: Mapping[str, Any],
+    out: Path,
+    interval: tuple[float, float] | None = None,
+) -> str:
     """Make the page.
 
     Args:
         folder: of the run.
         result: its result.json.
         out: the file that the page is to be, for its links.
+        interval: of the primary metric over test examples, 95 %; None where it is not known.
 
     Raises:
         UserError: a file of the run is damaged.
@@ -74,7 +79,7 @@ def html(folder: Path, result: Mapping[str, Any], out: Path) -> str:
             "title": f"{values['method']} on {values['task']}",
             "under": f"model {values['model']}, seed {values['seed']}",
             "parts": [(id, name) for id, name, there in parts if there],
-            "tiles": _tiles(values),
+            "tiles": _tiles(values, interval),
             "said": _said(values),
             "scores": _scores(values),
             "over_steps": drawn(
@@ -88,7 +93,7 @@ def html(folder: Path, result: Mapping[str, Any], out: Path) -> str:
             "ranks_said": _ranks_said(values),
             "of_ranks": drawn(of_ranks, title),
             "answers": answers,
-            **_answers(answers, values),
+            **shown(answers, values),
             "of_answers": []
             if numbers is None
             else drawn({"residuals": lambda path: residuals.draw(numbers, values, path)}, title),
@@ -101,10 +106,12 @@ def html(folder: Path, result: Mapping[str, Any], out: Path) -> str:
     )
 
 
-def _tiles(values: Mapping[str, Any]) -> list[dict[str, str]]:
+def _tiles(values: Mapping[str, Any], interval: tuple[float, float] | None) -> list[dict[str, str]]:
     metric = values["primary_metric"]
     validation = values.get("validation")
-    tiles = [(f"test {metric}", record.shown(values["metrics"][metric]), _sizes(values))]
+    sure = "" if interval is None else f"95 %: {interval[0]:.4g} to {interval[1]:.4g}"
+    note = ", ".join(filter(None, (sure, _sizes(values))))
+    tiles = [(f"test {metric}", record.shown(values["metrics"][metric]), note)]
     if validation is not None:
         score = (validation.get("metrics") or {}).get(metric)
         trained = "trained on too" if validation["trained_on"] else "what is chosen by"
@@ -178,94 +185,6 @@ def _scores(values: Mapping[str, Any]) -> Grid:
     return grids.without_empty(Grid("Scores of the model as it was saved", columns, rows))
 
 
-def _answers(found: predictions.Predictions | None, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Tables and lists of predictions; nothing without any."""
-    nothing: dict[str, Any] = dict.fromkeys(("confusion", "pairs", "shares"))
-    if found is None:
-        return {**nothing, "worst": [], "worst_numbers": None, "samples": []}
-    if found.confusion:
-        title = "Right classes (rows) and what was said (columns); a colour is a share of its row"
-        nothing["confusion"] = grids.matrix(title, found.names, found.confusion)
-    if found.pairs:
-        columns = [Column("right"), Column("said"), Column("examples", True)]
-        rows = [[Cell(right), Cell(said), grids.number(n)] for right, said, n in found.pairs]
-        nothing["pairs"] = Grid("Classes that are confused most often", columns, rows)
-    if found.shares:
-        what = "type of entity" if found.kind == TAGS else "label"
-        columns = [
-            Column(what),
-            *(Column(n, True) for n in ("support", "precision", "recall", "F1")),
-        ]
-        rows = [
-            [Cell(s.name), grids.number(s.support)]
-            + [grids.number(score) for score in (s.precision, s.recall, s.f1)]
-            for s in found.shares
-        ]
-        nothing["shares"] = Grid(f"Each {what} by itself", columns, rows)
-    worst = [_worst(row, found.kind, values) for row in found.worst]
-    shown = [row for row in worst if row["texts"] or row["words"]]
-    return {
-        **nothing,
-        "worst": shown,
-        "worst_numbers": _without_texts(worst) if worst and not shown else None,
-        "samples": [_sample(row) for row in found.samples],
-    }
-
-
-def _worst(row: Mapping[str, Any], kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """A prediction as the page shows it: its words or texts, and the facts about it."""
-    test = [] if row["test"] == "test" else [("test", row["test"])]
-    if kind == TAGS:
-        words = list(zip(row["words"], row["tags"], row["prediction"], strict=True))
-        wrong = sum(right != said for _, right, said in words)
-        return {"words": words, "texts": [], "facts": [("words tagged otherwise", wrong), *test]}
-    texts = [_cut(text) for text in row.get("texts", ())]
-    facts: list[tuple[str, Any]] = [
-        ("right", _said_so(row["label"])),
-        ("said", _said_so(row["prediction"])),
-    ]
-    if kind == NUMBER:
-        facts.append(("apart", f"{abs(row['prediction'] - row['label']):.4g}"))
-    else:
-        names = list(values["labels"])
-        for name in dict.fromkeys([*_list(row["label"]), *_list(row["prediction"])]):
-            facts.append((f"p({name})", f"{row['probabilities'][names.index(name)]:.4f}"))
-    return {"words": [], "texts": texts, "facts": [*facts, ("example", row["index"]), *test]}
-
-
-def _without_texts(worst: Sequence[Mapping[str, Any]]) -> Grid:
-    """The facts alone, a row an example; probabilities of other classes have no column."""
-    names = [name for name, _ in worst[0]["facts"] if not name.startswith("p(")]
-    columns = [Column(name, name not in ("right", "said", "test")) for name in names]
-    rows = [[Cell(str(dict(row["facts"])[name])) for name in names] for row in worst]
-    probable = [[str(v) for name, v in row["facts"] if name.startswith("p(")] for row in worst]
-    if all(probable):
-        columns.append(Column("p of the right one", True))
-        rows = [[*row, Cell(found[0])] for row, found in zip(rows, probable, strict=True)]
-    return Grid("The worst first", columns, rows)
-
-
-def _list(names: str | Sequence[str]) -> list[str]:
-    return [names] if isinstance(names, str) else list(names)
-
-
-def _said_so(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return ", ".join(_list(value)) or "no label"
-
-
-def _sample(row: Mapping[str, Any]) -> list[tuple[str, str]]:
-    references = row.get("references") or [row["target"]]
-    parts = [("source", row["source"]), ("written", row["prediction"])]
-    parts += [("reference", text) for text in references[:3]]
-    return [(name, _cut(text)) for name, text in parts]
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
-
-
 def _command(folder: Path) -> str:
     """What was typed; empty where the run does not say."""
     if not (folder / ".hydra" / "overrides.yaml").is_file():
@@ -291,7 +210,7 @@ def _cost(values: Mapping[str, Any]) -> Grid:
 
 
 def _configuration(values: Mapping[str, Any]) -> Grid:
-    rows = [[Cell(key), Cell(_cut(text))] for key, text in grids.flat(values.get("configuration"))]
+    rows = [[Cell(key), Cell(cut(text))] for key, text in grids.flat(values.get("configuration"))]
     rows += [
         [Cell(f"version of {name}"), Cell(str(version))]
         for name, version in (values.get("versions") or {}).items()

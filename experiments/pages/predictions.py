@@ -134,9 +134,10 @@ def _shares(rows: Sequence[Row], names: Sequence[str], kind: str) -> list[Share]
 
     right: Any
     said: Any
+    order: Any
     if kind == CLASSES:
         right, said = [row["label"] for row in rows], [row["prediction"] for row in rows]
-        order: Any = list(names)
+        order = list(names)
     else:
         right, said = (
             [[n in r[key] for n in names] for r in rows] for key in ("label", "prediction")

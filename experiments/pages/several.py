@@ -13,7 +13,7 @@ from experiments.pages import compared, grids, page
 from experiments.pages.drawings import drawn
 from experiments.pages.grids import Cell, Column, Grid, Heat
 from experiments.plots.records import method_name
-from experiments.results import comparison_text, record
+from experiments.results import comparison_text, record, verdict
 from experiments.results.compared import Comparison
 
 __all__ = ["Unread", "html"]
@@ -76,7 +76,7 @@ def html(
             "title": f"{len(runs)} runs" if len(runs) > 1 else "One run",
             "under": title,
             "parts": [(id, name) for id, name, there in parts if there],
-            "said": [(f"{one.folder}: {one.reason}", "") for one in unread],
+            "said": [(line, "") for line in _said(results, unread)],
             "verdicts": _conclusions(comparisons),
             "comparison": [grid for one in comparisons for grid in compared.tables(one)],
             "legend": compared.LEGEND,
@@ -89,6 +89,13 @@ def html(
             "runs": _runs(runs, out, pages),
         },
     )
+
+
+def _said(results: Sequence[Mapping[str, Any]], unread: Sequence[Unread]) -> list[str]:
+    """What is not in the page, and the verdicts on what is."""
+    lines = verdict.told(results).split("\n")
+    judged = [line.removeprefix("- ") for line in lines if line.startswith("- ")]
+    return [*(f"{one.folder}: {one.reason}" for one in unread), *judged]
 
 
 def _conclusions(comparisons: Sequence[Comparison]) -> list[str]:

@@ -50,24 +50,42 @@ def write(
     runs = [r for r in results if r.get("folder")]
     alone = len(runs) == len(asked) == 1 and Path(runs[0]["folder"]).samefile(asked[0])
     first = out / FILE
+    intervals = _intervals(comparisons)
     if alone:
-        return [first] if _one(runs[0], first, unread=[]) else []
+        return [first] if _one(runs[0], first, [], intervals) else []
     unread, written, pages = list(unread), [], {}
     for r, place in zip(runs, _places(runs, first), strict=True):
         if _is_new(Path(r["folder"]), place):
             pages[r["folder"]] = place
-        elif _one(r, place, unread):
+        elif _one(r, place, unread, intervals):
             pages[r["folder"]] = place
             written.append(place)
     write_atomically(first, several.html(results, comparisons, agreement, unread, first, pages))
     return [first, *written]
 
 
-def _one(result: dict[str, Any], place: Path, unread: list[Unread]) -> bool:
+def _intervals(comparisons: Sequence[Comparison]) -> dict[tuple[str, str], tuple[float, float]]:
+    """Folder of a run and metric -> its 95 % interval over test examples."""
+    return {
+        (run.folder, c.metric): (run.low, run.high)
+        for c in comparisons
+        for method in c.methods
+        for run in method.runs
+        if run.folder is not None and run.low is not None and run.high is not None
+    }
+
+
+def _one(
+    result: dict[str, Any],
+    place: Path,
+    unread: list[Unread],
+    intervals: Mapping[tuple[str, str], tuple[float, float]],
+) -> bool:
     """Write the page of a run; False where its files are damaged."""
     folder = Path(result["folder"])
     try:
-        text = one_run.html(folder, result, place)
+        interval = intervals.get((result["folder"], result["primary_metric"]))
+        text = one_run.html(folder, result, place, interval)
     except UserError as error:
         reason = sentence(error)
     except figures.DAMAGE as error:

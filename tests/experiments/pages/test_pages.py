@@ -112,7 +112,9 @@ def test_verdicts_come_first_with_what_to_change(tmp_path: Path) -> None:
     assert parsed.text.index("nothing learned <script>") < parsed.text.index("; raise train.lr")
     assert parsed.text.index("raise train.lr") < parsed.text.index("a constant prediction")
     report.main([str(tmp_path)])
-    assert "learned" in page(tmp_path).text
+    text = page(tmp_path).text
+    assert "autolora on films, tiny, seed 0: nothing learned <script>" in text
+    assert "raise train.lr" in text
 
 
 def test_methods_are_compared_with_intervals(tmp_path: Path) -> None:
@@ -130,6 +132,9 @@ def test_methods_are_compared_with_intervals(tmp_path: Path) -> None:
     assert f"{difference['mean']:+.4f}" in text
     assert f"{difference['low']:+.4f} to {difference['high']:+.4f}" in text
     assert "no difference shown" in text
+    own = next(r for m in found["methods"] if m["method"] == "lora" for r in m["runs"])
+    interval = f"95 %: {own['low']:.4g} to {own['high']:.4g}, 4 examples"
+    assert interval in page(tmp_path / "lora0").text
     assert "In accuracy, against lora" in text
 
 
