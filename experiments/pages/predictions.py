@@ -114,7 +114,9 @@ def _with_texts(folder: Path, rows: list[Row], result: Mapping[str, Any]) -> lis
     path = folder / wrongest.FILE
     if not path.is_file() or result["kind"] not in (CLASSES, LABELS, NUMBER):
         return rows
-    kept = {(r["test"], r["index"]): r["texts"] for r in predictions_file.lines(path, result)}
+    kept = {
+        (r["test"], r["index"]): r.get("texts", []) for r in predictions_file.lines(path, result)
+    }
     return [{**row, "texts": kept.get((row["test"], row["index"]), [])} for row in rows]
 
 

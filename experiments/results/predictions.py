@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pydantic
@@ -67,7 +67,7 @@ class _OfText(_Line):
     prediction: str
     source: str
     target: str
-    references: list[str]
+    references: Annotated[list[str], pydantic.Field(min_length=1)]
 
 
 @dataclass(frozen=True)

@@ -339,3 +339,13 @@ def test_damaged_predictions_cost_the_interval_alone(tmp_path, line, word):
     (found,) = compare(runs)
     assert any(word in note and "line 1" in note for note in found.notes)
     assert {m.name for m in found.methods} == {"lora", "autolora"}
+
+
+def test_a_text_without_references_is_damage(tmp_path):
+    kind, lines, metrics, _ = of_text(np.random.default_rng(0), 0)
+    lines[0]["references"] = []
+    (tmp_path / "run").mkdir()
+    write(tmp_path / "run", [{"test": "test", **line} for line in lines])
+    made = result(tmp_path / "run", kind=kind, metrics=metrics, primary_metric="bleu")
+    with pytest.raises(UserError, match=r"line 1 is damaged.*references"):
+        predictions.read(tmp_path / "run", made)
