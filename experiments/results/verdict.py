@@ -295,7 +295,9 @@ def _worse_than_shares(values: Record, predictions: Sequence[Record]) -> Iterato
         "over-fitting",
         f"over-fitted: on the test its loss {found.score:.3g} is higher than that of always giving "
         f"the classes' shares, {found.other:.3g}, and on the training data it is {train:.3g}",
-        "keep the best weights by a validation file (engine.keep=best), or lower train.epochs",
+        "give more data, or lower train.epochs or train.lr: the best weights were kept already"
+        if any(one.get("weights") == "best" for one in (values.get("kept") or {}).values())
+        else "keep the best weights by a validation file (engine.keep=best), or lower train.epochs",
     )
 
 

@@ -145,6 +145,10 @@ def test_probabilities_that_cost_more_than_shares():
     ]
     (found,) = of_run({**VALUES, "train_loss": 0.01}, falling(0.7, 0.01), rows)
     assert "higher than that of always giving the classes' shares, 0.693" in found.words
+    assert "engine.keep=best" in found.advice
+    kept = {**VALUES, "train_loss": 0.01, "kept": {"train": {"weights": "best", "step": 3}}}
+    (found,) = of_run(kept, falling(0.7, 0.01), rows)
+    assert "engine.keep" not in found.advice  # it is done already
     assert of_run({**VALUES, "train_loss": 0.9}, falling(0.7, 0.3), rows) == []  # not fitted at all
 
 
