@@ -129,7 +129,8 @@ def finetune(
     rows = _splits(data, "finetune")
     if not {"test", "validation"} & rows.keys():
         raise UserError("finetune needs data['test'] (or 'validation') to score the result on")
-    if not all(isinstance(one, Callback) for one in callbacks):
+    several = isinstance(callbacks, Sequence)
+    if not several or not all(isinstance(one, Callback) for one in callbacks):
         raise UserError("callbacks= must be a list of instances of bilevel.Callback's subclasses")
     place = _folder(folder, resume)
     given = _given(model, tokenizer, head)

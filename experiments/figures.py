@@ -228,6 +228,8 @@ def main(words: Sequence[str] | None = None) -> None:
             ) from error
         for path in drawn:
             print(printable(str(path)))
+        if not drawn:
+            print(printable(f"{folder}: there is nothing to draw of {result['method']}"))
 
 
 if __name__ == "__main__":

@@ -72,7 +72,9 @@ class SavedRun:
         path = Path(folder)
         values = record.read(path)
         if values is None:
-            raise UserError(f"run={path}: there is no finished run, result.json is missing")
+            raise UserError(
+                f"run={path}: there is no finished run, result.json is missing{_instead(path)}"
+            )
         refuse_links(path)
         for word in overrides:
             key, equals, _ = word.partition("=")
@@ -160,6 +162,17 @@ class SavedRun:
             UserError: as :meth:`spec`, or it cannot be loaded.
         """
         return self.spec().load(task.answers, int(self.config.seed))
+
+
+def _instead(folder: Path) -> str:
+    """What was perhaps meant by a folder that is no run."""
+    # a folder called .. has a parent of another name
+    above, last = Path(os.path.abspath(folder)).parent, Path(os.path.abspath(folder)).name
+    if (above / record.FILE).is_file():
+        return f": {last} is a part of the run {above}, run={above}"
+    if (folder / "adapter_config.json").is_file() or (folder / "config.json").is_file():
+        return ": it is a model alone, whose card (README.md) has the lines that ask it"
+    return ""
 
 
 def _is_other(folder: Path, task: DictConfig, given: Collection[str]) -> bool:

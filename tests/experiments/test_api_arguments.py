@@ -9,6 +9,7 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForSequenceClassification
 
+from bilevel import Callback
 from bilevel.errors import UserError
 from bilevel.hypergradient import FiniteDifference
 from experiments.api import finetune, search_ranks
@@ -72,6 +73,8 @@ WRONG: dict[str, tuple[Any, str]] = {
     "method is None": (lambda m: {"method": None}, "method= .*instance.*None"),
     "method is a name": (lambda m: {"method": "lora"}, "method= .*instance.*'lora'"),
     "method is a class": (lambda m: {"method": LoRA}, "method= .*instance.*class LoRA"),
+    "callbacks is one": (lambda m: {"callbacks": Callback()}, "callbacks= .*list"),
+    "callbacks are classes": (lambda m: {"callbacks": [Callback]}, "callbacks= .*instances"),
     "estimator is a class": (
         lambda m: {"method": AutoLoRA(), "hypergradient": FiniteDifference},
         "hypergradient= .*class FiniteDifference",
@@ -124,7 +127,17 @@ WRONG: dict[str, tuple[Any, str]] = {
 }
 
 # search_ranks has no such argument, or calls it otherwise, or looks at fewer data.
-OF_FINETUNE = ("data", "method", "metrics", "decoding", "folder", "resume", "warm", "batch")
+OF_FINETUNE = (
+    "data",
+    "method",
+    "callbacks",
+    "metrics",
+    "decoding",
+    "folder",
+    "resume",
+    "warm",
+    "batch",
+)
 
 
 @pytest.mark.parametrize("case", WRONG)

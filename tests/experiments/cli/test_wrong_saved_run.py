@@ -1,5 +1,6 @@
 """Wrong words for what reads a finished run: one sentence, status 2, before a model loads."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,32 @@ def test_one_sentence(
     assert len(text.splitlines()) == 1
     for part in CASES[word].split(" "):
         assert part in text
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("adapter", f"adapter is a part of the run {RUN}, run={RUN}"), ("", "README.md")],
+)
+def test_the_folder_of_an_adapter_is_no_run(
+    name: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = RUN / name
+    if not name:
+        folder = tmp_path / "sent"
+        folder.mkdir()
+        (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(SystemExit, match="2"):
+        evaluate.main([f"run={folder}"])
+    assert said in capsys.readouterr().err
+
+
+def test_figures_of_a_run_that_has_none_say_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = shutil.copytree(RUN, tmp_path / "run")
+    monkeypatch.setattr(figures, "draw", lambda *_: [])
+    figures.main([str(run)])
+    assert "nothing to draw" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("program", [figures, report])
