@@ -106,7 +106,8 @@ def report(
     unread = [Unread(path, "not finished (see its run.log)") for path in found.failed]
     unread += [Unread(path, reason) for path, reason in found.damaged.items()]
     pages = writing.write(finished, compared, agreeing, unread, folders, out)
-    also = f" and {len(pages) - 1} pages of runs" if len(pages) > 1 else ""
+    more = len(pages) - 1
+    also = f" and {more} page{'s' * (more > 1)} of runs" if more > 0 else ""
     page = f"\n{pages[0]}{also}" if pages else ""
     return f"{text}\n\n{out / 'summary.csv'}, {', '.join(written)}{page}"
 
