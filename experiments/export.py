@@ -28,16 +28,16 @@ from bilevel.checkpoint.disk import told_when_full
 from bilevel.checkpoint.sums import CARD
 from bilevel.errors import UserError, printable
 from bilevel.reading import read_text
+from experiments.artefacts.hub_push import Push
 from experiments.cli.command_line import CommandLine
 from experiments.cli.program import program
 from experiments.cli.quiet import quiet
 from experiments.results import record
 from experiments.results.finished_run import SavedRun, take
-from experiments.results.hub_push import Push
 
 if TYPE_CHECKING:
+    from experiments.artefacts.artefact import Artefact
     from experiments.models.pretrained import LoadedModel
-    from experiments.results.artefact import Artefact
     from experiments.tasks.task import TaskData
 
 __all__ = ["main"]
@@ -186,7 +186,7 @@ def _merge(run: SavedRun, out: Path) -> None:
 
 
 def _artefact(run: SavedRun, task: TaskData, loaded: LoadedModel, dtype: str) -> Artefact:
-    from experiments.results.artefact import Artefact
+    from experiments.artefacts.artefact import Artefact
 
     base = run.spec().reference()
     return Artefact.of(
@@ -196,7 +196,7 @@ def _artefact(run: SavedRun, task: TaskData, loaded: LoadedModel, dtype: str) ->
 
 
 def _interval(run: SavedRun) -> tuple[float, float] | None:
-    from experiments.results.score_interval import score_interval
+    from experiments.comparing.score_interval import score_interval
 
     return score_interval(run.folder, run.result)
 

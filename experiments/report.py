@@ -23,10 +23,11 @@ from bilevel.errors import UserError, printable
 from experiments.cli.command_line import one_sentence, refuse_options
 from experiments.cli.messages import sentence
 from experiments.cli.writing import write_atomically
+from experiments.comparing.variants import told_apart
 from experiments.config import stored
-from experiments.results import cells, record, verdict
+from experiments.results import cells, record
 from experiments.results.grid import searched
-from experiments.results.variants import told_apart
+from experiments.verdicts import verdict
 
 __all__ = ["conclude", "report", "rows"]
 
@@ -62,19 +63,20 @@ def report(
     Args:
         folders: of runs, or of folders with runs below them.
         out: where to write.
-        against, metric: see :func:`experiments.results.comparison.compare`.
+        against, metric: see :func:`experiments.comparing.compare.compare`.
 
     Raises:
         UserError: no finished run is in the folders, or ``against`` or ``metric`` is not there.
     """
     # matplotlib and scipy are slow to load, and --help needs them not
     from experiments import figures
+    from experiments.comparing import wording
+    from experiments.comparing.compare import compare
+    from experiments.comparing.comparison import as_json
+    from experiments.comparing.rows import of_methods, of_runs
     from experiments.pages import writing
     from experiments.pages.several import Unread
-    from experiments.results import comparison_text, seeds
-    from experiments.results.compared import as_json
-    from experiments.results.comparison import compare
-    from experiments.results.comparison_rows import of_methods, of_runs
+    from experiments.results import seeds
 
     found = _collect(folders)
     for reason in found.damaged.values():
@@ -91,14 +93,12 @@ def report(
     _write_csv(of_runs(compared), out / "runs.csv")
     write_atomically(out / "comparison.json", json.dumps(as_json(compared), indent=2) + "\n")
     judged = verdict.told(finished)
-    in_markdown = [*map(comparison_text.in_markdown, compared), markdown(table), agreeing, judged]
+    in_markdown = [*map(wording.in_markdown, compared), markdown(table), agreeing, judged]
     write_atomically(out / "summary.md", "\n\n".join(filter(None, in_markdown)) + "\n")
-    text = "\n\n\n".join(map(comparison_text.in_terminal, compared))
+    text = "\n\n\n".join(map(wording.in_terminal, compared))
     # its table, a row a kind of module, is in summary.md alone
     said = [
-        textwrap.fill(part, comparison_text.COLUMNS)
-        for part in agreeing.split("\n\n")
-        if part[:1] != "|"
+        textwrap.fill(part, wording.COLUMNS) for part in agreeing.split("\n\n") if part[:1] != "|"
     ]
     text = printable("\n\n".join(filter(None, (text, *said, judged))))
     drawn = [path.name for path in figures.draw_several(finished, out, compared)]

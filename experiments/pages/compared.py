@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from experiments.comparing.comparison import Comparison, Difference, Family, Method
 from experiments.pages.grids import Cell, Column, Grid, number, without_empty
-from experiments.results.compared import Comparison, Difference, Family, Method
 
 __all__ = ["LEGEND", "tables"]
 

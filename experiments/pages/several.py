@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from experiments import figures
+from experiments.comparing import wording
+from experiments.comparing.comparison import Comparison
 from experiments.pages import compared, grids, page
 from experiments.pages.drawings import drawn
 from experiments.pages.grids import Cell, Column, Grid, Heat
 from experiments.plots.records import method_name
-from experiments.results import comparison_text, record, verdict
-from experiments.results.compared import Comparison
+from experiments.results import record
+from experiments.verdicts import verdict
 
 __all__ = ["Unread", "html"]
 
@@ -103,7 +105,7 @@ def _conclusions(comparisons: Sequence[Comparison]) -> list[str]:
     several = len(comparisons) > 1
     found = []
     for one in comparisons:
-        said = comparison_text.conclusion(one)
+        said = wording.conclusion(one)
         if said:
             found.append(f"{one.task} with {one.model}: {said}" if several else said)
     return found

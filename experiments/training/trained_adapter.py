@@ -18,13 +18,13 @@ from bilevel.lowrank.adapter_files import check_options, check_weights
 from bilevel.lowrank.export import COMPACT, plain_config
 from bilevel.reading import json_object
 from experiments.answers import CLASSES, NUMBER, TAGS, TEXT, Answers
+from experiments.artefacts.artefact import Artefact
 from experiments.config.composition import compose_config
 from experiments.config.instantiate import build, user_modules
 from experiments.models.base_reference import BaseReference
 from experiments.models.pretrained import LoadedModel
 from experiments.models.spec import ModelSpec
 from experiments.results import record, saved_model
-from experiments.results.artefact import Artefact
 from experiments.results.finished_run import SavedRun
 from experiments.results.labels import matched
 from experiments.tasks.task import Task, TaskData

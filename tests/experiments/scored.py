@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 
+from experiments.comparing import predictions
 from experiments.metrics import labels
-from experiments.results import predictions
 
 NAMES = ["no", "yes"]
 

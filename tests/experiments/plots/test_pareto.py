@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 from matplotlib import pyplot as plt
 
+from experiments.comparing.comparison import Comparison, Method
 from experiments.plots import pareto
-from experiments.results.compared import Comparison, Method
 
 
 def method(name, parameters, score, front):

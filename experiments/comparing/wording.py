@@ -5,8 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-from experiments.results.cells import markdown_cell, markdown_table
-from experiments.results.compared import (
+from experiments.comparing.comparison import (
     LOSS,
     Comparison,
     Difference,
@@ -14,6 +13,7 @@ from experiments.results.compared import (
     Method,
     RunScore,
 )
+from experiments.results.cells import markdown_cell, markdown_table
 
 __all__ = ["COLUMNS", "conclusion", "in_markdown", "in_terminal"]
 

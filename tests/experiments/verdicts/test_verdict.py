@@ -5,8 +5,8 @@ import pytest
 
 from bilevel.errors import UserError
 from experiments.results import record
-from experiments.results.verdict import of_run, told
 from experiments.run import main
+from experiments.verdicts.verdict import of_run, told
 from tests.experiments.training.own_files import run, sentences, words, write
 
 VALUES = {

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from experiments.comparing.comparison import CONFIDENCE, LOSS, RunScore
+from experiments.comparing.predictions import Predictions
 from experiments.metrics.crossed import Crossed, bootstrapped, crossed
 from experiments.metrics.resampled import Resampled, draws_of, interval
 from experiments.metrics.text import TEXT_METRICS
-from experiments.results.compared import CONFIDENCE, LOSS, RunScore
-from experiments.results.predictions import Predictions
 
 __all__ = ["ScoredRun", "draw", "mean_interval", "over_both", "same_examples"]
 

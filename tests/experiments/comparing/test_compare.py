@@ -8,12 +8,12 @@ import pytest
 from scipy import stats
 
 from bilevel.errors import UserError
+from experiments.comparing import predictions, wording
+from experiments.comparing.compare import compare
+from experiments.comparing.comparison import LOSS, as_json
+from experiments.comparing.variants import told_apart
 from experiments.metrics import labels
 from experiments.metrics.tags import TAG_METRICS
-from experiments.results import comparison_text, predictions
-from experiments.results.compared import LOSS, as_json
-from experiments.results.comparison import compare
-from experiments.results.variants import told_apart
 from tests.experiments.scored import NAMES, classes_run, result, write
 
 METHODS = ("lora", "autolora")
@@ -43,7 +43,7 @@ def test_a_difference_is_shown_in_its_direction(tmp_path):
     assert d.p_holm == d.p < 0.05
     assert losses.measure == LOSS
     assert losses.differences[0].high < 0
-    said = comparison_text.conclusion(found)
+    said = wording.conclusion(found)
     assert "autolora is better" in said
     assert "3 seeds" in said
     assert "no difference" not in said
@@ -52,8 +52,8 @@ def test_a_difference_is_shown_in_its_direction(tmp_path):
 def test_no_difference_is_said_in_words(tmp_path):
     (found,) = compare(some_runs(tmp_path))
     assert not found.families[0].differences[0].shown
-    assert "no difference shown for autolora" in comparison_text.conclusion(found)
-    table = comparison_text.in_terminal(found)
+    assert "no difference shown for autolora" in wording.conclusion(found)
+    table = wording.in_terminal(found)
     assert "no difference shown" in table
     assert "unadjusted" in table
 
@@ -62,8 +62,8 @@ def test_with_one_seed_only_examples_are_covered(tmp_path):
     runs = some_runs(tmp_path, seeds=1)
     (found,) = compare(runs)
     (d,) = found.families[0].differences
-    assert "one seed" in comparison_text.conclusion(found)
-    assert "examples only" in comparison_text.in_terminal(found)
+    assert "one seed" in wording.conclusion(found)
+    assert "examples only" in wording.in_terminal(found)
     right = [
         [float(row["label"] == row["prediction"]) for row in map(json.loads, text.splitlines())]
         for text in ((tmp_path / f"{name}0" / predictions.FILE).read_text() for name in METHODS)
@@ -226,8 +226,8 @@ def test_a_table_fits_a_terminal(tmp_path):
         run["validation"] = {"loss": 0.3, "metrics": {"accuracy": 0.9}, "trained_on": True}
         run["adapter_parameters"] = 22_713_986
     (found,) = compare(runs)
-    lines = comparison_text.in_terminal(found).splitlines()
-    assert max(map(len, lines)) <= comparison_text.COLUMNS
+    lines = wording.in_terminal(found).splitlines()
+    assert max(map(len, lines)) <= wording.COLUMNS
 
 
 def test_all_numbers_are_in_the_json(tmp_path):

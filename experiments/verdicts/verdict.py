@@ -15,7 +15,7 @@ from statistics import fmean
 from typing import Any
 
 from experiments.answers import CLASSES, NUMBER, TAGS, TEXT
-from experiments.results import chance
+from experiments.verdicts import chance
 
 __all__ = ["UPPER_STEPS", "Verdict", "of_run", "told"]
 
