@@ -31,5 +31,5 @@ def test_a_diverged_loss_is_no_damage(tmp_path):
 
 def test_a_damaged_line_is_named(tmp_path):
     path, _ = written(tmp_path, prediction=3)
-    with pytest.raises(UserError, match="line 1.*prediction"):
+    with pytest.raises(UserError, match=r"line 1.*prediction"):
         list(predictions_file.lines(path, RESULT))
