@@ -109,14 +109,13 @@ def _tables(
     _write_csv(of_methods(table, compared), out / "summary.csv")
     _write_csv(of_runs(compared), out / "runs.csv")
     write_atomically(out / "comparison.json", json.dumps(as_json(compared), indent=2) + "\n")
-    judged = verdict.told(finished)
-    in_markdown = [*map(wording.in_markdown, compared), markdown(table), agreeing, judged]
+    judged = "\n".join(f"- {line}" for line in verdict.of_runs(finished))
+    judged = judged and f"Verdicts:\n\n{judged}"
+    in_markdown = [*map(wording.in_markdown, compared), markdown(table), agreeing.markdown, judged]
     write_atomically(out / "summary.md", "\n\n".join(filter(None, in_markdown)) + "\n")
     text = "\n\n\n".join(map(wording.in_terminal, compared))
-    # its table, a row a kind of module, is in summary.md alone
-    said = [
-        textwrap.fill(part, wording.COLUMNS) for part in agreeing.split("\n\n") if part[:1] != "|"
-    ]
+    # the table of their agreement, a row a kind of module, is in summary.md alone
+    said = [textwrap.fill(text, wording.COLUMNS) for text in agreeing.sentences]
     text = printable("\n\n".join(filter(None, (text, *said, judged))))
     drawn = [path.name for path in figures.draw_several(finished, out, compared)]
     written = ["summary.md", "runs.csv", "comparison.json", *drawn]
@@ -124,7 +123,7 @@ def _tables(
     def pages() -> str:
         unread = [Unread(path, "not finished (see its run.log)") for path in found.failed]
         unread += [Unread(path, reason) for path, reason in found.damaged.items()]
-        there = writing.write(finished, compared, agreeing, unread, folders, out)
+        there = writing.write(finished, compared, agreeing.sentences, unread, folders, out)
         also = f" and {len(there) - 1} pages of runs" if len(there) > 1 else ""
         return f"{there[0]}{also}" if there else ""
 

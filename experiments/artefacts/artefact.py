@@ -62,13 +62,8 @@ class Artefact:
         """Of a model for a task.
 
         Args:
-            task: its data; None where they are not known.
-            answers: what the model puts out.
-            tokenizer: of the model.
-            config: of the model, transformers' own.
+            task, answers, tokenizer, config, dtype, replaces: see :meth:`Usage.of`.
             base: the base model.
-            dtype: of its frozen weights.
-            replaces: the base model has a head for other answers.
         """
         usage = Usage.of(task, answers, tokenizer, config, dtype, replaces)
         return cls(tokenizer, usage, base)

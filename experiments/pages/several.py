@@ -36,7 +36,7 @@ class Unread:
 def html(
     results: Sequence[dict[str, Any]],
     comparisons: Sequence[Comparison],
-    agreement: str,
+    agreement: Sequence[str],
     unread: Sequence[Unread],
     out: Path,
     pages: Mapping[str, Path],
@@ -85,7 +85,7 @@ def html(
             "notes": list(dict.fromkeys(note for one in comparisons for note in one.notes)),
             "compared": drawn(side_by_side, title),
             "over_steps": steps,
-            "agreement": [part for part in agreement.split("\n\n") if not part.startswith("|")],
+            "agreement": agreement,
             "ranks": ranks,
             "more": more,
             "runs": _runs(runs, out, pages),
@@ -95,9 +95,7 @@ def html(
 
 def _said(results: Sequence[Mapping[str, Any]], unread: Sequence[Unread]) -> list[str]:
     """What is not in the page, and the verdicts on what is."""
-    lines = verdict.told(results).split("\n")
-    judged = [line.removeprefix("- ") for line in lines if line.startswith("- ")]
-    return [*(f"{one.folder}: {one.reason}" for one in unread), *judged]
+    return [*(f"{one.folder}: {one.reason}" for one in unread), *verdict.of_runs(results)]
 
 
 def _conclusions(comparisons: Sequence[Comparison]) -> list[str]:

@@ -29,7 +29,7 @@ READ = (record.FILE, "metrics.jsonl", predictions_file.FILE, wrongest.FILE, "ran
 def write(
     results: Sequence[dict[str, Any]],
     comparisons: Sequence[Comparison],
-    agreement: str,
+    agreement: Sequence[str],
     unread: Sequence[Unread],
     asked: Sequence[Path],
     out: Path,

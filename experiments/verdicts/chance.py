@@ -23,12 +23,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.answers import CLASSES, LABELS, NUMBER, TAGS
+from experiments.results.predictions_file import LEAST
 
 __all__ = ["Compared", "association", "between", "larger_class", "losses"]
 
 Record = Mapping[str, Any]
-
-LEAST = 1e-6  # probability: they are written with six digits
 
 
 class Compared(NamedTuple):

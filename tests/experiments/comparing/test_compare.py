@@ -14,6 +14,7 @@ from experiments.comparing.comparison import LOSS, as_json
 from experiments.comparing.variants import told_apart
 from experiments.metrics import labels
 from experiments.metrics.tags import TAG_METRICS
+from experiments.results import predictions_file
 from tests.experiments.scored import NAMES, classes_run, result, write
 
 METHODS = ("lora", "autolora")
@@ -66,7 +67,9 @@ def test_with_one_seed_only_examples_are_covered(tmp_path):
     assert "examples only" in wording.in_terminal(found)
     right = [
         [float(row["label"] == row["prediction"]) for row in map(json.loads, text.splitlines())]
-        for text in ((tmp_path / f"{name}0" / predictions.FILE).read_text() for name in METHODS)
+        for text in (
+            (tmp_path / f"{name}0" / predictions_file.FILE).read_text() for name in METHODS
+        )
     ]
     paired = stats.ttest_rel(right[1], right[0])
     ends = paired.confidence_interval(0.95)
@@ -89,7 +92,7 @@ def test_other_test_examples_are_not_compared(tmp_path, change):
     runs = some_runs(tmp_path)
     keyed = {run["folder"]: f"{run['method']}" for run in runs}
     for run in runs:
-        path = tmp_path / run["folder"] / predictions.FILE
+        path = tmp_path / run["folder"] / predictions_file.FILE
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         if change == "key":
             lines = [{**line, "key": f"{keyed[run['folder']]}{i}"} for i, line in enumerate(lines)]
@@ -131,7 +134,7 @@ def test_predictions_of_another_run_are_refused(tmp_path):
 
 def test_a_run_without_predictions_has_a_score_and_no_interval(tmp_path):
     runs = some_runs(tmp_path)
-    (tmp_path / "autolora1" / predictions.FILE).unlink()
+    (tmp_path / "autolora1" / predictions_file.FILE).unlink()
     (found,) = compare(runs)
     by_name = {m.name: m for m in found.methods}
     assert by_name["autolora"].score is not None
@@ -334,7 +337,7 @@ def test_every_kind_of_task_is_compared(tmp_path, make):
 )
 def test_damaged_predictions_cost_the_interval_alone(tmp_path, line, word):
     runs = some_runs(tmp_path)
-    path = tmp_path / "lora0" / predictions.FILE
+    path = tmp_path / "lora0" / predictions_file.FILE
     path.write_text(line + "\n" + path.read_text())
     (found,) = compare(runs)
     assert any(word in note and "line 1" in note for note in found.notes)
