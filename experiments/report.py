@@ -27,7 +27,6 @@ from experiments.comparing.variants import told_apart
 from experiments.config import stored
 from experiments.results import cells, record
 from experiments.results.grid import searched
-from experiments.verdicts import verdict
 
 __all__ = ["conclude", "report", "rows"]
 
@@ -77,6 +76,7 @@ def report(
     from experiments.pages import writing
     from experiments.pages.several import Unread
     from experiments.results import seeds
+    from experiments.verdicts import verdict
 
     found = _collect(folders)
     for reason in found.damaged.values():
