@@ -28,7 +28,6 @@ from experiments.comparing.variants import told_apart
 from experiments.config import stored
 from experiments.results import cells, record
 from experiments.results.grid import searched
-from experiments.verdicts import verdict
 
 __all__ = ["conclude", "report", "rows"]
 
@@ -99,6 +98,7 @@ def _tables(
     from experiments.pages import writing
     from experiments.pages.several import Unread
     from experiments.results import seeds
+    from experiments.verdicts import verdict
 
     finished = told_apart(found.finished)
     finished += searched(finished)

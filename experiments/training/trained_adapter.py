@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import OmegaConf
 from peft import PeftConfig, PeftModel
 from torch import Tensor
 
+from bilevel import distributed
 from bilevel.cutting import Losses
 from bilevel.errors import UserError, listed
 from bilevel.lowrank.adapter_files import check_options, check_weights
@@ -210,11 +210,10 @@ def _plain_options(folder: Path, given: str) -> dict[str, Any]:
 
 
 def _plain(folder: Path, loaded: LoadedModel) -> PeftModel:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     model = saved_model.load(folder, loaded.model)
     if not isinstance(model, PeftModel) or not is_plain_lora(model):
         raise UserError(f"{folder} holds no plain LoRA adapter, and only its ranks can be cut")
-    return model.to(device).eval()
+    return model.to(distributed.setup().device).eval()
 
 
 def _answers(folder: Path, options: dict[str, Any]) -> Answers:
