@@ -29,6 +29,7 @@ from bilevel.errors import UserError, listed
 from bilevel.hypergradient import Hypergradient, Unrolled
 from bilevel.settings import from_values
 from experiments.answers import Decoding
+from experiments.artefacts.artefact import Artefact
 from experiments.cli.quiet import quiet
 from experiments.config.other_names import in_python
 from experiments.config.plan import Plan
@@ -41,7 +42,6 @@ from experiments.predicting.asked import GivenAsker
 from experiments.predicting.fine_tuned import FineTuned
 from experiments.predicting.predictor import Predictor
 from experiments.results import saved_model
-from experiments.results.artefact import Artefact
 from experiments.tasks.in_memory import GivenTask
 from experiments.tasks.in_memory_labels import named
 from experiments.tasks.in_memory_values import rows_of

@@ -20,6 +20,7 @@ from __future__ import annotations
 import logging
 import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,21 +29,25 @@ from bilevel.checkpoint.disk import told_when_full
 from bilevel.checkpoint.sums import CARD
 from bilevel.errors import UserError, printable
 from bilevel.reading import read_text
+from bilevel.settings import Settings
+from experiments.artefacts.hub_push import Push
 from experiments.cli.command_line import CommandLine
+from experiments.cli.own_options import own_options
 from experiments.cli.program import program
 from experiments.cli.quiet import quiet
 from experiments.results import record
-from experiments.results.finished_run import SavedRun, take
-from experiments.results.hub_push import Push
+from experiments.results.finished_run import SavedRun
 
 if TYPE_CHECKING:
+    from experiments.artefacts.artefact import Artefact
     from experiments.models.pretrained import LoadedModel
-    from experiments.results.artefact import Artefact
     from experiments.tasks.task import TaskData
 
-__all__ = ["main"]
+__all__ = ["ExportOptions", "main"]
 
 log = logging.getLogger(__name__)
+
+GROUPS = ("task", "model", "seed")  # of the configuration, that have a say here
 
 MERGED = "merged"
 # Test examples that a merged model is compared on.
@@ -50,43 +55,48 @@ COMPARED = 128
 BATCH = 32
 
 
+@dataclass(frozen=True)
+class ExportOptions(Settings):
+    """What this program is told besides the run, its configuration, the folder and the hub."""
+
+    merge: bool = False
+    """Write a plain transformers model in the place of adapters."""
+    private: bool = False
+    """On the hub, only its owner may see it."""
+    dry_run: bool = False
+    """Say what would be sent, and send nothing."""
+
+
 @program(lambda: str(__doc__))
 def main(words: list[str]) -> None:
     """The program."""
     line = CommandLine.of_one(words)
-    own, overrides = take(
-        line.overrides, run=None, out=None, merge="false", hub=None, private=None, dry_run=None
+    options, own, overrides = own_options(
+        ExportOptions, line.overrides, GROUPS, "run", "out", "hub"
     )
-    merge, private, dry = (_yes(name, own[name]) for name in ("merge", "private", "dry_run"))
-    push = None if own["hub"] is None else Push(own["hub"], private)
-    if push is None and (own["private"] or own["dry_run"]):
+    push = None if own["hub"] is None else Push(own["hub"], options.private)
+    if push is None and (options.private or options.dry_run):
         raise UserError("private= and dry_run= go with hub=USER/NAME")
     run = SavedRun.open(own["run"], line, overrides)
     out = Path(own["out"] or run.folder / "export")
     if push is not None:
-        _push(run, push, out, merge, dry)
+        _push(run, push, out, options)
         return
-    _refuse_other_forms(run, merge)
+    _refuse_other_forms(run, options.merge)
     quiet()
-    if merge:
+    if options.merge:
         _merge(run, out)
     else:
         _export(run, out)
 
 
-def _yes(option: str, value: str | None) -> bool:
-    if value not in ("true", "false", None):
-        raise UserError(f"{option}={value}: this must be true or false")
-    return value == "true"
-
-
-def _push(run: SavedRun, push: Push, out: Path, merge: bool, dry: bool) -> None:
+def _push(run: SavedRun, push: Push, out: Path, options: ExportOptions) -> None:
     """Send what the run has saved, or its merged model; or say what would be sent."""
-    if not dry:
+    if not options.dry_run:
         push.token()  # told before the work
     folder = record.saved_folder(run.result, run.folder)
-    if merge:
-        _refuse_other_forms(run, merge)
+    if options.merge:
+        _refuse_other_forms(run, options.merge)
         folder = out / MERGED
         if not folder.exists():
             quiet()
@@ -107,7 +117,7 @@ def _push(run: SavedRun, push: Push, out: Path, merge: bool, dry: bool) -> None:
             "the base model is not on the hub: who takes the adapter needs it from you; "
             "merge=true sends a model that needs none"
         )
-    if dry:
+    if options.dry_run:
         print(printable(push.told(folder)))
         return
     title = f"{run.result['method']} on {run.result['task']}"
@@ -186,7 +196,7 @@ def _merge(run: SavedRun, out: Path) -> None:
 
 
 def _artefact(run: SavedRun, task: TaskData, loaded: LoadedModel, dtype: str) -> Artefact:
-    from experiments.results.artefact import Artefact
+    from experiments.artefacts.artefact import Artefact
 
     base = run.spec().reference()
     return Artefact.of(
@@ -196,7 +206,7 @@ def _artefact(run: SavedRun, task: TaskData, loaded: LoadedModel, dtype: str) ->
 
 
 def _interval(run: SavedRun) -> tuple[float, float] | None:
-    from experiments.results.score_interval import score_interval
+    from experiments.comparing.score_interval import score_interval
 
     return score_interval(run.folder, run.result)
 

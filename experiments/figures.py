@@ -14,6 +14,7 @@ from bilevel.errors import UserError, printable
 from bilevel.reading import parsed, read_text
 from experiments.cli.command_line import one_sentence, refuse_options
 from experiments.cli.messages import sentence
+from experiments.comparing.comparison import Comparison
 from experiments.plots import (
     comparison,
     cosine,
@@ -34,7 +35,6 @@ from experiments.plots import (
 )
 from experiments.plots.records import Record, method_name
 from experiments.results import ranks_folder, record
-from experiments.results.compared import Comparison
 from experiments.results.links import refuse_links
 from experiments.results.shape import check_line
 

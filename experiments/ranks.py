@@ -145,8 +145,8 @@ def _save(cut: Cut, trained: Trained, decided: Decided | None, out: Path) -> lis
     """Write what was found; returns the files and folders."""
     import shutil
 
+    from experiments.artefacts import ranks_file
     from experiments.plots import frontier
-    from experiments.results import ranks_file
 
     values = {
         "title": trained.title,

@@ -14,19 +14,20 @@ import json
 import statistics
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bilevel.errors import UserError, printable
+from experiments.cli import stopping
 from experiments.cli.command_line import one_sentence, refuse_options
 from experiments.cli.messages import sentence
 from experiments.cli.writing import write_atomically
+from experiments.comparing.variants import told_apart
 from experiments.config import stored
-from experiments.results import cells, record, verdict
+from experiments.results import cells, record
 from experiments.results.grid import searched
-from experiments.results.variants import told_apart
 
 __all__ = ["conclude", "report", "rows"]
 
@@ -45,10 +46,14 @@ def conclude(folder: Path, unfinished: str = "failed") -> list[Path]:
         Their folders, and those of damaged ones.
     """
     found = _collect([folder])
+    pages = None
     if found.finished:
-        print(report([folder], folder))
+        text, pages = _tables(found, [folder], folder)
+        print(text)
     for path in found.failed:
         print(printable(f"{unfinished}: {path} (see its run.log)"))
+    if pages is not None and not stopping.requested():  # they take seconds a run
+        print(pages())
     return [*found.failed, *found.damaged]
 
 
@@ -62,25 +67,39 @@ def report(
     Args:
         folders: of runs, or of folders with runs below them.
         out: where to write.
-        against, metric: see :func:`experiments.results.comparison.compare`.
+        against, metric: see :func:`experiments.comparing.compare.compare`.
 
     Raises:
         UserError: no finished run is in the folders, or ``against`` or ``metric`` is not there.
     """
-    # matplotlib and scipy are slow to load, and --help needs them not
-    from experiments import figures
-    from experiments.pages import writing
-    from experiments.pages.several import Unread
-    from experiments.results import comparison_text, seeds
-    from experiments.results.compared import as_json
-    from experiments.results.comparison import compare
-    from experiments.results.comparison_rows import of_methods, of_runs
-
     found = _collect(folders)
     for reason in found.damaged.values():
         print(f"passed over: {reason}", file=sys.stderr)
     if not found.finished:
         raise UserError(f"no finished run (result.json) in {', '.join(map(str, folders))}")
+    text, pages = _tables(found, folders, out, against, metric)
+    return f"{text}\n{pages()}".rstrip("\n")
+
+
+def _tables(
+    found: _Found,
+    folders: Sequence[Path],
+    out: Path,
+    against: str | None = None,
+    metric: str | None = None,
+) -> tuple[str, Callable[[], str]]:
+    """What :func:`report` says of the tables, and a function that writes the pages and says so."""
+    # matplotlib and scipy are slow to load, and --help needs them not
+    from experiments import figures
+    from experiments.comparing import wording
+    from experiments.comparing.compare import compare
+    from experiments.comparing.comparison import as_json
+    from experiments.comparing.rows import of_methods, of_runs
+    from experiments.pages import writing
+    from experiments.pages.several import Unread
+    from experiments.results import seeds
+    from experiments.verdicts import verdict
+
     finished = told_apart(found.finished)
     finished += searched(finished)
     compared = compare(finished, against, metric)
@@ -90,26 +109,26 @@ def report(
     _write_csv(of_methods(table, compared), out / "summary.csv")
     _write_csv(of_runs(compared), out / "runs.csv")
     write_atomically(out / "comparison.json", json.dumps(as_json(compared), indent=2) + "\n")
-    judged = verdict.told(finished)
-    in_markdown = [*map(comparison_text.in_markdown, compared), markdown(table), agreeing, judged]
+    judged = "\n".join(f"- {line}" for line in verdict.of_runs(finished))
+    judged = judged and f"Verdicts:\n\n{judged}"
+    in_markdown = [*map(wording.in_markdown, compared), markdown(table), agreeing.markdown, judged]
     write_atomically(out / "summary.md", "\n\n".join(filter(None, in_markdown)) + "\n")
-    text = "\n\n\n".join(map(comparison_text.in_terminal, compared))
-    # its table, a row a kind of module, is in summary.md alone
-    said = [
-        textwrap.fill(part, comparison_text.COLUMNS)
-        for part in agreeing.split("\n\n")
-        if part[:1] != "|"
-    ]
+    text = "\n\n\n".join(map(wording.in_terminal, compared))
+    # the table of their agreement, a row a kind of module, is in summary.md alone
+    said = [textwrap.fill(text, wording.COLUMNS) for text in agreeing.sentences]
     text = printable("\n\n".join(filter(None, (text, *said, judged))))
     drawn = [path.name for path in figures.draw_several(finished, out, compared)]
     written = ["summary.md", "runs.csv", "comparison.json", *drawn]
-    unread = [Unread(path, "not finished (see its run.log)") for path in found.failed]
-    unread += [Unread(path, reason) for path, reason in found.damaged.items()]
-    pages = writing.write(finished, compared, agreeing, unread, folders, out)
-    more = len(pages) - 1
-    also = f" and {more} page{'s' * (more > 1)} of runs" if more > 0 else ""
-    page = f"\n{pages[0]}{also}" if pages else ""
-    return f"{text}\n\n{out / 'summary.csv'}, {', '.join(written)}{page}"
+
+    def pages() -> str:
+        unread = [Unread(path, "not finished (see its run.log)") for path in found.failed]
+        unread += [Unread(path, reason) for path, reason in found.damaged.items()]
+        there = writing.write(finished, compared, agreeing.sentences, unread, folders, out)
+        more = len(there) - 1
+        also = f" and {more} page{'s' * (more > 1)} of runs" if more > 0 else ""
+        return f"{there[0]}{also}" if there else ""
+
+    return f"{text}\n\n{out / 'summary.csv'}, {', '.join(written)}", pages
 
 
 def rows(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -62,16 +62,17 @@ All options, with defaults, allowed values and what they mean
   --hydra-help                    Hydra's own flags
 
 Where things go
-  outputs/METHOD/TASK/TIME_SEED/  result.json, metrics.jsonl, adapter/, adapter_compact/,
-                                  figures/, checkpoints/, run.log
-  multirun/TIME/                  one such folder a run, and summary.md, summary.csv, comparison.png
+  outputs/METHOD/TASK/TIME_SEED/  result.json, metrics.jsonl, predictions.jsonl, adapter/,
+                                  adapter_compact/, figures/, checkpoints/, run.log
+  multirun/TIME/                  one such folder a run, and report.html, summary.md, summary.csv
 
 Other programs
   python -m experiments.evaluate  score a saved adapter again:   run=DIR [task.data_dir=DIR]
-  python -m experiments.export    export or merge an adapter:    run=DIR [merge=true] [out=DIR]
+  python -m experiments.predict   answers for rows of your own:  run=DIR data=FILE out=FILE
+  python -m experiments.export    export, merge, send to a hub:  run=DIR [merge=true] [hub=USER/ID]
   python -m experiments.figures   draw a run's figures again:    DIR
   python -m experiments.ranks     the part that loses nothing:   run=DIR | adapter=DIR model=...
-  python -m experiments.report    the table of several runs:     DIR
+  python -m experiments.report    methods compared, and a page:  DIR [DIR ...] [against=METHOD]
   python -m experiments.suspects  labels that may be wrong:      run=DIR [apply=drop]
   python -m experiments.score_text                              scores of generated text, in files
   python -m experiments.style_transfer                           zero-shot style transfer by a run

@@ -20,10 +20,11 @@ import torch
 
 from bilevel.cutting import Frontier
 from experiments.cli.command_line import one_sentence
+from experiments.comparing import wording
+from experiments.comparing.compare import compare
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
-from experiments.results import comparison_text, ranks_folder, record
-from experiments.results.comparison import compare
+from experiments.results import ranks_folder, record
 from experiments.results.frontier_table import frontier_table
 from experiments.results.rank_table import rank_table
 from experiments.training.job import execute
@@ -114,7 +115,7 @@ def said_of(runs: dict[Path, dict[str, Any]]) -> str:
         runs: folder -> what its result.json says.
     """
     (found,) = compare([{**values, "folder": str(path)} for path, values in runs.items()])
-    return textwrap.fill(comparison_text.conclusion(found), comparison_text.COLUMNS)
+    return textwrap.fill(wording.conclusion(found), wording.COLUMNS)
 
 
 def main(words: Sequence[str] | None = None) -> None:

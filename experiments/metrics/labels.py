@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bilevel.errors import UserError, listed
+from experiments.answers import CLASSES, LABELS, NUMBER
 from experiments.metrics.names import check_names
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = [
     "LABEL_SET_METRICS",
     "METRICS",
+    "SIGNED",
+    "USUAL",
     "accuracy",
     "check_metrics",
     "exact_match",
@@ -120,6 +123,14 @@ LABEL_SET_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 
 
 OF_NUMBERS = ("pearson", "spearman")  # the others are of classes
+SIGNED = (*OF_NUMBERS, "matthews")  # from -1 to 1; the others from 0 to 1
+
+# What is scored where a task names no metrics, the primary one first.
+USUAL: dict[str, tuple[str, ...]] = {
+    CLASSES: ("accuracy", "macro_f1"),
+    LABELS: tuple(LABEL_SET_METRICS),
+    NUMBER: OF_NUMBERS,
+}
 
 
 def check_metrics(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from experiments.comparing.comparison import Comparison, Family, Method
 from experiments.pages.grids import Cell, Column, Grid, number, without_empty
-from experiments.results.compared import Comparison, Difference, Family, Method
 
 __all__ = ["LEGEND", "tables"]
 
@@ -11,7 +11,6 @@ LEGEND = (
     "Intervals are 95 %: of several seeds over seeds and test examples, of one over test examples "
     "alone, and not adjusted for how many there are."
 )
-SMALLEST = 0.001  # p that is written out
 
 
 def tables(comparison: Comparison) -> list[Grid]:
@@ -53,11 +52,9 @@ def _interval(low: float | None, high: float | None) -> Cell:
 
 
 def _differences(c: Comparison, family: Family) -> Grid:
-    many = len(family.differences)
-    over = f"these {many} comparisons" if many > 1 else "this one comparison"
     title = (
         f"{c.task} with {c.model}: differences in {family.measure} to {c.baseline} "
-        f"({c.baseline_reason}); p adjusted by Holm's step-down over {over}"
+        f"({c.baseline_reason}); {family.adjustment}"
     )
     names = ("seeds", "test examples", "difference", "95 % interval", "p (Holm)")
     columns = [Column("method"), *(Column(name, True) for name in names), Column("said")]
@@ -65,15 +62,9 @@ def _differences(c: Comparison, family: Family) -> Grid:
         [
             *(Cell(d.name), number(len(d.seeds)), number(d.examples)),
             *(Cell(f"{d.mean:+.4f}", d.mean), Cell(f"{d.low:+.4f} to {d.high:+.4f}", d.low)),
-            Cell("<0.001" if d.p_holm < SMALLEST else f"{d.p_holm:.3f}", d.p_holm),
-            Cell(_word(d, family)),
+            Cell(d.p_words, d.p_holm),
+            Cell(family.word(d)),
         ]
         for d in family.differences
     ]
     return Grid(title, columns, rows)
-
-
-def _word(d: Difference, family: Family) -> str:
-    if not d.shown:
-        return "no difference shown"
-    return "better" if (d.mean > 0) == family.higher_is_better else "worse"

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from experiments import figures
+from experiments.comparing import wording
+from experiments.comparing.comparison import Comparison
 from experiments.pages import compared, grids, page
 from experiments.pages.drawings import drawn
 from experiments.pages.grids import Cell, Column, Grid, Heat
 from experiments.plots.records import method_name
-from experiments.results import comparison_text, record, verdict
-from experiments.results.compared import Comparison
+from experiments.results import record
+from experiments.verdicts import verdict
 
 __all__ = ["Unread", "html"]
 
@@ -34,7 +36,7 @@ class Unread:
 def html(
     results: Sequence[dict[str, Any]],
     comparisons: Sequence[Comparison],
-    agreement: str,
+    agreement: Sequence[str],
     unread: Sequence[Unread],
     out: Path,
     pages: Mapping[str, Path],
@@ -83,7 +85,7 @@ def html(
             "notes": list(dict.fromkeys(note for one in comparisons for note in one.notes)),
             "compared": drawn(side_by_side, title),
             "over_steps": steps,
-            "agreement": [part for part in agreement.split("\n\n") if not part.startswith("|")],
+            "agreement": agreement,
             "ranks": ranks,
             "more": more,
             "runs": _runs(runs, out, pages),
@@ -93,9 +95,7 @@ def html(
 
 def _said(results: Sequence[Mapping[str, Any]], unread: Sequence[Unread]) -> list[str]:
     """What is not in the page, and the verdicts on what is."""
-    lines = verdict.told(results).split("\n")
-    judged = [line.removeprefix("- ") for line in lines if line.startswith("- ")]
-    return [*(f"{one.folder}: {one.reason}" for one in unread), *judged]
+    return [*(f"{one.folder}: {one.reason}" for one in unread), *verdict.of_runs(results)]
 
 
 def _conclusions(comparisons: Sequence[Comparison]) -> list[str]:
@@ -103,7 +103,7 @@ def _conclusions(comparisons: Sequence[Comparison]) -> list[str]:
     several = len(comparisons) > 1
     found = []
     for one in comparisons:
-        said = comparison_text.conclusion(one)
+        said = wording.conclusion(one)
         if said:
             found.append(f"{one.task} with {one.model}: {said}" if several else said)
     return found

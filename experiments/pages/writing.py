@@ -13,10 +13,10 @@ from bilevel.errors import UserError, printable
 from experiments import figures
 from experiments.cli.messages import sentence
 from experiments.cli.writing import write_atomically
+from experiments.comparing.comparison import Comparison
 from experiments.pages import one_run, several
 from experiments.pages.several import Unread
 from experiments.results import predictions_file, record, wrongest
-from experiments.results.compared import Comparison
 
 __all__ = ["FILE", "write"]
 
@@ -29,7 +29,7 @@ READ = (record.FILE, "metrics.jsonl", predictions_file.FILE, wrongest.FILE, "ran
 def write(
     results: Sequence[dict[str, Any]],
     comparisons: Sequence[Comparison],
-    agreement: str,
+    agreement: Sequence[str],
     unread: Sequence[Unread],
     asked: Sequence[Path],
     out: Path,

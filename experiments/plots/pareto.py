@@ -8,6 +8,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
+from experiments.comparing.comparison import Comparison, Method
 from experiments.plots.records import setting_name
 from experiments.plots.style import (
     GREY,
@@ -17,7 +18,6 @@ from experiments.plots.style import (
     look,
     wrapped,
 )
-from experiments.results.compared import Comparison, Method
 
 __all__ = ["draw"]
 
@@ -32,7 +32,7 @@ def draw(comparisons: Sequence[Comparison], path: Path) -> bool:
     is the front, of the filled points: none is beaten in score by a method with as few parameters.
 
     Args:
-        comparisons: of :func:`experiments.results.comparison.compare`.
+        comparisons: of :func:`experiments.comparing.compare.compare`.
         path: the PNG to write.
 
     Returns:

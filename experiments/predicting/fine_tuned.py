@@ -12,6 +12,7 @@ from peft import PeftConfig, PeftModel
 
 from bilevel.errors import UserError
 from bilevel.settings import MOST
+from experiments.artefacts.artefact import Artefact
 from experiments.cli import places
 from experiments.cli.command_line import CommandLine
 from experiments.cli.quiet import quiet
@@ -22,7 +23,6 @@ from experiments.predicting.remarks import once_said
 from experiments.predicting.saved import Asking
 from experiments.predicting.window import rows_at_once
 from experiments.results import saved_model
-from experiments.results.artefact import Artefact
 from experiments.results.finished_run import SavedRun
 
 __all__ = ["FineTuned", "load"]

@@ -84,15 +84,13 @@ class Asking:
         Raises:
             UserError: it cannot be loaded, or the adapter does not fit it.
         """
-        import torch
-
+        from bilevel import distributed
         from experiments.models.vocabulary import size
         from experiments.predicting.predictor import Predictor
         from experiments.results import saved_model
 
         task = self.run.to_predict()
         loaded = self.run.base(task)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
         tokens = size(loaded.model)
-        model = saved_model.load(self.adapter, loaded.model).to(device).eval()
+        model = saved_model.load(self.adapter, loaded.model).to(distributed.setup().device).eval()
         return Predictor(model, loaded.tokenizer, task, loaded.seq2seq, tokens)

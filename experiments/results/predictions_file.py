@@ -12,9 +12,11 @@ from bilevel.errors import UserError
 from bilevel.reading import parsed, read_text
 from experiments.answers import CLASSES, LABELS, NUMBER, TAGS, TEXT
 
-__all__ = ["FILE", "KINDS", "lines"]
+__all__ = ["FILE", "KINDS", "LEAST", "lines"]
 
 FILE = "predictions.jsonl"
+# Half of the last digit of a probability that is written, for one that is written as 0 or 1.
+LEAST = 5e-7
 Probability = Annotated[float, pydantic.Field(ge=0, le=1)]
 
 
@@ -23,6 +25,11 @@ class _Line(pydantic.BaseModel):
 
     test: str
     texts: list[str] = []  # of wrongest.jsonl
+    # By these runs are compared: what stands for texts that are not here; the loss of tags or
+    # text, which does not follow from the prediction; and how many words or tokens it is a mean of.
+    key: str | None = None
+    loss: Annotated[float, pydantic.Field(allow_inf_nan=True)] | None = None
+    terms: int = 1
 
 
 class _Class(_Line):
@@ -88,7 +95,7 @@ def lines(path: Path, result: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         except pydantic.ValidationError as error:
             first = error.errors()[0]
             key = ".".join(map(str, first["loc"]))
-            raise UserError(f"{place} is damaged: {key!r}: {first['msg']}") from error
+            raise UserError(f"{place} is damaged: {key!r}: {first['msg'].lower()}") from error
         if kind in (CLASSES, LABELS):
             said = [row["label"], row["prediction"]]
             said = said if kind == CLASSES else [name for part in said for name in part]

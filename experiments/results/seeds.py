@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from experiments.metrics.agreement import ALL, Agreement, agreement
 from experiments.results.cells import markdown_cell, markdown_table
 
-__all__ = ["agreement_of_ranks"]
+__all__ = ["RankAgreement", "agreement_of_ranks"]
 
 UNDEFINED = "undefined"
 SAME_SIZE = 1.1  # the largest adapter over the smallest, up to which their ranks compare well
@@ -16,16 +16,30 @@ SAME_SIZE = 1.1  # the largest adapter over the smallest, up to which their rank
 Result = Mapping[str, Any]
 
 
-def agreement_of_ranks(results: Sequence[Result]) -> str:
-    """A sentence for each method, variant, task and model with two seeds, and one table of all.
+class RankAgreement(NamedTuple):
+    """How far ranks agree between seeds, in Markdown.
+
+    Attributes:
+        sentences: one for each method, variant, task and model with two seeds; none without any.
+        table: of all of them, a row a kind of module; empty where nothing in it is defined, since
+            no ranks vary (plain LoRA).
+    """
+
+    sentences: list[str]
+    table: str
+
+    @property
+    def markdown(self) -> str:
+        """All of it."""
+        return "\n\n".join(filter(None, [*self.sentences, self.table]))
+
+
+def agreement_of_ranks(results: Sequence[Result]) -> RankAgreement:
+    """How far the ranks of runs agree that differ in their seed alone.
 
     Args:
         results: result.json of each run, with its ``variant``. Runs without ranks are passed over;
             of several with one seed the first counts, since a run agrees with its like for nothing.
-
-    Returns:
-        Markdown; empty without two seeds of anything. The table is left out where nothing in it
-        is defined, since no ranks vary (plain LoRA).
     """
     groups: dict[tuple[str, ...], dict[int, Result]] = {}
     for r in results:
@@ -42,9 +56,8 @@ def agreement_of_ranks(results: Sequence[Result]) -> str:
             f"How far the ranks of {'; '.join(same)} agree between seeds is {UNDEFINED}: in no two "
             "seeds do they vary over the modules."
         )
-    if any(over[ALL].defined for over in found.values()):
-        said.append(_table(groups, found))
-    return "\n\n".join(said)
+    varies = any(over[ALL].defined for over in found.values())
+    return RankAgreement(said, _table(groups, found) if varies else "")
 
 
 def _name(key: tuple[str, ...]) -> str:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Gt, Lt
 
 from bilevel.errors import UserError, listed
-from experiments.metrics.labels import LABEL_SET_METRICS, check_metrics
+from experiments.answers import CLASSES, LABELS, NUMBER
+from experiments.metrics.labels import LABEL_SET_METRICS, USUAL, check_metrics
 from experiments.metrics.names import check_names
 from experiments.tasks.examples import Example, LabelSetExample
 from experiments.tasks.from_files import (
@@ -157,12 +158,8 @@ class Classification(TrustedFile, LabelledFiles):
     @property
     def scores(self) -> tuple[str, ...]:
         """The metrics, the primary one first."""
-        usual: tuple[str, ...] = ("accuracy", "macro_f1")
-        if self.regression:
-            usual = ("pearson", "spearman")
-        if self.multi_label:
-            usual = ("micro_f1", "macro_f1", "exact_match")
-        return usual if self.metrics is None else self.metrics
+        kind = LABELS if self.multi_label else NUMBER if self.regression else CLASSES
+        return USUAL[kind] if self.metrics is None else self.metrics
 
     def load(self) -> LabelledData:
         """Read the training file and the test (or validation) file."""

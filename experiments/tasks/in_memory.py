@@ -9,6 +9,7 @@ from typing import Any
 from bilevel.errors import UserError
 from experiments.answers import CLASSES, LABELS, NUMBER, TAGS, TEXT, Answers, Decoding
 from experiments.metrics.labels import LABEL_SET_METRICS, check_metrics
+from experiments.metrics.labels import USUAL as USUAL_OF_LABELS
 from experiments.metrics.names import check_names
 from experiments.metrics.tags import TAG_METRICS, check_installed
 from experiments.models.vocabulary import check_rows
@@ -40,13 +41,7 @@ ROWS: Kinds = (GivenTags, GivenText, GivenLabelSets, GivenLabels)
 TEXTS: Kinds = (TaggedData, TextData, LabelSetData, LabelledData)
 
 ENTITIES = tuple(TAG_METRICS)
-USUAL = {
-    CLASSES: ("accuracy", "macro_f1"),
-    LABELS: tuple(LABEL_SET_METRICS),
-    NUMBER: ("pearson", "spearman"),
-    TAGS: ENTITIES,
-    TEXT: ("bleu",),
-}
+USUAL = {**USUAL_OF_LABELS, TAGS: ENTITIES, TEXT: ("bleu",)}
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.results import chance
 from experiments.training.final_scores import records
 from experiments.training.fine_tuning_job import FineTuningJob
 from experiments.training.scoring import score
 from experiments.training.trained_rows import held_share
+from experiments.verdicts import chance
 from problems.linear_probe import LinearProbe
 
 __all__ = ["beside_probe"]

@@ -11,7 +11,7 @@ from statistics import fmean, pstdev
 from typing import TYPE_CHECKING, Any
 
 from experiments.answers import NUMBER, TAGS, TEXT
-from experiments.results.verdict import UPPER_STEPS
+from experiments.verdicts.verdict import UPPER_STEPS
 
 if TYPE_CHECKING:
     from bilevel.cutting import Cut

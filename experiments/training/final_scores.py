@@ -21,7 +21,7 @@ from experiments.figures import read_metrics
 from experiments.metrics.ranks import information, linear_costs, recovery
 from experiments.metrics.weight_change import moved
 from experiments.plots.records import final_values
-from experiments.results import record, source_table, wrongest
+from experiments.results import predictions_file, record, source_table, wrongest
 from experiments.results.saved_model import Saved, load
 from experiments.tasks.examples import Example, LabelSetExample
 from experiments.tasks.kinds.label_sets import LabelSetData
@@ -115,7 +115,7 @@ def _write_predictions(
         for said, other in zip(told, more, strict=True)
     ]
     if lines:
-        write_atomically(folder / "predictions.jsonl", "\n".join(lines) + "\n")
+        write_atomically(folder / predictions_file.FILE, "\n".join(lines) + "\n")
 
 
 def _to_compare(job: FineTuningJob, model: nn.Module) -> list[dict[str, Any]]:

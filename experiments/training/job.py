@@ -14,23 +14,16 @@ import transformers
 from bilevel.callbacks.callback import Callback
 from bilevel.errors import StorageError, UserError
 from experiments import figures
+from experiments.artefacts import ranks_file
+from experiments.artefacts.artefact import Artefact
 from experiments.cli.quiet import quiet
 from experiments.cli.resume import exclusive
 from experiments.cli.writing import clean
+from experiments.comparing.score_interval import score_interval
 from experiments.config.plan import Plan
 from experiments.plots.records import run_name
-from experiments.results import (
-    ranks_file,
-    record,
-    saved_model,
-    settings_file,
-    source_table,
-    verdict,
-    weights_file,
-)
-from experiments.results.artefact import Artefact
+from experiments.results import record, saved_model, settings_file, source_table, weights_file
 from experiments.results.fresh_folder import refuse_others
-from experiments.results.score_interval import score_interval
 from experiments.tasks.task import TaskData
 from experiments.training import chosen_horizon, decided_ranks, trackers, trained_rows, warm_start
 from experiments.training.beside_probe import beside_probe
@@ -39,6 +32,7 @@ from experiments.training.final_scores import assemble, final_scores, test_sizes
 from experiments.training.fine_tuning_job import FineTuningJob, load_task
 from experiments.training.finished_stages import Journal
 from experiments.training.stage import StageRun, summary_without_training
+from experiments.verdicts import verdict
 from problems.common.method import Outcome, Stage, Training
 from problems.common.two_levels import TwoLevelMethod
 

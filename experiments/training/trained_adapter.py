@@ -7,24 +7,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import OmegaConf
 from peft import PeftConfig, PeftModel
 from torch import Tensor
 
+from bilevel import distributed
 from bilevel.cutting import Losses
 from bilevel.errors import UserError, listed
 from bilevel.lowrank.adapter_files import check_options, check_weights
 from bilevel.lowrank.export import COMPACT, plain_config
 from bilevel.reading import json_object
 from experiments.answers import CLASSES, NUMBER, TAGS, TEXT, Answers
+from experiments.artefacts.artefact import Artefact
 from experiments.config.composition import compose_config
 from experiments.config.instantiate import build, user_modules
 from experiments.models.base_reference import BaseReference
 from experiments.models.pretrained import LoadedModel
 from experiments.models.spec import ModelSpec
 from experiments.results import record, saved_model
-from experiments.results.artefact import Artefact
 from experiments.results.finished_run import SavedRun
 from experiments.results.labels import matched
 from experiments.tasks.task import Task, TaskData
@@ -210,11 +210,10 @@ def _plain_options(folder: Path, given: str) -> dict[str, Any]:
 
 
 def _plain(folder: Path, loaded: LoadedModel) -> PeftModel:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     model = saved_model.load(folder, loaded.model)
     if not isinstance(model, PeftModel) or not is_plain_lora(model):
         raise UserError(f"{folder} holds no plain LoRA adapter, and only its ranks can be cut")
-    return model.to(device).eval()
+    return model.to(distributed.setup().device).eval()
 
 
 def _answers(folder: Path, options: dict[str, Any]) -> Answers:

@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from experiments.metrics import labels
-from experiments.results import predictions
+from experiments.results import predictions_file
 
 NAMES = ["no", "yes"]
 
@@ -49,4 +49,4 @@ def classes_run(folder, right, method="lora", seed=0, score="accuracy", true=Non
 
 def write(folder, lines):
     text = "".join(json.dumps(line) + "\n" for line in lines)
-    (folder / predictions.FILE).write_text(text)
+    (folder / predictions_file.FILE).write_text(text)

@@ -13,7 +13,7 @@ from transformers import pipeline
 
 from experiments import evaluate, export, load, predict, ranks, report, run
 from experiments.tasks.demo import Demo
-from tests.experiments.results import cards
+from tests.experiments.artefacts import cards
 
 NAMES = ("bills", "delivery", "account")
 

@@ -13,7 +13,7 @@ from experiments import Decoding
 from experiments.api import finetune
 from problems import FullFineTuning, LoRA
 from tests.experiments import architectures
-from tests.experiments.results import cards
+from tests.experiments.artefacts import cards
 
 SMALL: dict[str, Any] = {"max_steps": 2, "batch_size": 4, "engine": {"precision": "fp32"}}
 

@@ -8,9 +8,9 @@ import pytest
 from bilevel.errors import UserError
 from experiments import evaluate, ranks
 from experiments.answers import Decoding
+from experiments.comparing import predictions
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
-from experiments.results import predictions
 from experiments.tasks.examples import TextExample
 from experiments.tasks.kinds.text import TextData
 from experiments.training.job import execute

@@ -266,7 +266,7 @@ def test_a_cut_that_fails_leaves_the_one_before(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("experiments.results.ranks_file.write_atomically", full)
+    monkeypatch.setattr("experiments.artefacts.ranks_file.write_atomically", full)
     with pytest.raises(SystemExit) as stop:
         ranks.main([f"run={run}", "rank=1"])
     assert stop.value.code == 2

@@ -13,9 +13,9 @@ from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from experiments import check_hypergradient, evaluate, export
+from experiments.comparing import predictions
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
-from experiments.results import predictions
 from experiments.run import main
 from experiments.tasks.demo import Demo
 from experiments.training.job import execute

@@ -118,7 +118,7 @@ def test_verdicts_come_first_with_what_to_change(tmp_path: Path) -> None:
 
 
 def test_methods_are_compared_with_intervals(tmp_path: Path) -> None:
-    """As the tables beside it say: experiments.results.comparison."""
+    """As the tables beside it say: experiments.comparing.compare."""
     for seed in (0, 1, 2):
         half = values("lora", seed, ranks=None, metrics={"accuracy": 0.5})
         run(tmp_path / f"lora{seed}", half, CLASSES)

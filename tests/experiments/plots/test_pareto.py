@@ -5,13 +5,18 @@ import dataclasses
 import pytest
 from matplotlib import pyplot as plt
 
+from experiments.comparing.comparison import Comparison, Method, RunScore
 from experiments.plots import pareto
-from experiments.results.compared import Comparison, Method
 
 
 def method(name, parameters, score, front):
     values = {field.name: None for field in dataclasses.fields(Method)}
-    values |= {"method": name, "variant": "", "runs": [None], "parameters": parameters}
+    values |= {
+        "method": name,
+        "variant": "",
+        "runs": [RunScore(None, 0, score)],
+        "parameters": parameters,
+    }
     values |= {"score": score, "on_front": front, "low": score - 0.1, "high": score + 0.1}
     return Method(**values)
 

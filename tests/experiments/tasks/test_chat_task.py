@@ -18,8 +18,8 @@ from experiments.tasks.instructions import Instructions
 from experiments.tasks.kinds.text import NO_LABEL
 from problems import LoRA
 from tests.experiments import writers
+from tests.experiments.artefacts import cards
 from tests.experiments.models.test_chat import CHATML, bytes_tokenizer
-from tests.experiments.results import cards
 
 WORDS = (
     "{% for m in messages %}<s> {{ m.content }} </s> {% endfor %}"

@@ -13,10 +13,10 @@ from transformers import AutoModelForTokenClassification
 from bilevel.errors import UserError
 from bilevel.lowrank import export_adapter
 from experiments.answers import TAGS, Answers
+from experiments.comparing import predictions
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.models.spec import ModelSpec
-from experiments.results import predictions
 from experiments.tasks.demo import Demo
 from experiments.training.job import execute
 

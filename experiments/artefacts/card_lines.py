@@ -14,8 +14,8 @@ from typing import Literal
 
 from bilevel.errors import UserError
 from experiments.answers import CLASSES, LABELS, NUMBER, TAGS, TEXT, Decoding
+from experiments.artefacts.usage import Usage
 from experiments.models.base_reference import BaseReference, literal
-from experiments.results.usage import Usage
 
 __all__ = ["PIPELINES", "Form", "decoding_options", "lines", "offline_lines", "with_folder"]
 

@@ -15,9 +15,9 @@ from statistics import fmean
 from typing import Any
 
 from experiments.answers import CLASSES, NUMBER, TAGS, TEXT
-from experiments.results import chance
+from experiments.verdicts import chance
 
-__all__ = ["UPPER_STEPS", "Verdict", "of_run", "told"]
+__all__ = ["UPPER_STEPS", "Verdict", "of_run", "of_runs"]
 
 # Upper variables start alike; about so many of Adam's steps of 1e-3 make a difference that shows.
 UPPER_STEPS = 50
@@ -76,14 +76,11 @@ def of_run(values: Record, lines: Sequence[Record], predictions: Sequence[Record
     return list(first.values())
 
 
-def told(results: Sequence[Record]) -> str:
+def of_runs(results: Sequence[Record]) -> list[str]:
     """The verdicts on several runs, a line each, those alike of several seeds in one.
 
     Args:
         results: result.json of each, with its ``variant`` where it has one.
-
-    Returns:
-        Empty where there are none.
     """
     found: dict[tuple[str, ...], list[tuple[Any, str]]] = {}
     runs: dict[tuple[str, ...], int] = {}
@@ -101,8 +98,8 @@ def told(results: Sequence[Record]) -> str:
         which = f"seed {entries[0][0]}" if count == 1 else f"{len(entries)} of {count} seeds"
         name = " ".join(filter(None, (method, variant)))
         example = "" if len(entries) == 1 else f"seed {entries[0][0]}: "
-        said.append(f"- {name} on {task}, {model}, {which}: {example}{entries[0][1]}")
-    return "\n".join(["Verdicts:", "", *said]) if said else ""
+        said.append(f"{name} on {task}, {model}, {which}: {example}{entries[0][1]}")
+    return said
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ import pytest
 
 from bilevel.errors import UserError
 from experiments.results import record
-from experiments.results.verdict import of_run, told
 from experiments.run import main
+from experiments.verdicts.verdict import of_run, of_runs
 from tests.experiments.training.own_files import run, sentences, words, write
 
 VALUES = {
@@ -188,11 +188,9 @@ def test_beside_a_linear_probe(kind, score, other, words):
 def test_several_runs_in_one_list():
     one = {"about": "learned", "words": "no better", "advice": "train longer"}
     runs = [{**VALUES, "seed": s, "verdict": [one] if s < 2 else []} for s in range(3)]
-    said = told([*runs, {**VALUES, "method": "full"}])
-    assert said.splitlines()[2:] == [
-        "- lora on t, m, 2 of 3 seeds: seed 0: no better; train longer"
-    ]
-    assert told(runs[2:]) == ""
+    said = of_runs([*runs, {**VALUES, "method": "full"}])
+    assert said == ["lora on t, m, 2 of 3 seeds: seed 0: no better; train longer"]
+    assert of_runs(runs[2:]) == []
 
 
 def test_a_run_says_it_at_its_end_and_in_its_result(tiny, tmp_path, capsys):

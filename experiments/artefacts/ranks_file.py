@@ -15,8 +15,8 @@ from bilevel.checkpoint.disk import told_when_full
 from bilevel.checkpoint.sums import seal
 from bilevel.cutting import Cut
 from bilevel.lowrank import ExportReport, export_adapter, lora_pattern, lora_scales
+from experiments.artefacts.artefact import Artefact
 from experiments.cli.writing import write_atomically
-from experiments.results.artefact import Artefact
 from experiments.results.ranks_folder import CONFIG, FILE, FOLDER, PICTURE
 
 __all__ = ["CONFIG", "FILE", "FOLDER", "PICTURE", "lora_config", "save_cut", "write"]

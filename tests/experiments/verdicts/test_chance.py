@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import log_loss
 
 from experiments.answers import CLASSES, LABELS, NUMBER, TAGS
-from experiments.results.chance import association, between, larger_class, losses
+from experiments.verdicts.chance import association, between, larger_class, losses
 
 NAMES = ["a", "b", "c"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.results.compared import LOSS, Comparison, Method
+from experiments.comparing.comparison import LOSS, Comparison, Method
 
 __all__ = ["of_methods", "of_runs"]
 

@@ -23,12 +23,12 @@ from transformers import GenerationConfig
 from bilevel.checkpoint.disk import told_when_full
 from bilevel.reading import json_object
 from experiments.answers import TEXT, Answers
+from experiments.artefacts.card_lines import decoding_options
+from experiments.artefacts.model_card import CardFacts, form_of, write_card
+from experiments.artefacts.usage import Usage
 from experiments.cli.writing import write_atomically
 from experiments.models.base_reference import BaseReference
 from experiments.results import saved_model
-from experiments.results.card_lines import decoding_options
-from experiments.results.model_card import CardFacts, form_of, write_card
-from experiments.results.usage import Usage
 from experiments.tasks.task import TaskData
 
 __all__ = ["Artefact"]
@@ -62,13 +62,8 @@ class Artefact:
         """Of a model for a task.
 
         Args:
-            task: its data; None where they are not known.
-            answers: what the model puts out.
-            tokenizer: of the model.
-            config: of the model, transformers' own.
+            task, answers, tokenizer, config, dtype, replaces: see :meth:`Usage.of`.
             base: the base model.
-            dtype: of its frozen weights.
-            replaces: the base model has a head for other answers.
         """
         usage = Usage.of(task, answers, tokenizer, config, dtype, replaces)
         return cls(tokenizer, usage, base)

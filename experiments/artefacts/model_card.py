@@ -19,11 +19,11 @@ from bilevel.checkpoint.disk import told_when_full
 from bilevel.checkpoint.sums import CARD
 from bilevel.reading import json_object
 from experiments.answers import LABELS, TAGS, TEXT
+from experiments.artefacts.card_lines import PIPELINES, Form, lines, offline_lines
+from experiments.artefacts.usage import Usage
 from experiments.cli.writing import write_atomically
 from experiments.models.base_reference import BaseReference, from_here
-from experiments.results.card_lines import PIPELINES, Form, lines, offline_lines
 from experiments.results.cells import markdown_cell
-from experiments.results.usage import Usage
 from problems.linear_probe.model import POOLING
 
 __all__ = ["CARD", "CardFacts", "form_of", "model_card", "without_places", "write_card"]

@@ -1,7 +1,7 @@
 """Compare methods over seeds and test examples, from result.json and predictions.jsonl alone.
 
 What is computed, and why so: docs/comparing.md. Nothing is printed here; the tables are made by
-:mod:`.comparison_text`, the figure by :mod:`experiments.plots.pareto`.
+:mod:`.wording`, the figure by :mod:`experiments.plots.pareto`.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from typing import Any
 from bilevel.errors import UserError, listed, nearest
 from experiments.answers import TEXT
 from experiments.cli.messages import sentence
-from experiments.metrics.holm import holm
-from experiments.metrics.text import TEXT_METRICS
-from experiments.results import predictions
-from experiments.results.compared import LOSS, Comparison, Difference, Family, Method
-from experiments.results.predictions import Predictions
-from experiments.results.scored_run import (
+from experiments.comparing import predictions
+from experiments.comparing.comparison import LOSS, Comparison, Difference, Family, Method
+from experiments.comparing.predictions import Predictions
+from experiments.comparing.scored_run import (
     ScoredRun,
     draw,
     mean_interval,
     over_both,
     same_examples,
 )
+from experiments.metrics.holm import holm
+from experiments.metrics.text import TEXT_METRICS
 
 __all__ = ["compare"]
 

@@ -8,15 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from experiments.comparing.comparison import CONFIDENCE, LOSS, RunScore
+from experiments.comparing.predictions import Predictions
 from experiments.metrics.crossed import Crossed, bootstrapped, crossed
+from experiments.metrics.labels import SIGNED
 from experiments.metrics.resampled import Resampled, draws_of, interval
 from experiments.metrics.text import TEXT_METRICS
-from experiments.results.compared import CONFIDENCE, LOSS, RunScore
-from experiments.results.predictions import Predictions
 
 __all__ = ["ScoredRun", "draw", "mean_interval", "over_both", "same_examples"]
-
-SIGNED = ("pearson", "spearman", "matthews")  # between -1 and 1; of no text, all others from 0 to 1
 
 
 @dataclass
@@ -84,7 +83,7 @@ def mean_interval(runs: Sequence[ScoredRun], metric: str) -> tuple[float, float]
         if ends.low is not None and ends.high is not None:
             return ends.low, ends.high
     found = over_both([(run, None) for run in runs], metric)
-    if metric in TEXT_METRICS:
+    if metric in TEXT_METRICS:  # without a common range
         return found.low, found.high
     return max(found.low, -1.0 if metric in SIGNED else 0.0), min(found.high, 1.0)
 

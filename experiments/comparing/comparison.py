@@ -22,6 +22,7 @@ __all__ = [
 LEVEL = 0.05
 CONFIDENCE = 1 - LEVEL
 LOSS = "test loss"
+SMALLEST = 0.001  # p that is written out
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,11 @@ class Difference:
         """Whether the methods are told apart, the whole family at 5 %."""
         return self.p_holm < LEVEL
 
+    @property
+    def p_words(self) -> str:
+        """The adjusted p as tables show it."""
+        return "<0.001" if self.p_holm < SMALLEST else f"{self.p_holm:.3f}"
+
 
 @dataclass(frozen=True)
 class Family:
@@ -121,6 +127,19 @@ class Family:
     measure: str
     higher_is_better: bool
     differences: list[Difference] = field(default_factory=list)
+
+    def word(self, difference: Difference) -> str:
+        """What one of them shows, as every table and sentence has it."""
+        if not difference.shown:
+            return "no difference shown"
+        return "better" if (difference.mean > 0) == self.higher_is_better else "worse"
+
+    @property
+    def adjustment(self) -> str:
+        """How p is adjusted, over how many comparisons."""
+        many = len(self.differences)
+        over = f"these {many} comparisons" if many > 1 else "this one comparison"
+        return f"p adjusted by Holm's step-down over {over}"
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ class Push:
         Raises:
             UserError: there is no card in the folder.
         """
-        from experiments.results.card_lines import with_folder
+        from experiments.artefacts.card_lines import with_folder
 
         card = with_folder(read_text(folder / CARD), self.name).encode()
         return [Upload(CARD, card, len(card)), *_others(folder)]

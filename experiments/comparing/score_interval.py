@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from bilevel.errors import UserError
-from experiments.results import predictions
-from experiments.results.scored_run import ScoredRun, draw
+from experiments.comparing import predictions
+from experiments.comparing.scored_run import ScoredRun, draw
 
 __all__ = ["score_interval"]
 

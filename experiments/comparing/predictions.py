@@ -1,4 +1,4 @@
-"""Read predictions.jsonl back: which examples it is of, and the run's scores on draws of them."""
+"""Read what runs are compared by: the examples of a test, and the scores on draws of them."""
 
 from __future__ import annotations
 
@@ -7,67 +7,26 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import pydantic
 
 from bilevel.errors import UserError
-from bilevel.reading import parsed, read_text
 from experiments.answers import CLASSES, LABELS, NUMBER, TAGS, TEXT
 from experiments.metrics import resampled
 from experiments.metrics.resampled import Resampled
 from experiments.metrics.text import chosen
 from experiments.metrics.text.drawn import drawn_text
 from experiments.metrics.text.tokenization import check_tokenization
+from experiments.results import predictions_file
+from experiments.results.predictions_file import FILE, LEAST
 
-__all__ = ["FILE", "Predictions", "read"]
+__all__ = ["Predictions", "read"]
 
-FILE = "predictions.jsonl"
-# Half of the last digit of a probability that is written, for one that is written as 0 or 1.
-LEAST = 5e-7
 AGREE = 1e-6  # by which a score that is computed again may differ
+Row = Mapping[str, Any]  # a line of the file
 # What a line says of the example, not of the model.
 OF_EXAMPLE = ("test", "index", "label", "words", "tags", "source", "target", "references")
-
-
-class _Line(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="allow", strict=True)
-
-    test: str
-    key: str | None = None
-    loss: float | None = None
-    terms: int = 1
-
-
-class _OfClasses(_Line):
-    label: str
-    prediction: str
-    probabilities: list[float]
-
-
-class _OfLabels(_Line):
-    label: list[str]
-    prediction: list[str]
-    probabilities: list[float]
-
-
-class _OfNumber(_Line):
-    label: float
-    prediction: float
-
-
-class _OfTags(_Line):
-    prediction: list[str]
-    words: list[str]
-    tags: list[str]
-
-
-class _OfText(_Line):
-    prediction: str
-    source: str
-    target: str
-    references: Annotated[list[str], pydantic.Field(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -110,8 +69,10 @@ def read(folder: Path, result: Mapping[str, Any]) -> Predictions:
     if kind not in KINDS:
         raise UserError(f"{folder}: its result.json is of a kind of task ({kind!r}) without them")
     path = folder / FILE
-    shape, scores_of, losses_of = KINDS[kind]
-    rows, lines = _read(path, shape)
+    scores_of, losses_of = KINDS[kind]
+    rows = list(predictions_file.lines(path, result))
+    if len(rows) < 2:
+        raise UserError(f"{path} has fewer than two lines")
     found = scores_of(rows, result)
     for name, score in found.items():
         said = result["metrics"][name]
@@ -120,31 +81,14 @@ def read(folder: Path, result: Mapping[str, Any]) -> Predictions:
                 f"{path} has {name} {score.value:.4f}, and result.json beside it {said:.4f}: they "
                 "are not of the same run"
             )
-    keys = [row.key for row in rows]
+    keys = [row.get("key") for row in rows]
     return Predictions(
-        _checksum([{k: line[k] for k in OF_EXAMPLE if k in line} for line in lines]),
+        _checksum([{k: row[k] for k in OF_EXAMPLE if k in row} for row in rows]),
         None if None in keys else _checksum(keys),
         len(rows),
         found,
         _loss(rows, losses_of, result),
     )
-
-
-def _read(path: Path, shape: type[_Line]) -> tuple[list[Any], list[dict[str, Any]]]:
-    rows, lines = [], []
-    for number, text in enumerate(read_text(path).splitlines(), 1):
-        place = f"{path}, line {number}"
-        line = parsed(text, place)
-        try:
-            rows.append(shape.model_validate(line))
-        except pydantic.ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(map(str, first["loc"]))
-            raise UserError(f"{place} is damaged: {key}: {first['msg'].lower()}") from error
-        lines.append(line)
-    if len(rows) < 2:
-        raise UserError(f"{path} has fewer than two lines")
-    return rows, lines
 
 
 def _checksum(values: Sequence[Any]) -> str:
@@ -155,11 +99,12 @@ def _checksum(values: Sequence[Any]) -> str:
 
 
 def _loss(
-    rows: Sequence[Any], losses_of: Callable[..., np.ndarray] | None, result: Mapping[str, Any]
+    rows: Sequence[Row], losses_of: Callable[..., np.ndarray] | None, result: Mapping[str, Any]
 ) -> Resampled | None:
     """Of the lines' own losses; of an older file without, of what they say of probabilities."""
-    if all(row.loss is not None for row in rows):
-        losses, terms = np.array([(row.loss, row.terms) for row in rows], dtype=float).T
+    if all(row.get("loss") is not None for row in rows):
+        pairs = [(row["loss"], row.get("terms", 1)) for row in rows]
+        losses, terms = np.array(pairs, dtype=float).T
         if (terms == terms[0]).all():
             return resampled.mean(losses)
         return resampled.ratio(losses * terms, terms)
@@ -178,25 +123,14 @@ def _asked(
     return found
 
 
-def _numbers(names: Sequence[str], labels: Sequence[str], said: str) -> np.ndarray:
-    numbers = {name: i for i, name in enumerate(labels)}
-    if missing := [name for name in names if name not in numbers]:
-        raise UserError(f"{FILE} has the {said} {missing[0]!r}, which result.json does not name")
-    return np.array([numbers[name] for name in names])
+def _numbers(names: Sequence[str], result: Mapping[str, Any]) -> np.ndarray:
+    """Of labels, as result.json counts them."""
+    numbers = {name: i for i, name in enumerate(result["labels"])}
+    return np.array([numbers[name] for name in names], dtype=int)
 
 
-def _labels(rows: Sequence[Any], result: Mapping[str, Any]) -> list[str]:
-    """Of the classes, each of which has its probability in every line."""
-    labels = list(result.get("labels") or ())
-    if any(len(row.probabilities) != len(labels) for row in rows):
-        raise UserError(f"{FILE} has not as many probabilities in each line as there are labels")
-    return labels
-
-
-def _of_classes(rows: Sequence[_OfClasses], result: Mapping[str, Any]) -> dict[str, Resampled]:
-    labels = _labels(rows, result)
-    found = _numbers([row.prediction for row in rows], labels, "prediction")
-    true = _numbers([row.label for row in rows], labels, "label")
+def _of_classes(rows: Sequence[Row], result: Mapping[str, Any]) -> dict[str, Resampled]:
+    found, true = (_numbers([row[k] for row in rows], result) for k in ("prediction", "label"))
     return _asked(
         result,
         {
@@ -208,23 +142,19 @@ def _of_classes(rows: Sequence[_OfClasses], result: Mapping[str, Any]) -> dict[s
     )
 
 
-def _class_losses(rows: Sequence[_OfClasses], result: Mapping[str, Any]) -> np.ndarray:
-    true = _numbers([row.label for row in rows], _labels(rows, result), "label")
-    shares = np.array([row.probabilities for row in rows])[np.arange(len(rows)), true]
+def _class_losses(rows: Sequence[Row], result: Mapping[str, Any]) -> np.ndarray:
+    true = _numbers([row["label"] for row in rows], result)
+    shares = np.array([row["probabilities"] for row in rows])[np.arange(len(rows)), true]
     return -np.log(np.clip(shares, LEAST, 1.0))
 
 
-def _marks(sets: Sequence[Sequence[str]], labels: Sequence[str], said: str) -> np.ndarray:
-    marks = np.zeros((len(sets), len(labels)), dtype=bool)
-    for row, names in zip(marks, sets, strict=True):
-        row[_numbers(names, labels, said).astype(int)] = True
-    return marks
+def _marks(sets: Sequence[Sequence[str]], result: Mapping[str, Any]) -> np.ndarray:
+    """(examples, labels) which labels each example has."""
+    return np.array([[name in names for name in result["labels"]] for names in sets], dtype=bool)
 
 
-def _of_labels(rows: Sequence[_OfLabels], result: Mapping[str, Any]) -> dict[str, Resampled]:
-    labels = _labels(rows, result)
-    found = _marks([row.prediction for row in rows], labels, "prediction")
-    true = _marks([row.label for row in rows], labels, "label")
+def _of_labels(rows: Sequence[Row], result: Mapping[str, Any]) -> dict[str, Resampled]:
+    found, true = (_marks([row[k] for row in rows], result) for k in ("prediction", "label"))
     return _asked(
         result,
         {
@@ -235,15 +165,15 @@ def _of_labels(rows: Sequence[_OfLabels], result: Mapping[str, Any]) -> dict[str
     )
 
 
-def _label_losses(rows: Sequence[_OfLabels], result: Mapping[str, Any]) -> np.ndarray:
-    true = _marks([row.label for row in rows], _labels(rows, result), "label")
-    shares = np.array([row.probabilities for row in rows])
+def _label_losses(rows: Sequence[Row], result: Mapping[str, Any]) -> np.ndarray:
+    true = _marks([row["label"] for row in rows], result)
+    shares = np.array([row["probabilities"] for row in rows])
     right = np.clip(np.where(true, shares, 1 - shares), LEAST, 1.0)
     return np.asarray(-np.log(right).mean(axis=1))
 
 
-def _of_number(rows: Sequence[_OfNumber], result: Mapping[str, Any]) -> dict[str, Resampled]:
-    found, true = np.array([(row.prediction, row.label) for row in rows]).T
+def _of_number(rows: Sequence[Row], result: Mapping[str, Any]) -> dict[str, Resampled]:
+    found, true = np.array([(row["prediction"], row["label"]) for row in rows], dtype=float).T
     return _asked(
         result,
         {
@@ -253,22 +183,20 @@ def _of_number(rows: Sequence[_OfNumber], result: Mapping[str, Any]) -> dict[str
     )
 
 
-def _squared_errors(rows: Sequence[_OfNumber], result: Mapping[str, Any]) -> np.ndarray:
-    found, true = np.array([(row.prediction, row.label) for row in rows]).T
+def _squared_errors(rows: Sequence[Row], result: Mapping[str, Any]) -> np.ndarray:
+    found, true = np.array([(row["prediction"], row["label"]) for row in rows], dtype=float).T
     return np.asarray((found - true) ** 2)
 
 
-def _of_tags(rows: Sequence[_OfTags], result: Mapping[str, Any]) -> dict[str, Resampled]:
+def _of_tags(rows: Sequence[Row], result: Mapping[str, Any]) -> dict[str, Resampled]:
     from seqeval.metrics.sequence_labeling import get_entities  # as metrics.tags
 
-    if any(len({len(row.prediction), len(row.tags), len(row.words)}) > 1 for row in rows):
-        raise UserError(f"{FILE} has a sentence with more or fewer tags than words")
     counts = []
     for row in rows:
-        found, true = set(get_entities(row.prediction)), set(get_entities(row.tags))
+        found, true = (set(get_entities(row[k])) for k in ("prediction", "tags"))
         counts.append((len(found & true), len(found), len(true)))
     table = np.array(counts, dtype=float)
-    right = [sum(a == b for a, b in zip(r.prediction, r.tags, strict=True)) for r in rows]
+    right = [sum(a == b for a, b in zip(r["prediction"], r["tags"], strict=True)) for r in rows]
     return _asked(
         result,
         {
@@ -276,13 +204,14 @@ def _of_tags(rows: Sequence[_OfTags], result: Mapping[str, Any]) -> dict[str, Re
                 name: lambda name=name: resampled.of_tags(table, name)  # type: ignore[misc]
                 for name in ("f1", "precision", "recall")
             },
-            "token_accuracy": lambda: resampled.ratio(right, [len(row.tags) for row in rows]),
+            "token_accuracy": lambda: resampled.ratio(right, [len(row["tags"]) for row in rows]),
         },
     )
 
 
-def _of_text(rows: Sequence[_OfText], result: Mapping[str, Any]) -> dict[str, Resampled]:
-    texts, references = [row.prediction for row in rows], [row.references for row in rows]
+def _of_text(rows: Sequence[Row], result: Mapping[str, Any]) -> dict[str, Resampled]:
+    texts = [row["prediction"] for row in rows]
+    references = [row.get("references") or [row["target"]] for row in rows]
     task = (result.get("configuration") or {}).get("task")
     told = task.get("tokenization", "auto") if isinstance(task, Mapping) else "auto"
     check_tokenization(told, "task.tokenization")
@@ -296,11 +225,11 @@ def _of_text(rows: Sequence[_OfText], result: Mapping[str, Any]) -> dict[str, Re
     )
 
 
-# For each kind of task: a line's form, the scores, and the losses that an older file tells of.
-KINDS: dict[str, tuple[type[_Line], Callable[..., dict[str, Resampled]], Any]] = {
-    CLASSES: (_OfClasses, _of_classes, _class_losses),
-    LABELS: (_OfLabels, _of_labels, _label_losses),
-    NUMBER: (_OfNumber, _of_number, _squared_errors),
-    TAGS: (_OfTags, _of_tags, None),
-    TEXT: (_OfText, _of_text, None),
+# For each kind of task: the scores, and the losses that lines without a loss of their own tell of.
+KINDS: dict[str, tuple[Callable[..., dict[str, Resampled]], Any]] = {
+    CLASSES: (_of_classes, _class_losses),
+    LABELS: (_of_labels, _label_losses),
+    NUMBER: (_of_number, _squared_errors),
+    TAGS: (_of_tags, None),
+    TEXT: (_of_text, None),
 }

@@ -23,12 +23,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.answers import CLASSES, LABELS, NUMBER, TAGS
+from experiments.metrics import constant
+from experiments.results.predictions_file import LEAST
 
 __all__ = ["Compared", "association", "between", "larger_class", "losses"]
 
 Record = Mapping[str, Any]
-
-LEAST = 1e-6  # probability: they are written with six digits
 
 
 class Compared(NamedTuple):
@@ -80,7 +80,7 @@ def larger_class(kind: str, records: Sequence[Record]) -> tuple[str, Compared]:
     a, counts = _each(kind, records)
     if kind == NUMBER:
         labels = np.array([record["label"] for record in records], float)
-        return f"{labels.mean():.4g}", _compared(a, (labels - labels.mean()) ** 2, counts)
+        return f"{labels.mean():.4g}", _compared(a, constant.of_numbers(labels), counts)
     right = _right_tags(records) if kind == TAGS else [[record["label"]] for record in records]
     answer = Counter(label for row in right for label in row).most_common(1)[0][0]
     b = np.array([sum(label == answer for label in row) for row in right], float)
@@ -115,13 +115,12 @@ def losses(
     """
     if kind == NUMBER:
         labels = np.array([record["label"] for record in records], float)
-        a, b = _each(kind, records)[0], (labels - labels.mean()) ** 2
+        a, b = _each(kind, records)[0], constant.of_numbers(labels)
     elif kind == CLASSES and names is not None:
         places = {name: i for i, name in enumerate(names)}
         right = [places[record["label"]] for record in records]
         said = [r["probabilities"][place] for r, place in zip(records, right, strict=True)]
-        shares = np.bincount(right, minlength=len(names)) / len(right)
-        a, b = -np.log(np.maximum(said, LEAST)), -np.log(shares[right])
+        a, b = -np.log(np.maximum(said, LEAST)), constant.of_classes(np.array(right))
     else:
         return None
     spread = float((a - b).std(ddof=1)) if len(a) > 1 else 0.0

@@ -5,8 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-from experiments.results.cells import markdown_cell, markdown_table
-from experiments.results.compared import (
+from experiments.comparing.comparison import (
     LOSS,
     Comparison,
     Difference,
@@ -14,6 +13,7 @@ from experiments.results.compared import (
     Method,
     RunScore,
 )
+from experiments.results.cells import markdown_cell, markdown_table
 
 __all__ = ["COLUMNS", "conclusion", "in_markdown", "in_terminal"]
 
@@ -63,9 +63,7 @@ def conclusion(comparison: Comparison) -> str:
     if not comparison.families:
         return ""
     family = comparison.families[0]
-    said = [
-        f"{d.name} is {_word(d, family)} ({_numbers(d)})" for d in family.differences if d.shown
-    ]
+    said = [f"{d.name} is {family.word(d)} ({_numbers(d)})" for d in family.differences if d.shown]
     if others := [f"{d.name} ({_numbers(d)})" for d in family.differences if not d.shown]:
         *first, last = others
         named = f"{', '.join(first)} and {last}" if first else last
@@ -84,12 +82,6 @@ def conclusion(comparison: Comparison) -> str:
 
 def _numbers(d: Difference) -> str:
     return f"{d.mean:+.4f}, {d.low:+.4f} to {d.high:+.4f}"
-
-
-def _word(d: Difference, family: Family) -> str:
-    if not d.shown:
-        return "no difference shown"
-    return "better" if (d.mean > 0) == family.higher_is_better else "worse"
 
 
 def _heading(c: Comparison) -> str:
@@ -137,12 +129,10 @@ def _runs(c: Comparison) -> list[list[str]]:
 
 
 def _family_heading(c: Comparison, family: Family) -> str:
-    many = len(family.differences)
-    over = f"these {many} comparisons" if many > 1 else "this one comparison"
     why = f" ({c.baseline_reason})" if family is c.families[0] else ""
     return (
-        f"Differences in {family.measure} to {c.baseline}{why}, 95 % intervals unadjusted, p "
-        f"adjusted by Holm's step-down over {over}"
+        f"Differences in {family.measure} to {c.baseline}{why}, 95 % intervals unadjusted, "
+        f"{family.adjustment}"
     )
 
 
@@ -153,7 +143,7 @@ def _differences(family: Family) -> list[list[str]]:
             [
                 *(d.name, f"{len(d.seeds)}{' (examples only)' if len(d.seeds) == 1 else ''}"),
                 *(f"{d.mean:+.4f}", f"{d.low:+.4f} to {d.high:+.4f}"),
-                *("<0.001" if d.p_holm < 0.001 else f"{d.p_holm:.3f}", _word(d, family)),
+                *(d.p_words, family.word(d)),
             ]
         )
     return lines

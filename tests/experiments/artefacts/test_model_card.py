@@ -17,15 +17,15 @@ from bilevel.checkpoint.sums import check_sums
 from experiments import evaluate, export
 from experiments.answers import CLASSES as CLASSES_KIND
 from experiments.answers import TAGS, Answers
+from experiments.artefacts.card_lines import lines
+from experiments.artefacts.usage import Usage
+from experiments.comparing.score_interval import score_interval
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.models.base_reference import of_hub
-from experiments.results.card_lines import lines
-from experiments.results.score_interval import score_interval
-from experiments.results.usage import Usage
 from experiments.training.job import execute
 from tests.experiments import architectures
-from tests.experiments.results import cards
+from tests.experiments.artefacts import cards
 
 SMALL = ["model=hub", "model.pretrained=base", "task.data_dir=.", "engine.precision=fp32"]
 SMALL += ["train.epochs=1", "train.batch_size=4", "train.lr=0.05", "run.figures=false"]

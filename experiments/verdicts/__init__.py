@@ -1,0 +1,1 @@
+"""Judge a run by its record, and say what to change."""
