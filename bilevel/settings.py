@@ -231,7 +231,7 @@ def describe(hint: Any, nothing: str = "null") -> str:
         if issubclass(kind, tuple) and inner and inner[-1] is not ...:
             each = describe(inner[0], nothing) if len(set(inner)) == 1 else "a value"
             return f"a list of {len(inner)} values like [a,b], each {each}"
-        if inner and get_origin(inner[0]) is Literal:
+        if inner and get_origin(inner[0]) in (Literal, Annotated):
             return f"a list like [a,b], each {describe(inner[0], nothing)}"
         return "a list like [a,b]"
     return kind.__name__
@@ -291,7 +291,7 @@ def _checked(value: Any, hint: Any, path: str, nothing: str, read: bool = False)
     shown = repr(value) if looks_else else written(value, nothing)
     wanted, more = describe(hint, nothing), ""
     if isinstance(value, float) and not math.isfinite(value):
-        more = " and finite"
+        more = ", and finite" if "one of" in wanted else " and finite"
     elif type(value) is int and value > MOST and "at the most" not in wanted:
         more = f", and no more than {MOST}"
     raise UserError(f"{path}={shown}: this must be {wanted}{more}")

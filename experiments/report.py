@@ -14,12 +14,13 @@ import json
 import statistics
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bilevel.errors import UserError, printable
+from experiments.cli import stopping
 from experiments.cli.command_line import one_sentence, refuse_options
 from experiments.cli.messages import sentence
 from experiments.cli.writing import write_atomically
@@ -45,10 +46,14 @@ def conclude(folder: Path, unfinished: str = "failed") -> list[Path]:
         Their folders, and those of damaged ones.
     """
     found = _collect([folder])
+    pages = None
     if found.finished:
-        print(report([folder], folder))
+        text, pages = _tables(found, [folder], folder)
+        print(text)
     for path in found.failed:
         print(printable(f"{unfinished}: {path} (see its run.log)"))
+    if pages is not None and not stopping.requested():  # they take seconds a run
+        print(pages())
     return [*found.failed, *found.damaged]
 
 
@@ -67,6 +72,23 @@ def report(
     Raises:
         UserError: no finished run is in the folders, or ``against`` or ``metric`` is not there.
     """
+    found = _collect(folders)
+    for reason in found.damaged.values():
+        print(f"passed over: {reason}", file=sys.stderr)
+    if not found.finished:
+        raise UserError(f"no finished run (result.json) in {', '.join(map(str, folders))}")
+    text, pages = _tables(found, folders, out, against, metric)
+    return f"{text}\n{pages()}".rstrip("\n")
+
+
+def _tables(
+    found: _Found,
+    folders: Sequence[Path],
+    out: Path,
+    against: str | None = None,
+    metric: str | None = None,
+) -> tuple[str, Callable[[], str]]:
+    """What :func:`report` says of the tables, and a function that writes the pages and says so."""
     # matplotlib and scipy are slow to load, and --help needs them not
     from experiments import figures
     from experiments.comparing import wording
@@ -78,11 +100,6 @@ def report(
     from experiments.results import seeds
     from experiments.verdicts import verdict
 
-    found = _collect(folders)
-    for reason in found.damaged.values():
-        print(f"passed over: {reason}", file=sys.stderr)
-    if not found.finished:
-        raise UserError(f"no finished run (result.json) in {', '.join(map(str, folders))}")
     finished = told_apart(found.finished)
     finished += searched(finished)
     compared = compare(finished, against, metric)
@@ -102,12 +119,15 @@ def report(
     text = printable("\n\n".join(filter(None, (text, *said, judged))))
     drawn = [path.name for path in figures.draw_several(finished, out, compared)]
     written = ["summary.md", "runs.csv", "comparison.json", *drawn]
-    unread = [Unread(path, "not finished (see its run.log)") for path in found.failed]
-    unread += [Unread(path, reason) for path, reason in found.damaged.items()]
-    pages = writing.write(finished, compared, agreeing.sentences, unread, folders, out)
-    also = f" and {len(pages) - 1} pages of runs" if len(pages) > 1 else ""
-    page = f"\n{pages[0]}{also}" if pages else ""
-    return f"{text}\n\n{out / 'summary.csv'}, {', '.join(written)}{page}"
+
+    def pages() -> str:
+        unread = [Unread(path, "not finished (see its run.log)") for path in found.failed]
+        unread += [Unread(path, reason) for path, reason in found.damaged.items()]
+        there = writing.write(finished, compared, agreeing.sentences, unread, folders, out)
+        also = f" and {len(there) - 1} pages of runs" if len(there) > 1 else ""
+        return f"{there[0]}{also}" if there else ""
+
+    return f"{text}\n\n{out / 'summary.csv'}, {', '.join(written)}", pages
 
 
 def rows(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -202,7 +202,10 @@ def _ask(code: _Code, usage: Usage) -> None:
     if kind == NUMBER:
         code.body.append("print(logits[:, 0].tolist())")
     elif kind == LABELS:
-        code.body.append("print([id2label[i] for i in (logits[0] > 0).nonzero()[:, 0].tolist()])")
+        code.body += [
+            "probabilities = logits[0].sigmoid().tolist()",
+            f"print([id2label[i] for i, p in enumerate(probabilities) if p > {usage.threshold:g}])",
+        ]
     elif kind == CLASSES:
         code.body += [
             "probabilities = logits.softmax(-1)",
@@ -297,6 +300,9 @@ def _of_model(code: _Code, usage: Usage) -> str:
         every = ["top_k=None"] if kind == LABELS else []
         code.call("answer = pipe(", [text, *_cut(usage), *every])
         code.body.append("print(answer)")
+        if kind == LABELS:
+            said = f'if one["score"] > {usage.threshold:g}'
+            code.body.append(f'print([one["label"] for one in answer {said}])')
     return code.text()
 
 

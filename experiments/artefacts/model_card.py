@@ -18,7 +18,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from bilevel.checkpoint.disk import told_when_full
 from bilevel.checkpoint.sums import CARD
 from bilevel.reading import json_object
-from experiments.answers import TAGS, TEXT
+from experiments.answers import LABELS, TAGS, TEXT
 from experiments.artefacts.card_lines import PIPELINES, Form, lines, offline_lines
 from experiments.artefacts.usage import Usage
 from experiments.cli.writing import write_atomically
@@ -174,6 +174,9 @@ def _table(facts: CardFacts, form: Form) -> str:
         [("base model", facts.base.words)] if form != "model" else [("made from", facts.base.words)]
     )
     rows += list(_of_run(facts)) if facts.result else []
+    if facts.usage.answers.kind == LABELS:
+        said = f"a label is said where its probability is above {_threshold(facts):g}"
+        rows.append(("threshold", said))
     rows.append(("licence", "not chosen: add `license:` above; the base model's may bind you"))
     cells = [("", ""), ("---", "---"), *((name, markdown_cell(text)) for name, text in rows)]
     return "\n".join(f"| {name} | {text} |" for name, text in cells)
@@ -207,7 +210,7 @@ def _of_run(facts: CardFacts) -> Iterator[tuple[str, str]]:
 
 
 def _use(facts: CardFacts, form: Form, shown: Path, task_type: str | None) -> str:
-    base, usage = facts.base, facts.usage
+    base, usage = facts.base, replace(facts.usage, threshold=_threshold(facts))
     here = from_here(shown)
     folder = here or shown.name
     if here is None and not base.hub:  # the two are not seen from one place
@@ -225,6 +228,12 @@ def _use(facts: CardFacts, form: Form, shown: Path, task_type: str | None) -> st
             f"```python\n{offline_lines(base, usage, folder)}\n```"
         )
     return text
+
+
+def _threshold(facts: CardFacts) -> float:
+    """Where the run has chosen one on its validation data, that one: its scores are by it."""
+    found = facts.result.get("threshold")
+    return facts.usage.threshold if found is None else float(found)
 
 
 def _labels(facts: CardFacts) -> Iterator[str]:
@@ -285,12 +294,6 @@ def _limits(facts: CardFacts, form: Form, options: Mapping[str, Any]) -> str:
         "`python -m experiments.export run=DIR merge=true` (or `model.merge_and_unload()` after "
         "the lines above) makes a plain transformers model"
     )
-    if form == "probe":
-        return (
-            "## Limits\n\nOnly this project reads linear probes. Trained with "
-            "`method.pooling=head`, one is made a plain transformers model by `python -m "
-            "experiments.export run=DIR merge=true`."
-        )
     if form == "bottleneck":
         return (
             "## Limits\n\nOnly this project reads bottleneck adapters, and they cannot be merged."

@@ -44,6 +44,7 @@ class Usage:
         ends: the tokenizer puts an end behind every text, which has no place before an answer.
         decoding: how its answers are written; None of a model that writes none.
         source: what a source looks like.
+        threshold: the probability above which a label of several is said.
         chat: the source is messages (:func:`conversations.as_source`), written by the tokenizer's
             chat template.
     """
@@ -61,6 +62,7 @@ class Usage:
     ends: bool = False
     decoding: Decoding | None = None
     source: str = "A text."
+    threshold: float = 0.5
     chat: bool = False
 
     @classmethod

@@ -30,8 +30,6 @@ def matched(task: TaskData, result: dict[str, Any], run: str) -> TaskData:
         )
     threshold = result.get("threshold")
     if threshold is not None:  # which the run has chosen on its validation data
-        if not isinstance(threshold, float) or not 0 < threshold < 1:
-            raise UserError(f"run={run}: its result.json is damaged, threshold={threshold}")
         task = task.at_threshold(threshold)
     names = result.get("labels")
     if names == ["0", "1"] and task.answers.names == BOOLEANS:

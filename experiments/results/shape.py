@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import pydantic
 
@@ -110,6 +110,7 @@ class _Result(_Shape):
     probe: _Probe | None = None
     beside_probe: _Beside | None = None
     verdict: list[_Verdict] = []
+    threshold: Annotated[float, pydantic.Field(gt=0, lt=1)] | None = None
 
 
 class _Point(_Shape):

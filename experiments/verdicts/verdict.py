@@ -161,7 +161,8 @@ def _learned(
         advice = "give more data, another learning rate (train.lr) or a larger model (model)"
     else:
         if fall is not None:
-            words += f"; the training loss hardly fell, {fall.words}"
+            how = "hardly fell," if fall.last < fall.first else "did not fall, it went"
+            words += f"; the training loss {how} {fall.words}"
         advice = "train longer (train.epochs) or at another learning rate (train.lr)"
     yield Verdict("learned", words, advice)
 

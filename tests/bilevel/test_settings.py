@@ -1,5 +1,6 @@
 """Settings: a field says type, range, default and meaning, and everything else follows from it."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -124,12 +125,22 @@ def test_options_tell_all_of_it():
         (Share | None, "a number, in [0, 1), or null"),
         (Literal["a", "b"], "one of a, b"),
         (tuple[Share, Share], "a list of 2 values like [a,b], each a number, in [0, 1)"),
+        (tuple[Count, ...], "a list like [a,b], each an integer, 1 or more"),
         (bool, "true or false"),
         (Any, "anything"),
     ],
 )
 def test_a_type_in_words(hint, words):
     assert describe(hint) == words
+
+
+def test_a_number_that_is_none_is_no_choice_called_finite():
+    @dataclass(frozen=True)
+    class Cut(Settings):
+        at: Share | Literal["best"] = "best"
+
+    with pytest.raises(UserError, match=r"at=nan.*one of best, and finite$"):
+        Cut(at=math.nan)
 
 
 def test_a_function_is_called_with_checked_values_too():

@@ -13,6 +13,7 @@ from matplotlib.text import Text
 from tokenizers import processors
 from transformers import BertConfig, BertModel
 
+from experiments.pages import one_run, several
 from experiments.tasks.demo import Demo
 from tests.experiments.word_tokens import word_tokenizer
 
@@ -91,6 +92,8 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Figure]]:
     close = plt.close
     monkeypatch.setattr(plt, "close", found.append)
     monkeypatch.setattr(Figure, "savefig", lambda figure, path: path.touch())
+    for module in (one_run, several):  # pages take SVG, which is then not there
+        monkeypatch.setattr(module, "drawn", lambda drawings, title: [])
     yield found
     raw = {text for figure in found for text in raw_mathematics(figure)}
     for figure in found:

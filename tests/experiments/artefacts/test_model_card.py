@@ -118,6 +118,9 @@ def test_lines_of_classes(name: str, tmp_path: Path) -> None:
         )
         assert not scope["model"].training
     assert len(folders) == (2 if method == LORA else 1)
+    if name.startswith("probe"):  # whether it can be merged is said of the one that it is
+        merges = name == "probe_of_a_head"
+        assert ("puts this one into the head" in (folders[0] / "README.md").read_text()) == merges
 
 
 def test_lines_of_numbers(tmp_path: Path) -> None:
@@ -134,8 +137,30 @@ def test_lines_of_label_sets(tmp_path: Path) -> None:
     run = trained(tmp_path, "bert", label, *ONE, "task.multi_label=true", *LORA)
     printed, scope = asked(run / "adapter_compact", tmp_path)
     assert ast.literal_eval(printed) == said(run)["prediction"]
-    shares = scope["logits"][0].sigmoid().tolist()
-    assert shares == pytest.approx(said(run)["probabilities"], abs=2e-6)
+    assert scope["probabilities"] == pytest.approx(said(run)["probabilities"], abs=2e-6)
+
+
+def test_lines_of_label_sets_say_them_at_the_threshold_of_the_run(tmp_path: Path) -> None:
+    def label(i: int) -> list[str]:
+        return [name for k, name in enumerate(THREE) if (i + k) % (k + 2)]
+
+    talks = "\n".join(json.dumps(row(i, label(i))) for i in range(30, 46))
+    (tmp_path / "validation.jsonl").write_text(talks)
+    options = ["task.multi_label=true", "task.threshold=validation", "train.lr=0.002"]
+    run = trained(tmp_path, "bert", label, *ONE, *options, *LORA)
+    expected = said(run)
+    threshold = json.loads((run / "result.json").read_text())["threshold"]
+    printed, _ = asked(run / "adapter", tmp_path)
+    assert ast.literal_eval(printed) == expected["prediction"]
+    # Half would say something else, or this test could not fail.
+    by_half = [n for n, p in zip(THREE, expected["probabilities"], strict=True) if p > 0.5]
+    assert set(by_half) != set(expected["prediction"])
+    assert f"above {threshold:g}" in (run / "adapter" / "README.md").read_text()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        export.main(["run=out/run", "merge=true", "out=out"])
+        printed, _ = asked(tmp_path / "out" / "merged", tmp_path)
+    assert set(ast.literal_eval(printed.splitlines()[-1])) == set(expected["prediction"])
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])

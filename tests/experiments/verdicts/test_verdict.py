@@ -67,6 +67,9 @@ def test_a_score_within_noise_of_the_larger_class():
     (found,) = of_run(VALUES, falling(0.7, 0.695, 0.05), answers(108))
     assert "hardly fell" in found.words
     assert "train.epochs" in found.advice
+    (found,) = of_run(VALUES, falling(0.7, 0.9), answers(108))
+    assert "did not fall" in found.words
+    assert "hardly" not in found.words
     assert of_run(VALUES, falling(0.7, 0.3), answers(130)) == []  # 0.65: noise does not reach it
     found = of_run(VALUES, falling(0.7, 0.3), answers(60))[0]
     assert "worse than" in found.words
