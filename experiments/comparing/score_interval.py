@@ -34,7 +34,7 @@ def score_interval(folder: Path, result: Mapping[str, Any]) -> tuple[float, floa
         return None
     draw([run], metric)
     found = run.score(metric)
-    ends = (found.low, found.high)
-    if found.low is None or found.high is None or not all(map(math.isfinite, ends)):  # type: ignore[arg-type]
+    if found.low is None or found.high is None:
         return None
-    return found.low, found.high
+    ends = found.low, found.high
+    return ends if all(map(math.isfinite, ends)) else None

@@ -32,7 +32,7 @@ from experiments.tasks.reading.labels import Classes, class_numbers, is_labelled
 from experiments.tasks.reading.row import check_columns
 from experiments.tasks.reading.rows import examples
 from experiments.tasks.reading.spelling import look_alike
-from experiments.tasks.reading.splits import SplitFiles, no_test, scored_splits
+from experiments.tasks.reading.splits import SplitFiles, no_test, nothing_to_hold_out, scored_splits
 from experiments.tasks.task import Length, TaskData, no_examples
 
 if TYPE_CHECKING:
@@ -322,10 +322,7 @@ class Classification(TrustedFile, LabelledFiles):
             else:
                 log.warning("%s has no labels, so there is no validation data", path)
         if found and self.holdout is not None:
-            raise UserError(
-                f"task.holdout={self.holdout} is for data in one single file, and "
-                f"{files[next(iter(found))]} is there to test on: set task.holdout=null"
-            )
+            raise nothing_to_hold_out(self.holdout, files[next(iter(found))])
         return found
 
     def _no_test(self, files: dict[str, SplitFiles]) -> UserError:

@@ -8,7 +8,7 @@ from typing import Any
 
 from bilevel.errors import UserError
 from experiments.tasks.examples import TaggedExample
-from experiments.tasks.reading.cells import is_list, kind_of, list_of, text_of
+from experiments.tasks.reading.cells import is_list, kind_of, list_of, text_of, words_of
 from experiments.tasks.reading.dialect import Dialect
 from experiments.tasks.reading.files import is_missing
 
@@ -92,11 +92,6 @@ def word_inputs(column: str, dialect: Dialect | None = None) -> Inputs:
             )
         values = list_of(value, column, place)
         words = value.split() if isinstance(value, str) else values
-        for number, word in enumerate(words):
-            if not isinstance(word, str) or not word:
-                raise UserError(
-                    f"word {number} of {place} is {word!r}: a word must be a text that is not empty"
-                )
-        return TaggedExample(tuple(words), ())
+        return TaggedExample(words_of(words, place), ())
 
     return Inputs((column,), read, words=True, dialect=dialect or Dialect())

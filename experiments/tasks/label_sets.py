@@ -10,7 +10,7 @@ from bilevel.errors import UserError
 from experiments.tasks.examples import LabelSetExample
 from experiments.tasks.reading.cells import kind_of, looks_printed, text_of
 from experiments.tasks.reading.files import is_missing
-from experiments.tasks.reading.labels import Classes, as_number, as_written
+from experiments.tasks.reading.labels import Classes, as_number, as_written, refuse_one_label
 from experiments.tasks.reading.row import check_columns, origin_of, place_of
 from experiments.tasks.reading.rows import say_odd_texts
 
@@ -47,11 +47,7 @@ def label_classes(
             *(where, column, separator),
         )
     classes = Classes.of([label for cell in cells for label in cell])
-    if len(classes.keys) < 2:
-        raise UserError(
-            f"{where} needs at least two different labels in column {column!r}, it has "
-            f"{classes.names}"
-        )
+    refuse_one_label(classes, column, where)
     return classes
 
 

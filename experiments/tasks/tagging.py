@@ -24,7 +24,7 @@ from experiments.tasks.reading.iob import tag_names, to_iob2
 from experiments.tasks.reading.lines import DEFAULTS
 from experiments.tasks.reading.sentences import SUFFIXES, read_sentences
 from experiments.tasks.reading.source_names import SourceNames
-from experiments.tasks.reading.splits import SplitFiles, no_test, scored_splits
+from experiments.tasks.reading.splits import SplitFiles, no_test, nothing_to_hold_out, scored_splits
 from experiments.tasks.task import Length, TaskData, no_examples
 
 if TYPE_CHECKING:
@@ -140,10 +140,7 @@ class Tagging(TrustedFile, LabelledFiles):
         elif source == HELD_OUT:
             train, tests = held_out(train, self.holdout, self.subset_seed)
         else:
-            raise UserError(
-                f"task.holdout={self.holdout} is for data in one single file, and "
-                f"{files[source]} is there to test on: set task.holdout=null"
-            )
+            raise nothing_to_hold_out(self.holdout, files[source])
         if self.trusted_file is not None and known is None:
             validation = self._examples(self.trusted_path(validation), names)
         found = TaggedData(

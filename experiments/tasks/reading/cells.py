@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from numbers import Number
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from bilevel.errors import UserError
 from experiments.tasks.reading.files import is_absent, is_missing
 
-__all__ = ["is_list", "kind_of", "list_of", "looks_printed", "text_of", "texts_of"]
+__all__ = ["is_list", "kind_of", "list_of", "looks_printed", "text_of", "texts_of", "words_of"]
 
 # As str() and JSON write lists of texts.
 PRINTED = re.compile(r"\[\s*(?:\]|(['\"]).*\1\s*\])", re.DOTALL)
@@ -87,3 +87,17 @@ def texts_of(value: Any, column: str, place: str) -> list[str]:
     """
     values = list(value) if is_list(value) else [value]
     return [text_of(text, column, place) for text in values if not is_missing(text)]
+
+
+def words_of(values: Sequence[Any], place: str) -> tuple[str, ...]:
+    """The words of a sentence.
+
+    Raises:
+        UserError: one of them is no text, or an empty one.
+    """
+    for number, word in enumerate(values):
+        if not isinstance(word, str) or not word:
+            raise UserError(
+                f"word {number} of {place} is {word!r}: a word must be a text that is not empty"
+            )
+    return tuple(values)

@@ -34,6 +34,7 @@ __all__ = [
     "class_numbers",
     "is_bool",
     "is_labelled",
+    "refuse_one_label",
     "regression_target",
     "warn_of_spaces",
 ]
@@ -178,12 +179,21 @@ def class_numbers(rows: Sequence[dict[str, Any]], label_column: str, where: str)
             if not is_missing(row.get(label_column)):
                 _placed(row, label_column, place_of(row, number, where))
         raise
+    refuse_one_label(classes, label_column, where)
+    return classes
+
+
+def refuse_one_label(classes: Classes, column: str, where: str) -> None:
+    """Refuse labels that are all the same.
+
+    Raises:
+        UserError: says which one.
+    """
     if len(classes.keys) < 2:
         raise UserError(
-            f"{where} needs at least two different labels in column {label_column!r}, "
-            f"it has {classes.names}"
+            f"{where} needs at least two different labels in column {column!r}, it has "
+            f"{classes.names}"
         )
-    return classes
 
 
 def _placed(row: dict[str, Any], column: str, place: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from bilevel.errors import UserError
 from experiments.tasks.examples import Origin
-from experiments.tasks.reading.cells import is_list
+from experiments.tasks.reading.cells import is_list, words_of
 from experiments.tasks.reading.dialect import Dialect
 from experiments.tasks.reading.files import read_rows
 from experiments.tasks.reading.lines import Sentence, sentences_of_lines
@@ -84,11 +84,8 @@ def _from_row(
     def place(number: int) -> str:
         return f"word {number} of {where}"
 
-    for number, word in enumerate(words):
-        if not isinstance(word, str) or not word:
-            raise UserError(f"{place(number)} is {word!r}: a word must be a text that is not empty")
     return Sentence(
-        tuple(words),
+        words_of(words, where),
         tuple(_name(tag, names, place(i)) for i, tag in enumerate(tags)),
         place,
         origin,

@@ -17,6 +17,7 @@ __all__ = [
     "named_splits",
     "no_split",
     "no_test",
+    "nothing_to_hold_out",
     "own_splits",
     "scored_splits",
 ]
@@ -152,6 +153,14 @@ def no_test(data_dir: str, suffixes: Sequence[str] = SUFFIXES) -> UserError:
             f"task.data_dir={data_dir} is one file, and a test set is needed: {advice}"
         )
     return no_split(data_dir, "test or validation", suffixes, advice)
+
+
+def nothing_to_hold_out(share: float, test: SplitFiles) -> UserError:
+    """The error that ``task.holdout`` is given beside files to test on."""
+    return UserError(
+        f"task.holdout={share} is for data in one single file, and {test} is there to test on: set "
+        "task.holdout=null"
+    )
 
 
 def named_splits(data_dir: str | Path, suffixes: Sequence[str]) -> dict[str, SplitFiles]:

@@ -12,8 +12,8 @@ HEAVY = ("torch", "peft", "transformers", "datasets", "sklearn", "scipy", "panda
 # All command lines in one fresh process, each in a folder of its own; a library counts against the
 # first that loads it.
 SCRIPT = f"""
-import contextlib, io, json, os, sys
-from experiments.run import main
+import contextlib, importlib, io, json, os, sys
+main = importlib.import_module("experiments." + sys.argv[2]).main
 found, before = [], set()
 for number, words in enumerate(json.loads(sys.argv[1])):
     os.mkdir(str(number))
@@ -59,9 +59,12 @@ ALL = [*FINE, *WRONG]
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """By command line: exit status, stderr, heavy libraries loaded, files left behind."""
-    folder = tmp_path_factory.mktemp("startup")
+    return asked("run", ALL, tmp_path_factory.mktemp("startup"))
+
+
+def asked(program: str, lines: list[list[str]], folder: Path) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, json.dumps(ALL)],
+        [sys.executable, "-c", SCRIPT, json.dumps(lines), program],
         capture_output=True,
         text=True,
         cwd=folder,
@@ -69,7 +72,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         env={"PYTHONPATH": str(Path(__file__).parents[3]), "PATH": "", "HOME": str(folder)},
     )
     found = json.loads(done.stdout)
-    return dict(zip(map(" ".join, ALL), found, strict=True))
+    return dict(zip(map(" ".join, lines), found, strict=True))
 
 
 @pytest.mark.parametrize("words", ALL, ids=" ".join)
@@ -80,3 +83,20 @@ def test_nothing_heavy_is_loaded(words: list[str], answers: dict[str, Any]) -> N
     if words in WRONG:
         assert errors.startswith("error: ")
         assert not left
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        ("predict", ["run=nowhere", "data=a.csv", "out=b.txt"]),
+        ("export", ["run=nowhere", "merge=ture"]),
+        ("evaluate", ["run=nowhere"]),
+        ("ranks", ["run=nowhere", "criterion=best"]),
+    ],
+)
+def test_nor_by_the_programs_that_take_a_run(
+    program: str, words: list[str], tmp_path: Path
+) -> None:
+    ((status, errors, loaded, left),) = asked(program, [words], tmp_path).values()
+    assert (status, loaded, left) == (2, [], [])
+    assert errors.startswith("error: ")
