@@ -24,6 +24,7 @@ from experiments.cli import stopping
 from experiments.cli.command_line import one_sentence, refuse_options
 from experiments.cli.messages import sentence
 from experiments.cli.writing import write_atomically
+from experiments.comparing.data_sets import by_data
 from experiments.comparing.variants import told_apart
 from experiments.config import stored
 from experiments.results import cells, record
@@ -100,7 +101,7 @@ def _tables(
     from experiments.results import seeds
     from experiments.verdicts import verdict
 
-    finished = told_apart(found.finished)
+    finished = told_apart(by_data(found.finished))
     finished += searched(finished)
     compared = compare(finished, against, metric)
     table = rows(finished)
