@@ -104,6 +104,7 @@ def show(auto: dict[str, Any], plain: dict[str, Any], cut: dict[str, Any], folde
     print(f"\nadapter (PEFT): {cut['adapter_dir']}")
     print(f"frontier:       {where / ranks_folder.FOLDER / ranks_folder.PICTURE}")
     print(f"figures:        {folder / 'autolora' / 'figures'}")
+    print(f"a page of all:  python -m experiments.report {folder}")
     runs = {"autolora": auto, "lora": plain, "lora_cut": cut}
     print(f"\n{said_of({folder / name: values for name, values in runs.items()})}")
 

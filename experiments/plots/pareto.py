@@ -48,7 +48,7 @@ def draw(comparisons: Sequence[Comparison], path: Path) -> bool:
         headline(
             figure,
             f"Test score against parameters: {_of(shown)}",
-            "bars: 95 %; line and filled points: Pareto front",
+            "bars: 95 %; line and filled points: Pareto front; sizes within 3 % are side by side",
         )
     return True
 
@@ -75,9 +75,10 @@ def _score(m: Method) -> float:
 
 def _panel(axes: Axes, c: Comparison) -> None:
     methods = sorted(_scored(c), key=lambda m: (m.parameters, m.name))
-    front = sorted((m.parameters, _score(m)) for m in methods if m.on_front)
+    places = _beside(methods)
+    front = sorted((x, _score(m)) for m, x in zip(methods, places, strict=True) if m.on_front)
     axes.step(*zip(*front, strict=True), where="post", color=GREY, linewidth=1.2, zorder=1)
-    for i, (m, x) in enumerate(zip(methods, _beside(methods), strict=True)):
+    for i, (m, x) in enumerate(zip(methods, places, strict=True)):
         own = {**look(i), "linestyle": "none", "markersize": 8, "zorder": 3}
         seeds = f"{len(m.runs)} seeds" if len(m.runs) > 1 else "1 seed"
         label = f"{wrapped(m.name, LETTERS)} ({seeds})"
