@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from peft.tuners.lora import LoraLayer
 from transformers import pipeline
 
 from experiments import evaluate, export, load, predict, ranks, report, run
 from experiments.tasks.demo import Demo
 from tests.experiments.artefacts import cards
+from tests.test_docs import blocks
 
 NAMES = ("bills", "delivery", "account")
 
@@ -80,6 +82,21 @@ def test_three_classes_in_one_semicolon_file(
         scope, _ = cards.run(code, tmp_path, **{'["A text."]': repr(new)})
         np.testing.assert_allclose(scope["probabilities"].numpy(), shares, atol=2e-5)
         assert list(scope["id2label"].values()) == result["labels"]
+
+    # and those of the pages about it
+    code = blocks("docs/artefact.md", "python")[0]
+    changes = {"outputs/mine/adapter": "run/adapter", '["A text."]': repr(new)}
+    changes['["negative", "neutral", "positive"]'] = repr(result["labels"])
+    scope, _ = cards.run(code, tmp_path, **changes)
+    np.testing.assert_allclose(scope["probabilities"].numpy(), shares, atol=2e-5)
+    for code, parameters in zip(blocks("docs/ranks.md", "python"), (False, True), strict=True):
+        made = "from transformers import AutoModelForSequenceClassification as Auto\n"
+        made += 'base = Auto.from_pretrained("base", num_labels=3)\n' + code
+        scope, _ = cards.run(made, tmp_path, **{'"DIR/ranks': '"run/ranks'})
+        found = {m.r["default"] for m in scope["model"].modules() if isinstance(m, LoraLayer)}
+        kept = json.loads(Path("run/ranks.json").read_text())["ranks"]
+        assert found == {rank for rank in kept.values() if rank}
+        assert any(p.requires_grad for p in scope["model"].parameters()) == parameters
 
     # 7. merge and serve
     export.main(["run=run", "merge=true"])
