@@ -32,6 +32,8 @@ from experiments.results.grid import searched
 
 __all__ = ["conclude", "report", "rows"]
 
+# What a folder with a saved adapter or model has.
+SAVED = ("adapter_config.json", "adapter_model.safetensors", "model.safetensors")
 # Already in the table by other columns, or without influence on the result.
 NOT_A_VARIANT = ("method", "task", "model", "seed", "run.", "task.data_dir", "hydra.")
 
@@ -296,7 +298,13 @@ def main(words: Sequence[str] | None = None) -> None:
     known = parser.parse_args(given)
     with one_sentence():
         refuse_options(known.folders)
-        print(report(known.folders, known.out or known.folders[0], **options))
+        out = known.out or known.folders[0]
+        if any((out / name).exists() for name in SAVED):
+            raise UserError(
+                f"{out} is the folder of a saved model, which may be sent on as it lies: give "
+                "another --out, or the run's folder"
+            )
+        print(report(known.folders, out, **options))
 
 
 def _options(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:

@@ -328,3 +328,17 @@ def test_a_baseline_or_score_that_is_not_there_is_refused(
         report.main([str(tmp_path), word])
     assert word in capsys.readouterr().err
     assert not (tmp_path / "summary.csv").exists()
+
+
+@pytest.mark.parametrize("file", ["adapter_config.json", "model.safetensors"])
+def test_a_saved_model_s_folder_is_not_written_into(
+    file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path / "run", result("lora", 0, 0.8), [])
+    adapter = tmp_path / "run" / "adapter"
+    adapter.mkdir()
+    (adapter / file).touch()
+    with pytest.raises(SystemExit):
+        report.main([str(tmp_path / "run"), "--out", str(adapter)])
+    assert "--out" in capsys.readouterr().err
+    assert [path.name for path in adapter.iterdir()] == [file]
