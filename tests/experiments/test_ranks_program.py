@@ -28,6 +28,7 @@ from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.training.job import execute
 from tests.experiments import writers
+from tests.experiments.refusals import refused
 
 OLDER = Path(__file__).parent / "older_runs" / "finished"
 IDS = torch.tensor([[4, 5, 6, 7, 8, 9]])
@@ -46,18 +47,6 @@ def trained(quick: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(trained: Path, tmp_path: Path) -> Path:
     """A copy of it to write into."""
     return Path(shutil.copytree(trained, tmp_path / "run"))
-
-
-def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """What the program says when it ends in one sentence, with nothing printed before."""
-    with pytest.raises(SystemExit) as stop:
-        ranks.main(words)
-    said = capsys.readouterr()
-    assert stop.value.code == 2
-    assert said.out == ""
-    assert said.err.startswith("error: ")
-    assert len(said.err.splitlines()) == 1
-    return said.err
 
 
 def perturbed(model: PeftModel) -> PeftModel:
@@ -113,7 +102,7 @@ def test_a_wrong_word_is_told_before_a_model_loads(
     word: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("experiments.models.pretrained.load_weights", None)
-    text = refused([f"run={OLDER}", *word.split(" ")], capsys)
+    text = refused(ranks.main, [f"run={OLDER}", *word.split(" ")], capsys)
     for part in WRONG[word].split(" "):
         assert part in text
 
@@ -167,7 +156,7 @@ def test_what_is_to_be_cut(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("experiments.models.pretrained.load_weights", None)
-    text = refused(words, capsys)
+    text = refused(ranks.main, words, capsys)
     for part in parts.split(" "):
         assert part in text
 
@@ -177,8 +166,8 @@ def test_a_budget_with_room_for_nothing_prints_no_ranks(
 ) -> None:
     before = sorted(run.rglob("*"))
     for word in ("budget=0.001", "parameters=3", "rank=0"):
-        assert "component" in refused([f"run={run}", word], capsys)
-    assert "rank=100" in refused([f"run={run}", "rank=100"], capsys)
+        assert "component" in refused(ranks.main, [f"run={run}", word], capsys)
+    assert "rank=100" in refused(ranks.main, [f"run={run}", "rank=100"], capsys)
     assert sorted(run.rglob("*")) == before
 
 
@@ -192,11 +181,13 @@ def test_a_run_without_lora(
     words = [w for w in quick if not w.startswith("method.rank") or method == "dora"]
     words += [f"method={method}", "train.epochs=0.2", "run.figures=false"]
     execute(Plan.of(compose_config(words)), tmp_path / "run")
-    assert method in refused([f"run={tmp_path / 'run'}", "budget=0.5"], capsys)
+    assert method in refused(ranks.main, [f"run={tmp_path / 'run'}", "budget=0.5"], capsys)
     kept = "model" if method == "full" else "adapter"
     if method != "full":
         folder = tmp_path / "run" / kept
-        assert "LoRA" in refused([f"adapter={folder}", "model=demo", "budget=0.5"], capsys)
+        assert "LoRA" in refused(
+            ranks.main, [f"adapter={folder}", "model=demo", "budget=0.5"], capsys
+        )
 
 
 @pytest.mark.parametrize(
@@ -218,7 +209,7 @@ def test_what_others_wrote_stays(
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_text(content)
     words = [f"run={OLDER}", "budget=0.5", f"out={tmp_path}"]
-    assert "out=" in refused(words, capsys)
+    assert "out=" in refused(ranks.main, words, capsys)
     assert place.read_text() == content
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == [place]
 
@@ -227,13 +218,17 @@ def test_no_writing_through_a_link(tmp_path: Path, capsys: pytest.CaptureFixture
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "ranks").symlink_to(tmp_path / "elsewhere")
-    assert "ranks" in refused([f"run={OLDER}", "budget=0.5", f"out={tmp_path / 'out'}"], capsys)
+    assert "ranks" in refused(
+        ranks.main, [f"run={OLDER}", "budget=0.5", f"out={tmp_path / 'out'}"], capsys
+    )
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 def test_out_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("x")
-    assert "file" in refused([f"run={OLDER}", "budget=0.5", f"out={tmp_path / 'file'}"], capsys)
+    assert "file" in refused(
+        ranks.main, [f"run={OLDER}", "budget=0.5", f"out={tmp_path / 'file'}"], capsys
+    )
 
 
 def test_a_second_cut_replaces_the_first(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -428,7 +423,7 @@ def test_without_a_task_type_the_data_must_be_told(
 ) -> None:
     saved(AutoModel.from_pretrained(tiny), tmp_path / "a", target_modules=["query"])
     words = [f"adapter={tmp_path / 'a'}", f"model.pretrained={tiny}", "budget=0.5"]
-    text = refused(words, capsys)
+    text = refused(ranks.main, words, capsys)
     assert "task=" in text
     assert "task_type" in text
 
@@ -460,7 +455,7 @@ def test_other_adapters_are_refused_before_a_model_loads(
     saved(base, tmp_path / "a", lambda values: values.update(change), **options)
     monkeypatch.setattr("experiments.models.pretrained.load_weights", None)
     words = [f"adapter={tmp_path / 'a'}", f"model.pretrained={tiny}", "budget=0.5"]
-    assert part in refused(words, capsys)
+    assert part in refused(ranks.main, words, capsys)
 
 
 class Sprung:
@@ -482,7 +477,7 @@ def test_a_strangers_pickle_is_not_read(
     bomb = pickle.dumps(Sprung(tmp_path / "sprung"))
     (tmp_path / "a" / "adapter_model.bin").write_bytes(bomb)
     words = [f"adapter={tmp_path / 'a'}", f"model.pretrained={tiny}", "budget=0.5"]
-    assert "pickle" in refused(words, capsys)
+    assert "pickle" in refused(ranks.main, words, capsys)
     assert not (tmp_path / "sprung").exists()
     pickle.loads(bomb)
     assert (tmp_path / "sprung").exists(), "the trap works"

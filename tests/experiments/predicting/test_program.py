@@ -11,21 +11,10 @@ import pytest
 from experiments import predict
 from experiments.predicting.saved import Asking
 from tests.experiments.predicting.conftest import lines
+from tests.experiments.refusals import refused
 
 OLDER = Path(__file__).parent.parent / "older_runs"
 GOOD = '{"text": "the film was good"}\n'
-
-
-def refused(words, capsys):
-    """The one sentence in which the program ends."""
-    with pytest.raises(SystemExit) as stop:
-        predict.main(words)
-    said = capsys.readouterr()
-    assert stop.value.code == 2
-    assert said.out == ""
-    assert said.err.startswith("error: ")
-    assert len(said.err.splitlines()) == 1
-    return said.err
 
 
 @pytest.fixture
@@ -73,7 +62,9 @@ def test_a_file_that_is_wrong(name, kinds, tmp_path, capsys):
     data = tmp_path / file
     data.write_bytes(content if isinstance(content, bytes) else content.encode())
     text = refused(
-        [f"run={kinds('classes').run}", f"data={data}", f"out={tmp_path / 'o.csv'}"], capsys
+        predict.main,
+        [f"run={kinds('classes').run}", f"data={data}", f"out={tmp_path / 'o.csv'}"],
+        capsys,
     )
     assert pd.Series([text]).str.contains(said, regex=True).all(), text
     assert list(tmp_path.iterdir()) == [data]
@@ -113,7 +104,7 @@ def test_words_that_are_wrong(name, kinds, tmp_path, monkeypatch, capsys):
     before = sorted(p.name for p in tmp_path.iterdir())
     change, said = WORDS[name]
     words = {"run": str(kinds("classes").run), "data": "there.csv", "out": "o.csv", **change}
-    text = refused([f"{k}={v}" for k, v in words.items() if v is not None], capsys)
+    text = refused(predict.main, [f"{k}={v}" for k, v in words.items() if v is not None], capsys)
     assert pd.Series([text]).str.contains(said, regex=True).all(), text
     assert sorted(p.name for p in tmp_path.iterdir()) == before
     assert Path("there.csv").read_text() == "text\nsomebody's\n"
@@ -123,7 +114,7 @@ def test_words_that_are_wrong(name, kinds, tmp_path, monkeypatch, capsys):
 def test_two_texts_are_no_line(kinds, tmp_path, capsys):
     (tmp_path / "new.txt").write_text("the film\n")
     words = [f"run={kinds('pairs').run}", f"data={tmp_path / 'new.txt'}", f"out={tmp_path}/o.csv"]
-    assert "'a', 'b'" in refused(words, capsys)
+    assert "'a', 'b'" in refused(predict.main, words, capsys)
 
 
 @pytest.mark.usefixtures("unloaded")
@@ -131,11 +122,11 @@ def test_types_that_have_no_place(kinds, tmp_path, capsys):
     rows = [{"text": "good", "x": 1}, {"text": "good", "x": "one"}]
     (tmp_path / "new.jsonl").write_text(lines(rows))
     words = [f"run={kinds('classes').run}", f"data={tmp_path / 'new.jsonl'}"]
-    assert "'x'" in refused([*words, f"out={tmp_path / 'o.parquet'}"], capsys)
+    assert "'x'" in refused(predict.main, [*words, f"out={tmp_path / 'o.parquet'}"], capsys)
     pd.DataFrame({"text": ["good"], "x": [b"\xff"]}).to_parquet(tmp_path / "new.parquet")
     words = [f"run={kinds('classes').run}", f"data={tmp_path / 'new.parquet'}"]
     for form in ("csv", "jsonl"):
-        assert "'x'" in refused([*words, f"out={tmp_path / 'o.'}{form}"], capsys)
+        assert "'x'" in refused(predict.main, [*words, f"out={tmp_path / 'o.'}{form}"], capsys)
 
 
 def test_empty_rows_are_skipped_if_asked_for(kinds, tmp_path, capsys):
@@ -200,7 +191,7 @@ def test_what_is_interrupted_goes_on(form, kinds, tmp_path, monkeypatch, capsys)
     assert table["n"].tolist() == [row["n"] for row in asked]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["new.jsonl", out.name]
     capsys.readouterr()
-    assert "there already" in refused(words, capsys)
+    assert "there already" in refused(predict.main, words, capsys)
 
 
 @pytest.mark.usefixtures("short", "unloaded")
@@ -233,7 +224,7 @@ def test_others_do_not_go_on_with_it(what, kinds, tmp_path, monkeypatch, capsys)
         words[0] = f"run={other}"
     else:
         words.append("keep=[n]")
-    text = refused(words, capsys)
+    text = refused(predict.main, words, capsys)
     assert "o.csv.parts" in text
     assert {"data": "data", "run": "adapter", "keep": "keep="}[what] in text
     assert {p.name: p.read_bytes() for p in (tmp_path / "o.csv.parts").glob("0*")} == kept
