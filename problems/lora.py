@@ -5,8 +5,8 @@ r"""LoRA (Hu et al., ICLR 2022, arXiv 2106.09685): one level, one rank for every
 The same engine, data order, schedule and evaluation as the bilevel methods, so that a comparison
 compares the methods alone. Published settings for RoBERTa-base: r 8, alpha 16, AdamW, weight decay
 0.1, linear schedule with 6 % warm-up, learning rate 4e-4 or 5e-4 by task. With ``settings`` modules
-have decays, rates, scales and dropout of their own (:mod:`problems.lora_settings`), as
-``method=learned_settings`` finds them.
+have decays, rates, weight decays, scales and dropout of their own (:mod:`problems.lora_settings`),
+as ``method=learned_settings`` finds them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from problems.common import (
     TrainSettings,
 )
 from problems.common.peft_options import PeftOptions
-from problems.lora_settings.record import ModuleSettings
+from problems.lora_settings.record import OF_STEPS, ModuleSettings
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -291,8 +291,11 @@ def train_lora(
         problem = common.only_problem(
             partial(SetFineTuning, values=settings),
             *(job, model, batches, optimizer, steps, lr),
-            parameters=_at_their_rates(
-                model, settings, lr if optimizer.lr is None else optimizer.lr
+            parameters=_at_their_steps(
+                model,
+                settings,
+                lr if optimizer.lr is None else optimizer.lr,
+                optimizer.weight_decay,
             ),
         )
 
@@ -320,16 +323,22 @@ def train_lora(
     )
 
 
-def _at_their_rates(model: PeftModel, settings: ModuleSettings, lr: float) -> list[dict[str, Any]]:
-    """The trainable parameters in groups of one learning rate."""
-    from problems.lora_settings import by_rate
+def _at_their_steps(
+    model: PeftModel, settings: ModuleSettings, lr: float, decay: float
+) -> list[dict[str, Any]]:
+    """The trainable parameters in groups of one learning rate and one weight decay."""
+    from problems.lora_settings import by_group
 
-    groups: dict[float, list[Any]] = {}
+    groups: dict[tuple[float, float], list[Any]] = {}
     own = {name: name for name in lowrank.lora_layers(model)}
-    for module, members in by_rate(model, own).items():
-        factor = settings.of("learning_rate", module)
-        groups.setdefault(1.0 if factor is None else factor, []).extend(members)
-    return [{"params": members, "lr": lr * factor} for factor, members in groups.items()]
+    for module, members in by_group(model, own).items():
+        factor, own_decay = (settings.of(name, module) for name in OF_STEPS)
+        steps = (1.0 if factor is None else factor, decay if own_decay is None else own_decay)
+        groups.setdefault(steps, []).extend(members)
+    return [
+        {"params": members, "lr": lr * factor, "weight_decay": own_decay}
+        for (factor, own_decay), members in groups.items()
+    ]
 
 
 def held_apart(

@@ -6,8 +6,9 @@ r"""Learned settings: LoRA's decays, rates, scales, dropout, smoothing, temperat
     L1 = L_eps(V; D_train) + sum_m decay_m || c_m s B_m A_m ||_F^2        (problems/lora_settings)
 
 E holds one number for each setting and group of modules. Decays, dropout and smoothing stand in L1,
-learning-rate factors in the update map Phi alone: all of them reach L2 through V only. Scales c
-and the temperature are part of the model, so they stand in L1 and in L2 (a direct partial).
+learning-rate factors and weight decays in the update map Phi alone: all of them reach L2 through V
+only. Scales c and the temperature are part of the model, so they stand in L1 and in L2 (a direct
+partial).
 Lorraine, Vicol, Duvenaud (AISTATS 2020) and Clarke, Oldewage, Hernandez-Lobato (ICLR 2022) learn
 such settings by approximate implicit gradients, the latter rates too; here the gradient through the
 T1 steps is exact (``hypergradient=unrolled``), and knows nothing of the steps after them.
@@ -45,7 +46,7 @@ from problems.learned_settings.groups import Granularity, groups_of
 from problems.learned_settings.starts import Starts
 from problems.learned_settings.table import table
 from problems.lora import LoRA, check_smoothed_once
-from problems.lora_settings.record import ModuleSettings, SettingName
+from problems.lora_settings.record import OF_STEPS, ModuleSettings, SettingName
 
 if TYPE_CHECKING:
     from bilevel import Hypergradient
@@ -64,8 +65,8 @@ class LearnedSettings(LowRankMethod, TwoLevelMethod):
     name: ClassVar[str] = "learned_settings"
     splits_fused: ClassVar[bool] = True
     learn: Names = ("decay", "learning_rate")
-    """Which settings: decay, learning_rate, scale, dropout (Gaussian in the search),
-    label_smoothing, temperature."""
+    """Which settings: decay, learning_rate, weight_decay, scale, dropout (Gaussian in the
+    search), label_smoothing, temperature."""
     granularity: Granularity = "module"
     """One number for each adapted module, for each kind of module (query, value), for each layer,
     or for all; label_smoothing and temperature are one for all."""
@@ -87,19 +88,20 @@ class LearnedSettings(LowRankMethod, TwoLevelMethod):
         check_names(self.learn, self.lora_dropout, "learn")
 
     def check_hypergradient(self, estimator: Hypergradient) -> None:
-        """Most settings have no direct partial; and rates need an estimator that knows Phi.
+        """Most settings have no direct partial; those of steps need an estimator that knows Phi.
 
         Raises:
-            UserError: E would stay where it is, or rates would.
+            UserError: E would stay where it is, or a part of it would.
         """
         if estimator.is_zero:
             raise UserError(
                 f"hypergradient={estimator.name} would leave the settings where they are, as they "
                 "act through the weights: take hypergradient=unrolled"
             )
-        if "learning_rate" in self.learn and not estimator.knows_step_settings:
+        of_steps = [name for name in self.learn if name in OF_STEPS]
+        if of_steps and not estimator.knows_step_settings:
             raise UserError(
-                f"hypergradient={estimator.name} cannot learn the setting learning_rate, which "
+                f"hypergradient={estimator.name} cannot learn the setting {of_steps[0]}, which "
                 "acts through the optimiser's steps: take hypergradient=unrolled, or leave it out "
                 "of method.learn"
             )
@@ -126,7 +128,7 @@ class LearnedSettings(LowRankMethod, TwoLevelMethod):
         from bilevel import lowrank
         from problems.learned_settings.levels import EvaluatedHeldOut
         from problems.learned_settings.variables import Variables
-        from problems.lora_settings import SetFineTuning, by_rate, check_answers, follow
+        from problems.lora_settings import SetFineTuning, by_group, check_answers, follow
 
         check_answers(job, self.learn)
         parts = self.parts(job)
@@ -137,12 +139,12 @@ class LearnedSettings(LowRankMethod, TwoLevelMethod):
         follow(model, variables, job)
         weights = common.trainable(model)
         parameters: Any = weights
-        rates: list[str] = []
-        if "learning_rate" in self.learn:
-            by_group = by_rate(model, groups)
-            parameters = [{"params": members} for members in by_group.values()]
-            rates = [next((m for m in modules if groups[m] == g), g) for g in by_group]
-        lower = partial(SetFineTuning, values=variables, rates=rates)
+        first_of: list[str] = []
+        if set(self.learn) & set(OF_STEPS):
+            members = by_group(model, groups)
+            parameters = [{"params": each} for each in members.values()]
+            first_of = [next((m for m in modules if groups[m] == g), g) for g in members]
+        lower = partial(SetFineTuning, values=variables, groups=first_of)
         lr = job.settings.lr if job.settings.lr is not None else 5e-4
 
         def finish(stats: dict[str, float]) -> dict[str, Any]:

@@ -2,7 +2,8 @@ r"""Search LoRA's settings at random: the competitor of learning them, in a proc
 
 Every trial draws all settings anew,
 
-    decay, learning_rate, scale, temperature  log-uniform;    dropout, label_smoothing  uniform
+    decay, learning_rate, weight_decay, scale, temperature  log-uniform
+    dropout, label_smoothing                                uniform
 
 trains LoRA with them on D_train, and stops as soon as ``patience`` evaluations on D_val have not
 been better. The settings of the trial with the smallest loss on D_val, for as many passes as it
@@ -39,7 +40,7 @@ from problems.learned_settings.groups import Granularity, groups_of
 from problems.learned_settings.method import Names, check_names, retrained
 from problems.learned_settings.table import table
 from problems.lora import LoRA, check_smoothed_once
-from problems.lora_settings.record import GLOBAL, HEAD, ModuleSettings, SettingName
+from problems.lora_settings.record import GLOBAL, HEAD, OF_STEPS, ModuleSettings, SettingName
 
 __all__ = ["RANGES", "RandomSettings"]
 
@@ -49,6 +50,7 @@ log = logging.getLogger(__name__)
 RANGES: dict[SettingName, tuple[float, float, bool]] = {
     "decay": (1e-5, 1e-1, True),
     "learning_rate": (1 / 8, 8, True),
+    "weight_decay": (1e-3, 1.0, True),
     "scale": (1 / 4, 4, True),
     "dropout": (0.0, 0.5, False),
     "label_smoothing": (0.0, 0.3, False),
@@ -168,7 +170,7 @@ class RandomSettings(LowRankMethod):
                 continue
             by_group = {group: one() for group in dict.fromkeys(groups.values())}
             found[name] = {module: by_group[group] for module, group in groups.items()}
-            if name == "learning_rate" and job.head_modules:
+            if name in OF_STEPS and job.head_modules:
                 found[name][HEAD] = one()
         return ModuleSettings(**found)
 

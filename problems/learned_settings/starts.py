@@ -25,6 +25,8 @@ class Starts(Settings):
     """Positive, learned as its logarithm."""
     learning_rate: Positive = 1.0
     """A factor, likewise."""
+    weight_decay: Positive = 0.1
+    """Positive, likewise: it starts where optimizer.weight_decay of all modules does."""
     scale: Positive = 1.0
     """A factor of alpha, likewise."""
     dropout: Bounded = 0.1

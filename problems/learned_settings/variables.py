@@ -1,6 +1,6 @@
 r"""Hold the upper variables E: one unbounded number for each setting and group of modules.
 
-value = exp(E)  (decay, learning_rate, scale, temperature)
+value = exp(E)  (decay, learning_rate, weight_decay, scale, temperature)
 value = 0.5 sigmoid(E)  (dropout, label_smoothing)
 """
 
@@ -13,7 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from problems.learned_settings.starts import BOUND, Starts
-from problems.lora_settings.record import GLOBAL, HEAD, PER_MODULE, ModuleSettings, SettingName
+from problems.lora_settings.record import (
+    GLOBAL,
+    HEAD,
+    OF_STEPS,
+    PER_MODULE,
+    ModuleSettings,
+    SettingName,
+)
 
 __all__ = ["Variables"]
 
@@ -26,7 +33,7 @@ class Variables(nn.Module):
     Args:
         names: the settings that are learned.
         groups: adapted module -> its group.
-        head: whether there is a head, whose learning rate is a group of its own.
+        head: whether there is a head, whose rate and weight decay are a group of their own.
         starts: of the values.
 
     Attributes:
@@ -59,7 +66,7 @@ class Variables(nn.Module):
             return None
         labels = self._labels[name]
         label = "all" if name in GLOBAL else self.groups[module]
-        if label not in labels:  # the head has a learning rate alone
+        if label not in labels:  # the head has settings of steps alone
             return None
         return self.values(name)[labels.index(label)]
 
@@ -84,7 +91,7 @@ class Variables(nn.Module):
     def _of_groups(self, name: SettingName) -> list[str]:
         if name in GLOBAL:
             return ["all"]
-        if name == "learning_rate":
+        if name in OF_STEPS:
             return list(dict.fromkeys(self.groups.values()))
         return list(dict.fromkeys(self.groups[m] for m in self.modules_))
 

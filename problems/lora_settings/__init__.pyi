@@ -1,7 +1,7 @@
 """Settings of LoRA for each module."""
 
 from .levels import SetFineTuning as SetFineTuning
-from .levels import by_rate as by_rate
+from .levels import by_group as by_group
 from .model import check_answers as check_answers
 from .model import fold_temperature as fold_temperature
 from .model import follow as follow

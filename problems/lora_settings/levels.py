@@ -20,7 +20,7 @@ from bilevel.step_settings import StepSettings
 from problems import common
 from problems.lora_settings.record import HEAD, Values
 
-__all__ = ["SetFineTuning", "by_rate"]
+__all__ = ["SetFineTuning", "by_group"]
 
 
 class SetFineTuning(common.FineTuning):
@@ -28,16 +28,16 @@ class SetFineTuning(common.FineTuning):
 
     Args:
         values: decays, scales and learning rates to follow.
-        rates: for each param group whose learning-rate factor an upper level decides, a module of
-            it (or ``head``); none where the groups have their rates already.
+        groups: for each param group whose steps an upper level decides, a module of it (or
+            ``head``); none where the groups have their rates and decays already.
     """
 
     def __init__(
-        self, *args: Any, values: Values, rates: Sequence[str] = (), **kwargs: Any
+        self, *args: Any, values: Values, groups: Sequence[str] = (), **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
         self.values = values
-        self.rates = list(rates)
+        self.groups = list(groups)
         self.decayed = {
             name: (float(layer.scaling["default"]), *down_and_up(layer))
             for name, layer in lora_layers(self.module).items()
@@ -65,17 +65,19 @@ class SetFineTuning(common.FineTuning):
         return torch.stack(terms).sum()
 
     def step_settings(self) -> Sequence[StepSettings]:
-        """The factor of each group's learning rate."""
+        """The factor of each group's learning rate, and its weight decay."""
         found = []
-        for name in self.rates:
+        for name in self.groups:
             factor = self.values.of("learning_rate", name)
+            decay = self.values.of("weight_decay", name)
             assert factor is None or isinstance(factor, Tensor)
-            found.append(StepSettings(lr=factor))
+            assert decay is None or isinstance(decay, Tensor)
+            found.append(StepSettings(lr=factor, weight_decay=decay))
         return found
 
 
-def by_rate(model: PeftModel, groups: Mapping[str, str]) -> dict[str, list[nn.Parameter]]:
-    """The trainable parameters by the group of their learning rate.
+def by_group(model: PeftModel, groups: Mapping[str, str]) -> dict[str, list[nn.Parameter]]:
+    """The trainable parameters by the group of their module.
 
     Args:
         model: with LoRA.

@@ -3,8 +3,9 @@ r"""Name the settings that LoRA has for each module, and hold their numbers.
     L1(V) = L_eps(V; D_train) + sum_m decay_m || c_m s_m B_m A_m ||_F^2
 
 with logits over the temperature tau, labels smoothed by eps, the low-rank input of module m dropped
-out by p_m, its update scaled by c_m, and its learning rate multiplied by its factor. What is scored
-is the plain loss in evaluation mode: of all this only c_m and tau are part of the model.
+out by p_m, its update scaled by c_m, its learning rate multiplied by its factor, and a weight decay
+of its own in the optimiser. What is scored is the plain loss in evaluation mode: of all this only
+c_m and tau are part of the model.
 """
 
 from __future__ import annotations
@@ -19,14 +20,18 @@ from bilevel.settings import NonNegative, Positive, Settings, Share
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["GLOBAL", "HEAD", "PER_MODULE", "ModuleSettings", "SettingName", "Values"]
+__all__ = ["GLOBAL", "HEAD", "OF_STEPS", "PER_MODULE", "ModuleSettings", "SettingName", "Values"]
 
 SettingName = Literal[
-    "decay", "learning_rate", "scale", "dropout", "label_smoothing", "temperature"
+    "decay", "learning_rate", "weight_decay", "scale", "dropout", "label_smoothing", "temperature"
 ]
-PER_MODULE = ("decay", "learning_rate", "scale", "dropout")
+PER_MODULE = ("decay", "learning_rate", "weight_decay", "scale", "dropout")
+OF_STEPS = (
+    "learning_rate",
+    "weight_decay",
+)  # they act through the optimiser's steps, the head's too
 GLOBAL = ("label_smoothing", "temperature")
-HEAD = "head"  # in the place of a module, for learning_rate
+HEAD = "head"  # in the place of a module, for settings of steps
 
 
 class Values(Protocol):
@@ -52,6 +57,9 @@ class ModuleSettings(Settings):
     """Weight of the squared Frobenius norm of a module's update in the training loss."""
     learning_rate: dict[str, Positive] = field(default_factory=dict, hash=False)
     """Factor of a module's learning rate; head stands for the head."""
+    weight_decay: dict[str, NonNegative] = field(default_factory=dict, hash=False)
+    """A module's weight decay in the optimiser, in the place of optimizer.weight_decay: decoupled
+    in AdamW; head stands for the head."""
     scale: dict[str, Positive] = field(default_factory=dict, hash=False)
     """Factor of a module's alpha."""
     dropout: dict[str, Share] = field(default_factory=dict, hash=False)
@@ -92,7 +100,7 @@ class ModuleSettings(Settings):
             UserError: a setting is of a module that is not there.
         """
         for setting in PER_MODULE:
-            known = [*names, *([HEAD] if head and setting == "learning_rate" else [])]
+            known = [*names, *([HEAD] if head and setting in OF_STEPS else [])]
             for module in vars(self)[setting]:
                 if module not in known:
                     raise UserError(

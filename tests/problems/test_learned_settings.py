@@ -22,7 +22,10 @@ from problems.lora_settings import ModuleSettings, SetFineTuning
 from tests.bilevel.toys import flat, relative_error
 from tests.problems.jobs import ExactJob, SmallJob, collate, engine_of, train
 
-EVERY = ("decay", "learning_rate", "scale", "dropout", "label_smoothing", "temperature")
+EVERY = (
+    *("decay", "learning_rate", "weight_decay", "scale", "dropout", "label_smoothing"),
+    "temperature",
+)
 MODULES = [
     f"bert.encoder.layer.{i}.attention.self.{kind}" for i in (0, 1) for kind in ("query", "value")
 ]
@@ -122,7 +125,7 @@ def test_the_upper_loss_is_the_plain_one_in_evaluation_mode():
     for _ in range(2):  # no dropout: the same twice
         torch.testing.assert_close(upper.loss(batch).detach(), plain_loss, rtol=1e-12, atol=0)
     with torch.no_grad():
-        for name in ("decay", "learning_rate", "dropout", "label_smoothing"):
+        for name in ("decay", "learning_rate", "weight_decay", "dropout", "label_smoothing"):
             upper.module.raw[name] += 1.0
     torch.testing.assert_close(upper.loss(batch).detach(), plain_loss, rtol=1e-12, atol=0)
     first, second = lower.loss(batch), lower.loss(batch)
@@ -138,6 +141,7 @@ def test_what_is_found_is_what_lora_is_given():
     assert set(settings.decay) == set(MODULES)
     assert set(settings.learning_rate) == {*MODULES, "head"}
     assert all(value != 1 for value in settings.learning_rate.values())
+    assert set(settings.weight_decay) == {*MODULES, "head"}
     again = from_values(LoRA, outcome.lora, "method")
     assert plain(again.settings) == plain(settings)
     (problem,) = job.runs[1]["problems"]
@@ -159,8 +163,9 @@ def test_groups(granularity, expected):
     groups = groups_of(MODULES, granularity)
     assert list(groups) == MODULES
     assert list(dict.fromkeys(groups.values())) == expected
-    variables = Variables(("learning_rate", "decay"), groups, True, Starts())
+    variables = Variables(("learning_rate", "weight_decay", "decay"), groups, True, Starts())
     assert variables.labels("learning_rate") == [*expected, "head"]
+    assert variables.labels("weight_decay") == [*expected, "head"]
     assert variables.labels("decay") == expected
     for module in MODULES:
         assert float(variables.of("decay", module)) == pytest.approx(1e-3)
@@ -184,9 +189,10 @@ def test_values_start_where_they_should_and_stay_in_bounds():
 
 
 @pytest.mark.parametrize("estimator", [NoHypergradient(), FiniteDifference()])
-def test_an_estimator_that_cannot_learn_rates(estimator):
+@pytest.mark.parametrize("setting", ["learning_rate", "weight_decay"])
+def test_an_estimator_that_cannot_learn_settings_of_steps(estimator, setting):
     with pytest.raises(UserError, match=rf"hypergradient={estimator.name}.*unrolled"):
-        LearnedSettings().check_hypergradient(estimator)
+        LearnedSettings(learn=(setting,)).check_hypergradient(estimator)
 
 
 def test_others_can_learn_what_stands_in_the_loss():

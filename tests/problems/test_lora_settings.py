@@ -113,6 +113,23 @@ def test_rates_are_factors_of_each_modules_own():
         assert rate == pytest.approx(expected), name
 
 
+def test_weight_decays_are_each_modules_own():
+    settings = ModuleSettings(weight_decay={QUERY: 0.5, "head": 0.0})
+    optimizer = OptimizerSettings(lr=0.02, schedule="constant", weight_decay=0.25)
+    job, outcome = trained(settings, optimizer=optimizer)
+    (problem,) = job.runs[0]["problems"]
+    decays = {
+        id(p): group["weight_decay"]
+        for group in problem.optimizer.param_groups
+        for p in group["params"]
+    }
+    found = {n: decays[id(p)] for n, p in outcome.model.named_parameters() if id(p) in decays}
+    assert len(found) == len(decays) == 4 * 2 + 2
+    for name, decay in found.items():
+        expected = 0.5 if QUERY in name else 0.0 if "classifier" in name else 0.25
+        assert decay == expected, name
+
+
 def test_dropout_is_each_modules_own():
     settings = ModuleSettings(dropout={QUERY: 0.25, VALUE: 0.0})
     _, outcome = trained(settings, lora_dropout=0.1)
@@ -161,7 +178,7 @@ def test_without_settings_nothing_changes():
     )
 
 
-@pytest.mark.parametrize("setting", ["decay", "learning_rate", "scale", "dropout"])
+@pytest.mark.parametrize("setting", ["decay", "learning_rate", "weight_decay", "scale", "dropout"])
 def test_a_module_that_is_not_there(setting):
     settings = ModuleSettings(**{setting: {QUERY.replace("query", "key"): 0.5}})
     job = SmallJob()

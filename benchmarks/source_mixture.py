@@ -1,0 +1,161 @@
+"""Hold learned source weights against their competitors on SST-2 with three sources beside it.
+
+    python -m benchmarks.source_mixture --sst2 DIR --yelp DIR --out DIR [--seeds 0,1]
+    python -m benchmarks.source_mixture --out DIR --table
+
+Four sources of 1,000 sentences each: ``clean`` (SST-2 as it is), ``shuffled`` (its labels in random
+order), ``flipped`` (every label the other one) and ``reviews`` (sentences of Yelp, rightly
+labelled: another domain). D_val is 200 other sentences of SST-2, the test set SST-2's validation
+split. All are drawn anew by each seed, no sentence twice. What is there already is not run again.
+
+--sst2 and --yelp name folders with train.parquet and validation.parquet (``sentence`` or ``text``,
+and ``label``); the table has a line for each way with its mean over the seeds, and the difference
+of ``source_weights`` and of LoRA under its weights to each, with an interval over seeds and
+examples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from experiments.metrics.crossed import crossed
+
+SOURCES = ("clean", "shuffled", "flipped", "reviews")
+SIZE, TRUSTED = 1000, 200
+# Epochs by as many steps as the pooled data get in three, where fewer rows are trained on.
+EPOCHS = 3
+WAYS = {
+    "pooled": ("method=lora",),
+    "trusted": ("method=lora", "task.sources={trusted: validation.csv}", "engine.keep=last"),
+    "clean": ("method=lora", "task.keep_sources=[clean]"),
+    "source_weights": ("method=source_weights",),
+    "under_weights": ("method=lora",),
+}
+PASSES = {"trusted": 20, "clean": 12}
+LEARNED = ("source_weights", "under_weights")
+
+
+def write_data(sst2: Path, yelp: Path, folder: Path, seed: int) -> None:
+    """The four sources, D_val and the test set, as CSV files of text and label."""
+    random = np.random.default_rng(seed)
+    train = pd.read_parquet(sst2 / "train.parquet").rename(columns={"sentence": "text"})
+    test = pd.read_parquet(sst2 / "validation.parquet").rename(columns={"sentence": "text"})
+    rest = train.drop_duplicates("text")
+    drawn = rest[~rest.text.isin(test.text)].sample(3 * SIZE + TRUSTED, random_state=seed)
+    reviews = pd.read_parquet(yelp / "validation.parquet").drop_duplicates("text")
+    parts = {
+        "clean": drawn[:SIZE].copy(),
+        "shuffled": drawn[SIZE : 2 * SIZE].copy(),
+        "flipped": drawn[2 * SIZE : 3 * SIZE].copy(),
+        "reviews": reviews.sample(SIZE, random_state=seed),
+        "validation": drawn[3 * SIZE :],
+        "test": test,
+    }
+    shuffled = random.permutation(parts["shuffled"].label.to_numpy())
+    parts["shuffled"]["label"] = shuffled
+    parts["flipped"]["label"] = 1 - parts["flipped"].label
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, part in parts.items():
+        part[["text", "label"]].to_csv(folder / f"{name}.csv", index=False)
+
+
+def run(folder: Path, way: str, seed: int) -> None:
+    """Train one way, unless it is done."""
+    out = folder / way
+    if (out / "result.json").is_file():
+        return
+    files = ", ".join(f"{name}: {name}.csv" for name in SOURCES)
+    given = [*WAYS[way], "task=classification", "model=minilm", "task.text_columns=[text]"]
+    given += [f"task.data_dir={folder.resolve()}", f"seed={seed}", f"hydra.run.dir={out.resolve()}"]
+    given += [f"train.epochs={PASSES.get(way, EPOCHS)}", "engine.checkpoint_every=0"]
+    if way != "trusted":
+        given.append(f"task.sources={{{files}}}")
+    if way == "under_weights":
+        weights = folder / "source_weights" / "source_weights.json"
+        given.append(f"task.source_weights={weights.resolve()}")
+    subprocess.run([sys.executable, "-m", "experiments.run", *given], check=True)
+
+
+def losses(out: Path) -> np.ndarray:
+    """Each test example's loss."""
+    lines = (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    return np.array([json.loads(line)["loss"] for line in lines])
+
+
+def right(out: Path) -> np.ndarray:
+    """Whether each test example is right."""
+    rows = [
+        json.loads(line)
+        for line in (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    return np.array([float(row["prediction"] == row["label"]) for row in rows])
+
+
+def table(out: Path) -> Iterator[str]:
+    """A line for each way, and the differences."""
+    seeds = sorted(folder for folder in out.glob("seed*") if folder.is_dir())
+    for way in WAYS:
+        done = [folder / way for folder in seeds if (folder / way / "result.json").is_file()]
+        if not done:
+            continue
+        results = [json.loads((run / "result.json").read_text(encoding="utf-8")) for run in done]
+        scores = np.array([right(run).mean() for run in done])
+        loss = np.array([losses(run).mean() for run in done])
+        seconds = np.mean([result["processor_seconds"] for result in results])
+        yield (
+            f"{way}: {len(done)} seeds, accuracy {scores.mean():.3f} ({_listed(scores)}), "
+            f"test loss {loss.mean():.3f} ({_listed(loss)}), {seconds:.0f} processor s"
+        )
+        for learned in LEARNED:
+            both = [run for run in done if (run.parent / learned / "result.json").is_file()]
+            if way == learned or len(both) < 2:
+                continue
+            for name, measure in (("accuracy", right), ("loss", losses)):
+                rows = [measure(run.parent / learned) - measure(run) for run in both]
+                found = crossed(np.stack(rows))
+                yield (
+                    f"    {learned} - {way}, {name}: {found.mean:+.3f} "
+                    f"({found.low:+.3f} to {found.high:+.3f})"
+                )
+    for folder in seeds:
+        weights = folder / "source_weights" / "source_weights.json"
+        if weights.is_file():
+            yield f"{folder.name}: {weights.read_text(encoding='utf-8').strip()}"
+
+
+def _listed(numbers: np.ndarray) -> str:
+    return " ".join(f"{number:.3f}" for number in numbers)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sst2", type=Path)
+    parser.add_argument("--yelp", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", default="0,1,2,3,4")
+    parser.add_argument("--only", choices=[*WAYS])
+    parser.add_argument("--table", action="store_true")
+    options = parser.parse_args()
+    if not options.table:
+        if options.sst2 is None or options.yelp is None:
+            parser.error("--sst2 and --yelp are needed to make the data")
+        for seed in map(int, options.seeds.split(",")):
+            folder = options.out / f"seed{seed}"
+            if not (folder / "test.csv").is_file():
+                write_data(options.sst2, options.yelp, folder, seed)
+            for way in WAYS if options.only is None else [options.only]:
+                run(folder, way, seed)
+    for line in table(options.out):
+        print(line)
+
+
+if __name__ == "__main__":
+    main()
