@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,15 @@ class RandomState:
         torch.set_rng_state(self.cpu)
         for index, state in self.cuda.items():
             torch.cuda.set_rng_state(state, index)
+
+    def on(self, device: torch.device | str) -> RandomState:
+        """The same for ``device``, of whichever GPU the state is: processes change places."""
+        here = torch.device(device)
+        if here.type != "cuda" or not self.cuda:
+            return self
+        index = torch.cuda.current_device() if here.index is None else here.index
+        state = self.cuda.get(index, next(iter(self.cuda.values())))
+        return replace(self, cuda={index: state})
 
     @contextmanager
     def replayed(self) -> Iterator[None]:
