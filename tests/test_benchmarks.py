@@ -8,6 +8,7 @@ import pytest
 RUNS = {
     "salora_window": ["--rounds", "2", "--clock", "cpu", "--precision", "fp32"],
     "step_cost": ["--rounds", "2", "--clock", "cpu", "--only", "none"],
+    "sharding": ["--gpus", "2"],
     "memory": ["--steps", "1", "--batch", "2", "--length", "8"],
 }
 
