@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bilevel.cutting.losses import Losses
 from bilevel.evaluation import evaluating, matching_autocast
-from experiments.models.batching import EXAMPLES, batches
+from experiments.models.batching import EXAMPLES, batches, tokens_of
 from experiments.models.generation import generate
 from experiments.models.memory import without_cache
 from experiments.tasks.kinds.text import TextData
@@ -46,7 +46,7 @@ def outputs_of(
     ``batch_size``, examples at once at most.
     """
     device = next(model.parameters()).device
-    lengths = [len(example["input_ids"]) for example in examples]
+    lengths = [len(tokens_of(example)) for example in examples]
 
     def each() -> Iterator[tuple[list[int], Any, dict[str, Tensor]]]:
         for indices in batches(lengths, batch_size):
