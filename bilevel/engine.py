@@ -213,7 +213,7 @@ class BilevelEngine(Engine):
             "global_step": self.global_step,
             "stop_reason": self.stop_reason,
             "problems": {problem.name: problem.state_dict() for problem in self.problems},
-            "random": RandomState.capture().state_dict(),
+            "random": RandomState.capture(self.device).state_dict(),
             "early_stopping": None
             if stopping is None
             else {"best_score": stopping.best_score, "counter": stopping.counter},
@@ -249,7 +249,7 @@ class BilevelEngine(Engine):
             )
         for callback, callback_state in zip(callbacks, states, strict=True):
             callback.load_state_dict(callback_state)
-        RandomState.from_state_dict(state["random"]).restore()
+        RandomState.from_state_dict(state["random"]).on(self.device).restore()
 
     def _with_state(self) -> list[Callback]:
         """The callbacks that a resumed run must give something back to."""
