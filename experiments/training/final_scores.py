@@ -221,6 +221,7 @@ def assemble(
             "T2": first["T2"],
             "steps": {name: s["steps"] for name, s in stages.items()},
             "precision": next((s["precision"] for s in stages.values()), None),
+            "processes": job.plan.processes,
             "upper_steps": {
                 name: s["upper_steps"]
                 for name, s in stages.items()

@@ -70,10 +70,16 @@ def load_task(plan: Plan) -> TaskData:
             "task.threshold=validation chooses on the validation data, beside the test set, and "
             "there are none: give a file validation, or a number, task.threshold=0.5"
         )
-    plan.method.check_size(len(task.train), plan.settings.batch_size)
-    plan.method.check_steps(len(task.train), plan.settings)
     choosing.check(plan.engine, plan.method, task)
-    plan.method.check_validation(len(task.validation or ()), plan.settings.batch_size)
+    try:
+        plan.method.check_size(len(task.train), plan.settings.batch_size)
+        plan.method.check_steps(len(task.train), plan.settings)
+        plan.method.check_validation(len(task.validation or ()), plan.settings.batch_size)
+    except UserError as error:
+        if plan.processes == 1:
+            raise
+        words = f"{error} (in {plan.processes} processes, which take their batches together)"
+        raise UserError(words) from error
     return replace(task, warnings=tuple(warnings))
 
 

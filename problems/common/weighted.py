@@ -55,6 +55,8 @@ class Weighted(FineTuning):
         """sum w t / sum w n."""
         index = batch[INDEX]
         seen = {name: value for name, value in batch.items() if name != INDEX}
+        if self.weights is not None and self.weights.device != index.device:
+            self.weights = self.weights.to(index.device)  # once: a copy there is waited for
         weights = self.upper.module.weights() if self.weights is None else self.weights
         totals, terms = self.losses(self.module(**seen), seen)
-        return weighted_mean(totals, terms, weights.to(index.device)[index])
+        return weighted_mean(totals, terms, weights[index])
