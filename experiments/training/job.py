@@ -30,7 +30,7 @@ from experiments.training.beside_probe import beside_probe
 from experiments.training.context import RunContext
 from experiments.training.final_scores import assemble, final_scores, test_sizes
 from experiments.training.fine_tuning_job import FineTuningJob, load_task
-from experiments.training.finished_stages import Journal
+from experiments.training.finished_stages import Journal, check_config
 from experiments.training.stage import StageRun, summary_without_training
 from experiments.verdicts import verdict
 from problems.common.method import Outcome, Stage, Training
@@ -62,6 +62,7 @@ def execute(
     with exclusive(folder):
         finished = record.read(folder) if plan.resume else None
         if finished is not None:
+            check_config(folder / "checkpoints" / "stages.json", plan.config)
             log.info("%s is finished already", folder)
             return finished
         clean(folder)
