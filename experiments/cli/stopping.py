@@ -16,6 +16,8 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
+from bilevel import launcher
+
 __all__ = [
     "Stopped",
     "busy",
@@ -161,6 +163,6 @@ def _handle(number: int, frame: FrameType | None) -> None:
         _state.told()
     if not _state.wait or again:
         raise Stopped
-    if new:
+    if new and launcher.rank() == 0:
         with suppress(OSError):  # no print: the signal may have come in the middle of one
             os.write(2, b"\ninterrupted: ends after this step; once more to end at once\n")

@@ -16,7 +16,7 @@ from bilevel.checkpoint.folder import Checkpointer
 from bilevel.cutting import Losses
 from bilevel.errors import UserError
 from bilevel.lowrank import split_fused
-from experiments.answers import TEXT
+from experiments.answers import CHOICES, SPANS, TEXT
 from experiments.config.plan import Plan
 from experiments.models.memory import recompute, settled_precision
 from experiments.models.target_modules import target_modules
@@ -33,6 +33,7 @@ from experiments.training.label_smoothing import check_smoothing, smooth_labels
 from experiments.training.scoring import example_losses, outputs_of, score
 from problems.common.layer_names import positions
 from problems.common.method import AnswerKind, TrainData, TrainSettings
+from problems.common.records import longest
 from problems.common.two_levels import check_plain_losses
 
 __all__ = ["FineTuningJob", "load_task"]
@@ -59,20 +60,26 @@ def load_task(plan: Plan) -> TaskData:
     if task.weights is not None:
         check_plain_losses(plan.settings, f"task {task.name}")
     plan.method.check_answers(task.answers.kind)
-    if plan.probe and task.answers.kind == TEXT:
+    if plan.probe and task.answers.kind in (TEXT, SPANS, CHOICES):
         raise UserError(
-            "run.probe=true fits a linear map on embeddings, which writes no text: leave it at "
-            "false for a task of text"
+            "run.probe=true fits a linear map on embeddings, which writes no text, finds no answer "
+            f"and compares no choices: leave it at false for a task of {task.answers.kind}"
         )
     if isinstance(task, LabelSetData) and task.threshold is None and not task.validation:
         raise UserError(
             "task.threshold=validation chooses on the validation data, beside the test set, and "
             "there are none: give a file validation, or a number, task.threshold=0.5"
         )
-    plan.method.check_size(len(task.train), plan.settings.batch_size)
-    plan.method.check_steps(len(task.train), plan.settings)
     choosing.check(plan.engine, plan.method, task)
-    plan.method.check_validation(len(task.validation or ()), plan.settings.batch_size)
+    try:
+        plan.method.check_size(len(task.train), plan.settings.batch_size)
+        plan.method.check_steps(len(task.train), plan.settings)
+        plan.method.check_validation(len(task.validation or ()), plan.settings.batch_size)
+    except UserError as error:
+        if plan.processes == 1:
+            raise
+        words = f"{error} (in {plan.processes} processes, which take their batches together)"
+        raise UserError(words) from error
     return replace(task, warnings=tuple(warnings))
 
 
@@ -145,7 +152,7 @@ class FineTuningJob:
             examples=examples,
             collate=task.collator(loaded.tokenizer),
             labels=task.stratify(task.train),
-            lengths=[len(example["input_ids"]) for example in examples],
+            lengths=[longest(example) for example in examples],
             validation=None if task.validation is None else tokenise(task.validation),
             weights=task.weights,
             sources=None if sizes(task.train) is None else [str(source_of(e)) for e in task.train],
