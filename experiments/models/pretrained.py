@@ -35,6 +35,7 @@ from experiments.models.memory import heads_in_float32
 from experiments.models.target_modules import outside_layers
 from experiments.models.tokenizer import prepare
 from experiments.models.vocabulary import check_rows, check_tokenizer, size
+from experiments.tasks.kinds.remarks import numbered
 
 __all__ = ["LoadedModel", "config", "load"]
 
@@ -94,7 +95,7 @@ class LoadedModel:
         """
         rows = task.tokenise(self.tokenizer, examples, self.seq2seq)
         known = size(self.model)
-        check_rows(rows, known, lambda number: f"example {number} of task {task.name}")
+        check_rows(rows, known, lambda number: f"example {numbered(number)} of task {task.name}")
         return rows
 
 

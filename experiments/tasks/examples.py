@@ -11,6 +11,7 @@ __all__ = [
     "Placed",
     "TaggedExample",
     "TextExample",
+    "Tokenised",
     "parts",
 ]
 
@@ -41,6 +42,17 @@ class Placed(Protocol):
     @property
     def origin(self) -> Origin | None:
         """Where it stands; None where nobody has told."""
+
+
+@runtime_checkable
+class Tokenised(Protocol):
+    """An example that was given as tokens.
+
+    Attributes:
+        columns: for the model, input_ids and the like.
+    """
+
+    columns: dict[str, Any]
 
 
 class Example(NamedTuple):

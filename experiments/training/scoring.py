@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from bilevel.evaluation import evaluating, matching_autocast
 from experiments.models.batching import EXAMPLES, batches
 from experiments.models.generation import generate
 from experiments.models.memory import without_cache
+from experiments.stored_data.rows import lengths_of
 from experiments.tasks.kinds.text import TextData
 from experiments.tasks.task import TaskData
 
@@ -46,7 +47,7 @@ def outputs_of(
     ``batch_size``, examples at once at most.
     """
     device = next(model.parameters()).device
-    lengths = [len(example["input_ids"]) for example in examples]
+    lengths = lengths_of(examples)
 
     def each() -> Iterator[tuple[list[int], Any, dict[str, Tensor]]]:
         for indices in batches(lengths, batch_size):
@@ -105,7 +106,7 @@ def example_losses(
 def score(
     model: nn.Module,
     task: TaskData,
-    tests: dict[str, list[dict[str, Any]]],
+    tests: Mapping[str, Sequence[dict[str, Any]]],
     collate: Collate,
     precision: AbstractContextManager[None] | None = None,
     tokenizer: Any = None,
@@ -120,7 +121,8 @@ def score(
         tokenizer: to write text with, where the task wants text; without it such a task's only
             score is the loss, which is much faster.
     """
-    every = [example for rows in tests.values() for example in rows]
+    (*parts,) = tests.values()
+    every = parts[0] if len(parts) == 1 else [example for rows in parts for example in rows]
     found, loss = forward(model, task, every, collate, precision)
     if isinstance(task, TextData):
         if tokenizer is None:
@@ -131,7 +133,9 @@ def score(
     return Scores(task.score(predictions), loss, predictions)
 
 
-def by_test(found: list[Any], tests: dict[str, list[dict[str, Any]]]) -> dict[str, list[Any]]:
+def by_test(
+    found: list[Any], tests: Mapping[str, Sequence[dict[str, Any]]]
+) -> dict[str, list[Any]]:
     """Part a list over all test sets, in their order, into one for each."""
     parts, start = {}, 0
     for name, rows in tests.items():
