@@ -88,6 +88,7 @@ def finetune(
     head: Sequence[str] | None = None,
     metrics: Sequence[str] | None = None,
     decoding: Decoding | None = None,
+    source_column: str | None = None,
     seed: int = 0,
     folder: str | Path | None = None,
     resume: bool = False,
@@ -117,6 +118,8 @@ def finetune(
         metrics: names in ``experiments.metrics.labels.METRICS`` (of tags ``tags.TAG_METRICS``, of
             text ``text.TEXT_METRICS``, beside it); None for the usual of the kind.
         decoding: how text is written, ``experiments.Decoding(beams=4)``.
+        source_column: of the training rows, the name of the source that each is from, for
+            ``SourceWeights()``.
         seed: decides splits, order, dropout and new weights.
         folder: of the run, as ``python -m experiments.run`` leaves it; None leaves nothing behind.
         resume: continue the interrupted run in ``folder``.
@@ -138,7 +141,7 @@ def finetune(
         raise UserError("callbacks= must be a list of instances of bilevel.Callback's subclasses")
     place = _folder(folder, resume)
     given = _given(model, tokenizer, head)
-    task = _task(model, tokenizer, rows, metrics, decoding)
+    task = _task(model, tokenizer, rows, metrics, decoding, source_column)
     plan = _plan(
         given,
         task,
@@ -284,6 +287,7 @@ def _task(
     data: Mapping[str, Rows],
     metrics: Sequence[str] | None = None,
     decoding: Decoding | None = None,
+    source_column: str | None = None,
 ) -> GivenTask:
     if metrics is not None and not (
         isinstance(metrics, list | tuple) and all(isinstance(name, str) for name in metrics)
@@ -291,6 +295,8 @@ def _task(
         raise UserError(f"metrics={metrics!r}: this must be a list of names, or None")
     if not isinstance(decoding, Decoding | None):
         raise UserError(f"decoding= must be Decoding(...) or None, and not {kind(decoding)}")
+    if not isinstance(source_column, str | None) or source_column == "":
+        raise UserError(f"source_column={source_column!r}: this must be a column's name, or None")
     answers = named(answers_of(model), data)
     seq2seq = is_seq2seq(answers, model.config)
     return GivenTask(
@@ -303,6 +309,7 @@ def _task(
         positions(model),
         size(model),
         token_types(model),
+        source_column=source_column,
     )
 
 

@@ -32,7 +32,7 @@ from experiments.training.beside_probe import beside_probe
 from experiments.training.context import RunContext
 from experiments.training.final_scores import assemble, final_scores, test_sizes
 from experiments.training.fine_tuning_job import FineTuningJob, load_task
-from experiments.training.finished_stages import Journal
+from experiments.training.finished_stages import Journal, check_config
 from experiments.training.processes import JOURNAL, part_in, seen_by_all, shared
 from experiments.training.stage import StageRun, summary_without_training
 from experiments.verdicts import verdict
@@ -78,6 +78,7 @@ def _execute(
     """This process's part of a run, in a folder that is its own."""
     finished = record.read(folder) if plan.resume else None
     if (finished := distributed.from_first(finished, world)) is not None:
+        check_config(folder / JOURNAL, plan.config)
         log.info("%s is finished already", folder)
         return finished
     clean(folder)

@@ -116,5 +116,7 @@ class Weighted(WeightedByExample):
     def weights_of(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Those of the examples' numbers."""
         index = batch[INDEX]
+        if self.weights is not None and self.weights.device != index.device:
+            self.weights = self.weights.to(index.device)  # once: a copy there is waited for
         weights = self.upper.module.weights() if self.weights is None else self.weights
-        return weights.to(index.device)[index]
+        return weights[index]
