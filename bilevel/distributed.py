@@ -242,7 +242,9 @@ def averaged(tensors: Sequence[Tensor], world: World) -> list[Tensor]:
 
 def mean_of(value: float, world: World) -> Tensor:
     """Mean of a number over ranks, on the device, so that nobody waits for it."""
-    (mean,) = averaged([torch.tensor(value, dtype=torch.float64, device=world.device)], world)
+    # Filled there, not copied there.
+    number = torch.full((), value, dtype=torch.float64, device=world.device)
+    (mean,) = averaged([number], world)
     return mean
 
 

@@ -251,7 +251,7 @@ class BilevelEngine(Engine):
         the state that one of them saves holds the random states of all.
         """
         stopping = self.early_stopping
-        random = RandomState.capture(self.device if self.world.world_size > 1 else None)
+        random = RandomState.capture(self.device)
         streams = distributed.gathered(random.state_dict(), self.world)
         return {
             "global_step": self.global_step,
@@ -297,7 +297,7 @@ class BilevelEngine(Engine):
         streams = [state["random"], *state.get("random_of_others", ())]  # older states: of one
         rank = self.world.rank
         own = RandomState.from_state_dict(streams[rank if rank < len(streams) else 0])
-        (own.on(self.device) if self.world.world_size > 1 else own).restore()
+        own.on(self.device).restore()
         self._streams = len(streams)
 
     def _with_state(self) -> list[Callback]:

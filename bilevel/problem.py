@@ -207,6 +207,7 @@ class BilevelProblem(ImplicitProblem):
             batch = next(self.train_data_iterator[idx], None)
             if batch is None:
                 raise UserError(f"the data loader of problem {self.name!r} is empty") from None
+        self.step_batches.loaded.append(batch)
         return to_device(batch, torch.device(self.device))
 
     @property
@@ -221,6 +222,7 @@ class BilevelProblem(ImplicitProblem):
         """How many terms the mean has that is the loss of ``batch``; for subclasses.
 
         It weights an optimiser step's micro-batches, and processes: :mod:`bilevel.micro_batches`.
+        The batch is as the loader gave it, where counting waits for no device.
         """
         return loss_terms([level.module for level in (self, *self.children)], batch)
 
@@ -313,13 +315,13 @@ class BilevelProblem(ImplicitProblem):
         stats = self.last_stats if micro is None else self._descend(micro, fresh=batch is None)
         if self.gradient_accumulation_boundary():
             record = self.recorder.close(self)
-            if self.scaler is None:
+            if self.scaler is None or record is None:
                 self.optimizer_step()
             else:
                 before = self.scaler.get_scale()
                 self.optimizer_step()
-                if record is not None:  # the scale falls when the step was skipped
-                    record.applied = self.scaler.get_scale() >= before
+                # The scale falls when the step was skipped.
+                record.applied = self.scaler.get_scale() >= before
             if self.is_implemented("param_callback"):
                 self.param_callback()
             self.zero_grad()

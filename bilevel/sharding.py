@@ -13,6 +13,7 @@ gathered weights go by then.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -109,6 +110,8 @@ def check_processes(world: World) -> None:
 
 def is_sharded(module: nn.Module) -> bool:
     """Whether a part of ``module`` has been through :func:`shard_base`."""
+    if "torch.distributed.fsdp" not in sys.modules:  # whose import is not for nothing
+        return False
     from torch.distributed.fsdp import FSDPModule
 
     return any(isinstance(part, FSDPModule) for part in module.modules())

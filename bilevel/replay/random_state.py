@@ -6,6 +6,7 @@ a different function at every call unless the generators are put back to where t
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ import numpy as np
 import torch
 
 __all__ = ["RandomState"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,25 @@ class RandomState:
             cuda=cuda,
         )
 
+    def on(self, device: torch.device | str) -> RandomState:
+        """The same for a process that runs on ``device``, whatever GPU it ran on before.
+
+        From a GPU to a CPU dropout masks cannot go on where they were: a warning says so.
+        """
+        target = torch.device(device)
+        if not self.cuda:
+            return self
+        if target.type != "cuda":
+            log.warning(
+                "the saved state is of a run on a GPU, and this one is on %s: what is drawn at "
+                "random (dropout) will differ from what it would have been there",
+                target,
+            )
+            return replace(self, cuda={})
+        index = torch.cuda.current_device() if target.index is None else target.index
+        state = self.cuda[index] if index in self.cuda else next(iter(self.cuda.values()))
+        return replace(self, cuda={index: state})
+
     def restore(self) -> None:
         """Put the generators back to this state."""
         random.setstate(self.python)
@@ -52,15 +74,6 @@ class RandomState:
         torch.set_rng_state(self.cpu)
         for index, state in self.cuda.items():
             torch.cuda.set_rng_state(state, index)
-
-    def on(self, device: torch.device | str) -> RandomState:
-        """The same for ``device``, of whichever GPU the state is: processes change places."""
-        here = torch.device(device)
-        if here.type != "cuda" or not self.cuda:
-            return self
-        index = torch.cuda.current_device() if here.index is None else here.index
-        state = self.cuda.get(index, next(iter(self.cuda.values())))
-        return replace(self, cuda={index: state})
 
     @contextmanager
     def replayed(self) -> Iterator[None]:

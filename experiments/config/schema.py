@@ -36,7 +36,7 @@ class EngineOptions(Settings):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Of forward and backward passes; auto is bf16 where the hardware has it."""
     strategy: Literal["default", "cpu", "gpu"] = "default"
-    """Which device: default takes the GPU if there is one."""
+    """Which device: default takes the GPU if there is one, each process its own under torchrun."""
     shard: Literal["base"] | None = None
     """Under torchrun: base shares the frozen weights out over the processes, for a model that does
     not fit one of them; null keeps them whole in each."""
@@ -63,6 +63,12 @@ class EngineOptions(Settings):
     choose_by: str = "loss"
     """What early stopping and the best weights go by, on the validation data: loss, or one of the
     task's metrics."""
+    cache_from: Natural | None = 50_000
+    """Of data with more examples than this, examples and tokens lie on the disk and are mapped into
+    memory; null keeps all in memory."""
+    cache_dir: Name | None = None
+    """Where tokens are kept, made once for all runs and processes; null for bilevel-finetuning in
+    the user's cache folder."""
     keep: Literal["best", "last"] | None = None
     """The weights that a stage ends with: those of its best evaluation on validation data that none
     of its levels trains on, or the last ones; null for the best where there is such data."""

@@ -19,7 +19,12 @@ from experiments.training.scoring import read_outputs
 
 __all__ = ["Predictor"]
 
-SAID = ("prediction", "probabilities")  # of what predictions.jsonl says of an example
+SAID = (
+    "prediction",
+    "probabilities",
+    "start",
+    "probability",
+)  # of what predictions.jsonl says of an example
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,8 @@ class Predictor:
             batch_size: examples at once at most; of long ones fewer.
 
         Returns:
-            ``prediction`` of each, and ``probabilities`` by name where there are classes.
+            ``prediction`` of each, and ``probabilities`` by name where there are classes or
+            choices; of an answer in a text its ``start`` and its ``probability``.
 
         Raises:
             UserError: an example has no token, or a token no embedding.
