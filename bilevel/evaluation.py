@@ -7,10 +7,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
+from transformers import PreTrainedModel
 
 from bilevel import precision
 
-__all__ = ["evaluating", "matching_autocast"]
+__all__ = ["draws_masks", "evaluating", "matching_autocast"]
 
 
 @contextmanager
@@ -34,3 +36,14 @@ def matching_autocast(model: nn.Module) -> AbstractContextManager[None]:
     found = {parameter.dtype for parameter in model.parameters()}
     mixed = {torch.float32, torch.bfloat16} <= found
     return precision.autocast("bf16", device) if mixed else nullcontext()
+
+
+def draws_masks(module: nn.Module) -> bool:
+    """Whether a module in training draws dropout masks, in layers or inside its attention."""
+    for part in module.modules():
+        if isinstance(part, _DropoutNd) and part.p > 0:
+            return True
+        config = part.config.to_dict() if isinstance(part, PreTrainedModel) else {}
+        if any("drop" in key and isinstance(p, float) and p > 0 for key, p in config.items()):
+            return True
+    return False

@@ -6,16 +6,19 @@ a different function at every call unless the generators are put back to where t
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 __all__ = ["RandomState"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,25 @@ class RandomState:
             cpu=torch.get_rng_state(),
             cuda=cuda,
         )
+
+    def on(self, device: torch.device | str) -> RandomState:
+        """The same for a process that runs on ``device``, whatever GPU it ran on before.
+
+        From a GPU to a CPU dropout masks cannot go on where they were: a warning says so.
+        """
+        target = torch.device(device)
+        if not self.cuda:
+            return self
+        if target.type != "cuda":
+            log.warning(
+                "the saved state is of a run on a GPU, and this one is on %s: what is drawn at "
+                "random (dropout) will differ from what it would have been there",
+                target,
+            )
+            return replace(self, cuda={})
+        index = torch.cuda.current_device() if target.index is None else target.index
+        state = self.cuda[index] if index in self.cuda else next(iter(self.cuda.values()))
+        return replace(self, cuda={index: state})
 
     def restore(self) -> None:
         """Put the generators back to this state."""

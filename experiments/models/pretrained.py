@@ -18,7 +18,7 @@ from transformers import (
 
 from bilevel.errors import UserError
 from bilevel.lowrank.fused import fused_projections
-from experiments.answers import Answers
+from experiments.answers import SPANS, Answers
 from experiments.models import quantization
 from experiments.models.heads import (
     auto_class,
@@ -32,9 +32,11 @@ from experiments.models.heads import (
 )
 from experiments.models.loading import NoScaledDotProductError, fetch, quietly
 from experiments.models.memory import heads_in_float32
+from experiments.models.spans import with_labels
 from experiments.models.target_modules import outside_layers
 from experiments.models.tokenizer import prepare
 from experiments.models.vocabulary import check_rows, check_tokenizer, size
+from experiments.tasks.kinds.remarks import numbered
 
 __all__ = ["LoadedModel", "config", "load"]
 
@@ -94,7 +96,7 @@ class LoadedModel:
         """
         rows = task.tokenise(self.tokenizer, examples, self.seq2seq)
         known = size(self.model)
-        check_rows(rows, known, lambda number: f"example {number} of task {task.name}")
+        check_rows(rows, known, lambda number: f"example {numbered(number)} of task {task.name}")
         return rows
 
 
@@ -178,6 +180,8 @@ def load(
     if quantized is not None:
         quantization.keep_trainable(model)
     heads_in_float32(model, head)
+    if answers.kind == SPANS:
+        model = with_labels(model)
     model.eval()
     task_type = peft_task_type(model, answers, head)
     seq2seq = is_seq2seq(answers, config)

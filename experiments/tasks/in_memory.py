@@ -13,6 +13,8 @@ from experiments.metrics.labels import USUAL as USUAL_OF_LABELS
 from experiments.metrics.names import check_names
 from experiments.metrics.tags import TAG_METRICS, check_installed
 from experiments.models.vocabulary import check_rows
+from experiments.stored_data.parts import column
+from experiments.stored_data.spool import held
 from experiments.tasks import generation
 from experiments.tasks.in_memory_labels import class_names, renumbering
 from experiments.tasks.in_memory_rows import (
@@ -20,6 +22,7 @@ from experiments.tasks.in_memory_rows import (
     GivenLabelSets,
     GivenTags,
     GivenText,
+    from_source,
     labelled,
     marked,
     tagged,
@@ -58,6 +61,7 @@ class GivenTask(Task):
         positions: tokens that the model takes; None without a limit.
         tokens: that it has an embedding for; None if unknown.
         types: token types that it knows; 0 if it does not read them, None if unknown.
+        source_column: of the training rows, the source that each is from; None without sources.
     """
 
     data: Mapping[str, Iterable[Mapping[str, Any]]]
@@ -70,6 +74,7 @@ class GivenTask(Task):
     tokens: int | None = None
     types: int | None = None
     name: str = "given"
+    source_column: str | None = None
 
     def __post_init__(self) -> None:
         self._check_metrics()
@@ -111,10 +116,10 @@ class GivenTask(Task):
         tests = {"test": self._rows(source)} if source in self.data else {}
         train = self._rows("train")
         if self.answers.kind == NUMBER:
-            say_odd_numbers([row.label for row in train], "data['train']")
+            say_odd_numbers(column(train, "label"), "data['train']")
         if self.answers.kind == CLASSES:
             classes = self.answers.names or [str(i) for i in range(self.answers.size)]
-            say_unseen(classes, {row.label for row in train}, "data['train']")
+            say_unseen(classes, set(column(train, "label")), "data['train']")
         common: dict[str, Any] = {
             "name": self.name,
             "train": train,
@@ -209,7 +214,7 @@ class GivenTask(Task):
     def _has_validation(self) -> bool:
         return "test" in self.data and "validation" in self.data
 
-    def _check_room(self, tests: dict[str, list[Any]], decoding: Decoding, split: str) -> None:
+    def _check_room(self, tests: dict[str, Sequence[Any]], decoding: Decoding, split: str) -> None:
         """Refuse answers that would run out of the model's positions."""
         if self.positions is None:
             return
@@ -223,16 +228,21 @@ class GivenTask(Task):
                     f"model's {self.positions} positions"
                 )
 
-    def _rows(self, split: str) -> list[Any]:
+    def _rows(self, split: str) -> Sequence[Any]:
         convert = None
         if self.answers.kind in (CLASSES, TAGS):
             convert = renumbering(split, *map(class_names, (self.data[split], self.data["train"])))
-        rows = [
+        rows = held(
             self._row(row if convert is None else convert(row), f"row {i} of {split}")
             for i, row in enumerate(self.data[split])
-        ]
+        )
         if not rows:
             raise UserError(f"data[{split!r}] is empty")
+        if split == "train" and self.source_column is not None:
+            return [
+                from_source(example, row, self.source_column, number)
+                for number, (example, row) in enumerate(zip(rows, self.data[split], strict=True))
+            ]
         return rows
 
     def _row(self, row: Mapping[str, Any], where: str) -> Any:

@@ -23,8 +23,9 @@ from experiments.metrics.weight_change import moved
 from experiments.plots.records import final_values
 from experiments.results import predictions_file, record, source_table, wrongest
 from experiments.results.saved_model import Saved, load
-from experiments.tasks.examples import Example, LabelSetExample
+from experiments.tasks.examples import ChoiceExample, Example, LabelSetExample, SpanExample
 from experiments.tasks.kinds.label_sets import LabelSetData
+from experiments.tasks.kinds.spans import SpanData
 from experiments.tasks.kinds.tags import TaggedData
 from experiments.tasks.kinds.text import TextData
 from experiments.tasks.sources import sizes
@@ -144,15 +145,21 @@ def _to_compare(job: FineTuningJob, model: nn.Module) -> list[dict[str, Any]]:
 
 
 def _key(example: Any) -> dict[str, str]:
-    if not isinstance(example, (Example, LabelSetExample)):
+    if isinstance(example, SpanExample):  # whose question the predictions show
+        said: Any = example.context
+    elif isinstance(example, ChoiceExample):
+        said = [example.texts, example.choices]
+    elif isinstance(example, (Example, LabelSetExample)):
+        said = example.texts
+    else:
         return {}
-    texts = json.dumps(example.texts).encode()
+    texts = json.dumps(said).encode()
     return {"key": hashlib.sha256(texts).hexdigest()[:KEY_LETTERS]}
 
 
 def _losses(job: FineTuningJob, model: nn.Module, name: str) -> list[dict[str, Any]]:
-    """The mean loss of each example over its words or tokens, and how many they are."""
-    if not isinstance(job.task, (TaggedData, TextData)):
+    """The mean loss of each example over its words, tokens or bounds, and how many they are."""
+    if not isinstance(job.task, (SpanData, TaggedData, TextData)):
         return []
     found = example_losses(model, job.task, job.tests[name], job.data.collate)
     return [
@@ -224,6 +231,7 @@ def assemble(
             "T2": first["T2"],
             "steps": {name: s["steps"] for name, s in stages.items()},
             "precision": next((s["precision"] for s in stages.values()), None),
+            "processes": job.plan.processes,
             "upper_steps": {
                 name: s["upper_steps"]
                 for name, s in stages.items()

@@ -31,6 +31,7 @@ from annotated_types import MinLen
 from bilevel.data import split, stratified_order
 from bilevel.errors import UserError
 from bilevel.settings import Count, Positive, Share
+from bilevel.views import taken
 from problems.common import (
     DVal,
     Job,
@@ -84,11 +85,16 @@ class LinearProbe(Method):
     """Texts (of tags, words) to fit on at most, the first of a seeded choice; null for all."""
 
     def check_answers(self, kind: str) -> None:
-        """A linear map cannot write.
+        """A linear map of an embedding cannot write, find an answer in a text, or compare.
 
         Raises:
-            UserError: text is wanted.
+            UserError: text, spans or choices are wanted.
         """
+        if kind in ("spans", "choices"):
+            raise UserError(
+                "method=linear_probe puts a class, a number or tags on an embedding, and this task "
+                f"wants {kind}: take method=pretrained as the baseline"
+            )
         if kind == "text":
             raise UserError(
                 "method=linear_probe puts a class, a number or tags on an embedding and writes no "
@@ -138,7 +144,7 @@ class LinearProbe(Method):
         chosen, held, source = self._parts(job)
         own = source == "validation"
         embedder = self._embedder(job)
-        rows = [job.data.examples[i] for i in chosen]
+        rows = taken(job.data.examples, chosen)
         every = embedded(job, embedder, rows)
         apart = embedded(job, embedder, job.data.validation or ()) if own else every.of(held)
         first = every if own else every.of(sorted({*range(len(rows))} - {*held}))
@@ -173,7 +179,7 @@ class LinearProbe(Method):
         """The model with the linear map on it."""
         chosen, held, source = self._parts(job)
         own = source == "validation"
-        rows = [job.data.examples[i] for i in chosen]
+        rows = taken(job.data.examples, chosen)
         embedder = self._embedder(job)
         model = _model(job, embedder, found["weight"], found["bias"])
         scores = None

@@ -124,7 +124,9 @@ class _Watch:
 
     def _masks(self, module: nn.Module, x: Tensor) -> list[Tensor]:
         """Which may be those of a layer with input x, the likeliest first."""
-        own = [self.batch["attention_mask"]] if "attention_mask" in self.batch else []
+        # of several texts an example, (n, choices, tokens), the layers see (n choices, tokens)
+        found = self.batch.get("attention_mask")
+        own = [] if found is None else [found.flatten(0, -2)]
         reads_encoder = (
             self.encoded is not None
             and x.data_ptr() == self.encoded.data_ptr()
