@@ -20,9 +20,9 @@ passes of the last lower step, at the weights before it. So a global step is 2 T
 forward-backwards, where plain alternation is T1 + T2. Before the first upper step there is no u,
 and its term is 0.
 
-With ``eta`` lambda is no constant but what each lower step needs (Liu, Ye, Wright, Stone, Liu: BOME!
-Bilevel optimization made easy, NeurIPS 2022). With q(V, E) = L1(V, E) - L1(u, E), in which u counts
-as a constant, and gradients in both V and E,
+With ``eta`` lambda is no constant but what each lower step needs (Liu, Ye, Wright, Stone, Liu:
+BOME! Bilevel optimization made easy, NeurIPS 2022). With q(V, E) = L1(V, E) - L1(u, E), in which u
+counts as a constant, and gradients in both V and E,
 
     lambda  =  max(eta - <grad L2, grad q> / |grad q|^2,  0),
 

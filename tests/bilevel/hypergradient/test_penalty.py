@@ -39,7 +39,7 @@ def by_hand(optimizer, clipping, multiplier, windows, unroll_steps, eta=None):
         return nn.functional.cross_entropy(net(x, gate()), y)
 
     step_w, step_E = optimizer(owned(w)), SGD(gate.parameters(), lr=0.5)
-    u = step_u = v = None
+    u = step_u = v = direct = None
     multipliers = []
     for _ in range(windows):
         for _ in range(unroll_steps):
