@@ -65,6 +65,8 @@ class World:
     world_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     joined: bool = False  # whether setup() made the process group, and cleanup() must end it
+    # Whether each pass gathers a base that is shared out: then all ranks take the same passes.
+    shards_base: bool = False
 
 
 def setup(strategy: str = "default", backend: str = "auto") -> World:
@@ -79,8 +81,8 @@ def setup(strategy: str = "default", backend: str = "auto") -> World:
     cuda = torch.cuda.is_available()
     if strategy in ("zero", "fsdp"):
         raise UserError(
-            f"strategy {strategy!r} is not supported: second-order products need whole parameters "
-            "on every rank; use strategy=distributed"
+            f"strategy {strategy!r} is not supported: what is trained is whole on every rank; use "
+            "strategy=distributed, with shard=base for a frozen base that does not fit"
         )
     if strategy not in STRATEGIES:
         raise UserError(f"unknown strategy {strategy!r}: choose one of {', '.join(STRATEGIES)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import betty.logging
@@ -13,7 +14,7 @@ from betty.configs import EngineConfig
 from betty.engine import Engine
 from betty.misc.early_stopping import EarlyStopping as BettyEarlyStopping
 
-from bilevel import distributed, graph
+from bilevel import distributed, graph, sharding
 from bilevel.callbacks.callback import Callback
 from bilevel.config import BilevelEngineConfig
 from bilevel.errors import UserError
@@ -113,7 +114,11 @@ class BilevelEngine(Engine):
 
     def configure_systems(self) -> dict[str, Any]:
         """Choose device and ranks: any strategy on CPUs and GPUs alike."""
-        self.world = distributed.setup(self._strategy, self._backend)
+        world = distributed.setup(self._strategy, self._backend)
+        shards = self.config.shard is not None
+        if shards:
+            sharding.check_processes(world)
+        self.world = replace(world, shards_base=shards)
         self._world_size = self.world.world_size
         self._rank, self._local_rank = self.world.rank, self.world.local_rank
         self.device = self.world.device
@@ -124,15 +129,35 @@ class BilevelEngine(Engine):
             "rank": self._rank,
             "local_rank": self._local_rank,
             "world": self.world,
+            "offload": self.config.offload,
         }
 
     def initialize(self) -> None:
         """Set up the graph; gradients are reported to the callbacks."""
         super().initialize()
         graph.check_owners(self.problems)
+        modules = [problem.module for problem in self.problems]
+        if self.world.shards_base and not any(map(sharding.is_sharded, modules)):
+            raise UserError(
+                "shard=base shares out frozen weights, and the levels train all that they have: "
+                "leave it at null"
+            )
         for problem in self.problems:
             check_step_settings(estimator_of(problem.config), problem)
+            self._check_first_order(problem)
             problem.gradient_hooks.append(self._on_gradient)
+
+    def _check_first_order(self, problem: BilevelProblem) -> None:
+        """Refuse second derivatives of a base that is shared out over processes."""
+        if not (self.world.shards_base and problem.parents):
+            return
+        estimator, needs = estimator_of(problem.config), problem.recorder.needs
+        if estimator is None or needs.double_backward or needs.graph:
+            raise UserError(
+                f"hypergradient {problem.config.type} differentiates gradients again, which "
+                "shard=base does not allow: take finite_difference, or unrolled with "
+                "product=central_difference"
+            )
 
     def _on_gradient(self, problem: Any, loss: torch.Tensor) -> None:
         for callback in self.callbacks:

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from peft import LoraConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from bilevel import Callback
+from bilevel import Callback, distributed
 from bilevel.cutting import Frontier
 from bilevel.errors import UserError, listed
 from bilevel.hypergradient import Hypergradient, Unrolled
@@ -48,6 +48,7 @@ from experiments.tasks.in_memory_values import rows_of
 from experiments.tasks.reading.splits import OTHER_NAMES
 from experiments.training.fine_tuning_job import FineTuningJob, load_task
 from experiments.training.job import execute, run_stage
+from experiments.training.processes import seen_by_all, shared
 from problems.autolora import AutoLoRA
 from problems.common.layer_names import positions
 from problems.common.method import Method, TrainSettings
@@ -96,6 +97,9 @@ def finetune(
     **train: Any,
 ) -> FineTuned:
     """Fine-tune a model by any method.
+
+    Under ``torchrun`` every process calls it with the same arguments, and gets the same result;
+    the first one writes ``folder`` (docs/distributed.md).
 
     Args:
         model: a transformers model that classifies, scores, tags or writes text; it stays as it is
@@ -155,7 +159,11 @@ def finetune(
         saved = place / Path(result["adapter_dir"]).name
         compact = place / "adapter_compact"
         base = given.copy(result["labels"])  # as the method got it, in fp32
-        tuned = saved_model.load(compact if compact.is_dir() else saved, base.model)
+        world = distributed.current()
+        chosen = compact if compact.is_dir() else saved
+        weights = seen_by_all(chosen if world.rank == 0 else None, Path(scratch), world)
+        tuned = saved_model.load(weights, base.model)
+        distributed.from_first(None, world)  # nobody removes them before all have read them
     if folder is None:
         result["adapter_dir"] = None
     task = replace(task, data={})  # it has served
@@ -218,6 +226,7 @@ def search_ranks(
         settings,
     )
     quiet()
+    plan = shared(plan, Path(), distributed.setup(plan.engine.strategy))
     job = FineTuningJob.load(plan, load_task(plan))
     with tempfile.TemporaryDirectory() as scratch:
         context, found = job.context(Path(scratch)), None

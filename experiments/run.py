@@ -22,16 +22,18 @@ from bilevel import launcher
 from bilevel.errors import StorageError, UserError, printable
 from experiments import report
 from experiments.cli import help as help_page
-from experiments.cli import places, ranks, resume, stopping, workers
+from experiments.cli import places, ranks, resume, stopping
 from experiments.cli.command_line import FAILURE, CommandLine, explain, fail, one_sentence
 from experiments.cli.held_log import HeldLog
 from experiments.cli.messages import USER_ERRORS, refused, sentence
-from experiments.cli.output import go_on_unread
 from experiments.cli.words import check_place, check_words
 from experiments.config import hydra_runs
 from experiments.config.composition import composed, hydra_app
 from experiments.config.plan import Plan
 from experiments.results.fresh_folder import refuse_others
+from experiments.sweeping.plugins import check_installed
+from experiments.sweeping.sweep import Sweep
+from experiments.sweeping.ties import Tie
 
 if TYPE_CHECKING:
     from bilevel.distributed import World
@@ -54,6 +56,7 @@ def main(words: Sequence[str] | None = None) -> None:
             return
         with hydra_app(line.config_dir) as app:
             check_words(line.overrides, line.multirun, app.config_loader.list_groups(""))
+        check_installed(line.overrides)
         if launcher.processes() > 1:
             _together(line)
             return
@@ -62,7 +65,7 @@ def main(words: Sequence[str] | None = None) -> None:
         logging.raiseExceptions = False
         with hydra_app(line.config_dir) as app:
             if line.multirun:
-                _sweep(hydra_runs.Sweep(app, overrides), words)
+                _sweep(Sweep(app, overrides), words)
             else:
                 config = composed(app, overrides)
                 # Before there is a folder: what is wrong now leaves nothing behind.
@@ -132,7 +135,7 @@ def _take_part(line: CommandLine, world: World) -> None:
             fail(text, stopping.status() if _interrupted(error) else FAILURE, error)
 
 
-def _sweep(sweep: hydra_runs.Sweep, words: Sequence[str]) -> None:
+def _sweep(sweep: Sweep, words: Sequence[str]) -> None:
     """Run a sweep; however it ends, its table is written."""
     _refuse_if_all_are_wrong(sweep.configs())
     try:
@@ -165,17 +168,15 @@ def _refuse_if_all_are_wrong(configs: Iterable[DictConfig]) -> None:
         raise first
 
 
-def job(config: DictConfig, *, parent: int | None = None) -> float:
+def job(config: DictConfig, *, tie: Tie) -> float:
     """One run of a sweep; returns its validation score (for sweepers that search).
 
     Args:
         config: of the run.
-        parent: the process whose worker this is; None where runs share the sweep's process.
+        tie: what joins it to the sweep, and to the scheduler that runs it.
     """
-    if parent is not None:
-        workers.attend(parent)
-        go_on_unread()
-    return execute(lambda: Plan.of(config, HydraConfig.get()))
+    with tie.held():
+        return execute(lambda: Plan.of(config, HydraConfig.get()))
 
 
 def read_data(plan: Plan, said: HeldLog) -> TaskData:

@@ -22,6 +22,7 @@ from bilevel.data import split as split_indices
 from bilevel.errors import UserError, listed
 from bilevel.reading import json_object
 from bilevel.settings import Share, plain
+from bilevel.views import taken
 from problems import common
 from problems.common import (
     ALONE,
@@ -238,7 +239,7 @@ def lora_training(
     ``peft`` tells where the factors start; the scale is in the options.
     """
     kept, _ = held_apart(job, hold_out)
-    rows = [job.data.examples[i] for i in kept]
+    rows = taken(job.data.examples, kept)
     model = common.add_lora(job, job.build_model(), peft, rows, **lora_options)
     return train_lora(job, model, optimizer, epochs, default_lr, hold_out, settings)
 
@@ -319,7 +320,7 @@ def train_lora(
         steps,
         model,
         finish,
-        validation=[data.examples[i] for i in held_out],
+        validation=taken(data.examples, held_out),
     )
 
 
@@ -353,7 +354,7 @@ def held_apart(
     return split_indices(count, 1 - hold_out, job.seed, data.labels)
 
 
-def rows_apart(job: Job, hold_out: float, own: bool = True) -> tuple[list[dict[str, Any]], str]:
+def rows_apart(job: Job, hold_out: float, own: bool = True) -> tuple[Sequence[dict[str, Any]], str]:
     """Examples that the weights never trained on, and what they are of.
 
     Args:
@@ -364,6 +365,6 @@ def rows_apart(job: Job, hold_out: float, own: bool = True) -> tuple[list[dict[s
     if hold_out:
         _, held = held_apart(job, hold_out)
         said = f"the training data, kept apart by method.hold_out={hold_out:g}"
-        return [job.data.examples[i] for i in held], said
-    rows = list(job.data.validation or ()) if own else []
+        return taken(job.data.examples, held), said
+    rows = job.data.validation or () if own else ()
     return rows, "the validation file" if rows else "there are none"

@@ -7,7 +7,7 @@ to ask it at all; without it only the local cache is looked into.
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -15,8 +15,9 @@ import datasets
 import huggingface_hub.constants
 
 from bilevel.errors import UserError
+from experiments.stored_data.spool import limit
 
-__all__ = ["PARQUET", "cache_only", "load", "reachable"]
+__all__ = ["PARQUET", "cache_only", "load", "reachable", "rows"]
 
 # The branch where the hub itself keeps a data set as Parquet; what was published as a script,
 # which `datasets` no longer runs, is read from there.
@@ -77,3 +78,16 @@ def load(path: str, *config: str, revision: str | None = None) -> Any:
             else f"the hub cannot be reached and {name} is not in its cache"
         )
         raise UserError(f"{reason}: give a folder with its files, task.data_dir=DIR") from error
+
+
+def rows(split: Any) -> Sequence[Any]:
+    """The rows of a split: a list, or where they are too many for it the data set, memory-mapped.
+
+    Args:
+        split: of what :func:`load` returns.
+    """
+    most = limit()
+    if most is None or len(split) <= most:
+        return list(split)
+    found: Sequence[Any] = split
+    return found

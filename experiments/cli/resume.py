@@ -29,7 +29,7 @@ __all__ = ["check_same", "exclusive", "expand"]
 
 AUTO = "auto"
 # May change between the interruption and the continuation: they do not touch the result.
-FREE = ("run.", "engine.checkpoint_every", "engine.keep_checkpoints")
+FREE = ("run.", "engine.cache_", "engine.checkpoint_every", "engine.keep_checkpoints")
 GROUPS = ("method", "task", "model", "hypergradient")
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "busy",
     "due",
     "heeding",
+    "number",
     "orderly",
     "requested",
     "status",
@@ -62,6 +63,11 @@ def requested() -> bool:
     return _state.number is not None
 
 
+def number() -> int | None:
+    """The signal that asked; None while there was none."""
+    return _state.number
+
+
 def status() -> int:
     """The exit status that says so: 130 after Ctrl-C, 143 after SIGTERM."""
     return 128 + (_state.number or signal.SIGINT)
@@ -78,12 +84,16 @@ def due() -> Stopped | None:
 
 
 @contextmanager
-def orderly() -> Iterator[None]:
-    """Take signals in here; afterwards they are what they were, and a request is forgotten."""
+def orderly(*more: int) -> Iterator[None]:
+    """Take signals in here; afterwards they are what they were, and a request is forgotten.
+
+    Args:
+        more: signals that ask for the end besides the usual ones.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may ask for signals
         return
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {number: signal.getsignal(number) for number in (*SIGNALS, *more)}
     for number, handler in before.items():
         if handler != signal.SIG_IGN:  # nohup, and what a shell starts with &
             signal.signal(number, _handle)

@@ -57,6 +57,12 @@ class EngineOptions(Settings):
     choose_by: str = "loss"
     """What early stopping and the best weights go by, on the validation data: loss, or one of the
     task's metrics."""
+    cache_from: Natural | None = 50_000
+    """Of data with more examples than this, examples and tokens lie on the disk and are mapped into
+    memory; null keeps all in memory."""
+    cache_dir: Name | None = None
+    """Where tokens are kept, made once for all runs and processes; null for bilevel-finetuning in
+    the user's cache folder."""
     keep: Literal["best", "last"] | None = None
     """The weights that a stage ends with: those of its best evaluation on validation data that none
     of its levels trains on, or the last ones; null for the best where there is such data."""

@@ -36,6 +36,7 @@ from experiments.models.spans import with_labels
 from experiments.models.target_modules import outside_layers
 from experiments.models.tokenizer import prepare
 from experiments.models.vocabulary import check_rows, check_tokenizer, size
+from experiments.tasks.kinds.remarks import numbered
 
 __all__ = ["LoadedModel", "config", "load"]
 
@@ -95,7 +96,7 @@ class LoadedModel:
         """
         rows = task.tokenise(self.tokenizer, examples, self.seq2seq)
         known = size(self.model)
-        check_rows(rows, known, lambda number: f"example {number} of task {task.name}")
+        check_rows(rows, known, lambda number: f"example {numbered(number)} of task {task.name}")
         return rows
 
 

@@ -16,7 +16,7 @@ from experiments.results import record
 __all__ = ["START", "Cell"]
 
 # Where the data lies and where the result goes make no other run of it.
-FREE = ("task.data_dir", "hydra.", "run.")
+FREE = ("task.data_dir", "engine.cache_", "hydra.", "run.")
 # The option that names the run to start from.
 START = "model.warm_start"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from bilevel.errors import UserError
@@ -38,7 +39,7 @@ class Sentence(NamedTuple):
 
 def read_sentences(
     data_dir: str, columns: Columns, limit: int | None, dialect: Dialect | None = None
-) -> list[Sentence]:
+) -> Sequence[Sentence]:
     """The sentences of the file test in a folder, or of GYAFC's folder test.
 
     Args:

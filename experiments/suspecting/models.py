@@ -14,6 +14,7 @@ from transformers import set_seed
 from bilevel import BilevelEngine, BilevelEngineConfig
 from bilevel.data import stratified_order
 from bilevel.evaluation import evaluating, matching_autocast
+from bilevel.views import taken
 from experiments.answers import CLASSES, NUMBER, TAGS
 from experiments.models.batching import batches, tokens_of
 from experiments.models.memory import without_cache
@@ -55,7 +56,7 @@ def part(data: TrainData, indices: Sequence[int]) -> TrainData:
     """Some of the examples."""
     return replace(
         data,
-        examples=[data.examples[i] for i in indices],
+        examples=taken(data.examples, indices),
         labels=None if data.labels is None else [data.labels[i] for i in indices],
         lengths=[data.lengths[i] for i in indices],
         validation=None,

@@ -13,6 +13,7 @@ from bilevel.errors import UserError, listed
 from experiments.answers import CLASSES, LABELS, NUMBER
 from experiments.metrics.labels import LABEL_SET_METRICS, USUAL, check_metrics
 from experiments.metrics.names import check_names
+from experiments.stored_data.parts import column
 from experiments.tasks.examples import Example, LabelSetExample
 from experiments.tasks.from_files import (
     HELD_OUT,
@@ -29,7 +30,7 @@ from experiments.tasks.label_trust import TrustedFile
 from experiments.tasks.odd_labels import check_classes, say_look_alikes, say_odd_numbers
 from experiments.tasks.reading.files import Row, read_rows
 from experiments.tasks.reading.labels import Classes, class_numbers, is_labelled, regression_target
-from experiments.tasks.reading.row import check_columns
+from experiments.tasks.reading.row import check_columns, columns_of
 from experiments.tasks.reading.rows import examples
 from experiments.tasks.reading.spelling import look_alike
 from experiments.tasks.reading.splits import SplitFiles, no_test, nothing_to_hold_out, scored_splits
@@ -128,7 +129,7 @@ class Classification(TrustedFile, LabelledFiles):
         if self.data_dir is None:
             return ""
         path = self.own_files(self.data_dir)["train"]
-        names = dict.fromkeys(name for row in read_rows(path, self.dialect) for name in row)
+        names = columns_of(read_rows(path, self.dialect))
         return f": the columns of {path} are {listed(map(repr, names))}"
 
     def _label_options(self) -> dict[str, str | None]:
@@ -142,11 +143,11 @@ class Classification(TrustedFile, LabelledFiles):
         """Where the labels are in rows."""
         return str(self.label_column) if self.label_columns is None else MARKED
 
-    def _rows(self, path: SplitFiles) -> list[Row]:
+    def _rows(self, path: SplitFiles) -> Sequence[Row]:
         """The rows of a split."""
         rows = read_rows(path, self.dialect)
         if self.label_columns is not None:
-            put_labels(rows, self.label_columns, str(path))
+            rows = put_labels(rows, self.label_columns, str(path))
         return rows
 
     @property
@@ -214,10 +215,11 @@ class Classification(TrustedFile, LabelledFiles):
     def _load(self, files: dict[str, SplitFiles], known: Sequence[str] | None) -> LabelledData:
         assert self.data_dir is not None
         label = self._label
+        train: Sequence[Any]
         if known is None:
             where = str(files["train"])
             rows = self._rows(files["train"])
-            self.source_names(self.data_dir).put_on(rows, where)
+            rows = self.source_names(self.data_dir).put_on(rows, where)
             read, names = self._reader(rows, where)
             train = read(rows, where)
             self._say_odd(train, names, where)
@@ -231,9 +233,9 @@ class Classification(TrustedFile, LabelledFiles):
             for split, found in self._to_test(files, label).items()
         }
 
-        def numbers(found: list[Any]) -> list[int] | None:
+        def numbers(found: Sequence[Any]) -> list[int] | None:
             whole = self.regression or self.multi_label
-            return None if whole else [int(example.label) for example in found]
+            return None if whole else column(found, "label")
 
         if splits:
             source = next(iter(splits))
@@ -258,7 +260,7 @@ class Classification(TrustedFile, LabelledFiles):
 
     def _reader(
         self, rows: Sequence[Row], where: str
-    ) -> tuple[Callable[[Sequence[Row], str], list[Any]], list[str] | None]:
+    ) -> tuple[Callable[[Sequence[Row], str], Sequence[Any]], list[str] | None]:
         """What makes examples of rows, and the names of the training rows' classes."""
         label = self._label
         if self.regression:
@@ -272,7 +274,7 @@ class Classification(TrustedFile, LabelledFiles):
 
     def _reading(
         self, classes: Classes
-    ) -> tuple[Callable[[Sequence[Row], str], list[Any]], list[str] | None]:
+    ) -> tuple[Callable[[Sequence[Row], str], Sequence[Any]], list[str] | None]:
         """As :meth:`_reader`, of known classes; regression has none."""
         label, apart = self._label, self.label_separator
         if self.multi_label:
@@ -288,23 +290,23 @@ class Classification(TrustedFile, LabelledFiles):
 
     def _examples(
         self, rows: Sequence[Row], convert: Callable[[Any], int | float], where: str
-    ) -> list[Example]:
+    ) -> Sequence[Example]:
         true = self.true_label_column
-        here = true is not None and any(true in row for row in rows)  # perhaps of one split alone
+        here = true is not None and true in columns_of(rows)  # perhaps of one split alone
         column = true if here else None
         return examples(rows, self.columns, str(self.label_column), convert, where, column)
 
-    def _say_odd(self, train: list[Any], names: list[str] | None, where: str) -> None:
+    def _say_odd(self, train: Sequence[Any], names: list[str] | None, where: str) -> None:
         if names is None:
-            say_odd_numbers([e.label for e in train], where)
+            say_odd_numbers(column(train, "label"), where)
         elif self.multi_label:
             say_look_alikes(names, where)
         else:
-            check_classes(names, [int(e.label) for e in train], where)
+            check_classes(names, column(train, "label"), where)
 
-    def _to_test(self, files: dict[str, SplitFiles], label: str) -> dict[str, list[Row]]:
+    def _to_test(self, files: dict[str, SplitFiles], label: str) -> dict[str, Sequence[Row]]:
         """Rows of the splits test and validation that have labels; the first is the test set."""
-        found: dict[str, list[Row]] = {}
+        found: dict[str, Sequence[Row]] = {}
         for split in ("test", "validation"):
             if split not in files:
                 continue

@@ -14,6 +14,7 @@ __all__ = [
     "SpanExample",
     "TaggedExample",
     "TextExample",
+    "Tokenised",
     "parts",
 ]
 
@@ -44,6 +45,17 @@ class Placed(Protocol):
     @property
     def origin(self) -> Origin | None:
         """Where it stands; None where nobody has told."""
+
+
+@runtime_checkable
+class Tokenised(Protocol):
+    """An example that was given as tokens.
+
+    Attributes:
+        columns: for the model, input_ids and the like.
+    """
+
+    columns: dict[str, Any]
 
 
 class Example(NamedTuple):

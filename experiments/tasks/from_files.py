@@ -11,6 +11,7 @@ from annotated_types import Gt, Lt
 from pydantic import BeforeValidator
 
 from bilevel.errors import UserError
+from bilevel.views import taken
 from experiments.tasks.reading.dialect import Dialect
 from experiments.tasks.reading.files import SUFFIXES
 from experiments.tasks.reading.source_names import SourceNames, source_files
@@ -182,7 +183,7 @@ def check_distinct(columns: dict[str, str | None]) -> None:
 
 def held_out(
     examples: Sequence[T], share: float, seed: int, classes: Sequence[int] | None = None
-) -> tuple[list[T], list[T]]:
+) -> tuple[Sequence[T], Sequence[T]]:
     """Part the examples of a single file into training and test set, both in the file's order.
 
     Args:
@@ -200,4 +201,4 @@ def held_out(
         tested, trained = split(len(examples), share, seed, classes)
     except UserError as error:
         raise UserError(f"task.holdout={share}: {error}") from error
-    return [examples[i] for i in trained], [examples[i] for i in tested]
+    return taken(examples, trained), taken(examples, tested)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -13,9 +14,11 @@ from bilevel.settings import Count
 from experiments.answers import Decoding
 from experiments.metrics.names import check_names
 from experiments.metrics.text import TEXT_METRICS, Tokenization
+from experiments.stored_data.spool import held
 from experiments.tasks.examples import TextExample
 from experiments.tasks.from_files import HELD_OUT, ColumnName, FromFiles
 from experiments.tasks.inputs import Inputs
+from experiments.tasks.reading.file_rows import among
 from experiments.tasks.reading.files import Row, is_missing, read_rows
 from experiments.tasks.reading.row import check_columns, origin_of, place_of
 from experiments.tasks.reading.rows import say_odd_texts
@@ -30,7 +33,7 @@ __all__ = ["LORA_DECODING", "Generation", "check_metrics", "grouped"]
 # Of LoRA's code for E2E, WebNLG and DART (its paper has a length penalty of 0.9 for E2E).
 LORA_DECODING = Decoding(beams=10, length_penalty=0.8, no_repeat_ngram=4)
 
-Split = tuple[str, list[Row]]  # where it was read from, for messages, and its rows
+Split = tuple[str, Sequence[Row]]  # where it was read from, for messages, and its rows
 
 
 @dataclass(frozen=True)
@@ -180,30 +183,33 @@ class Generation(FromFiles):
                 return replace(self, train_split=None).load()
         return self.load()
 
-    def test_sets(self, where: str, rows: list[Row]) -> dict[str, list[TextExample]]:
+    def test_sets(self, where: str, rows: Sequence[Row]) -> dict[str, Sequence[TextExample]]:
         """The test sets in a split, by name."""
         return {"test": grouped(self.pairs(where, rows))}
 
-    def pairs(self, where: str, rows: list[Row]) -> list[TextExample]:
+    def pairs(self, where: str, rows: Sequence[Row]) -> Sequence[TextExample]:
         """Source and target of each row, one pair for each of its targets.
 
         Raises:
             UserError: a column or a text is missing.
         """
         check_columns(rows, self.columns, where)
-        found = []
-        for number, row in enumerate(rows):
-            place = place_of(row, number, where)
-            for column in self.columns:
-                if is_missing(row.get(column)):
-                    raise UserError(f"{place} has nothing in column {column!r}")
-            entry = self.read_row(row, place)
-            if entry is not None:
-                source, targets = entry
-                if not targets:
-                    raise UserError(f"{place} has no reference")
-                origin = origin_of(row, number, where)
-                found += [TextExample(source, target, (), origin) for target in targets]
+
+        def each() -> Iterator[TextExample]:
+            for number, row in enumerate(rows):
+                place = place_of(row, number, where)
+                for column in self.columns:
+                    if is_missing(row.get(column)):
+                        raise UserError(f"{place} has nothing in column {column!r}")
+                entry = self.read_row(row, place)
+                if entry is not None:
+                    source, targets = entry
+                    if not targets:
+                        raise UserError(f"{place} has no reference")
+                    origin = origin_of(row, number, where)
+                    yield from (TextExample(source, target, (), origin) for target in targets)
+
+        found = held(each())
         if not found:
             raise UserError(f"{where} has no row that can be used")
         say_odd_texts(rows, self.columns, where)
@@ -237,12 +243,12 @@ class Generation(FromFiles):
 
         found = hub.load(self.hub_id, revision=hub.PARQUET)
         return {
-            name: (f"{self.hub_id}, split {name}", list(found[name]))
+            name: (f"{self.hub_id}, split {name}", hub.rows(found[name]))
             for name in wanted
             if name in found
         }
 
-    def _train(self, splits: dict[str, Split]) -> list[TextExample]:
+    def _train(self, splits: dict[str, Split]) -> Sequence[TextExample]:
         if self.train_split is None:
             return []
         if self.train_split not in splits:
@@ -252,15 +258,15 @@ class Generation(FromFiles):
             raise self._missing(self.train_split, advice)
         where, rows = splits[self.train_split]
         if self.names_sources:
-            self.source_names(self.data_dir).put_on(rows, where)
+            rows = self.source_names(self.data_dir).put_on(rows, where)
         return self.kept_train(self.pairs(where, rows))
 
-    def _validation(self, splits: dict[str, Split], tested: str) -> list[TextExample] | None:
+    def _validation(self, splits: dict[str, Split], tested: str) -> Sequence[TextExample] | None:
         if self.train_split != "train" or tested == "validation" or "validation" not in splits:
             return None
         return self.pairs(*splits["validation"])
 
-    def _parted(self, where: str, rows: list[Row], share: float) -> dict[str, Split]:
+    def _parted(self, where: str, rows: Sequence[Row], share: float) -> dict[str, Split]:
         """Training rows without those that are held out, and these.
 
         Rows with the same source are in the same part.
@@ -268,18 +274,19 @@ class Generation(FromFiles):
         from bilevel.data import split
 
         self.pairs(where, rows)  # says what is wrong with a row, and where
-        entries = [self.read_row(row, where) for row in rows]
-        sources = [None if entry is None else entry[0] for entry in entries]
-        distinct = [source for source in dict.fromkeys(sources) if source is not None]
-        chosen = split(len(distinct), share, self.subset_seed)[0]
-        held = {distinct[i] for i in chosen}
-        parts: dict[bool, list[Row]] = {True: [], False: []}
-        for source, row in zip(sources, rows, strict=True):
-            parts[source in held].append(row)
-        return {"train": (where, parts[False]), HELD_OUT: (where, parts[True])}
+        distinct: dict[bytes, int] = {}  # of texts, which may be long, a checksum
+        sources = []  # of each row, the number of its source
+        for row in rows:
+            entry = self.read_row(row, where)
+            text = None if entry is None else hashlib.sha256(entry[0].encode()).digest()
+            sources.append(-1 if text is None else distinct.setdefault(text, len(distinct)))
+        chosen = set(split(len(distinct), share, self.subset_seed)[0])
+        tested = [source in chosen for source in sources]
+        kept = [not each for each in tested]
+        return {"train": (where, among(rows, kept)), HELD_OUT: (where, among(rows, tested))}
 
 
-def grouped(pairs: Sequence[TextExample]) -> list[TextExample]:
+def grouped(pairs: Sequence[TextExample]) -> Sequence[TextExample]:
     """One example for each source, in the order of its first row, with all targets as references.
 
     The first target is the one that the loss of the test is of.

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from bilevel.errors import UserError, listed
+from experiments.stored_data.parts import column
+from experiments.stored_data.spool import held
 from experiments.tasks.examples import Example
 from experiments.tasks.from_files import LabelledFiles
 from experiments.tasks.inputs import Inputs, text_inputs
@@ -142,19 +144,22 @@ class Glue(LabelTrust, LabelledFiles):
         if entry.labels is not None:
             convert = _class_number(entry.labels)
 
-        def prepared(split: str, rows: list[Row]) -> tuple[list[Example], list[int] | None]:
+        def prepared(split: str, rows: Sequence[Row]) -> tuple[Sequence[Example], list[int] | None]:
             where = f"{self.data_dir or f'{HUB_ID} {self.name}'}, split {split}"
             found = examples(rows, entry.columns, "label", convert, where)
-            return found, [int(example.label) for example in found] if entry.labels else None
+            return found, column(found, "label") if entry.labels else None
 
-        def chosen_by() -> list[Example]:
-            return [e for split, rows in validation.items() for e in prepared(split, rows)[0]]
+        def chosen_by() -> Sequence[Example]:
+            parts = [prepared(split, rows)[0] for split, rows in validation.items()]
+            return parts[0] if len(parts) == 1 else held(e for part in parts for e in part)
 
-        learned = prepared("train", train) if trained else ([], None)
+        learned: tuple[Sequence[Example], list[int] | None] = ([], None)
+        if trained:
+            learned = prepared("train", train)
         if entry.labels is not None and trained:
-            say_unseen(entry.labels, learned[1] or [], f"task {self.name}, split train")
+            say_unseen(entry.labels, set(learned[1] or []), f"task {self.name}, split train")
         if entry.labels is None:
-            say_odd_numbers([e.label for e in learned[0]], f"task {self.name}, split train")
+            say_odd_numbers(column(learned[0], "label"), f"task {self.name}, split train")
         found = LabelledData(
             name=self.name,
             train=self.kept_train(*learned),
@@ -171,7 +176,7 @@ class Glue(LabelTrust, LabelledFiles):
         )
         return self.with_trust(found)
 
-    def _from_files(self, trained: bool) -> tuple[list[Row], dict[str, list[Row]]]:
+    def _from_files(self, trained: bool) -> tuple[Sequence[Row], dict[str, Sequence[Row]]]:
         assert self.data_dir is not None
         tests = {
             split: read_rows(path, self.dialect)
@@ -193,8 +198,8 @@ class Glue(LabelTrust, LabelledFiles):
             if path is None and split not in unneeded:
                 raise no_split(self.data_dir, split)
         rows = {split: read_rows(path, self.dialect) for split, path in paths.items() if path}
-        learned = rows.pop("train", [])
-        self.source_names(self.data_dir).put_on(learned, f"{self.data_dir}, split train")
+        learned: Sequence[Row] = rows.pop("train", [])
+        learned = self.source_names(self.data_dir).put_on(learned, f"{self.data_dir}, split train")
         return learned, {**rows, **tests}
 
     def _paths(self, kind: str) -> dict[str, SplitFiles | None]:
@@ -203,11 +208,12 @@ class Glue(LabelTrust, LabelledFiles):
         found = {split: find_split(self.data_dir, split) for split in self._splits(kind)}
         return found if any(found.values()) else {kind: find_split(self.data_dir, kind)}
 
-    def _from_hub(self) -> tuple[list[Row], dict[str, list[Row]]]:
+    def _from_hub(self) -> tuple[Sequence[Row], dict[str, Sequence[Row]]]:
         from experiments.cli import hub
 
         found = hub.load(HUB_ID, self.name)
-        return list(found["train"]), {s: list(found[s]) for s in self._splits("validation")}
+        held_out = {split: hub.rows(found[split]) for split in self._splits("validation")}
+        return hub.rows(found["train"]), held_out
 
     def _splits(self, kind: str) -> list[str]:
         return [f"{kind}_matched", f"{kind}_mismatched"] if self.name == "mnli" else [kind]

@@ -13,6 +13,8 @@ from experiments.metrics.labels import USUAL as USUAL_OF_LABELS
 from experiments.metrics.names import check_names
 from experiments.metrics.tags import TAG_METRICS, check_installed
 from experiments.models.vocabulary import check_rows
+from experiments.stored_data.parts import column
+from experiments.stored_data.spool import held
 from experiments.tasks import generation
 from experiments.tasks.in_memory_labels import class_names, renumbering
 from experiments.tasks.in_memory_rows import (
@@ -114,10 +116,10 @@ class GivenTask(Task):
         tests = {"test": self._rows(source)} if source in self.data else {}
         train = self._rows("train")
         if self.answers.kind == NUMBER:
-            say_odd_numbers([row.label for row in train], "data['train']")
+            say_odd_numbers(column(train, "label"), "data['train']")
         if self.answers.kind == CLASSES:
             classes = self.answers.names or [str(i) for i in range(self.answers.size)]
-            say_unseen(classes, {row.label for row in train}, "data['train']")
+            say_unseen(classes, set(column(train, "label")), "data['train']")
         common: dict[str, Any] = {
             "name": self.name,
             "train": train,
@@ -212,7 +214,7 @@ class GivenTask(Task):
     def _has_validation(self) -> bool:
         return "test" in self.data and "validation" in self.data
 
-    def _check_room(self, tests: dict[str, list[Any]], decoding: Decoding, split: str) -> None:
+    def _check_room(self, tests: dict[str, Sequence[Any]], decoding: Decoding, split: str) -> None:
         """Refuse answers that would run out of the model's positions."""
         if self.positions is None:
             return
@@ -226,14 +228,14 @@ class GivenTask(Task):
                     f"model's {self.positions} positions"
                 )
 
-    def _rows(self, split: str) -> list[Any]:
+    def _rows(self, split: str) -> Sequence[Any]:
         convert = None
         if self.answers.kind in (CLASSES, TAGS):
             convert = renumbering(split, *map(class_names, (self.data[split], self.data["train"])))
-        rows = [
+        rows = held(
             self._row(row if convert is None else convert(row), f"row {i} of {split}")
             for i, row in enumerate(self.data[split])
-        ]
+        )
         if not rows:
             raise UserError(f"data[{split!r}] is empty")
         if split == "train" and self.source_column is not None:

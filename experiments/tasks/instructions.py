@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -18,6 +18,7 @@ from experiments.tasks.from_files import HELD_OUT, ColumnName, check_distinct
 from experiments.tasks.generation import Generation, Split
 from experiments.tasks.reading.cells import text_of, texts_of
 from experiments.tasks.reading.files import SUFFIXES, Row, is_missing, read_rows
+from experiments.tasks.reading.row import columns_of
 from experiments.tasks.reading.splits import own_splits
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ class Instructions(Generation):
             if self.messages_column is not None:
                 continue
             self._suggest_messages(where, rows)
-            if self.input_column is not None and not any(self.input_column in row for row in rows):
+            if self.input_column is not None and self.input_column not in columns_of(rows):
                 raise UserError(
                     f"{where} has no column {self.input_column!r}: its columns are "
                     f"{listed(map(repr, rows[0]))} (task.input_column=null where there is none)"
@@ -169,7 +170,7 @@ class Instructions(Generation):
             return self._parted(*splits["train"], self.test_share)
         return splits
 
-    def _suggest_messages(self, where: str, rows: list[Row]) -> None:
+    def _suggest_messages(self, where: str, rows: Sequence[Row]) -> None:
         """Refuse rows of conversations, whose column is not named."""
         if MESSAGES in rows[0] and self.instruction_column not in rows[0]:
             raise UserError(

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from bilevel.errors import UserError
+from experiments.tasks.reading.file_rows import changed
 from experiments.tasks.reading.files import is_missing
 from experiments.tasks.reading.labels import as_number
-from experiments.tasks.reading.row import check_columns, place_of
+from experiments.tasks.reading.row import Row, check_columns, columns_of, place_of
 
 __all__ = ["MARKED", "put_labels"]
 
@@ -17,8 +18,8 @@ SPELLED = {"true": 1, "false": 0}
 HIDDEN = -1  # of a text whose labels are not told
 
 
-def put_labels(rows: Sequence[dict[str, Any]], columns: Sequence[str], where: str) -> None:
-    """Put into each row, as `MARKED`, the list of the columns that mark it; None of hidden ones.
+def put_labels(rows: Sequence[Row], columns: Sequence[str], where: str) -> Sequence[Row]:
+    """The rows, each with the list of the columns that mark it as `MARKED`; None of hidden ones.
 
     Rows of a split without any of the columns stay as they are.
 
@@ -30,14 +31,15 @@ def put_labels(rows: Sequence[dict[str, Any]], columns: Sequence[str], where: st
     Raises:
         UserError: some of the columns are missing, or a cell is neither 0 nor 1.
     """
-    if not any(column in row for row in rows for column in columns):
-        return
+    if not set(columns) & set(columns_of(rows)):
+        return rows
     check_columns(rows, columns, where)
-    for number, row in enumerate(rows):
+
+    def put(row: Row, number: int) -> None:
         marks = {column: _mark(row.get(column)) for column in columns}
         if set(marks.values()) <= {None, HIDDEN}:
             row[MARKED] = None
-            continue
+            return
         for column, mark in marks.items():
             if mark not in (0, 1):
                 shown = str(row.get(column))[:60]
@@ -46,6 +48,8 @@ def put_labels(rows: Sequence[dict[str, Any]], columns: Sequence[str], where: st
                     "of task.label_columns holds 1 where a text has the label and 0 where not"
                 )
         row[MARKED] = [column for column, mark in marks.items() if mark]
+
+    return changed(rows, put, MARKED)
 
 
 def _mark(cell: Any) -> Any:

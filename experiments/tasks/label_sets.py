@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bilevel.errors import UserError
+from experiments.stored_data.spool import held
 from experiments.tasks.examples import LabelSetExample
 from experiments.tasks.reading.cells import kind_of, looks_printed, text_of
 from experiments.tasks.reading.files import is_missing
@@ -58,15 +59,15 @@ def label_sets(
     separator: str | None,
     classes: Classes,
     where: str,
-) -> list[LabelSetExample]:
+) -> Sequence[LabelSetExample]:
     """The examples of a split; arguments as :func:`label_classes`'s.
 
     Raises:
         UserError: a column is missing, a text is none, or a label is none of the training data's.
     """
     check_columns(rows, [*text_columns, column], where)
-    found = []
-    for i, row in enumerate(rows):
+
+    def made(i: int, row: dict[str, Any]) -> LabelSetExample:
         place = place_of(row, i, where)
         texts = tuple(text_of(row.get(name), name, place) for name in text_columns)
         try:
@@ -75,7 +76,9 @@ def label_sets(
             if place in str(error):
                 raise
             raise UserError(f"{place}, column {column!r}: {error}") from error
-        found.append(LabelSetExample(texts, tuple(sorted(labels)), origin_of(row, i, where)))
+        return LabelSetExample(texts, tuple(sorted(labels)), origin_of(row, i, where))
+
+    found = held(made(i, row) for i, row in enumerate(rows))
     say_odd_texts(rows, text_columns, where)
     return found
 

@@ -22,10 +22,11 @@ from pydantic import BeforeValidator
 
 from bilevel.errors import UserError, listed, nearest
 from bilevel.reading import json_object
-from experiments.tasks.examples import Placed
+from bilevel.views import taken
+from experiments.stored_data.parts import sources_of
 from experiments.tasks.task import Subset
 
-__all__ = ["UNIFORM", "SourceNameList", "Sourced", "sizes", "source_of", "told"]
+__all__ = ["UNIFORM", "SourceNameList", "Sourced", "sizes", "told"]
 
 T = TypeVar("T")
 
@@ -70,7 +71,9 @@ class Sourced(Subset):
                 f"task.drop_sources={list(self.drop_sources)} exclude each other: give one of them"
             )
 
-    def kept_train(self, examples: list[T], classes: Sequence[int] | None = None) -> list[T]:
+    def kept_train(
+        self, examples: Sequence[T], classes: Sequence[int] | None = None
+    ) -> Sequence[T]:
         """The training examples of the sources asked for, within `max_train`.
 
         Raises:
@@ -78,12 +81,12 @@ class Sourced(Subset):
         """
         found = sizes(examples)
         wanted = self._wanted(found)
-        here = [i for i, e in enumerate(examples) if found is None or source_of(e) in wanted]
-        chosen = super().kept_train(
-            [examples[i] for i in here], None if classes is None else [classes[i] for i in here]
-        )
         if found is None:
-            return chosen
+            return super().kept_train(examples, classes)
+        here = [i for i, source in enumerate(sources_of(examples)) if source in wanted]
+        chosen = super().kept_train(
+            taken(examples, here), None if classes is None else [classes[i] for i in here]
+        )
         left = sizes(chosen) or {}
         gone = [name for name in wanted if name not in left]
         if gone:
@@ -138,18 +141,12 @@ class Sourced(Subset):
             weights = {name: 1 / size for name, size in found.items()}
         else:
             weights = _in_file(Path(self.source_weights).expanduser(), found)
-        return tuple(weights[str(source_of(example))] for example in train)
-
-
-def source_of(example: Any) -> str | None:
-    """The name of an example's source; None without one."""
-    origin = example.origin if isinstance(example, Placed) else None
-    return None if origin is None else origin.source
+        return tuple(weights[str(source)] for source in sources_of(train))
 
 
 def sizes(examples: Sequence[Any]) -> dict[str, int] | None:
     """Source -> its examples, in the order of their first; None unless every example has one."""
-    names = [source_of(example) for example in examples]
+    names = sources_of(examples)
     if not names or None in names:
         return None
     return dict(Counter(str(name) for name in names))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from bilevel.errors import UserError
 from experiments.metrics.tags import TAG_METRICS, check_installed
+from experiments.stored_data.spool import held
 from experiments.tasks.examples import TaggedExample
 from experiments.tasks.from_files import (
     HELD_OUT,
@@ -22,7 +23,7 @@ from experiments.tasks.label_trust import TrustedFile
 from experiments.tasks.odd_labels import say_look_alikes
 from experiments.tasks.reading.iob import tag_names, to_iob2
 from experiments.tasks.reading.lines import DEFAULTS
-from experiments.tasks.reading.sentences import SUFFIXES, read_sentences
+from experiments.tasks.reading.sentences import SUFFIXES, Sentence, read_sentences
 from experiments.tasks.reading.source_names import SourceNames
 from experiments.tasks.reading.splits import SplitFiles, no_test, nothing_to_hold_out, scored_splits
 from experiments.tasks.task import Length, TaskData, no_examples
@@ -124,7 +125,7 @@ class Tagging(TrustedFile, LabelledFiles):
         source = next((split for split in ("test", "validation") if split in files), HELD_OUT)
         if self.holdout is None and source == HELD_OUT:
             raise no_test(self.data_dir, SUFFIXES)
-        train: list[TaggedExample] = []
+        train: Sequence[TaggedExample] = []
         if known is None:
             train = self._examples(files["train"], sources=self.source_names(self.data_dir))
         names = known or tag_names(example.tags for example in train)
@@ -161,11 +162,11 @@ class Tagging(TrustedFile, LabelledFiles):
         paths: SplitFiles,
         known: Sequence[str] | None = None,
         sources: SourceNames | None = None,
-    ) -> list[TaggedExample]:
+    ) -> Sequence[TaggedExample]:
         """The sentences of a split; their tags must be among those ``known``, if given."""
-        examples = []
         columns = self.tokens_column, self.tags_column
-        for sentence in read_sentences(paths, columns, self.tag_names or (), self.dialect, sources):
+
+        def made(sentence: Sentence) -> TaggedExample:
             tags = to_iob2(sentence.tags, self.scheme, sentence.place)
             for number, tag in enumerate(tags):
                 if known is not None and tag not in known:
@@ -174,5 +175,7 @@ class Tagging(TrustedFile, LabelledFiles):
                         f"{sentence.place(number)} has the tag {tag!r}, of a type that the "
                         f"training data has not: its types are {types}"
                     )
-            examples.append(TaggedExample(sentence.words, tags, sentence.origin))
-        return examples
+            return TaggedExample(sentence.words, tags, sentence.origin)
+
+        names = self.tag_names or ()
+        return held(map(made, read_sentences(paths, columns, names, self.dialect, sources)))

@@ -14,6 +14,7 @@ from annotated_types import Ge
 
 from bilevel.errors import UserError
 from bilevel.settings import Count, Natural, Settings
+from bilevel.views import taken
 from experiments.answers import Answers
 from experiments.tasks.examples import Origin, Placed
 
@@ -53,12 +54,12 @@ class TaskData(ABC):
     """
 
     name: str
-    train: list[Any]
-    tests: dict[str, list[Any]]
+    train: Sequence[Any]
+    tests: dict[str, Sequence[Any]]
     test_source: str
     metrics: tuple[str, ...]
     max_length: int
-    validation: list[Any] | None = None
+    validation: Sequence[Any] | None = None
     true_ranks: dict[str, int] | None = None
     train_source: str | None = "train"
     warnings: tuple[str, ...] = ()
@@ -255,11 +256,13 @@ class Subset(Task):
     subset_seed: Natural = 0
     """Decides which examples max_train and max_test keep."""
 
-    def kept_train(self, examples: list[T], classes: Sequence[int] | None = None) -> list[T]:
+    def kept_train(
+        self, examples: Sequence[T], classes: Sequence[int] | None = None
+    ) -> Sequence[T]:
         """The training examples within `max_train`; see :func:`choose`."""
         return choose(examples, self.max_train, self.subset_seed, classes)
 
-    def kept_test(self, examples: list[T], classes: Sequence[int] | None = None) -> list[T]:
+    def kept_test(self, examples: Sequence[T], classes: Sequence[int] | None = None) -> Sequence[T]:
         """The examples of a test set within `max_test`; see :func:`choose`."""
         return choose(examples, self.max_test, self.subset_seed, classes)
 
@@ -270,8 +273,8 @@ def no_examples() -> dict[str, Any]:
 
 
 def choose(
-    examples: list[T], limit: int | None, seed: int, classes: Sequence[int] | None = None
-) -> list[T]:
+    examples: Sequence[T], limit: int | None, seed: int, classes: Sequence[int] | None = None
+) -> Sequence[T]:
     """Return the first `limit` of a seeded shuffle; all, as they are, without a limit.
 
     Args:
@@ -284,4 +287,4 @@ def choose(
 
     if limit is None:
         return examples
-    return [examples[i] for i in stratified_order(len(examples), seed, classes)[:limit]]
+    return taken(examples, stratified_order(len(examples), seed, classes)[:limit])

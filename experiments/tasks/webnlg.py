@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,7 +77,7 @@ class WebNLG(Generation):
         good = [text for text, comment in pairs if str(comment).strip().lower() == "good"]
         return (source, found) if (found := texts_of(good, "references", place)) else None
 
-    def test_sets(self, where: str, rows: list[Row]) -> dict[str, list[TextExample]]:
+    def test_sets(self, where: str, rows: Sequence[Row]) -> dict[str, Sequence[TextExample]]:
         """Seen and unseen; one alone where the rows are of one kind."""
         check_columns(rows, ["category"], where)
         parts: dict[str, list[Row]] = {"seen": [], "unseen": []}

@@ -17,6 +17,7 @@ from bilevel.data import some
 from bilevel.errors import UserError
 from bilevel.hypergradient import check
 from bilevel.protocols import EngineView
+from bilevel.views import taken
 from experiments.training.context import RunContext
 from experiments.training.scoring import forward, score
 from experiments.training.watched import Watched, watched_scores
@@ -125,9 +126,9 @@ class Evaluation(Callback):
         loader = self.lower.train_data_loader[0]
         train = [int(loader.indices[i]) for i in some(len(loader.indices), self.limit)]
         if train:
-            rows = [loader.dataset[i] for i in train]
+            rows = taken(loader.dataset, train)
             _, stats["train_loss"] = forward(self.model, task, rows, collate, autocast())
-        rows = [self.watched.rows[i] for i in some(len(self.watched.rows), limit)]
+        rows = taken(self.watched.rows, some(len(self.watched.rows), limit))
         if rows:
             stats |= watched_scores(self.model, self.context, rows, autocast)
         tests = self.context.tests if options.evaluate_test else {}
@@ -135,9 +136,9 @@ class Evaluation(Callback):
             chosen = {name: some(len(rows), limit) for name, rows in tests.items()}
             part = replace(
                 task,
-                tests={name: [task.tests[name][i] for i in rows] for name, rows in chosen.items()},
+                tests={name: taken(task.tests[name], rows) for name, rows in chosen.items()},
             )
-            tests = {name: [tests[name][i] for i in rows] for name, rows in chosen.items()}
+            tests = {name: taken(tests[name], rows) for name, rows in chosen.items()}
             scores = score(self.model, part, tests, collate, autocast())
             stats["test_loss"] = scores.loss
             stats |= {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ class RunContext:
         options: of the engine.
         folder: the run's.
         validation: the task's own validation split, tokenised; None without one.
-        examples: what a tokenised training or validation example was made of, by its ``id()``.
+        examples: what a tokenised training or validation example was made of, by its key.
         tokenizer: of the model.
         checkpointer: keeps the run's checkpoints.
         resume: go on from the newest checkpoint, where it is of the stage.
@@ -39,12 +39,12 @@ class RunContext:
     """
 
     task: TaskData
-    tests: dict[str, list[dict[str, Any]]]
+    tests: dict[str, Sequence[dict[str, Any]]]
     collate: Callable[[list[dict[str, Any]]], dict[str, Tensor]]
     options: EngineOptions
     folder: Path
     validation: Sequence[dict[str, Any]] | None
-    examples: dict[int, Any]
+    examples: Mapping[Hashable, Any]
     tokenizer: PreTrainedTokenizerBase
     checkpointer: Checkpointer
     resume: bool

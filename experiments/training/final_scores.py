@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import platform
@@ -12,7 +13,6 @@ from typing import Any
 import psutil
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
 from bilevel import distributed
 from bilevel.data import some
@@ -50,10 +50,11 @@ def final_scores(
 ) -> dict[str, Any]:
     """Scores of the model as it lies on the disk, read as its users would, in full precision.
 
-    What is reported is what a user of the adapter gets, by construction.
+    What is reported is what a user of the adapter gets, by construction. The model as it was
+    trained is given up: it is on the disk.
     """
     device = distributed.setup(job.plan.engine.strategy).device
-    outcome.model.cpu()
+    _let_go(outcome)
     model = load(saved.folder, job.stock_model()).to(device)
     if isinstance(job.task, LabelSetData) and job.task.threshold is None:
         found, _ = forward(model, job.task, job.data.validation or (), job.data.collate)
@@ -71,11 +72,22 @@ def final_scores(
         "entities": job.task.entities(scores.predictions),
         "test_loss": scores.loss,
         "train_loss": train_loss,
-        "update": moved(model.cpu(), stock := job.stock_model()),
-        "planted": _planted_score(job.task, outcome, stock, folder),
+        "update": moved(model.cpu(), job.stock_model),
+        "planted": _planted_score(job, outcome, folder),
         "decided": _decided(job, outcome, folder),
         "source_weights": _source_weights(job, outcome, folder),
     }
+
+
+def _let_go(outcome: Outcome) -> None:
+    """Give up the trained model, with its optimiser's state: of the engine only circles are left.
+
+    A callback of the user's that holds it still has it.
+    """
+    outcome.model = None
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _source_weights(job: FineTuningJob, outcome: Outcome, folder: Path) -> dict[str, Any] | None:
@@ -156,14 +168,12 @@ def _losses(job: FineTuningJob, model: nn.Module, name: str) -> list[dict[str, A
     ]
 
 
-def _planted_score(
-    task: TaskData, outcome: Outcome, model: PreTrainedModel, folder: Path
-) -> dict[str, Any] | None:
+def _planted_score(job: FineTuningJob, outcome: Outcome, folder: Path) -> dict[str, Any] | None:
     """How well the right ranks were found, where the task knows them and the method has ranks."""
-    true = task.true_ranks
+    true = job.task.true_ranks
     if true is None or outcome.ranks is None:
         return None
-    costs = linear_costs(model, list({**true, **outcome.ranks}))
+    costs = linear_costs(job.stock_model(), list({**true, **outcome.ranks}))
     values = final_values(read_metrics(folder))
     return {
         **recovery(true, outcome.ranks, costs),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,24 +16,29 @@ from bilevel.checkpoint.folder import Checkpointer
 from bilevel.cutting import Losses
 from bilevel.errors import UserError
 from bilevel.lowrank import split_fused
+from bilevel.views import keys
 from experiments.answers import CHOICES, SPANS, TEXT
 from experiments.config.plan import Plan
 from experiments.models.memory import recompute, settled_precision
 from experiments.models.target_modules import target_modules
+from experiments.stored_data.parts import sources_of
+from experiments.stored_data.rows import lengths_of
+from experiments.stored_data.spool import spooling
 from experiments.tasks.kinds.label_sets import LabelSetData
 from experiments.tasks.kinds.room import check_room
 from experiments.tasks.kinds.text import TextData
-from experiments.tasks.sources import Sourced, sizes, source_of
+from experiments.tasks.sources import Sourced, sizes
 from experiments.tasks.task import TaskData
 from experiments.training import choosing, warm_start
 from experiments.training.class_weights import check_class_weights, class_weights, weight_classes
 from experiments.training.context import RunContext
 from experiments.training.heard import heard
 from experiments.training.label_smoothing import check_smoothing, smooth_labels
+from experiments.training.made_of import MadeOf
 from experiments.training.scoring import example_losses, outputs_of, score
+from experiments.training.stored_tokens import tokenised
 from problems.common.layer_names import positions
 from problems.common.method import AnswerKind, TrainData, TrainSettings
-from problems.common.records import longest
 from problems.common.two_levels import check_plain_losses
 
 __all__ = ["FineTuningJob", "load_task"]
@@ -45,7 +50,7 @@ def load_task(plan: Plan) -> TaskData:
     Raises:
         UserError: the data cannot be had, or does not suit the method.
     """
-    with heard() as warnings:
+    with heard() as warnings, spooling(plan.engine.cache_from):
         task = plan.task.load()
     if isinstance(plan.task, Sourced):
         task = replace(task, draw_weights=plan.task.draw_weights(task.train))
@@ -101,7 +106,7 @@ class FineTuningJob:
 
     plan: Plan
     task: TaskData
-    tests: dict[str, list[dict[str, Any]]]
+    tests: dict[str, Sequence[dict[str, Any]]]
     tokenizer: PreTrainedTokenizerBase
     seed: int
     data: TrainData
@@ -140,22 +145,23 @@ class FineTuningJob:
         targets = target_modules(loaded.model, plan.places)
         plan.method.check_model(loaded.model, targets)
 
-        def tokenise(examples: Sequence[Any]) -> list[dict[str, Any]]:
-            return loaded.tokenise(task, examples)
+        def tokenise(examples: Sequence[Any]) -> Sequence[dict[str, Any]]:
+            return tokenised(loaded, task, examples, plan.engine)
 
         examples = tokenise(task.train)
-        weights = class_weights(
-            settings.class_weights, task.answers, [row["labels"] for row in examples]
-        )
+        weights = None
+        if settings.class_weights is not None:
+            labels = [row["labels"] for row in examples]
+            weights = class_weights(settings.class_weights, task.answers, labels)
         weight_classes(fresh, weights, settings.label_smoothing)
         data = TrainData(
             examples=examples,
             collate=task.collator(loaded.tokenizer),
             labels=task.stratify(task.train),
-            lengths=[longest(example) for example in examples],
+            lengths=lengths_of(examples),
             validation=None if task.validation is None else tokenise(task.validation),
             weights=task.weights,
-            sources=None if sizes(task.train) is None else [str(source_of(e)) for e in task.train],
+            sources=None if sizes(task.train) is None else list(map(str, sources_of(task.train))),
             draw_weights=task.draw_weights,
         )
         tests = {name: tokenise(rows) for name, rows in task.tests.items()}
@@ -211,7 +217,7 @@ class FineTuningJob:
     def scores(self, model: nn.Module, rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:
         """See :meth:`problems.common.method.Job.scores`."""
         known = self._examples()
-        part = replace(self.task, tests={"validation": [known[id(row)] for row in rows]})
+        part = replace(self.task, tests={"validation": [known[key] for key in keys(rows)]})
         found = score(model, part, {"validation": list(rows)}, self.data.collate)
         return {"loss": found.loss, **found.metrics}
 
@@ -250,11 +256,12 @@ class FineTuningJob:
             callbacks=callbacks,
         )
 
-    def _examples(self) -> dict[int, Any]:
-        """What a tokenised training or validation example was made of, by its ``id()``."""
-        rows = [*self.data.examples, *(self.data.validation or ())]
-        examples = [*self.task.train, *(self.task.validation or ())]
-        return {id(row): example for row, example in zip(rows, examples, strict=True)}
+    def _examples(self) -> Mapping[Hashable, Any]:
+        """What a tokenised training or validation example was made of, by its key."""
+        return MadeOf(
+            (self.data.examples, self.task.train),
+            (self.data.validation or (), self.task.validation or ()),
+        )
 
 
 def _for_training(plan: Plan, task: TaskData, model: PreTrainedModel) -> PreTrainedModel:

@@ -21,7 +21,22 @@ from experiments.config import stored
 from experiments.results.shape import check_stages
 from experiments.training import stage_tensors
 
-__all__ = ["Journal", "processes_of"]
+__all__ = ["Journal", "check_config", "processes_of"]
+
+
+def check_config(path: Path, config: dict[str, Any]) -> None:
+    """Refuse to take a finished run of another configuration for this one.
+
+    Args:
+        path: the journal of the run in a folder; nothing is checked where there is none.
+        config: of the run that is asked for.
+
+    Raises:
+        UserError: names what differs.
+    """
+    if path.is_file():
+        saved = json_object(path, needs=("config",))["config"]
+        check_same(path.parent.parent, stored.given_now(saved, config), config)
 
 
 class Journal:

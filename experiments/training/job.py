@@ -6,6 +6,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,8 @@ from experiments.training.beside_probe import beside_probe
 from experiments.training.context import RunContext
 from experiments.training.final_scores import assemble, final_scores, test_sizes
 from experiments.training.fine_tuning_job import FineTuningJob, load_task
-from experiments.training.finished_stages import Journal
-from experiments.training.processes import JOURNAL, folder_of, saved_by_first, shared
+from experiments.training.finished_stages import Journal, check_config
+from experiments.training.processes import JOURNAL, part_in, seen_by_all, shared
 from experiments.training.stage import StageRun, summary_without_training
 from experiments.verdicts import verdict
 from problems.common.method import Outcome, Stage, Training
@@ -63,7 +64,7 @@ def execute(
     """
     world = distributed.setup(plan.engine.strategy)
     plan = shared(plan, folder, world)
-    with folder_of(folder, world) as place, exclusive(place):
+    with part_in(folder, world) as place, exclusive(place):
         return distributed.from_first(_execute(plan, place, task, callbacks, world), world)
 
 
@@ -77,6 +78,7 @@ def _execute(
     """This process's part of a run, in a folder that is its own."""
     finished = record.read(folder) if plan.resume else None
     if (finished := distributed.from_first(finished, world)) is not None:
+        check_config(folder / JOURNAL, plan.config)
         log.info("%s is finished already", folder)
         return finished
     clean(folder)
@@ -115,7 +117,7 @@ def _train_and_score(
     if world.rank == 0:
         saved = _save(outcome, context)
         artefact = _completed(job, outcome, saved, context.folder)
-    saved = saved_by_first(saved, outcome, context.folder, world)
+    saved = _as_seen(saved, context.folder, world)
     scores = final_scores(job, outcome, saved, context.folder)
     for words in scores["warnings"]:
         log.warning("%s", words)
@@ -124,6 +126,16 @@ def _train_and_score(
     if artefact is not None:
         _conclude(job, outcome, values, scores, journal, context.folder, artefact)
     return values
+
+
+def _as_seen(
+    saved: saved_model.Saved | None, scratch: Path, world: distributed.World
+) -> saved_model.Saved:
+    """What the first process has saved, as this one can read it."""
+    first = distributed.from_first(saved, world)
+    assert first is not None
+    folder = seen_by_all(None if saved is None else saved.folder, scratch, world)
+    return replace(first, folder=folder)
 
 
 def _completed(

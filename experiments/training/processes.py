@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import tempfile
 from collections.abc import Iterator
@@ -9,14 +10,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from bilevel.distributed import World, from_first, gathered
+from bilevel.distributed import World, any_of, from_first, gathered
 from bilevel.errors import UserError
 from experiments.config.plan import Plan
-from experiments.results import saved_model
 from experiments.training.finished_stages import processes_of
-from problems.common.method import Outcome
 
-__all__ = ["JOURNAL", "folder_of", "saved_by_first", "shared"]
+__all__ = ["JOURNAL", "part_in", "seen_by_all", "shared"]
+
+OURS = ("bilevel", "experiments", "problems")
+SILENCE = logging.NullHandler()
 
 JOURNAL = Path("checkpoints", "stages.json")  # in a run's folder
 
@@ -47,37 +49,53 @@ def shared(plan: Plan, folder: Path, world: World) -> Plan:
 
 
 @contextmanager
-def folder_of(folder: Path, world: World) -> Iterator[Path]:
+def part_in(folder: Path, world: World) -> Iterator[Path]:
     """Where this process may write: the run's folder, or for all but the first one of its own.
 
     The latter is gone at the end. So everything is computed and written in the same way
-    everywhere, and what lies in the run's folder is of one process.
+    everywhere, and what lies in the run's folder is of one process. The others log nothing.
     """
     if world.rank == 0:
         yield folder
         return
-    with tempfile.TemporaryDirectory(prefix="process-") as scratch:
-        yield Path(scratch)
+    loggers = [logging.getLogger(name) for name in OURS]
+    before = [log.propagate for log in loggers]
+    for log in loggers:
+        log.propagate = False
+        log.addHandler(SILENCE)
+    try:
+        with tempfile.TemporaryDirectory(prefix="process-") as scratch:
+            yield Path(scratch)
+    finally:
+        for log, propagates in zip(loggers, before, strict=True):
+            log.propagate = propagates
+            log.removeHandler(SILENCE)
 
 
-def saved_by_first(
-    saved: saved_model.Saved | None, outcome: Outcome, folder: Path, world: World
-) -> saved_model.Saved:
-    """What the first process has saved, as this one can read it; every process has to come here.
+def seen_by_all(folder: Path | None, scratch: Path, world: World) -> Path:
+    """A folder with files of the first process, as this one can read them; all have to come here.
 
-    On the first one's machine that is the same folder; on another, where the disk need not be
-    the same, each process writes its own copy.
+    On the first one's machine that is the same folder; on another, where the disk need not be the
+    same, a copy.
 
     Args:
-        saved: by the first process; None of the others.
-        outcome: the same on all.
-        folder: this process's own.
+        folder: of the first process; None of the others.
+        scratch: where this process may put a copy.
         world: the processes.
     """
-    if world.world_size == 1 and saved is not None:
-        return saved
-    host = gathered(platform.node(), world)
-    found = from_first(saved, world)
-    assert found is not None
-    there = host[world.rank] == host[0] and found.folder.is_dir()
-    return found if there else saved_model.save(outcome, folder)
+    place = from_first(folder, world)
+    assert place is not None
+    hosts = gathered(platform.node(), world)
+    there = hosts[world.rank] == hosts[0] and place.is_dir()
+    if not any_of(not there, world):
+        return place
+    files = [] if folder is None else [p for p in sorted(folder.iterdir()) if p.is_file()]
+    names = from_first([path.name for path in files], world)
+    copy = scratch / place.name
+    if not there:
+        copy.mkdir(exist_ok=True)
+    for number, name in enumerate(names):  # one after the other: a model's may be large
+        content = from_first(files[number].read_bytes() if world.rank == 0 else None, world)
+        if not there and content is not None:
+            (copy / name).write_bytes(content)
+    return place if there else copy

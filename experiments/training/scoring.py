@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple, TypeVar
 
@@ -17,6 +17,7 @@ from bilevel.evaluation import evaluating, matching_autocast
 from experiments.models.batching import EXAMPLES, batches, tokens_of
 from experiments.models.generation import generate
 from experiments.models.memory import without_cache
+from experiments.stored_data.rows import StoredRows
 from experiments.tasks.kinds.text import TextData
 from experiments.tasks.task import TaskData
 
@@ -82,7 +83,9 @@ def _ready(model: nn.Module, precision: AbstractContextManager[None] | None) -> 
 
 
 def _batches(examples: Sequence[dict[str, Any]], batch_size: int) -> Iterable[list[int]]:
-    return batches([len(tokens_of(example)) for example in examples], batch_size)
+    if isinstance(examples, StoredRows):  # whose lengths are in the file
+        return batches(examples.lengths.tolist(), batch_size)
+    return batches([len(tokens_of(row)) for row in examples], batch_size)
 
 
 def _asked(
@@ -147,7 +150,7 @@ def example_losses(
 def score(
     model: nn.Module,
     task: TaskData,
-    tests: dict[str, list[dict[str, Any]]],
+    tests: Mapping[str, Sequence[dict[str, Any]]],
     collate: Collate,
     precision: AbstractContextManager[None] | None = None,
     tokenizer: Any = None,
@@ -162,7 +165,8 @@ def score(
         tokenizer: to write text with, where the task wants text; without it such a task's only
             score is the loss, which is much faster.
     """
-    every = [example for rows in tests.values() for example in rows]
+    (*parts,) = tests.values()
+    every = parts[0] if len(parts) == 1 else [example for rows in parts for example in rows]
     found, loss = forward(model, task, every, collate, precision)
     if isinstance(task, TextData):
         if tokenizer is None:
@@ -173,7 +177,9 @@ def score(
     return Scores(task.score(predictions), loss, predictions)
 
 
-def by_test(found: list[Any], tests: dict[str, list[dict[str, Any]]]) -> dict[str, list[Any]]:
+def by_test(
+    found: list[Any], tests: Mapping[str, Sequence[dict[str, Any]]]
+) -> dict[str, list[Any]]:
     """Part a list over all test sets, in their order, into one for each."""
     parts, start = {}, 0
     for name, rows in tests.items():

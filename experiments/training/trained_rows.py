@@ -9,15 +9,17 @@ chance of n m / 2^48.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bilevel.data import split
 from bilevel.errors import UserError
 from bilevel.reading import read_text
+from bilevel.views import taken
 from experiments.cli.writing import write_atomically
 from experiments.models.batching import tokens_of
 from experiments.training.watched import digest
@@ -41,27 +43,27 @@ def held_share(result: Mapping[str, Any]) -> float | None:
     return float(share) if inside else None  # type: ignore[arg-type]
 
 
-def trained(data: TrainData, result: Mapping[str, Any]) -> list[Row]:
+def trained(data: TrainData, result: Mapping[str, Any]) -> Iterable[Row]:
     """The examples of a run that its weights, or what chose its ranks, were trained on.
 
     Args:
         data: of the run.
         result: what its result.json says.
     """
-    rows, found = list(data.examples), result["validation"]
+    rows, found = data.examples, result["validation"]
     if found is None:
         return rows
     if found["source"] == "validation":
-        return [*rows, *(data.validation or ())] if found["trained_on"] else rows
+        return itertools.chain(rows, data.validation or ()) if found["trained_on"] else rows
     share = held_share(result)
     if found["trained_on"] or share is None:
         return rows
     rest, held = split(len(rows), 1 - share, int(result["seed"]), data.labels)
-    apart = digest([rows[i] for i in held]) == found["digest"]
-    return [rows[i] for i in rest] if apart else rows
+    apart = digest(taken(rows, held)) == found["digest"]
+    return taken(rows, rest) if apart else rows
 
 
-def write(folder: Path, rows: Sequence[Row]) -> None:
+def write(folder: Path, rows: Iterable[Row]) -> None:
     """Remember these rows in a run's folder.
 
     Raises:

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from bilevel.views import OnDisk, key, keys, taken
 from experiments.tasks.examples import TextExample
 from experiments.tasks.kinds.text import TextData
 from experiments.training.choosing import LOSS
@@ -55,7 +56,7 @@ class Watched:
         """
         kept = training.validation
         trained = _trained_on(training.problems, kept)
-        if own and (trained or not kept or kept[0] is own[0]):
+        if own and (trained or not kept or key(kept[0]) == key(own[0])):
             return cls(own, "validation", _trained_on(training.problems, own))
         return cls(kept, "training", trained)
 
@@ -67,17 +68,18 @@ class Watched:
 
 def _trained_on(problems: Sequence[BilevelProblem], rows: Sequence[Row]) -> bool:
     """Whether one of the rows is among those that some problem draws its batches from."""
-    wanted = {id(row) for row in rows}
+    wanted = set(keys(rows))
     for problem in problems:
         loader: Any = problem.train_data_loader
         for batches in loader if isinstance(loader, list | tuple) else [loader]:
             if batches is None:
                 continue
             dataset = getattr(batches, "dataset", None)
-            if not isinstance(dataset, list | tuple):  # of the method's own: it cannot be told
+            # Of the method's own: it cannot be told.
+            if not isinstance(dataset, list | tuple | OnDisk):
                 return bool(wanted)
             drawn = getattr(batches, "indices", range(len(dataset)))
-            if any(id(dataset[int(i)]) in wanted for i in drawn):
+            if not wanted.isdisjoint(keys(taken(dataset, drawn))):
                 return True
     return False
 
@@ -101,7 +103,7 @@ def watched_scores(
     Text is written and scored only if that is what is chosen by; nan is a score that cannot be
     computed of these predictions. Rows that a method made itself have a loss alone.
     """
-    examples = [context.examples.get(id(row)) for row in rows]
+    examples = [context.examples.get(row) for row in keys(rows)]
     if any(example is None for example in examples):
         return {
             "validation_loss": forward(model, context.task, rows, context.collate, autocast())[1]

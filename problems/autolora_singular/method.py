@@ -54,6 +54,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from bilevel import lowrank
 from bilevel.data import split as split_indices
+from bilevel.views import taken
 from problems import common
 from problems.autolora_singular.settings import SingularSettings
 from problems.common import ALONE, FoundRanks, Job, Outcome, Parts, Stage, Training, Watch
@@ -110,7 +111,7 @@ class AutoLoRASingular(SingularSettings):
         return Parts(
             common.loader(job, train),
             common.loader(job, validation, stream=1),
-            [data.examples[i] for i in validation],
+            taken(data.examples, validation),
             {"train": len(train), "validation": len(validation)},
         )
 

@@ -19,6 +19,7 @@ from bilevel.data import ResumableLoader
 from bilevel.data import split as split_indices
 from bilevel.errors import UserError
 from bilevel.settings import Count, Natural
+from bilevel.views import taken
 from problems import common
 from problems.common.method import ComponentValues, DVal, Job, Method, Training, Watch
 from problems.common.optimizer_settings import OptimizerSettings
@@ -70,7 +71,7 @@ class Parts:
 
     lower: ResumableLoader
     upper: ResumableLoader
-    validation: list[dict[str, Any]]
+    validation: Sequence[dict[str, Any]]
     sizes: dict[str, int]
 
 
@@ -183,10 +184,10 @@ class TwoLevelMethod(Method):
         data = job.data
         if self.split is not None:
             train, held_out = split_indices(len(data.examples), self.split, job.seed, data.labels)
-            validation = [data.examples[i] for i in held_out]
+            validation = taken(data.examples, held_out)
             lower, upper = common.loader(job, train), common.loader(job, held_out, stream=1)
         else:
-            train, validation = list(range(len(data.examples))), list(data.validation or ())
+            train, validation = list(range(len(data.examples))), data.validation or ()
             self.check_validation(len(validation), job.settings.batch_size)
             lower, upper = common.loader(job, train), _validation_loader(job, validation)
         sizes = {"train": len(train), "validation": len(validation)}

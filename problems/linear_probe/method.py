@@ -31,6 +31,7 @@ from annotated_types import MinLen
 from bilevel.data import split, stratified_order
 from bilevel.errors import UserError
 from bilevel.settings import Count, Positive, Share
+from bilevel.views import taken
 from problems.common import (
     DVal,
     Job,
@@ -143,7 +144,7 @@ class LinearProbe(Method):
         chosen, held, source = self._parts(job)
         own = source == "validation"
         embedder = self._embedder(job)
-        rows = [job.data.examples[i] for i in chosen]
+        rows = taken(job.data.examples, chosen)
         every = embedded(job, embedder, rows)
         apart = embedded(job, embedder, job.data.validation or ()) if own else every.of(held)
         first = every if own else every.of(sorted({*range(len(rows))} - {*held}))
@@ -178,7 +179,7 @@ class LinearProbe(Method):
         """The model with the linear map on it."""
         chosen, held, source = self._parts(job)
         own = source == "validation"
-        rows = [job.data.examples[i] for i in chosen]
+        rows = taken(job.data.examples, chosen)
         embedder = self._embedder(job)
         model = _model(job, embedder, found["weight"], found["bias"])
         scores = None

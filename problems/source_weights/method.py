@@ -27,13 +27,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from bilevel import lowrank
 from bilevel.data import ResumableLoader
 from bilevel.data import split as split_indices
 from bilevel.errors import UserError, listed, nearest
 from bilevel.settings import Count
+from bilevel.views import taken
 from problems import common
 from problems.common import (
     DVal,
@@ -217,7 +218,7 @@ class SourceWeights(LowRankMethod, TwoLevelMethod):
 
         data, size = job.data, job.settings.batch_size
         train = list(range(len(data.examples)))
-        trusted = list(data.validation or ())
+        trusted: Sequence[dict[str, Any]] = data.validation or ()
         if self.trusted is not None:
             assert data.sources is not None
             assert self.split is not None
@@ -225,7 +226,7 @@ class SourceWeights(LowRankMethod, TwoLevelMethod):
             classes = None if data.labels is None else [data.labels[i] for i in own]
             held = {own[i] for i in split_indices(len(own), self.split, job.seed, classes)[1]}
             train = [i for i in train if i not in held]
-            trusted = [data.examples[i] for i in sorted(held)]
+            trusted = taken(data.examples, sorted(held))
         if self.sampling == "draw":
             lower: ResumableLoader = DrawnBatches(
                 data.examples, size, data.collate, seed=job.seed, indices=train, logits=logits

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from experiments.models.chat import check_template, encode, prompt_tokens
 from experiments.tasks.conversations import Messages, of_source
-from experiments.tasks.kinds.remarks import say_cut, say_unknown
+from experiments.tasks.kinds.remarks import say_cut, say_share, say_unknown
 from experiments.tasks.kinds.text import NO_LABEL, TextData
 from experiments.tasks.task import LEAST_LENGTH
 
 __all__ = ["ChatData"]
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,16 +57,19 @@ class ChatData(TextData):
             rows.append({"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels})
         option = f"task.max_length={self.max_length}, or the model's positions less the answer's"
         say_cut("conversations", cut, self._limit(tokenizer), len(rows), option)
-        if answers:
-            allowed = self.max_target_length or 0
+        if self.max_target_length is not None:
+            allowed = self.max_target_length
             option = f"task.max_target_length={allowed}"
             say_cut("last answers", answers, allowed, len(rows), option)
-        if endless:
-            log.warning(
-                "%d of %d answers do not end with the tokenizer's end of text, %s: what is written "
-                "may not stop before task.decoding.max_new_tokens",
-                *(endless, len(rows), tokenizer.eos_token),
-            )
+        say_share(
+            "endless",
+            (endless, len(rows)),
+            lambda counts: (
+                f"{counts[0]} of {counts[1]} answers do not end with the tokenizer's end of text, "
+                f"{tokenizer.eos_token}: what is written may not stop before "
+                "task.decoding.max_new_tokens"
+            ),
+        )
         say_unknown("conversations", tokenizer, [self.prompt(row, False) for row in rows])
         return rows
 

@@ -18,8 +18,9 @@ from bilevel.precision import in_float64
 from experiments.answers import CLASSES, NUMBER, Answers
 from experiments.metrics import constant
 from experiments.metrics.labels import METRICS
+from experiments.stored_data.parts import column
 from experiments.tasks.kinds.pairs import separator
-from experiments.tasks.kinds.remarks import say_cut, say_unknown
+from experiments.tasks.kinds.remarks import numbered, say_cut, say_unknown
 from experiments.tasks.task import TaskData
 
 __all__ = ["LabelledData", "over_tests"]
@@ -62,7 +63,7 @@ class LabelledData(TaskData):
         """See :meth:`TaskData.renumbered`."""
         numbers = {i: names.index(n) for i, n in enumerate(self.label_names or ()) if n in names}
 
-        def kept(examples: list[Any]) -> list[Any]:
+        def kept(examples: Sequence[Any]) -> list[Any]:
             found = (self._renumbered(example, numbers) for example in examples)
             return [example for example in found if example is not None]
 
@@ -86,7 +87,9 @@ class LabelledData(TaskData):
 
     def stratify(self, examples: Sequence[Any]) -> list[int] | None:
         """Class numbers for a stratified split; None for regression."""
-        return None if self.label_names is None else [int(example.label) for example in examples]
+        if self.label_names is None:
+            return None
+        return [int(label) for label in column(examples, "label")]
 
     def tokenise(
         self, tokenizer: Any, examples: Sequence[Any], seq2seq: bool = False
@@ -119,15 +122,16 @@ class LabelledData(TaskData):
         for number, row in enumerate(rows):
             if not row:
                 raise UserError(
-                    f"example {number} of task {self.name} is empty, and the model's tokenizer "
-                    "gives it no token: leave it out"
+                    f"example {numbered(number)} of task {self.name} is empty, and the model's "
+                    "tokenizer gives it no token: leave it out"
                 )
         full = [i for i, row in enumerate(rows) if len(row) >= limit]
+        lengths: list[int] = []
         if full:
             whole = tokenizer(*([column[i] for i in full] for column in columns), verbose=False)
             lengths = [len(row) for row in whole["input_ids"] if len(row) > limit]
-            option = f"task.max_length={self.max_length}, or the model's positions"
-            say_cut("texts", lengths, limit, len(rows), option)
+        option = f"task.max_length={self.max_length}, or the model's positions"
+        say_cut("texts", lengths, limit, len(rows), option)
         say_unknown("texts", tokenizer, rows)
 
     def collator(self, tokenizer: Any) -> Callable[[list[dict[str, Any]]], dict[str, Tensor]]:
@@ -214,7 +218,7 @@ class LabelledData(TaskData):
         return table[:, 0] if self.label_names is None else table.argmax(axis=1)
 
     def _right(self, examples: Sequence[Any]) -> np.ndarray:
-        return np.array([example.label for example in examples])
+        return np.array(column(examples, "label"))
 
 
 def over_tests(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -19,12 +18,10 @@ from experiments.metrics import constant
 from experiments.metrics.tags import TAG_METRICS, by_type, settings
 from experiments.tasks.examples import TaggedExample, parts
 from experiments.tasks.kinds.labelled import over_tests
-from experiments.tasks.kinds.remarks import say_unknown
+from experiments.tasks.kinds.remarks import say_share, say_unknown
 from experiments.tasks.task import TaskData
 
 __all__ = ["NO_LABEL", "OUTSIDE", "TaggedData", "words_have_space"]
-
-log = logging.getLogger(__name__)
 
 OUTSIDE = "O"
 NO_LABEL = -100  # transformers' label of a token that is not learned
@@ -55,7 +52,7 @@ class TaggedData(TaskData):
     def renumbered(self, names: tuple[str, ...]) -> Self:
         """See :meth:`TaskData.renumbered`."""
 
-        def kept(examples: list[Any]) -> list[Any]:
+        def kept(examples: Sequence[Any]) -> list[Any]:
             return [example for example in examples if set(example.tags) <= set(names)]
 
         return replace(
@@ -100,11 +97,14 @@ class TaggedData(TaskData):
             rows.append({**row, "labels": labels})
             cut += len(first) < len(words)
             lost += len(words) - len(first)
-        if cut:
-            log.warning(
-                "%d of %d sentences have more than %d tokens: %d words are cut off and count as %s",
-                *(cut, len(examples), limit, lost, OUTSIDE),
-            )
+        say_share(
+            "sentences cut",
+            (cut, len(examples), lost),
+            lambda counts: (
+                f"{counts[0]} of {counts[1]} sentences have more than {limit} tokens: {counts[2]} "
+                f"words are cut off and count as {OUTSIDE}"
+            ),
+        )
         say_unknown("sentences", tokenizer, [row["input_ids"] for row in rows])
         return rows
 

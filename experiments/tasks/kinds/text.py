@@ -17,7 +17,7 @@ from experiments.answers import TEXT, Answers, Decoding
 from experiments.metrics.text import TEXT_METRICS, chosen, score_text
 from experiments.tasks.examples import parts
 from experiments.tasks.kinds.labelled import over_tests
-from experiments.tasks.kinds.remarks import say_cut, say_unknown
+from experiments.tasks.kinds.remarks import numbered, refuse_unknown, say_cut, say_unknown
 from experiments.tasks.task import LEAST_LENGTH, TaskData
 
 __all__ = ["NO_LABEL", "TextData", "answer_start"]
@@ -95,9 +95,9 @@ class TextData(TaskData):
             room = min(limit - (0 if seq2seq else len(target)), tokenizer.model_max_length - taken)
             if room < LEAST_LENGTH or len(target) > tokenizer.model_max_length:
                 raise UserError(
-                    f"example {number} of task {self.name} has a target of {len(target)} tokens, "
-                    f"and {limit} tokens are allowed (the smaller of task.max_length and the "
-                    "model's positions): cut targets by task.max_target_length"
+                    f"example {numbered(number)} of task {self.name} has a target of {len(target)} "
+                    f"tokens, and {limit} tokens are allowed (the smaller of task.max_length and "
+                    "the model's positions): cut targets by task.max_target_length"
                 )
             source = self.source(tokenizer, example.source, room, seq2seq)
             if len(source) == room:
@@ -110,17 +110,13 @@ class TextData(TaskData):
                 {"input_ids": inputs, "attention_mask": [1] * len(inputs), "labels": labels}
             )
         # GPT-2's unknown token is its end of text too; as a tokenizer of bytes it knows every word.
-        if tokenizer.unk_token_id != tokenizer.eos_token_id and unknown > tokens / 2:
-            raise UserError(
-                f"{unknown} of the {tokens} tokens of task {self.name}'s targets are unknown to "
-                f"the model's tokenizer (its vocabulary has {len(tokenizer)} entries): take "
-                "another model"
-            )
+        if tokenizer.unk_token_id != tokenizer.eos_token_id:
+            refuse_unknown(unknown, tokens, self.name, tokenizer)
         what = "sources" if seq2seq else "sources (with their targets)"
         option = f"task.max_length={self.max_length}, or the model's positions less the answer's"
         say_cut(what, sources, limit, len(rows), option)
-        if targets:
-            allowed = self.max_target_length or 0
+        if self.max_target_length is not None:
+            allowed = self.max_target_length
             say_cut("targets", targets, allowed, len(rows), f"task.max_target_length={allowed}")
         read = [self.prompt(row, seq2seq) for row in rows]
         say_unknown("sources", tokenizer, read)

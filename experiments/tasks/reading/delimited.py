@@ -31,7 +31,7 @@ Record = tuple[int, list[str]]  # its first line, and its cells
 
 
 def delimited_rows(
-    pieces: Iterable[str], path: Path, usual: str, dialect: Dialect
+    pieces: Iterable[str], path: Path, usual: str, dialect: Dialect, *, again: bool = False
 ) -> Iterator[Row]:
     """The rows below a header, one after the other; every cell is a string.
 
@@ -41,6 +41,7 @@ def delimited_rows(
         usual: the delimiter where the dialect has none. Cells may be quoted unless it is a tab: a
             quotation mark in a tsv file, like GLUE's own, is an ordinary character.
         dialect: what was asked for.
+        again: what is odd in the cells has been said.
 
     Raises:
         UserError: the header is none or is repeated, a row has another number of cells than it, a
@@ -77,7 +78,8 @@ def delimited_rows(
             )
         remarks.see(start, cells)
         yield Row(zip(names, cells, strict=True), path, start)
-    remarks.end()
+    if not again:
+        remarks.end()
 
 
 def _records(

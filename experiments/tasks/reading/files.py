@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from bilevel.errors import UserError
+from experiments.stored_data.spool import limit
 from experiments.tasks.reading.delimited import delimited_rows
 from experiments.tasks.reading.dialect import Dialect
+from experiments.tasks.reading.file_rows import FileRows
 from experiments.tasks.reading.records import json_rows, parquet_rows
 from experiments.tasks.reading.row import Row
 from experiments.tasks.reading.text import text_pieces
@@ -20,12 +23,13 @@ TEXTS = (".csv", ".tsv", ".json", ".jsonl")
 SUFFIXES = (".parquet", *TEXTS, *(f"{suffix}.gz" for suffix in TEXTS))
 
 
-def read_rows(path: Path | Sequence[Path], dialect: Dialect | None = None) -> list[Row]:
+def read_rows(path: Path | Sequence[Path], dialect: Dialect | None = None) -> Sequence[Row]:
     """Read the rows of a parquet, json, csv, tsv or jsonl file (the last four also as .gz).
 
     A json file is one array of objects, or has an object a line. Every value of a csv or tsv file
     is a string. A csv file may quote; a tsv file, like GLUE's own, does not (a quotation mark is
-    an ordinary character) unless ``dialect`` says so.
+    an ordinary character) unless ``dialect`` says so. Within :func:`spool.spooling` what is too
+    large for the memory is read from the disk each time that the rows are gone through.
 
     Args:
         path: the file, or several that follow one another.
@@ -34,12 +38,39 @@ def read_rows(path: Path | Sequence[Path], dialect: Dialect | None = None) -> li
     Raises:
         UserError: a file cannot be parsed, or has no rows.
     """
-    if not isinstance(path, Path):
-        return [row for one in path for row in read_rows(one, dialect)]
-    rows = list(each_row(path, dialect, whole=True))
-    if not rows:
-        raise UserError(f"{path} has no rows")
+    paths = [path] if isinstance(path, Path) else list(path)
+    most = limit()
+    rows: list[Row] = []
+    for one in paths:
+        before = len(rows)
+        rows += itertools.islice(
+            each_row(one, dialect, whole=most is None), None if most is None else most + 1 - before
+        )
+        if most is not None and len(rows) > most:
+            del rows
+            return _on_disk(paths, dialect)
+        if len(rows) == before:
+            raise UserError(f"{one} has no rows")
     return rows
+
+
+def _on_disk(paths: Sequence[Path], dialect: Dialect | None) -> FileRows:
+    """The rows of files that are too large for the memory; each is gone through once here."""
+    said = False
+
+    def read() -> Iterator[Row]:
+        nonlocal said
+        again, said = said, True
+        for path in paths:
+            rows = each_row(path, dialect, again=again)
+            first = next(rows, None)
+            if first is None:
+                raise UserError(f"{path} has no rows")
+            yield first
+            yield from rows
+
+    more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+    return FileRows(read, f"{paths[0]}{more}")
 
 
 def each_row(
@@ -49,6 +80,7 @@ def each_row(
     kind: str | None = None,
     name: Path | None = None,
     whole: bool = False,
+    again: bool = False,
 ) -> Iterator[Row]:
     """The rows of such a file one after the other, in memory that does not grow with it.
 
@@ -60,6 +92,7 @@ def each_row(
         kind: ``csv``, ``tsv``, ``json``, ``jsonl`` or ``parquet``; None for what its name says.
         name: what messages call it, where that is not its path.
         whole: read it in one piece, which is a little quicker.
+        again: what is odd in it has been said.
 
     Raises:
         UserError: it cannot be parsed.
@@ -68,9 +101,10 @@ def each_row(
     kind = kind or path.name.lower().removesuffix(".gz").rsplit(".", 1)[-1]
     if kind == "parquet":
         return parquet_rows(path, place)
-    pieces = text_pieces(path, dialect, whole=whole, name=place)
+    pieces = text_pieces(path, dialect, whole=whole, name=place, again=again)
     if kind in ("csv", "tsv"):
-        return delimited_rows(pieces, place, "," if kind == "csv" else "\t", dialect)
+        usual = "," if kind == "csv" else "\t"
+        return delimited_rows(pieces, place, usual, dialect, again=again)
     return json_rows(pieces, place)
 
 

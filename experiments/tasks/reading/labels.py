@@ -171,9 +171,13 @@ def class_numbers(rows: Sequence[dict[str, Any]], label_column: str, where: str)
         UserError: the column is missing, there are fewer than two labels, or one is no label.
     """
     check_columns(rows, [label_column], where)
-    labels = [row[label_column] for row in rows if not is_missing(row.get(label_column))]
+    labels: dict[tuple[type, str], Any] = {}  # those that differ, by how they are written
+    for row in rows:
+        label = row.get(label_column)
+        if not is_missing(label):
+            labels.setdefault((type(label), repr(label)), label)
     try:
-        classes = Classes.of(labels)
+        classes = Classes.of(labels.values())
     except UserError:
         for number, row in enumerate(rows):  # which one it is
             if not is_missing(row.get(label_column)):
@@ -231,13 +235,14 @@ def regression_target(value: Any) -> float:
 
 def warn_of_spaces(rows: Sequence[dict[str, Any]], label_column: str, where: str) -> None:
     """Say so where labels have white space around them, which is no part of them."""
-    found = [
-        (place_of(row, number, where), row[label_column])
-        for number, row in enumerate(rows)
-        if isinstance(row[label_column], str) and row[label_column].strip() != row[label_column]
-    ]
-    if found:
+    first, count = ("", ""), 0
+    for number, row in enumerate(rows):
+        label = row[label_column]
+        if isinstance(label, str) and label.strip() != label:
+            first = first if count else (place_of(row, number, where), label)
+            count += 1
+    if count:
         log.warning(
             "%s has the label %r: the white space around it is left out (%d such rows)",
-            *(*found[0], len(found)),
+            *(*first, count),
         )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from bilevel.errors import UserError, listed
 from experiments.tasks.examples import Origin
 from experiments.tasks.reading.dialect import likely_delimiter
 
-__all__ = ["Row", "check_columns", "origin_of", "place_of"]
+__all__ = ["KnowsColumns", "Row", "check_columns", "columns_of", "origin_of", "place_of"]
 
 SHOWN = 50  # names in a message
 LONGEST = 100  # characters of one
@@ -61,9 +61,27 @@ def origin_of(row: Mapping[str, Any], number: int, where: str) -> Origin:
     return Origin(where, number)
 
 
+@runtime_checkable
+class KnowsColumns(Protocol):
+    """Rows that need not be gone through to tell their columns.
+
+    Attributes:
+        columns: all names, in the order of their first.
+    """
+
+    columns: dict[str, None]
+
+
+def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, None]:
+    """All names of columns in rows, in the order of their first."""
+    if isinstance(rows, KnowsColumns):
+        return rows.columns
+    return dict.fromkeys(name for row in rows for name in row)
+
+
 def check_columns(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], where: str) -> None:
     """Raise UserError, naming the columns there are, when no row has one of `columns`."""
-    known = dict.fromkeys(name for row in rows for name in row)
+    known = columns_of(rows)
     for column in columns:
         if column not in known:
             raise UserError(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from bilevel.errors import UserError
+from experiments.stored_data.spool import held
 from experiments.tasks.examples import Example
 from experiments.tasks.reading.cells import looks_printed, text_of
 from experiments.tasks.reading.files import is_missing
@@ -25,7 +26,7 @@ def examples(
     convert: Callable[[Any], int | float],
     where: str,
     true_column: str | None = None,
-) -> list[Example]:
+) -> Sequence[Example]:
     """Return the examples of a split.
 
     Args:
@@ -43,8 +44,8 @@ def examples(
     if not rows:
         raise UserError(f"{where} has no rows")
     check_columns(rows, [*text_columns, label_column], where)
-    result = []
-    for number, row in enumerate(rows):
+
+    def made(number: int, row: dict[str, Any]) -> Example:
         place = place_of(row, number, where)
         texts = tuple(text_of(row.get(column), column, place) for column in text_columns)
         if is_missing(row.get(label_column)):
@@ -59,7 +60,9 @@ def examples(
                 origin = origin._replace(truth=convert(row[true_column]))
             except UserError as error:
                 raise UserError(f"{place}, column {true_column!r}: {error}") from error
-        result.append(Example(texts, label, origin))
+        return Example(texts, label, origin)
+
+    result = held(made(number, row) for number, row in enumerate(rows))
     warn_of_spaces(rows, label_column, where)
     say_odd_texts(rows, text_columns, where)
     return result
@@ -68,17 +71,25 @@ def examples(
 def say_odd_texts(rows: Sequence[dict[str, Any]], columns: Sequence[str], where: str) -> None:
     """Say so where texts are empty, or are lists that were printed into their cells."""
     for column in columns:
-        places = [(place_of(row, i, where), row.get(column)) for i, row in enumerate(rows)]
-        empty = [place for place, text in places if is_missing(text)]
+        empty, printed = 0, 0
+        first_empty, first_printed = "", ("", "")
+        for number, row in enumerate(rows):
+            text = row.get(column)
+            if is_missing(text):
+                first_empty = first_empty or place_of(row, number, where)
+                empty += 1
+            elif looks_printed(text):
+                if not printed:
+                    first_printed = (place_of(row, number, where), str(text)[:40])
+                printed += 1
         if empty:
             log.warning(
                 "%s has an empty text in column %r (%d of %d rows): nothing can be told from it",
-                *(empty[0], column, len(empty), len(rows)),
+                *(first_empty, column, empty, len(rows)),
             )
-        printed = [(place, text) for place, text in places if looks_printed(text)]
         if printed:
             log.warning(
                 "%s has %r in column %r (%d such rows): a printed list, which is read as the text "
                 "that it is; jsonl and parquet files hold lists",
-                *(printed[0][0], str(printed[0][1])[:40], column, len(printed)),
+                *(*first_printed, column, printed),
             )

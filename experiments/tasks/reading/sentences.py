@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,8 @@ def read_sentences(
     names: Sequence[str],
     dialect: Dialect | None = None,
     sources: SourceNames | None = None,
-) -> list[Sentence]:
-    """Read files of `SUFFIXES`.
+) -> Iterator[Sentence]:
+    """The sentences of files of `SUFFIXES`, one after the other.
 
     Args:
         paths: the files, which follow one another.
@@ -45,26 +45,19 @@ def read_sentences(
     """
     dialect = dialect or Dialect()
     sources = sources or SourceNames()
-    found: list[Sentence] = []
     for path in paths:
         if path.name.lower().removesuffix(".gz").endswith(LINES):
             source = sources.of_lines(path)
-            found += [
-                sentence._replace(origin=sentence.origin._replace(source=source))
-                for sentence in sentences_of_lines(path, columns, dialect)
-            ]
+            for sentence in sentences_of_lines(path, columns, dialect):
+                yield sentence._replace(origin=sentence.origin._replace(source=source))
             continue
         rows = read_rows(path, dialect)
         where = str(path)
-        sources.put_on(rows, where)
+        rows = sources.put_on(rows, where)
         check_columns(rows, columns, where)
-        found += [
-            _from_row(
-                row, columns, names, place_of(row, i, str(path)), origin_of(row, i, str(path))
-            )
-            for i, row in enumerate(rows)
-        ]
-    return found
+        for i, row in enumerate(rows):
+            place, origin = place_of(row, i, where), origin_of(row, i, where)
+            yield _from_row(row, columns, names, place, origin)
 
 
 def _from_row(

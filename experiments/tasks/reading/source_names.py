@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bilevel.errors import UserError
+from experiments.tasks.reading.file_rows import changed
 from experiments.tasks.reading.files import is_missing
 from experiments.tasks.reading.row import Row, check_columns, place_of
 from experiments.tasks.reading.splits import SplitFiles
@@ -42,19 +43,22 @@ class SourceNames:
             )
         return self.files.get(path)
 
-    def put_on(self, rows: Sequence[Row], where: str) -> None:
-        """Tell every row its source, if it has one.
+    def put_on(self, rows: Sequence[Row], where: str) -> Sequence[Row]:
+        """The rows, each of which knows its source, if it has one.
 
         Raises:
             UserError: there is no such column, or a row has no name in it.
         """
         if self.column is not None:
             check_columns(rows, [self.column], where)
-        for number, row in enumerate(rows):
+
+        def put(row: Row, number: int) -> None:
             if self.column is None:
                 row.source = self.files.get(row.path)
             else:
                 row.source = self._named(row.get(self.column), place_of(row, number, where))
+
+        return changed(rows, put)
 
     def _named(self, value: Any, place: str) -> str:
         if is_missing(value) or isinstance(value, (list, dict)):

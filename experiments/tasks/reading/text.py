@@ -54,7 +54,12 @@ def read_text(path: Path, dialect: Dialect | None = None) -> str:
 
 
 def text_pieces(
-    path: Path, dialect: Dialect | None = None, *, whole: bool = False, name: Path | None = None
+    path: Path,
+    dialect: Dialect | None = None,
+    *,
+    whole: bool = False,
+    name: Path | None = None,
+    again: bool = False,
 ) -> Iterator[str]:
     """The same piece by piece, in memory that does not grow with the file.
 
@@ -63,6 +68,7 @@ def text_pieces(
         dialect: how it is written.
         whole: in one piece.
         name: what messages call it, where that is not its path.
+        again: what is odd in it has been said.
 
     Raises:
         UserError: as :func:`read_text`, where the reading comes to what is wrong.
@@ -92,7 +98,7 @@ def text_pieces(
                     raise UserError(_undecodable(place, data, error, dialect, lines)) from error
                 if first:
                     text = text.removeprefix("\ufeff")
-                    if dialect.codec != "utf-8-sig":
+                    if dialect.codec != "utf-8-sig" and not again:
                         _warn_of_utf8(place, head, dialect)
                 if "\0" in text:
                     raise UserError(_zero(place, text, head, dialect, lines))

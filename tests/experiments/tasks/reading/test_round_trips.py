@@ -199,5 +199,5 @@ def test_conll(data):
     suffix = data.draw(st.sampled_from([".conll", ".iob2", ".txt", ".tsv"]))
     path = written(end.join(lines), f"train{suffix}", encoding, data.draw(st.booleans()))
     columns = ("1", "-1") if numbered else ("0", "2")
-    found = read_sentences([path], columns, (), dialect_of(encoding))
+    found = list(read_sentences([path], columns, (), dialect_of(encoding)))
     assert [list(zip(s.words, s.tags, strict=True)) for s in found] == sentences
