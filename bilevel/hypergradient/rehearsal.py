@@ -118,4 +118,6 @@ def lower_steps(lower: BilevelProblem, upper: BilevelProblem) -> tuple[list[Tens
 def _clock(level: LowerLevel) -> float:
     if torch.device(level.device).type == "cuda":
         torch.cuda.synchronize(level.device)
+    elif torch.device(level.device).type == "mps":
+        torch.mps.synchronize()
     return time.perf_counter()
