@@ -1,6 +1,8 @@
 # Every target works from a bare checkout with Python 3.11+ and pip: .venv is made when missing.
 PYTHON ?= python3
 BIN := .venv/bin
+# Test files run side by side, each in one thread: JOBS=1 for one after the other.
+JOBS ?= 2
 
 .PHONY: demo test test-all lint bench clean
 
@@ -16,10 +18,10 @@ demo: .venv/.installed
 	$(BIN)/python -m experiments.demo
 
 test: .venv/.installed
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile
 
 test-all: .venv/.installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

@@ -22,6 +22,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -84,19 +85,20 @@ def run(folder: Path, way: str, seed: int) -> None:
     subprocess.run([sys.executable, "-m", "experiments.run", *given], check=True)
 
 
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    """What the run says of each test example."""
+    lines = (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
 def losses(out: Path) -> np.ndarray:
     """Each test example's loss."""
-    lines = (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
-    return np.array([json.loads(line)["loss"] for line in lines])
+    return np.array([-np.log(row["probabilities"][int(row["label"])]) for row in rows_of(out)])
 
 
 def right(out: Path) -> np.ndarray:
     """Whether each test example is right."""
-    rows = [
-        json.loads(line)
-        for line in (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
-    return np.array([float(row["prediction"] == row["label"]) for row in rows])
+    return np.array([float(row["prediction"] == row["label"]) for row in rows_of(out)])
 
 
 def table(out: Path) -> Iterator[str]:
@@ -109,7 +111,7 @@ def table(out: Path) -> Iterator[str]:
         results = [json.loads((run / "result.json").read_text(encoding="utf-8")) for run in done]
         scores = np.array([right(run).mean() for run in done])
         loss = np.array([losses(run).mean() for run in done])
-        seconds = np.mean([result["processor_seconds"] for result in results])
+        seconds = np.mean([sum(result["processor_seconds"].values()) for result in results])
         yield (
             f"{way}: {len(done)} seeds, accuracy {scores.mean():.3f} ({_listed(scores)}), "
             f"test loss {loss.mean():.3f} ({_listed(loss)}), {seconds:.0f} processor s"
@@ -128,7 +130,8 @@ def table(out: Path) -> Iterator[str]:
     for folder in seeds:
         weights = folder / "source_weights" / "source_weights.json"
         if weights.is_file():
-            yield f"{folder.name}: {weights.read_text(encoding='utf-8').strip()}"
+            found = json.loads(weights.read_text(encoding="utf-8"))["weights"]
+            yield f"{folder.name}: {', '.join(f'{k} {v:.3f}' for k, v in found.items())}"
 
 
 def _listed(numbers: np.ndarray) -> str:

@@ -70,6 +70,8 @@ class BilevelEngineConfig(EngineConfig):
 
     Attributes:
         backend: process-group backend; ``auto`` takes nccl on GPUs and gloo on CPUs.
+        shard: ``base`` shares the frozen weights out over the processes; None keeps them whole.
+        offload: with ``shard``, keep each process's part in the CPU's memory.
         verbose: let Betty's own logger print its notes about the problem graph.
         early_stopping_start: global steps before the first validation that counts for it.
     """
@@ -77,8 +79,16 @@ class BilevelEngineConfig(EngineConfig):
     train_iters: int = 1000
     valid_step: int = 0
     backend: str = "auto"
+    shard: str | None = None
+    offload: bool = False
     verbose: bool = False
     early_stopping_start: int = 0
+
+    def __post_init__(self) -> None:
+        if self.shard not in (None, "base"):
+            raise UserError(f"shard must be null or base, got {self.shard!r}")
+        if self.offload and self.shard is None:
+            raise UserError("offload=true keeps the parts of a sharded base: it needs shard=base")
 
     @classmethod
     def of(cls, config: EngineConfig) -> BilevelEngineConfig:

@@ -119,7 +119,8 @@ class ResumableLoader:
             length, and the batches are shuffled.
         indices: use only these examples.
         rank: this process's number; it gets every world_size-th example of each batch, so that
-            the processes together see the batches of a single one.
+            the processes together see the batches of a single one. Shares may differ by one
+            example, which their weights in the loss make good (:mod:`bilevel.micro_batches`).
         world_size: number of processes.
         numbered: put a tensor ``index`` (n,) into every batch, the data set's index of each of its
             examples: what belongs to an example (its weight) is then found again wherever the batch
@@ -135,8 +136,8 @@ class ResumableLoader:
         last_indices: data set indices of the latest batch (this rank's part), or None.
 
     Raises:
-        UserError: fewer examples than a batch with `drop_last`; no examples; a batch size that the
-            processes cannot share equally; weights of which none is above 0.
+        UserError: fewer examples than a batch with `drop_last`; no examples; a batch with fewer
+            examples than processes; weights of which none is above 0.
     """
 
     def __init__(
@@ -198,10 +199,11 @@ class ResumableLoader:
                     "weights to draw examples by must be numbers from 0, one of them above 0, and "
                     "need shuffle"
                 )
-        if self.world_size > 1 and (self.batch_size % self.world_size or not self.drop_last):
+        last = self.batch_size if self.drop_last else size % self.batch_size or self.batch_size
+        if (least := min(self.batch_size, last)) < self.world_size:
             raise UserError(
-                f"{self.world_size} processes need drop_last and a batch size that is a multiple "
-                f"of {self.world_size}, not {self.batch_size}"
+                f"{self.world_size} processes cannot share a batch of {least}: "
+                "each needs an example of every batch, so start fewer or use a larger batch size"
             )
 
     def __len__(self) -> int:
@@ -280,7 +282,7 @@ class ResumableLoader:
         """Hand out only this rank's part of every batch from now on.
 
         Raises:
-            UserError: the processes cannot share a batch equally.
+            UserError: a batch has fewer examples than there are processes.
         """
         self.rank, self.world_size = rank, world_size
         self._check()

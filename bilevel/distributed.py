@@ -8,30 +8,52 @@ second-order products are averaged where the engine says so instead.
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from bilevel import launcher
 from bilevel.errors import UserError
 
 __all__ = [
     "STRATEGIES",
+    "PeerLostError",
     "World",
+    "any_of",
     "average",
     "averaged",
     "broadcast",
     "cleanup",
+    "current",
+    "each_once",
+    "first_to",
+    "from_first",
+    "gathered",
     "mean_of",
     "setup",
 ]
 
+T = TypeVar("T")
+R = TypeVar("R")
+
 STRATEGIES = ("default", "cpu", "gpu", "distributed", "accelerate")
+# How long the processes wait for each other at the start: nodes do not boot at once.
+JOIN = timedelta(minutes=30)
 # One collective carries at most this much, so that the buffer of a large model stays small.
 _BUCKET_BYTES = 128 * 2**20
+# What the backends say when a process at the other end is gone, or does not come.
+_LOST = re.compile(r"clos|reset|broken pipe|timed? ?out|connect|abort|peer|remote", re.IGNORECASE)
+
+
+class PeerLostError(UserError):
+    """Another process of the run has ended, and nothing can be computed together any more."""
 
 
 @dataclass(frozen=True)
@@ -43,41 +65,158 @@ class World:
     world_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     joined: bool = False  # whether setup() made the process group, and cleanup() must end it
+    # Whether each pass gathers a base that is shared out: then all ranks take the same passes.
+    shards_base: bool = False
 
 
 def setup(strategy: str = "default", backend: str = "auto") -> World:
-    """Choose the device and, for ``distributed`` and ``accelerate``, join the other processes.
+    """Choose the device, and join the other processes where there are some.
 
-    ``default`` is one process on the GPU if there is one, else on the CPU; Apple's MPS is none of
-    them, as it has no float64, in which losses are summed. ``distributed`` expects
-    a launcher's environment (``torchrun``). ``backend=auto`` is nccl on GPUs and gloo on CPUs.
+    ``default`` is the GPU if there is one, CUDA's before Apple's (MPS), else the CPU; several
+    processes on a Mac compute on its CPU. A launcher's environment (``torchrun``, ``accelerate
+    launch``) with several processes is followed; ``distributed`` insists on one. ``accelerate``
+    leaves it to that library. ``backend=auto`` is nccl on GPUs and gloo on CPUs.
     Raises :class:`UserError` for an unknown strategy or backend, or hardware that is not there.
     """
     cuda = torch.cuda.is_available()
     if strategy in ("zero", "fsdp"):
         raise UserError(
-            f"strategy {strategy!r} is not supported: second-order products need whole parameters "
-            "on every rank; use strategy=distributed"
+            f"strategy {strategy!r} is not supported: what is trained is whole on every rank; use "
+            "strategy=distributed, with shard=base for a frozen base that does not fit"
         )
     if strategy not in STRATEGIES:
         raise UserError(f"unknown strategy {strategy!r}: choose one of {', '.join(STRATEGIES)}")
     if backend not in ("auto", "gloo", "nccl"):
         raise UserError(f"unknown backend {backend!r}: choose one of auto, gloo, nccl")
-    if strategy == "gpu" and not cuda:
-        why = " (Apple's MPS is not used: it has no float64)" if sys.platform == "darwin" else ""
-        raise UserError(f"strategy=gpu, but PyTorch sees no CUDA device: use strategy=cpu{why}")
-    if strategy == "distributed":
-        return _join(backend, cuda)
+    apple = not cuda and torch.backends.mps.is_available()
+    if strategy == "gpu" and not (cuda or apple):
+        raise UserError("strategy=gpu, but PyTorch sees no CUDA or MPS device: use strategy=cpu")
     if strategy == "accelerate":
         return _join_accelerate()
-    on_gpu = strategy == "gpu" or (strategy == "default" and cuda)
-    return World(device=torch.device("cuda", torch.cuda.current_device()) if on_gpu else _CPU)
+    if strategy == "distributed" or launcher.processes() > 1:
+        return _join(backend, cuda and strategy != "cpu")
+    if strategy == "cpu" or not (cuda or apple):
+        return World()
+    return World(device=_MPS if apple else torch.device("cuda", torch.cuda.current_device()))
 
 
 def cleanup(world: World) -> None:
     """Leave the process group if :func:`setup` made it."""
     if world.joined and dist.is_initialized():
         dist.destroy_process_group()
+        _store.clear()
+
+
+def current() -> World:
+    """The processes that have been joined; one process by itself where none have.
+
+    Its ``device`` is the CPU: where a model computes is for the model to say.
+    """
+    if not dist.is_initialized():
+        return World()
+    return World(dist.get_rank(), int(os.environ.get("LOCAL_RANK", 0)), dist.get_world_size())
+
+
+def gathered(value: T, world: World) -> list[T]:
+    """``value`` of every rank, in their order, on each of them. Anything that can be pickled.
+
+    Raises:
+        PeerLostError: another process has ended.
+    """
+    if world.world_size == 1:
+        return [value]
+    found: list[Any] = [None] * world.world_size
+    with _together():
+        dist.all_gather_object(found, value)
+    return found
+
+
+def from_first(value: T, world: World) -> T:
+    """``value`` of rank 0, on every rank.
+
+    Raises:
+        PeerLostError: another process has ended.
+    """
+    if world.world_size == 1:
+        return value
+    found: list[Any] = [value if world.rank == 0 else None]
+    with _together():
+        dist.broadcast_object_list(found, src=0)
+    return found[0]  # type: ignore[no-any-return]
+
+
+def any_of(flag: bool, world: World) -> bool:
+    """Whether ``flag`` is set on any rank.
+
+    Raises:
+        PeerLostError: another process has ended.
+    """
+    if world.world_size == 1:
+        return flag
+    on_cpu = "gloo" in str(dist.get_backend_config())  # else looking at it waits for the GPU
+    found = torch.tensor(int(flag), device=_CPU if on_cpu else world.device)
+    with _together():
+        dist.all_reduce(found, op=dist.ReduceOp.MAX)
+    return bool(found.item())
+
+
+def each_once(items: Iterable[T], work: Callable[[T], R]) -> list[R]:
+    """``work`` of every item, in order: each of W processes does every W-th, and all get all.
+
+    All of them must come here, with the same items.
+
+    Args:
+        items: what there is to do.
+        work: its result must be picklable, and lie on the CPU.
+
+    Raises:
+        PeerLostError: another process has ended.
+    """
+    world, every = current(), list(items)
+    mine = [work(item) for item in every[world.rank :: world.world_size]]
+    parts = gathered(mine, world)
+    return [parts[i % world.world_size][i // world.world_size] for i in range(len(every))]
+
+
+def first_to(what: str, said: str = "", claim: bool = True) -> tuple[bool, str]:
+    """Whether this process is the first of all to do something, and what the first has said.
+
+    For a process that ends by an error: it waits for nobody.
+
+    Args:
+        what: a name of it.
+        said: for the others to read, if this is the first.
+        claim: be it; without, only look.
+
+    Returns:
+        Whether nobody has been before, and the words of whoever was.
+    """
+    store = _store.get("store")
+    if store is None:
+        return True, ""
+    try:
+        if not claim:
+            there = store.check([f"{what}/said"])
+            return not there, store.get(f"{what}/said").decode() if there else ""
+        if store.add(f"{what}/count", 1) == 1:
+            store.set(f"{what}/said", said)
+            return True, said
+        return False, ""
+    except RuntimeError:  # whoever keeps the store is gone, and has told why
+        return False, ""
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """Turn what a backend says of a process that is gone into :class:`PeerLostError`."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not _LOST.search(str(error)):
+            raise
+        raise PeerLostError(
+            "another process of this run has ended, which ends this one too"
+        ) from error
 
 
 def average(tensors: Sequence[Tensor], world: World) -> None:
@@ -99,7 +238,9 @@ def averaged(tensors: Sequence[Tensor], world: World) -> list[Tensor]:
 
 def mean_of(value: float, world: World) -> Tensor:
     """Mean of a number over ranks, on the device, so that nobody waits for it."""
-    (mean,) = averaged([torch.tensor(value, dtype=torch.float64, device=world.device)], world)
+    # Filled there, not copied there.
+    number = torch.full((), value, dtype=torch.float64, device=world.device)
+    (mean,) = averaged([number], world)
     return mean
 
 
@@ -108,7 +249,8 @@ def broadcast(tensors: Sequence[Tensor], world: World, source: int = 0) -> None:
     _collect(tensors, world, lambda flat: dist.broadcast(flat, source), write_back=True)
 
 
-_CPU = torch.device("cpu")
+_CPU, _MPS = torch.device("cpu"), torch.device("mps")
+_store: dict[str, dist.Store] = {}  # where processes leave word for each other, once joined
 
 
 def _mean(world: World) -> Callable[[Tensor], None]:
@@ -130,7 +272,8 @@ def _collect(
     for members in _buckets(results):
         pieces = [results[i] for i in members]
         flat = torch.cat([p.detach().reshape(-1) for p in pieces])
-        collective(flat)
+        with _together():
+            collective(flat)
         views = flat.split([p.numel() for p in pieces])
         for i, piece, view in zip(members, pieces, views, strict=True):
             if write_back:
@@ -154,8 +297,7 @@ def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[int]]:
 
 
 def _join(backend: str, cuda: bool) -> World:
-    expected = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    missing = [name for name in expected if name not in os.environ]
+    missing = launcher.missing()
     if missing and not dist.is_initialized():
         raise UserError(
             f"strategy=distributed, but {', '.join(missing)} is not in the environment: start the "
@@ -177,8 +319,15 @@ def _join(backend: str, cuda: bool) -> World:
         device = torch.device("cuda", local_rank % gpus)
         torch.cuda.set_device(device)
     if joined:
-        chosen = backend if backend != "auto" else ("nccl" if gpus else "gloo")
-        dist.init_process_group(chosen)
+        # Beside nccl, gloo carries what lies on the CPU: objects, and whether all go on.
+        chosen = backend if backend != "auto" else ("cpu:gloo,cuda:nccl" if gpus else "gloo")
+        with _together():
+            store, rank, size = next(dist.rendezvous("env://"))
+            store.set_timeout(JOIN)
+            dist.init_process_group(
+                chosen, store=dist.PrefixStore("group", store), rank=rank, world_size=size
+            )
+        _store["store"] = dist.PrefixStore("words", store)
     return World(dist.get_rank(), local_rank, dist.get_world_size(), device, joined)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import betty.logging
@@ -13,10 +14,11 @@ from betty.configs import EngineConfig
 from betty.engine import Engine
 from betty.misc.early_stopping import EarlyStopping as BettyEarlyStopping
 
-from bilevel import distributed, graph
+from bilevel import distributed, graph, sharding
 from bilevel.callbacks.callback import Callback
 from bilevel.config import BilevelEngineConfig
 from bilevel.errors import UserError
+from bilevel.evaluation import draws_masks
 from bilevel.hypergradient.registry import estimator_of
 from bilevel.hypergradient.settings_adjoint import check_step_settings
 from bilevel.problem import BilevelProblem
@@ -78,6 +80,7 @@ class BilevelEngine(Engine):
         self.stop_reason: str | None = None
         self.accelerator: Any = None
         self.world = distributed.World()
+        self._streams = 1  # of the processes, have a random state of their own
         if validation is not None:
             self.validation = lambda: validation(self)
         names = [problem.name for problem in problems]
@@ -111,7 +114,11 @@ class BilevelEngine(Engine):
 
     def configure_systems(self) -> dict[str, Any]:
         """Choose device and ranks: any strategy on CPUs and GPUs alike."""
-        self.world = distributed.setup(self._strategy, self._backend)
+        world = distributed.setup(self._strategy, self._backend)
+        shards = self.config.shard is not None
+        if shards:
+            sharding.check_processes(world)
+        self.world = replace(world, shards_base=shards)
         self._world_size = self.world.world_size
         self._rank, self._local_rank = self.world.rank, self.world.local_rank
         self.device = self.world.device
@@ -122,15 +129,35 @@ class BilevelEngine(Engine):
             "rank": self._rank,
             "local_rank": self._local_rank,
             "world": self.world,
+            "offload": self.config.offload,
         }
 
     def initialize(self) -> None:
         """Set up the graph; gradients are reported to the callbacks."""
         super().initialize()
         graph.check_owners(self.problems)
+        modules = [problem.module for problem in self.problems]
+        if self.world.shards_base and not any(map(sharding.is_sharded, modules)):
+            raise UserError(
+                "shard=base shares out frozen weights, and the levels train all that they have: "
+                "leave it at null"
+            )
         for problem in self.problems:
             check_step_settings(estimator_of(problem.config), problem)
+            self._check_first_order(problem)
             problem.gradient_hooks.append(self._on_gradient)
+
+    def _check_first_order(self, problem: BilevelProblem) -> None:
+        """Refuse second derivatives of a base that is shared out over processes."""
+        if not (self.world.shards_base and problem.parents):
+            return
+        estimator, needs = estimator_of(problem.config), problem.recorder.needs
+        if estimator is None or needs.double_backward or needs.graph:
+            raise UserError(
+                f"hypergradient {problem.config.type} differentiates gradients again, which "
+                "shard=base does not allow: take finite_difference, or unrolled with "
+                "product=central_difference"
+            )
 
     def _on_gradient(self, problem: Any, loss: torch.Tensor) -> None:
         for callback in self.callbacks:
@@ -155,6 +182,7 @@ class BilevelEngine(Engine):
     def run(self) -> None:
         """Train to ``train_iters`` global steps, from wherever the engine stands."""
         self.train()
+        self._part_streams()
         for callback in self.callbacks:
             callback.on_start(self)
         try:
@@ -166,6 +194,7 @@ class BilevelEngine(Engine):
                 # After the validation: a checkpoint made here includes its outcome.
                 for callback in self.callbacks:
                     callback.on_step_end(self)
+                self.agree_to_stop()
         except BaseException as error:
             for callback in self.callbacks:
                 callback.on_exception(self, error)
@@ -173,21 +202,33 @@ class BilevelEngine(Engine):
         for callback in self.callbacks:
             callback.on_end(self)
 
-    def _validate(self) -> None:
-        if self.do_validation():
-            self._validate_here()
-        if self.early_stopping is not None and self.world.world_size > 1:
-            # The first rank validates; all have to stop with it.
-            flag = torch.tensor(int(self.stop_reason is not None), device=self.device)
-            distributed.broadcast([flag], self.world)
-            if flag.item() and self.stop_reason is None:
-                self.request_stop("the first process stopped early")
+    def _part_streams(self) -> None:
+        """Let each process draw dropout masks of its own, as no two examples share one.
 
-    def _validate_here(self) -> None:
+        Without dropout all go on drawing the same, so that W processes on their parts of a batch
+        are one process on the whole.
+        """
+        if self.world.rank < self._streams:
+            return
+        self._streams = self.world.world_size
+        if any(draws_masks(problem.module) for problem in self.problems):
+            torch.manual_seed(int(torch.randint(2**62, ())) + self.world.rank)
+
+    def agree_to_stop(self) -> None:
+        """Stop on all processes where one has been asked to; each has to come here."""
+        stop = distributed.any_of(self.stop_reason is not None, self.world)
+        if stop and self.stop_reason is None:
+            self.request_stop("another process asked for it")
+
+    def _validate(self) -> None:
+        """Every process takes part; what the first one finds is what counts."""
+        if not self.is_implemented("validation"):
+            return
         self.eval()
         with RandomState.capture(self.device).replayed():
             stats = self.validation() or {}
         self.train()
+        stats = distributed.from_first(stats, self.world)
         for callback in self.callbacks:
             callback.on_validation(self, stats)
         begun = self.global_step >= self.config.early_stopping_start
@@ -206,14 +247,18 @@ class BilevelEngine(Engine):
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides the future, for :func:`bilevel.checkpoint.folder.save_state`.
 
-        Tensors are live: save or copy them before the next step.
+        Tensors are live: save or copy them before the next step. Every process has to come here:
+        the state that one of them saves holds the random states of all.
         """
         stopping = self.early_stopping
+        random = RandomState.capture(self.device)
+        streams = distributed.gathered(random.state_dict(), self.world)
         return {
             "global_step": self.global_step,
             "stop_reason": self.stop_reason,
             "problems": {problem.name: problem.state_dict() for problem in self.problems},
-            "random": RandomState.capture().state_dict(),
+            "random": streams[0],
+            "random_of_others": streams[1:],
             "early_stopping": None
             if stopping is None
             else {"best_score": stopping.best_score, "counter": stopping.counter},
@@ -249,7 +294,11 @@ class BilevelEngine(Engine):
             )
         for callback, callback_state in zip(callbacks, states, strict=True):
             callback.load_state_dict(callback_state)
-        RandomState.from_state_dict(state["random"]).restore()
+        streams = [state["random"], *state.get("random_of_others", ())]  # older states: of one
+        rank = self.world.rank
+        own = RandomState.from_state_dict(streams[rank if rank < len(streams) else 0])
+        own.on(self.device).restore()
+        self._streams = len(streams)
 
     def _with_state(self) -> list[Callback]:
         """The callbacks that a resumed run must give something back to."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from bilevel import precision
 
-__all__ = ["evaluating", "matching_autocast"]
+__all__ = ["draws_masks", "evaluating", "matching_autocast"]
 
 
 @contextmanager
@@ -34,3 +36,17 @@ def matching_autocast(model: nn.Module) -> AbstractContextManager[None]:
     found = {parameter.dtype for parameter in model.parameters()}
     mixed = {torch.float32, torch.bfloat16} <= found
     return precision.autocast("bf16", device) if mixed else nullcontext()
+
+
+def draws_masks(module: nn.Module) -> bool:
+    """Whether a module in training draws dropout masks, in layers or inside its attention."""
+    layers = [part for part in module.modules() if isinstance(part, _DropoutNd)]
+    if any(layer.p > 0 for layer in layers):
+        return True
+    if "transformers" not in sys.modules:  # then no module is one of its models
+        return False
+    from transformers import PreTrainedModel
+
+    configs = [m.config.to_dict() for m in module.modules() if isinstance(m, PreTrainedModel)]
+    rates = [p for config in configs for key, p in config.items() if "drop" in key]
+    return any(isinstance(p, float) and p > 0 for p in rates)

@@ -92,11 +92,13 @@ class StepBatches:
 
     Attributes:
         within_step: whether the batch being drawn is not the first of its step.
+        loaded: what the loaders gave for the batch being drawn, before it went to the device.
         current: the micro-batch in use, or None.
     """
 
     def __init__(self) -> None:
         self.within_step = False
+        self.loaded: list[Any] = []
         self.current: MicroBatch | None = None
         self._waiting: deque[MicroBatch] = deque()
 
@@ -111,15 +113,20 @@ class StepBatches:
         """Those of the coming step, one at least."""
         self.current = None
         batches: list[tuple[Any, list[int] | None]] = []
+        counted: list[Any] = []
         try:
             for place in range(level.gas):
-                self.within_step = place > 0
+                self.within_step, self.loaded = place > 0, []
                 batches.append((level.get_batch(), level.last_indices))
+                # Terms are counted before the batch goes to the device, which nobody then waits
+                # for.
+                loaded = self.loaded or [batches[-1][0]]
+                counted.append(loaded[0] if len(loaded) == 1 else tuple(loaded))
         except EpochEnd:
             pass
         finally:
-            self.within_step = False
-        weights = _weights(level, [batch for batch, _ in batches])
+            self.within_step, self.loaded = False, []
+        weights = _weights(level, counted)
         last = len(batches) - 1
         return [
             MicroBatch(batch, weight, place == last, indices)

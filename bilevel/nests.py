@@ -12,8 +12,14 @@ __all__ = ["clone_nested", "to_device"]
 
 
 def to_device(item: Any, device: torch.device) -> Any:
-    """Copy tensors of a nest to ``device``; mappings (``BatchEncoding`` too) become dicts."""
+    """Copy tensors of a nest to ``device``; mappings (``BatchEncoding`` too) become dicts.
+
+    To a GPU through pinned memory: out of any other the driver copies by itself piece by piece, and
+    the host waits behind all that the device still has to do.
+    """
     if isinstance(item, Tensor):
+        if device.type == "cuda" and item.device.type == "cpu":
+            item = item.pin_memory()
         return item.to(device, non_blocking=True)
     if isinstance(item, Mapping):
         return {key: to_device(value, device) for key, value in item.items()}

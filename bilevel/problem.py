@@ -10,7 +10,6 @@ import torch
 from betty.hypergradient import jvp_fn_mapping
 from betty.problems import ImplicitProblem
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bilevel import gradients, graph, precision
 from bilevel.checkpoint import level_state
@@ -30,6 +29,8 @@ from bilevel.replay.parameter_slots import ParameterSlots
 from bilevel.replay.recorder import StepRecorder
 from bilevel.replay.recording import RecordedSteps, StepRecord
 from bilevel.replay.roll_back import RollBack
+from bilevel.second_derivatives import differentiable_twice
+from bilevel.sharding import frozen_base, shard_base
 from bilevel.step_gradient import StepGradient
 from bilevel.step_settings import StepSettings, take_step
 
@@ -77,6 +78,7 @@ class BilevelProblem(ImplicitProblem):
         self.last_loss: Tensor | None = None
         self.last_stats: dict[str, Any] = {}
         self.world = World()
+        self.offload = False
 
     # ------------------------------------------------------------------ setting up
 
@@ -97,8 +99,14 @@ class BilevelProblem(ImplicitProblem):
             self.recorder.serve(self, estimator)
 
     def patch_module(self) -> None:
-        """Move the module to the device; ranks start from equal trainable parameters."""
-        self.module.to(self.device)
+        """Move the module to the device; ranks start from equal trainable parameters.
+
+        Where the processes share out the base, only their parts of it go there.
+        """
+        if self.world.shards_base and frozen_base(self.module):
+            shard_base(self.module, self.world, self.offload)
+        else:
+            self.module.to(self.device)
         self._parameters = graph.owned_parameters(self.name, self.module, self.optimizer)
         broadcast([p.data for p in self._parameters], self.world)
 
@@ -124,6 +132,7 @@ class BilevelProblem(ImplicitProblem):
         """Take the ranks' layout from the engine."""
         super().configure_distributed_training(dictionary)
         self.world = dictionary.get("world", World())
+        self.offload = dictionary.get("offload", False)
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """The parameters this level owns, a list that is settled once.
@@ -155,9 +164,9 @@ class BilevelProblem(ImplicitProblem):
     # ------------------------------------------------------------------ losses and gradients
 
     def kernels(self) -> AbstractContextManager[Any]:
-        """Attention kernels that this problem's passes, forward and backward, have to use."""
+        """What this problem's passes, forward and backward, have to compute with."""
         twice = self.recorder.needs.double_backward
-        return sdpa_kernel(SDPBackend.MATH) if twice else nullcontext()
+        return differentiable_twice() if twice else nullcontext()
 
     def training_step_exec(self, batch: Any) -> Any:
         """``training_step`` under this problem's autocast and attention kernels."""
@@ -198,6 +207,7 @@ class BilevelProblem(ImplicitProblem):
             batch = next(self.train_data_iterator[idx], None)
             if batch is None:
                 raise UserError(f"the data loader of problem {self.name!r} is empty") from None
+        self.step_batches.loaded.append(batch)
         return to_device(batch, torch.device(self.device))
 
     @property
@@ -212,6 +222,7 @@ class BilevelProblem(ImplicitProblem):
         """How many terms the mean has that is the loss of ``batch``; for subclasses.
 
         It weights an optimiser step's micro-batches, and processes: :mod:`bilevel.micro_batches`.
+        The batch is as the loader gave it, where counting waits for no device.
         """
         return loss_terms([level.module for level in (self, *self.children)], batch)
 
@@ -225,6 +236,10 @@ class BilevelProblem(ImplicitProblem):
         if self.config.maximize:
             loss = -loss
         return self.scaled(loss), stats
+
+    def takes_part(self, micro: MicroBatch) -> bool:
+        """Whether a pass over ``micro`` is to be taken: its loss counts, or others wait for it."""
+        return micro.counts or self.world.shards_base
 
     def scaled(self, value: Tensor) -> Tensor:
         """``value`` times the gradient scaler's factor (fp16), else ``value`` itself."""
@@ -254,9 +269,10 @@ class BilevelProblem(ImplicitProblem):
         """d objective / d inputs over the batches of a new optimiser step, of all ranks."""
         total: list[Tensor] = []
         for micro in self.step_batches.draw(self):
-            if micro.counts:
+            if self.takes_part(micro):
                 loss = micro.weighted(self.objective(micro.batch))
-                total = gradients.added(total or None, self.own_gradient(loss, inputs))
+                grads = self.own_gradient(loss, inputs)
+                total = gradients.added(total or None, grads) if micro.counts else total
         return gradients.mean_over_ranks(total, inputs, self.world)
 
     def backward(
@@ -267,13 +283,15 @@ class BilevelProblem(ImplicitProblem):
         create_graph: bool = False,
         retain_graph: bool = False,
         allow_unused: bool = True,
+        counts: bool = True,
     ) -> None:
-        """Add a micro-batch's part to the gradient of its optimiser step."""
+        """Add a micro-batch's part, where it ``counts``, to the gradient of its optimiser step."""
         self.step_gradient.add(
             *(self, loss, params, paths),
             create_graph=create_graph,
             retain_graph=retain_graph,
             allow_unused=allow_unused,
+            counts=counts,
         )
 
     def set_grads(self, params: Sequence[nn.Parameter], grads: Sequence[Tensor | None]) -> None:
@@ -297,13 +315,13 @@ class BilevelProblem(ImplicitProblem):
         stats = self.last_stats if micro is None else self._descend(micro, fresh=batch is None)
         if self.gradient_accumulation_boundary():
             record = self.recorder.close(self)
-            if self.scaler is None:
+            if self.scaler is None or record is None:
                 self.optimizer_step()
             else:
                 before = self.scaler.get_scale()
                 self.optimizer_step()
-                if record is not None:  # the scale falls when the step was skipped
-                    record.applied = self.scaler.get_scale() >= before
+                # The scale falls when the step was skipped.
+                record.applied = self.scaler.get_scale() >= before
             if self.is_implemented("param_callback"):
                 self.param_callback()
             self.zero_grad()
@@ -323,7 +341,7 @@ class BilevelProblem(ImplicitProblem):
                 self.slots.verify(loss, self.name)
         else:
             loss, stats = self.get_loss(micro.batch)
-        if micro.counts:
+        if self.takes_part(micro):
             self.backward(
                 loss=micro.weighted(loss),
                 params=self.trainable_parameters(),
@@ -331,6 +349,7 @@ class BilevelProblem(ImplicitProblem):
                 create_graph=not self._first_order,
                 retain_graph=self._retain_graph,
                 allow_unused=self._allow_unused,
+                counts=micro.counts,
             )
         elif record is not None:
             record.graph = None

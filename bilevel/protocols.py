@@ -169,11 +169,18 @@ class EngineView(Protocol):
     def callbacks(self) -> Sequence[object]:
         """In the order in which they are called."""
 
+    @property
+    def world(self) -> World:
+        """The processes that train together."""
+
     def is_rank_zero(self) -> bool:
         """Whether this process is the one that writes files and prints."""
 
     def request_stop(self, reason: str) -> None:
         """Stop after the global step under way."""
+
+    def agree_to_stop(self) -> None:
+        """Stop on all processes where one has been asked to; each has to come here."""
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides the future; tensors are live."""

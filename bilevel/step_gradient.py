@@ -47,11 +47,13 @@ class StepGradient:
         loss: Tensor,
         params: Sequence[nn.Parameter],
         paths: Sequence[Sequence[Any]],
+        counts: bool = True,
         **options: Any,
     ) -> None:
         """Add a micro-batch's direct gradient, and its v along each path.
 
-        They come out of one backward pass (Betty takes two), whose options these are.
+        They come out of one backward pass (Betty takes two), whose options these are. One that does
+        not count is taken along with other processes, and adds nothing.
         """
         record, inverse = level.recorder.current, level.inverse_scale
         leaves = None if record is None or record.graph is None else record.graph[0]
@@ -65,6 +67,8 @@ class StepGradient:
         groups += [upper.trainable_parameters() for upper in uppers]
         with level.kernels():
             grads = torch.autograd.grad(loss, [x for group in groups for x in group], **options)
+        if not counts:
+            return
         parts = iter(gradients.cut(grads, groups))
 
         direct = next(parts)

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from bilevel.errors import UserError
+from bilevel.precision import in_float64
 
 if TYPE_CHECKING:
     from bilevel.protocols import LowerLevel
 
-__all__ = ["StepSettings", "in_force", "take_step"]
+__all__ = ["StepSettings", "in_force", "reads_settings", "step_with_tensors", "take_step"]
 
 
 @dataclass(frozen=True)
@@ -39,16 +40,19 @@ class StepSettings:
 
 @contextmanager
 def in_force(
-    optimizer: torch.optim.Optimizer | None, settings: Sequence[StepSettings], name: str
+    optimizer: torch.optim.Optimizer | None,
+    settings: Sequence[StepSettings],
+    name: str,
+    read: bool = True,
 ) -> Iterator[None]:
     """Inside the block the param groups have these settings, after it their own again.
-
-    torch's optimisers take numbers, so on an accelerator this waits for it, once.
 
     Args:
         optimizer: whose groups; None only without settings.
         settings: one a group, in their order; none leaves all as they are.
         name: of the level, for messages.
+        read: put numbers there, which an accelerator has to be waited for to have; without, the
+            tensors as they are.
 
     Raises:
         UserError: there are not as many settings as groups.
@@ -68,8 +72,10 @@ def in_force(
         for key, value in (("lr", setting.lr), ("weight_decay", setting.weight_decay)):
             if value is not None:
                 places.append((group, key))
-                values.append(value.detach().double().reshape(()))
-    numbers = torch.stack(values).tolist() if values else []
+                values.append(value.detach().reshape(()))
+    numbers: Sequence[float | Tensor] = values
+    if read:
+        numbers = torch.stack([in_float64(value) for value in values]).tolist() if values else []
     for (group, key), number in zip(places, numbers, strict=True):
         group[key] = group["lr"] * number if key == "lr" else number
     try:
@@ -79,11 +85,49 @@ def in_force(
             group["lr"], group["weight_decay"] = lr, decay
 
 
+def reads_settings(level: LowerLevel) -> bool:
+    """Whether the settings of a level's steps are read as numbers, as torch's optimisers take them.
+
+    Not on a GPU: there the step is taken with tensors, and nobody waits. But fp16's scaler waits in
+    any case, and on Apple's none of torch's optimisers have been tried with tensors.
+    """
+    return torch.device(level.device).type in ("cpu", "mps") or level.scaler is not None
+
+
 def take_step(level: LowerLevel) -> None:
     """Step a level's optimiser with its settings in force, through the scaler of fp16."""
-    with in_force(level.optimizer, level.step_settings(), level.name):
-        if level.scaler is None:
+    settings, read = level.step_settings(), reads_settings(level)
+    with in_force(level.optimizer, settings, level.name, read):
+        if settings and not read:
+            step_with_tensors(level.optimizer)
+        elif level.scaler is None:
             level.optimizer.step()
         else:
             level.scaler.step(level.optimizer)
             level.scaler.update()
+
+
+@torch.no_grad()
+def step_with_tensors(optimizer: torch.optim.Optimizer) -> None:
+    """Take a step of torch's SGD, Adam or AdamW whose rates and decays may be tensors.
+
+    The same as ``optimizer.step()``, which would read them.
+
+    Raises:
+        UserError: another optimiser.
+    """
+    from bilevel.hypergradient.optimizers import functional_step, snapshot
+
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    grads = [p.grad for p in params]
+    after, states = functional_step(snapshot(optimizer, params), params, grads)
+    for p, new, state in zip(params, after, states, strict=True):
+        if p.grad is None:
+            continue
+        p.copy_(new)
+        held = optimizer.state[p]
+        for name, value in state.items():
+            if isinstance(held.get(name), Tensor):
+                held[name].copy_(value) if isinstance(value, Tensor) else held[name].fill_(value)
+            else:  # the first step; torch counts on the host, in fp32
+                held[name] = value.clone() if isinstance(value, Tensor) else torch.tensor(value)

@@ -9,7 +9,17 @@ from dataclasses import dataclass
 
 from bilevel.settings import Count, Natural, Positive, Settings
 
-__all__ = ["CLASSES", "LABELS", "NUMBER", "TAGS", "TEXT", "Answers", "Decoding"]
+__all__ = [
+    "CHOICES",
+    "CLASSES",
+    "LABELS",
+    "NUMBER",
+    "SPANS",
+    "TAGS",
+    "TEXT",
+    "Answers",
+    "Decoding",
+]
 
 # What a model puts out.
 CLASSES = "classes"  # of a text, or of a pair of texts
@@ -17,6 +27,8 @@ NUMBER = "number"  # of a text, or of a pair of texts
 LABELS = "labels"  # any number of classes of a text, or of a pair of texts
 TAGS = "tags"  # a class for each word
 TEXT = "text"  # words
+SPANS = "spans"  # where the answer to a question begins and ends in a text
+CHOICES = "choices"  # a score for each of the answers that a question offers
 
 
 @dataclass(frozen=True)
@@ -24,10 +36,12 @@ class Answers:
     """What a task wants out of a model.
 
     Attributes:
-        kind: `CLASSES`, `LABELS`, `NUMBER`, `TAGS` or `TEXT`.
+        kind: `CLASSES`, `LABELS`, `NUMBER`, `TAGS`, `TEXT`, `SPANS` or `CHOICES`.
         size: outputs of the head: the number of classes or tags, 1 for a number, 0 for text (the
-            model's own vocabulary).
-        names: the classes' or tags' names, in the order of their numbers; None without classes.
+            model's own vocabulary), 2 for spans (a beginning and an end of each token); of choices
+            how many a question has.
+        names: the classes' or tags' names, in the order of their numbers, or what choices are
+            called, in the order in which they stand; None of the others.
     """
 
     kind: str

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from peft import LoraConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from bilevel import Callback
+from bilevel import Callback, distributed
 from bilevel.cutting import Frontier
 from bilevel.errors import UserError, listed
 from bilevel.hypergradient import Hypergradient, Unrolled
@@ -48,6 +48,7 @@ from experiments.tasks.in_memory_values import rows_of
 from experiments.tasks.reading.splits import OTHER_NAMES
 from experiments.training.fine_tuning_job import FineTuningJob, load_task
 from experiments.training.job import execute, run_stage
+from experiments.training.processes import seen_by_all, shared
 from problems.autolora import AutoLoRA
 from problems.common.layer_names import positions
 from problems.common.method import Method, TrainSettings
@@ -87,6 +88,7 @@ def finetune(
     head: Sequence[str] | None = None,
     metrics: Sequence[str] | None = None,
     decoding: Decoding | None = None,
+    source_column: str | None = None,
     seed: int = 0,
     folder: str | Path | None = None,
     resume: bool = False,
@@ -95,6 +97,9 @@ def finetune(
     **train: Any,
 ) -> FineTuned:
     """Fine-tune a model by any method.
+
+    Under ``torchrun`` every process calls it with the same arguments, and gets the same result;
+    the first one writes ``folder`` (docs/distributed.md).
 
     Args:
         model: a transformers model that classifies, scores, tags or writes text; it stays as it is
@@ -113,6 +118,8 @@ def finetune(
         metrics: names in ``experiments.metrics.labels.METRICS`` (of tags ``tags.TAG_METRICS``, of
             text ``text.TEXT_METRICS``, beside it); None for the usual of the kind.
         decoding: how text is written, ``experiments.Decoding(beams=4)``.
+        source_column: of the training rows, the name of the source that each is from, for
+            ``SourceWeights()``.
         seed: decides splits, order, dropout and new weights.
         folder: of the run, as ``python -m experiments.run`` leaves it; None leaves nothing behind.
         resume: continue the interrupted run in ``folder``.
@@ -134,7 +141,7 @@ def finetune(
         raise UserError("callbacks= must be a list of instances of bilevel.Callback's subclasses")
     place = _folder(folder, resume)
     given = _given(model, tokenizer, head)
-    task = _task(model, tokenizer, rows, metrics, decoding)
+    task = _task(model, tokenizer, rows, metrics, decoding, source_column)
     plan = _plan(
         given,
         task,
@@ -152,7 +159,11 @@ def finetune(
         saved = place / Path(result["adapter_dir"]).name
         compact = place / "adapter_compact"
         base = given.copy(result["labels"])  # as the method got it, in fp32
-        tuned = saved_model.load(compact if compact.is_dir() else saved, base.model)
+        world = distributed.current()
+        chosen = compact if compact.is_dir() else saved
+        weights = seen_by_all(chosen if world.rank == 0 else None, Path(scratch), world)
+        tuned = saved_model.load(weights, base.model)
+        distributed.from_first(None, world)  # nobody removes them before all have read them
     if folder is None:
         result["adapter_dir"] = None
     task = replace(task, data={})  # it has served
@@ -215,6 +226,7 @@ def search_ranks(
         settings,
     )
     quiet()
+    plan = shared(plan, Path(), distributed.setup(plan.engine.strategy))
     job = FineTuningJob.load(plan, load_task(plan))
     with tempfile.TemporaryDirectory() as scratch:
         context, found = job.context(Path(scratch)), None
@@ -275,6 +287,7 @@ def _task(
     data: Mapping[str, Rows],
     metrics: Sequence[str] | None = None,
     decoding: Decoding | None = None,
+    source_column: str | None = None,
 ) -> GivenTask:
     if metrics is not None and not (
         isinstance(metrics, list | tuple) and all(isinstance(name, str) for name in metrics)
@@ -282,6 +295,8 @@ def _task(
         raise UserError(f"metrics={metrics!r}: this must be a list of names, or None")
     if not isinstance(decoding, Decoding | None):
         raise UserError(f"decoding= must be Decoding(...) or None, and not {kind(decoding)}")
+    if not isinstance(source_column, str | None) or source_column == "":
+        raise UserError(f"source_column={source_column!r}: this must be a column's name, or None")
     answers = named(answers_of(model), data)
     seq2seq = is_seq2seq(answers, model.config)
     return GivenTask(
@@ -294,6 +309,7 @@ def _task(
         positions(model),
         size(model),
         token_types(model),
+        source_column=source_column,
     )
 
 

@@ -79,9 +79,19 @@ def report(
     for reason in found.damaged.values():
         print(f"passed over: {reason}", file=sys.stderr)
     if not found.finished:
-        raise UserError(f"no finished run (result.json) in {', '.join(map(str, folders))}")
+        begun = f"; {len(found.failed)} have begun" if found.failed else ""
+        raise UserError(f"no finished run (result.json) in {', '.join(map(str, folders))}{begun}")
     text, pages = _tables(found, folders, out, against, metric)
-    return f"{text}\n{pages()}".rstrip("\n")
+    return f"{text}\n{_unfinished(found)}{pages()}".rstrip("\n")
+
+
+def _unfinished(found: _Found) -> str:
+    """A line on the runs that are not in the tables; none if there are none."""
+    if not found.failed:
+        return ""
+    whole = len(found.failed) + len(found.finished)
+    names = printable(", ".join(path.name for path in found.failed))
+    return f"{len(found.failed)} of {whole} runs that have begun are not finished: {names}\n"
 
 
 def _tables(

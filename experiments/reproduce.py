@@ -3,8 +3,9 @@
     python -m experiments.reproduce table=list
     python -m experiments.reproduce table=autolora/glue [data=DIR] [seeds=0,1] [only=sst2,rte]
 
-Says first how many runs it is and how long; runs what is missing, each in a process of its own;
-writes the table after every run. Stopped at any point, the same command goes on.
+Says first how many runs it is and how long; runs what is missing, each in a process of its own, or
+by hydra/launcher=NAME several at once; writes the table after every run. Stopped at any point, the
+same command goes on.
 docs/reproduce.md explains the options.
 """
 
@@ -105,6 +106,9 @@ class Reproduction:
 
     def make(self) -> None:
         """Make the missing runs; those that fail are noted, and the others go on."""
+        if self.options.launcher:
+            self._make_together()
+            return
         missing = self.missing()
         for number, cell in enumerate(missing, start=1):
             print(f"\n[{number}/{len(missing)}] {cell.label}", flush=True)
@@ -118,8 +122,35 @@ class Reproduction:
             if number < len(missing):
                 print(f"left: {forecast(self.missing(), self.finished)}", flush=True)
 
+    def _make_together(self) -> None:
+        """Make the missing runs by a launcher: all at once but those that start from another."""
+        while missing := self.missing():
+            wanted = {cell.folder for cell in missing}
+            ready = [c for c in missing if c.start is None or c.start.folder not in wanted]
+            for cell in ready:
+                if (reason := self._refusal(cell)) is not None:
+                    self._fail(cell, reason)
+                    print(f"failed: {cell.label}: {reason}")
+            ready = [cell for cell in ready if cell.folder not in self.failed]
+            print("\n".join(["", *(cell.label for cell in ready)]), flush=True)
+            runner.run_together(ready, self.options.launcher, self.folder)
+            for cell in ready:
+                if not self._look(cell) and cell.folder not in self.failed:
+                    self._fail(cell, runner.last_error(cell.folder))
+                    print(f"failed: {cell.label}: {self.failed[cell.folder][1]}")
+            self.write()
+
     def _reason(self, cell: Cell) -> str | None:
         """Make one run; why it failed, if it did."""
+        reason = self._refusal(cell)
+        if reason is not None:
+            return reason
+        words = cell.words()
+        print(runner.command(words), flush=True)
+        return self._run(words)
+
+    def _refusal(self, cell: Cell) -> str | None:
+        """Why a run cannot be begun, if it cannot."""
         if cell.missing_data is not None:
             return (
                 f"there is no folder {cell.missing_data} with the data of {cell.task}: name it "
@@ -131,9 +162,7 @@ class Reproduction:
                 return f"the run that it starts from is not finished: {cell.start.label}"
         except UserError as error:
             return str(error)
-        words = cell.words()
-        print(runner.command(words), flush=True)
-        return self._run(words)
+        return None
 
     def write(self) -> str:
         """Write table.md and table.csv; returns the text."""

@@ -18,21 +18,25 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from bilevel.errors import StorageError, printable
+from bilevel import launcher
+from bilevel.errors import StorageError, UserError, printable
 from experiments import report
 from experiments.cli import help as help_page
-from experiments.cli import places, resume, stopping, workers
+from experiments.cli import places, ranks, resume, stopping
 from experiments.cli.command_line import FAILURE, CommandLine, explain, fail, one_sentence
 from experiments.cli.held_log import HeldLog
 from experiments.cli.messages import USER_ERRORS, refused, sentence
-from experiments.cli.output import go_on_unread
 from experiments.cli.words import check_place, check_words
 from experiments.config import hydra_runs
 from experiments.config.composition import composed, hydra_app
 from experiments.config.plan import Plan
 from experiments.results.fresh_folder import refuse_others
+from experiments.sweeping.plugins import check_installed
+from experiments.sweeping.sweep import Sweep
+from experiments.sweeping.ties import Tie
 
 if TYPE_CHECKING:
+    from bilevel.distributed import World
     from experiments.tasks.task import TaskData
 
 log = logging.getLogger(__name__)
@@ -40,23 +44,28 @@ log = logging.getLogger(__name__)
 
 def main(words: Sequence[str] | None = None) -> None:
     """The program: checks everything that can be checked, then runs it."""
-    with stopping.orderly(), one_sentence():
+    with stopping.orderly(), one_sentence(several=True):
         words = list(sys.argv[1:] if words is None else words)
         line = CommandLine.parse(words)
         if line.wants_help:
             explain(help_page.text(line))
             return
         if line.flags:  # --cfg job and the like run nothing
-            hydra_runs.answer(words, line.config_dir)
+            if launcher.rank() == 0:
+                hydra_runs.answer(words, line.config_dir)
             return
         with hydra_app(line.config_dir) as app:
             check_words(line.overrides, line.multirun, app.config_loader.list_groups(""))
+        check_installed(line.overrides)
+        if launcher.processes() > 1:
+            _together(line)
+            return
         overrides = resume.expand(line)
         # What a full disk keeps from run.log or from a terminal that is gone is no news.
         logging.raiseExceptions = False
         with hydra_app(line.config_dir) as app:
             if line.multirun:
-                _sweep(hydra_runs.Sweep(app, overrides), words)
+                _sweep(Sweep(app, overrides), words)
             else:
                 config = composed(app, overrides)
                 # Before there is a folder: what is wrong now leaves nothing behind.
@@ -69,7 +78,66 @@ def main(words: Sequence[str] | None = None) -> None:
                 hydra_runs.one(app, lambda config: execute(plan, task, said), config)
 
 
-def _sweep(sweep: hydra_runs.Sweep, words: Sequence[str]) -> None:
+def _together(line: CommandLine) -> None:
+    """One run on the processes that a launcher has started.
+
+    Raises:
+        UserError: a sweep is asked for, or as of a run on one process.
+    """
+    if line.multirun:
+        raise UserError(
+            f"-m starts the runs of a sweep, and a launcher has started {launcher.processes()} "
+            "processes for one run: leave -m out, or start the sweep with python -m"
+        )
+    from bilevel import distributed  # here: they load torch and transformers
+    from experiments.training.processes import shared
+
+    world = distributed.setup()
+    if world.rank:
+        _take_part(line, world)
+        return
+    logging.raiseExceptions = False
+    overrides = resume.expand(line)
+    with hydra_app(line.config_dir) as app:
+        config = composed(app, overrides)
+        plan = Plan.of(config)
+        folder = Path(config.hydra.run.dir)
+        check_place(config.hydra.run.dir)
+        if not plan.resume:
+            refuse_others(folder)
+        # What only this process can see: the newest unfinished run, the time of day in a name.
+        distributed.from_first((overrides, folder), world)
+        plan = shared(plan, folder, world)
+        said = HeldLog()
+        task = None if plan.resume else read_data(plan, said)
+        hydra_runs.one(app, lambda config: execute(plan, task, said), config)
+        distributed.cleanup(world)
+
+
+def _take_part(line: CommandLine, world: World) -> None:
+    """What a process does that is not the first: its share of the work, and no word."""
+    from bilevel import distributed
+    from experiments.training import job as training
+    from experiments.training.processes import shared
+
+    ranks.hush()
+    overrides, folder = distributed.from_first(([""], Path()), world)
+    with hydra_app(line.config_dir) as app:
+        config = composed(app, overrides)
+        plan = shared(Plan.of(config), folder, world)
+        task = None if plan.resume else read_data(plan, HeldLog())
+        try:
+            with stopping.heeding():
+                training.execute(plan, folder, task)
+        except (Exception, KeyboardInterrupt) as error:
+            text = _told(error, _continuation(folder, config.hydra))
+            if text is None:
+                raise
+            fail(text, stopping.status() if _interrupted(error) else FAILURE, error)
+        distributed.cleanup(world)
+
+
+def _sweep(sweep: Sweep, words: Sequence[str]) -> None:
     """Run a sweep; however it ends, its table is written."""
     _refuse_if_all_are_wrong(sweep.configs())
     try:
@@ -102,17 +170,15 @@ def _refuse_if_all_are_wrong(configs: Iterable[DictConfig]) -> None:
         raise first
 
 
-def job(config: DictConfig, *, parent: int | None = None) -> float:
+def job(config: DictConfig, *, tie: Tie) -> float:
     """One run of a sweep; returns its validation score (for sweepers that search).
 
     Args:
         config: of the run.
-        parent: the process whose worker this is; None where runs share the sweep's process.
+        tie: what joins it to the sweep, and to the scheduler that runs it.
     """
-    if parent is not None:
-        workers.attend(parent)
-        go_on_unread()
-    return execute(lambda: Plan.of(config, HydraConfig.get()))
+    with tie.held():
+        return execute(lambda: Plan.of(config, HydraConfig.get()))
 
 
 def read_data(plan: Plan, said: HeldLog) -> TaskData:
@@ -157,14 +223,14 @@ def execute(plan: Any, task: TaskData | None = None, said: HeldLog | None = None
             plan = plan if isinstance(plan, Plan) else plan()
             values = training.execute(plan, folder, task)
     except (Exception, KeyboardInterrupt) as error:
-        text = _told(error, folder)
+        text = _told(error, _continuation(folder, HydraConfig.get()))
         log.debug("stopped by", exc_info=error)
         if not sweep:
             if text is None:
                 raise
             logging.getLogger().handlers = _files_only()
             log.error("error: %s", text)
-            fail(text, stopping.status() if _interrupted(error) else FAILURE)
+            fail(text, stopping.status() if _interrupted(error) else FAILURE, error)
         # The other runs go on; the table at the end says which failed, and so does the status.
         if text is None:
             _traceback_for_the_log(error)
@@ -178,14 +244,16 @@ def execute(plan: Any, task: TaskData | None = None, said: HeldLog | None = None
     return score
 
 
-def _told(error: BaseException, folder: Path) -> str | None:
+def _told(error: BaseException, continuation: str) -> str | None:
     """What ended a run, in a sentence; None if it was a defect of the program."""
     if _interrupted(error):
-        return f"interrupted; continue with: {_continuation(folder)}"
+        return f"interrupted; continue with: {continuation}"
+    if ranks.lost(error):
+        return f"{_reason(error)}; continue with: {continuation}"
     text = sentence(error) if isinstance(error, USER_ERRORS) else refused(error)
     if text is not None:
         storage = not isinstance(error, USER_ERRORS) or isinstance(error, StorageError)
-        return f"{text}; then continue with: {_continuation(folder)}" if storage else text
+        return f"{text}; then continue with: {continuation}" if storage else text
     import torch  # here: what is wrong in the configuration is told without it
 
     if isinstance(error, torch.OutOfMemoryError):
@@ -196,6 +264,13 @@ def _told(error: BaseException, folder: Path) -> str | None:
     return None
 
 
+def _reason(error: BaseException) -> str:
+    try:
+        return ranks.reason(error)
+    except KeyboardInterrupt:  # the launcher ends who is left
+        return str(error)
+
+
 def _interrupted(error: BaseException) -> bool:
     """Whether a signal ended it: in the middle of an import it may come out as something else."""
     return isinstance(error, KeyboardInterrupt) or (
@@ -203,9 +278,9 @@ def _interrupted(error: BaseException) -> bool:
     )
 
 
-def _continuation(folder: Path) -> str:
+def _continuation(folder: Path, hydra_config: Any) -> str:
     """The command that goes on with the run in a folder."""
-    sources = HydraConfig.get().runtime.config_sources
+    sources = hydra_config.runtime.config_sources
     own = [f"--config-dir={source.path}" for source in sources if source.schema == "file"]
     return places.shell_line([*own, places.word("run.resume", folder)])
 

@@ -37,7 +37,7 @@ from problems.common import (
     TrainSettings,
 )
 from problems.common.peft_options import PeftOptions
-from problems.lora_settings.record import OF_STEPS, ModuleSettings
+from problems.lora_settings.record import ModuleSettings
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -333,7 +333,8 @@ def _at_their_steps(
     groups: dict[tuple[float, float], list[Any]] = {}
     own = {name: name for name in lowrank.lora_layers(model)}
     for module, members in by_group(model, own).items():
-        factor, own_decay = (settings.of(name, module) for name in OF_STEPS)
+        factor = settings.of("learning_rate", module)
+        own_decay = settings.of("weight_decay", module)
         steps = (1.0 if factor is None else factor, decay if own_decay is None else own_decay)
         groups.setdefault(steps, []).extend(members)
     return [

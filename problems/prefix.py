@@ -27,7 +27,7 @@ from bilevel.errors import UserError
 from bilevel.settings import Count
 from problems import common
 from problems.common import Job, OneLevelMethod, OptimizerSettings
-from problems.prompt import check_positions, guard_positions
+from problems.prompt import check_plain_texts, check_positions, guard_positions
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -49,6 +49,10 @@ class PrefixTuning(OneLevelMethod):
     """Inner size of the MLP that the prefix comes out of; null for no MLP."""
     optimizer: OptimizerSettings = field(default_factory=lambda: OptimizerSettings(lr=1e-2))
     """Of the prefix and the head."""
+
+    def check_answers(self, kind: str) -> None:
+        """As prompt tuning's."""
+        check_plain_texts(self.name, kind)
 
     def adapt(self, job: Job, model: PreTrainedModel) -> PeftModel:
         """Put the prefix before every layer's keys and values, head trainable."""

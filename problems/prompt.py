@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-__all__ = ["PromptTuning", "check_positions", "guard_positions"]
+__all__ = ["PromptTuning", "check_plain_texts", "check_positions", "guard_positions"]
 
 # The smallest task.max_length that can be given.
 LEAST_TEXT = 8
@@ -55,6 +55,10 @@ class PromptTuning(OneLevelMethod):
     """What they start from: embeddings of random tokens of the vocabulary, or N(0, 1)."""
     optimizer: OptimizerSettings = field(default_factory=lambda: OptimizerSettings(lr=5e-3))
     """Of the embeddings and the head."""
+
+    def check_answers(self, kind: str) -> None:
+        """PEFT's virtual tokens have no place among those of a text that answers are found in."""
+        check_plain_texts(self.name, kind)
 
     def adapt(self, job: Job, model: PreTrainedModel) -> PeftModel:
         """Put the virtual tokens before the input, head trainable."""
@@ -86,6 +90,24 @@ class PromptTuning(OneLevelMethod):
         adapted = get_peft_model(model, config)
         guard_positions(adapted, common.positions(model), self.virtual_tokens)
         return adapted
+
+
+def check_plain_texts(method: str, kind: str) -> None:
+    """Refuse virtual tokens where PEFT cannot put them.
+
+    Args:
+        method: the method's name.
+        kind: of answers, an ``AnswerKind``.
+
+    Raises:
+        UserError: answers are found in a text, or chosen among several.
+    """
+    if kind in ("spans", "choices"):
+        what = "found in a text" if kind == "spans" else "chosen among several"
+        raise UserError(
+            f"method={method} puts virtual tokens before a text, which PEFT does not do where "
+            f"answers are {what}: take method=lora or another method"
+        )
 
 
 def check_positions(job: Job, model: PreTrainedModel, virtual_tokens: int) -> None:

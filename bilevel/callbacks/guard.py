@@ -63,12 +63,12 @@ class NonFiniteGuard(Callback):
         index = len(self._seen)
         seen = _Seen(problem.name, self._step, problem.count, problem.last_indices)
         self._seen.append(seen)
-        code = torch.where(torch.isfinite(loss), _NONE, 2 * index)
+        code = _code(loss, 2 * index)
         grads = [_dense(p.grad) for p in problem.trainable_parameters() if p.grad is not None]
         if grads and problem.scaler is None:
             # The largest entry, not the 2-norm, whose squares can overflow by themselves.
             largest = torch.nn.utils.get_total_norm(grads, float("inf")).to(loss.device)
-            code = torch.minimum(code, torch.where(torch.isfinite(largest), _NONE, 2 * index + 1))
+            code = torch.minimum(code, _code(largest, 2 * index + 1))
         self._first_bad = code if self._first_bad is None else torch.minimum(self._first_bad, code)
         if loss.device.type == "cpu":
             self.check()
@@ -97,6 +97,15 @@ class NonFiniteGuard(Callback):
             f"step {bad.local_step}, {_batch(bad.indices)}); last good checkpoint: "
             f"{good or 'none'}; try a lower learning rate, gradient clipping or precision=fp32"
         )
+
+
+def _code(value: Tensor, what: int) -> Tensor:
+    """``what`` where a 0-d tensor is not finite, else :data:`_NONE`; never waits for the device.
+
+    ``torch.where`` on numbers would: it copies them to the device.
+    """
+    nothing = torch.full_like(value, _NONE, dtype=torch.int64)
+    return nothing.masked_fill(~torch.isfinite(value), what)
 
 
 def _dense(grad: Tensor) -> Tensor:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from bilevel.distributed import averaged
+
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from bilevel.protocols import EngineView, UpperLevel
@@ -46,6 +49,22 @@ class LossMeans:
         means = {name: float(s) / float(self._weights[name]) for name, s in self._sums.items()}
         self._sums, self._weights = {}, {}
         return means
+
+    def share(self, engine: EngineView) -> None:
+        """Take the means over processes, each of which has to come here; their losses differ."""
+        if engine.world.world_size == 1:
+            return
+        own = [
+            torch.as_tensor(part.get(problem.name, 0.0), dtype=torch.float64, device=engine.device)
+            for problem in engine.problems
+            for part in (self._sums, self._weights)
+        ]
+        means = averaged(own, engine.world)
+        names = [problem.name for problem in engine.problems]
+        found = zip(names, means[::2], means[1::2], strict=True)
+        kept = [(name, total, weight) for name, total, weight in found if weight != 0]
+        self._sums = {name: total for name, total, _ in kept}
+        self._weights = {name: weight for name, _, weight in kept}
 
     def state_dict(self) -> dict[str, Any]:
         """The sums so far."""

@@ -63,6 +63,7 @@ class MetricsWriter(Callback):
         self._started = time.monotonic()
         self._resume: dict[str, Any] | None = None
         self._writes = True
+        self._engine: EngineView | None = None
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """Append one line; numbers that are not finite become null, for JSON has none."""
@@ -88,8 +89,11 @@ class MetricsWriter(Callback):
     def on_start(self, engine: EngineView) -> None:
         """Cut the file to where this stage, or the checkpoint, stands."""
         self._started = time.monotonic()
-        self._writes = engine.is_rank_zero()
+        self._writes, self._engine = engine.is_rank_zero(), engine
         if not self._writes:
+            if self._resume is not None:
+                self._losses.load_state_dict(self._resume["losses"], engine.device)
+                self._resume = None
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self._resume is None:
@@ -108,6 +112,7 @@ class MetricsWriter(Callback):
         """Write a training line if it is time."""
         if engine.global_step % self.every and engine.global_step != engine.train_iters:
             return
+        self._losses.share(engine)
         levels, means = level_names(engine), self._losses.read()
         values: dict[str, Any] = {
             f"{levels[p.name]}_loss": means.get(p.name) for p in engine.problems
@@ -124,7 +129,9 @@ class MetricsWriter(Callback):
         self.write("validation", engine.global_step, {k: float(v) for k, v in stats.items()})
 
     def state_dict(self) -> dict[str, Any]:
-        """How far the file goes, and the losses not written yet."""
+        """How far the file goes, and the losses not written yet, of all processes."""
+        if self._engine is not None:
+            self._losses.share(self._engine)
         return {
             "bytes": self.path.stat().st_size if self.path.exists() else 0,
             "losses": self._losses.state_dict(),

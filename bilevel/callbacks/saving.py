@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bilevel.callbacks.callback import Callback
 from bilevel.callbacks.guard import NonFiniteGuard
 from bilevel.checkpoint.folder import Checkpointer
+from bilevel.distributed import PeerLostError, any_of
 from bilevel.errors import UserError
 
 if TYPE_CHECKING:
@@ -54,14 +55,18 @@ class CheckpointEvery(Callback):
     def on_step_end(self, engine: EngineView) -> None:
         """Save if it is time; a state after something non-finite is never saved."""
         step = engine.global_step
+        engine.agree_to_stop()  # the state is of all processes: they save the same step
         last = step == engine.train_iters or engine.stop_reason is not None
         end = self.stop()
-        if step % self.every and not last and end is None:
+        ends = any_of(end is not None, engine.world)
+        if step % self.every and not last and not ends:
             return
         for callback in engine.callbacks:
             if isinstance(callback, NonFiniteGuard):
                 callback.check()
+        state = self.state(engine)
         if engine.is_rank_zero():
-            self.checkpointer.save(self.stage, step, self.state(engine))
-        if end is not None:
-            raise end
+            self.checkpointer.save(self.stage, step, state)
+        if ends:
+            any_of(False, engine.world)  # nobody ends before it is saved, as that ends all
+            raise end or PeerLostError("another process of this run was asked to end")

@@ -45,8 +45,9 @@ class BettyDarts(Hypergradient):
         total = [torch.zeros_like(p) for p in upper.trainable_parameters()]
         problem: Any = lower
         for micro, _ in lower.recorded.last.batches:
-            if micro.counts:
+            if micro.counts or lower.world.shards_base:
                 problem.cur_batch = micro.batch
                 part = darts(list(vector), lower, upper, False)
-                total = added(total, [micro.weighted(g) for g in part])
+                if micro.counts:
+                    total = added(total, [micro.weighted(g) for g in part])
         return mean_over_ranks(total, upper.trainable_parameters(), lower.world)

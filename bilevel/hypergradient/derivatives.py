@@ -58,7 +58,9 @@ class ReplayedLoss:
             for other in lower.ancestors
             if other is not upper and other.name in seen
         ]
-        self._batches = [(micro, state) for micro, state in batches if micro.counts]
+        # A pass that gathers a base which is shared out is one of all processes.
+        together = lower.world.shards_base
+        self._batches = [(micro, state) for micro, state in batches if micro.counts or together]
         values = upper.trainable_parameters() if upper_values is None else upper_values
         self.upper_values = [value.detach().requires_grad_() for value in values]
 
@@ -94,7 +96,7 @@ class ReplayedLoss:
         for batch in self._batches:
             with self._holding(leaves):
                 grads = self._lower.own_gradient(self._evaluate(*batch), inputs)
-            total = added(total or None, grads)
+            total = added(total or None, grads) if batch[0].counts else total
         total = mean_over_ranks(total, inputs, self._lower.world)
         split = len(inputs) - len(self.upper_values)
         return total[:split], total[split:]

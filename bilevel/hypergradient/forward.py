@@ -126,7 +126,11 @@ class Forward(Hypergradient):
             draw = torch.Generator().manual_seed(lower.count)
             for _ in range(self.directions):
                 bits = [torch.randint(2, p.shape, generator=draw) for p in E]
-                directions.append([(2 * b - 1).to(p) for b, p in zip(bits, E, strict=True)])
+                signs = [2 * b - 1 for b in bits]
+                # The same on every device; nobody waits for the few numbers to arrive.
+                directions.append(
+                    [s.to(p, non_blocking=True) for s, p in zip(signs, E, strict=True)]
+                )
         for direction in directions:
             yield _Tangent(direction, [torch.zeros_like(w) for w in V], [{} for _ in V])
 

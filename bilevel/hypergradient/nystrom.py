@@ -62,9 +62,11 @@ class Nystrom(ImplicitFunction):
             return [piece.view_as(t) for piece, t in zip(pieces, vector, strict=True)]
 
         v = flat(vector)
-        # A generator of its own, the same in every process and in a run that was resumed.
-        draw = torch.Generator().manual_seed(lower.count)
-        R = torch.randn(len(v), min(self.rank, len(v)), generator=draw, dtype=v.dtype).to(v)
+        # A generator of its own, the same in every process and in a run that was resumed; on the
+        # device, as there are k numbers for every weight.
+        draw = torch.Generator(v.device).manual_seed(lower.count)
+        shape = (len(v), min(self.rank, len(v)))
+        R = torch.randn(*shape, generator=draw, dtype=v.dtype, device=v.device)
         R = torch.linalg.qr(R).Q
         C = torch.stack([flat(hessian(parts(r))) for r in R.T], dim=1)
         small = self.damping * R.T @ C + C.T @ C

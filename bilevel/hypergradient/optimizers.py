@@ -181,10 +181,13 @@ def step_adjoints(
 def set_by_tensors(bucket: Bucket) -> dict[str, Tensor]:
     """Let a bucket's learning rate and weight decay be tensors of their own; returns them."""
     like = bucket.params
-    values = {
-        name: torch.as_tensor(value, dtype=like.dtype, device=like.device).detach().clone()
-        for name, value in (("lr", bucket.hyper.lr), ("weight_decay", bucket.hyper.weight_decay))
-    }
+
+    def tensor(value: float | Tensor) -> Tensor:
+        if isinstance(value, Tensor):
+            return value.detach().to(like, copy=True)
+        return torch.full((), value, dtype=like.dtype, device=like.device)  # no copy to wait for
+
+    values = {"lr": tensor(bucket.hyper.lr), "weight_decay": tensor(bucket.hyper.weight_decay)}
     bucket.hyper = replace(bucket.hyper, lr=values["lr"], weight_decay=values["weight_decay"])
     return values
 

@@ -47,10 +47,11 @@ def step_size(epsilon: float | None, lower: LowerLevel, difference: str = "centr
 
 
 def resolve_product(product: str, lower: LowerLevel) -> str:
-    """``auto`` becomes double backward where the attention kernel has one."""
+    """``auto`` becomes double backward where the attention kernel has one and the base is whole."""
     if product != "auto":
         return product
-    return "double_backward" if supports_double_backward(lower.module) else "central_difference"
+    possible = not lower.world.shards_base and supports_double_backward(lower.module)
+    return "double_backward" if possible else "central_difference"
 
 
 def supports_double_backward(module: nn.Module) -> bool:
@@ -71,8 +72,13 @@ def check_double_backward(lower: LowerLevel, product: str) -> None:
     """Refuse what cannot be differentiated twice.
 
     Raises:
-        UserError: an attention kernel without double backward.
+        UserError: an attention kernel without double backward, or a base that is shared out.
     """
+    if product == "double_backward" and lower.world.shards_base:
+        raise UserError(
+            "product=double_backward and shard=base do not go together: what a pass has gathered "
+            "is gone when it would be differentiated again; use product=central_difference"
+        )
     if product == "double_backward" and not supports_double_backward(lower.module):
         raise UserError(
             "product=double_backward needs attention that can be differentiated twice; load the "

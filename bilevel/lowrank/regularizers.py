@@ -60,7 +60,7 @@ def entropy(values: Tensor, reduce: str = "sum") -> Tensor:
     g = values.clamp(tiny, 1 - tiny)
     both = torch.special.entr(g) + torch.special.entr(1 - g)
     inside = (values > tiny) & (values < 1 - tiny)
-    return _reduced(torch.where(inside, both, 0.0).sum(), values.numel(), reduce)
+    return _reduced(both.masked_fill(~inside, 0.0).sum(), values.numel(), reduce)
 
 
 def expected_l0(logits: Tensor, tau: float = 1.0, gamma: float = -0.1, zeta: float = 1.1) -> Tensor:
@@ -115,7 +115,8 @@ class ExpectedDensity:
 def _safe_sqrt(squares: Tensor) -> Tensor:
     """Square root whose derivatives at 0 are 0 instead of infinite."""
     positive = squares > 0
-    return torch.where(positive, squares.where(positive, 1.0).sqrt(), 0.0)
+    # No torch.where on numbers: it copies them to the device, and waits for that.
+    return squares.masked_fill(~positive, 1.0).sqrt().masked_fill(~positive, 0.0)
 
 
 def _reduced(total: Tensor, count: int, reduce: str) -> Tensor:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from bilevel.hypergradient.optimizer_state import snapshot
 from bilevel.replay.random_state import RandomState
 from bilevel.replay.recording import Needs, RecordedSteps, StepRecord
-from bilevel.step_settings import in_force
+from bilevel.step_settings import in_force, reads_settings
 
 if TYPE_CHECKING:
     from bilevel.hypergradient.base import Hypergradient
@@ -81,7 +81,8 @@ class StepRecorder:
             if self.needs.optimizer:
                 groups = level.optimizer.param_groups
                 record.rates = [copy.deepcopy(group["lr"]) for group in groups]
-                with in_force(level.optimizer, level.step_settings(), level.name):
+                settings, read = level.step_settings(), reads_settings(level)
+                with in_force(level.optimizer, settings, level.name, read):
                     record.snapshot = snapshot(level.optimizer, level.trainable_parameters())
             if self.needs.graph and level.gas == 1:
                 record.graph = ([w.requires_grad_() for w in record.weights], [])

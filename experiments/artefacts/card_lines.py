@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from bilevel.errors import UserError
-from experiments.answers import CLASSES, LABELS, NUMBER, TAGS, TEXT, Decoding
+from experiments.answers import CHOICES, CLASSES, LABELS, NUMBER, SPANS, TAGS, TEXT, Decoding
 from experiments.artefacts.usage import Usage
 from experiments.models.base_reference import BaseReference, literal
 
@@ -37,6 +37,8 @@ PIPELINES = {
     NUMBER: "text-classification",
     TAGS: "token-classification",
     TEXT: "text-generation",
+    SPANS: "question-answering",
+    CHOICES: "multiple-choice",
 }
 
 
@@ -161,18 +163,23 @@ def _suffix(usage: Usage) -> str:
     kind = usage.answers.kind
     if kind == TEXT:
         return "ForSeq2SeqLM" if usage.seq2seq else "ForCausalLM"
-    return "ForTokenClassification" if kind == TAGS else "ForSequenceClassification"
+    suffixes = {
+        TAGS: "ForTokenClassification",
+        SPANS: "ForQuestionAnswering",
+        CHOICES: "ForMultipleChoice",
+    }
+    return suffixes.get(kind, "ForSequenceClassification")
 
 
 def _model_options(code: _Code, usage: Usage) -> list[str]:
     """What the configuration of the base model does not know."""
     options = []
     names = usage.answers.names
-    if names is not None:
+    if names is not None and usage.answers.kind != CHOICES:
         listed = [literal(name) for name in names]
         code.call("id2label = dict(enumerate([", listed, "]))")
         options += [f"num_labels={len(names)}", "id2label=id2label"]
-    elif usage.answers.kind != TEXT:
+    elif usage.answers.kind not in (TEXT, CHOICES):
         options.append(f"num_labels={usage.answers.size}")
     if usage.pad is not None:
         options.append(f"pad_token_id={usage.pad}")
@@ -186,6 +193,12 @@ def _ask(code: _Code, usage: Usage) -> None:
     kind = usage.answers.kind
     if kind == TEXT:
         _write(code, usage)
+        return
+    if kind == SPANS:
+        _find(code, usage)
+        return
+    if kind == CHOICES:
+        _choose(code, usage)
         return
     if kind == TAGS:
         space = '" " + ' if usage.spaced else ""
@@ -216,6 +229,49 @@ def _ask(code: _Code, usage: Usage) -> None:
             "first = [batch.word_ids().index(i) for i in range(len(words))]",
             "print(list(zip(words, [id2label[i] for i in logits[0, first].argmax(-1).tolist()])))",
         ]
+
+
+def _find(code: _Code, usage: Usage) -> None:
+    """An answer in a text that fits the model at once."""
+    code.body += [
+        'question = "What is it?"',
+        f"context = {literal((usage.second or '') + 'A text that says what it is.')}",
+    ]
+    longest = [] if usage.max_length is None else [f"max_length={usage.max_length}"]
+    options = ['truncation="only_second"', *longest, "return_offsets_mapping=True"]
+    code.call("batch = tokenizer(", ["question", "context", *options, 'return_tensors="pt"'])
+    code.body += [
+        'offsets = batch.pop("offset_mapping")[0]',
+        "inside = torch.tensor([part == 1 for part in batch.sequence_ids()])",
+        "with torch.no_grad():",
+        "    found = model(**batch)",
+        "scores = found.start_logits[0, :, None] + found.end_logits[0, None, :]",
+        f"near = torch.ones_like(scores).triu().tril({usage.longest_answer - 1}).bool()",
+        'allowed = scores.masked_fill(~(near & inside[:, None] & inside), float("-inf"))',
+        "first, last = divmod(int(allowed.argmax()), len(scores))",
+        "answer = context[offsets[first, 0] : offsets[last, 1]]",
+    ]
+    if usage.unanswerable:
+        code.body += [
+            "none = batch.input_ids[0].tolist().index(tokenizer.cls_token_id)",
+            "if scores[none, none] > allowed.max():",
+            '    answer = ""',
+        ]
+    code.body.append("print(answer)")
+
+
+def _choose(code: _Code, usage: Usage) -> None:
+    """One question, and the answers that it offers."""
+    choices = [literal((usage.second or "") + text) for text in ("One answer.", "Another one.")]
+    code.body += ['question = "A question?"', f"choices = [{', '.join(choices)}]"]
+    options = [*_cut(usage), "padding=True", 'return_tensors="pt"']
+    code.call("rows = tokenizer(", ["[question] * len(choices)", "choices", *options])
+    code.body += [
+        "batch = {name: tensor[None] for name, tensor in rows.items()}",
+        "with torch.no_grad():",
+        "    logits = model(**batch).logits",
+        "print(choices[int(logits.argmax())], logits.softmax(-1))",
+    ]
 
 
 def _write(code: _Code, usage: Usage) -> None:
@@ -282,6 +338,16 @@ def _of_model(code: _Code, usage: Usage) -> str:
         code.body += [
             "print(tokenizer.decode(tokens[0], skip_special_tokens=True))",
         ]
+        return code.text()
+    if kind in (SPANS, CHOICES):  # no more one of transformers 5 either
+        suffix = _suffix(usage)
+        code.plain.append("import torch")
+        code.need("transformers", f"AutoModel{suffix}", "AutoTokenizer")
+        code.body += [
+            f"model = AutoModel{suffix}.from_pretrained(folder).eval()",
+            "tokenizer = AutoTokenizer.from_pretrained(folder)",
+        ]
+        _ask(code, usage)
         return code.text()
     code.need("transformers", "pipeline")
     options = [f'"{PIPELINES[kind]}"', "model=folder"]

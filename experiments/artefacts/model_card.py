@@ -18,7 +18,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from bilevel.checkpoint.disk import told_when_full
 from bilevel.checkpoint.sums import CARD
 from bilevel.reading import json_object
-from experiments.answers import LABELS, TAGS, TEXT
+from experiments.answers import CHOICES, LABELS, SPANS, TAGS, TEXT
 from experiments.artefacts.card_lines import PIPELINES, Form, lines, offline_lines
 from experiments.artefacts.usage import Usage
 from experiments.cli.writing import write_atomically
@@ -220,6 +220,11 @@ def _use(facts: CardFacts, form: Form, shown: Path, task_type: str | None) -> st
     text = f"## Use\n\n```python\n{lines(form, base, usage, folder, task_type)}\n```"
     if form == "model" and usage.seq2seq:
         text += "\n\ntransformers 5 has no pipeline for an encoder with a decoder."
+    if usage.answers.kind == SPANS:
+        text += (
+            "\n\nA longer text is cut here; `python -m experiments.predict` reads it in windows. "
+            "transformers 5 has no pipeline for answers in a text."
+        )
     if form != "model" and usage.answers.kind != TEXT:
         text += "\n\ntransformers says that the base model's head is new: it is in the adapter."
     if form == "peft" and base.offline is not None:
@@ -238,7 +243,7 @@ def _threshold(facts: CardFacts) -> float:
 
 def _labels(facts: CardFacts) -> Iterator[str]:
     answers = facts.usage.answers
-    if answers.names is None:
+    if answers.names is None or answers.kind == CHOICES:  # whose names mean nothing elsewhere
         return
     kind = "tags" if answers.kind == TAGS else "labels"
     names = "\n".join(f"| {i} | {markdown_cell(n)} |" for i, n in enumerate(answers.names))

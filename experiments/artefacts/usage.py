@@ -10,11 +10,12 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 
-from experiments.answers import TAGS, TEXT, Answers, Decoding
+from experiments.answers import CHOICES, SPANS, TAGS, TEXT, Answers, Decoding
 from experiments.tasks.examples import Example, LabelSetExample
 from experiments.tasks.in_memory_rows import GivenText
 from experiments.tasks.kinds.chat import ChatData
 from experiments.tasks.kinds.pairs import separator
+from experiments.tasks.kinds.spans import SpanData
 from experiments.tasks.kinds.tags import words_have_space
 from experiments.tasks.kinds.text import TextData
 from experiments.tasks.task import TaskData
@@ -47,6 +48,8 @@ class Usage:
         threshold: the probability above which a label of several is said.
         chat: the source is messages (:func:`conversations.as_source`), written by the tokenizer's
             chat template.
+        longest_answer: tokens at most of an answer that is found in a text.
+        unanswerable: such an answer may be none.
     """
 
     answers: Answers
@@ -64,6 +67,8 @@ class Usage:
     source: str = "A text."
     threshold: float = 0.5
     chat: bool = False
+    longest_answer: int = 30
+    unanswerable: bool = False
 
     @classmethod
     def of(
@@ -89,11 +94,17 @@ class Usage:
         limit = min((n for n in longest if 0 < n < UNLIMITED), default=None)
         if answers.kind == TEXT:
             return cls(answers, dtype, limit, **_written(task, tokenizer, config))
+        found = {}
+        if isinstance(task, SpanData):
+            found["longest_answer"] = task.max_answer_tokens
+            found["unanswerable"] = task.unanswerable
+        pairs = answers.kind in (SPANS, CHOICES) or (task is not None and _has_pairs(task))
         return cls(
             answers,
             dtype,
             limit,
-            second=separator(tokenizer) if task is not None and _has_pairs(task) else None,
+            second=separator(tokenizer) if pairs else None,
+            **found,
             spaced=answers.kind == TAGS and words_have_space(tokenizer),
             pad=tokenizer.pad_token_id if _reads_the_end(config) else None,
             replaces=replaces,

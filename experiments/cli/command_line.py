@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from bilevel import launcher
 from bilevel.errors import UserError, nearest
-from experiments.cli import places, stopping
+from experiments.cli import places, ranks, stopping
 from experiments.cli.messages import USER_ERRORS, refused, sentence
 from experiments.cli.output import go_on_unread
 
@@ -31,37 +32,53 @@ FLAGS = (
 def explain(text: str) -> None:
     """Print what a program's help says; whoever reads it may have seen enough half-way."""
     go_on_unread()
-    print(text, flush=True)
+    if launcher.rank() == 0:
+        print(text, flush=True)
 
 
 @contextmanager
-def one_sentence() -> Iterator[None]:
+def one_sentence(several: bool = False) -> Iterator[None]:
     """Turn a mistake of the user into one line on stderr and exit status 2.
 
     So are a full or read-only disk, and Ctrl-C with its own status. Other exceptions are defects
-    and keep their traceback; ``HYDRA_FULL_ERROR=1`` in the environment keeps every traceback.
+    and keep their traceback; ``HYDRA_FULL_ERROR=1`` in the environment keeps every traceback. Of
+    several processes one tells it (:mod:`experiments.cli.ranks`).
+
+    Args:
+        several: the program runs on several processes too; others refuse to.
     """
     go_on_unread()
     try:
+        if not several:
+            ranks.refuse("this program")
         yield
     except USER_ERRORS as error:
         if os.environ.get(FULL_ERROR) == "1":
             raise
-        fail(sentence(error))
+        fail(sentence(error), error=error)
     except (Exception, KeyboardInterrupt) as error:
         if os.environ.get(FULL_ERROR) == "1":
             raise
         # A signal in the middle of an import may come out as another exception.
         if isinstance(error, KeyboardInterrupt) or stopping.requested():
-            fail("interrupted", stopping.status())
+            fail("interrupted", stopping.status(), error)
         if (text := refused(error)) is None:
+            if not ranks.may_tell(f"{type(error).__name__}: {error}", interrupted=False):
+                raise SystemExit(FAILURE) from error
             raise
-        fail(text)
+        fail(text, error=error)
 
 
-def fail(text: str, status: int = FAILURE) -> NoReturn:
-    """Say what is wrong and exit."""
-    print(f"error: {text}", file=sys.stderr)
+def fail(text: str, status: int = FAILURE, error: BaseException | None = None) -> NoReturn:
+    """Say what is wrong and exit; of several processes one says it.
+
+    Args:
+        text: what.
+        status: to exit with.
+        error: what was met.
+    """
+    if ranks.may_tell(text, status != FAILURE, error):
+        print(f"error: {text}", file=sys.stderr, flush=True)
     raise SystemExit(status)
 
 

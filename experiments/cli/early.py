@@ -17,5 +17,6 @@ def end_on_interrupt() -> None:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    os.write(2, b"error: interrupted\n")
+    if os.environ.get("RANK", "0") == "0":  # of several processes the first tells
+        os.write(2, b"error: interrupted\n")
     os._exit(128 + number)

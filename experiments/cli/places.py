@@ -17,6 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Sweep
 from hydra.errors import HydraException
 
+from bilevel import launcher
 from bilevel.errors import UserError
 
 __all__ = ["is_place", "read", "settled", "shell_line", "value", "word"]
@@ -96,8 +97,11 @@ def settled(words: Iterable[str], sweep: bool = False) -> list[str]:
 
 
 def shell_line(words: Sequence[str], program: str = "experiments.run") -> str:
-    """What to paste into a shell in order to start a program with these words."""
-    return shlex.join(["python", "-m", program, *words])
+    """What to paste into a shell in order to start a program with these words.
+
+    On several processes, in the shell of each machine.
+    """
+    return shlex.join([*launcher.command(), "-m", program, *words])
 
 
 def _settled(given: str, sweep: bool) -> str:

@@ -16,11 +16,14 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
+from bilevel import launcher
+
 __all__ = [
     "Stopped",
     "busy",
     "due",
     "heeding",
+    "number",
     "orderly",
     "requested",
     "status",
@@ -60,6 +63,11 @@ def requested() -> bool:
     return _state.number is not None
 
 
+def number() -> int | None:
+    """The signal that asked; None while there was none."""
+    return _state.number
+
+
 def status() -> int:
     """The exit status that says so: 130 after Ctrl-C, 143 after SIGTERM."""
     return 128 + (_state.number or signal.SIGINT)
@@ -76,12 +84,16 @@ def due() -> Stopped | None:
 
 
 @contextmanager
-def orderly() -> Iterator[None]:
-    """Take signals in here; afterwards they are what they were, and a request is forgotten."""
+def orderly(*more: int) -> Iterator[None]:
+    """Take signals in here; afterwards they are what they were, and a request is forgotten.
+
+    Args:
+        more: signals that ask for the end besides the usual ones.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may ask for signals
         return
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {number: signal.getsignal(number) for number in (*SIGNALS, *more)}
     for number, handler in before.items():
         if handler != signal.SIG_IGN:  # nohup, and what a shell starts with &
             signal.signal(number, _handle)
@@ -161,6 +173,6 @@ def _handle(number: int, frame: FrameType | None) -> None:
         _state.told()
     if not _state.wait or again:
         raise Stopped
-    if new:
+    if new and launcher.rank() == 0:
         with suppress(OSError):  # no print: the signal may have come in the middle of one
             os.write(2, b"\ninterrupted: ends after this step; once more to end at once\n")

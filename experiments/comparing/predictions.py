@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from bilevel.errors import UserError
-from experiments.answers import CLASSES, LABELS, NUMBER, TAGS, TEXT
-from experiments.metrics import resampled
+from experiments.answers import CHOICES, CLASSES, LABELS, NUMBER, SPANS, TAGS, TEXT
+from experiments.metrics import resampled, spans
 from experiments.metrics.resampled import Resampled
 from experiments.metrics.text import chosen
 from experiments.metrics.text.drawn import drawn_text
@@ -26,7 +26,10 @@ __all__ = ["Predictions", "read"]
 AGREE = 1e-6  # by which a score that is computed again may differ
 Row = Mapping[str, Any]  # a line of the file
 # What a line says of the example, not of the model.
-OF_EXAMPLE = ("test", "index", "label", "words", "tags", "source", "target", "references")
+OF_EXAMPLE = (
+    *("test", "index", "label", "words", "tags", "source", "target", "references"),
+    *("id", "question", "answers"),
+)
 
 
 @dataclass(frozen=True)
@@ -225,6 +228,20 @@ def _of_text(rows: Sequence[Row], result: Mapping[str, Any]) -> dict[str, Resamp
     )
 
 
+def _of_spans(rows: Sequence[Row], result: Mapping[str, Any]) -> dict[str, Resampled]:
+    def each(metric: str) -> np.ndarray:
+        of_one = spans.SPAN_METRICS[metric]
+        return np.array([of_one(row["prediction"], row["answers"]) for row in rows])
+
+    return _asked(
+        result,
+        {
+            "f1": lambda: resampled.mean(each("f1")),
+            "exact_match": lambda: resampled.mean(each("exact_match"), share=True),
+        },
+    )
+
+
 # For each kind of task: the scores, and the losses that lines without a loss of their own tell of.
 KINDS: dict[str, tuple[Callable[..., dict[str, Resampled]], Any]] = {
     CLASSES: (_of_classes, _class_losses),
@@ -232,4 +249,6 @@ KINDS: dict[str, tuple[Callable[..., dict[str, Resampled]], Any]] = {
     NUMBER: (_of_number, _squared_errors),
     TAGS: (_of_tags, None),
     TEXT: (_of_text, None),
+    SPANS: (_of_spans, None),
+    CHOICES: (_of_classes, _class_losses),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -37,6 +37,7 @@ class Plan:
         places: where adapters go: "qv", "all" or module names.
         report_to: trackers that follow the run.
         probe: hold the run against a linear probe at its end.
+        processes: that a batch of ``settings.batch_size`` is made of, train.batch_size each.
 
     Raises:
         UserError: parts that do not go together: the method cannot train a quantised model or one
@@ -58,6 +59,7 @@ class Plan:
     config: dict[str, Any] = field(default_factory=dict)
     report_to: tuple[str, ...] = ()
     probe: bool = False
+    processes: int = 1
 
     def __post_init__(self) -> None:
         self._check_precision()
@@ -80,6 +82,12 @@ class Plan:
     def chosen(self) -> str:
         """The method as it was asked for: full_qv, where the class says full."""
         return self.names.get("method", self.method.name)
+
+    def of_processes(self, processes: int) -> Plan:
+        """The same with the batches of several processes together, train.batch_size of each."""
+        one = self.settings.batch_size // self.processes
+        settings = replace(self.settings, batch_size=processes * one)
+        return replace(self, settings=settings, processes=processes)
 
     def _check_precision(self) -> None:
         method, model = self.method, self.model

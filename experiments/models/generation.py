@@ -16,6 +16,7 @@ from transformers import (
     RepetitionPenaltyLogitsProcessor,
 )
 
+from bilevel.distributed import each_once
 from bilevel.evaluation import evaluating, matching_autocast
 from experiments.answers import Decoding
 from experiments.models.batching import EXAMPLES, batches
@@ -34,6 +35,7 @@ def generate(
 ) -> list[str]:
     """What the model writes after each prompt, in the prompts' order, without special tokens.
 
+    Several processes share the batches, and each of them gets every text.
     Nothing depends on how the prompts are batched. What a model's own generation settings say of
     the beams, lengths and penalties does not count, ``decoding`` does.
 
@@ -65,27 +67,28 @@ def generate(
     if causal and isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
         # PEFT counts padding as positions there.
         parts = (same for part in parts for same in _of_one_length(part, prompts))
+
+    def texts(indices: list[int]) -> list[str]:
+        # A causal model's answer goes on where its prompt ends. An encoder counts positions
+        # from the left, padding or not (BART), and was trained with the padding on the right.
+        batch = tokenizer.pad(
+            {"input_ids": [prompts[i] for i in indices]},
+            padding_side="left" if causal else "right",
+            return_tensors="pt",
+        ).to(device)
+        start = batch["input_ids"].shape[1] if causal else 0
+        tokens = model.generate(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            logits_processor=_rules(decoding, start),
+            **options,
+        )
+        return tokenizer.batch_decode(tokens[:, start:], skip_special_tokens=True)  # type: ignore[no-any-return]
+
+    parts = list(parts)
     with evaluating(model), precision or matching_autocast(model):
-        for indices in parts:
-            # A causal model's answer goes on where its prompt ends. An encoder counts positions
-            # from the left, padding or not (BART), and was trained with the padding on the right.
-            batch = tokenizer.pad(
-                {"input_ids": [prompts[i] for i in indices]},
-                padding_side="left" if causal else "right",
-                return_tensors="pt",
-            ).to(device)
-            start = batch["input_ids"].shape[1] if causal else 0
-            tokens = model.generate(
-                input_ids=batch["input_ids"],
-                attention_mask=batch["attention_mask"],
-                logits_processor=_rules(decoding, start),
-                **options,
-            )
-            for index, text in zip(
-                indices,
-                tokenizer.batch_decode(tokens[:, start:], skip_special_tokens=True),
-                strict=True,
-            ):
+        for indices, found in zip(parts, each_once(parts, texts), strict=True):
+            for index, text in zip(indices, found, strict=True):
                 written[index] = text.strip()
     return written
 

@@ -7,16 +7,22 @@ from typing import Any
 
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForMultipleChoice,
+    AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     PretrainedConfig,
     PreTrainedModel,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES,
+    MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
+)
 
 from bilevel.errors import UserError
-from experiments.answers import CLASSES, LABELS, NUMBER, TAGS, TEXT, Answers
+from experiments.answers import CHOICES, CLASSES, LABELS, NUMBER, SPANS, TAGS, TEXT, Answers
 from experiments.models.target_modules import head_modules
 
 __all__ = [
@@ -39,6 +45,12 @@ PROBLEM_TYPES = {
     NUMBER: "regression",
 }
 
+# Kinds of answers that transformers has a head for with some architectures alone.
+HEADS = {
+    SPANS: ("answers in a text", MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES),
+    CHOICES: ("multiple choice", MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES),
+}
+
 
 def config_options(answers: Answers) -> dict[str, Any]:
     """What a model's configuration has to say of its head; nothing for text.
@@ -46,8 +58,10 @@ def config_options(answers: Answers) -> dict[str, Any]:
     The names of the classes are always said: a pretrained configuration may have some of its own,
     and a saved model answers with those of its configuration.
     """
-    if answers.kind == TEXT:
+    if answers.kind in (TEXT, CHOICES):  # a head for choices scores one at a time
         return {}
+    if answers.kind == SPANS:
+        return {"num_labels": answers.size}
     options: dict[str, Any] = {"num_labels": answers.size, **label_names(answers)}
     if answers.kind in PROBLEM_TYPES:
         options["problem_type"] = PROBLEM_TYPES[answers.kind]
@@ -70,13 +84,24 @@ def auto_class(answers: Answers, config: PretrainedConfig) -> Any:
     """The auto class that loads a model for these answers."""
     if answers.kind == TAGS:
         return AutoModelForTokenClassification
+    if answers.kind == SPANS:
+        return AutoModelForQuestionAnswering
+    if answers.kind == CHOICES:
+        return AutoModelForMultipleChoice
     if answers.kind != TEXT:
         return AutoModelForSequenceClassification
     return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
 
 
 def check_writes(answers: Answers, config: PretrainedConfig, name: str) -> None:
-    """Raise UserError where text is wanted from an encoder, which cannot write any."""
+    """Refuse an architecture that cannot put out what is wanted.
+
+    Raises:
+        UserError: text is wanted from an encoder, which cannot write any, or transformers has no
+            head of this kind for it.
+    """
+    if answers.kind in HEADS:
+        _check_head(answers, config, name)
     if answers.kind != TEXT or config.is_encoder_decoder:
         return
     # transformers has causal classes for BERT and its kin too; they were not pretrained to write.
@@ -85,6 +110,16 @@ def check_writes(answers: Answers, config: PretrainedConfig, name: str) -> None:
             f"model={name} is an encoder ({config.model_type}) and writes no text, which this task "
             "needs: take a causal model (GPT-2, Llama, Qwen, Mistral, model=demo_causal) or one "
             "with encoder and decoder (BART, T5)"
+        )
+
+
+def _check_head(answers: Answers, config: PretrainedConfig, name: str) -> None:
+    what, served = HEADS[answers.kind]
+    # T5's model for spans has its layers where others have their head
+    if config.model_type not in served or config.is_encoder_decoder:
+        raise UserError(
+            f"model={name} ({config.model_type}) has no head for {what}, which this task needs: "
+            "take an encoder (BERT, RoBERTa, DeBERTa v3, ELECTRA, ModernBERT)"
         )
 
 
@@ -147,4 +182,7 @@ def peft_task_type(model: PreTrainedModel, answers: Answers, head: Sequence[str]
         return "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
     if not head:
         return None
-    return "TOKEN_CLS" if answers.kind == TAGS else "SEQ_CLS"
+    # PEFT has no type for multiple choice, and its model for question answering (0.21) passes no
+    # token_type_ids on, by which BERT tells a question from its text
+    types = {TAGS: "TOKEN_CLS", SPANS: None, CHOICES: None}
+    return types.get(answers.kind, "SEQ_CLS")

@@ -27,6 +27,8 @@ from experiments.models.tokenizer import prepare
 
 __all__ = ["GivenModel", "answers_of"]
 
+OF_QUESTIONS = ("ForQuestionAnswering", "ForQuestionAnsweringSimple", "ForMultipleChoice")
+
 
 def answers_of(model: PreTrainedModel) -> Answers:
     """What a model with its head puts out, by its class or those that it is derived from.
@@ -43,6 +45,11 @@ def answers_of(model: PreTrainedModel) -> Answers:
         if model.config.problem_type == PROBLEM_TYPES[LABELS]:
             return Answers(LABELS, len(names), names)
         return Answers(NUMBER, 1) if len(names) == 1 else Answers(CLASSES, len(names), names)
+    if any(kind.endswith(OF_QUESTIONS) for kind in kinds):
+        raise UserError(
+            f"{kinds[0]}: models for answers in a text and for multiple choice are fine-tuned by "
+            "the program, task=question_answering and task=multiple_choice (docs/tasks.md)"
+        )
     if not model.can_generate():
         raise UserError(
             f"{kinds[0]} puts out neither classes, a number, tags nor text: give a model of a "

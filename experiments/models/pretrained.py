@@ -18,7 +18,7 @@ from transformers import (
 
 from bilevel.errors import UserError
 from bilevel.lowrank.fused import fused_projections
-from experiments.answers import Answers
+from experiments.answers import SPANS, Answers
 from experiments.models import quantization
 from experiments.models.heads import (
     auto_class,
@@ -32,6 +32,7 @@ from experiments.models.heads import (
 )
 from experiments.models.loading import NoScaledDotProductError, fetch, quietly
 from experiments.models.memory import heads_in_float32
+from experiments.models.spans import with_labels
 from experiments.models.target_modules import outside_layers
 from experiments.models.tokenizer import prepare
 from experiments.models.vocabulary import check_rows, check_tokenizer, size
@@ -179,6 +180,8 @@ def load(
     if quantized is not None:
         quantization.keep_trainable(model)
     heads_in_float32(model, head)
+    if answers.kind == SPANS:
+        model = with_labels(model)
     model.eval()
     task_type = peft_task_type(model, answers, head)
     seq2seq = is_seq2seq(answers, config)

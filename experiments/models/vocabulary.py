@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bilevel.errors import UserError, listed
+from experiments.models.batching import tokens_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -78,8 +79,9 @@ def check_rows(
         return
     for number, row in enumerate(rows):
         for column in columns:
-            if row[column] and not (min(row[column]) >= 0 and max(row[column]) < tokens):
-                wrong = [n for n in row[column] if not (0 <= n < tokens or n == NO_LABEL)]
+            ids = tokens_of(row) if column == "input_ids" else row[column]
+            if ids and not (min(ids) >= 0 and max(ids) < tokens):
+                wrong = [n for n in ids if not (0 <= n < tokens or n == NO_LABEL)]
                 if wrong or column == "input_ids":
                     raise UserError(
                         f"{where(number)} has the token {listed(wrong[:3] or [NO_LABEL])} in "

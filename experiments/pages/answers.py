@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.answers import NUMBER, TAGS
+from experiments.answers import NUMBER, SPANS, TAGS
+from experiments.metrics import spans
 from experiments.pages import grids, predictions
 from experiments.pages.grids import Cell, Column, Grid
 
@@ -61,10 +62,14 @@ def _worst(row: Mapping[str, Any], kind: str, values: Mapping[str, Any]) -> dict
         wrong = sum(right != said for _, right, said in words)
         return {"words": words, "texts": [], "facts": [("words tagged otherwise", wrong), *test]}
     texts = [cut(text) for text in row.get("texts", ())]
-    facts: list[tuple[str, Any]] = [
-        ("right", _said_so(row["label"])),
-        ("said", _said_so(row["prediction"])),
-    ]
+    right = _answers(row["answers"]) if kind == SPANS else row["label"]
+    said = _answers([row["prediction"]]) if kind == SPANS else row["prediction"]
+    facts: list[tuple[str, Any]] = [("right", _said_so(right)), ("said", _said_so(said))]
+    if kind == SPANS:
+        texts = texts or [cut(row["question"])]
+        facts.append(("F1", f"{spans.f1(row['prediction'], row['answers']):.2f}"))
+        facts.append(("probability", f"{row['probability']:.4f}"))
+        return {"words": [], "texts": texts, "facts": [*facts, ("example", row["index"]), *test]}
     if kind == NUMBER:
         facts.append(("apart", f"{abs(row['prediction'] - row['label']):.4g}"))
     else:
@@ -72,6 +77,11 @@ def _worst(row: Mapping[str, Any], kind: str, values: Mapping[str, Any]) -> dict
         for name in dict.fromkeys([*_list(row["label"]), *_list(row["prediction"])]):
             facts.append((f"p({name})", f"{row['probabilities'][names.index(name)]:.4f}"))
     return {"words": [], "texts": texts, "facts": [*facts, ("example", row["index"]), *test]}
+
+
+def _answers(texts: Sequence[str]) -> str:
+    """Answers in a text, which may have none."""
+    return " | ".join(dict.fromkeys(filter(None, texts))) or "no answer"
 
 
 def _without_texts(worst: Sequence[Mapping[str, Any]]) -> Grid:

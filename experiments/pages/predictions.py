@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from bilevel.errors import UserError
-from experiments.answers import CLASSES, LABELS, NUMBER, TAGS, TEXT
+from experiments.answers import CHOICES, CLASSES, LABELS, NUMBER, SPANS, TAGS, TEXT
+from experiments.metrics import spans
 from experiments.results import predictions_file, wrongest
 
 __all__ = ["Predictions", "Share", "read"]
@@ -89,6 +90,9 @@ def read(folder: Path, result: Mapping[str, Any]) -> Predictions | None:
     if kind == NUMBER:
         pairs = np.array([(row["label"], row["prediction"]) for row in rows], dtype=float)
         return Predictions(kind, len(rows), worst=worst, numbers=pairs)
+    if kind == SPANS:
+        missed = sum(not spans.exact_match(row["prediction"], row["answers"]) for row in rows)
+        return Predictions(kind, len(rows), missed, worst=worst)
     right = "tags" if kind == TAGS else "label"
     wrong = sum(row["prediction"] != row[right] for row in rows)
     if kind == TAGS:
@@ -112,7 +116,7 @@ def _with_texts(folder: Path, rows: list[Row], result: Mapping[str, Any]) -> lis
         UserError: that file is damaged.
     """
     path = folder / wrongest.FILE
-    if not path.is_file() or result["kind"] not in (CLASSES, LABELS, NUMBER):
+    if not path.is_file() or result["kind"] not in wrongest.WITHOUT_TEXT:
         return rows
     kept = {
         (r["test"], r["index"]): r.get("texts", []) for r in predictions_file.lines(path, result)
@@ -137,7 +141,7 @@ def _shares(rows: Sequence[Row], names: Sequence[str], kind: str) -> list[Share]
     right: Any
     said: Any
     order: Any
-    if kind == CLASSES:
+    if kind in (CLASSES, CHOICES):
         right, said = [row["label"] for row in rows], [row["prediction"] for row in rows]
         order = list(names)
     else:

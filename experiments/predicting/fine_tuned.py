@@ -110,8 +110,9 @@ class FineTuned:
 
         Returns:
             n mappings. ``prediction`` is the name of a class, a list of labels or of a tag for each
-            word, a number, or a text; of classes and labels there are ``probabilities``, a mapping
-            from each name to a number from 0 to 1.
+            word, a number, or a text; of classes, labels and choices there are ``probabilities``, a
+            mapping from each name to a number from 0 to 1, of an answer in a text its ``start`` and
+            its ``probability``.
 
         Raises:
             UserError: an input is of another kind than the model reads, or empty.

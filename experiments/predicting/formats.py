@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 from bilevel.errors import UserError, listed
-from experiments.answers import CLASSES, LABELS, NUMBER, TAGS
+from experiments.answers import CHOICES, CLASSES, LABELS, NUMBER, SPANS, TAGS
 
 if TYPE_CHECKING:
     import pyarrow
@@ -33,6 +33,7 @@ __all__ = [
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 PREDICTION = "prediction"
 PROBABILITY = "probability_"
+OF_SPAN = ("start", "probability")  # where in the context, -1 for no answer, and how sure
 CHUNK = 1 << 20  # bytes
 
 
@@ -55,7 +56,9 @@ def said_columns(kind: str, names: Sequence[str]) -> tuple[str, ...]:
         kind: of what the model puts out.
         names: of its classes, labels or tags.
     """
-    if kind in (CLASSES, LABELS):
+    if kind == SPANS:
+        return (PREDICTION, *OF_SPAN)
+    if kind in (CLASSES, LABELS, CHOICES):
         return (PREDICTION, *(f"{PROBABILITY}{name}" for name in names))
     return (PREDICTION,)
 
@@ -65,6 +68,7 @@ def as_columns(answer: Mapping[str, Any]) -> dict[str, Any]:
     shares = answer.get("probabilities", {})
     return {
         PREDICTION: answer[PREDICTION],
+        **{name: answer[name] for name in OF_SPAN if name in answer},
         **{f"{PROBABILITY}{name}": share for name, share in shares.items()},
     }
 
@@ -197,7 +201,11 @@ class Parquet(Format):
         text, number = pyarrow.string(), pyarrow.float64()
         types = {NUMBER: number, LABELS: pyarrow.list_(text), TAGS: pyarrow.list_(text)}
         first, *others = self.said
-        self._said = [(first, types.get(kind, text)), *((name, number) for name in others)]
+        wholes = {"start": pyarrow.int64()} if kind == SPANS else {}
+        self._said = [
+            (first, types.get(kind, text)),
+            *((name, wholes.get(name, number)) for name in others),
+        ]
         self._given = given
         self._seen = pyarrow.schema([]) if given is None else given
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from peft import PeftModel
 from torch import nn
 
@@ -16,11 +15,16 @@ from experiments.models.vocabulary import check_rows
 from experiments.tasks.kinds.tags import TaggedData
 from experiments.tasks.kinds.text import TextData
 from experiments.tasks.task import TaskData
-from experiments.training.scoring import outputs_of
+from experiments.training.scoring import read_outputs
 
 __all__ = ["Predictor"]
 
-SAID = ("prediction", "probabilities")  # of what predictions.jsonl says of an example
+SAID = (
+    "prediction",
+    "probabilities",
+    "start",
+    "probability",
+)  # of what predictions.jsonl says of an example
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,8 @@ class Predictor:
             batch_size: examples at once at most; of long ones fewer.
 
         Returns:
-            ``prediction`` of each, and ``probabilities`` by name where there are classes.
+            ``prediction`` of each, and ``probabilities`` by name where there are classes or
+            choices; of an answer in a text its ``start`` and its ``probability``.
 
         Raises:
             UserError: an example has no token, or a token no embedding.
@@ -73,7 +78,6 @@ class Predictor:
         self._check([{"input_ids": prompt} for prompt in prompts])
         return generate(self.model, self.tokenizer, prompts, task.decoding, batch_size=batch_size)
 
-    @torch.no_grad()
     def _predicted(self, examples: Sequence[Any], batch_size: int) -> list[Any]:
         if isinstance(self.task, TaggedData):  # any tag: it says which token is a word's first
             tag = self.task.tag_names[0]
@@ -82,11 +86,10 @@ class Predictor:
         self._check(rows)
         found: list[Any] = [None] * len(rows)
         collate = self.task.collator(self.tokenizer)
-        with outputs_of(self.model, rows, collate, batch_size=batch_size) as each:
-            for indices, outputs, batch in each:
-                said = self.task.predictions(outputs, batch)
-                for index, prediction in zip(indices, said, strict=True):
-                    found[index] = prediction
+        read = self.task.predictions
+        for indices, said in read_outputs(self.model, rows, collate, read, batch_size=batch_size):
+            for index, prediction in zip(indices, said, strict=True):
+                found[index] = prediction
         return found
 
     def _check(self, rows: list[dict[str, Any]]) -> None:

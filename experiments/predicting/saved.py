@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from bilevel.checkpoint.sums import CARD
 from bilevel.errors import UserError
-from experiments.answers import CLASSES, LABELS, TAGS, Answers
+from experiments.answers import CHOICES, CLASSES, LABELS, TAGS, Answers
 from experiments.results import record
 from experiments.results.finished_run import SavedRun
 from experiments.tasks.inputs import Inputs
@@ -61,7 +61,7 @@ class Asking:
             UserError: the oldest results do not say it, and the task's data cannot be had.
         """
         kind, names = self.run.result.get("kind"), self.run.result.get("labels")
-        if kind is None or (kind in (CLASSES, LABELS, TAGS) and names is None):
+        if kind is None or (kind in (CLASSES, LABELS, TAGS, CHOICES) and names is None):
             return self.run.to_predict().answers
         return Answers(str(kind), len(names or ()), tuple(names or ()))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bilevel.errors import UserError, listed, nearest
 from experiments.cli import places
+from experiments.sweeping.plugins import check_installed
 
 __all__ = ["Options"]
 
@@ -15,6 +16,7 @@ OWN = ("table", "scale", "seeds", "only", "data", "out", "dry_run", "warm_start"
 # What may be given without a dot: options of experiments.run. The cell decides the others.
 GROUPS = ("model", "hypergradient")
 TASK = "{task}"
+LAUNCHER = ("hydra/launcher", "hydra.launcher.")
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Options:
         data_dirs: the same of single tasks.
         overrides: options of experiments.run for all runs.
         warm_start: whether MRPC, RTE and STS-B start from MNLI.
+        launcher: ``hydra/launcher=NAME`` and its options, for several runs at once; none: a run
+            after the other.
     """
 
     table: str
@@ -41,6 +45,7 @@ class Options:
     dry_run: bool = False
     overrides: dict[str, str] = field(default_factory=dict)
     warm_start: bool = False
+    launcher: list[str] = field(default_factory=list)
 
     @classmethod
     def parse(cls, words: Sequence[str]) -> Options:
@@ -53,13 +58,16 @@ class Options:
         only: list[list[str]] = []
         data_dirs: dict[str, str] = {}
         overrides: dict[str, str] = {}
+        launcher: list[str] = []
         for word in words:
             key, equals, value = word.partition("=")
             if not equals or not value or key.startswith("-"):
                 raise UserError(f"cannot read {word!r}: options look like name=value")
             if places.is_place(key):
                 value = places.read(value) or value
-            if key == "only":
+            if key.startswith(LAUNCHER):
+                launcher.append(word)
+            elif key == "only":
                 only.append(_items(key, value))
             elif key in OWN:
                 own[key] = value
@@ -72,6 +80,9 @@ class Options:
                     f"unknown option {key!r}: allowed are {listed(OWN)}, and options of "
                     f"experiments.run for all runs, like train.max_steps=100{nearest(key, OWN)}"
                 )
+        if launcher and not any(word.startswith("hydra/launcher=") for word in launcher):
+            raise UserError(f"{launcher[0]} is given without hydra/launcher=NAME")
+        check_installed(launcher)
         if "table" not in own:
             raise UserError("give table=NAME, or table=list to see the names")
         warm = _one_of("warm_start", own.get("warm_start", "none"), ("none", "mnli")) == "mnli"
@@ -89,6 +100,7 @@ class Options:
             dry_run=_one_of("dry_run", own.get("dry_run", "false"), ("true", "false")) == "true",
             overrides=overrides,
             warm_start=warm,
+            launcher=launcher,
         )
 
     def data_dir(self, task: str) -> str | None:

@@ -10,7 +10,7 @@ import pydantic
 
 from bilevel.errors import UserError
 from bilevel.reading import parsed, read_text
-from experiments.answers import CLASSES, LABELS, NUMBER, TAGS, TEXT
+from experiments.answers import CHOICES, CLASSES, LABELS, NUMBER, SPANS, TAGS, TEXT
 
 __all__ = ["FILE", "KINDS", "LEAST", "lines"]
 
@@ -65,12 +65,22 @@ class _Text(_Line):
     references: list[str] = []
 
 
+class _Span(_Line):
+    index: int
+    question: str
+    answers: list[str]
+    prediction: str
+    probability: Probability
+
+
 KINDS: dict[str, type[_Line]] = {
     CLASSES: _Class,
     LABELS: _Labels,
     NUMBER: _Number,
     TAGS: _Tags,
     TEXT: _Text,
+    SPANS: _Span,
+    CHOICES: _Class,
 }
 
 
@@ -96,9 +106,9 @@ def lines(path: Path, result: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             first = error.errors()[0]
             key = ".".join(map(str, first["loc"]))
             raise UserError(f"{place} is damaged: {key!r}: {first['msg'].lower()}") from error
-        if kind in (CLASSES, LABELS):
+        if kind in (CLASSES, LABELS, CHOICES):
             said = [row["label"], row["prediction"]]
-            said = said if kind == CLASSES else [name for part in said for name in part]
+            said = said if kind != LABELS else [name for part in said for name in part]
             if not set(said) <= set(names or ()) or len(row["probabilities"]) != len(names or ()):
                 raise UserError(f"{place} is damaged: its labels are not those of result.json")
         elif kind == TAGS and not len(row["words"]) == len(row["tags"]) == len(row["prediction"]):

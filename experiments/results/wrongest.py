@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.answers import CLASSES, LABELS, NUMBER, TAGS
+from experiments.answers import CHOICES, CLASSES, LABELS, NUMBER, SPANS, TAGS
 from experiments.cli.writing import write_atomically
+from experiments.metrics import spans
 from experiments.tasks.task import TaskData
 
 __all__ = ["FILE", "KEPT", "largest", "write", "wrongness"]
@@ -21,7 +22,7 @@ __all__ = ["FILE", "KEPT", "largest", "write", "wrongness"]
 FILE = "wrongest.jsonl"
 KEPT = 50  # examples, over all test sets together
 LETTERS = 2000  # of a text; the rest is cut
-WITHOUT_TEXT = (CLASSES, LABELS, NUMBER)
+WITHOUT_TEXT = (CLASSES, LABELS, NUMBER, SPANS, CHOICES)
 
 
 def wrongness(record: Mapping[str, Any], kind: str, labels: Sequence[str] | None) -> float:
@@ -34,18 +35,22 @@ def wrongness(record: Mapping[str, Any], kind: str, labels: Sequence[str] | None
 
     Returns:
         Of a class 1 - p of the right one; of several labels the sum of |p - y| over them; of a
-        number the absolute error; of tags how many words have another. Of text always 0: how
-        wrong it is no single number says.
+        number the absolute error; of tags how many words have another; of an answer in a text 1
+        less its F1, times the probability that the model gave it. Of text always 0: how wrong it is
+        no single number says.
     """
     if kind == NUMBER:
         return abs(float(record["prediction"]) - float(record["label"]))
     if kind == TAGS:
         pairs = zip(record["prediction"], record["tags"], strict=True)
         return float(sum(said != right for said, right in pairs))
-    if kind not in (CLASSES, LABELS) or record["prediction"] == record["label"]:
+    if kind == SPANS:
+        missed = 1.0 - spans.f1(record["prediction"], record["answers"])
+        return missed * float(record["probability"])
+    if kind not in (CLASSES, LABELS, CHOICES) or record["prediction"] == record["label"]:
         return 0.0
     names, shares = list(labels or ()), record["probabilities"]
-    if kind == CLASSES:
+    if kind in (CLASSES, CHOICES):
         return 1.0 - float(shares[names.index(record["label"])])
     right = set(record["label"])
     pairs = zip(names, shares, strict=True)

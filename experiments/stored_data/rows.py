@@ -9,6 +9,7 @@ import numpy as np
 
 from bilevel.views import StoredRow
 from experiments.stored_data.columns import ArrowColumns, Columns
+from problems.common.records import longest
 
 if TYPE_CHECKING:
     import pyarrow
@@ -65,11 +66,11 @@ class StoredRows(Sequence[StoredRow]):
 
 
 def lengths_of(rows: Sequence[dict[str, Any]]) -> Sequence[int]:
-    """Tokens of each tokenised example."""
+    """Tokens of each tokenised example, or of the longest of its windows or choices."""
     if isinstance(rows, StoredRows):
         found: Sequence[int] = rows.lengths  # type: ignore[assignment]
         return found
-    return [len(row["input_ids"]) for row in rows]
+    return [longest(row) for row in rows]
 
 
 def row_types(part: Columns) -> dict[str, pyarrow.DataType]:

@@ -16,6 +16,7 @@ from experiments.suspecting.confident import confident
 from experiments.suspecting.models import Said, folds, joined, look, part, slopes, trained_lora
 from experiments.suspecting.scores import MEANINGS, Scores, combined
 from experiments.training.fine_tuning_job import FineTuningJob
+from problems.common.records import longest
 
 __all__ = ["Found", "find"]
 
@@ -60,7 +61,7 @@ def find(job: FineTuningJob, run: Path, number: int, epochs: float, trusted_epoc
         along[fold] = slopes(model, job, mine, trusted)
         seen[others] += look(model, job, [rows[i] for i in others]).losses / (number - 1)
     log.info("LoRA on the %d trusted examples alone", len(trusted))
-    lengths = [len(row["input_ids"]) for row in trusted]
+    lengths = [longest(row) for row in trusted]
     alone = replace(
         job.data,
         examples=trusted,

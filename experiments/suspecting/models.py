@@ -16,7 +16,7 @@ from bilevel.data import stratified_order
 from bilevel.evaluation import evaluating, matching_autocast
 from bilevel.views import taken
 from experiments.answers import CLASSES, NUMBER, TAGS
-from experiments.models.batching import batches
+from experiments.models.batching import batches, tokens_of
 from experiments.models.memory import without_cache
 from experiments.tasks.kinds.tags import NO_LABEL
 from experiments.training.fine_tuning_job import FineTuningJob
@@ -112,7 +112,7 @@ def look(model: PeftModel, job: FineTuningJob, rows: Sequence[dict[str, Any]]) -
     values = np.zeros(len(rows))
     items: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     with evaluating(model), without_cache(model), matching_autocast(model):
-        for indices in batches([len(row["input_ids"]) for row in rows]):
+        for indices in batches([len(tokens_of(row)) for row in rows]):
             collated = job.data.collate([rows[i] for i in indices])
             batch = {key: value.to(device) for key, value in collated.items()}
             outputs = model(**batch)
@@ -207,7 +207,7 @@ def _gradient(
     device = next(model.parameters()).device
     total = [torch.zeros_like(w) for w in weights]
     with evaluating(model), without_cache(model), matching_autocast(model):
-        for indices in batches([len(row["input_ids"]) for row in rows]):
+        for indices in batches([len(tokens_of(row)) for row in rows]):
             collated = job.data.collate([rows[i] for i in indices])
             batch = {key: value.to(device) for key, value in collated.items()}
             totals, terms = job.task.example_losses(model(**batch), batch)

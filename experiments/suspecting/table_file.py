@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.answers import CLASSES, TEXT, Answers
+from experiments.answers import CLASSES, SPANS, TEXT, Answers
 from experiments.cli.writing import write_atomically
 from experiments.suspecting.find import Found
 from experiments.tasks.examples import Origin
@@ -20,10 +20,12 @@ FILE = "suspects.csv"
 
 
 def answer(task: TaskData, example: Any) -> Any:
-    """What an example's label is, in the form of its truth: a class, a number, tags or a text."""
+    """What an example's label is, in the form of its truth: a class, a number, tags or texts."""
     kind = task.answers.kind
     if kind == TEXT:
         return example.target
+    if kind == SPANS:
+        return tuple(one.text for one in example.answers)
     said = example._asdict()
     return next(said[name] for name in ("label", "tags", "labels") if name in said)
 

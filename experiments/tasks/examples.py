@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 __all__ = [
+    "Answer",
+    "ChoiceExample",
     "Example",
     "LabelSetExample",
     "Origin",
     "Placed",
+    "SpanExample",
     "TaggedExample",
     "TextExample",
     "Tokenised",
@@ -85,6 +88,39 @@ class TextExample(NamedTuple):
     source: str
     target: str
     references: tuple[str, ...] = ()
+    origin: Origin | None = None
+
+
+class Answer(NamedTuple):
+    """A right answer: its text, and at which character of the context it begins, from 0."""
+
+    text: str
+    start: int
+
+
+class SpanExample(NamedTuple):
+    """A question, the text that holds its answer, and the right answers: none where it has none.
+
+    What is learned is the first of them; ``id`` is the question's own, None without one.
+    """
+
+    question: str
+    context: str
+    answers: tuple[Answer, ...] = ()
+    id: str | None = None
+    origin: Origin | None = None
+
+
+class ChoiceExample(NamedTuple):
+    """What is asked, the answers that are offered, and the number of the right one, from 0.
+
+    Each choice is what is read behind ``texts``, which are joined: a passage and a question, or
+    one sentence that goes on.
+    """
+
+    texts: tuple[str, ...]
+    choices: tuple[str, ...]
+    label: int
     origin: Origin | None = None
 
 

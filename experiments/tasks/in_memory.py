@@ -22,6 +22,7 @@ from experiments.tasks.in_memory_rows import (
     GivenLabelSets,
     GivenTags,
     GivenText,
+    from_source,
     labelled,
     marked,
     tagged,
@@ -60,6 +61,7 @@ class GivenTask(Task):
         positions: tokens that the model takes; None without a limit.
         tokens: that it has an embedding for; None if unknown.
         types: token types that it knows; 0 if it does not read them, None if unknown.
+        source_column: of the training rows, the source that each is from; None without sources.
     """
 
     data: Mapping[str, Iterable[Mapping[str, Any]]]
@@ -72,6 +74,7 @@ class GivenTask(Task):
     tokens: int | None = None
     types: int | None = None
     name: str = "given"
+    source_column: str | None = None
 
     def __post_init__(self) -> None:
         self._check_metrics()
@@ -235,6 +238,11 @@ class GivenTask(Task):
         )
         if not rows:
             raise UserError(f"data[{split!r}] is empty")
+        if split == "train" and self.source_column is not None:
+            return [
+                from_source(example, row, self.source_column, number)
+                for number, (example, row) in enumerate(zip(rows, self.data[split], strict=True))
+            ]
         return rows
 
     def _row(self, row: Mapping[str, Any], where: str) -> Any:

@@ -21,6 +21,7 @@ __all__ = [
     "GivenLabels",
     "GivenTags",
     "GivenText",
+    "from_source",
     "labelled",
     "marked",
     "tagged",
@@ -119,6 +120,31 @@ class GivenText(TextData):
         """The rows as they are."""
         say_unknown("rows", tokenizer, [example.columns["input_ids"] for example in examples])
         return [example.columns for example in examples]
+
+
+def from_source(example: Any, row: Mapping[str, Any], column: str, number: int) -> Any:
+    """The example of a training row, with the source that its row names.
+
+    Args:
+        example: any of those above.
+        row: that it was read from.
+        column: of the row, with the source's name.
+        number: of the row, from 0.
+
+    Raises:
+        UserError: the row has no name there.
+    """
+    name = row.get(column)
+    if is_absent(name) or isinstance(name, (list, tuple, Mapping)) or not str(name).strip():
+        raise UserError(
+            f"row {number} of train has no name of a source in column {column!r} (source_column): "
+            "every row to train on needs one, a text or a number"
+        )
+    origin = Origin("data['train']", number, source=str(name).strip())
+    found = example._replace(origin=origin)
+    if isinstance(example, Tagged | Written):
+        found.columns = example.columns
+    return found
 
 
 def labelled(

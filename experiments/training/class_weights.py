@@ -30,7 +30,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from bilevel.errors import UserError, listed, nearest
-from experiments.answers import CLASSES, LABELS, NUMBER, TAGS, TEXT, Answers
+from experiments.answers import CHOICES, CLASSES, LABELS, NUMBER, SPANS, TAGS, TEXT, Answers
 
 __all__ = ["WeightedLoss", "check_class_weights", "class_weights", "weight_classes"]
 
@@ -38,7 +38,12 @@ log = logging.getLogger(__name__)
 
 IGNORED = -100  # of transformers, and of torch
 SHOWN = 20  # labels in a message
-KINDS = {NUMBER: "numbers", TEXT: "text to write"}
+KINDS = {
+    NUMBER: "numbers",
+    TEXT: "text to write",
+    SPANS: "answers in a text",
+    CHOICES: "choices, which are others for each question",
+}
 
 Given = str | Mapping[str, float] | None
 

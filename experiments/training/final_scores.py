@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import platform
@@ -12,7 +13,6 @@ from typing import Any
 import psutil
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
 from bilevel import distributed
 from bilevel.data import some
@@ -24,8 +24,9 @@ from experiments.metrics.weight_change import moved
 from experiments.plots.records import final_values
 from experiments.results import predictions_file, record, source_table, wrongest
 from experiments.results.saved_model import Saved, load
-from experiments.tasks.examples import Example, LabelSetExample
+from experiments.tasks.examples import ChoiceExample, Example, LabelSetExample, SpanExample
 from experiments.tasks.kinds.label_sets import LabelSetData
+from experiments.tasks.kinds.spans import SpanData
 from experiments.tasks.kinds.tags import TaggedData
 from experiments.tasks.kinds.text import TextData
 from experiments.tasks.sources import sizes
@@ -50,10 +51,11 @@ def final_scores(
 ) -> dict[str, Any]:
     """Scores of the model as it lies on the disk, read as its users would, in full precision.
 
-    What is reported is what a user of the adapter gets, by construction.
+    What is reported is what a user of the adapter gets, by construction. The model as it was
+    trained is given up: it is on the disk.
     """
     device = distributed.setup(job.plan.engine.strategy).device
-    outcome.model.cpu()
+    _let_go(outcome)
     model = load(saved.folder, job.stock_model()).to(device)
     if isinstance(job.task, LabelSetData) and job.task.threshold is None:
         found, _ = forward(model, job.task, job.data.validation or (), job.data.collate)
@@ -71,11 +73,22 @@ def final_scores(
         "entities": job.task.entities(scores.predictions),
         "test_loss": scores.loss,
         "train_loss": train_loss,
-        "update": moved(model.cpu(), stock := job.stock_model()),
-        "planted": _planted_score(job.task, outcome, stock, folder),
+        "update": moved(model.cpu(), job.stock_model),
+        "planted": _planted_score(job, outcome, folder),
         "decided": _decided(job, outcome, folder),
         "source_weights": _source_weights(job, outcome, folder),
     }
+
+
+def _let_go(outcome: Outcome) -> None:
+    """Give up the trained model, with its optimiser's state: of the engine only circles are left.
+
+    A callback of the user's that holds it still has it.
+    """
+    outcome.model = None
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _source_weights(job: FineTuningJob, outcome: Outcome, folder: Path) -> dict[str, Any] | None:
@@ -133,15 +146,21 @@ def _to_compare(job: FineTuningJob, model: nn.Module) -> list[dict[str, Any]]:
 
 
 def _key(example: Any) -> dict[str, str]:
-    if not isinstance(example, (Example, LabelSetExample)):
+    if isinstance(example, SpanExample):  # whose question the predictions show
+        said: Any = example.context
+    elif isinstance(example, ChoiceExample):
+        said = [example.texts, example.choices]
+    elif isinstance(example, (Example, LabelSetExample)):
+        said = example.texts
+    else:
         return {}
-    texts = json.dumps(example.texts).encode()
+    texts = json.dumps(said).encode()
     return {"key": hashlib.sha256(texts).hexdigest()[:KEY_LETTERS]}
 
 
 def _losses(job: FineTuningJob, model: nn.Module, name: str) -> list[dict[str, Any]]:
-    """The mean loss of each example over its words or tokens, and how many they are."""
-    if not isinstance(job.task, (TaggedData, TextData)):
+    """The mean loss of each example over its words, tokens or bounds, and how many they are."""
+    if not isinstance(job.task, (SpanData, TaggedData, TextData)):
         return []
     found = example_losses(model, job.task, job.tests[name], job.data.collate)
     return [
@@ -150,14 +169,12 @@ def _losses(job: FineTuningJob, model: nn.Module, name: str) -> list[dict[str, A
     ]
 
 
-def _planted_score(
-    task: TaskData, outcome: Outcome, model: PreTrainedModel, folder: Path
-) -> dict[str, Any] | None:
+def _planted_score(job: FineTuningJob, outcome: Outcome, folder: Path) -> dict[str, Any] | None:
     """How well the right ranks were found, where the task knows them and the method has ranks."""
-    true = task.true_ranks
+    true = job.task.true_ranks
     if true is None or outcome.ranks is None:
         return None
-    costs = linear_costs(model, list({**true, **outcome.ranks}))
+    costs = linear_costs(job.stock_model(), list({**true, **outcome.ranks}))
     values = final_values(read_metrics(folder))
     return {
         **recovery(true, outcome.ranks, costs),
@@ -215,6 +232,7 @@ def assemble(
             "T2": first["T2"],
             "steps": {name: s["steps"] for name, s in stages.items()},
             "precision": next((s["precision"] for s in stages.values()), None),
+            "processes": job.plan.processes,
             "upper_steps": {
                 name: s["upper_steps"]
                 for name, s in stages.items()

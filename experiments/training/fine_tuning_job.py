@@ -17,7 +17,7 @@ from bilevel.cutting import Losses
 from bilevel.errors import UserError
 from bilevel.lowrank import split_fused
 from bilevel.views import keys
-from experiments.answers import TEXT
+from experiments.answers import CHOICES, SPANS, TEXT
 from experiments.config.plan import Plan
 from experiments.models.memory import recompute, settled_precision
 from experiments.models.target_modules import target_modules
@@ -68,20 +68,26 @@ def load_task(plan: Plan) -> TaskData:
     if task.weights is not None:
         check_plain_losses(plan.settings, f"task {task.name}")
     plan.method.check_answers(task.answers.kind)
-    if plan.probe and task.answers.kind == TEXT:
+    if plan.probe and task.answers.kind in (TEXT, SPANS, CHOICES):
         raise UserError(
-            "run.probe=true fits a linear map on embeddings, which writes no text: leave it at "
-            "false for a task of text"
+            "run.probe=true fits a linear map on embeddings, which writes no text, finds no answer "
+            f"and compares no choices: leave it at false for a task of {task.answers.kind}"
         )
     if isinstance(task, LabelSetData) and task.threshold is None and not task.validation:
         raise UserError(
             "task.threshold=validation chooses on the validation data, beside the test set, and "
             "there are none: give a file validation, or a number, task.threshold=0.5"
         )
-    plan.method.check_size(len(task.train), plan.settings.batch_size)
-    plan.method.check_steps(len(task.train), plan.settings)
     choosing.check(plan.engine, plan.method, task)
-    plan.method.check_validation(len(task.validation or ()), plan.settings.batch_size)
+    try:
+        plan.method.check_size(len(task.train), plan.settings.batch_size)
+        plan.method.check_steps(len(task.train), plan.settings)
+        plan.method.check_validation(len(task.validation or ()), plan.settings.batch_size)
+    except UserError as error:
+        if plan.processes == 1:
+            raise
+        words = f"{error} (in {plan.processes} processes, which take their batches together)"
+        raise UserError(words) from error
     return replace(task, warnings=tuple(warnings))
 
 

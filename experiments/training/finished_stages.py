@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from bilevel.distributed import World, from_first
 from bilevel.errors import UserError
 from bilevel.reading import json_object
 from experiments.cli.resume import check_same
@@ -20,7 +21,22 @@ from experiments.config import stored
 from experiments.results.shape import check_stages
 from experiments.training import stage_tensors
 
-__all__ = ["Journal"]
+__all__ = ["Journal", "check_config", "processes_of"]
+
+
+def check_config(path: Path, config: dict[str, Any]) -> None:
+    """Refuse to take a finished run of another configuration for this one.
+
+    Args:
+        path: the journal of the run in a folder; nothing is checked where there is none.
+        config: of the run that is asked for.
+
+    Raises:
+        UserError: names what differs.
+    """
+    if path.is_file():
+        saved = json_object(path, needs=("config",))["config"]
+        check_same(path.parent.parent, stored.given_now(saved, config), config)
 
 
 class Journal:
@@ -30,6 +46,7 @@ class Journal:
         path: the file.
         config: the run's configuration, which a file that is there must have too.
         resume: take over what the file says; otherwise it must not be there.
+        processes: of which the run's batches are made.
 
     Attributes:
         finished: stage -> ``{"outcome", "summary"}``, in order, plain JSON data; and ``"tensors"``,
@@ -39,9 +56,12 @@ class Journal:
         UserError: the file is of another run, or not readable; tensors are missing or damaged.
     """
 
-    def __init__(self, path: Path, config: dict[str, Any], resume: bool) -> None:
+    def __init__(
+        self, path: Path, config: dict[str, Any], resume: bool, processes: int = 1
+    ) -> None:
         self.path = path
         self.config = config
+        self.processes = processes
         self.finished: dict[str, dict[str, Any]] = {}
         self._found: dict[str, Any] = {}
         if not resume or not path.is_file():
@@ -74,9 +94,17 @@ class Journal:
         self._write()
         self._found[name] = stage_tensors.put_back(json.loads(json.dumps(plain)), tensors)
 
+    def agree(self, name: str, world: World) -> None:
+        """Take over what the first process has found in a stage just finished; as :meth:`share`."""
+        self._found[name] = from_first(self._found[name], world)
+
     def found(self, name: str) -> Any:
         """What a finished stage found, the same whether this process ran it or one before."""
         return self._found[name]
+
+    def share(self, world: World) -> None:
+        """Take over what the first process knows, on all of them; each has to come here."""
+        self.finished, self._found = from_first((self.finished, self._found), world)
 
     def _tensors(self, name: str) -> Path:
         return self.path.parent / f"found-{name}.safetensors"
@@ -97,9 +125,24 @@ class Journal:
 
     def _write(self) -> None:
         values: dict[str, Any] = {"config": self.config, "stages": self.finished}
+        values["processes"] = self.processes
         values["sha256"] = _digest(values)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path, json.dumps(values, indent=1))
+
+
+def processes_of(path: Path) -> int | None:
+    """Of how many processes the batches are made of the run with this journal; None without one.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    if not path.is_file():
+        return None
+    found = json_object(path).get("processes", 1)  # older runs had one
+    if not isinstance(found, int) or found < 1:
+        raise UserError(f"{path} is damaged: processes is no number from 1; start the run afresh")
+    return found
 
 
 def _digest(values: dict[str, Any]) -> str:

@@ -6,11 +6,13 @@ import logging
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import transformers
 
+from bilevel import distributed
 from bilevel.callbacks.callback import Callback
 from bilevel.errors import StorageError, UserError
 from experiments import figures
@@ -30,7 +32,8 @@ from experiments.training.beside_probe import beside_probe
 from experiments.training.context import RunContext
 from experiments.training.final_scores import assemble, final_scores, test_sizes
 from experiments.training.fine_tuning_job import FineTuningJob, load_task
-from experiments.training.finished_stages import Journal
+from experiments.training.finished_stages import Journal, check_config
+from experiments.training.processes import JOURNAL, part_in, seen_by_all, shared
 from experiments.training.stage import StageRun, summary_without_training
 from experiments.verdicts import verdict
 from problems.common.method import Outcome, Stage, Training
@@ -59,37 +62,87 @@ def execute(
         UserError: the folder holds another run, or one that is not to be resumed; or anything
             that stops the run.
     """
-    with exclusive(folder):
-        finished = record.read(folder) if plan.resume else None
-        if finished is not None:
-            log.info("%s is finished already", folder)
-            return finished
-        clean(folder)
-        # What is damaged is told before the work.
-        before = figures.read_metrics(folder, growing=True) if plan.resume else []
-        _refuse_leftovers(plan, folder)
-        log.info("run in %s", folder)
-        quiet()
-        task = task or load_task(plan)
-        journal = Journal(folder / "checkpoints" / "stages.json", plan.config, plan.resume)
-        plan = chosen_horizon.settled(plan, task, journal)
-        job = FineTuningJob.load(plan, task)
-        _tell_data(job)
-        with trackers.opened(plan.report_to, folder, plan.config, before) as told:
-            context = job.context(folder, [told.line] if plan.report_to else (), callbacks)
-            values = _train_and_score(job, context, journal)
-            told.end(values)
+    world = distributed.setup(plan.engine.strategy)
+    plan = shared(plan, folder, world)
+    with part_in(folder, world) as place, exclusive(place):
+        return distributed.from_first(_execute(plan, place, task, callbacks, world), world)
+
+
+def _execute(
+    plan: Plan,
+    folder: Path,
+    task: TaskData | None,
+    callbacks: Sequence[Callback],
+    world: distributed.World,
+) -> dict[str, Any]:
+    """This process's part of a run, in a folder that is its own."""
+    finished = record.read(folder) if plan.resume else None
+    if (finished := distributed.from_first(finished, world)) is not None:
+        check_config(folder / JOURNAL, plan.config)
+        log.info("%s is finished already", folder)
+        return finished
+    clean(folder)
+    # What is damaged is told before the work.
+    before = figures.read_metrics(folder, growing=True) if plan.resume else []
+    _refuse_leftovers(plan, folder)
+    log.info("run in %s", folder)
+    quiet()
+    task = task or load_task(plan)
+    journal = Journal(folder / JOURNAL, plan.config, plan.resume, plan.processes)
+    journal.share(world)
+    plan = chosen_horizon.settled(plan, task, journal)
+    job = FineTuningJob.load(plan, task)
+    _tell_data(job)
+    _tell_processes(plan, world)
+    with trackers.opened(plan.report_to, folder, plan.config, before) as told:
+        context = job.context(folder, [told.line] if plan.report_to else (), callbacks)
+        values = _train_and_score(job, context, journal, world)
+        told.end(values)
+    if world.rank == 0:
         if plan.figures:
             figures.draw(folder, values)
         record.write(folder, values)
-        return values
+    return values
 
 
-def _train_and_score(job: FineTuningJob, context: RunContext, journal: Journal) -> dict[str, Any]:
-    """Run all stages, save what they made and score it; returns what result.json will say."""
-    plan, task, folder = job.plan, job.task, context.folder
-    outcome, stages = _run_stages(job, context, journal)
-    saved = _save(outcome, context)
+def _train_and_score(
+    job: FineTuningJob, context: RunContext, journal: Journal, world: distributed.World
+) -> dict[str, Any]:
+    """Run all stages, save what they made and score it; returns what result.json will say.
+
+    All processes share the work; what only one has to write, the first one does.
+    """
+    outcome, stages = _run_stages(job, context, journal, world)
+    saved, artefact = None, None
+    if world.rank == 0:
+        saved = _save(outcome, context)
+        artefact = _completed(job, outcome, saved, context.folder)
+    saved = _as_seen(saved, context.folder, world)
+    scores = final_scores(job, outcome, saved, context.folder)
+    for words in scores["warnings"]:
+        log.warning("%s", words)
+    values = assemble(job, stages, outcome, saved, scores)
+    values["beside_probe"] = beside_probe(job, values, scores["predictions"])
+    if artefact is not None:
+        _conclude(job, outcome, values, scores, journal, context.folder, artefact)
+    return values
+
+
+def _as_seen(
+    saved: saved_model.Saved | None, scratch: Path, world: distributed.World
+) -> saved_model.Saved:
+    """What the first process has saved, as this one can read it."""
+    first = distributed.from_first(saved, world)
+    assert first is not None
+    folder = seen_by_all(None if saved is None else saved.folder, scratch, world)
+    return replace(first, folder=folder)
+
+
+def _completed(
+    job: FineTuningJob, outcome: Outcome, saved: saved_model.Saved, folder: Path
+) -> Artefact:
+    """Beside the saved weights, what is read with them; what is written of it later on."""
+    plan, task = job.plan, job.task
     base = plan.model.reference()
     if saved.folder.name != saved_model.MODEL and plan.model.warm_start is not None:
         base = warm_start.save_base(job.stock_model(), job.tokenizer, folder)
@@ -97,21 +150,32 @@ def _train_and_score(job: FineTuningJob, context: RunContext, journal: Journal) 
         *(task, task.answers, job.tokenizer, outcome.model.config, base, plan.model.dtype),
         job.head_replaced,
     )
-    places = [path for path in saved_model.places(folder) if path.is_dir()]
-    artefact.complete(places)
+    artefact.complete(_places(folder))
     saved_model.seal(folder)
-    scores = final_scores(job, outcome, saved, folder)
-    for words in scores["warnings"]:
-        log.warning("%s", words)
-    values = assemble(job, stages, outcome, saved, scores)
-    values["beside_probe"] = beside_probe(job, values, scores["predictions"])
+    return artefact
+
+
+def _places(folder: Path) -> list[Path]:
+    return [path for path in saved_model.places(folder) if path.is_dir()]
+
+
+def _conclude(
+    job: FineTuningJob,
+    outcome: Outcome,
+    values: dict[str, Any],
+    scores: dict[str, Any],
+    journal: Journal,
+    folder: Path,
+    artefact: Artefact,
+) -> None:
+    """Judge what was found, and write all of it but result.json, whose ``values`` it completes."""
     lines = figures.read_metrics(folder)
     judged = verdict.of_run(values, lines, scores["predictions"])
     values["verdict"] = [one.as_json() for one in judged]
     if chosen_horizon.STAGE in journal.finished:
         found = journal.found(chosen_horizon.STAGE)
         values["engine"]["horizon"] = {key: found[key] for key in ("wanted", "cosines")}
-    artefact.card(places, values, interval=score_interval(folder, values))
+    artefact.card(_places(folder), values, interval=score_interval(folder, values))
     title = run_name(values)
     if values["source_weights"] is not None:
         source_table.write(title, values["source_weights"], folder)
@@ -126,9 +190,8 @@ def _train_and_score(job: FineTuningJob, context: RunContext, journal: Journal) 
         }
         ranks_file.write(ranks, folder / ranks_file.FILE)
     if outcome.lora is not None:
-        settings_file.write(outcome.lora, plan.settings.lr, folder)
+        settings_file.write(outcome.lora, job.plan.settings.lr, folder)
     trained_rows.write(folder, trained_rows.trained(job.data, values))
-    return values
 
 
 def run_stage(
@@ -187,7 +250,7 @@ def _say_decided(job: FineTuningJob, context: RunContext, ranks: dict[str, int] 
 
 
 def _run_stages(
-    job: FineTuningJob, context: RunContext, journal: Journal
+    job: FineTuningJob, context: RunContext, journal: Journal, world: distributed.World
 ) -> tuple[Outcome, dict[str, dict[str, Any]]]:
     """The outcome of a method's stages, and what each says of itself, those before a resume too.
 
@@ -204,6 +267,7 @@ def _run_stages(
             found, summary = run_stage(stage, job, context, found, source)
             source = None
             journal.finish(stage.name, found, summary)
+            journal.agree(stage.name, world)
         found = journal.found(stage.name)
     outcome, summary = run_stage(last, job, context, found, source)
     said = {name: entry["summary"] for name, entry in journal.finished.items()}
@@ -226,6 +290,19 @@ def _save(outcome: Outcome, context: RunContext) -> saved_model.Saved:
         elsewhere = Path(tempfile.mkdtemp(prefix="trained-"))
         saved_model.save(outcome, elsewhere)
         raise StorageError(f"{error}; what was trained is in {elsewhere}") from error
+
+
+def _tell_processes(plan: Plan, world: distributed.World) -> None:
+    """Say who shares the run, and what is a batch then."""
+    if world.world_size == 1 and plan.processes == 1:
+        return
+    size = plan.settings.batch_size
+    log.info(
+        "%d processes share batches of %d examples, %s in each",
+        *(world.world_size, size, f"{size / world.world_size:g}"),
+    )
+    if plan.processes != world.world_size:
+        log.info("the batches are those of the %d processes that began the run", plan.processes)
 
 
 def _tell_data(job: FineTuningJob) -> None:

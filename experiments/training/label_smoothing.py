@@ -5,16 +5,17 @@ from __future__ import annotations
 from transformers import PreTrainedModel
 
 from bilevel.errors import UserError
-from experiments.answers import LABELS, NUMBER, TEXT, Answers
+from experiments.answers import LABELS, NUMBER, SPANS, TEXT, Answers
 from problems.lora_settings.smoothed_loss import SmoothedLoss
 
 __all__ = ["check_smoothing", "smooth_labels"]
 
 
 def check_smoothing(epsilon: float, answers: Answers) -> None:
-    """Raise UserError for a number, or for sets of labels, which are not smoothed."""
-    if epsilon and answers.kind in (NUMBER, LABELS):
-        what = "numbers" if answers.kind == NUMBER else "several labels a text"
+    """Raise UserError for a number, sets of labels or places in a text, which are not smoothed."""
+    whats = {NUMBER: "numbers", LABELS: "several labels a text", SPANS: "answers in a text"}
+    if epsilon and answers.kind in whats:
+        what = whats[answers.kind]
         raise UserError(
             f"train.label_smoothing={epsilon}: a task of {what} has no classes to smooth, use 0"
         )

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bilevel.cutting.losses import Losses
+from bilevel.distributed import each_once
 from bilevel.evaluation import evaluating, matching_autocast
-from experiments.models.batching import EXAMPLES, batches
+from experiments.models.batching import EXAMPLES, batches, tokens_of
 from experiments.models.generation import generate
 from experiments.models.memory import without_cache
-from experiments.stored_data.rows import lengths_of
+from experiments.stored_data.rows import StoredRows
 from experiments.tasks.kinds.text import TextData
 from experiments.tasks.task import TaskData
 
-__all__ = ["Scores", "example_losses", "forward", "outputs_of", "score"]
+__all__ = ["Scores", "example_losses", "forward", "outputs_of", "read_outputs", "score"]
 
+R = TypeVar("R")
 Collate = Callable[[list[dict[str, Any]]], dict[str, Tensor]]
 
 
@@ -46,16 +48,53 @@ def outputs_of(
     In here the model is in evaluation mode, without a cache; arguments as :func:`forward`'s, and
     ``batch_size``, examples at once at most.
     """
-    device = next(model.parameters()).device
-    lengths = lengths_of(examples)
+    with _ready(model, precision):
+        yield (
+            (indices, *_asked(model, examples, collate, indices))
+            for indices in _batches(examples, batch_size)
+        )
 
-    def each() -> Iterator[tuple[list[int], Any, dict[str, Tensor]]]:
-        for indices in batches(lengths, batch_size):
-            batch = {k: v.to(device) for k, v in collate([examples[i] for i in indices]).items()}
-            yield indices, model(**batch), batch
 
+@torch.no_grad()
+def read_outputs(
+    model: nn.Module,
+    examples: Sequence[dict[str, Any]],
+    collate: Collate,
+    read: Callable[[Any, dict[str, Tensor]], R],
+    precision: AbstractContextManager[None] | None = None,
+    batch_size: int = EXAMPLES,
+) -> list[tuple[list[int], R]]:
+    """Indices of each batch of :func:`outputs_of`, and what ``read(outputs, batch)`` makes of it.
+
+    Several processes share the batches, and all of them get everything: all have to come here.
+    What is read must lie on the CPU.
+    """
+    with _ready(model, precision):
+        return each_once(
+            _batches(examples, batch_size),
+            lambda indices: (indices, read(*_asked(model, examples, collate, indices))),
+        )
+
+
+@contextmanager
+def _ready(model: nn.Module, precision: AbstractContextManager[None] | None) -> Iterator[None]:
     with evaluating(model), without_cache(model), precision or matching_autocast(model):
-        yield each()
+        yield
+
+
+def _batches(examples: Sequence[dict[str, Any]], batch_size: int) -> Iterable[list[int]]:
+    if isinstance(examples, StoredRows):  # whose lengths are in the file
+        return batches(examples.lengths.tolist(), batch_size)
+    return batches([len(tokens_of(row)) for row in examples], batch_size)
+
+
+def _asked(
+    model: nn.Module, examples: Sequence[dict[str, Any]], collate: Collate, indices: list[int]
+) -> tuple[Any, dict[str, Tensor]]:
+    """The outputs of a batch, and the batch."""
+    device = next(model.parameters()).device
+    batch = {k: v.to(device) for k, v in collate([examples[i] for i in indices]).items()}
+    return model(**batch), batch
 
 
 @torch.no_grad()
@@ -78,12 +117,14 @@ def forward(
     """
     found: list[Any] = [None] * len(examples)
     total, count = 0.0, 0
-    with outputs_of(model, examples, collate, precision) as each:
-        for indices, outputs, batch in each:
-            for index, prediction in zip(indices, task.predictions(outputs, batch), strict=True):
-                found[index] = prediction
-            loss, terms = task.losses(outputs, batch)
-            total, count = total + loss, count + terms
+
+    def read(outputs: Any, batch: dict[str, Tensor]) -> tuple[list[Any], tuple[float, int]]:
+        return task.predictions(outputs, batch), task.losses(outputs, batch)
+
+    for indices, (said, (loss, terms)) in read_outputs(model, examples, collate, read, precision):
+        for index, prediction in zip(indices, said, strict=True):
+            found[index] = prediction
+        total, count = total + loss, count + terms
     return found, total / count if count else math.nan
 
 
@@ -96,10 +137,13 @@ def example_losses(
 ) -> Losses:
     """The loss of each example, in their order; arguments as :func:`forward`'s."""
     totals, terms = np.zeros(len(examples)), np.zeros(len(examples), dtype=int)
-    with outputs_of(model, examples, collate) as each:
-        for indices, outputs, batch in each:
-            found, counted = task.example_losses(outputs, batch)
-            totals[indices], terms[indices] = found.cpu().numpy(), counted.cpu().numpy()
+
+    def read(outputs: Any, batch: dict[str, Tensor]) -> tuple[np.ndarray, np.ndarray]:
+        found, counted = task.example_losses(outputs, batch)
+        return found.cpu().numpy(), counted.cpu().numpy()
+
+    for indices, (found, counted) in read_outputs(model, examples, collate, read):
+        totals[indices], terms[indices] = found, counted
     return Losses(totals, terms, task.constant_losses(examples))
 
 

@@ -20,6 +20,7 @@ from bilevel import (
 from bilevel.callbacks import CheckpointEvery, MetricsWriter, NonFiniteGuard, ProgressBar
 from bilevel.callbacks.losses import level_names
 from bilevel.checkpoint.best import BestWeights
+from bilevel.distributed import from_first
 from bilevel.errors import UserError
 from bilevel.hypergradient import estimator_of
 from experiments.cli import stopping
@@ -107,7 +108,9 @@ class StageRun:
             self._doubt(about_upper_steps(self.name, upper.count // upper.gas))
         examples = _examples(training.problems, lower)
         stats = evaluation.finish(engine, writer)
-        self._doubt(about_training(self.name, metrics, f"{level_names(engine)[lower.name]}_loss"))
+        if engine.is_rank_zero():  # which alone has written the metrics
+            loss = f"{level_names(engine)[lower.name]}_loss"
+            self._doubt(about_training(self.name, metrics, loss))
         self._summary = {
             "seconds": round(writer.seconds(), 3),
             "processor_seconds": round(time.process_time() - started, 3),
@@ -214,7 +217,9 @@ class StageRun:
         """Load the newest checkpoint, if it is of this stage and a resume is asked for."""
         if not self.context.resume:
             return
-        found = self.context.checkpointer.latest()
+        # Only the first process has them: the others get what it has read.
+        first = engine.world.rank == 0
+        found = from_first(self.context.checkpointer.latest() if first else None, engine.world)
         if found is None:
             return
         path, state = found

@@ -21,6 +21,7 @@ from bilevel.errors import UserError
 from bilevel.reading import read_text
 from bilevel.views import taken
 from experiments.cli.writing import write_atomically
+from experiments.models.batching import tokens_of
 from experiments.training.watched import digest
 
 if TYPE_CHECKING:
@@ -93,5 +94,5 @@ def new_among(rows: Sequence[Row], known: set[str]) -> list[Row]:
 
 
 def _mark(row: Row) -> str:
-    tokens = json.dumps([int(token) for token in row["input_ids"]])
+    tokens = json.dumps([int(token) for token in tokens_of(row)])
     return hashlib.sha256(tokens.encode()).hexdigest()[:DIGITS]

@@ -10,7 +10,9 @@ all, of any kind of answer p and y and beyond what any constant or random answer
 
     a_i = (p_i - mean p) . (y_i - mean y),    z = sum a_i / sqrt(sum (a_i - mean a)^2),
 
-with classes as unit vectors; of tags a_i is the sum over a sentence's words. |z| below 2 is noise.
+with classes as unit vectors; of tags a_i is the sum over a sentence's words, and of answers in a
+text it is their F1 with the right ones less that of other questions' answers with them. |z| below 2
+is noise.
 """
 
 from __future__ import annotations
@@ -22,13 +24,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.answers import CLASSES, LABELS, NUMBER, TAGS
-from experiments.metrics import constant
+from experiments.answers import CHOICES, CLASSES, LABELS, NUMBER, SPANS, TAGS
+from experiments.metrics import constant, spans
 from experiments.results.predictions_file import LEAST
 
 __all__ = ["Compared", "association", "between", "larger_class", "losses"]
 
 Record = Mapping[str, Any]
+SHIFTS = 8
 
 
 class Compared(NamedTuple):
@@ -116,7 +119,7 @@ def losses(
     if kind == NUMBER:
         labels = np.array([record["label"] for record in records], float)
         a, b = _each(kind, records)[0], constant.of_numbers(labels)
-    elif kind == CLASSES and names is not None:
+    elif kind in (CLASSES, CHOICES) and names is not None:
         places = {name: i for i, name in enumerate(names)}
         right = [places[record["label"]] for record in records]
         said = [r["probabilities"][place] for r, place in zip(records, right, strict=True)]
@@ -162,6 +165,8 @@ def _products(kind: str, records: Sequence[Record]) -> np.ndarray:
         pairs = np.array([(r["prediction"], r["label"]) for r in records], float).reshape(-1, 2)
         centred = pairs - pairs.mean(axis=0)
         return centred[:, 0] * centred[:, 1]
+    if kind == SPANS:
+        return _of_spans(records)
     if kind == LABELS:
         names = sorted({name for r in records for name in (*r["label"], *r["prediction"])})
         said, right = (
@@ -186,3 +191,20 @@ def _products(kind: str, records: Sequence[Record]) -> np.ndarray:
             for pairs in pairs_of
         ]
     )
+
+
+def _of_spans(records: Sequence[Record]) -> np.ndarray:
+    """F1 of each answer, less the mean F1 that answers to other questions have with the right one.
+
+    Other questions are `SHIFTS` of them, spread over the test: neighbours are on one text.
+    """
+    count = len(records)
+    steps = sorted({count * k // (SHIFTS + 1) for k in range(1, SHIFTS + 1)} - {0})
+    found = []
+    for i, record in enumerate(records):
+        own = spans.f1(record["prediction"], record["answers"])
+        others = [
+            spans.f1(records[(i + step) % count]["prediction"], record["answers"]) for step in steps
+        ]
+        found.append(own - sum(others) / max(1, len(others)))
+    return np.array(found)

@@ -14,7 +14,7 @@ from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
-from experiments.answers import CLASSES, NUMBER, TAGS, TEXT
+from experiments.answers import CHOICES, CLASSES, NUMBER, TAGS, TEXT
 from experiments.verdicts import chance
 
 __all__ = ["UPPER_STEPS", "Verdict", "of_run", "of_runs"]
@@ -175,7 +175,7 @@ def _no_better(values: Record, predictions: Sequence[Record]) -> str | None:
     score = values["metrics"][primary]
     name = f"{primary} {score:.3f}" if score is not None else primary
     goes = chance.association(kind, predictions) > NOISE
-    if kind == CLASSES and primary == "accuracy":
+    if kind in (CLASSES, CHOICES) and primary == "accuracy":
         answer, found = chance.larger_class(kind, predictions)
         if found.z > NOISE:
             return None
@@ -283,7 +283,7 @@ def _evaluated(values: Record, validation: Record) -> int:
 def _worse_than_shares(values: Record, predictions: Sequence[Record]) -> Iterator[Verdict]:
     """Whether the probabilities cost more on the test than the classes' shares would."""
     train = values["train_loss"]
-    if values.get("kind") != CLASSES or len(predictions) < 2 or train is None:
+    if values.get("kind") not in (CLASSES, CHOICES) or len(predictions) < 2 or train is None:
         return
     found = chance.losses(CLASSES, predictions, values.get("labels"))
     if found is None or found.z <= NOISE or train >= found.other:

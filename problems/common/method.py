@@ -31,7 +31,7 @@ __all__ = ["AnswerKind", "ComponentValues", "DVal", "Job", "Method", "Stage", "T
 # Validation data: there is none, levels train on all of it, or some is kept apart from all levels.
 DVal = Literal["nothing", "trained_on", "apart"]
 # Classes or a number of a text, any number of classes, a class for each word, or words.
-AnswerKind = Literal["classes", "number", "labels", "tags", "text"]
+AnswerKind = Literal["classes", "number", "labels", "tags", "text", "spans", "choices"]
 # What a method may want drawn over the steps: name -> number, read about a hundred times a stage.
 Watch = Callable[[], Mapping[str, "float | Tensor"]]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,7 +15,14 @@ if TYPE_CHECKING:
 
     from bilevel.cutting import Cut
 
-__all__ = ["SOURCE_WEIGHT", "Outcome", "TrainData", "TrainSettings", "ValidationScores"]
+__all__ = [
+    "SOURCE_WEIGHT",
+    "Outcome",
+    "TrainData",
+    "TrainSettings",
+    "ValidationScores",
+    "longest",
+]
 
 SOURCE_WEIGHT = "source_weight "  # before a source's name, in what a method watches
 
@@ -28,7 +35,8 @@ class TrainData:
         examples: dicts of token ids, masks and ``labels``, unpadded.
         collate: makes a padded batch of tensors out of examples.
         labels: classes to stratify splits by; None for regression.
-        lengths: tokens of each example, for grouping by length.
+        lengths: tokens of each example, for grouping by length: of one of several parts (windows of
+            a text, choices) those of the longest.
         validation: the task's own validation split where it has one besides its test set.
         weights: of the examples in the loss, for a method that ``takes_weights``; None for equal
             ones.
@@ -46,6 +54,12 @@ class TrainData:
     draw_weights: Sequence[float] | None = None
 
 
+def longest(row: Mapping[str, Any]) -> int:
+    """Tokens of a tokenised example, or of the longest of its windows or choices."""
+    ids = row["input_ids"]
+    return max(map(len, ids)) if ids and isinstance(ids[0], list) else len(ids)
+
+
 @dataclass(frozen=True)
 class TrainSettings(Settings):
     """How long and in what portions to train, for every stage of every method."""
@@ -55,7 +69,7 @@ class TrainSettings(Settings):
     max_steps: Count | None = None
     """Upper bound on a stage's global steps; null for none."""
     batch_size: Count = 16
-    """Examples in a batch of either level."""
+    """Examples in a batch of either level; of each process where a launcher starts several."""
     gradient_accumulation: Count = 1
     """Batches in one optimiser step; the last step of an epoch takes those that are left."""
     gradient_clipping: NonNegative = 0.0

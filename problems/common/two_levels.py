@@ -23,7 +23,7 @@ from bilevel.views import taken
 from problems import common
 from problems.common.method import ComponentValues, DVal, Job, Method, Training, Watch
 from problems.common.optimizer_settings import OptimizerSettings
-from problems.common.records import TrainSettings
+from problems.common.records import TrainSettings, longest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -288,5 +288,5 @@ def _validation_loader(job: Job, examples: Sequence[dict[str, Any]]) -> Resumabl
         batch_size=job.settings.batch_size,
         collate=job.data.collate,
         seed=job.seed + 1000,
-        lengths=[len(e["input_ids"]) for e in examples] if job.settings.group_by_length else None,
+        lengths=[longest(e) for e in examples] if job.settings.group_by_length else None,
     )

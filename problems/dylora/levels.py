@@ -33,8 +33,10 @@ class Prefix(Gates):
 
     def draw(self, world: World | None = None) -> None:
         """Draw b for the coming step, one for all processes."""
-        b = torch.randint(1, self.k + 1, (1,)).to(self.logits.device)
-        broadcast([b], world or World())
+        b = torch.randint(1, self.k + 1, (1,))
+        if world is not None and world.world_size > 1:
+            b = b.to(self.logits.device)  # where processes reach each other
+            broadcast([b], world)
         self.drawn = int(b)
 
     def compute(self, sample: bool = False) -> Tensor:

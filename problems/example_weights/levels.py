@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bilevel.precision import in_float64
 from problems import common
 
 __all__ = ["ExampleLogits", "TrustedLoss"]
@@ -50,20 +51,26 @@ class TrustedLoss(common.HeldOut):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._squares = 0.0
-        self._steps = 0
+        self._squares = torch.zeros((), dtype=torch.float64)
+        self._steps = torch.zeros((), dtype=torch.int64)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Divide, then step."""
         (logits,) = self.trainable_parameters()
         if logits.grad is not None:
-            scale = 1.0 if self.inverse_scale is None else float(self.inverse_scale)
-            touched = logits.grad[logits.grad != 0].double() * scale
-            square = float(touched.square().mean()) if len(touched) else 0.0
-            if 0.0 < square < float("inf"):  # else nothing is learned, or fp16 skips the step
-                self._squares += square
-                self._steps += 1
-                logits.grad /= (self._squares / self._steps) ** 0.5
+            inverse = self.inverse_scale
+            touched = in_float64(logits.grad)
+            if inverse is not None:
+                touched = touched * inverse
+            count = (touched != 0).sum()
+            square = touched.square().sum() / count.clamp(min=1)
+            # Else nothing is learned, or fp16 skips the step. All of it stays on the device.
+            counts = (square > 0) & torch.isfinite(square)
+            squares, steps = self._squares.to(square.device), self._steps.to(square.device)
+            self._squares = squares + square.masked_fill(~counts, 0.0)
+            self._steps = steps + counts
+            divisor = (self._squares / self._steps.clamp(min=1)).sqrt()
+            logits.grad /= divisor.masked_fill(~counts, 1.0).to(logits.grad)
         super().optimizer_step(*args, **kwargs)
 
     def extra_state(self) -> dict[str, Any]:
@@ -72,4 +79,6 @@ class TrustedLoss(common.HeldOut):
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
         """Take it back."""
-        self._squares, self._steps = state["squares"], state["steps"]
+        # Numbers, in older checkpoints.
+        self._squares = torch.as_tensor(state["squares"], dtype=torch.float64)
+        self._steps = torch.as_tensor(state["steps"], dtype=torch.int64)

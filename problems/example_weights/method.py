@@ -53,6 +53,7 @@ from problems.common import (
     TrainSettings,
     TwoLevelMethod,
 )
+from problems.common.records import longest
 from problems.common.two_levels import Fraction, check_plain_losses
 from problems.lora import train_lora
 
@@ -228,7 +229,7 @@ def _left(
         data,
         examples=rows,
         labels=None,
-        lengths=[len(row["input_ids"]) for row in rows],
+        lengths=[longest(row) for row in rows],
         sources=None,
         weights=weights,
         draw_weights=draw,

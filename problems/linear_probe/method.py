@@ -86,11 +86,16 @@ class LinearProbe(Method):
     """Texts (of tags, words) to fit on at most, the first of a seeded choice; null for all."""
 
     def check_answers(self, kind: str) -> None:
-        """A linear map cannot write.
+        """A linear map of an embedding cannot write, find an answer in a text, or compare.
 
         Raises:
-            UserError: text is wanted.
+            UserError: text, spans or choices are wanted.
         """
+        if kind in ("spans", "choices"):
+            raise UserError(
+                "method=linear_probe puts a class, a number or tags on an embedding, and this task "
+                f"wants {kind}: take method=pretrained as the baseline"
+            )
         if kind == "text":
             raise UserError(
                 "method=linear_probe puts a class, a number or tags on an embedding and writes no "

@@ -106,6 +106,11 @@ def check_answers(job: Job, names: Sequence[str]) -> None:
     Raises:
         UserError: the labels are numbers, or sets of them.
     """
+    if job.kind == "spans" and "label_smoothing" in names:
+        raise UserError(
+            "the setting label_smoothing is for tasks with classes, tags or text, and this one has "
+            "answers in a text: leave it out"
+        )
     labels = job.data.examples[0]["labels"]
     first = next(iter(labels), 0) if isinstance(labels, (list, tuple)) else labels
     wrong = [name for name in names if name in ("label_smoothing", "temperature")]

@@ -26,10 +26,7 @@ SettingName = Literal[
     "decay", "learning_rate", "weight_decay", "scale", "dropout", "label_smoothing", "temperature"
 ]
 PER_MODULE = ("decay", "learning_rate", "weight_decay", "scale", "dropout")
-OF_STEPS = (
-    "learning_rate",
-    "weight_decay",
-)  # they act through the optimiser's steps, the head's too
+OF_STEPS = ("learning_rate", "weight_decay")  # in the optimiser, of the head too
 GLOBAL = ("label_smoothing", "temperature")
 HEAD = "head"  # in the place of a module, for settings of steps
 

@@ -24,8 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from bilevel.data import INDEX, ResumableLoader, drawn
-from problems.common.fine_tuning import FineTuning
-from problems.common.weighted import ExampleLosses, weighted_mean
+from problems.common.weighted import WeightedByExample
 
 __all__ = ["DrawnBatches", "SourceLogits", "SourceWeighted"]
 
@@ -58,25 +57,15 @@ class SourceLogits(nn.Module):
         return len(self.names) * self.shares()[self.source[index]]
 
 
-class SourceWeighted(FineTuning):
-    """Lower level: the loss of a numbered batch under the weights of its examples' sources.
+class SourceWeighted(WeightedByExample):
+    """Lower level: the loss of a numbered batch under the weights of its examples' sources."""
 
-    Args:
-        losses: the task's loss of each example of a batch.
-    """
+    told = (INDEX, DRAWN_AT)
 
-    def __init__(self, *args: Any, losses: ExampleLosses, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.losses = losses
-
-    def training_step(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """sum r t / sum r n."""
-        seen = {name: value for name, value in batch.items() if name not in (INDEX, DRAWN_AT)}
+    def weights_of(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """r of each example."""
         weights = self.upper.module.weights(batch[INDEX])
-        if DRAWN_AT in batch:
-            weights = weights / batch[DRAWN_AT].to(weights)
-        totals, terms = self.losses(self.module(**seen), seen)
-        return weighted_mean(totals, terms, weights)
+        return weights / batch[DRAWN_AT].to(weights) if DRAWN_AT in batch else weights
 
 
 class DrawnBatches(ResumableLoader):

@@ -123,7 +123,8 @@ class SourceWeights(LowRankMethod, TwoLevelMethod):
             raise UserError(
                 f"method={self.name} needs training data of two sources or more, and here is "
                 f"{there}: name them by a column, task.source_column=COLUMN (domain_column of "
-                "texts), or give a file for each, task.sources={a: FILE, b: FILE}"
+                "texts, source_column= of finetune), or give a file for each, "
+                "task.sources={a: FILE, b: FILE}"
             )
         if drawn:
             raise UserError(

@@ -148,6 +148,13 @@ def test_ranks_share_every_batch():
         assert sorted(left + right) == sorted(whole)
 
 
+def test_ranks_may_share_unevenly():
+    single, *ranks = (loader(), *(loader(rank=r, world_size=3) for r in range(3)))
+    for whole, *shares in zip(single, *ranks, strict=True):
+        assert [len(share) for share in shares] == [2, 1, 1]
+        assert sorted(example for share in shares for example in share) == sorted(whole)
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -155,8 +162,8 @@ def test_ranks_share_every_batch():
         {"n": 0},
         {"batch_size": 0},
         {"lengths": [1, 2]},
-        {"world_size": 3},
-        {"world_size": 2, "drop_last": False},
+        {"world_size": 5},
+        {"n": 21, "world_size": 2, "drop_last": False},
     ],
 )
 def test_impossible_loaders_are_refused(options):

@@ -56,6 +56,30 @@ def test_every_split_of_a_step_gives_its_gradient(estimator, T1):
         assert torch.allclose(parts, whole, rtol=1e-9, atol=1e-12), (batch_size, gas)
 
 
+def test_terms_are_counted_before_the_batch_goes_to_the_device(monkeypatch):
+    """Counting there would wait for it, once a micro-batch."""
+    on_device = []
+
+    def to_device(batch, device):
+        moved = {name: value.clone() for name, value in batch.items()}
+        on_device.extend(moved.values())  # alive, so that no other takes its place
+        return moved
+
+    counted = []
+
+    def count(modules, batch):
+        counted.append(list(batch.values()))
+        return count_terms(batch)
+
+    monkeypatch.setattr("bilevel.problem.to_device", to_device)
+    monkeypatch.setattr("bilevel.problem.loss_terms", count)
+    engine, *_ = uneven_levels(NoHypergradient(), batch_size=4, gas=2)
+    engine.run()
+    assert len(counted) >= 4
+    moved = set(map(id, on_device))
+    assert not any(id(value) in moved for batch in counted for value in batch)
+
+
 def test_a_step_taken_again_is_split_the_same_way():
     whole = outcome(FiniteDifference(), roll_back=True)
     parts = outcome(FiniteDifference(), roll_back=True, batch_size=2, gas=4)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from bilevel.errors import UserError
 from experiments import report
 from experiments.pages import one_run, several
 
@@ -342,3 +343,14 @@ def test_a_saved_model_s_folder_is_not_written_into(
         report.main([str(tmp_path / "run"), "--out", str(adapter)])
     assert "--out" in capsys.readouterr().err
     assert [path.name for path in adapter.iterdir()] == [file]
+
+
+def test_what_is_finished_is_told_while_others_run(tmp_path: Path) -> None:
+    save(tmp_path / "0", None, [])
+    with pytest.raises(UserError, match="1 have begun"):
+        report.report([tmp_path], tmp_path)
+    save(tmp_path / "1", result("lora", 0, 0.9), [])
+    text = report.report([tmp_path], tmp_path)
+    assert "1 of 2 runs that have begun are not finished: 0" in text
+    assert (tmp_path / "summary.csv").is_file()
+    assert "not finished" in (tmp_path / "report.html").read_text(encoding="utf-8")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pyarrow
     from pyarrow.parquet import ParquetFile
 
-__all__ = ["json_rows", "parquet_rows", "parquet_schema"]
+__all__ = ["json_rows", "parquet_rows", "parquet_schema", "refuse_halves"]
 
 SPACE = re.compile(r"[ \t\r\n]*")
 # What alone can bring half a character into text that was decoded.
@@ -62,7 +62,7 @@ def _of_array(text: str, path: Path, decoder: json.JSONDecoder) -> Iterator[Row]
     halved = HALF.search(text) is not None
     for row in _array(text, path, decoder):
         if halved:
-            _refuse_halves(row)
+            refuse_halves(row)
         yield row
 
 
@@ -74,7 +74,7 @@ def _of_lines(pieces: Iterable[str], path: Path, decoder: json.JSONDecoder) -> I
             continue
         row = _row(_decoded(line.strip(), decoder, path, number), path, number)
         if HALF.search(line):
-            _refuse_halves(row)
+            refuse_halves(row)
         count += 1
         if count == 1:
             lone = row
@@ -231,7 +231,7 @@ def _repeated(names: list[str]) -> list[str]:
     return sorted(name for name, count in Counter(names).items() if count > 1)
 
 
-def _refuse_halves(row: Row) -> None:
+def refuse_halves(row: Row) -> None:
     """Refuse half a character (a surrogate), which no tokenizer takes and no file can hold."""
     try:
         json.dumps(row, default=str, ensure_ascii=False).encode()

@@ -20,6 +20,7 @@ from bilevel.callbacks import (
     NonFiniteGuard,
 )
 from bilevel.checkpoint.folder import Checkpointer
+from bilevel.distributed import World
 from tests.bilevel.watched import Lower, build
 
 
@@ -97,8 +98,13 @@ class FakeProblem:
 
 
 class FakeEngine:
+    world = World()
+
     def __init__(self):
         self.global_step = 0
+
+    def agree_to_stop(self):
+        pass
 
 
 class Elsewhere(torch.Tensor):

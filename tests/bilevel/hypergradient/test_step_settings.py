@@ -137,6 +137,33 @@ def test_the_steps_are_those_of_an_optimiser_set_so(name):
     assert rates == [group["initial_lr"] * 0.5**6 for group in lower.optimizer.param_groups]
 
 
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_steps_with_tensors_are_the_same_as_with_numbers(name, monkeypatch):
+    """What an accelerator is not waited for: weights, upper variables, state and term to 1e-12."""
+
+    def outcome():
+        options = {"unroll_steps": 3, "steps": 2, "clipping": 0.1, "dropout": 0.3}
+        engine, lower, upper = two_levels(
+            Unrolled(),
+            OPTIMISERS[name],
+            lambda p: torch.optim.SGD(p, lr=0.5),
+            classes=(Set, Upper),
+            **options,
+        )
+        engine.run()
+        states = lower.optimizer.state_dict()["state"].values()
+        numbers = [x for state in states for x in state.values() if x is not None]
+        assert lower.optimizer.param_groups[1]["lr"] == 0.03
+        every = [*lower.trainable_parameters(), *upper.trainable_parameters(), *numbers]
+        return torch.cat([x.detach().double().flatten() for x in every])
+
+    read = outcome()
+    for where in ("bilevel.step_settings", "bilevel.replay.recorder"):
+        monkeypatch.setattr(f"{where}.reads_settings", lambda level: False)
+    monkeypatch.setattr(torch.Tensor, "tolist", None)  # nothing is read
+    assert relative_error(outcome(), read) < 1e-12
+
+
 def test_a_factor_of_the_loss_does_nothing_under_adam():
     """Which is why a rate must stand in the update map: 1e-7 of its influence there."""
 

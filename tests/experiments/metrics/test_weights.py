@@ -34,12 +34,12 @@ def test_numbers_of_a_changed_matrix_and_of_no_other(base):
     with torch.no_grad():
         weight.mul_(1.5)  # same direction, half as far again
         tuned.classifier.weight.add_(1.0)  # a head has no pretrained value
-    assert moved(tuned, base) == {
+    assert moved(tuned, lambda: base) == {
         QUERY: {"cosine": pytest.approx(1.0), "relative_norm": pytest.approx(0.5)}
     }
     with torch.no_grad():
         weight.mul_(-1)
-    assert moved(tuned, base)[QUERY]["cosine"] == pytest.approx(-1.0)
+    assert moved(tuned, lambda: base)[QUERY]["cosine"] == pytest.approx(-1.0)
 
 
 def test_adapters_are_merged_first(base):
@@ -50,7 +50,7 @@ def test_adapters_are_merged_first(base):
         update = layer.get_delta_weight("default").double()
     before = base.get_submodule(QUERY).weight.double()
     expected = (update.norm() / before.norm()).item()
-    assert moved(model, base)[QUERY]["relative_norm"] == pytest.approx(expected, rel=1e-5)
+    assert moved(model, lambda: base)[QUERY]["relative_norm"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_small_update_of_a_bfloat16_model_is_not_rounded_away(base):
@@ -63,7 +63,7 @@ def test_a_small_update_of_a_bfloat16_model_is_not_rounded_away(base):
         layer.lora_B["default"].weight.normal_()
         size = layer.get_delta_weight("default").double().norm()
         layer.lora_B["default"].weight.mul_(1e-3 * before.norm() / size)
-    found = moved(model, base)[QUERY]
+    found = moved(model, lambda: base)[QUERY]
     assert found["relative_norm"] == pytest.approx(1e-3, rel=1e-3)
 
 
@@ -73,9 +73,22 @@ def test_a_matrix_that_was_zero_has_no_ratio(base):
     tuned = copy.deepcopy(base)
     with torch.no_grad():
         tuned.get_submodule(QUERY).weight.fill_(1.0)
-    assert moved(tuned, base) == {QUERY: {"cosine": None, "relative_norm": None}}
+    assert moved(tuned, lambda: base) == {QUERY: {"cosine": None, "relative_norm": None}}
+
+
+def test_beside_an_adapter_no_second_model_is_loaded(base):
+    """The pretrained weights are in the model itself: a second copy would cost as much memory."""
+    model = get_peft_model(copy.deepcopy(base), LoraConfig(r=2, target_modules=["query", "value"]))
+    layer = model.get_base_model().get_submodule(QUERY)
+    with torch.no_grad():
+        layer.lora_B["default"].weight.normal_()
+
+    def loaded():
+        raise AssertionError("a second model was loaded")
+
+    assert list(moved(model, loaded)) == [QUERY]
 
 
 def test_prompts_change_no_weight(base):
     config = PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2)
-    assert moved(get_peft_model(copy.deepcopy(base), config), base) is None
+    assert moved(get_peft_model(copy.deepcopy(base), config), lambda: base) is None

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.hydra_config import HydraConfig
 from matplotlib.figure import Figure
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from experiments import reproduce as program
 from experiments.cli.command_line import FAILURE
@@ -322,9 +324,46 @@ def test_smoke_is_labelled_everywhere() -> None:
     assert not Path("outputs/reproduce").exists()
 
 
+def test_a_launcher_makes_what_is_missing_together(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stub = Stub()
+    words = ["table=paper/one", "seeds=0"]
+    reproduce(Options.parse([*words, "only=LoRA", "only=cola"]), stub)
+    made: list[tuple[str, str | None]] = []
+
+    def job(config: DictConfig, *, tie: object) -> float:
+        hydra = HydraConfig.get()
+        folder = Path(hydra.runtime.output_dir)
+        choices = hydra.runtime.choices
+        given = {"method": choices.method, "task": choices.task, "model": choices.model}
+        made.append((str(folder.relative_to(Path.cwd())), config.run.resume))
+        if given["method"] == "autolora":
+            (folder / "run.log").write_text("10:00 ERROR x: error: no data\n")
+            return math.nan
+        values = result({**given, "seed": str(config.seed)})
+        (folder / "result.json").write_text(json.dumps(values))
+        return 0.5
+
+    monkeypatch.setattr("experiments.run.job", job)
+    words.append("hydra/launcher=basic")
+    work = Reproduction(load("paper/one"), Options.parse(words), stub)
+    wanted = [str(cell.folder) for cell in work.missing()]
+    work.make()
+    assert len(stub.calls) == 1  # none in a process of its own
+    assert [folder for folder, _ in made] == wanted
+    assert {resume for _, resume in made} == {"auto"}
+    assert len(work.finished) == 2
+    assert {reason for _, reason in work.failed.values()} == {"no data"}
+    assert "no data" in capsys.readouterr().out
+    again = Reproduction(load("paper/one"), Options.parse(words), stub)
+    assert [len(again.finished), len(again.missing())] == [2, 2]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["table=paper/one", "hydra.launcher.n_jobs=2"], "hydra/launcher=NAME"),
         (["table=paper/oen"], "'paper/one'"),
         ([], "table=list"),
         (["table=paper/one", "tabel=x"], "'table'"),

@@ -1,0 +1,205 @@
+"""Read questions that offer answers of their own, one of which is right."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from string import ascii_uppercase
+from typing import Any, NamedTuple
+
+from bilevel.errors import UserError, listed
+from experiments.tasks.examples import ChoiceExample
+from experiments.tasks.reading.cells import is_list, kind_of, text_of
+from experiments.tasks.reading.files import Row, is_missing
+from experiments.tasks.reading.row import check_columns, origin_of, place_of
+
+__all__ = ["ChoiceColumns", "choice_names", "choices_answered", "choices_of", "multiple_choices"]
+
+log = logging.getLogger(__name__)
+
+SHOWN = 60  # characters in a message
+MOST = len(ascii_uppercase)
+UNLABELLED = "-1"  # of the hub's test sets
+
+
+class ChoiceColumns(NamedTuple):
+    """Which columns hold what.
+
+    Attributes:
+        texts: what is asked: a text, or two, of which the second goes on with each choice.
+        choices: of the choices, one that holds all of them or one for each.
+        label: of the right one.
+    """
+
+    texts: tuple[str, ...]
+    choices: tuple[str, ...]
+    label: str
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """Those that a model reads."""
+        return (*self.texts, *self.choices)
+
+
+class _Offered(NamedTuple):
+    """The choices of a row, and what it calls them; None where it does not say."""
+
+    texts: tuple[str, ...]
+    names: tuple[str, ...] | None = None
+
+
+def choices_answered(rows: Sequence[Row], columns: ChoiceColumns) -> bool:
+    """Whether any of the rows says the right choice; a test's may be kept back."""
+    return any(_label(row, columns) is not None for row in rows)
+
+
+def choice_names(rows: Sequence[Row], columns: ChoiceColumns, where: str) -> list[str]:
+    """What training rows call their choices, in the order in which they stand.
+
+    Numbers from 0, or from 1, or letters, as the labels are written; letters where the labels are
+    the texts of the choices, or each row names its own.
+
+    Args:
+        rows: at least one.
+        columns: of them.
+        where: the file, for messages.
+
+    Raises:
+        UserError: a column is missing, rows have other choices than the first, or labels are none
+            of these.
+    """
+    check_columns(rows, [*columns.read, columns.label], where)
+    first = rows[0]
+    count = len(_offered(first, columns, place_of(first, 0, where)).texts)
+    if not 2 <= count <= MOST:
+        raise UserError(
+            f"{place_of(first, 0, where)} has {count} choices: there must be 2 or more, and at "
+            f"most {MOST}"
+        )
+    written = set()
+    for number, row in enumerate(rows):
+        label = _label(row, columns)
+        offered = _offered(row, columns, place_of(row, number, where))
+        known = offered.names if offered.names is not None else offered.texts
+        if label is not None and label not in known:
+            written.add(label)
+    letters = list(ascii_uppercase[:count])
+    from_0, from_1 = ([str(i + first) for i in range(count)] for first in (0, 1))
+    for names in (letters, [letter.lower() for letter in letters], from_0, from_1):
+        if written <= set(names):
+            if names is from_0 and written <= set(from_1):
+                log.warning(
+                    "%s has neither 0 nor %d in column %r: choices are counted from 0",
+                    *(where, count, columns.label),
+                )
+            return names
+    raise UserError(
+        f"{where} has {listed(repr(label) for label in sorted(written)[:5])} in column "
+        f"{columns.label!r}, where the right one of {count} choices must be: a number from 0 (or "
+        "from 1), a letter, or the text of the choice"
+    )
+
+
+def multiple_choices(
+    rows: Sequence[Row], columns: ChoiceColumns, names: Sequence[str], where: str
+) -> list[ChoiceExample]:
+    """The examples of a split; arguments as :func:`choice_names`'s.
+
+    Args:
+        rows: at least one.
+        columns: of them.
+        names: of the choices, of the training data.
+        where: the file or split, for messages.
+
+    Raises:
+        UserError: a column is missing, a text is none, a row has more or fewer choices, or its
+            label is none of them.
+    """
+    check_columns(rows, [*columns.read, columns.label], where)
+    found = []
+    for number, row in enumerate(rows):
+        place = place_of(row, number, where)
+        label = _label(row, columns)
+        if label is None:
+            raise UserError(f"{place} is unlabelled: column {columns.label!r} is empty there")
+        asked, offered = choices_of(row, columns, len(names), place)
+        right = _number(label, offered, names)
+        if right is None:
+            raise UserError(
+                f"{place} has {label[:SHOWN]!r} in column {columns.label!r}, which is none of its "
+                f"choices, {listed(offered.names or names)}"
+            )
+        found.append(ChoiceExample(asked, offered.texts, right, origin_of(row, number, where)))
+    return found
+
+
+def choices_of(
+    row: Mapping[str, Any], columns: ChoiceColumns, count: int | None, place: str
+) -> tuple[tuple[str, ...], _Offered]:
+    """What a row asks, and its choices.
+
+    Args:
+        row: of a file.
+        columns: of it.
+        count: of the choices that there must be; None for any.
+        place: what to call the row.
+
+    Raises:
+        UserError: a text is none, or there are not ``count`` choices.
+    """
+    asked = tuple(text_of(row.get(column), column, place) for column in columns.texts)
+    offered = _offered(row, columns, place)
+    if count is not None and len(offered.texts) != count:
+        raise UserError(
+            f"{place} has {len(offered.texts)} choices, and the first row of the training data "
+            f"has {count}: every question must have as many"
+        )
+    return asked, offered
+
+
+def _label(row: Mapping[str, Any], columns: ChoiceColumns) -> str | None:
+    """The label as it is written; None without one."""
+    value = row.get(columns.label)
+    if is_missing(value) or isinstance(value, bool) or is_list(value):
+        return None
+    text = str(value).strip()
+    return None if text == UNLABELLED else text
+
+
+def _number(label: str, offered: _Offered, names: Sequence[str]) -> int | None:
+    for known in (offered.names, names, offered.texts):
+        if known is not None and label in known:
+            return list(known).index(label)
+    return None
+
+
+def _offered(row: Mapping[str, Any], columns: ChoiceColumns, place: str) -> _Offered:
+    if len(columns.choices) > 1:
+        return _Offered(tuple(text_of(row.get(name), name, place) for name in columns.choices))
+    (column,) = columns.choices
+    cell: Any = row.get(column)
+    cell = cell.tolist() if hasattr(cell, "tolist") else cell
+    if isinstance(cell, str) and cell.lstrip()[:1] in ("{", "["):
+        try:
+            cell = json.loads(cell)
+        except (ValueError, RecursionError) as error:
+            raise UserError(
+                f"{place} has {cell[:SHOWN]!r} in column {column!r}, which is no JSON"
+            ) from error
+    names: Any = None
+    if isinstance(cell, Mapping):
+        names = cell.get("label")
+        cell = cell.get("text")
+    elif is_list(cell) and all(isinstance(one, Mapping) for one in cell):
+        names = [one.get("label") for one in cell]
+        cell = [one.get("text") for one in cell]
+    if not is_list(cell):
+        raise UserError(
+            f"{place} has {kind_of(cell)} in column {column!r}, where a list of choices must be "
+            "(in a csv file as JSON): for a column a choice say task.choice_columns=[a,b,c,d]"
+        )
+    texts = tuple(text_of(one, column, place) for one in cell)
+    if names is None or not is_list(names) or len(names) != len(texts) or None in names:
+        return _Offered(texts)
+    return _Offered(texts, tuple(str(name).strip() for name in names))

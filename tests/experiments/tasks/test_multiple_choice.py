@@ -1,0 +1,155 @@
+"""task=multiple_choice: the forms of files, how choices are called, batches, what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from bilevel.errors import UserError
+from experiments.answers import CHOICES, Answers
+from experiments.config.composition import compose_config
+from experiments.config.plan import Plan
+from experiments.tasks.multiple_choice import MultipleChoice
+from tests.experiments.asked import choices, written
+
+ROWS = choices(8)
+
+
+def task(folder: str, **options: Any) -> Any:
+    return MultipleChoice(data_dir=folder, **options)
+
+
+def named(name: str, folder: str) -> Any:
+    words = [f"task={name}", f"task.data_dir={folder}", "model=demo", "method=lora"]
+    return Plan.of(compose_config(words)).task.load()
+
+
+def relabelled(labels: Any) -> list[dict[str, Any]]:
+    return [{**row, "label": labels("ABCD".index(row["label"]), row)} for row in ROWS]
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (lambda i, row: "ABCD"[i], ["A", "B", "C", "D"]),
+        (lambda i, row: "abcd"[i], ["a", "b", "c", "d"]),
+        (lambda i, row: i, ["0", "1", "2", "3"]),
+        (lambda i, row: str(i + 1), ["1", "2", "3", "4"]),
+        (lambda i, row: row["choices"][i], ["A", "B", "C", "D"]),
+    ],
+)
+def test_how_the_right_one_may_be_said(labels: Any, names: list[str], tmp_path: Path) -> None:
+    found = task(written(tmp_path, train=relabelled(labels), test=relabelled(labels))).load()
+    assert found.answers == Answers(CHOICES, 4, tuple(names))
+    assert [e.label for e in found.train] == ["ABCD".index(row["label"]) for row in ROWS]
+    assert found.train[0].choices == tuple(ROWS[0]["choices"])
+    assert found.train[0].texts == (ROWS[0]["question"],)
+    assert found.stratify(found.train) is None
+    again = task(str(tmp_path)).to_score(names)
+    assert [e.label for e in again.tests["test"]] == [e.label for e in found.tests["test"]]
+
+
+def test_objects_that_name_their_choices(tmp_path: Path) -> None:
+    rows = [
+        {
+            "question": row["question"],
+            "choices": {"text": row["choices"], "label": list("1234") if i % 2 else list("ABCD")},
+            "answerKey": "1234"["ABCD".index(row["label"])] if i % 2 else row["label"],
+        }
+        for i, row in enumerate(ROWS)
+    ]  # ARC's, CommonsenseQA's
+    found = task(written(tmp_path, train=rows, test=rows), label_column="answerKey").load()
+    assert [e.label for e in found.train] == ["ABCD".index(row["label"]) for row in ROWS]
+    assert found.label_names == ["A", "B", "C", "D"]
+    cells = [{**row, "choices": json.dumps(row["choices"])} for row in rows]
+    again = task(
+        written(tmp_path / "csv", train=cells, test=cells), label_column="answerKey"
+    ).load()
+    assert [e[:3] for e in again.train] == [e[:3] for e in found.train]
+
+
+def test_swags_and_races_columns(tmp_path: Path) -> None:
+    swag = [
+        {
+            **{
+                "sent1": "we loved it",
+                "sent2": row["question"],
+                "label": "ABCD".index(row["label"]),
+            },
+            **{f"ending{i}": text for i, text in enumerate(row["choices"])},
+        }
+        for row in ROWS
+    ]
+    found = named("swag", written(tmp_path / "swag", train=swag, test=swag))
+    assert found.train[0].texts == ("we loved it", ROWS[0]["question"])
+    assert found.train[0].choices == tuple(ROWS[0]["choices"])
+    race = [
+        {"article": "we loved it", "options": row["choices"], "answer": row["label"]}
+        | {"question": row["question"]}
+        for row in ROWS
+    ]
+    other = named("race", written(tmp_path / "race", train=race, test=race))
+    assert [e[:3] for e in other.train] == [e[:3] for e in found.train]
+    assert (found.name, other.name, other.max_length) == ("swag", "race", 512)
+
+
+def test_rows_and_batches(tiny: Path, tmp_path: Path) -> None:
+    data = task(written(tmp_path, train=ROWS, test=ROWS)).load()
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    rows = data.tokenise(tokenizer, data.train)
+    for row, given in zip(rows, ROWS, strict=True):
+        for ids, choice in zip(row["input_ids"], given["choices"], strict=True):
+            assert tokenizer.decode(ids) == f"[CLS] {given['question']} [SEP] {choice} [SEP]"
+    batch = data.collator(tokenizer)(rows)
+    assert batch["input_ids"].shape == (8, 4, 6)
+    assert batch["attention_mask"].shape == (8, 4, 6)
+    assert batch["labels"].tolist() == [e.label for e in data.train]
+    logits = torch.zeros(8, 4)
+    logits[:, 2] = 1.0
+    outputs = type("O", (), {"logits": logits})
+    said = data.records(data.predictions(outputs, batch), data.train)
+    assert {row["prediction"] for row in said} == {"C"}
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"label": "E"}, "'E'"),
+        ({"label": None}, "unlabelled"),
+        ({"choices": ROWS[0]["choices"][:3]}, "3 choices"),
+        ({"choices": "x"}, "choice_columns"),
+        ({"choices": ["x", None, "y", "z"]}, "no text"),
+        ({"question": None}, "'question'"),
+    ],
+)
+def test_a_wrong_row_is_told(values: dict[str, Any], words: str, tmp_path: Path) -> None:
+    rows = [*ROWS[:2], {**ROWS[2], **values}]
+    folder = written(tmp_path, train=ROWS, test=rows)
+    with pytest.raises(UserError, match=words) as stop:
+        task(folder).load()
+    assert "line 3 of" in str(stop.value)
+
+
+def test_labels_that_are_none(tmp_path: Path) -> None:
+    folder = written(tmp_path, train=[{**ROWS[0], "label": "yes"}], test=ROWS)
+    with pytest.raises(UserError, match="'yes'"):
+        task(folder).load()
+
+
+def test_options_are_checked() -> None:
+    with pytest.raises(UserError, match="question_column"):
+        task("x", question_column=None)
+    with pytest.raises(UserError, match="choice_columns"):
+        task("x", choice_columns=("a",))
+    with pytest.raises(UserError, match="both name"):
+        task("x", choice_columns=("a", "a"))
+
+
+def test_a_question_with_other_choices_than_were_trained(tiny: Path, tmp_path: Path) -> None:
+    data = task(written(tmp_path, train=ROWS, test=ROWS)).to_predict(["A", "B"])
+    example = task(str(tmp_path)).inputs().example(ROWS[0], "row 0")
+    with pytest.raises(UserError, match="4 choices"):
+        data.tokenise(AutoTokenizer.from_pretrained(tiny), [example])
