@@ -67,6 +67,7 @@ class World:
     joined: bool = False  # whether setup() made the process group, and cleanup() must end it
     # Whether each pass gathers a base that is shared out: then all ranks take the same passes.
     shards_base: bool = False
+    offloads: bool = False  # whether the CPU's memory keeps the parts of such a base
 
 
 def setup(strategy: str = "default", backend: str = "auto") -> World:

@@ -118,7 +118,7 @@ class BilevelEngine(Engine):
         shards = self.config.shard is not None
         if shards:
             sharding.check_processes(world)
-        self.world = replace(world, shards_base=shards)
+        self.world = replace(world, shards_base=shards, offloads=self.config.offload)
         self._world_size = self.world.world_size
         self._rank, self._local_rank = self.world.rank, self.world.local_rank
         self.device = self.world.device
@@ -129,7 +129,6 @@ class BilevelEngine(Engine):
             "rank": self._rank,
             "local_rank": self._local_rank,
             "world": self.world,
-            "offload": self.config.offload,
         }
 
     def initialize(self) -> None:

@@ -30,7 +30,7 @@ from bilevel.replay.recorder import StepRecorder
 from bilevel.replay.recording import RecordedSteps, StepRecord
 from bilevel.replay.roll_back import RollBack
 from bilevel.second_derivatives import differentiable_twice
-from bilevel.sharding import frozen_base, shard_base
+from bilevel.sharding import place
 from bilevel.step_gradient import StepGradient
 from bilevel.step_settings import StepSettings, take_step
 
@@ -78,7 +78,6 @@ class BilevelProblem(ImplicitProblem):
         self.last_loss: Tensor | None = None
         self.last_stats: dict[str, Any] = {}
         self.world = World()
-        self.offload = False
 
     # ------------------------------------------------------------------ setting up
 
@@ -99,14 +98,8 @@ class BilevelProblem(ImplicitProblem):
             self.recorder.serve(self, estimator)
 
     def patch_module(self) -> None:
-        """Move the module to the device; ranks start from equal trainable parameters.
-
-        Where the processes share out the base, only their parts of it go there.
-        """
-        if self.world.shards_base and frozen_base(self.module):
-            shard_base(self.module, self.world, self.offload)
-        else:
-            self.module.to(self.device)
+        """Move the module to the device; ranks start from equal trainable parameters."""
+        place(self.module, self.device, self.world)
         self._parameters = graph.owned_parameters(self.name, self.module, self.optimizer)
         broadcast([p.data for p in self._parameters], self.world)
 
@@ -132,7 +125,6 @@ class BilevelProblem(ImplicitProblem):
         """Take the ranks' layout from the engine."""
         super().configure_distributed_training(dictionary)
         self.world = dictionary.get("world", World())
-        self.offload = dictionary.get("offload", False)
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """The parameters this level owns, a list that is settled once.
@@ -237,10 +229,6 @@ class BilevelProblem(ImplicitProblem):
             loss = -loss
         return self.scaled(loss), stats
 
-    def takes_part(self, micro: MicroBatch) -> bool:
-        """Whether a pass over ``micro`` is to be taken: its loss counts, or others wait for it."""
-        return micro.counts or self.world.shards_base
-
     def scaled(self, value: Tensor) -> Tensor:
         """``value`` times the gradient scaler's factor (fp16), else ``value`` itself."""
         return value if self.scaler is None else self.scaler.scale(value)
@@ -269,7 +257,7 @@ class BilevelProblem(ImplicitProblem):
         """d objective / d inputs over the batches of a new optimiser step, of all ranks."""
         total: list[Tensor] = []
         for micro in self.step_batches.draw(self):
-            if self.takes_part(micro):
+            if micro.counts or self.world.shards_base:
                 loss = micro.weighted(self.objective(micro.batch))
                 grads = self.own_gradient(loss, inputs)
                 total = gradients.added(total or None, grads) if micro.counts else total
@@ -280,19 +268,10 @@ class BilevelProblem(ImplicitProblem):
         loss: Tensor,
         params: Sequence[nn.Parameter],
         paths: Sequence[Sequence[ImplicitProblem]],
-        create_graph: bool = False,
-        retain_graph: bool = False,
-        allow_unused: bool = True,
-        counts: bool = True,
+        **options: Any,
     ) -> None:
-        """Add a micro-batch's part, where it ``counts``, to the gradient of its optimiser step."""
-        self.step_gradient.add(
-            *(self, loss, params, paths),
-            create_graph=create_graph,
-            retain_graph=retain_graph,
-            allow_unused=allow_unused,
-            counts=counts,
-        )
+        """Add a micro-batch's part to its step's gradient; options as of :class:`StepGradient`."""
+        self.step_gradient.add(self, loss, params, paths, **{"allow_unused": True, **options})
 
     def set_grads(self, params: Sequence[nn.Parameter], grads: Sequence[Tensor | None]) -> None:
         """Add ``grads`` to the parameters' own."""
@@ -341,7 +320,7 @@ class BilevelProblem(ImplicitProblem):
                 self.slots.verify(loss, self.name)
         else:
             loss, stats = self.get_loss(micro.batch)
-        if self.takes_part(micro):
+        if micro.counts or self.world.shards_base:  # then the other ranks wait for this pass
             self.backward(
                 loss=micro.weighted(loss),
                 params=self.trainable_parameters(),

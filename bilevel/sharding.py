@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -31,10 +31,19 @@ __all__ = [
     "frozen_base",
     "groups",
     "is_sharded",
+    "place",
     "shard_base",
 ]
 
 OLDEST_TORCH = (2, 7)  # whose fully_shard can leave parameters alone
+
+
+def place(module: nn.Module, device: torch.device | str, world: World) -> None:
+    """Move a level's module to the device, or its part of the base where that is shared out."""
+    if world.shards_base and frozen_base(module):
+        shard_base(module, world, world.offloads)
+    else:
+        module.to(device)
 
 
 def shard_base(module: nn.Module, world: World, offload: bool = False) -> None:
@@ -70,7 +79,7 @@ def shard_base(module: nn.Module, world: World, offload: bool = False) -> None:
     from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 
     ids = {id(p) for p in base.values()}
-    options = {
+    options: dict[str, Any] = {
         "mesh": init_device_mesh(world.device.type, (world.world_size,)),
         "ignored_params": {p for p in module.parameters() if id(p) not in ids},
         "offload_policy": CPUOffloadPolicy(pin_memory=world.device.type == "cuda")
@@ -86,7 +95,7 @@ def shard_base(module: nn.Module, world: World, offload: bool = False) -> None:
     fully_shard(root, **options)
     # FSDP2 takes whatever is called first for the root. A part may be called before the whole
     # (PEFT's prompts), or the whole by its forward(), past the hooks (PEFT's AdaLoRA).
-    root._get_fsdp_state()._lazy_init()
+    cast(Any, root)._get_fsdp_state()._lazy_init()
     _move_rest(module, world.device)
 
 
@@ -101,7 +110,7 @@ def check_processes(world: World) -> None:
             "shard=base shares the base out over processes, and there is one: start several with "
             "torchrun --nproc-per-node=N, or leave it at null"
         )
-    if torch.__version__ < OLDEST_TORCH:
+    if tuple(map(int, torch.__version__.split(".")[:2])) < OLDEST_TORCH:
         needed = ".".join(map(str, OLDEST_TORCH))
         raise UserError(
             f"shard=base needs torch {needed} or newer, and this is {torch.__version__}"
@@ -231,7 +240,7 @@ def _adapter_parameters(module: nn.Module) -> set[int]:
     """Identities of the parameters that PEFT's layers have beside what they wrap."""
     found: set[int] = set()
     for layer in _base_layers(module).values():
-        inside = {id(p) for p in layer.get_base_layer().parameters()}
+        inside = {id(p) for p in cast(Any, layer).get_base_layer().parameters()}
         found |= {id(p) for p in layer.parameters()} - inside
     return found
 
