@@ -24,6 +24,7 @@ from torch import Tensor
 from bilevel.data import INDEX
 from bilevel.distributed import gathered
 from bilevel.nests import to_device
+from bilevel.precision import in_float64
 from problems.common.fine_tuning import FineTuning
 
 __all__ = ["ExampleLosses", "Weighted", "WeightedByExample", "weighted_mean"]
@@ -45,7 +46,7 @@ def weighted_mean(totals: Tensor, terms: Tensor, weights: Tensor) -> Tensor:
         terms: (n,), of how many losses each is the sum.
         weights: (n,), not negative.
     """
-    weights = weights.to(totals)
+    weights = in_float64(weights).to(totals)
     return (weights * totals).sum() / (weights * terms).sum()
 
 

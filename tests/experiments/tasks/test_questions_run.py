@@ -228,7 +228,7 @@ def test_every_method_trains_and_is_scored(
     method: str, kind: str, asked: Callable[[str], Asked], tmp_path: Path
 ) -> None:
     given = [word for word in asked(kind).words if not word.startswith("method.")]
-    values = run(tmp_path / "run", [*given, f"method={method}", "train.max_steps=4"])
+    values = run(tmp_path / "run", [*given, f"method={method}", "train.max_steps=12"])
     assert 0 <= values["metrics"][values["primary_metric"]] <= 1
     again = load(tmp_path / "run").predict(
         [
