@@ -36,7 +36,7 @@ class EngineOptions(Settings):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Of forward and backward passes; auto is bf16 where the hardware has it."""
     strategy: Literal["default", "cpu", "gpu"] = "default"
-    """Which device: default takes the GPU if there is one."""
+    """Which device: default takes the GPU if there is one, each process its own under torchrun."""
     evaluate_every: NonNegative = 1.0
     """Epochs between two evaluations during training; 0 for the end of a stage only."""
     evaluate_test: bool = False

@@ -16,6 +16,7 @@ from torch import nn
 
 from bilevel import distributed
 from bilevel.data import some
+from bilevel.views import taken
 from experiments.cli.writing import write_atomically
 from experiments.figures import read_metrics
 from experiments.metrics.ranks import information, linear_costs, recovery
@@ -63,7 +64,7 @@ def final_scores(
     told = records(job.task, scores.predictions)
     _write_predictions(told, _to_compare(job, model), folder)
     wrongest.write(job.task, scores.predictions, job.tokenizer, folder)
-    rows = [job.data.examples[i] for i in some(len(job.data.examples), TRAIN_LOSS_EXAMPLES)]
+    rows = taken(job.data.examples, some(len(job.data.examples), TRAIN_LOSS_EXAMPLES))
     train_loss = forward(model, job.task, rows, job.data.collate)[1] if rows else None
     return {
         "metrics": scores.metrics,

@@ -177,6 +177,7 @@ class Method(Settings, ABC):
         takes_weights: it trains under ``TrainData.weights``; the others would pass over them.
         two_rates: it trains LoRA's A and B, which ``train.lora_plus_ratio`` gives a rate each.
         virtual_tokens: positions that the method's own tokens take from the text.
+        streams: its training data may come one after the other, and never another way.
         inexact: why even ``unrolled`` is not the derivative of this method's run, where it is not.
     """
 
@@ -189,6 +190,7 @@ class Method(Settings, ABC):
     takes_weights: ClassVar[bool] = False
     two_rates: ClassVar[bool] = False
     virtual_tokens: ClassVar[int] = 0
+    streams: ClassVar[bool] = True
     inexact: ClassVar[str] = ""
 
     @property

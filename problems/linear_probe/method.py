@@ -66,6 +66,7 @@ class LinearProbe(Method):
     """Fit a linear map on what the frozen model puts out."""
 
     name: ClassVar[str] = "linear_probe"
+    streams: ClassVar[bool] = False
     takes_targets: ClassVar[bool] = False
     takes_weights: ClassVar[bool] = True
     pooling: Literal["mean", "head"] = "mean"
