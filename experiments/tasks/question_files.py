@@ -43,6 +43,10 @@ class QuestionFiles(TrustedFile, LabelledFiles):
         super().__post_init__()
         if not self.data_dir:
             raise UserError(f"task={self.name} needs task.data_dir=DIR")
+        if self.streaming:
+            raise UserError(
+                f"task.streaming=true: questions are held in memory (task={self.name}): use false"
+            )
 
     @abstractmethod
     def _rows(self, paths: SplitFiles) -> list[Row]:
