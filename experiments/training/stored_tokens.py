@@ -30,6 +30,8 @@ from experiments.stored_data.streamed import StreamedExamples, StreamedRows
 from experiments.stored_data.temporary import temporary
 from experiments.tasks import conversations, in_memory_rows, kinds
 from experiments.tasks.kinds import remarks
+from experiments.tasks.kinds.choices import ChoiceData
+from experiments.tasks.kinds.spans import SpanData
 from experiments.training.heard import heard
 
 if TYPE_CHECKING:
@@ -66,7 +68,8 @@ def tokenised(
         UserError: as ``TaskData.tokenise``.
         StorageError: the cache's folder cannot be written.
     """
-    if options.cache_from is None or len(examples) <= options.cache_from:
+    held = options.cache_from is None or len(examples) <= options.cache_from
+    if held or isinstance(task, SpanData | ChoiceData):  # a row of theirs is several sequences
         return loaded.tokenise(task, examples)
 
     def make(path: Path) -> list[str]:
