@@ -16,6 +16,7 @@ from bilevel.checkpoint.folder import Checkpointer
 from bilevel.cutting import Losses
 from bilevel.errors import UserError
 from bilevel.lowrank import split_fused
+from bilevel.sharding import shard_base
 from bilevel.views import keys
 from experiments.answers import CHOICES, SPANS, TEXT
 from experiments.config.plan import Plan
@@ -205,6 +206,15 @@ class FineTuningJob:
     def device(self) -> torch.device:
         """Where models are trained."""
         return distributed.setup(self.plan.engine.strategy).device
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """Put a model that nothing will train any more where it computes; returns it."""
+        options = self.plan.engine
+        world = distributed.setup(options.strategy)
+        if options.shard is None:
+            return model.to(world.device)
+        shard_base(model.requires_grad_(False), world, options.offload)
+        return model
 
     @property
     def kind(self) -> AnswerKind:
