@@ -39,7 +39,7 @@ from experiments.training.label_smoothing import check_smoothing, smooth_labels
 from experiments.training.made_of import MadeOf
 from experiments.training.scoring import example_losses, outputs_of, score
 from experiments.training.stored_tokens import streamed_rows, tokenised
-from experiments.training.streaming import check_streaming
+from experiments.training.streaming import check_streamed, check_streaming
 from problems.common.layer_names import positions
 from problems.common.method import AnswerKind, TrainData, TrainSettings
 from problems.common.two_levels import check_plain_losses
@@ -56,6 +56,7 @@ def load_task(plan: Plan) -> TaskData:
     check_streaming(plan)
     with heard() as warnings, spooling(plan.engine.cache_from):
         task = plan.task.load()
+    check_streamed(plan, task)
     if isinstance(plan.task, Sourced):
         task = replace(task, draw_weights=plan.task.draw_weights(task.train))
     plan.method.check_sources(sizes(task.train), drawn=task.draw_weights is not None)
