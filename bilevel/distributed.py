@@ -143,7 +143,7 @@ def from_first(value: T, world: World) -> T:
     found: list[Any] = [value if world.rank == 0 else None]
     with _together():
         dist.broadcast_object_list(found, src=0)
-    return found[0]  # type: ignore[no-any-return]
+    return found[0]
 
 
 def any_of(flag: bool, world: World) -> bool:

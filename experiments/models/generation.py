@@ -87,11 +87,11 @@ def generate(
             synced_gpus=together,  # whoever is done writes on until all are
             **options,
         )
-        return tokenizer.batch_decode(tokens[:, start:], skip_special_tokens=True)  # type: ignore[no-any-return]
+        return tokenizer.batch_decode(tokens[:, start:], skip_special_tokens=True)
 
-    parts = list(parts)
+    every = list(parts)
     with evaluating(model), precision or matching_autocast(model):
-        for indices, found in zip(parts, each_once(parts, texts, together), strict=True):
+        for indices, found in zip(every, each_once(every, texts, together), strict=True):
             for index, text in zip(indices, found, strict=True):
                 written[index] = text.strip()
     return written
