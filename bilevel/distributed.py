@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -73,8 +72,8 @@ class World:
 def setup(strategy: str = "default", backend: str = "auto") -> World:
     """Choose the device, and join the other processes where there are some.
 
-    ``default`` is the GPU if there is one, else the CPU; Apple's MPS is none of them, as it has no
-    float64, in which losses are summed. A launcher's environment (``torchrun``, ``accelerate
+    ``default`` is the GPU if there is one, CUDA's before Apple's (MPS), else the CPU; several
+    processes on a Mac compute on its CPU. A launcher's environment (``torchrun``, ``accelerate
     launch``) with several processes is followed; ``distributed`` insists on one. ``accelerate``
     leaves it to that library. ``backend=auto`` is nccl on GPUs and gloo on CPUs.
     Raises :class:`UserError` for an unknown strategy or backend, or hardware that is not there.
@@ -89,15 +88,16 @@ def setup(strategy: str = "default", backend: str = "auto") -> World:
         raise UserError(f"unknown strategy {strategy!r}: choose one of {', '.join(STRATEGIES)}")
     if backend not in ("auto", "gloo", "nccl"):
         raise UserError(f"unknown backend {backend!r}: choose one of auto, gloo, nccl")
-    if strategy == "gpu" and not cuda:
-        why = " (Apple's MPS is not used: it has no float64)" if sys.platform == "darwin" else ""
-        raise UserError(f"strategy=gpu, but PyTorch sees no CUDA device: use strategy=cpu{why}")
+    apple = not cuda and torch.backends.mps.is_available()
+    if strategy == "gpu" and not (cuda or apple):
+        raise UserError("strategy=gpu, but PyTorch sees no CUDA or MPS device: use strategy=cpu")
     if strategy == "accelerate":
         return _join_accelerate()
     if strategy == "distributed" or launcher.processes() > 1:
         return _join(backend, cuda and strategy != "cpu")
-    on_gpu = strategy == "gpu" or (strategy == "default" and cuda)
-    return World(device=torch.device("cuda", torch.cuda.current_device()) if on_gpu else _CPU)
+    if strategy == "cpu" or not (cuda or apple):
+        return World()
+    return World(device=_MPS if apple else torch.device("cuda", torch.cuda.current_device()))
 
 
 def cleanup(world: World) -> None:
@@ -160,7 +160,7 @@ def any_of(flag: bool, world: World) -> bool:
     return bool(found.item())
 
 
-def each_once(items: Iterable[T], work: Callable[[T], R]) -> list[R]:
+def each_once(items: Iterable[T], work: Callable[[T], R], together: bool = False) -> list[R]:
     """``work`` of every item, in order: each of W processes does every W-th, and all get all.
 
     All of them must come here, with the same items.
@@ -168,13 +168,17 @@ def each_once(items: Iterable[T], work: Callable[[T], R]) -> list[R]:
     Args:
         items: what there is to do.
         work: its result must be picklable, and lie on the CPU.
+        together: all do equally many, the last one over again where it does not come out even: a
+            pass through a base that is shared out is one of all processes.
 
     Raises:
         PeerLostError: another process has ended.
     """
     world, every = current(), list(items)
-    mine = [work(item) for item in every[world.rank :: world.world_size]]
-    parts = gathered(mine, world)
+    mine = every[world.rank :: world.world_size]
+    if together and len(mine) < -(-len(every) // world.world_size):
+        mine.append(every[-1])
+    parts = gathered([work(item) for item in mine], world)
     return [parts[i % world.world_size][i // world.world_size] for i in range(len(every))]
 
 
@@ -249,7 +253,7 @@ def broadcast(tensors: Sequence[Tensor], world: World, source: int = 0) -> None:
     _collect(tensors, world, lambda flat: dist.broadcast(flat, source), write_back=True)
 
 
-_CPU = torch.device("cpu")
+_CPU, _MPS = torch.device("cpu"), torch.device("mps")
 _store: dict[str, dist.Store] = {}  # where processes leave word for each other, once joined
 
 

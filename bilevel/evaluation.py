@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
-from transformers import PreTrainedModel
 
 from bilevel import precision
 
@@ -40,10 +40,13 @@ def matching_autocast(model: nn.Module) -> AbstractContextManager[None]:
 
 def draws_masks(module: nn.Module) -> bool:
     """Whether a module in training draws dropout masks, in layers or inside its attention."""
-    for part in module.modules():
-        if isinstance(part, _DropoutNd) and part.p > 0:
-            return True
-        config = part.config.to_dict() if isinstance(part, PreTrainedModel) else {}
-        if any("drop" in key and isinstance(p, float) and p > 0 for key, p in config.items()):
-            return True
-    return False
+    layers = [part for part in module.modules() if isinstance(part, _DropoutNd)]
+    if any(layer.p > 0 for layer in layers):
+        return True
+    if "transformers" not in sys.modules:  # then no module is one of its models
+        return False
+    from transformers import PreTrainedModel
+
+    configs = [m.config.to_dict() for m in module.modules() if isinstance(m, PreTrainedModel)]
+    rates = [p for config in configs for key, p in config.items() if "drop" in key]
+    return any(isinstance(p, float) and p > 0 for p in rates)

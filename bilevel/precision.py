@@ -1,4 +1,7 @@
-"""Compute in mixed precision by autocast; trainable parameters stay in fp32."""
+"""Compute in mixed precision by autocast, and sum in float64 where a device has it.
+
+Trainable parameters stay in fp32.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,11 @@ import contextlib
 from contextlib import AbstractContextManager
 
 import torch
+from torch import Tensor
 
 from bilevel.errors import UserError
 
-__all__ = ["PRECISIONS", "autocast", "make_scaler", "resolve"]
+__all__ = ["PRECISIONS", "autocast", "has_float64", "in_float64", "make_scaler", "resolve"]
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -42,6 +46,20 @@ def autocast(precision: str, device_type: str) -> AbstractContextManager[None]:
     return torch.autocast(device_type, dtype=_DTYPES[precision])
 
 
+def has_float64(device: torch.device) -> bool:
+    """Whether tensors on a device may be in float64; Apple's MPS has none."""
+    return device.type != "mps"
+
+
+def in_float64(tensor: Tensor) -> Tensor:
+    """A tensor in float64, where it is if that device has it, else on the CPU.
+
+    The copy to the CPU waits for the device, which a GPU with float64 is spared. It can be
+    differentiated through.
+    """
+    return (tensor if has_float64(tensor.device) else _on_host(tensor)).double()
+
+
 def make_scaler(
     precision: str,
     device: torch.device | str,
@@ -54,6 +72,10 @@ def make_scaler(
     return torch.amp.GradScaler(
         torch.device(device).type, init_scale=init_scale, growth_factor=growth_factor
     )
+
+
+def _on_host(tensor: Tensor) -> Tensor:
+    return tensor.cpu()  # and only then converted: MPS would convert it where it is
 
 
 def _bf16_is_native(device: torch.device) -> bool:

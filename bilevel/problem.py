@@ -10,7 +10,6 @@ import torch
 from betty.hypergradient import jvp_fn_mapping
 from betty.problems import ImplicitProblem
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bilevel import gradients, graph, precision
 from bilevel.checkpoint import level_state
@@ -30,6 +29,7 @@ from bilevel.replay.parameter_slots import ParameterSlots
 from bilevel.replay.recorder import StepRecorder
 from bilevel.replay.recording import RecordedSteps, StepRecord
 from bilevel.replay.roll_back import RollBack
+from bilevel.second_derivatives import differentiable_twice
 from bilevel.sharding import frozen_base, shard_base
 from bilevel.step_gradient import StepGradient
 from bilevel.step_settings import StepSettings, take_step
@@ -164,9 +164,9 @@ class BilevelProblem(ImplicitProblem):
     # ------------------------------------------------------------------ losses and gradients
 
     def kernels(self) -> AbstractContextManager[Any]:
-        """Attention kernels that this problem's passes, forward and backward, have to use."""
+        """What this problem's passes, forward and backward, have to compute with."""
         twice = self.recorder.needs.double_backward
-        return sdpa_kernel(SDPBackend.MATH) if twice else nullcontext()
+        return differentiable_twice() if twice else nullcontext()
 
     def training_step_exec(self, batch: Any) -> Any:
         """``training_step`` under this problem's autocast and attention kernels."""

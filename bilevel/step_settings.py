@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from bilevel.errors import UserError
+from bilevel.precision import in_float64
 
 if TYPE_CHECKING:
     from bilevel.protocols import LowerLevel
@@ -74,7 +75,7 @@ def in_force(
                 values.append(value.detach().reshape(()))
     numbers: Sequence[float | Tensor] = values
     if read:
-        numbers = torch.stack([value.double() for value in values]).tolist() if values else []
+        numbers = torch.stack([in_float64(value) for value in values]).tolist() if values else []
     for (group, key), number in zip(places, numbers, strict=True):
         group[key] = group["lr"] * number if key == "lr" else number
     try:
@@ -87,10 +88,10 @@ def in_force(
 def reads_settings(level: LowerLevel) -> bool:
     """Whether the settings of a level's steps are read as numbers, as torch's optimisers take them.
 
-    Not on an accelerator: there the step is taken with tensors, and nobody waits. But fp16's scaler
-    waits in any case.
+    Not on a GPU: there the step is taken with tensors, and nobody waits. But fp16's scaler waits in
+    any case, and on Apple's none of torch's optimisers have been tried with tensors.
     """
-    return torch.device(level.device).type == "cpu" or level.scaler is not None
+    return torch.device(level.device).type in ("cpu", "mps") or level.scaler is not None
 
 
 def take_step(level: LowerLevel) -> None:

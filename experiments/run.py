@@ -111,6 +111,7 @@ def _together(line: CommandLine) -> None:
         said = HeldLog()
         task = None if plan.resume else read_data(plan, said)
         hydra_runs.one(app, lambda config: execute(plan, task, said), config)
+        distributed.cleanup(world)
 
 
 def _take_part(line: CommandLine, world: World) -> None:
@@ -133,6 +134,7 @@ def _take_part(line: CommandLine, world: World) -> None:
             if text is None:
                 raise
             fail(text, stopping.status() if _interrupted(error) else FAILURE, error)
+        distributed.cleanup(world)
 
 
 def _sweep(sweep: Sweep, words: Sequence[str]) -> None:
@@ -247,7 +249,7 @@ def _told(error: BaseException, continuation: str) -> str | None:
     if _interrupted(error):
         return f"interrupted; continue with: {continuation}"
     if ranks.lost(error):
-        return f"{error}; continue with: {continuation}"
+        return f"{_reason(error)}; continue with: {continuation}"
     text = sentence(error) if isinstance(error, USER_ERRORS) else refused(error)
     if text is not None:
         storage = not isinstance(error, USER_ERRORS) or isinstance(error, StorageError)
@@ -260,6 +262,13 @@ def _told(error: BaseException, continuation: str) -> str | None:
             "train.gradient_accumulation), task.max_length, or use engine.precision=bf16"
         )
     return None
+
+
+def _reason(error: BaseException) -> str:
+    try:
+        return ranks.reason(error)
+    except KeyboardInterrupt:  # the launcher ends who is left
+        return str(error)
 
 
 def _interrupted(error: BaseException) -> bool:

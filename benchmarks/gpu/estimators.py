@@ -52,6 +52,7 @@ ESTIMATORS: dict[str, Case] = {
     "nystrom": Case(Nystrom(rank=1000, damping=1.0), 5e-3, width=8, windows=1),
     "soba": Case(Soba()),
     "penalty": Case(Penalty()),
+    "penalty, lambda by BOME's rule": Case(Penalty(eta=0.5)),
     "forward": Case(Forward()),
     "unrolled, graph kept": Case(Unrolled(), unroll_steps=1),
     "unrolled, recomputed": Case(Unrolled()),

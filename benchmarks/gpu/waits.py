@@ -44,6 +44,7 @@ ESTIMATORS: dict[str, Hypergradient] = {
     "nystrom": Nystrom(rank=3),
     "soba": Soba(),
     "penalty": Penalty(),
+    "penalty, lambda by BOME's rule": Penalty(eta=0.5),
     "forward": Forward(directions=2),
     "unrolled, recomputed": Unrolled(keep_graph=False),
     "unrolled, central difference": Unrolled(product="central_difference"),

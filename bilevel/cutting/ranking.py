@@ -30,7 +30,7 @@ class Ranking:
     """
 
     def __init__(self, scores: Mapping[str, Tensor], costs: Mapping[str, int]) -> None:
-        self.scores = {name: row.detach().double().cpu() for name, row in scores.items()}
+        self.scores = {name: row.detach().cpu().double() for name, row in scores.items()}
         self.costs = {name: int(costs[name]) for name in scores}
         for name, row in self.scores.items():
             if not (torch.isfinite(row).all() and (row >= 0).all()):

@@ -19,6 +19,15 @@ upper step, held for the T1 steps after it. Both terms of the bracket come out o
 passes of the last lower step, at the weights before it. So a global step is 2 T1 + T2
 forward-backwards, where plain alternation is T1 + T2. Before the first upper step there is no u,
 and its term is 0.
+
+With ``eta`` lambda is no constant but what each lower step needs (Liu, Ye, Wright, Stone, Liu:
+BOME! Bilevel optimization made easy, NeurIPS 2022). With q(V, E) = L1(V, E) - L1(u, E), in which u
+counts as a constant, and gradients in both V and E,
+
+    lambda  =  max(eta - <grad L2, grad q> / |grad q|^2,  0),
+
+the least for which a step along grad L2 + lambda grad q lets q fall by eta |grad q|^2 times its
+length. The paper starts u anew from w at each upper step; here u goes on.
 """
 
 from __future__ import annotations
@@ -51,6 +60,10 @@ class Penalty(Hypergradient):
     multiplier: Positive = 10.0
     """lambda. Larger is nearer to the limit, and noisier: the bracket is a difference of order
     1/lambda."""
+    eta: Positive | None = None
+    """BOME's rule in the place of the constant lambda: the least one at each lower step by which
+    L1's gap to u falls as fast as this times its squared gradient (0.5, say); null for the
+    constant."""
 
     def needs(self, lower: LowerLevel) -> Needs:
         """The step under way with its optimiser, and dL1/dE from its backward pass."""
@@ -79,13 +92,39 @@ class Penalty(Hypergradient):
         vector = [v.to(p) for v, p in zip(memory["vector"], step.weights, strict=True)]
         lower.estimator_state[self.name], at_u = self._second_step(lower, upper, step, memory)
         at_w = step.upper_gradient[upper.name]
-        lower.recorded.carried[upper.name] = [a - b for a, b in zip(at_w, at_u, strict=True)]
-        share = self.multiplier / (1 + self.multiplier)
+        bracket = [a - b for a, b in zip(at_w, at_u, strict=True)]
+        factor = self._multiplier(step, vector, memory, bracket)
+        lower.recorded.carried[upper.name] = [factor * b for b in bracket]
+        share = factor / (1 + factor)
         for p, v in zip(lower.trainable_parameters(), vector, strict=True):
             # fp16: p.grad is that of the scaled loss.
             held = v if lower.inverse_scale is None else v / lower.inverse_scale
-            pull = held / (1 + self.multiplier)
+            pull = held / (1 + factor)
             p.grad = pull if p.grad is None else share * p.grad + pull
+
+    def _multiplier(
+        self,
+        step: StepRecord,
+        vector: Sequence[Tensor],
+        memory: dict[str, Any],
+        bracket: Sequence[Tensor],
+    ) -> float | Tensor:
+        """lambda of a lower step; a number on the device under BOME's rule."""
+        if self.eta is None:
+            return self.multiplier
+        import torch
+
+        from bilevel.hypergradient.derivatives import dot
+
+        gaps = [
+            torch.zeros_like(w) if g is None else g
+            for g, w in zip(step.gradient, step.weights, strict=True)
+        ]
+        direct = [d.to(b) for d, b in zip(memory["direct"], bracket, strict=True)]
+        # V and E may differ in dtype; their parts are numbers.
+        along = dot(vector, gaps) + dot(direct, bracket)
+        square = dot(gaps, gaps) + dot(bracket, bracket)
+        return (self.eta - along / square.clamp(min=torch.finfo(square.dtype).tiny)).clamp(min=0.0)
 
     def _second_step(
         self, lower: LowerLevel, upper: UpperLevel, step: StepRecord, memory: dict[str, Any]
@@ -115,7 +154,7 @@ class Penalty(Hypergradient):
             moved, state = functional_step(
                 dataclasses.replace(step.snapshot, state=state), second, used, step.max_norm
             )
-        return {"second": moved, "optimizer": state, "vector": memory["vector"]}, partial
+        return {**memory, "second": moved, "optimizer": state}, partial
 
     def implicit_term(
         self, vector: Sequence[Tensor], lower: LowerLevel, upper: UpperLevel
@@ -140,8 +179,26 @@ class Penalty(Hypergradient):
             torch.where(finite, v.detach(), before.to(v))
             for v, before in zip(vector, memory["vector"], strict=True)
         ]
-        lower.estimator_state[self.name] = {**memory, "vector": held}
-        difference = lower.recorded.carried.get(upper.name)
-        if difference is None:
+        memory = {**memory, "vector": held}
+        if self.eta is not None:
+            memory["direct"] = self._direct(upper, memory)
+        lower.estimator_state[self.name] = memory
+        found = lower.recorded.carried.get(upper.name)
+        if found is None:
             return [torch.zeros_like(p) for p in upper.trainable_parameters()]
-        return [self.multiplier * d for d in difference]
+        return list(found)
+
+    def _direct(self, upper: UpperLevel, memory: dict[str, Any]) -> list[Tensor]:
+        """dL2/dE of the upper step under way, which stands in its gradients by now."""
+        import torch
+
+        from bilevel.gradients import unscaled
+        from bilevel.hypergradient.derivatives import norm
+
+        E = upper.trainable_parameters()
+        found = unscaled([p.grad for p in E], E, upper.inverse_scale)
+        before = memory.get("direct", [torch.zeros_like(p) for p in E])
+        finite = torch.isfinite(norm(found))
+        return [
+            torch.where(finite, g.detach(), b.to(g)) for g, b in zip(found, before, strict=True)
+        ]

@@ -96,8 +96,14 @@ class Apart:
         """Take T1 steps and the data of an upper one from where this run stands."""
         self.moment.restore(problems)
         lower.recorder = StepRecorder(self.run.estimator.needs(lower), [self.run])
-        vector, _ = lower_steps(lower, upper)
+        vector, direct = lower_steps(lower, upper)
+        E = upper.trainable_parameters()
+        kept = [p.grad for p in E]
+        for p, g in zip(E, direct, strict=True):  # as in an upper step
+            p.grad = upper.scaled(g)
         self.run.estimate(vector, lower, upper)
+        for p, grad in zip(E, kept, strict=True):
+            p.grad = grad
         self.moment = Moment.of(problems)
 
 
@@ -112,4 +118,6 @@ def lower_steps(lower: BilevelProblem, upper: BilevelProblem) -> tuple[list[Tens
 def _clock(level: LowerLevel) -> float:
     if torch.device(level.device).type == "cuda":
         torch.cuda.synchronize(level.device)
+    elif torch.device(level.device).type == "mps":
+        torch.mps.synchronize()
     return time.perf_counter()

@@ -30,6 +30,7 @@ from bilevel.lowrank.attach import gated_layers
 from bilevel.lowrank.fused import fuse
 from bilevel.lowrank.layers import lora_factors, lora_layers, lora_pattern, lora_scales
 from bilevel.lowrank.moved_base import start_of
+from bilevel.precision import in_float64
 
 __all__ = ["COMPACT", "UNIFORM", "ExportReport", "export_adapter", "plain_config"]
 
@@ -180,7 +181,7 @@ def _at_least_fp32(factor: Tensor) -> Tensor:
 
 def _squared_norm(A: Tensor, B: Tensor) -> float:
     """Return ||B A||_F^2 = <B^T B, A A^T>, without forming the (out x in) product."""
-    A, B = A.double(), B.double()
+    A, B = in_float64(A), in_float64(B)
     return float(((B.T @ B) * (A @ A.T)).sum())
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bilevel.errors import UserError
+from bilevel.precision import in_float64
 
 __all__ = ["KINDS", "GateKind", "HardConcrete", "JointSoftmax", "Real", "Sigmoid", "Softmax"]
 
@@ -131,9 +132,10 @@ class HardConcrete(GateKind):
 
         by the midpoint rule. It lies between 0 and 1 and is never either.
         """
-        t = (torch.arange(POINTS, dtype=torch.float64, device=logits.device) + 0.5) / POINTS
+        v = in_float64(logits)
+        t = (torch.arange(POINTS, dtype=torch.float64, device=v.device) + 0.5) / POINTS
         bounds = self.tau * ((t - self.gamma) / (self.zeta - self.gamma)).logit()
-        exceeded = torch.sigmoid(logits.double().unsqueeze(-1) - bounds)
+        exceeded = torch.sigmoid(v.unsqueeze(-1) - bounds)
         return exceeded.mean(-1).to(logits)
 
     def keep_logit(self) -> float:

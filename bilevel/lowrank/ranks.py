@@ -53,7 +53,7 @@ class Rule:
             if names is None or len(names) != len(values):
                 raise UserError("gate values as one tensor need as many layer names as rows")
             values = dict(zip(names, values, strict=True))
-        plain = {name: row.detach().double().cpu() for name, row in values.items()}
+        plain = {name: row.detach().cpu().double() for name, row in values.items()}
         for name, row in plain.items():
             if not torch.isfinite(row).all():
                 raise UserError(f"the gates of {name} are not finite: {row.tolist()}")

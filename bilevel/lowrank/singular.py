@@ -58,7 +58,7 @@ def singular_form(A: Tensor, B: Tensor, scale: float) -> SingularForm:
     Raises:
         UserError: a factor is not finite, or the scale is not positive.
     """
-    A, B = A.detach().double().cpu(), B.detach().double().cpu()
+    A, B = A.detach().cpu().double(), B.detach().cpu().double()
     if not (torch.isfinite(A).all() and torch.isfinite(B).all()):
         raise UserError("the factors hold numbers that are not finite, so they have no rank")
     if not scale > 0:

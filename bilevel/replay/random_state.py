@@ -23,16 +23,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RandomState:
-    """States of Python's, NumPy's and torch's generators (CPU and, if given, CUDA devices)."""
+    """States of Python's, NumPy's and torch's generators (CPU, and of GPUs that are used)."""
 
     python: tuple[Any, ...]
     numpy: dict[str, Any]
     cpu: torch.Tensor
     cuda: dict[int, torch.Tensor]
+    mps: torch.Tensor | None = None  # Apple's
 
     @classmethod
     def capture(cls, device: torch.device | str | None = None) -> RandomState:
-        """Read the generators; of the CUDA ones only ``device``'s, or all with ``None``."""
+        """Read the generators; of GPUs only ``device``'s, or of all with ``None``."""
         cuda: dict[int, torch.Tensor] = {}
         if torch.cuda.is_available() and torch.cuda.is_initialized():
             if device is None:
@@ -41,11 +42,14 @@ class RandomState:
                 index = torch.device(device).index
                 index = torch.cuda.current_device() if index is None else index
                 cuda = {index: torch.cuda.get_rng_state(index)}
+        given = None if device is None else torch.device(device).type
+        mps = given == "mps" or (given is None and torch.backends.mps.is_available())
         return cls(
             python=random.getstate(),
             numpy=np.random.get_state(legacy=False),
             cpu=torch.get_rng_state(),
             cuda=cuda,
+            mps=_of_mps() if mps else None,
         )
 
     def on(self, device: torch.device | str) -> RandomState:
@@ -54,15 +58,15 @@ class RandomState:
         From a GPU to a CPU dropout masks cannot go on where they were: a warning says so.
         """
         target = torch.device(device)
-        if not self.cuda:
+        if not self.cuda and (self.mps is None or target.type == "mps"):
             return self
-        if target.type != "cuda":
+        if target.type != "cuda" or not self.cuda:
             log.warning(
                 "the saved state is of a run on a GPU, and this one is on %s: what is drawn at "
                 "random (dropout) will differ from what it would have been there",
                 target,
             )
-            return replace(self, cuda={})
+            return replace(self, cuda={}, mps=None)
         index = torch.cuda.current_device() if target.index is None else target.index
         state = self.cuda[index] if index in self.cuda else next(iter(self.cuda.values()))
         return replace(self, cuda={index: state})
@@ -74,6 +78,8 @@ class RandomState:
         torch.set_rng_state(self.cpu)
         for index, state in self.cuda.items():
             torch.cuda.set_rng_state(state, index)
+        if self.mps is not None:
+            torch.mps.set_rng_state(self.mps)
 
     @contextmanager
     def replayed(self) -> Iterator[None]:
@@ -83,6 +89,7 @@ class RandomState:
             np.random.get_state(legacy=False),
             torch.get_rng_state(),
             {index: torch.cuda.get_rng_state(index) for index in self.cuda},
+            None if self.mps is None else _of_mps(),
         )
         self.restore()
         try:
@@ -97,6 +104,7 @@ class RandomState:
             "numpy": self.numpy,
             "cpu": self.cpu,
             "cuda": self.cuda,
+            **({} if self.mps is None else {"mps": self.mps}),
         }
 
     @classmethod
@@ -108,4 +116,9 @@ class RandomState:
             numpy=state["numpy"],
             cpu=state["cpu"],
             cuda={int(index): value for index, value in state["cuda"].items()},
+            mps=state.get("mps"),
         )
+
+
+def _of_mps() -> torch.Tensor:
+    return torch.mps.get_rng_state()

@@ -63,7 +63,7 @@ def one_sentence(several: bool = False) -> Iterator[None]:
         if isinstance(error, KeyboardInterrupt) or stopping.requested():
             fail("interrupted", stopping.status(), error)
         if (text := refused(error)) is None:
-            if not ranks.may_tell(error, interrupted=False):
+            if not ranks.may_tell(f"{type(error).__name__}: {error}", interrupted=False):
                 raise SystemExit(FAILURE) from error
             raise
         fail(text, error=error)
@@ -77,7 +77,7 @@ def fail(text: str, status: int = FAILURE, error: BaseException | None = None) -
         status: to exit with.
         error: what was met.
     """
-    if ranks.may_tell(error, interrupted=status != FAILURE):
+    if ranks.may_tell(text, status != FAILURE, error):
         print(f"error: {text}", file=sys.stderr, flush=True)
     raise SystemExit(status)
 

@@ -15,7 +15,7 @@ import warnings
 from bilevel import launcher
 from bilevel.errors import UserError
 
-__all__ = ["hush", "lost", "may_tell", "refuse"]
+__all__ = ["hush", "lost", "may_tell", "reason", "refuse"]
 
 TOLD = "error"
 GRACE = 10.0  # seconds that a process gives the first one to tell what is wrong with the words
@@ -44,43 +44,43 @@ def hush() -> None:
     warnings.simplefilter("ignore")
 
 
-def may_tell(error: BaseException | None, interrupted: bool) -> bool:
+def reason(error: BaseException) -> str:
+    """What has ended the run: where another process is gone, its own word on it, if it left one."""
+    if not lost(error):
+        return str(error)
+    from bilevel.distributed import first_to
+
+    until, words = time.monotonic() + WORD, ""
+    while not words and time.monotonic() < until:  # it may be about to tell
+        words = first_to(TOLD, claim=False)[1]
+        time.sleep(0.05)
+    return words or str(error)
+
+
+def may_tell(text: str, interrupted: bool, error: BaseException | None = None) -> bool:
     """Whether this process is the one to tell what has ended the run.
 
     Args:
-        error: what it met.
+        text: what it would say.
         interrupted: by a signal: then the first process tells, which knows the run's folder.
+        error: what it met.
     """
     if launcher.processes() == 1:
         return True
     first = launcher.rank() == 0
+    if _joined():
+        from bilevel.distributed import first_to
+
+        return (first or not (interrupted or lost(error))) and first_to(TOLD, text)[0]
+    if first or interrupted:
+        return first
+    # All have the same words, and meet the same mistake, which the first tells. What is wrong on
+    # another machine alone is told by a process there, if nobody has ended it by then.
     try:
-        return _tells(first, interrupted, lost(error))
-    except KeyboardInterrupt:  # the launcher is done waiting
+        time.sleep(GRACE)
+    except KeyboardInterrupt:
         return False
-
-
-def _tells(first: bool, interrupted: bool, lost: bool) -> bool:
-    if not _joined():
-        # All have the same words, and meet the same mistake: the first tells. What is wrong on
-        # another machine alone is told by a process there, if nobody has ended it by then.
-        if first:
-            return True
-        if not interrupted:
-            time.sleep(GRACE)
-        return not interrupted
-    from bilevel.distributed import first_to
-
-    if not (interrupted or lost):
-        return first_to(TOLD)[0]
-    if not first:
-        return False
-    until = time.monotonic() + WORD
-    while lost and time.monotonic() < until:  # who ended may be about to tell why
-        if not first_to(TOLD, claim=False)[0]:
-            return False
-        time.sleep(0.05)
-    return first_to(TOLD)[0]
+    return True
 
 
 def _joined() -> bool:

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from bilevel.errors import UserError
 from bilevel.evaluation import evaluating, matching_autocast
+from bilevel.precision import in_float64
 from experiments.models.batching import batches
 
 __all__ = ["SETTINGS", "Surprise", "perplexity", "surprises"]
@@ -78,7 +79,7 @@ def surprises(model: Any, tokenizer: Any, texts: Sequence[str]) -> list[Surprise
                 logits.transpose(1, 2), labels[:, 1:], ignore_index=IGNORED, reduction="none"
             )
             for place, i in enumerate(indices):
-                found[i] = Surprise(float(losses[place].double().sum()), len(rows[i]) - 1)
+                found[i] = Surprise(float(in_float64(losses[place]).sum()), len(rows[i]) - 1)
     return found
 
 

@@ -69,7 +69,7 @@ class TrainSettings(Settings):
     max_steps: Count | None = None
     """Upper bound on a stage's global steps; null for none."""
     batch_size: Count = 16
-    """Examples in a batch of either level."""
+    """Examples in a batch of either level; of each process where a launcher starts several."""
     gradient_accumulation: Count = 1
     """Batches in one optimiser step; the last step of an epoch takes those that are left."""
     gradient_clipping: NonNegative = 0.0

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bilevel.precision import in_float64
 from problems import common
 
 __all__ = ["ExampleLogits", "TrustedLoss"]
@@ -57,13 +58,15 @@ class TrustedLoss(common.HeldOut):
         """Divide, then step."""
         (logits,) = self.trainable_parameters()
         if logits.grad is not None:
-            inverse, device = self.inverse_scale, logits.device
-            touched = logits.grad.double() * (1.0 if inverse is None else inverse)
+            inverse = self.inverse_scale
+            touched = in_float64(logits.grad)
+            if inverse is not None:
+                touched = touched * inverse
             count = (touched != 0).sum()
             square = touched.square().sum() / count.clamp(min=1)
             # Else nothing is learned, or fp16 skips the step. All of it stays on the device.
             counts = (square > 0) & torch.isfinite(square)
-            squares, steps = self._squares.to(device), self._steps.to(device)
+            squares, steps = self._squares.to(square.device), self._steps.to(square.device)
             self._squares = squares + square.masked_fill(~counts, 0.0)
             self._steps = steps + counts
             divisor = (self._squares / self._steps.clamp(min=1)).sqrt()

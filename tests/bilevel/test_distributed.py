@@ -151,7 +151,7 @@ def test_accelerate_alone_is_one_process(monkeypatch):
         ("fsdp", "auto", "'fsdp' is not supported.*strategy=distributed"),
         ("zero", "auto", "'zero' is not supported"),
         ("ddp", "auto", "'ddp'.*default, cpu, gpu, distributed, accelerate"),
-        ("gpu", "auto", "no CUDA device"),
+        ("gpu", "auto", "no CUDA or MPS"),
         ("distributed", "auto", "RANK.*torchrun"),
         ("default", "mpi", "'mpi'.*auto, gloo, nccl"),
     ],

@@ -1,10 +1,6 @@
-"""Run the application on several gloo processes that are forked from this one."""
+"""Run the application in a folder, on however many processes there are, in float64 if need be."""
 
-import multiprocessing
-import os
-import socket
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +12,7 @@ from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.training import job, warm_start
 
-__all__ = ["in_float64", "on", "run"]
+__all__ = ["in_float64", "run"]
 
 
 def run(words: list[str], folder: Path, resume: bool = False) -> dict[str, Any]:
@@ -42,44 +38,3 @@ def in_float64() -> Iterator[None]:
     finally:
         torch.set_default_dtype(torch.float32)
         warm_start.load = load
-
-
-def on(processes: int, part: Callable[[], Any], timeout: float = 120) -> list[Any]:
-    """What ``part`` returns on each of several processes, in their order; plain values."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    context = multiprocessing.get_context("fork")  # importing everything again takes too long
-    queue = context.Queue()
-    forked = [
-        context.Process(target=_worker, args=(rank, processes, port, part, queue))
-        for rank in range(processes)
-    ]
-    for process in forked:
-        process.start()
-    try:
-        found: dict[int, Any] = {}
-        for _ in forked:
-            rank, value, error = queue.get(timeout=timeout)
-            assert error is None, error
-            found[rank] = value
-    finally:
-        for process in forked:
-            process.kill()
-            process.join()
-    return [found[rank] for rank in range(processes)]
-
-
-def _worker(rank: int, processes: int, port: int, part: Callable[[], Any], queue: Any) -> None:
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(processes),
-        "LOCAL_WORLD_SIZE": str(processes),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    try:
-        queue.put((rank, part(), None))
-    except BaseException:
-        queue.put((rank, None, traceback.format_exc()))

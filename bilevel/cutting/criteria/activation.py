@@ -93,7 +93,7 @@ def output_basis(A: Tensor, B: Tensor, scale: float, down: Tensor) -> tuple[Tens
     """
     import torch
 
-    A, B = A.detach().double().cpu(), B.detach().double().cpu()
+    A, B = A.detach().cpu().double(), B.detach().cpu().double()
     left, R = torch.linalg.qr(B)
     sizes, P = torch.linalg.eigh(scale**2 * R @ down @ R.T)
     sizes, P = sizes.flip(0).clamp(min=0), P.flip(1)  # rounding may leave them below 0

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 
 from bilevel.cutting.criteria.passes import passes
 from bilevel.lowrank.layers import down_and_up, lora_layers
+from bilevel.precision import in_float64
 
 __all__ = ["Moments", "moments"]
 
@@ -143,7 +144,7 @@ class _Watch:
         """(tokens, size) in float64, of the valid ones."""
         valid = self.valid[name]
         rows = values.detach() if valid is None else values.detach()[valid]
-        return rows.reshape(-1, values.shape[-1]).double()
+        return in_float64(rows.reshape(-1, values.shape[-1]))
 
     def _down(self, name: str, module: nn.Module, args: Any, output: Tensor) -> None:
         rows = self._rows(name, output)
@@ -158,7 +159,7 @@ class _Watch:
 
         def add(gradient: Tensor) -> None:
             rows = gradient if valid is None else gradient[valid]
-            self.found[name].gradient += float(rows.double().square().sum())
+            self.found[name].gradient += float(in_float64(rows).square().sum())
 
         output.register_hook(add)
 

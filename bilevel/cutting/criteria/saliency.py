@@ -57,6 +57,7 @@ def expected_changes(model: PeftModel, data: ScoringData) -> dict[str, Tensor]:
 
     from bilevel.cutting.criteria.passes import passes
     from bilevel.lowrank.layers import down_and_up, lora_layers
+    from bilevel.precision import in_float64
 
     ups = {name: down_and_up(layer)[1].weight for name, layer in lora_layers(model).items()}
     first = {name: torch.zeros(up.shape[1], dtype=torch.float64) for name, up in ups.items()}
@@ -69,7 +70,7 @@ def expected_changes(model: PeftModel, data: ScoringData) -> dict[str, Tensor]:
                 gradients = torch.autograd.grad(loss, list(ups.values()), materialize_grads=True)
                 for (name, up), gradient in zip(ups.items(), gradients, strict=True):
                     # sigma g: the component is linear in its column of B
-                    slope = (gradient.double() * up.detach().double()).sum(0).cpu()
+                    slope = (in_float64(gradient) * in_float64(up.detach())).sum(0).cpu()
                     first[name] += slope
                     second[name] += slope**2
                 count += 1

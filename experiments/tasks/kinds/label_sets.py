@@ -13,6 +13,7 @@ from scipy.special import expit
 from torch import Tensor
 from torch.nn import functional
 
+from bilevel.precision import in_float64
 from experiments.answers import LABELS, Answers
 from experiments.metrics import constant
 from experiments.metrics.labels import LABEL_SET_METRICS
@@ -106,13 +107,13 @@ class LabelSetData(LabelledData):
 
     def losses(self, outputs: Any, batch: dict[str, Tensor]) -> tuple[float, int]:
         """The binary cross-entropy of each label: the model's own training loss."""
-        logits, labels = outputs.logits.double(), batch["labels"].double()
+        logits, labels = in_float64(outputs.logits), in_float64(batch["labels"])
         total = functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
         return float(total), labels.numel()
 
     def example_losses(self, outputs: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """See :meth:`TaskData.example_losses`."""
-        logits, labels = outputs.logits.double(), batch["labels"].double()
+        logits, labels = in_float64(outputs.logits), in_float64(batch["labels"])
         each = functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
         return each.sum(1), torch.full((len(labels),), labels.shape[1], device=labels.device)
 

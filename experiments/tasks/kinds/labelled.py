@@ -14,6 +14,7 @@ from torch.nn import functional
 from transformers import DataCollatorWithPadding
 
 from bilevel.errors import UserError
+from bilevel.precision import in_float64
 from experiments.answers import CLASSES, NUMBER, Answers
 from experiments.metrics import constant
 from experiments.metrics.labels import METRICS
@@ -139,18 +140,21 @@ class LabelledData(TaskData):
 
     def losses(self, outputs: Any, batch: dict[str, Tensor]) -> tuple[float, int]:
         """Cross-entropy, or the squared error for regression: the model's own training loss."""
-        logits, labels = outputs.logits.double(), batch["labels"]
+        logits = in_float64(outputs.logits)
+        labels = batch["labels"].to(logits.device)
         if self.label_names is None:
-            total = functional.mse_loss(logits[:, 0], labels.double(), reduction="sum")
+            total = functional.mse_loss(logits[:, 0], in_float64(batch["labels"]), reduction="sum")
         else:
             total = functional.cross_entropy(logits, labels, reduction="sum")
         return float(total), len(labels)
 
     def example_losses(self, outputs: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """See :meth:`TaskData.example_losses`."""
-        logits, labels = outputs.logits.double(), batch["labels"]
+        logits = in_float64(outputs.logits)
+        labels = batch["labels"].to(logits.device)
         if self.label_names is None:
-            totals = functional.mse_loss(logits[:, 0], labels.double(), reduction="none")
+            targets = in_float64(batch["labels"])
+            totals = functional.mse_loss(logits[:, 0], targets, reduction="none")
         else:
             totals = functional.cross_entropy(logits, labels, reduction="none")
         return totals, torch.ones_like(labels, dtype=torch.long)

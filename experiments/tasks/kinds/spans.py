@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from bilevel.errors import UserError
+from bilevel.precision import in_float64
 from experiments.answers import SPANS, Answers
 from experiments.metrics import spans
 from experiments.models.spans import NO_LABEL, span_losses
@@ -102,8 +103,10 @@ class SpanData(TaskData):
 
     def example_losses(self, outputs: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Of each question, over its windows; see :meth:`TaskData.example_losses`."""
-        labels, owner = batch["labels"], owners(batch)
-        each = span_losses(outputs.logits.double(), labels, batch["attention_mask"]).sum(1)
+        logits = in_float64(outputs.logits)
+        labels, mask = batch["labels"].to(logits.device), batch["attention_mask"].to(logits.device)
+        owner = owners(batch).to(logits.device)
+        each = span_losses(logits, labels, mask).sum(1)
         count = len(batch["first"])
         terms = (labels != NO_LABEL).sum(1)
         return (
@@ -131,7 +134,7 @@ class SpanData(TaskData):
         end = offsets[window, (place // length + place % length).clamp(max=logits.shape[1] - 1), 1]
         null = torch.where(offsets[..., :1] == NULL, logits, 0.0).sum((1, 2))
         total = scores.flatten(1).logsumexp(1)
-        table = torch.stack([best, total, null], dim=1).double().cpu().numpy()
+        table = torch.stack([best, total, null], dim=1).cpu().double().numpy()
         bounds = torch.stack([begin, end], dim=1).cpu().numpy()
         starts = batch["first"].cpu().numpy()
         parts = zip(np.split(table, starts[1:]), np.split(bounds, starts[1:]), strict=True)

@@ -12,6 +12,7 @@ from torch.nn import functional
 from transformers import DataCollatorForTokenClassification
 
 from bilevel.errors import UserError
+from bilevel.precision import in_float64
 from experiments.answers import TAGS, Answers
 from experiments.metrics import constant
 from experiments.metrics.tags import TAG_METRICS, by_type, settings
@@ -113,14 +114,15 @@ class TaggedData(TaskData):
 
     def losses(self, outputs: Any, batch: dict[str, Tensor]) -> tuple[float, int]:
         """The cross-entropy over words: the model's own training loss."""
-        labels = batch["labels"].flatten()
-        logits = outputs.logits.double().flatten(0, 1)
+        logits = in_float64(outputs.logits).flatten(0, 1)
+        labels = batch["labels"].to(logits.device).flatten()
         total = functional.cross_entropy(logits, labels, ignore_index=NO_LABEL, reduction="sum")
         return float(total), int((labels != NO_LABEL).sum())
 
     def example_losses(self, outputs: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """See :meth:`TaskData.example_losses`."""
-        labels, logits = batch["labels"], outputs.logits.double().transpose(1, 2)
+        logits = in_float64(outputs.logits).transpose(1, 2)
+        labels = batch["labels"].to(logits.device)
         each = functional.cross_entropy(logits, labels, ignore_index=NO_LABEL, reduction="none")
         return each.sum(1), (labels != NO_LABEL).sum(1)
 

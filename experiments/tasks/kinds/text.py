@@ -12,6 +12,7 @@ from torch.nn import functional
 from transformers import DataCollatorForSeq2Seq
 
 from bilevel.errors import UserError
+from bilevel.precision import in_float64
 from experiments.answers import TEXT, Answers, Decoding
 from experiments.metrics.text import TEXT_METRICS, chosen, score_text
 from experiments.tasks.examples import parts
@@ -213,7 +214,8 @@ class TextData(TaskData):
         each = functional.cross_entropy(
             logits.transpose(1, 2).float(), labels, ignore_index=NO_LABEL, reduction="none"
         )
-        return each.double().sum(1), (labels != NO_LABEL).sum(1)
+        totals = in_float64(each).sum(1)
+        return totals, (labels != NO_LABEL).sum(1).to(totals.device)
 
     def predictions(self, outputs: Any, batch: dict[str, Tensor]) -> list[None]:
         """Nothing: texts are written by `experiments.models.generation`."""

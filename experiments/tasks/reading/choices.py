@@ -178,7 +178,7 @@ def _offered(row: Mapping[str, Any], columns: ChoiceColumns, place: str) -> _Off
     if len(columns.choices) > 1:
         return _Offered(tuple(text_of(row.get(name), name, place) for name in columns.choices))
     (column,) = columns.choices
-    cell = row.get(column)
+    cell: Any = row.get(column)
     cell = cell.tolist() if hasattr(cell, "tolist") else cell
     if isinstance(cell, str) and cell.lstrip()[:1] in ("{", "["):
         try:
@@ -187,7 +187,7 @@ def _offered(row: Mapping[str, Any], columns: ChoiceColumns, place: str) -> _Off
             raise UserError(
                 f"{place} has {cell[:SHOWN]!r} in column {column!r}, which is no JSON"
             ) from error
-    names = None
+    names: Any = None
     if isinstance(cell, Mapping):
         names = cell.get("label")
         cell = cell.get("text")

@@ -100,7 +100,7 @@ def questions(
 
 def _answers(row: Mapping[str, Any], column: str, start: str | None, place: str) -> list[Read]:
     """What a row's cells say; the place "" refuses nothing but what cannot be read at all."""
-    cell = row.get(column)
+    cell: Any = row.get(column)
     cell = cell.tolist() if hasattr(cell, "tolist") else cell
     if is_missing(cell):
         return []

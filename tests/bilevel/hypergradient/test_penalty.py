@@ -25,7 +25,7 @@ RUNS = {
 }
 
 
-def by_hand(optimizer, clipping, multiplier, windows, unroll_steps):
+def by_hand(optimizer, clipping, multiplier, windows, unroll_steps, eta=None):
     """w, u and the logits of the gate after some windows, by torch.optim and backward alone."""
     _, lower, upper = two_levels(NoHypergradient())
     w, gate = lower.module, upper.module
@@ -39,7 +39,8 @@ def by_hand(optimizer, clipping, multiplier, windows, unroll_steps):
         return nn.functional.cross_entropy(net(x, gate()), y)
 
     step_w, step_E = optimizer(owned(w)), SGD(gate.parameters(), lr=0.5)
-    u = step_u = v = None
+    u = step_u = v = direct = None
+    multipliers = []
     for _ in range(windows):
         for _ in range(unroll_steps):
             batch = next(D_train)
@@ -48,6 +49,10 @@ def by_hand(optimizer, clipping, multiplier, windows, unroll_steps):
                 pull = at_w
             else:
                 *at_u, h_u = torch.autograd.grad(loss(u, batch), [*owned(u), gate.logits])
+                if eta is not None:
+                    f, q = flat([*v, direct]), flat([*at_w, h_w - h_u])
+                    multiplier = max(float(eta - f @ q / (q @ q)), 0.0)
+                    multipliers.append(multiplier)
                 pull = [
                     (a + multiplier * b) / (1 + multiplier) for a, b in zip(v, at_w, strict=True)
                 ]
@@ -66,7 +71,7 @@ def by_hand(optimizer, clipping, multiplier, windows, unroll_steps):
             u = copy.deepcopy(w)
             step_u = optimizer(owned(u))
             step_u.load_state_dict(copy.deepcopy(step_w.state_dict()))  # or they share
-    return flat(owned(w)), flat(owned(u)), gate.logits.detach()
+    return flat(owned(w)), flat(owned(u)), gate.logits.detach(), multipliers
 
 
 @pytest.mark.parametrize("unroll_steps", [1, 3])
@@ -82,12 +87,35 @@ def test_equals_the_method_written_out(run, unroll_steps):
         steps=2,
     )
     engine.run()
-    expected = by_hand(optimizer, clipping, 3.0, 2, unroll_steps)
+    *expected, _ = by_hand(optimizer, clipping, 3.0, 2, unroll_steps)
     second = lower.estimator_state["penalty"]["second"]
     found = (lower.trainable_parameters(), second, upper.trainable_parameters())
     for a, b in zip(found, expected, strict=True):
         assert relative_error(flat(a), b) < 1e-12
     assert relative_error(flat(second), flat(lower.trainable_parameters())) > 1e-3
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_bomes_multiplier_written_out(run):
+    """Where it is above 0 and where it is 0: w, u and the gate to 1e-12, and what is learned."""
+    optimizer, clipping = RUNS[run]
+    for eta, zeros in ((0.02, True), (3.0, False)):
+        engine, lower, upper = two_levels(
+            Penalty(eta=eta),
+            optimizer=optimizer,
+            clipping=clipping,
+            upper_optimizer=lambda p: SGD(p, lr=0.5),
+            unroll_steps=2,
+            steps=4,
+        )
+        engine.run()
+        *expected, multipliers = by_hand(optimizer, clipping, None, 4, 2, eta)
+        assert any(m == 0 for m in multipliers) == zeros, multipliers
+        assert any(m > 0 for m in multipliers)
+        second = lower.estimator_state["penalty"]["second"]
+        found = (lower.trainable_parameters(), second, upper.trainable_parameters())
+        for a, b in zip(found, expected, strict=True):
+            assert relative_error(flat(a), b) < 1e-12
 
 
 def test_the_limit_is_the_implicit_functions_term():

@@ -221,6 +221,11 @@ def test_smoothing_is_for_choices(asked: Callable[[str], Asked], tmp_path: Path)
     assert run(tmp_path / "b", [*asked("choices").words, *words])["kind"] == "choices"
 
 
+def test_large_data_stay_in_memory(asked: Callable[[str], Asked], tmp_path: Path) -> None:
+    words = ["method=lora", "train.max_steps=1", "engine.cache_from=4"]
+    assert run(tmp_path / "run", [*asked("spans").words, *words])["kind"] == "spans"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("method", METHODS)
@@ -228,7 +233,7 @@ def test_every_method_trains_and_is_scored(
     method: str, kind: str, asked: Callable[[str], Asked], tmp_path: Path
 ) -> None:
     given = [word for word in asked(kind).words if not word.startswith("method.")]
-    values = run(tmp_path / "run", [*given, f"method={method}", "train.max_steps=4"])
+    values = run(tmp_path / "run", [*given, f"method={method}", "train.max_steps=12"])
     assert 0 <= values["metrics"][values["primary_metric"]] <= 1
     again = load(tmp_path / "run").predict(
         [

@@ -1,15 +1,24 @@
 """A run on several processes is the run on one with as many times the batch, and resumes."""
 
 import json
+import platform
+import random
+import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from bilevel import distributed
+from experiments import finetune
 from experiments.training import processes as shared_run
 from experiments.training.finished_stages import processes_of
-from tests.experiments.processes import in_float64, on, run
+from problems import LoRA
+from tests.experiments.processes import in_float64, run
+from tests.forked import fork, free_port, on
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="forks, and is about CPUs")
 
@@ -25,6 +34,8 @@ METHODS = {
     "drawn": ["method=source_weights", "task=demo_sources", "method.sampling=draw"],
 }
 QUICK = "lora"
+# AdamW divides by the size of a gradient: the rounding of one that is nearly 0 grows by it.
+NEAR_ZERO = ("bilora", "salora")
 
 
 @pytest.fixture(scope="module")
@@ -75,12 +86,13 @@ def test_as_one_process(name: str, number: int, still: list[str], tmp_path: Path
     assert several[0]["engine"]["processes"] == number
     expected, found = tensors(tmp_path / "one"), tensors(tmp_path / "several")
     assert found.keys() == expected.keys()
+    atol = 1e-7 if name in NEAR_ZERO else 1e-12
     for key, tensor in expected.items():
-        assert torch.allclose(found[key].double(), tensor.double(), rtol=0, atol=1e-10), key
+        assert torch.allclose(found[key].double(), tensor.double(), rtol=0, atol=atol), key
     both = zip(lines(tmp_path / "one"), lines(tmp_path / "several"), strict=True)
     for line, other in both:  # losses are means over the processes
         for key in line.keys() - {"seconds"}:
-            same = pytest.approx(line[key], abs=1e-8) if isinstance(line[key], float) else line[key]
+            same = pytest.approx(line[key], abs=1e-7) if isinstance(line[key], float) else line[key]
             assert other[key] == same, key
 
 
@@ -103,4 +115,85 @@ def test_resumed_with_another_number(still: list[str], tmp_path: Path) -> None:
         resumed = run(words, cut, resume=True)
     assert resumed["engine"]["processes"] == 2
     for key, tensor in tensors(whole).items():
-        assert torch.allclose(tensors(cut)[key].double(), tensor.double(), rtol=0, atol=1e-10), key
+        assert torch.allclose(tensors(cut)[key].double(), tensor.double(), rtol=0, atol=1e-12), key
+
+
+def test_another_machine_gets_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is on another machine reads the first one's files without seeing its disk."""
+    saved = tmp_path / "adapter"
+    saved.mkdir()
+    (saved / "weights").write_bytes(b"12")
+
+    def part() -> tuple[str, bytes]:
+        world = distributed.setup()
+        monkeypatch.setattr(platform, "node", lambda: f"host{world.rank // 2}")
+        scratch = tmp_path / f"scratch{world.rank}"
+        scratch.mkdir()
+        place = shared_run.seen_by_all(saved if world.rank == 0 else None, scratch, world)
+        return str(place), (place / "weights").read_bytes()
+
+    found = on(3, part)
+    assert [place for place, _ in found] == [str(saved)] * 2 + [str(tmp_path / "scratch2/adapter")]
+    assert {content for _, content in found} == {b"12"}
+
+
+def test_finetune_on_processes(tiny: Path) -> None:
+    """Every process gets the first one's result, and a model of its own with the same weights."""
+    rows = [{"input_ids": [2, 5 + i % 7, 3], "labels": i % 2} for i in range(24)]
+
+    def part() -> tuple[float, float]:
+        tokenizer = AutoTokenizer.from_pretrained(tiny)
+        torch.manual_seed(0)
+        model = AutoModelForSequenceClassification.from_pretrained(tiny, num_labels=2)
+        data = {"train": rows, "test": rows[:8]}
+        run = finetune(model, tokenizer, data, LoRA(rank=2), batch_size=4, max_steps=2)
+        total = sum(float(p.double().abs().sum()) for p in run.model.parameters())
+        return run.result["test_loss"], total
+
+    first, second = on(2, part)
+    assert first == second
+
+
+def killed_and_resumed(words: list[str], folder: Path, kills: int, processes: int = 2) -> int:
+    """Run, each time until a random process is killed at a random moment; how often it was.
+
+    Nobody may hang: those that are left notice, and end.
+    """
+    chance, done = random.Random(0), 0
+    while True:
+        resume = (folder / "checkpoints").is_dir()
+        port = free_port()
+        forked = [
+            fork(rank, processes, port, partial(run, words, folder, resume))
+            for rank in range(processes)
+        ]
+        if done < kills:
+            before = newest(folder)
+            while newest(folder) == before and any(one.is_alive() for one in forked):
+                time.sleep(0.01)
+            time.sleep(chance.random() * 0.3)
+            chance.choice(forked).kill()
+        for one in forked:
+            one.join(timeout=90)
+            assert one.exitcode is not None, "a process that is left hangs"
+        if (folder / "result.json").is_file() and not any(one.exitcode for one in forked):
+            return done
+        assert done < kills, "the run could not be resumed"
+        done += 1
+
+
+def newest(folder: Path) -> list[str]:
+    """Names of the checkpoints in a run's folder."""
+    return sorted(path.name for path in (folder / "checkpoints").glob("*.safetensors"))
+
+
+@pytest.mark.slow
+def test_killed_again_and_again(still: list[str], tmp_path: Path) -> None:
+    """20 kills of random processes: what is saved in the end is what nobody's death changed."""
+    steps = [word for word in still if not word.startswith("train.max_steps")]
+    words = [*steps, "method=autolora", "train.max_steps=40", "train.batch_size=4"]
+    calm, killed = tmp_path / "calm", tmp_path / "killed"
+    on(2, lambda: run(words, calm)["seed"])
+    assert killed_and_resumed(words, killed, kills=20) == 20
+    for key, tensor in tensors(calm).items():
+        assert torch.equal(tensors(killed)[key], tensor), key
