@@ -94,7 +94,7 @@ class MultipleChoice(QuestionFiles):
         return self._data(labels, **no_examples())
 
     def _rows(self, paths: SplitFiles) -> list[Row]:
-        return read_rows(paths, self.dialect)
+        return list(read_rows(paths, self.dialect))
 
     def _answered(self, rows: Sequence[Row]) -> bool:
         return choices_answered(rows, self._columns)
