@@ -31,6 +31,8 @@ lint: .venv/.installed
 bench: .venv/.installed
 	$(BIN)/python -m benchmarks.step_cost
 	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.peers
+	$(BIN)/python -m benchmarks.peers --memory
 
 clean:
 	rm -rf .venv build *.egg-info outputs multirun

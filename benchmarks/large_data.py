@@ -3,9 +3,9 @@
     python -m benchmarks.large_data [--rows 1000000] [--model minilm] [--folder DIR] [--in-memory]
 
 The file is generated: texts of 8 to 32 words (about 125 bytes a row) and two labels. The runs of
-``method=lora`` are processes of their own, two steps each: one that tokenises and one that finds
-the tokens in the cache; with ``--in-memory`` one more that holds all in memory. Peak resident
-memory counts the pages of mapped files too.
+``method=lora`` are processes of their own, two steps each: one that tokenises, one that finds the
+tokens in the cache, and one that streams (``task.streaming=true``); with ``--in-memory`` one more
+that holds all in memory. Peak resident memory counts the pages of mapped files too.
 """
 
 from __future__ import annotations
@@ -20,55 +20,17 @@ import tempfile
 import time
 from pathlib import Path
 
-WORDS = [
-    "the",
-    "a",
-    "this",
-    "film",
-    "book",
-    "story",
-    "plot",
-    "actor",
-    "music",
-    "was",
-    "is",
-    "felt",
-    "seemed",
-    "good",
-    "bad",
-    "great",
-    "awful",
-    "dull",
-    "bright",
-    "slow",
-    "quick",
-    "long",
-    "short",
-    "and",
-    "but",
-    "or",
-    "very",
-    "rather",
-    "quite",
-    "not",
-    "never",
-    "always",
-    "often",
-    "with",
-    "without",
-    "in",
-    "on",
-    "of",
-    "to",
-    "from",
-    "by",
-    "for",
-    "at",
-]
+TEXT = (
+    "the a this film book story plot actor music was is felt seemed good bad great awful dull "
+    "bright slow quick long short and but or very rather quite not never always often with without "
+    "in on of to from by for at"
+)
+WORDS = TEXT.split()
 STEPS = 2
 KINDS = {
     "made": ["engine.cache_from=50000"],
     "found": ["engine.cache_from=50000"],
+    "streamed": ["task.streaming=true"],
     "in memory": ["engine.cache_from=null"],
 }
 

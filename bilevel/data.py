@@ -228,7 +228,7 @@ class ResumableLoader:
             finished = self.position == len(self)
             if finished:
                 self.epoch, self.position = self.epoch + 1, 0
-            made = self.collate([self.dataset[index] for index in batch])
+            made = self.collate(self._fetched(batch))
             if self.numbered:
                 import torch  # which a mistake in the words does not wait for
 
@@ -236,6 +236,10 @@ class ResumableLoader:
             yield made
             if finished:
                 return
+
+    def _fetched(self, batch: list[int]) -> list[Any]:
+        """Return the examples of a batch, whose position is the one before the present one."""
+        return [self.dataset[index] for index in batch]
 
     def _batch(self) -> np.ndarray:
         """Return the data set indices of the batch at the present position, of all ranks."""
@@ -249,7 +253,7 @@ class ResumableLoader:
 
     def _order(self, epoch: int) -> list[np.ndarray]:
         generator = np.random.default_rng((self.seed, epoch))
-        order = generator.permutation(self.indices) if self.shuffle else self.indices
+        order = self._shuffled(generator) if self.shuffle else self.indices
         if self.weights is not None:
             chosen = drawn(order, self.weights[order], len(order), generator)
             order = generator.permutation(chosen)
@@ -265,6 +269,10 @@ class ResumableLoader:
         if self.lengths is not None and self.shuffle:
             batches = [batches[i] for i in generator.permutation(len(batches))]
         return batches
+
+    def _shuffled(self, generator: np.random.Generator) -> np.ndarray:
+        """Return the indices in a random order."""
+        return generator.permutation(self.indices)
 
     def _longest_first(self, indices: np.ndarray) -> np.ndarray:
         assert self.lengths is not None

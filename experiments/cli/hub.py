@@ -7,7 +7,7 @@ to ask it at all; without it only the local cache is looked into.
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -54,19 +54,22 @@ def cache_only() -> Iterator[None]:
         huggingface_hub.constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = saved
 
 
-def load(path: str, *config: str, revision: str | None = None) -> Any:
+def load(path: str, *config: str, revision: str | None = None, streaming: bool = False) -> Any:
     """A data set of the hub, or of the local cache when the hub cannot be reached: split -> rows.
 
     Args:
         path: its id.
         *config: its configuration, where it has several.
         revision: a branch, tag or commit; None for the main branch.
+        streaming: download rows when they are read, and keep none of them.
 
     Raises:
         UserError: it is in neither; the message asks for ``task.data_dir``.
     """
     online = reachable()
-    options = {} if revision is None else {"revision": revision}
+    options: dict[str, Any] = {} if revision is None else {"revision": revision}
+    if streaming:
+        options["streaming"] = True
     name = " ".join([path, *config])
     try:
         with nullcontext() if online else cache_only():
@@ -87,7 +90,8 @@ def rows(split: Any) -> Sequence[Any]:
         split: of what :func:`load` returns.
     """
     most = limit()
-    if most is None or len(split) <= most:
+    sized = isinstance(split, Sized)  # else it was loaded to be streamed
+    if most is None or not sized or len(split) <= most:
         return list(split)
     found: Sequence[Any] = split
     return found

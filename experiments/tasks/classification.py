@@ -143,9 +143,9 @@ class Classification(TrustedFile, LabelledFiles):
         """Where the labels are in rows."""
         return str(self.label_column) if self.label_columns is None else MARKED
 
-    def _rows(self, path: SplitFiles) -> Sequence[Row]:
+    def _rows(self, path: SplitFiles, *, trained: bool = False) -> Sequence[Row]:
         """The rows of a split."""
-        rows = read_rows(path, self.dialect)
+        rows = self.read(path, trained=trained)
         if self.label_columns is not None:
             rows = put_labels(rows, self.label_columns, str(path))
         return rows
@@ -218,7 +218,7 @@ class Classification(TrustedFile, LabelledFiles):
         train: Sequence[Any]
         if known is None:
             where = str(files["train"])
-            rows = self._rows(files["train"])
+            rows = self._rows(files["train"], trained=True)
             rows = self.source_names(self.data_dir).put_on(rows, where)
             read, names = self._reader(rows, where)
             train = read(rows, where)

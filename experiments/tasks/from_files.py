@@ -11,9 +11,11 @@ from annotated_types import Gt, Lt
 from pydantic import BeforeValidator
 
 from bilevel.errors import UserError
+from bilevel.settings import Count
 from bilevel.views import taken
 from experiments.tasks.reading.dialect import Dialect
-from experiments.tasks.reading.files import SUFFIXES
+from experiments.tasks.reading.file_rows import FileRows
+from experiments.tasks.reading.files import SUFFIXES, Row, read_rows
 from experiments.tasks.reading.source_names import SourceNames, source_files
 from experiments.tasks.reading.splits import SplitFiles, named_splits, own_splits
 from experiments.tasks.sources import Sourced
@@ -30,6 +32,11 @@ __all__ = [
 
 T = TypeVar("T")
 
+# What task.streaming=true does not go with: null or 0 leaves them out.
+WHOLE = (
+    *("holdout", "max_train", "sources", "keep_sources", "drop_sources", "source_weights"),
+    *("trusted", "label_noise"),
+)
 HELD_OUT = "train_share"  # the source of a test set that is a share of the training file
 
 
@@ -65,9 +72,16 @@ class FromFiles(Sourced):
     {clean: FILE, web: FILE}, as paths or as they are called in the folder; null: the training file.
     """
 
+    streaming: bool = False
+    """Read the training data anew in each pass and hold none of them, neither in memory nor on the
+    disk; tests and validation data are held."""
+    shuffle_buffer: Count = 10_000
+    """With streaming, how many training examples are shuffled with one another."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         _ = self.dialect
+        self._check_streaming()
         option, column = self.source_names_in
         if self.sources is None:
             return
@@ -80,6 +94,38 @@ class FromFiles(Sourced):
                 f"task.sources={self.sources}: this must be names, none of them empty, each with a "
                 "file, like {clean: FILE, web: FILE}"
             )
+
+    def _check_streaming(self) -> None:
+        """Refuse what needs all training examples at once."""
+        option, _ = self.source_names_in
+        for name in (*WHOLE, option) if self.streaming else ():
+            if name in vars(self) and vars(self)[name] not in (None, 0):
+                raise UserError(
+                    f"task.{name}={vars(self)[name]} needs all training examples at once, and "
+                    "task.streaming=true holds none of them: leave one of them out"
+                )
+
+    def read(self, path: Sequence[Path], *, trained: bool) -> Sequence[Row]:
+        """The rows of a split.
+
+        Args:
+            path: its files.
+            trained: whether it is what is trained on, which may be streamed.
+
+        Raises:
+            UserError: as ``read_rows``.
+        """
+        stream = self.shuffle_buffer if self.streaming and trained else None
+        return read_rows(path, self.dialect, stream)
+
+    def from_hub(self, found: Any, split: str, trained: str | None = "train") -> Sequence[Any]:
+        """The rows of a split of the hub; of what is trained on perhaps as a stream."""
+        from experiments.cli import hub
+
+        rows = found[split]
+        if not (self.streaming and split == trained):
+            return hub.rows(rows)
+        return FileRows(lambda: iter(rows), f"the hub's split {split}", stream=self.shuffle_buffer)
 
     @property
     def dialect(self) -> Dialect:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -14,12 +14,12 @@ from bilevel.settings import Count
 from experiments.answers import Decoding
 from experiments.metrics.names import check_names
 from experiments.metrics.text import TEXT_METRICS, Tokenization
-from experiments.stored_data.spool import held
+from experiments.stored_data.spool import from_rows
 from experiments.tasks.examples import TextExample
 from experiments.tasks.from_files import HELD_OUT, ColumnName, FromFiles
 from experiments.tasks.inputs import Inputs
 from experiments.tasks.reading.file_rows import among
-from experiments.tasks.reading.files import Row, is_missing, read_rows
+from experiments.tasks.reading.files import Row, is_missing
 from experiments.tasks.reading.row import check_columns, origin_of, place_of
 from experiments.tasks.reading.rows import say_odd_texts
 from experiments.tasks.reading.splits import find_split, no_split, scored_splits
@@ -195,21 +195,21 @@ class Generation(FromFiles):
         """
         check_columns(rows, self.columns, where)
 
-        def each() -> Iterator[TextExample]:
-            for number, row in enumerate(rows):
-                place = place_of(row, number, where)
-                for column in self.columns:
-                    if is_missing(row.get(column)):
-                        raise UserError(f"{place} has nothing in column {column!r}")
-                entry = self.read_row(row, place)
-                if entry is not None:
-                    source, targets = entry
-                    if not targets:
-                        raise UserError(f"{place} has no reference")
-                    origin = origin_of(row, number, where)
-                    yield from (TextExample(source, target, (), origin) for target in targets)
+        def made(number: int, row: Row) -> list[TextExample]:
+            place = place_of(row, number, where)
+            for column in self.columns:
+                if is_missing(row.get(column)):
+                    raise UserError(f"{place} has nothing in column {column!r}")
+            entry = self.read_row(row, place)
+            if entry is None:
+                return []
+            source, targets = entry
+            if not targets:
+                raise UserError(f"{place} has no reference")
+            origin = origin_of(row, number, where)
+            return [TextExample(source, target, (), origin) for target in targets]
 
-        found = held(each())
+        found = from_rows(rows, made, where)
         if not found:
             raise UserError(f"{where} has no row that can be used")
         say_odd_texts(rows, self.columns, where)
@@ -234,16 +234,16 @@ class Generation(FromFiles):
             if self.sources is not None and self.train_split == "train":
                 paths["train"] = self.files_of_sources(self.data_dir)
             return {
-                name: (str(path), read_rows(path, self.dialect))
+                name: (str(path), self.read(path, trained=name == self.train_split))
                 for name, path in paths.items()
                 if path
             }
         assert self.hub_id is not None
         from experiments.cli import hub
 
-        found = hub.load(self.hub_id, revision=hub.PARQUET)
+        found = hub.load(self.hub_id, revision=hub.PARQUET, streaming=self.streaming)
         return {
-            name: (f"{self.hub_id}, split {name}", hub.rows(found[name]))
+            name: (f"{self.hub_id}, split {name}", self.from_hub(found, name, self.train_split))
             for name in wanted
             if name in found
         }

@@ -197,7 +197,11 @@ class Glue(LabelTrust, LabelledFiles):
         for split, path in paths.items():
             if path is None and split not in unneeded:
                 raise no_split(self.data_dir, split)
-        rows = {split: read_rows(path, self.dialect) for split, path in paths.items() if path}
+        rows = {
+            split: self.read(path, trained=split == "train")
+            for split, path in paths.items()
+            if path is not None
+        }
         learned: Sequence[Row] = rows.pop("train", [])
         learned = self.source_names(self.data_dir).put_on(learned, f"{self.data_dir}, split train")
         return learned, {**rows, **tests}
@@ -211,9 +215,9 @@ class Glue(LabelTrust, LabelledFiles):
     def _from_hub(self) -> tuple[Sequence[Row], dict[str, Sequence[Row]]]:
         from experiments.cli import hub
 
-        found = hub.load(HUB_ID, self.name)
-        held_out = {split: hub.rows(found[split]) for split in self._splits("validation")}
-        return hub.rows(found["train"]), held_out
+        found = hub.load(HUB_ID, self.name, streaming=self.streaming)
+        held_out = {split: self.from_hub(found, split) for split in self._splits("validation")}
+        return self.from_hub(found, "train"), held_out
 
     def _splits(self, kind: str) -> list[str]:
         return [f"{kind}_matched", f"{kind}_mismatched"] if self.name == "mnli" else [kind]

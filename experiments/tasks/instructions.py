@@ -17,7 +17,7 @@ from experiments.tasks.conversations import as_source, messages_of
 from experiments.tasks.from_files import HELD_OUT, ColumnName, check_distinct
 from experiments.tasks.generation import Generation, Split
 from experiments.tasks.reading.cells import text_of, texts_of
-from experiments.tasks.reading.files import SUFFIXES, Row, is_missing, read_rows
+from experiments.tasks.reading.files import SUFFIXES, Row, is_missing
 from experiments.tasks.reading.row import columns_of
 from experiments.tasks.reading.splits import own_splits
 
@@ -189,11 +189,11 @@ class Instructions(Generation):
             if not path.name.lower().endswith(SUFFIXES):
                 raise UserError(f"task.data_dir={path}: its name must end in {listed(SUFFIXES)}")
             split = "test" if self.train_split is None else "train"
-            return {split: (str(path), read_rows(path, self.dialect))}
+            return {split: (str(path), self.read([path], trained=split == "train"))}
         if not path.is_dir():
             raise UserError(f"task.data_dir={path}: there is no such file or folder")
         splits = super()._splits()
         if not splits and self.train_split == "train":
             files = own_splits(str(path))["train"]
-            return {"train": (str(files), read_rows(files, self.dialect))}
+            return {"train": (str(files), self.read(files, trained=True))}
         return splits

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bilevel.errors import UserError
-from experiments.stored_data.spool import held
+from experiments.stored_data.spool import from_rows
 from experiments.tasks.examples import LabelSetExample
 from experiments.tasks.reading.cells import kind_of, looks_printed, text_of
 from experiments.tasks.reading.files import is_missing
@@ -67,7 +67,7 @@ def label_sets(
     """
     check_columns(rows, [*text_columns, column], where)
 
-    def made(i: int, row: dict[str, Any]) -> LabelSetExample:
+    def made(i: int, row: dict[str, Any]) -> list[LabelSetExample]:
         place = place_of(row, i, where)
         texts = tuple(text_of(row.get(name), name, place) for name in text_columns)
         try:
@@ -76,9 +76,9 @@ def label_sets(
             if place in str(error):
                 raise
             raise UserError(f"{place}, column {column!r}: {error}") from error
-        return LabelSetExample(texts, tuple(sorted(labels)), origin_of(row, i, where))
+        return [LabelSetExample(texts, tuple(sorted(labels)), origin_of(row, i, where))]
 
-    found = held(made(i, row) for i, row in enumerate(rows))
+    found = from_rows(rows, made, where)
     say_odd_texts(rows, text_columns, where)
     return found
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from bilevel.errors import UserError
+from bilevel.errors import UserError, listed
 from experiments.metrics.tags import TAG_METRICS, check_installed
-from experiments.stored_data.spool import held
+from experiments.stored_data.spool import from_rows, held
 from experiments.tasks.examples import TaggedExample
 from experiments.tasks.from_files import (
     HELD_OUT,
@@ -23,7 +23,14 @@ from experiments.tasks.label_trust import TrustedFile
 from experiments.tasks.odd_labels import say_look_alikes
 from experiments.tasks.reading.iob import tag_names, to_iob2
 from experiments.tasks.reading.lines import DEFAULTS
-from experiments.tasks.reading.sentences import SUFFIXES, Sentence, read_sentences
+from experiments.tasks.reading.row import check_columns
+from experiments.tasks.reading.sentences import (
+    ROWS,
+    SUFFIXES,
+    Sentence,
+    read_sentences,
+    sentence_of_row,
+)
 from experiments.tasks.reading.source_names import SourceNames
 from experiments.tasks.reading.splits import SplitFiles, no_test, nothing_to_hold_out, scored_splits
 from experiments.tasks.task import Length, TaskData, no_examples
@@ -178,4 +185,25 @@ class Tagging(TrustedFile, LabelledFiles):
             return TaggedExample(sentence.words, tags, sentence.origin)
 
         names = self.tag_names or ()
+        if self.streaming and known is None:
+            return self._streamed(paths, columns, made)
         return held(map(made, read_sentences(paths, columns, names, self.dialect, sources)))
+
+    def _streamed(
+        self,
+        paths: SplitFiles,
+        columns: tuple[str, str],
+        made: Callable[[Sentence], TaggedExample],
+    ) -> Sequence[TaggedExample]:
+        """The sentences of the training files, read as they are trained on."""
+        for path in paths:
+            if not path.name.lower().removesuffix(".gz").endswith(ROWS):
+                raise UserError(
+                    f"task.streaming=true reads rows ({listed(ROWS)}), and {path} has a word a line"
+                )
+        where, names = str(paths), self.tag_names or ()
+        rows = self.read(paths, trained=True)
+        check_columns(rows, columns, where)
+        return from_rows(
+            rows, lambda i, row: [made(sentence_of_row(row, i, columns, names, where))], where
+        )

@@ -11,7 +11,7 @@ from experiments.answers import Decoding
 from experiments.tasks.from_files import HELD_OUT, ColumnName, Holdout, check_distinct
 from experiments.tasks.generation import Generation, Split
 from experiments.tasks.reading.cells import text_of, texts_of
-from experiments.tasks.reading.files import Row, read_rows
+from experiments.tasks.reading.files import Row
 from experiments.tasks.reading.splits import no_test
 
 __all__ = ["TextToText"]
@@ -78,7 +78,9 @@ class TextToText(Generation):
         if self.train_split != "train":
             return super()._splits()
         files = self.own_files(self.data_dir)
-        splits = {split: (str(f), read_rows(f, self.dialect)) for split, f in files.items()}
+        splits = {
+            split: (str(f), self.read(f, trained=split == "train")) for split, f in files.items()
+        }
         if self.holdout is None:
             if len(splits) == 1:
                 raise no_test(self.data_dir)

@@ -16,6 +16,7 @@ from bilevel.checkpoint.folder import Checkpointer
 from bilevel.cutting import Losses
 from bilevel.errors import UserError
 from bilevel.lowrank import split_fused
+from bilevel.sharding import shard_base
 from bilevel.views import keys
 from experiments.answers import CHOICES, SPANS, TEXT
 from experiments.config.plan import Plan
@@ -24,6 +25,7 @@ from experiments.models.target_modules import target_modules
 from experiments.stored_data.parts import sources_of
 from experiments.stored_data.rows import lengths_of
 from experiments.stored_data.spool import spooling
+from experiments.stored_data.streamed import StreamedExamples
 from experiments.tasks.kinds.label_sets import LabelSetData
 from experiments.tasks.kinds.room import check_room
 from experiments.tasks.kinds.text import TextData
@@ -36,7 +38,8 @@ from experiments.training.heard import heard
 from experiments.training.label_smoothing import check_smoothing, smooth_labels
 from experiments.training.made_of import MadeOf
 from experiments.training.scoring import example_losses, outputs_of, score
-from experiments.training.stored_tokens import tokenised
+from experiments.training.stored_tokens import streamed_rows, tokenised
+from experiments.training.streaming import check_streamed, check_streaming
 from problems.common.layer_names import positions
 from problems.common.method import AnswerKind, TrainData, TrainSettings
 from problems.common.two_levels import check_plain_losses
@@ -50,8 +53,10 @@ def load_task(plan: Plan) -> TaskData:
     Raises:
         UserError: the data cannot be had, or does not suit the method.
     """
+    check_streaming(plan)
     with heard() as warnings, spooling(plan.engine.cache_from):
         task = plan.task.load()
+    check_streamed(plan, task)
     if isinstance(plan.task, Sourced):
         task = replace(task, draw_weights=plan.task.draw_weights(task.train))
     plan.method.check_sources(sizes(task.train), drawn=task.draw_weights is not None)
@@ -148,7 +153,8 @@ class FineTuningJob:
         def tokenise(examples: Sequence[Any]) -> Sequence[dict[str, Any]]:
             return tokenised(loaded, task, examples, plan.engine)
 
-        examples = tokenise(task.train)
+        streamed = isinstance(task.train, StreamedExamples)
+        examples = streamed_rows(loaded, task) if streamed else tokenise(task.train)
         weights = None
         if settings.class_weights is not None:
             labels = [row["labels"] for row in examples]
@@ -157,8 +163,8 @@ class FineTuningJob:
         data = TrainData(
             examples=examples,
             collate=task.collator(loaded.tokenizer),
-            labels=task.stratify(task.train),
-            lengths=lengths_of(examples),
+            labels=None if streamed else task.stratify(task.train),
+            lengths=() if streamed else lengths_of(examples),
             validation=None if task.validation is None else tokenise(task.validation),
             weights=task.weights,
             sources=None if sizes(task.train) is None else list(map(str, sources_of(task.train))),
@@ -200,6 +206,15 @@ class FineTuningJob:
     def device(self) -> torch.device:
         """Where models are trained."""
         return distributed.setup(self.plan.engine.strategy).device
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """Put a model that nothing will train any more where it computes; returns it."""
+        options = self.plan.engine
+        world = distributed.setup(options.strategy)
+        if options.shard is None:
+            return model.to(world.device)
+        shard_base(model.requires_grad_(False), world, options.offload)
+        return model
 
     @property
     def kind(self) -> AnswerKind:

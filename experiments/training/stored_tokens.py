@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 import tokenizers
 import transformers
 
+from experiments.answers import CHOICES, SPANS
 from experiments.models import chat, tokenizer
 from experiments.models.vocabulary import size
 from experiments.stored_data import cache
 from experiments.stored_data.columns import (
+    CHUNK,
     ArrowColumns,
     Columns,
     chunks,
@@ -25,6 +27,7 @@ from experiments.stored_data.columns import (
 )
 from experiments.stored_data.examples import content_digest
 from experiments.stored_data.rows import StoredRows, row_types
+from experiments.stored_data.streamed import StreamedExamples, StreamedRows
 from experiments.stored_data.temporary import temporary
 from experiments.tasks import conversations, in_memory_rows, kinds
 from experiments.tasks.kinds import remarks
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
     from experiments.models.pretrained import LoadedModel
     from experiments.tasks.task import TaskData
 
-__all__ = ["tokenised"]
+__all__ = ["streamed_rows", "tokenised"]
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +50,8 @@ APART = frozenset(
         "unscored",
     ]
 )
+# Of several windows or choices an example: lists of lists, which the files have no form for.
+IN_PARTS = (SPANS, CHOICES)
 
 
 def tokenised(
@@ -64,7 +69,8 @@ def tokenised(
         UserError: as ``TaskData.tokenise``.
         StorageError: the cache's folder cannot be written.
     """
-    if options.cache_from is None or len(examples) <= options.cache_from:
+    few = options.cache_from is None or len(examples) <= options.cache_from
+    if few or task.answers.kind in IN_PARTS:
         return loaded.tokenise(task, examples)
 
     def make(path: Path) -> list[str]:
@@ -82,6 +88,30 @@ def tokenised(
         for words in said:
             log.warning("%s", words)
     return StoredRows(columns)
+
+
+def streamed_rows(loaded: LoadedModel, task: TaskData) -> StreamedRows:
+    """The training examples of a stream, tokenised when they are read.
+
+    What is to be said of them is said of the first ones alone.
+
+    Raises:
+        UserError: as ``TaskData.tokenise`` of the first ones.
+    """
+    assert isinstance(task.train, StreamedExamples)
+    first = task.train[:CHUNK]
+    loaded.tokenise(task, first)
+    log.info(
+        "task.streaming: what is cut is told of the first %d training examples alone, and batches "
+        "are not of like length",
+        len(first),
+    )
+
+    def quietly(found: Sequence[Any]) -> list[dict[str, Any]]:
+        with remarks.unsaid():
+            return loaded.tokenise(task, found)
+
+    return StreamedRows(task.train, quietly)
 
 
 def _parts(loaded: LoadedModel, task: TaskData, examples: Sequence[Any]) -> Iterator[Columns]:

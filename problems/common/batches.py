@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 
 from bilevel.data import ResumableLoader
+from bilevel.streams import Streamed, StreamedLoader
 from problems.common.method import Job
 from problems.common.records import TrainData
 
@@ -29,12 +30,14 @@ def loader(
     place of the job's.
     """
     data = job.data if data is None else data
-    return ResumableLoader(
-        data.examples,
+    streamed = isinstance(data.examples, Streamed)
+    kind = StreamedLoader if streamed else ResumableLoader
+    return kind(
+        data.examples,  # type: ignore[arg-type]
         batch_size=job.settings.batch_size,
         collate=data.collate,
         seed=job.seed + 1000 * stream,
-        lengths=data.lengths if job.settings.group_by_length else None,
+        lengths=data.lengths if job.settings.group_by_length and not streamed else None,
         indices=indices,
         numbered=numbered,
         weights=data.draw_weights,

@@ -177,6 +177,7 @@ class Method(Settings, ABC):
         takes_weights: it trains under ``TrainData.weights``; the others would pass over them.
         two_rates: it trains LoRA's A and B, which ``train.lora_plus_ratio`` gives a rate each.
         virtual_tokens: positions that the method's own tokens take from the text.
+        streams: its training data may come one after the other, and never another way.
         inexact: why even ``unrolled`` is not the derivative of this method's run, where it is not.
     """
 
@@ -189,12 +190,29 @@ class Method(Settings, ABC):
     takes_weights: ClassVar[bool] = False
     two_rates: ClassVar[bool] = False
     virtual_tokens: ClassVar[int] = 0
+    streams: ClassVar[bool] = True
     inexact: ClassVar[str] = ""
 
     @property
     def moves_base(self) -> bool:
         """Whether it starts by moving a part of the pretrained weights into its own."""
         return False
+
+    @property
+    def needs_whole_base(self) -> str:
+        """Why the pretrained weights must lie whole in each process; empty where they need not.
+
+        It stands behind the method's name in a refusal of ``engine.shard=base``, and names the way
+        out.
+        """
+        if self.trains_weights:
+            return "trains the model's own weights; take a method with adapters, method=lora"
+        if self.moves_base:
+            return (
+                "takes a part of the pretrained weights into the factors; take "
+                "method.peft.init_lora_weights=true"
+            )
+        return ""
 
     def check_hypergradient(self, estimator: Hypergradient) -> None:
         """Refuse an estimator that cannot serve this method, before anything is loaded.

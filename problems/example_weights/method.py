@@ -76,6 +76,7 @@ class ExampleWeights(LowRankMethod, TwoLevelMethod):
     """LoRA on D_train, a weight for each example on trusted D_val; then LoRA on the rest."""
 
     name: ClassVar[str] = "example_weights"
+    streams: ClassVar[bool] = False
     two_rates: ClassVar[bool] = True
     refuses: ClassVar[dict[str, str]] = {}
     splits_fused: ClassVar[bool] = True

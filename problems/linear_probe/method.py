@@ -66,6 +66,7 @@ class LinearProbe(Method):
     """Fit a linear map on what the frozen model puts out."""
 
     name: ClassVar[str] = "linear_probe"
+    streams: ClassVar[bool] = False
     takes_targets: ClassVar[bool] = False
     takes_weights: ClassVar[bool] = True
     pooling: Literal["mean", "head"] = "mean"
@@ -83,6 +84,11 @@ class LinearProbe(Method):
     penalty; false leaves them out, as method.hold_out of LoRA does."""
     max_rows: Count | None = 50000
     """Texts (of tags, words) to fit on at most, the first of a seeded choice; null for all."""
+
+    @property
+    def needs_whole_base(self) -> str:
+        """See :class:`Method`."""
+        return "reads what a whole model puts out; take method=lora"
 
     def check_answers(self, kind: str) -> None:
         """A linear map of an embedding cannot write, find an answer in a text, or compare.

@@ -66,6 +66,7 @@ class SourceWeights(LowRankMethod, TwoLevelMethod):
     """LoRA on data of several sources, a weight for each source on trusted D_val."""
 
     name: ClassVar[str] = "source_weights"
+    streams: ClassVar[bool] = False
     two_rates: ClassVar[bool] = True
     refuses: ClassVar[dict[str, str]] = {}
     splits_fused: ClassVar[bool] = True

@@ -14,7 +14,16 @@ from typing import Any
 
 from bilevel.errors import UserError
 
-__all__ = ["gathered", "numbered", "part", "refuse_unknown", "say_cut", "say_share", "say_unknown"]
+__all__ = [
+    "gathered",
+    "numbered",
+    "part",
+    "refuse_unknown",
+    "say_cut",
+    "say_share",
+    "say_unknown",
+    "unsaid",
+]
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +79,16 @@ def part(size: int) -> Iterator[None]:
     found = _GATHERED.get()
     assert found is not None
     found.start += size
+
+
+@contextmanager
+def unsaid() -> Iterator[None]:
+    """In here nothing is told of what is tokenised."""
+    token = _GATHERED.set(_Gathered())
+    try:
+        yield
+    finally:
+        _GATHERED.reset(token)
 
 
 def numbered(number: int) -> int:

@@ -24,6 +24,8 @@ class FileRows(Sequence[Row]):
         columns: all names in them; None finds them too.
         changes: made to each row as it is read, with its number.
         chosen: which of the file's rows these are; None for all.
+        stream: they are to be read as they are trained on, and so many are shuffled with one
+            another.
 
     Raises:
         UserError: a file cannot be parsed.
@@ -37,7 +39,9 @@ class FileRows(Sequence[Row]):
         columns: dict[str, None] | None = None,
         changes: tuple[Change, ...] = (),
         chosen: Sequence[bool] | None = None,
+        stream: int | None = None,
     ) -> None:
+        self.stream = stream
         self._read, self._where, self._changes, self._chosen = read, where, changes, chosen
         if count is None or columns is None:
             count, columns = 0, {}
@@ -69,10 +73,17 @@ class FileRows(Sequence[Row]):
         """The same rows, each changed when it is read, with these columns besides."""
         more = {**self.columns, **dict.fromkeys(columns)}
         changes = (*self._changes, change)
-        return FileRows(self._read, self._where, self._count, more, changes, self._chosen)
+        return FileRows(
+            self._read, self._where, self._count, more, changes, self._chosen, self.stream
+        )
 
     def among(self, chosen: Sequence[bool]) -> FileRows:
         """Those of the file's rows for which ``chosen`` is true."""
+        if self.stream is not None:
+            raise UserError(
+                f"a share of {self._where} is to be the test set, and task.streaming=true holds "
+                "none of it: give a file test or validation"
+            )
         return FileRows(self._read, self._where, self._count, self.columns, self._changes, chosen)
 
 

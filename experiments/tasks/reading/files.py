@@ -23,7 +23,9 @@ TEXTS = (".csv", ".tsv", ".json", ".jsonl")
 SUFFIXES = (".parquet", *TEXTS, *(f"{suffix}.gz" for suffix in TEXTS))
 
 
-def read_rows(path: Path | Sequence[Path], dialect: Dialect | None = None) -> Sequence[Row]:
+def read_rows(
+    path: Path | Sequence[Path], dialect: Dialect | None = None, stream: int | None = None
+) -> Sequence[Row]:
     """Read the rows of a parquet, json, csv, tsv or jsonl file (the last four also as .gz).
 
     A json file is one array of objects, or has an object a line. Every value of a csv or tsv file
@@ -34,11 +36,15 @@ def read_rows(path: Path | Sequence[Path], dialect: Dialect | None = None) -> Se
     Args:
         path: the file, or several that follow one another.
         dialect: how text files are written; None for UTF-8 and what the name says.
+        stream: they are to be read as they are trained on, and so many are shuffled with one
+            another; None for rows that are held.
 
     Raises:
         UserError: a file cannot be parsed, or has no rows.
     """
     paths = [path] if isinstance(path, Path) else list(path)
+    if stream is not None:
+        return _on_disk(paths, dialect, stream)
     most = limit()
     rows: list[Row] = []
     for one in paths:
@@ -54,7 +60,7 @@ def read_rows(path: Path | Sequence[Path], dialect: Dialect | None = None) -> Se
     return rows
 
 
-def _on_disk(paths: Sequence[Path], dialect: Dialect | None) -> FileRows:
+def _on_disk(paths: Sequence[Path], dialect: Dialect | None, stream: int | None = None) -> FileRows:
     """The rows of files that are too large for the memory; each is gone through once here."""
     said = False
 
@@ -70,7 +76,7 @@ def _on_disk(paths: Sequence[Path], dialect: Dialect | None) -> FileRows:
             yield from rows
 
     more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-    return FileRows(read, f"{paths[0]}{more}")
+    return FileRows(read, f"{paths[0]}{more}", stream=stream)
 
 
 def each_row(

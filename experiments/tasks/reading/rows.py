@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from bilevel.errors import UserError
-from experiments.stored_data.spool import held
+from experiments.stored_data.spool import from_rows
 from experiments.tasks.examples import Example
 from experiments.tasks.reading.cells import looks_printed, text_of
 from experiments.tasks.reading.files import is_missing
@@ -45,7 +45,7 @@ def examples(
         raise UserError(f"{where} has no rows")
     check_columns(rows, [*text_columns, label_column], where)
 
-    def made(number: int, row: dict[str, Any]) -> Example:
+    def made(number: int, row: dict[str, Any]) -> list[Example]:
         place = place_of(row, number, where)
         texts = tuple(text_of(row.get(column), column, place) for column in text_columns)
         if is_missing(row.get(label_column)):
@@ -60,9 +60,9 @@ def examples(
                 origin = origin._replace(truth=convert(row[true_column]))
             except UserError as error:
                 raise UserError(f"{place}, column {true_column!r}: {error}") from error
-        return Example(texts, label, origin)
+        return [Example(texts, label, origin)]
 
-    result = held(made(number, row) for number, row in enumerate(rows))
+    result = from_rows(rows, made, where)
     warn_of_spaces(rows, label_column, where)
     say_odd_texts(rows, text_columns, where)
     return result

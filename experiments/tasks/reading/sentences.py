@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from bilevel.errors import UserError
-from experiments.tasks.examples import Origin
 from experiments.tasks.reading.cells import is_list, words_of
 from experiments.tasks.reading.dialect import Dialect
 from experiments.tasks.reading.files import read_rows
@@ -16,7 +15,7 @@ from experiments.tasks.reading.lines import Sentence, sentences_of_lines
 from experiments.tasks.reading.row import check_columns, origin_of, place_of
 from experiments.tasks.reading.source_names import SourceNames
 
-__all__ = ["LINES", "SUFFIXES", "Sentence", "read_sentences"]
+__all__ = ["LINES", "ROWS", "SUFFIXES", "Sentence", "read_sentences", "sentence_of_row"]
 
 LINES = (".conll", ".conllu", ".iob", ".iob2", ".bio", ".txt", ".tsv")
 ROWS = (".parquet", ".json", ".jsonl")
@@ -56,17 +55,25 @@ def read_sentences(
         rows = sources.put_on(rows, where)
         check_columns(rows, columns, where)
         for i, row in enumerate(rows):
-            place, origin = place_of(row, i, where), origin_of(row, i, where)
-            yield _from_row(row, columns, names, place, origin)
+            yield sentence_of_row(row, i, columns, names, where)
 
 
-def _from_row(
-    row: dict[str, Any],
-    columns: tuple[str, str],
-    names: Sequence[str],
-    where: str,
-    origin: Origin,
+def sentence_of_row(
+    row: dict[str, Any], number: int, columns: tuple[str, str], names: Sequence[str], file: str
 ) -> Sentence:
+    """The sentence of a row with lists of words and tags.
+
+    Args:
+        row: it has the columns.
+        number: of the row.
+        columns: of words and tags.
+        names: of the tags, for rows with numbers.
+        file: for messages.
+
+    Raises:
+        UserError: words and tags do not fit, or a number has no name.
+    """
+    where, origin = place_of(row, number, file), origin_of(row, number, file)
     words, tags = (_list(row.get(column), column, where) for column in columns)
     if len(words) != len(tags) or not words:
         raise UserError(
