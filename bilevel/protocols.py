@@ -37,6 +37,10 @@ class UpperLevel(Protocol):
         """Its settings."""
 
     @property
+    def inverse_scale(self) -> Tensor | None:
+        """1 / the gradient scaler's factor (fp16), else None."""
+
+    @property
     def count(self) -> int:
         """Micro-batches so far."""
 
@@ -91,10 +95,6 @@ class LowerLevel(UpperLevel, Protocol):
     @property
     def world(self) -> World:
         """The processes that train it."""
-
-    @property
-    def inverse_scale(self) -> Tensor | None:
-        """1 / the gradient scaler's factor (fp16), else None."""
 
     @property
     def precision(self) -> str:

@@ -13,6 +13,7 @@ from bilevel import BilevelEngine, BilevelEngineConfig
 from bilevel.cutting import Losses
 from bilevel.hypergradient import Hypergradient, Unrolled
 from problems import Method, TrainData, Training, TrainSettings
+from problems.common.method import AnswerKind
 
 __all__ = ["RandomJob", "engine_of", "first_training"]
 
@@ -31,9 +32,7 @@ class RandomJob:
     """
 
     seed = 0
-    kind = "text"
-    head_modules: Sequence[str] = ()
-    task_type = "CAUSAL_LM"
+    task_type: str | None = "CAUSAL_LM"
 
     def __init__(
         self,
@@ -46,8 +45,9 @@ class RandomJob:
         examples: int = 64,
         **settings: Any,
     ) -> None:
-        self.build_model = make
+        self._make = make
         self.device = device
+        self.head_modules: list[str] = []
         self.hypergradient = hypergradient or Unrolled()
         self.settings = TrainSettings(
             **{"epochs": 1000, "batch_size": batch_size, "lr": 1e-4, "warmup_steps": 0, **settings}
@@ -68,6 +68,15 @@ class RandomJob:
         self.target_modules = [
             f"model.layers.{i}.self_attn.{part}" for i in layers for part in ("q_proj", "v_proj")
         ]
+
+    @property
+    def kind(self) -> AnswerKind:
+        """Tokens."""
+        return "text"
+
+    def build_model(self) -> Any:
+        """A fresh one."""
+        return self._make()
 
     def outputs(
         self, model: nn.Module, rows: Sequence[dict[str, Any]]

@@ -66,7 +66,7 @@ def levels(
     draw = torch.Generator().manual_seed(1)
     with torch.no_grad():  # away from B = 0, where half of all derivatives vanish
         for layer in lora_layers(module).values():
-            weight = layer.lora_B["default"].weight
+            weight: Any = layer.lora_B["default"].weight
             weight.copy_(0.3 * torch.randn(weight.shape, generator=draw, dtype=torch.float64))
     gates = Gates(list(lora_layers(module)), RANK).to(dtype)
     attach_gates(module, gates)

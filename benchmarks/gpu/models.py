@@ -43,18 +43,20 @@ def classifier(
 ) -> Any:
     """A small BERT with weights large enough that adapters matter, in fp32 on the CPU."""
     torch.manual_seed(seed)
-    config = BertConfig(
-        vocab_size=64,
-        hidden_size=width,
-        num_hidden_layers=layers,
-        num_attention_heads=2,
-        intermediate_size=2 * width,
-        max_position_embeddings=64,
-        hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
-        num_labels=2,
+    options: dict[str, Any] = {
+        "vocab_size": 64,
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 2,
+        "intermediate_size": 2 * width,
+        "max_position_embeddings": 64,
+        "hidden_dropout_prob": dropout,
+        "attention_probs_dropout_prob": dropout,
+        "num_labels": 2,
+    }
+    model = AutoModelForSequenceClassification.from_config(
+        BertConfig(**options), attn_implementation=attention
     )
-    model = AutoModelForSequenceClassification.from_config(config, attn_implementation=attention)
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, nn.Linear):
@@ -69,7 +71,8 @@ def causal(
     attention: str = "sdpa",
 ) -> Any:
     """A decoder of ``shape``, made on the device in ``dtype``."""
-    config = LlamaConfig(**shape, max_position_embeddings=4096, tie_word_embeddings=True)
+    options: dict[str, Any] = {**shape, "max_position_embeddings": 4096}
+    config = LlamaConfig(**options, tie_word_embeddings=True)
     torch.manual_seed(0)
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype)

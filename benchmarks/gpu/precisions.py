@@ -31,7 +31,7 @@ def rows(setting: Setting) -> dict[str, Row]:
         def figures() -> dict[str, Any]:
             estimator = Unrolled()
             exact = terms(estimator, torch.device("cpu"))
-            options = {"dtype": torch.float32, "precision": precision}
+            options: dict[str, Any] = {"dtype": torch.float32, "precision": precision}
             found = terms(estimator, setting.device, **options)
             values = {"unrolled off by": difference(found, exact)}
             if not values["unrolled off by"] <= MOST[precision]:

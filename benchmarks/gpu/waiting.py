@@ -137,10 +137,12 @@ def _is_mask(index: Any) -> bool:
 
 
 def _place() -> str:
-    """The innermost line that is not torch's own."""
+    """The innermost line that is not torch's own, nor of a mode, which all calls pass through."""
     for frame in reversed(traceback.extract_stack()):
         path = Path(frame.filename)
-        if path.resolve() != _HERE and not {"torch", "warnings.py"} & set(path.parts):
+        passed_on = frame.name in ("__torch_function__", "__torch_dispatch__")
+        own = path.resolve() == _HERE or {"torch", "warnings.py"} & set(path.parts)
+        if not (passed_on or own):
             return f"{_short(frame.filename)}:{frame.lineno}"
     return "torch"
 

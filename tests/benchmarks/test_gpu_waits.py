@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from benchmarks.gpu.methods import PLAIN, TWO_LEVELS, method_engine
 from benchmarks.gpu.models import SMALL
@@ -85,6 +86,20 @@ def test_the_counter_sees_what_waits(name):
         READS[name](x)
     assert sum(found.values()) >= 1
     assert all(place.startswith("test_gpu_waits.py:") for place in found)
+
+
+def test_a_place_is_whose_call_it_is_and_not_the_mode_that_it_passed_through():
+    class Through(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            return func(*args, **(kwargs or {}))
+
+    def caller(x):
+        return bool(x.all())
+
+    with by_dispatch() as found, Through():
+        caller(torch.ones(2))
+    line = caller.__code__.co_firstlineno + 1
+    assert list(found) == [f"test_gpu_waits.py:{line}: reads a number"]
 
 
 def test_and_passes_over_what_does_not():
