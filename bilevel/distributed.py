@@ -160,7 +160,7 @@ def any_of(flag: bool, world: World) -> bool:
     return bool(found.item())
 
 
-def each_once(items: Iterable[T], work: Callable[[T], R]) -> list[R]:
+def each_once(items: Iterable[T], work: Callable[[T], R], together: bool = False) -> list[R]:
     """``work`` of every item, in order: each of W processes does every W-th, and all get all.
 
     All of them must come here, with the same items.
@@ -168,13 +168,17 @@ def each_once(items: Iterable[T], work: Callable[[T], R]) -> list[R]:
     Args:
         items: what there is to do.
         work: its result must be picklable, and lie on the CPU.
+        together: all do equally many, the last one over again where it does not come out even: a
+            pass through a base that is shared out is one of all processes.
 
     Raises:
         PeerLostError: another process has ended.
     """
     world, every = current(), list(items)
-    mine = [work(item) for item in every[world.rank :: world.world_size]]
-    parts = gathered(mine, world)
+    mine = every[world.rank :: world.world_size]
+    if together and len(mine) < -(-len(every) // world.world_size):
+        mine.append(every[-1])
+    parts = gathered([work(item) for item in mine], world)
     return [parts[i % world.world_size][i // world.world_size] for i in range(len(every))]
 
 

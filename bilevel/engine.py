@@ -139,8 +139,8 @@ class BilevelEngine(Engine):
         modules = [problem.module for problem in self.problems]
         if self.world.shards_base and not any(map(sharding.is_sharded, modules)):
             raise UserError(
-                "shard=base shares out frozen weights, and the levels train all that they have: "
-                "leave it at null"
+                "shard=base shares out the frozen weights of a model's blocks, and the modules of "
+                "the levels have none: leave it at null"
             )
         for problem in self.problems:
             check_step_settings(estimator_of(problem.config), problem)

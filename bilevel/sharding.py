@@ -1,9 +1,10 @@
 """Share out a frozen base over the processes that train beside it, by torch's FSDP2.
 
-Each of N processes keeps the N-th part of every frozen weight. A group of modules (a transformer
-block, the embeddings) is gathered just before it computes, forward and again backward, and let go
+Each of N processes keeps the N-th part of every frozen weight in a transformer's blocks and
+embeddings. A block is gathered just before it computes, forward and again backward, and let go
 after. What is trained stays whole everywhere: the optimisers, the estimators, checkpoints and
-exports see plain parameters, and gradients are averaged as without sharding.
+exports see plain parameters, and gradients are averaged as without sharding. So does the little
+that is in no block (a last norm, positions), which may be read without a call.
 
 A pass is then one of all processes together: each has to take the same passes in the same order,
 :attr:`bilevel.distributed.World.shards_base`. Double backward is not to be had: FSDP2 has let the
@@ -12,6 +13,7 @@ gathered weights go by then.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -29,7 +31,6 @@ __all__ = [
     "frozen_base",
     "groups",
     "is_sharded",
-    "originals",
     "shard_base",
 ]
 
@@ -47,8 +48,8 @@ def shard_base(module: nn.Module, world: World, offload: bool = False) -> None:
         offload: keep the parts in the CPU's memory, and only what is gathered on the GPU.
 
     Raises:
-        UserError: there is one process only, torch is too old, nothing is frozen, or the frozen
-            weights are packed (quantised).
+        UserError: there is one process only, torch is too old, there are no blocks with frozen
+            weights, or these are packed (quantised).
     """
     if is_sharded(module):
         return
@@ -56,8 +57,8 @@ def shard_base(module: nn.Module, world: World, offload: bool = False) -> None:
     base = frozen_base(module)
     if not base:
         raise UserError(
-            "shard=base shares out frozen weights, and all of those of "
-            f"{type(module).__name__} are trained: leave it at null"
+            "shard=base shares out the frozen weights of a model's blocks, and "
+            f"{type(module).__name__} has none: leave it at null"
         )
     packed = [name for name, p in base.items() if not p.is_floating_point()]
     if packed:
@@ -83,9 +84,9 @@ def shard_base(module: nn.Module, world: World, offload: bool = False) -> None:
     for group in groups(module):
         fully_shard(group, **options)
     fully_shard(root, **options)
-    # A part of the model may be called before the whole (PEFT's prompts do): the root is known now.
-    root.unshard()
-    root.reshard()
+    # FSDP2 takes whatever is called first for the root. A part may be called before the whole
+    # (PEFT's prompts), or the whole by its forward(), past the hooks (PEFT's AdaLoRA).
+    root._get_fsdp_state()._lazy_init()
     _move_rest(module, world.device)
 
 
@@ -109,35 +110,33 @@ def check_processes(world: World) -> None:
 
 def is_sharded(module: nn.Module) -> bool:
     """Whether a part of ``module`` has been through :func:`shard_base`."""
+    if "torch.distributed.fsdp" not in sys.modules:  # whose import is not for nothing
+        return False
     from torch.distributed.fsdp import FSDPModule
 
     return any(isinstance(part, FSDPModule) for part in module.modules())
 
 
 def frozen_base(module: nn.Module) -> dict[str, nn.Parameter]:
-    """The weights that are shared out: frozen ones by name, but for those of adapters.
+    """The weights that are shared out, by name: frozen ones of :func:`groups`, but for adapters.
 
-    An adapter's own parameters are small, and may be frozen for a while only.
+    An adapter's own parameters are small, and may be frozen for a while only; so is the original
+    of a head that is trained as a copy, which no pass needs.
     """
-    adapters = _adapter_parameters(module)
-    return {
-        name: p
-        for name, p in module.named_parameters()
-        if not p.requires_grad and p.dim() > 0 and id(p) not in adapters
-    }
+    inside = {id(p) for group in groups(module) for member in group for p in member.parameters()}
+    able = _shareable(module) & inside
+    return {name: p for name, p in module.named_parameters() if id(p) in able}
 
 
 def groups(module: nn.Module) -> list[list[nn.Module]]:
-    """Modules that are gathered together, before the root's rest.
+    """Modules that are gathered together.
 
     One group for each member of the outermost lists of modules (a transformer's blocks), for the
-    input and output embeddings (one where they share weights), and for the originals of heads that
-    are trained as copies, which no pass needs.
+    input and output embeddings (one where they share weights).
     """
-    base = {id(p) for p in frozen_base(module).values()}
+    base = _shareable(module)
     root = _root(module)
-    # Inner modules first, as fully_shard wants them.
-    found = [[part] for part in dict.fromkeys([*originals(module), *_blocks(root)])]
+    found = [[block] for block in dict.fromkeys(_blocks(root))]
     taken = {id(part) for group in found for member in group for part in member.modules()}
     found += [
         group
@@ -149,17 +148,18 @@ def groups(module: nn.Module) -> list[list[nn.Module]]:
     return held
 
 
-def originals(module: nn.Module) -> Iterator[nn.Module]:
-    """Heads whose trained copy computes in their place, so that no pass needs their own weights."""
+def _originals(module: nn.Module) -> set[int]:
+    """Identities of the parameters of heads whose trained copy computes in their place."""
     from peft.utils import AuxiliaryTrainingWrapper
 
+    found: set[int] = set()
     for wrapper in module.modules():
         if isinstance(wrapper, AuxiliaryTrainingWrapper):
             inside = set(wrapper.original_module.modules())
-            elsewhere = [m for m in module.modules() if m not in inside]
+            elsewhere = (m for m in module.modules() if m not in inside)
             shared = {id(p) for m in elsewhere for p in m._parameters.values()}
-            if not any(id(p) in shared for p in wrapper.original_module.parameters()):
-                yield wrapper.original_module
+            found |= {id(p) for p in wrapper.original_module.parameters()} - shared
+    return found
 
 
 def _check_tied(found: Sequence[list[nn.Module]], base: set[int], root: nn.Module) -> None:
@@ -177,10 +177,18 @@ def _check_tied(found: Sequence[list[nn.Module]], base: set[int], root: nn.Modul
 
 
 def _root(module: nn.Module) -> nn.Module:
-    """The module whose call starts a pass: PEFT's generation calls the model inside its own."""
-    from peft import PeftModel
+    """The module whose call starts a pass: a transformers model may be called inside of another
+    (PEFT's, for generation)."""
+    from transformers import PreTrainedModel
 
-    return module.get_base_model() if isinstance(module, PeftModel) else module
+    return next((m for m in module.modules() if isinstance(m, PreTrainedModel)), module)
+
+
+def _shareable(module: nn.Module) -> set[int]:
+    """Identities of the frozen parameters that belong to no adapter."""
+    adapters = _adapter_parameters(module) | _originals(module)
+    frozen = (p for p in module.parameters() if not p.requires_grad and p.dim() > 0)
+    return {id(p) for p in frozen} - adapters
 
 
 def _blocks(module: nn.Module) -> Iterator[nn.Module]:

@@ -2,12 +2,11 @@ r"""Say what a shared-out base costs: bytes that a process holds, and bytes that
 
 With N processes, a frozen weight of d rows and s bytes is held as ceil(d / N) rows by each, padded,
 so that a group g of modules (:func:`bilevel.sharding.groups`) is part_g bytes here and, gathered,
-N part_g. A forward and a backward pass gather each group once, all but those that no pass calls.
-At the worst moment a group is in use, the next one is there, and so is the buffer that it came in;
-what is in no group (the last norm) stays there through the pass:
+N part_g. A forward and a backward pass gather each group once each.
+At the worst moment a group is in use, the next one is there, and so is the buffer that it came in:
 
-    held      sum over g of part_g  +  what is trained
-    at most   held  +  3 N max over g of part_g  +  N part_rest
+    held      sum over g of part_g  +  all that is not of the base
+    at most   held  +  3 N max over g of part_g
     received  2 (N - 1) sum over g of part_g              a forward and backward pass
               (N - 1) sum over g of part_g                an evaluation's forward pass
 
@@ -22,7 +21,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bilevel.sharding import frozen_base, groups, originals
+from bilevel.sharding import frozen_base, groups
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -38,34 +37,32 @@ class ShardingCost:
         processes: N.
         whole: bytes of the base.
         part: bytes of it that each process keeps, padding included.
-        trained: bytes of all other parameters, which are whole everywhere.
+        others: bytes of all other parameters, which are whole everywhere.
+        trained: bytes of those of them that require a gradient.
         largest: bytes of the largest group, gathered.
-        rest: bytes of what is in no group, gathered.
-        gathered: bytes of all groups that a pass gathers, padding included.
     """
 
     processes: int
     whole: int
     part: int
+    others: int
     trained: int
     largest: int
-    rest: int
-    gathered: int
 
     @property
     def held(self) -> int:
         """Bytes of parameters between two passes."""
-        return self.part + self.trained
+        return self.part + self.others
 
     @property
     def most(self) -> int:
         """Bytes of parameters, gathered ones and buffers included, during a pass."""
-        return self.held + 3 * self.largest + self.rest
+        return self.held + 3 * self.largest
 
     @property
     def forward(self) -> int:
         """Bytes received in an evaluation's forward pass."""
-        return self.gathered * (self.processes - 1) // self.processes
+        return self.part * (self.processes - 1)
 
     @property
     def forward_backward(self) -> int:
@@ -92,17 +89,15 @@ def sharding_cost(module: nn.Module, processes: int) -> ShardingCost:
         inside = {id(p) for member in members for p in member.parameters()} & parts.keys()
         return processes * sum(parts[key] for key in inside)
 
-    idle = list(originals(module))
-    every = [gathered(group) for group in groups(module) if group[0] not in idle]
-    total = processes * sum(parts.values()) - gathered(idle)
+    every = [gathered(group) for group in groups(module)]
+    others = [p for p in module.parameters() if id(p) not in base]
     return ShardingCost(
         processes=processes,
         whole=sum(p.numel() * p.element_size() for p in base.values()),
         part=sum(parts.values()),
-        trained=sum(p.nbytes for p in module.parameters() if id(p) not in base),
-        largest=max(every, default=0),
-        rest=total - sum(every),
-        gathered=total,
+        others=sum(p.nbytes for p in others),
+        trained=sum(p.nbytes for p in others if p.requires_grad),
+        largest=max(every),
     )
 
 

@@ -121,6 +121,11 @@ class LoRACut(CutOptions, LoRA, RankSearch):
 
         return least_examples(self.named())
 
+    @property
+    def needs_whole_base(self) -> str:
+        """See :class:`Method`."""
+        return "cuts a whole model between its stages; take method=autolora"
+
     def stages(self) -> Sequence[Stage]:
         """Train, cut, and finish what is left."""
         return (

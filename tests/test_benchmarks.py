@@ -10,6 +10,7 @@ from benchmarks.turns import Turns, ratio
 RUNS = {
     "salora_window": ["--rounds", "2", "--clock", "cpu", "--precision", "fp32"],
     "step_cost": ["--rounds", "2", "--clock", "cpu", "--only", "none"],
+    "sharding": ["--gpus", "2"],
     "memory": ["--steps", "1", "--batch", "2", "--length", "8"],
     "peers": ["--rounds", "2", "--block", "1"],
 }

@@ -46,6 +46,11 @@ class Hypergradient(Settings, ABC):
         False  # at_step changes the gradient that the step is taken with
     )
 
+    @property
+    def twice(self) -> bool:
+        """Whether its options insist on differentiating gradients again."""
+        return False
+
     @abstractmethod
     def implicit_term(
         self, vector: Sequence[Tensor], lower: LowerLevel, upper: UpperLevel

@@ -80,6 +80,11 @@ class Forward(Hypergradient):
     epsilon: Positive | None = None
     """Length of the perturbation of a central difference; null chooses by precision."""
 
+    @property
+    def twice(self) -> bool:
+        """Whether ``product`` is double backward by choice."""
+        return self.product == "double_backward"
+
     def needs(self, lower: LowerLevel) -> Needs:
         """The step under way, with its optimiser."""
         exact = resolve_product(self.product, lower) == "double_backward"

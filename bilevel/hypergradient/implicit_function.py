@@ -41,6 +41,11 @@ class ImplicitFunction(Hypergradient):
     epsilon: Positive | None = None
     """Length of the perturbation of a central difference; null chooses by precision."""
 
+    @property
+    def twice(self) -> bool:
+        """Whether ``product`` is double backward by choice."""
+        return self.product == "double_backward"
+
     def needs(self, lower: LowerLevel) -> Needs:
         """The last step's batch and random state."""
         exact = resolve_product(self.product, lower) == "double_backward"

@@ -62,6 +62,11 @@ class Unrolled(Hypergradient):
     epsilon: Positive | None = None
     """Length of the perturbation of a central difference; null chooses by precision."""
 
+    @property
+    def twice(self) -> bool:
+        """Whether ``product`` is double backward by choice."""
+        return self.product == "double_backward"
+
     def _keeps_graph(self, lower: LowerLevel) -> bool:
         # The graph serves once, and holds E itself, which the first upper step changes.
         one_upper_step = len(lower.parents) == 1 and all(

@@ -94,7 +94,7 @@ class Usage:
         limit = min((n for n in longest if 0 < n < UNLIMITED), default=None)
         if answers.kind == TEXT:
             return cls(answers, dtype, limit, **_written(task, tokenizer, config))
-        found = {}
+        found: dict[str, Any] = {}
         if isinstance(task, SpanData):
             found["longest_answer"] = task.max_answer_tokens
             found["unanswerable"] = task.unanswerable

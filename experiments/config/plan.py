@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from bilevel import launcher
 from bilevel.errors import UserError
 from bilevel.hypergradient.base import Hypergradient
 from bilevel.settings import from_values
@@ -63,6 +64,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         self._check_precision()
+        self._check_sharding()
         if isinstance(self.places, list) and not self.method.takes_targets:
             raise UserError(
                 f"train.target_modules=[{', '.join(self.places)}]: method {self.chosen} has "
@@ -88,6 +90,35 @@ class Plan:
         one = self.settings.batch_size // self.processes
         settings = replace(self.settings, batch_size=processes * one)
         return replace(self, settings=settings, processes=processes)
+
+    def _check_sharding(self) -> None:
+        if self.engine.shard is None:
+            return
+        if launcher.processes() == 1:
+            raise UserError(
+                "engine.shard=base shares the base out over processes, and there is one: start "
+                "several with torchrun --nproc-per-node=N -m experiments.run, or take "
+                "engine.shard=null"
+            )
+        if self.model.quantised:
+            raise UserError(
+                "engine.shard=base and model.quantization do not go together, as bitsandbytes' "
+                "packed weights lose what unpacks them when they are shared out: take one of them"
+            )
+        why = self.method.needs_whole_base
+        if why:
+            raise UserError(f"engine.shard=base: method {self.chosen} {why}")
+        if self.probe:
+            raise UserError(
+                "engine.shard=base and run.probe=true do not go together, as a probe reads what a "
+                "whole model puts out: take run.probe=false"
+            )
+        if self.hypergradient.twice:
+            raise UserError(
+                f"engine.shard=base: hypergradient {self.hypergradient.name} is to differentiate "
+                "gradients again, for which the base must be whole: take "
+                "hypergradient.product=central_difference"
+            )
 
     def _check_precision(self) -> None:
         method, model = self.method, self.model

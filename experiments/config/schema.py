@@ -37,6 +37,12 @@ class EngineOptions(Settings):
     """Of forward and backward passes; auto is bf16 where the hardware has it."""
     strategy: Literal["default", "cpu", "gpu"] = "default"
     """Which device: default takes the GPU if there is one, each process its own under torchrun."""
+    shard: Literal["base"] | None = None
+    """Under torchrun: base shares the frozen weights out over the processes, for a model that does
+    not fit one of them; null keeps them whole in each."""
+    offload: bool = False
+    """With shard, keep each process's part in the CPU's memory, and on the GPU only what is in use.
+    """
     evaluate_every: NonNegative = 1.0
     """Epochs between two evaluations during training; 0 for the end of a stage only."""
     evaluate_test: bool = False
@@ -69,6 +75,16 @@ class EngineOptions(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.offload and self.shard is None:
+            raise UserError(
+                "engine.offload=true keeps the parts of a shared base in the CPU's memory: it "
+                "needs engine.shard=base"
+            )
+        if self.shard is not None and self.check_hypergradient_every:
+            raise UserError(
+                "engine.check_hypergradient_every needs exact second derivatives, which "
+                "engine.shard=base does not allow: take 0, and check a model that fits"
+            )
         if self.evaluate_every:
             return
         if self.early_stopping:

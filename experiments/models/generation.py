@@ -18,6 +18,7 @@ from transformers import (
 
 from bilevel.distributed import each_once
 from bilevel.evaluation import evaluating, matching_autocast
+from bilevel.sharding import is_sharded
 from experiments.answers import Decoding
 from experiments.models.batching import EXAMPLES, batches
 
@@ -68,6 +69,8 @@ def generate(
         # PEFT counts padding as positions there.
         parts = (same for part in parts for same in _of_one_length(part, prompts))
 
+    together = is_sharded(model)
+
     def texts(indices: list[int]) -> list[str]:
         # A causal model's answer goes on where its prompt ends. An encoder counts positions
         # from the left, padding or not (BART), and was trained with the padding on the right.
@@ -81,13 +84,14 @@ def generate(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
             logits_processor=_rules(decoding, start),
+            synced_gpus=together,  # whoever is done writes on until all are
             **options,
         )
         return tokenizer.batch_decode(tokens[:, start:], skip_special_tokens=True)  # type: ignore[no-any-return]
 
     parts = list(parts)
     with evaluating(model), precision or matching_autocast(model):
-        for indices, found in zip(parts, each_once(parts, texts), strict=True):
+        for indices, found in zip(parts, each_once(parts, texts, together), strict=True):
             for index, text in zip(indices, found, strict=True):
                 written[index] = text.strip()
     return written

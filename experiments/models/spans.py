@@ -39,7 +39,8 @@ def with_labels(model: PreTrainedModel) -> PreTrainedModel:
 
     It is saved as what it was: its weights, its configuration and its class's name stay.
     """
-    model.__class__ = _labelled(type(model))
+    own: Any = type(model)
+    model.__class__ = _labelled(own)
     return model
 
 

@@ -93,7 +93,7 @@ class MultipleChoice(QuestionFiles):
             return super().to_predict(labels)
         return self._data(labels, **no_examples())
 
-    def _rows(self, paths: SplitFiles) -> list[Row]:
+    def _rows(self, paths: SplitFiles) -> Sequence[Row]:
         return read_rows(paths, self.dialect)
 
     def _answered(self, rows: Sequence[Row]) -> bool:

@@ -69,7 +69,7 @@ class QuestionAnswering(QuestionFiles):
     def inputs(self) -> Inputs:
         """Question and context."""
         columns = (self.question_column, self.context_column)
-        return text_inputs(columns, lambda texts: SpanExample(*texts), self.dialect)
+        return text_inputs(columns, lambda texts: SpanExample(texts[0], texts[1]), self.dialect)
 
     def to_predict(self, labels: Sequence[str] | None) -> TaskData:
         """No file is read."""

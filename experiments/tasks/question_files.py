@@ -43,9 +43,13 @@ class QuestionFiles(TrustedFile, LabelledFiles):
         super().__post_init__()
         if not self.data_dir:
             raise UserError(f"task={self.name} needs task.data_dir=DIR")
+        if self.streaming:
+            raise UserError(
+                f"task.streaming=true: questions are held in memory (task={self.name}): use false"
+            )
 
     @abstractmethod
-    def _rows(self, paths: SplitFiles) -> list[Row]:
+    def _rows(self, paths: SplitFiles) -> Sequence[Row]:
         """The rows of files."""
 
     @abstractmethod
@@ -92,9 +96,10 @@ class QuestionFiles(TrustedFile, LabelledFiles):
     ) -> TaskData:
         assert self.data_dir is not None
         train: list[Any] = []
+        rows: Sequence[Row]
         if trained:
             where, rows = str(files["train"]), self._rows(files["train"])
-            self.source_names(self.data_dir).put_on(rows, where)
+            rows = self.source_names(self.data_dir).put_on(rows, where)
             names = self._names(rows, where)
             train = self._examples(rows, where, names)
         tested = self._to_test(files)
@@ -123,9 +128,9 @@ class QuestionFiles(TrustedFile, LabelledFiles):
         )
         return self.with_trust(found)
 
-    def _to_test(self, files: dict[str, SplitFiles]) -> dict[str, list[Row]]:
+    def _to_test(self, files: dict[str, SplitFiles]) -> dict[str, Sequence[Row]]:
         """Rows of the splits test and validation that have answers; the first is the test set."""
-        found: dict[str, list[Row]] = {}
+        found: dict[str, Sequence[Row]] = {}
         for split in ("test", "validation"):
             if split not in files:
                 continue

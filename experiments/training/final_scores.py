@@ -14,8 +14,8 @@ import psutil
 import torch
 from torch import nn
 
-from bilevel import distributed
 from bilevel.data import some
+from bilevel.sharding import is_sharded
 from bilevel.views import taken
 from experiments.cli.writing import write_atomically
 from experiments.figures import read_metrics
@@ -54,9 +54,8 @@ def final_scores(
     What is reported is what a user of the adapter gets, by construction. The model as it was
     trained is given up: it is on the disk.
     """
-    device = distributed.setup(job.plan.engine.strategy).device
     _let_go(outcome)
-    model = load(saved.folder, job.stock_model()).to(device)
+    model = job.place(load(saved.folder, job.stock_model()))
     if isinstance(job.task, LabelSetData) and job.task.threshold is None:
         found, _ = forward(model, job.task, job.data.validation or (), job.data.collate)
         job.task = job.task.decided(found, job.task.validation or ())
@@ -73,7 +72,8 @@ def final_scores(
         "entities": job.task.entities(scores.predictions),
         "test_loss": scores.loss,
         "train_loss": train_loss,
-        "update": moved(model.cpu(), job.stock_model),
+        # Merging needs whole matrices, of which a process may have a part only.
+        "update": None if is_sharded(model) else moved(model.cpu(), job.stock_model),
         "planted": _planted_score(job, outcome, folder),
         "decided": _decided(job, outcome, folder),
         "source_weights": _source_weights(job, outcome, folder),

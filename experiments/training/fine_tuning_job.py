@@ -16,6 +16,7 @@ from bilevel.checkpoint.folder import Checkpointer
 from bilevel.cutting import Losses
 from bilevel.errors import UserError
 from bilevel.lowrank import split_fused
+from bilevel.sharding import shard_base
 from bilevel.views import keys
 from experiments.answers import CHOICES, SPANS, TEXT
 from experiments.config.plan import Plan
@@ -38,7 +39,7 @@ from experiments.training.label_smoothing import check_smoothing, smooth_labels
 from experiments.training.made_of import MadeOf
 from experiments.training.scoring import example_losses, outputs_of, score
 from experiments.training.stored_tokens import streamed_rows, tokenised
-from experiments.training.streaming import check_streaming
+from experiments.training.streaming import check_streamed, check_streaming
 from problems.common.layer_names import positions
 from problems.common.method import AnswerKind, TrainData, TrainSettings
 from problems.common.two_levels import check_plain_losses
@@ -55,6 +56,7 @@ def load_task(plan: Plan) -> TaskData:
     check_streaming(plan)
     with heard() as warnings, spooling(plan.engine.cache_from):
         task = plan.task.load()
+    check_streamed(plan, task)
     if isinstance(plan.task, Sourced):
         task = replace(task, draw_weights=plan.task.draw_weights(task.train))
     plan.method.check_sources(sizes(task.train), drawn=task.draw_weights is not None)
@@ -204,6 +206,15 @@ class FineTuningJob:
     def device(self) -> torch.device:
         """Where models are trained."""
         return distributed.setup(self.plan.engine.strategy).device
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """Put a model that nothing will train any more where it computes; returns it."""
+        options = self.plan.engine
+        world = distributed.setup(options.strategy)
+        if options.shard is None:
+            return model.to(world.device)
+        shard_base(model.requires_grad_(False), world, options.offload)
+        return model
 
     @property
     def kind(self) -> AnswerKind:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from bilevel.cutting.losses import Losses
 from bilevel.distributed import each_once
 from bilevel.evaluation import evaluating, matching_autocast
+from bilevel.sharding import is_sharded
 from experiments.models.batching import EXAMPLES, batches, tokens_of
 from experiments.models.generation import generate
 from experiments.models.memory import without_cache
@@ -73,6 +74,7 @@ def read_outputs(
         return each_once(
             _batches(examples, batch_size),
             lambda indices: (indices, read(*_asked(model, examples, collate, indices))),
+            together=is_sharded(model),
         )
 
 

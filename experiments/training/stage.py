@@ -138,6 +138,8 @@ class StageRun:
             valid_step=self._evaluation_interval(lower),
             roll_back=training.roll_back,
             strategy=options.strategy,
+            shard=options.shard,
+            offload=options.offload,
             # Without validation data there is nothing to stop by: test data must not decide.
             early_stopping=bool(patience and watched.rows),
             early_stopping_metric=f"validation_{options.choose_by}",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import tokenizers
 import transformers
 
+from experiments.answers import CHOICES, SPANS
 from experiments.models import chat, tokenizer
 from experiments.models.vocabulary import size
 from experiments.stored_data import cache
@@ -49,6 +50,8 @@ APART = frozenset(
         "unscored",
     ]
 )
+# Of several windows or choices an example: lists of lists, which the files have no form for.
+IN_PARTS = (SPANS, CHOICES)
 
 
 def tokenised(
@@ -66,7 +69,8 @@ def tokenised(
         UserError: as ``TaskData.tokenise``.
         StorageError: the cache's folder cannot be written.
     """
-    if options.cache_from is None or len(examples) <= options.cache_from:
+    few = options.cache_from is None or len(examples) <= options.cache_from
+    if few or task.answers.kind in IN_PARTS:
         return loaded.tokenise(task, examples)
 
     def make(path: Path) -> list[str]:

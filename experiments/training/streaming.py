@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bilevel.errors import UserError
+from experiments.stored_data.streamed import StreamedExamples
 from experiments.tasks.from_files import FromFiles
 from problems.common.peft_options import PeftOptions
 
 if TYPE_CHECKING:
     from experiments.config.plan import Plan
+    from experiments.tasks.task import TaskData
 
-__all__ = ["check_streaming"]
+__all__ = ["check_streamed", "check_streaming"]
 
 SHARES = ("hold_out", "split")  # options of methods that part the training data
 WITHIN = "task.streaming=true reads the training examples one after the other"
@@ -46,3 +48,14 @@ def check_streaming(plan: Plan) -> None:
         )
     if plan.probe:
         raise UserError(f"{WITHIN}, and run.probe=true embeds all of them: set run.probe=false")
+
+
+def check_streamed(plan: Plan, task: TaskData) -> None:
+    """Refuse a task that was asked to stream and has read all of its training data instead.
+
+    Raises:
+        UserError: it does not stream.
+    """
+    asked = isinstance(plan.task, FromFiles) and plan.task.streaming
+    if asked and task.train and not isinstance(task.train, StreamedExamples):
+        raise UserError(f"task {task.name} does not stream: set task.streaming=false")

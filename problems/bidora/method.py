@@ -110,6 +110,13 @@ class BiDoRA(LowRankMethod, TwoLevelMethod):
     upper: OptimizerSettings = field(default_factory=_optimizer(0.0))
     """Of the magnitudes; lr null for the lower level's."""
 
+    @property
+    def needs_whole_base(self) -> str:
+        """See :class:`Method`."""
+        if self.gamma:
+            return "reads the pretrained weights for its penalty; take method.gamma=0"
+        return super().needs_whole_base
+
     def check_hypergradient(self, estimator: Hypergradient) -> None:
         """Any but the closed form, which is one of gated layers."""
         from bilevel.hypergradient import Alignment

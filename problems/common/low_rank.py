@@ -66,6 +66,16 @@ class LowRankMethod(Method):
         """See :class:`Method`."""
         return self.peft.moves_base
 
+    @property
+    def needs_whole_base(self) -> str:
+        """See :class:`Method`; PEFT's start eva passes the data through the base beforehand."""
+        if self.peft.init_lora_weights == "eva":
+            return (
+                "starts from what the layers are given, before the base is shared out; take "
+                "method.peft.init_lora_weights=true"
+            )
+        return super().needs_whole_base
+
     def check_model(self, model: PreTrainedModel, target_modules: Sequence[str]) -> None:
         """A rank is no larger than a layer.
 

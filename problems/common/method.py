@@ -198,6 +198,22 @@ class Method(Settings, ABC):
         """Whether it starts by moving a part of the pretrained weights into its own."""
         return False
 
+    @property
+    def needs_whole_base(self) -> str:
+        """Why the pretrained weights must lie whole in each process; empty where they need not.
+
+        It stands behind the method's name in a refusal of ``engine.shard=base``, and names the way
+        out.
+        """
+        if self.trains_weights:
+            return "trains the model's own weights; take a method with adapters, method=lora"
+        if self.moves_base:
+            return (
+                "takes a part of the pretrained weights into the factors; take "
+                "method.peft.init_lora_weights=true"
+            )
+        return ""
+
     def check_hypergradient(self, estimator: Hypergradient) -> None:
         """Refuse an estimator that cannot serve this method, before anything is loaded.
 

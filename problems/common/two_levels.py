@@ -117,6 +117,13 @@ class TwoLevelMethod(Method):
     roll_back: bool = False
     """After an upper step, take the last lower step again with the new upper variables."""
 
+    @property
+    def needs_whole_base(self) -> str:
+        """See :class:`Method`."""
+        if self.horizon is not None:
+            return "chooses T1 by exact second derivatives; give method.unroll_steps=N"
+        return super().needs_whole_base
+
     def check_size(self, examples: int, batch_size: int) -> None:
         """Both parts of the data need a batch.
 

@@ -16,6 +16,7 @@ which is a function of the weights too. So each batch tells what the others' exa
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -30,6 +31,7 @@ from problems.common.fine_tuning import FineTuning
 __all__ = ["ExampleLosses", "Weighted", "WeightedByExample", "weighted_mean"]
 
 LABELS = "labels"
+FIRST = "first"  # which of a batch's windows is the first of each example
 WHOLE = "whole"  # in a batch of one of several processes: what f_P needs to know of all of them,
 TERMS = "terms"  # n of each example
 MINE = "mine"  # and whether it is one of this process's
@@ -75,7 +77,10 @@ class WeightedByExample(FineTuning):
         n = len(batch[INDEX])
         # As the weights of whole batches count them (bilevel.micro_batches); a factor that all
         # examples have in common, as the number of a set's labels, falls out of f_P.
-        terms = [self.loss_terms({LABELS: batch[LABELS][i : i + 1]}) for i in range(n)]
+        bounds: list[int] = list(range(n + 1))
+        if FIRST in batch:  # examples of several windows, each with labels of its own
+            bounds = [*batch[FIRST].tolist(), len(batch[LABELS])]
+        terms = [self.loss_terms({LABELS: batch[LABELS][a:b]}) for a, b in pairwise(bounds)]
         own = {name: batch[name].cpu() for name in self.told if name in batch}
         own[TERMS] = torch.tensor(terms, dtype=torch.float64)
         every = gathered(own, self.world)

@@ -81,6 +81,13 @@ class DeltaLoRA(LowRankMethod):
     )
     """Of the factors and the head."""
 
+    @property
+    def needs_whole_base(self) -> str:
+        """See :class:`Method`."""
+        if self.mode == "in_place":
+            return "changes the pretrained weights; take method.mode=factored, its equal"
+        return super().needs_whole_base
+
     def held_out(self, own: bool) -> DVal:
         """The task's own validation split."""
         return "apart" if own else "nothing"

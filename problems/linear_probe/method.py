@@ -85,6 +85,11 @@ class LinearProbe(Method):
     max_rows: Count | None = 50000
     """Texts (of tags, words) to fit on at most, the first of a seeded choice; null for all."""
 
+    @property
+    def needs_whole_base(self) -> str:
+        """See :class:`Method`."""
+        return "reads what a whole model puts out; take method=lora"
+
     def check_answers(self, kind: str) -> None:
         """A linear map of an embedding cannot write, find an answer in a text, or compare.
 

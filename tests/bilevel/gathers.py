@@ -30,14 +30,17 @@ class Gathers(TorchDispatchMode):
             self.count += 1
             self.received += output.nbytes - part.nbytes
             self._buffers.append(weakref.ref(output))
+            self._note()
         elif name.startswith("fsdp.split_with_sizes_copy"):
             for weight in (kwargs or {})["out"]:
                 base = weight if weight._base is None else weight._base
                 self._weights[id(base)] = weakref.ref(base)
-        self.most = max(self.most, self._held())
+            self._note()
         return found
 
-    def _held(self) -> int:
+    def _note(self) -> None:
+        """Where bytes are added is where most of them may be there."""
+        self._buffers = [r for r in self._buffers if r() is not None]
         alive = [r() for r in (*self._buffers, *self._weights.values())]
         storages = {t.untyped_storage()._cdata: t.untyped_storage() for t in alive if t is not None}
-        return sum(storage.nbytes() for storage in storages.values())
+        self.most = max(self.most, sum(storage.nbytes() for storage in storages.values()))

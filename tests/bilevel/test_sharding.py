@@ -1,11 +1,14 @@
 """A base that two gloo processes share out, against one that is whole; and what it costs."""
 
+from pathlib import Path
+
 import peft
 import pytest
 import torch
 from torch import nn
 
 from bilevel import BilevelEngineConfig, sharding
+from bilevel.checkpoint.state_file import load_state, save_state
 from bilevel.distributed import World
 from bilevel.errors import UserError
 from bilevel.hypergradient import (
@@ -66,34 +69,33 @@ def outcomes(cases, engine_options):
 
 
 def check_equal(cases, *, sharded=SHARDED):
-    """Two processes with a shared base do what one does, or two whose bases are whole."""
+    """Two processes with a shared base do what two do whose bases are whole."""
     ranks = of_each(outcomes, cases, sharded)
-    alone = outcomes(cases, {"strategy": "cpu"})
-    for ours, theirs, whole, case in zip(*ranks, alone, cases, strict=True):
-        for mine, other, expected in zip(ours, theirs, whole, strict=True):
+    whole, _ = of_each(outcomes, cases, {"strategy": "distributed"})
+    for ours, theirs, expected, case in zip(*ranks, whole, cases, strict=True):
+        for mine, other, tensor in zip(ours, theirs, expected, strict=True):
             assert torch.equal(mine, other), f"ranks differ: {case}"
-            # 1e-6: the norms of Llama are computed in fp32 whatever the weights are.
-            assert torch.allclose(mine, expected, rtol=1e-6, atol=1e-6), case
+            assert torch.allclose(mine, tensor, rtol=1e-9, atol=1e-11), case
 
 
-def test_a_shared_base_trains_as_a_whole_one_does():
-    check_equal([(FiniteDifference(), {}), (Unrolled(product=DIFFERENCE), {"steps": 1})])
+def test_a_shared_base_trains_as_a_whole_one_in_one_process():
+    cases = [(FiniteDifference(), {}), (Unrolled(product=DIFFERENCE), {"steps": 1})]
+    ranks, alone = of_each(outcomes, cases, SHARDED), outcomes(cases, {"strategy": "cpu"})
+    for ours, expected in zip([found for rank in ranks for found in rank], 2 * alone, strict=True):
+        for mine, tensor in zip(ours, expected, strict=True):
+            # No nearer, since Llama computes its norms in fp32 whatever its weights are in.
+            assert torch.allclose(mine, tensor, rtol=1e-6, atol=1e-6)
+
+
+def test_it_is_what_two_processes_do_with_whole_bases():
+    # A text a process, some of them without a label that counts.
+    check_equal([(FiniteDifference(), {"batch_size": 2, "gas": 2})])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("estimator", OTHERS, ids=lambda e: e.name)
 def test_every_estimator_of_the_first_order(estimator):
     check_equal([(estimator, {})])
-
-
-def test_it_is_what_two_processes_do_with_whole_bases():
-    cases = [(FiniteDifference(), {"batch_size": 2, "gas": 2})]  # a text a process, some unlabelled
-    (whole, _), (shared, _) = (
-        of_each(outcomes, cases, {"strategy": "distributed", **options})
-        for options in ({}, {"shard": "base"})
-    )
-    for mine, expected in zip(shared[0], whole[0], strict=True):
-        assert torch.allclose(mine, expected, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.slow
@@ -118,6 +120,25 @@ def test_with_gradient_checkpointing():
 @pytest.mark.slow
 def test_with_parts_kept_by_the_cpu():
     check_equal([(FiniteDifference(), {})], sharded={**SHARDED, "offload": True})
+
+
+def resumed(steps, folder):
+    """Parameters after ``steps`` global steps, of a run that was stopped half-way if told so."""
+    engine, lower, _ = two_llama_levels(FiniteDifference(), engine_options=SHARDED, steps=steps)
+    if folder:
+        half, *_ = two_llama_levels(FiniteDifference(), engine_options=SHARDED, steps=steps // 2)
+        half.run()
+        kept = Path(folder) / f"{half.world.rank}.safetensors"
+        save_state(kept, half.state_dict())
+        engine.load_state_dict(load_state(kept))
+    engine.run()
+    return flat(lower.trainable_parameters())
+
+
+@pytest.mark.slow
+def test_a_stopped_run_goes_on(tmp_path):
+    (straight, _), (stopped, _) = (of_each(resumed, 4, where) for where in ("", str(tmp_path)))
+    assert torch.equal(straight, stopped)
 
 
 # ------------------------------------------------------------------ what it costs
@@ -147,7 +168,7 @@ def counted(options, step):
         "forward": (forward.received, cost.forward),
         "step": (steps.received, 3 * cost.forward_backward * step),
         "most": (sum(parts) + sum(others) + a_pass.most, cost.most),
-        "whole": (cost.whole + cost.trained, cost.held),
+        "whole": (cost.whole + cost.others, cost.held),
     }
 
 
@@ -165,7 +186,7 @@ def test_the_formula_of_bytes_counts_right(options):
 @pytest.mark.slow
 def test_a_process_never_holds_much_more_than_its_half():
     deep = {"layers": 72, "inner": 128, "r": 1, "unroll_steps": 1}
-    for found in of_each(counted, deep, True):
+    for found in of_each(counted, deep, True, seconds=600):
         assert found["most"][0] <= 0.55 * found["whole"][0]
         # T1 = T2 = 1: three passes; the one that verifies gathers the root's norm once more.
         assert found["step"][0] == pytest.approx(found["step"][1], rel=1e-3)

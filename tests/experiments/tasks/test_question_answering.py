@@ -190,5 +190,7 @@ def test_files_in_another_layout(tmp_path: Path) -> None:
 def test_options_are_checked() -> None:
     with pytest.raises(UserError, match="data_dir"):
         QuestionAnswering()
+    with pytest.raises(UserError, match="streaming"):
+        task("x", streaming=True)
     with pytest.raises(UserError, match="both name"):
         task("x", question_column="context")

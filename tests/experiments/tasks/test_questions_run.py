@@ -221,6 +221,11 @@ def test_smoothing_is_for_choices(asked: Callable[[str], Asked], tmp_path: Path)
     assert run(tmp_path / "b", [*asked("choices").words, *words])["kind"] == "choices"
 
 
+def test_large_data_stay_in_memory(asked: Callable[[str], Asked], tmp_path: Path) -> None:
+    words = ["method=lora", "train.max_steps=1", "engine.cache_from=4"]
+    assert run(tmp_path / "run", [*asked("spans").words, *words])["kind"] == "spans"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("method", METHODS)

@@ -2,6 +2,9 @@
 
 import json
 import platform
+import random
+import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,7 @@ from experiments.training import processes as shared_run
 from experiments.training.finished_stages import processes_of
 from problems import LoRA
 from tests.experiments.processes import in_float64, run
-from tests.forked import on
+from tests.forked import fork, free_port, on
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="forks, and is about CPUs")
 
@@ -149,3 +152,48 @@ def test_finetune_on_processes(tiny: Path) -> None:
 
     first, second = on(2, part)
     assert first == second
+
+
+def killed_and_resumed(words: list[str], folder: Path, kills: int, processes: int = 2) -> int:
+    """Run, each time until a random process is killed at a random moment; how often it was.
+
+    Nobody may hang: those that are left notice, and end.
+    """
+    chance, done = random.Random(0), 0
+    while True:
+        resume = (folder / "checkpoints").is_dir()
+        port = free_port()
+        forked = [
+            fork(rank, processes, port, partial(run, words, folder, resume))
+            for rank in range(processes)
+        ]
+        if done < kills:
+            before = newest(folder)
+            while newest(folder) == before and any(one.is_alive() for one in forked):
+                time.sleep(0.01)
+            time.sleep(chance.random() * 0.3)
+            chance.choice(forked).kill()
+        for one in forked:
+            one.join(timeout=90)
+            assert one.exitcode is not None, "a process that is left hangs"
+        if (folder / "result.json").is_file() and not any(one.exitcode for one in forked):
+            return done
+        assert done < kills, "the run could not be resumed"
+        done += 1
+
+
+def newest(folder: Path) -> list[str]:
+    """Names of the checkpoints in a run's folder."""
+    return sorted(path.name for path in (folder / "checkpoints").glob("*.safetensors"))
+
+
+@pytest.mark.slow
+def test_killed_again_and_again(still: list[str], tmp_path: Path) -> None:
+    """20 kills of random processes: what is saved in the end is what nobody's death changed."""
+    steps = [word for word in still if not word.startswith("train.max_steps")]
+    words = [*steps, "method=autolora", "train.max_steps=40", "train.batch_size=4"]
+    calm, killed = tmp_path / "calm", tmp_path / "killed"
+    on(2, lambda: run(words, calm)["seed"])
+    assert killed_and_resumed(words, killed, kills=20) == 20
+    for key, tensor in tensors(calm).items():
+        assert torch.equal(tensors(killed)[key], tensor), key
