@@ -39,7 +39,7 @@ class _Derivative(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, v: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, v: Tensor) -> tuple[Tensor, Tensor]:
         g, x = ctx.saved_tensors
         square = x * x
         second = (2 - square) * torch.exp(-0.5 * square + LOG_DENSITY)
@@ -58,7 +58,7 @@ class _Gelu(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         return _Derivative.apply(g, x)
 

@@ -62,16 +62,16 @@ def _is_quantised(model: nn.Module) -> bool:
 
 def _merged(base: nn.Module) -> Iterator[tuple[str, Tensor, Tensor]]:
     """(name, W, W0) of each adapted layer, which is merged here: never two whole models at once."""
-    for name, layer in base.named_modules():
-        if not isinstance(layer, BaseTunerLayer):
-            continue
-        weight: Any = layer.get_base_layer().weight
-        precision = weight.dtype
+    layers: list[tuple[str, Any]] = [
+        (name, part) for name, part in base.named_modules() if isinstance(part, BaseTunerLayer)
+    ]
+    for name, layer in layers:
+        precision = layer.get_base_layer().weight.dtype
         layer.float()  # in bfloat16 a small update would be rounded away
-        before = weight.detach().clone()
+        before = layer.get_base_layer().weight.detach().clone()
         # Not unloaded: PEFT cannot do that with IA3 beside a head of more than one linear map.
         layer.merge()
-        yield f"{name}.weight", layer.get_base_layer().weight, before  # type: ignore[misc]
+        yield f"{name}.weight", layer.get_base_layer().weight, before
         layer.to(precision)
 
 

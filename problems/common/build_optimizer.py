@@ -90,7 +90,7 @@ def optimizer_and_scheduler(
 
 def _fusible(parameters: Parameters) -> bool | None:
     """Whether torch has one kernel for all of them; None leaves it to torch."""
-    given = list(parameters)
+    given: list[Any] = list(parameters)
     every = [p for one in given for p in (one["params"] if isinstance(one, dict) else [one])]
     known = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in every)
     return True if known else None
