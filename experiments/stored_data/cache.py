@@ -12,14 +12,15 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from bilevel.checkpoint.disk import told_when_full
-from bilevel.errors import UserError
+from bilevel.errors import StorageError, UserError
 from bilevel.reading import json_object
 from experiments.cli.writing import beside, write_atomically
 from experiments.stored_data.columns import ArrowColumns
@@ -63,7 +64,7 @@ def entry(folder: Path, name: str, make: Make) -> tuple[ArrowColumns, list[str],
         StorageError: the folder cannot be written.
     """
     path = folder / f"{name}.arrow"
-    with told_when_full(folder), _locked(folder / f"{name}.lock", path):
+    with _named_option(), told_when_full(folder), _locked(folder / f"{name}.lock", path):
         found = _read(path)
         if found is not None:
             log.info("tokens: %s", path)
@@ -79,6 +80,18 @@ def entry(folder: Path, name: str, make: Make) -> tuple[ArrowColumns, list[str],
         size = path.stat().st_size / 2**20
         log.info("tokens: kept in %s (%.0f MiB), for other runs too", path, size)
         return ArrowColumns(path), said, True
+
+
+@contextmanager
+def _named_option() -> Iterator[None]:
+    """What cannot be written is told with the option that takes another folder."""
+    try:
+        yield
+    except StorageError as error:
+        raise StorageError(
+            f"{error} (tokens are kept there: engine.cache_dir=DIR takes another folder, and "
+            "engine.cache_from=null keeps them in memory)"
+        ) from error
 
 
 def _locked(path: Path, wanted: Path) -> FileLock:
