@@ -14,7 +14,7 @@ from bilevel.errors import UserError
 from experiments.answers import CHOICES, CLASSES, LABELS, TAGS, Answers
 from experiments.results import record
 from experiments.results.finished_run import SavedRun
-from experiments.tasks.inputs import Inputs
+from experiments.tasks.inputs import Inputs, equal_choices
 
 if TYPE_CHECKING:
     from experiments.predicting.predictor import Predictor
@@ -48,6 +48,9 @@ class Asking:
             UserError: its task does not say how rows are read, or there is no adapter.
         """
         inputs = run.task_options().inputs()
+        names = run.result.get("labels")
+        if run.result.get("kind") == CHOICES and names is not None:
+            inputs = equal_choices(inputs, len(names))
         own = record.saved_folder(run.result, run.folder)
         folder = own if adapter is None else Path(adapter)
         if not any((folder / name).is_file() for name in ("adapter_config.json", "config.json")):

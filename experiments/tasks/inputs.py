@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bilevel.errors import UserError
@@ -12,7 +12,7 @@ from experiments.tasks.reading.cells import is_list, kind_of, list_of, text_of, 
 from experiments.tasks.reading.dialect import Dialect
 from experiments.tasks.reading.files import is_missing
 
-__all__ = ["Inputs", "text_inputs", "word_inputs"]
+__all__ = ["Inputs", "equal_choices", "text_inputs", "word_inputs"]
 
 
 @dataclass(frozen=True)
@@ -95,3 +95,18 @@ def word_inputs(column: str, dialect: Dialect | None = None) -> Inputs:
         return TaggedExample(words_of(words, place), ())
 
     return Inputs((column,), read, words=True, dialect=dialect or Dialect())
+
+
+def equal_choices(inputs: Inputs, count: int) -> Inputs:
+    """Rows of multiple choice for a run whose questions have ``count`` choices each."""
+
+    def read(row: Mapping[str, Any], place: str) -> Any:
+        example = inputs.example(row, place)
+        if len(example.choices) != count:
+            raise UserError(
+                f"{place} has {len(example.choices)} choices, and this run's data have {count}: "
+                "every question must have as many"
+            )
+        return example
+
+    return replace(inputs, example=read)

@@ -12,6 +12,7 @@ from bilevel.errors import UserError, listed
 from experiments.tasks.examples import ChoiceExample
 from experiments.tasks.reading.cells import is_list, kind_of, text_of
 from experiments.tasks.reading.files import Row, is_missing
+from experiments.tasks.reading.labels import as_number
 from experiments.tasks.reading.row import check_columns, origin_of, place_of
 
 __all__ = ["ChoiceColumns", "choice_names", "choices_answered", "choices_of", "multiple_choices"]
@@ -20,7 +21,7 @@ log = logging.getLogger(__name__)
 
 SHOWN = 60  # characters in a message
 MOST = len(ascii_uppercase)
-UNLABELLED = "-1"  # of the hub's test sets
+UNLABELLED = -1  # of the hub's test sets
 
 
 class ChoiceColumns(NamedTuple):
@@ -77,17 +78,28 @@ def choice_names(rows: Sequence[Row], columns: ChoiceColumns, where: str) -> lis
             f"{place_of(first, 0, where)} has {count} choices: there must be 2 or more, and at "
             f"most {MOST}"
         )
-    written = set()
+    written, texts = set(), set()  # labels of no row's own, and those that are a choice's text
     for number, row in enumerate(rows):
         label = _label(row, columns)
         offered = _offered(row, columns, place_of(row, number, where))
         known = offered.names if offered.names is not None else offered.texts
-        if label is not None and label not in known:
-            written.add(label)
+        if label is None:
+            continue
+        if label not in known:
+            written.add(_named(label, offered))
+        elif offered.names is None:
+            texts.add(label)
     letters = list(ascii_uppercase[:count])
     from_0, from_1 = ([str(i + first) for i in range(count)] for first in (0, 1))
     for names in (letters, [letter.lower() for letter in letters], from_0, from_1):
         if written <= set(names):
+            if written and not texts <= set(names):
+                raise UserError(
+                    f"{where} has labels of two forms in column {columns.label!r}: "
+                    f"{listed(repr(label) for label in sorted(written)[:5])}, which are no text of "
+                    f"their row's choices, and {min(texts - set(names))[:SHOWN]!r}, which is one: "
+                    "say all by number or letter, or all by text"
+                )
             if names is from_0 and written <= set(from_1):
                 log.warning(
                     "%s has neither 0 nor %d in column %r: choices are counted from 0",
@@ -124,7 +136,7 @@ def multiple_choices(
         if label is None:
             raise UserError(f"{place} is unlabelled: column {columns.label!r} is empty there")
         asked, offered = choices_of(row, columns, len(names), place)
-        right = _number(label, offered, names)
+        right = _number(_named(label, offered), offered, names)
         if right is None:
             raise UserError(
                 f"{place} has {label[:SHOWN]!r} in column {columns.label!r}, which is none of its "
@@ -164,7 +176,15 @@ def _label(row: Mapping[str, Any], columns: ChoiceColumns) -> str | None:
     if is_missing(value) or isinstance(value, bool) or is_list(value):
         return None
     text = str(value).strip()
-    return None if text == UNLABELLED else text
+    return None if as_number(text) == UNLABELLED else text
+
+
+def _named(label: str, offered: _Offered) -> str:
+    """A label as choices are called: 1.0 is 1, as pandas writes numbers where a column has gaps."""
+    if label in offered.texts or label in (offered.names or ()):
+        return label
+    number = as_number(label)
+    return label if number is None else str(number)
 
 
 def _number(label: str, offered: _Offered, names: Sequence[str]) -> int | None:

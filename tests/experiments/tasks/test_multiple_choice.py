@@ -38,6 +38,8 @@ def relabelled(labels: Any) -> list[dict[str, Any]]:
         (lambda i, row: "abcd"[i], ["a", "b", "c", "d"]),
         (lambda i, row: i, ["0", "1", "2", "3"]),
         (lambda i, row: str(i + 1), ["1", "2", "3", "4"]),
+        (lambda i, row: float(i), ["0", "1", "2", "3"]),  # pandas, where a column has gaps
+        (lambda i, row: f"{i + 1}.0", ["1", "2", "3", "4"]),
         (lambda i, row: row["choices"][i], ["A", "B", "C", "D"]),
     ],
 )
@@ -50,6 +52,21 @@ def test_how_the_right_one_may_be_said(labels: Any, names: list[str], tmp_path: 
     assert found.stratify(found.train) is None
     again = task(str(tmp_path)).to_score(names)
     assert [e.label for e in again.tests["test"]] == [e.label for e in found.tests["test"]]
+
+
+def test_labels_that_are_numbers_and_choices_that_are(tmp_path: Path) -> None:
+    sums = [
+        {"question": f"{i} and 1", "choices": [str(i), str(i + 1), str(i + 2)], "label": str(i + 1)}
+        for i in range(6)
+    ]
+    found = task(written(tmp_path / "a", train=sums, test=sums)).load()
+    assert [e.label for e in found.train] == [1] * 6
+    wrong = [*sums, {"question": "8 and 1", "choices": ["8", "9", "10"], "label": "1"}]
+    with pytest.raises(UserError, match=r"two forms in column 'label': '1', .* and '3', which"):
+        task(written(tmp_path / "b", train=wrong, test=sums)).load()
+    unsaid = [{**row, "label": -1.0 if i else row["label"]} for i, row in enumerate(ROWS)]
+    with pytest.raises(UserError, match=r"line 2 of .* is unlabelled"):
+        task(written(tmp_path / "c", train=ROWS, test=unsaid)).load()
 
 
 def test_objects_that_name_their_choices(tmp_path: Path) -> None:

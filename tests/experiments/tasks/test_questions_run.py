@@ -23,6 +23,7 @@ from experiments.metrics import spans
 from experiments.pages import answers as pages
 from experiments.pages import predictions as shown
 from experiments.predicting.fine_tuned import load
+from experiments.predicting.saved import Asking
 from experiments.training.job import execute
 from tests.experiments import writers
 from tests.experiments.artefacts import cards
@@ -148,6 +149,23 @@ def test_the_same_again_from_python_a_file_and_evaluate(
             assert said["probability"] == pytest.approx(row["probability"], abs=1e-5)
         else:
             assert said["probability_B"] == pytest.approx(row["probabilities"][1], abs=1e-5)
+
+
+def test_too_few_choices_are_told_before_a_model_loads(
+    asked: Callable[[str], Asked],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    a = asked("choices")
+    rows = [*a.rows[:1], {**a.rows[1], "choices": a.rows[1]["choices"][:3]}]
+    file = written(tmp_path, new=rows)
+    monkeypatch.setattr(Asking, "load", lambda self: pytest.fail("a model is loaded"))
+    with pytest.raises(SystemExit):
+        predict.main([f"run={a.run}", f"data={file}/new.jsonl", f"out={tmp_path}/o.csv"])
+    said = capsys.readouterr().err
+    assert "line 2 of" in said
+    assert "has 3 choices, and this run's data have 4" in said
     evaluate.main([f"run={a.run}"])
     assert f"{a.result['metrics'][a.result['primary_metric']]:.4f}" in capsys.readouterr().out
 
