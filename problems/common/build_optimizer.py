@@ -71,9 +71,6 @@ def optimizer_and_scheduler(
             betas=(settings.betas[0], settings.betas[1]),
             eps=settings.eps,
             weight_decay=settings.weight_decay,
-            # An adapter is many small tensors: one kernel takes a third of the time of ten each.
-            # A state saved without it goes on without it, load_state_dict says so to the groups.
-            fused=_fusible(parameters),
         )
     else:
         optimizer = torch.optim.SGD(
@@ -86,11 +83,3 @@ def optimizer_and_scheduler(
         num_training_steps=steps,
     )
     return optimizer, scheduler
-
-
-def _fusible(parameters: Parameters) -> bool | None:
-    """Whether torch has one kernel for all of them; None leaves it to torch."""
-    given: list[Any] = list(parameters)
-    every = [p for one in given for p in (one["params"] if isinstance(one, dict) else [one])]
-    known = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in every)
-    return True if known else None

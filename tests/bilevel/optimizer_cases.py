@@ -18,8 +18,6 @@ CASES = {
     "adamw": (AdamW, {"lr": 0.05, "weight_decay": 0.3}),
     "adamw-amsgrad": (AdamW, {"lr": 0.05, "weight_decay": 0.3, "amsgrad": True}),
     "adamw-maximize": (AdamW, {"lr": 0.05, "weight_decay": 0.3, "maximize": True}),
-    "adam-fused": (Adam, {"lr": 0.05, "amsgrad": True, "weight_decay": 0.3, "fused": True}),
-    "adamw-fused": (AdamW, {"lr": 0.05, "weight_decay": 0.3, "fused": True}),
     "adamw-tensor-lr": (AdamW, {"lr": torch.tensor(0.05, dtype=torch.float64)}),
 }
 SHAPES = [(3, 4), (5,), (), (2, 3)]

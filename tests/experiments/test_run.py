@@ -76,6 +76,7 @@ def test_result(finished: Path) -> None:
         "steps": {"search": 12, "retrain": 24},
         "upper_steps": {"search": 12},
         "precision": "fp32",
+        "processes": 1,
     }
     assert r["hypergradient"]["name"] == "unrolled"
     assert set(r["seconds"]) == {"search", "retrain"}

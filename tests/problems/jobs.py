@@ -46,6 +46,7 @@ class SmallJob:
     """The whole Job protocol in memory; :func:`train` has it run what a stage prepares."""
 
     layers = 2
+    kind = "classes"
 
     def __init__(self, hypergradient=None, seed: int = 0, n: int = 48, **settings: Any) -> None:
         self.seed = seed

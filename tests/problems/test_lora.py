@@ -25,7 +25,7 @@ def test_the_engine_takes_the_steps_of_a_plain_loop():
     model = add_lora(plain, plain.build_model(), r=4, lora_alpha=16.0, lora_dropout=0.0)
     model.train()
     parameters = trainable(model)
-    optimizer = torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0.1, fused=True)
+    optimizer = torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0.1)
     scheduler = get_scheduler("linear", optimizer, num_warmup_steps=0, num_training_steps=12)
     batches = loader(plain)
     for _ in range(2):

@@ -127,18 +127,24 @@ def test_one_value_for_a_configuration_that_is_there() -> None:
         places.value("task.max_test=3,4")
 
 
+SHORT = ["method=lora", "train.max_steps=1", "task.max_test=8", "run.figures=false"]
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, quick: list[str]) -> Path:
     folder = tmp_path_factory.mktemp("finished") / "run"
-    short = ["method=lora", "train.max_steps=1", "task.max_test=8", "run.figures=false"]
-    main([*quick, *short, f"hydra.run.dir={folder}"])
+    main([*quick, *SHORT, f"hydra.run.dir={folder}"])
     return folder
 
 
 # Without "${": Hydra itself resolves the name of the folder that it is to write to.
 @pytest.mark.parametrize("name", ["a,b=c(d) {e}#;é", "it's", "2026", "~a\\"])
 def test_runs_in_folders_of_any_name(
-    name: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str,
+    finished: Path,
+    quick: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = tmp_path / name
     shutil.copytree(finished, folder)
@@ -148,5 +154,10 @@ def test_runs_in_folders_of_any_name(
             main(words)
             assert f"{folder} is finished" in capsys.readouterr().err
     evaluate.main([places.word("run", folder)])
-    main([*typed, "run.resume=auto", places.word("hydra.run.dir", folder)])
+    auto = ["run.resume=auto", places.word("hydra.run.dir", folder)]
+    main([*quick, *SHORT, *auto])
+    assert f"{folder} is finished" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(auto)
+    assert "holds another run" in capsys.readouterr().err
     assert len(list(tmp_path.iterdir())) == 1

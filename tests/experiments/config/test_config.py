@@ -22,7 +22,10 @@ NEEDED = {
     "task=classification": ["task.data_dir=here", "task.text_columns=[text]"],
     **{
         f"task={name}": ["task.data_dir=here"]
-        for name in ("dart", "gyafc", "instructions", "jnlpba", "tagging", "text_to_text", "webnlg")
+        for name in (
+            *("dart", "gyafc", "instructions", "jnlpba", "tagging", "text_to_text", "webnlg"),
+            *("multiple_choice", "question_answering", "race", "swag"),
+        )
     },
     "model=hub": ["model.pretrained=someone/something"],
     "model=planted": ["task=planted"],
