@@ -105,6 +105,13 @@ def choice_names(rows: Sequence[Row], columns: ChoiceColumns, where: str) -> lis
                     "%s has neither 0 nor %d in column %r: choices are counted from 0",
                     *(where, count, columns.label),
                 )
+            forms = (set(letters), set(from_0), set(from_1))
+            if texts and not written and any(texts <= form for form in forms):
+                log.warning(
+                    "%s: every label of column %r is the text of a choice and might be a place "
+                    "too: it is taken as the text",
+                    *(where, columns.label),
+                )
             return names
     raise UserError(
         f"{where} has {listed(repr(label) for label in sorted(written)[:5])} in column "

@@ -69,6 +69,22 @@ def test_labels_that_are_numbers_and_choices_that_are(tmp_path: Path) -> None:
         task(written(tmp_path / "c", train=ROWS, test=unsaid)).load()
 
 
+def test_labels_that_may_be_a_text_or_a_place_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [
+        {"question": f"{i} and 1", "choices": ["3", "1", "2"], "label": label}
+        for i, label in enumerate("123")
+    ]
+    found = task(written(tmp_path / "a", train=rows, test=rows)).load()
+    assert [e.label for e in found.train] == [1, 2, 0]
+    assert "might be a place" in caplog.text
+    caplog.clear()
+    plain = [{**row, "choices": ["30", "10", "20"]} for row in rows]
+    task(written(tmp_path / "b", train=plain, test=plain)).load()
+    assert "might be a place" not in caplog.text
+
+
 def test_objects_that_name_their_choices(tmp_path: Path) -> None:
     rows = [
         {
