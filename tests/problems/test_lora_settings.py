@@ -97,18 +97,21 @@ def test_the_loss_has_what_the_updates_cost():
     assert lora_scales(outcome.model)[VALUE] == 2
 
 
+def in_groups(job, outcome, option):
+    """Parameter -> what the optimiser's group of it has of ``option``."""
+    (problem,) = job.runs[0]["problems"]
+    found = {
+        id(p): group[option] for group in problem.optimizer.param_groups for p in group["params"]
+    }
+    named = {n: found[id(p)] for n, p in outcome.model.named_parameters() if id(p) in found}
+    assert len(named) == len(found) == 4 * 2 + 2
+    return named
+
+
 def test_rates_are_factors_of_each_modules_own():
     settings = ModuleSettings(learning_rate={QUERY: 2.0, "head": 0.5})
     job, outcome = trained(settings, optimizer=OptimizerSettings(lr=0.02, schedule="constant"))
-    (problem,) = job.runs[0]["problems"]
-    rates = {
-        id(p): group["initial_lr"]
-        for group in problem.optimizer.param_groups
-        for p in group["params"]
-    }
-    found = {n: rates[id(p)] for n, p in outcome.model.named_parameters() if id(p) in rates}
-    assert len(found) == len(rates) == 4 * 2 + 2
-    for name, rate in found.items():
+    for name, rate in in_groups(job, outcome, "initial_lr").items():
         expected = 0.04 if QUERY in name else 0.01 if "classifier" in name else 0.02
         assert rate == pytest.approx(expected), name
 
@@ -117,17 +120,8 @@ def test_weight_decays_are_each_modules_own():
     settings = ModuleSettings(weight_decay={QUERY: 0.5, "head": 0.0})
     optimizer = OptimizerSettings(lr=0.02, schedule="constant", weight_decay=0.25)
     job, outcome = trained(settings, optimizer=optimizer)
-    (problem,) = job.runs[0]["problems"]
-    decays = {
-        id(p): group["weight_decay"]
-        for group in problem.optimizer.param_groups
-        for p in group["params"]
-    }
-    found = {n: decays[id(p)] for n, p in outcome.model.named_parameters() if id(p) in decays}
-    assert len(found) == len(decays) == 4 * 2 + 2
-    for name, decay in found.items():
-        expected = 0.5 if QUERY in name else 0.0 if "classifier" in name else 0.25
-        assert decay == expected, name
+    for name, decay in in_groups(job, outcome, "weight_decay").items():
+        assert decay == (0.5 if QUERY in name else 0.0 if "classifier" in name else 0.25), name
 
 
 def test_dropout_is_each_modules_own():
