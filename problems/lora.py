@@ -136,6 +136,13 @@ class LoRA(LowRankMethod):
                 "among the layers that are adapted here: they are those of another model, or of "
                 "another train.target_modules"
             )
+        if silent := [name for name in target_modules if name not in found]:
+            raise UserError(
+                f"method.ranks={self.ranks} says nothing of {len(silent)} of the "
+                f"{len(target_modules)} layers that are adapted here ({listed(silent[:3])}): it is "
+                "of another model, or of another train.target_modules; a layer without an adapter "
+                "has rank 0 there"
+            )
         for name, rank in found.items():
             if rank:
                 common.check_rank(model, [name], rank)
