@@ -82,12 +82,14 @@ def main(words: list[str]) -> None:
         raise UserError(f"{trained} is there already: move it away, or give another out=DIR")
     quiet()
     from experiments.results import weights_file
+    from experiments.suspecting import table_file
     from experiments.suspecting.again import plan_of, trusting_task
     from experiments.suspecting.apply import check
     from experiments.suspecting.find import find
     from experiments.suspecting.scores import MEANINGS
     from experiments.training.fine_tuning_job import FineTuningJob
 
+    table_file.refuse_others(out)
     task = trusting_task(run)
     learned = (run.folder / weights_file.FILE).is_file()
     if options.score == "weight" and not learned:

@@ -7,17 +7,24 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from bilevel.errors import UserError
 from experiments.answers import CHOICES, CLASSES, LABELS, SPANS, TEXT, Answers
 from experiments.cli.writing import write_atomically
-from experiments.suspecting.find import Found
+from experiments.suspecting.scores import MEANINGS
 from experiments.tasks.examples import Origin
 from experiments.tasks.task import TaskData
 
-__all__ = ["FILE", "answer", "shown", "write"]
+if TYPE_CHECKING:
+    from experiments.suspecting.find import Found
+
+__all__ = ["FILE", "answer", "refuse_others", "shown", "write"]
 
 FILE = "suspects.csv"
+NAMES = ("rank", "score", "file", "unit", "row", "given", "proposed")
+LONGEST = 10_000  # characters of a header that is looked at
+TRUE = "true"  # where any is known
 
 
 def answer(task: TaskData, example: Any) -> Any:
@@ -48,6 +55,33 @@ def shown(answers: Answers, value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
+def refuse_others(out: Path) -> None:
+    """Look into the folder that the table is to be written into.
+
+    Args:
+        out: need not be there. A table that was written before is replaced.
+
+    Raises:
+        UserError: it is a file, or its table has other columns, as one that somebody worked on.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"out={out} is a file, and a folder is needed")
+    path = out / FILE
+    if not path.exists():
+        return
+    elsewhere = "it would be overwritten: move it away, or give another folder by out=DIR"
+    if not path.is_file():
+        raise UserError(f"{path} is no file; {elsewhere}")
+    with open(path, newline="", encoding="utf-8", errors="replace") as file:
+        names = tuple(next(csv.reader([file.readline(LONGEST)]), []))
+    rest = [name for name in names[len(NAMES) :] if name not in (TRUE, *MEANINGS)]
+    if names[: len(NAMES)] != NAMES or rest:
+        raise UserError(
+            f"{path} has other columns than this program writes, as a table that somebody has "
+            f"worked on; {elsewhere}"
+        )
+
+
 def write(task: TaskData, found: Found, by: str, path: Path) -> None:
     """Write the table.
 
@@ -63,7 +97,7 @@ def write(task: TaskData, found: Found, by: str, path: Path) -> None:
     columns, ranks = found.scores.columns, found.scores.ranks(by)
     origins: Sequence[Origin] = task.origins()
     known = any(origin.truth is not None for origin in origins)
-    names = ["rank", "score", "file", "unit", "row", "given", "proposed", *(["true"] * known)]
+    names = [*NAMES, *([TRUE] * known)]
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
     lines.writerow([*names, *columns])
