@@ -11,7 +11,6 @@ as ``method=learned_settings`` finds them.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -55,8 +54,6 @@ __all__ = [
     "rows_apart",
     "train_lora",
 ]
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -406,8 +403,4 @@ def rows_apart(
             f"{repeats} of the {len(rows)} examples to cut by ({said}) stand in what is trained on "
             f"too, and the cut needs {needed} others: leave repeats out of the data"
         )
-    log.warning(
-        "%d of the %d examples to cut by stand in what is trained on too: they are left out",
-        *(repeats, len(rows)),
-    )
     return new, f"{said}, but for {repeats} that stand in what was trained on too"

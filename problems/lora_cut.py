@@ -171,6 +171,8 @@ class LoRACut(CutOptions, LoRA, RankSearch):
         """Stage 2: order the components, draw the frontier, and choose."""
         model = self._restored(job, found["state"]).to(job.device)
         rows, source = self._apart(job)
+        if rows:
+            log.info("examples to cut by: %d (%s)", len(rows), source)
         result = common.cut_held_out(job, model, rows, self, self.budget)
         log.info("cut: %s", _told(result))
         return {

@@ -33,7 +33,8 @@ from experiments.tasks.kinds.label_sets import LabelSetData
 from experiments.tasks.kinds.labelled import LabelledData
 from experiments.tasks.kinds.tags import TaggedData
 from experiments.tasks.kinds.text import NO_LABEL, TextData, answer_start
-from experiments.tasks.odd_labels import say_odd_numbers, say_unseen
+from experiments.tasks.odd_labels import say_look_alikes, say_odd_numbers, say_unseen
+from experiments.tasks.sources import sizes
 from experiments.tasks.task import Task, TaskData, no_examples
 
 __all__ = ["GivenTask"]
@@ -239,10 +240,12 @@ class GivenTask(Task):
         if not rows:
             raise UserError(f"data[{split!r}] is empty")
         if split == "train" and self.source_column is not None:
-            return [
+            named = [
                 from_source(example, row, self.source_column, number)
                 for number, (example, row) in enumerate(zip(rows, self.data[split], strict=True))
             ]
+            say_look_alikes(list(sizes(named) or ()), "data['train']", "sources")
+            return named
         return rows
 
     def _row(self, row: Mapping[str, Any], where: str) -> Any:

@@ -124,6 +124,8 @@ class AutoLoRASingular(SingularSettings):
         blind = self.budget.told and not self.named().needs_data
         needed = 0 if blind else self._least()
         apart, source = rows_apart(job, self.hold_out, self.split is not None, needed)
+        if apart:
+            log.info("examples to cut by: %d (%s)", len(apart), source)
         first, steps = self.phases(self.steps(job))
         model = common.with_lora(job, self.rank, self.lora_alpha, self.lora_dropout)
         gates = self._gates(list(lowrank.lora_layers(model)))

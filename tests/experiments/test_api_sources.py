@@ -9,6 +9,7 @@ from experiments.answers import CLASSES, Answers
 from experiments.api import finetune
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
+from experiments.tasks.in_memory import GivenTask
 from experiments.tasks.in_memory_rows import from_source, tagged, written
 from experiments.tasks.sources import sizes
 from problems import SourceWeights
@@ -85,3 +86,10 @@ def test_rows_of_tags_and_of_text_keep_their_columns(given):
         assert found.columns == example.columns
         assert found[:2] == example[:2]
         assert sizes([found]) == {"a": 1}
+
+
+def test_sources_that_look_alike_are_told(given, caplog):
+    rows = [{**row, "site": ("Web", "web")[i % 2]} for i, row in enumerate(given[2]["train"])]
+    task = GivenTask({"train": rows}, Answers(CLASSES, 2), given[1], source_column="site")
+    assert sizes(task.load().train) == {"Web": 15, "web": 15}
+    assert "sources 'Web', 'web' differ" in caplog.text
