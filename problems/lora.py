@@ -11,6 +11,7 @@ as ``method=learned_settings`` finds them.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -54,6 +55,8 @@ __all__ = [
     "rows_apart",
     "train_lora",
 ]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,12 @@ class LoRA(LowRankMethod):
             UserError: it is not.
         """
         self.settings.check_modules(target_modules, head=True)
+        if silent := self.settings.silent_of(target_modules):
+            log.warning(
+                "method.settings names %d of the %d adapted modules; the others have the usual "
+                "settings (%s): are they of a smaller model?",
+                *(len(target_modules) - len(silent), len(target_modules), listed(silent[:3])),
+            )
         found = self.found_in_file()
         if found is None:
             return super().check_model(model, target_modules)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import yaml
 from hydra._internal.core_plugins import file_config_source, importlib_resources_config_source
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_store import ConfigStore
@@ -17,6 +18,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 
+from bilevel.errors import UserError
 from bilevel.settings import defaults
 from experiments.config.instantiate import locate, user_modules
 from experiments.config.kinds import KINDS
@@ -80,5 +82,16 @@ class FileConfigSource(file_config_source.FileConfigSource):
     """Reads files of folders that the command line names, so their modules may be imported."""
 
     def load_config(self, config_path: str) -> ConfigResult:
-        """What the file says, over its class's defaults."""
-        return _fill(super().load_config(config_path), config_path, user_modules([self.path]))
+        """What the file says, over its class's defaults.
+
+        Raises:
+            UserError: it is no YAML of plain values.
+        """
+        try:
+            found = super().load_config(config_path)
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            said = " ".join(str(error).split())
+            raise UserError(
+                f"{config_path} in --config-dir={self.path} is no YAML of plain values: {said}"
+            ) from error
+        return _fill(found, config_path, user_modules([self.path]))

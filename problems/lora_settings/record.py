@@ -86,6 +86,11 @@ class ModuleSettings(Settings):
         value: float = vars(self)[name]
         return None if value == usual else value
 
+    def silent_of(self, names: Collection[str]) -> list[str]:
+        """Those of the modules that no setting names; none where no module has a setting."""
+        named = {module for setting in PER_MODULE for module in vars(self)[setting]} - {HEAD}
+        return [name for name in names if name not in named] if named else []
+
     def check_modules(self, names: Collection[str], head: bool) -> None:
         """Hold the names of modules against those that are adapted.
 

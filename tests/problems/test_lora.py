@@ -12,6 +12,7 @@ from transformers import get_scheduler
 from bilevel import UserError, lowrank
 from problems import LoRA, OptimizerSettings
 from problems.common import add_lora, loader, optimizer_and_scheduler, trainable
+from problems.lora_settings import ModuleSettings
 from tests.problems.jobs import SmallJob, train
 
 
@@ -155,3 +156,18 @@ def test_the_rank_of_a_fused_layer_is_none_of_its_parts(tmp_path):
         LoRA(ranks=str(path)).check_model(
             SmallJob().build_model(), ["h.0.c_attn.q", "h.0.c_attn.v"]
         )
+
+
+def test_settings_that_leave_modules_out_are_told(caplog):
+    """As those that were learned with a smaller model do."""
+    names = list(train(LoRA(rank=4), SmallJob()).ranks)
+    model = SmallJob().build_model()
+    whole = ModuleSettings(dropout=dict.fromkeys(names, 0.1))
+    LoRA(rank=4, settings=whole).check_model(model, names)
+    LoRA(rank=4).check_model(model, names)
+    assert not caplog.messages
+    part = ModuleSettings(dropout={names[0]: 0.1}, learning_rate={"head": 2.0})
+    LoRA(rank=4, settings=part).check_model(model, names)
+    (said,) = caplog.messages
+    assert f"names 1 of the {len(names)}" in said
+    assert names[1] in said

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from bilevel import UserError
 from experiments.config.composition import compose_config, plain
 from experiments.training.finished_stages import Journal
 
@@ -23,3 +24,22 @@ def test_names_that_are_numbers_are_read_back_as_they_were(which: str, tmp_path:
     Journal(tmp_path / "checkpoints" / "stages.json", values, resume=False)
     again = Journal(tmp_path / "checkpoints" / "stages.json", values, resume=True)
     assert again.finished == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'settings: !!python/object/apply:os.mkdir ["{place}"]',
+        "settings: {{decay",
+        "\x00",
+    ],
+)
+def test_a_file_that_is_no_plain_yaml_is_told(text: str, tmp_path: Path) -> None:
+    """As one of learned settings that somebody else has made: nothing in it is called."""
+    (tmp_path / "method").mkdir()
+    place = tmp_path / "made"
+    said = f"defaults: [lora]\n{text.format(place=place)}\n"
+    (tmp_path / "method" / "lora_learned.yaml").write_text(said)
+    with pytest.raises(UserError, match=r"method/lora_learned.*no YAML"):
+        compose_config(["method=lora_learned"], str(tmp_path))
+    assert not place.exists()
