@@ -12,6 +12,7 @@ by ``score`` (combination), and all scores side by side:
     hypergradient   how much a step along the example's gradient raises the trusted loss
     confident       confident learning, from held-out probabilities (Northcutt et al. 2021)
     trusted         loss of the label under the model of the trusted examples alone
+    pooled          loss of the label by both, as held-out trusted examples weigh them
     combination     mean rank by confident and trusted
     small_loss      loss of the label under models that were trained on it
 
@@ -61,7 +62,7 @@ class SuspectOptions(Settings):
     trusted_epochs: Passes = 20.0
     """Passes over the trusted examples alone."""
     score: Literal[
-        "combination", "weight", "hypergradient", "confident", "trusted", "small_loss"
+        "combination", "pooled", "weight", "hypergradient", "confident", "trusted", "small_loss"
     ] = "combination"
     """What suspects.csv is ranked by, and apply goes by."""
     apply: Literal["drop", "relabel", "weight", "trusted"] | None = None

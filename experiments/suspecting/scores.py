@@ -16,6 +16,7 @@ MEANINGS = {
     "hypergradient": "minus the slope of the example's held-out loss along the trusted gradient",
     "confident": "confident learning: margin of calibrated held-out probabilities",
     "trusted": "loss of the label under a model trained on the trusted examples alone",
+    "pooled": "loss of the label by both, as the trusted examples weigh them",
     "combination": "mean rank by confident and trusted",
     "small_loss": "loss of the label under models trained on it",
 }
