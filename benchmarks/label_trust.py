@@ -7,9 +7,10 @@
 1,000 training sentences of which a share is made wrong, and some trusted ones; each seed draws its
 own. The scores are those of ``experiments.suspects``, by the same code and at its defaults, and the
 table has the AUC of each. With --models LoRA is also trained on all as it is and the trusted ones
-(pooled), without the suspects (drop, by each of --scores), with their proposed labels (relabel), on
-the trusted ones alone, and with all labels right (oracle); as many suspects as confident learning estimates. The test set is SST-2's
-validation split and chooses nothing. What is there already is not run again.
+(pooled_data), without the suspects (drop, by each of --scores), with their proposed labels
+(relabel), on the trusted ones alone, and with all labels right (oracle); as many suspects as
+confident learning estimates. The test set is SST-2's validation split and chooses nothing. What is
+there already is not run again.
 """
 
 from __future__ import annotations
