@@ -14,7 +14,7 @@ from experiments.answers import CLASSES, NUMBER
 from experiments.results import weights_file
 from experiments.suspecting.confident import confident
 from experiments.suspecting.models import Said, folds, joined, look, part, slopes, trained_lora
-from experiments.suspecting.pooled import fitted
+from experiments.suspecting.pooled import Known, fitted
 from experiments.suspecting.scores import MEANINGS, Scores, combined
 from experiments.training.fine_tuning_job import FineTuningJob
 from problems.common.records import TrainData, longest
@@ -22,6 +22,9 @@ from problems.common.records import TrainData, longest
 __all__ = ["Found", "find"]
 
 log = logging.getLogger(__name__)
+
+# Parts of the trusted examples, each told of by a model of the rest, which should not be much less.
+FOLDS, FEW_FOLDS, FEW = 3, 5, 100
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def find(job: FineTuningJob, run: Path, number: int, epochs: float, trusted_epoc
     both = joined(held, count)
     if both.probabilities is None:
         return _without_classes(job, columns, both, by_trusted)
-    apart = _held_out(job, alone, number, trusted_epochs)
+    apart = _held_out(job, alone, trusted_epochs)
     return _with_classes(job, columns, both, by_trusted, on_trusted, apart)
 
 
@@ -93,11 +96,12 @@ def _alone(job: FineTuningJob, trusted: list[dict[str, Any]]) -> TrainData:
     )
 
 
-def _held_out(job: FineTuningJob, trusted: TrainData, number: int, epochs: float) -> Said:
+def _held_out(job: FineTuningJob, trusted: TrainData, epochs: float) -> Said:
     """What models of the trusted examples say of those that they were trained without."""
     rows = trusted.examples
     found = []
-    for fold in folds(len(rows), min(number, len(rows)), job.seed, None):
+    number = min(FEW_FOLDS if len(rows) < FEW else FOLDS, len(rows))
+    for fold in folds(len(rows), number, job.seed, None):
         model = trained_lora(job, part(trusted, _others(len(rows), fold)), epochs)
         found.append((fold, look(model, job, [rows[i] for i in fold])))
     return joined(found, len(rows))
@@ -121,30 +125,46 @@ def _with_classes(
         on_trusted: of the trusted examples, by each of the former models.
         apart: of the same, by models of other trusted examples.
     """
-    assert held.given is not None
-    assert held.owner is not None
-    assert held.probabilities is not None
-    assert by_trusted.probabilities is not None
-    assert apart.probabilities is not None
-    assert apart.given is not None
-    rule = confident(held.probabilities, held.given)
-    doubted = (rule.counted >= 0) & (rule.counted != held.given)
-    pool = fitted(_mean(on_trusted), apart.probabilities, apart.given)
+    first, given = _classed(held)
+    second, _ = _classed(by_trusted)
+    rule = confident(first, given)
+    pool = fitted(first, second, given, _known(on_trusted, apart))
+    right = pool.right(first, second, given)
+    wrong = 1 - right[np.arange(len(given)), given]
     log.info(
-        "pooled: %.2f of the log-probabilities of models of the training data, %.2f of those of "
-        "the trusted examples",
-        *(pool.first, pool.second),
+        "pooled: %.2f log p of models of the training data and %.2f log q of the trusted ones'; "
+        "by it %.0f %% of the labels are wrong",
+        *(pool.first, pool.second, 100 * wrong.mean()),
     )
-    logs = pool.logs(held.probabilities, by_trusted.probabilities)
-    against = -logs[np.arange(len(held.given)), held.given]
     columns = {
         **columns,
         "confident": _most(rule.margins, held),
-        "pooled": _most(against, held),
+        "pooled": _most(wrong, held),
     }
     columns["combination"] = combined([columns["confident"], by_trusted.losses])
-    estimated = len(set(held.owner[doubted].tolist()))
-    return Found(Scores(_ordered(columns), estimated), _classes(job, held, logs.argmax(1)))
+    best = right.argmax(1)
+    assert held.owner is not None
+    estimated = len(set(held.owner[best != given].tolist()))
+    return Found(Scores(_ordered(columns), estimated), _classes(job, held, best))
+
+
+def _known(on_trusted: Sequence[Said], apart: Said) -> Known:
+    """Each trusted item once by each model that has seen none of them, weighted accordingly."""
+    second, right = _classed(apart)
+    several = len(on_trusted)
+    return Known(
+        np.concatenate([_classed(said)[0] for said in on_trusted]),
+        np.concatenate([second] * several),
+        np.concatenate([right] * several),
+        np.full(several * len(right), 1 / several),
+    )
+
+
+def _classed(said: Said) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities and classes of items that have some."""
+    assert said.probabilities is not None
+    assert said.given is not None
+    return said.probabilities, said.given
 
 
 def _without_classes(
@@ -169,12 +189,6 @@ def _most(items: np.ndarray, said: Said) -> np.ndarray:
     found = np.full(len(said.losses), -np.inf)
     np.maximum.at(found, said.owner, items)
     return found
-
-
-def _mean(several: Sequence[Said]) -> np.ndarray:
-    """Geometric mean of models' probabilities, as a pool adds logarithms; up to a factor."""
-    logs = [np.log(np.maximum(said.probabilities, 1e-9)) for said in several]
-    return np.asarray(np.exp(np.mean(logs, axis=0)))
 
 
 def _classes(job: FineTuningJob, held: Said, best: np.ndarray) -> list[Any]:
