@@ -6,19 +6,19 @@ Of a finished run whose task has trusted examples (a file validation beside its 
 task.trusted_file or task.trusted), by any method; one of method=example_weights adds its learned
 weights. LoRA is trained on all but a part of the training data, ``folds`` (3) times over, and on
 the trusted examples alone. It writes suspects.csv: row in your file, given and proposed label, rank
-by ``score`` (combination), and all scores side by side:
+by ``score`` (pooled), and all scores side by side:
 
     weight          1 - the weight learned by method=example_weights
     hypergradient   how much a step along the example's gradient raises the trusted loss
     confident       confident learning, from held-out probabilities (Northcutt et al. 2021)
     trusted         loss of the label under the model of the trusted examples alone
-    pooled          loss of the label by both, as held-out trusted examples weigh them
+    pooled          probability that the label is wrong, by both and the noise in the labels
     combination     mean rank by confident and trusted
     small_loss      loss of the label under models that were trained on it
 
 Where the right labels are known (task.label_noise, or task.true_label_column=COLUMN given now) it
 prints how well each score finds the wrong ones (AUC) and draws suspects.png. ``apply`` trains LoRA
-without the ``count`` most suspect (as many as confident learning takes for wrong), with their
+without the ``count`` most suspect (as many as are likelier wrong than right), with their
 proposed labels, or under the learned weights; and on the trusted examples, in DIR/suspects_APPLY.
 apply=trusted trains on these alone, which is what the others have to beat.
 Also: ``epochs`` (the run's), ``trusted_epochs`` (20), ``out=DIR``. See docs/label_trust.md.
@@ -61,14 +61,19 @@ class SuspectOptions(Settings):
     """Passes of each of these models; null for the run's train.epochs."""
     trusted_epochs: Passes = 20.0
     """Passes over the trusted examples alone."""
-    score: Literal[
-        "combination", "pooled", "weight", "hypergradient", "confident", "trusted", "small_loss"
-    ] = "combination"
-    """What suspects.csv is ranked by, and apply goes by."""
+    score: (
+        Literal[
+            "pooled", "combination", "weight", "hypergradient", "confident", "trusted", "small_loss"
+        ]
+        | None
+    ) = None
+    """What suspects.csv is ranked by, and apply goes by; null for pooled, and for combination where
+    there are no classes."""
     apply: Literal["drop", "relabel", "weight", "trusted"] | None = None
     """What to do with the suspects before LoRA is trained; null trains nothing."""
     count: Count | None = None
-    """How many are suspects, for apply; null for confident learning's estimate."""
+    """How many are suspects, for apply; null for those that are likelier wrong than right
+    by pooled."""
 
 
 @program(lambda: str(__doc__))
@@ -108,6 +113,7 @@ def main(words: list[str]) -> None:
         weights_file.read(job.data.examples, run.folder)  # what is wrong with them is told first
     epochs = plan.settings.epochs if options.epochs is None else options.epochs
     found = find(job, run.folder, options.folds, epochs, options.trusted_epochs)
+    options = replace(options, score=options.score or found.scores.recommended)
     if options.score not in found.scores.columns:
         raise UserError(
             f"score={options.score} is not to be had of task {task.name}: allowed are "
@@ -133,7 +139,7 @@ def _report(
     said = [f"{run.folder}: {len(task.train)} training examples, {len(task.validation or ())}"]
     said[0] += " trusted"
     if scores.estimated is not None:
-        said[0] += f"; confident learning takes {scores.estimated} for wrong"
+        said[0] += f"; {scores.estimated} labels are likelier wrong than right"
     known = np.array([origin.truth is not None for origin in origins])
     given = [table_file.answer(task, example) for example in task.train]
     wrong = np.array([o.truth != y for o, y in zip(origins, given, strict=True)])[known]
