@@ -8,8 +8,8 @@
 own. The scores are those of ``experiments.suspects``, by the same code and at its defaults, and the
 table has the AUC of each. With --models LoRA is also trained on all as it is and the trusted ones
 (pooled_data), without the suspects (drop, by each of --scores), with their proposed labels
-(relabel), on the trusted ones alone, and with all labels right (oracle); as many suspects as
-confident learning estimates. The test set is SST-2's validation split and chooses nothing. What is
+(relabel), on the trusted ones alone, and with all labels right (oracle); as many suspects as are
+likelier wrong than right. The test set is SST-2's validation split and chooses nothing. What is
 there already is not run again.
 """
 
@@ -98,7 +98,9 @@ def read(folder: Path, task: Any) -> Found:
     }
     classes = {table_file.shown(task.answers, k): k for k in range(2)}
     estimated = json.loads((folder / ESTIMATED).read_text(encoding="utf-8"))
-    return Found(Scores(columns, estimated), [classes[row["proposed"]] for row in mine])
+    return Found(
+        Scores(columns, estimated), [classes[row["proposed"] or row["given"]] for row in mine]
+    )
 
 
 def _right(task: Any) -> Any:

@@ -101,8 +101,7 @@ def main(words: list[str]) -> None:
             "score=weight: the run has no learned weights, as its method was not example_weights; "
             f"allowed are {listed(name for name in MEANINGS if name != 'weight')}"
         )
-    if options.apply is not None:
-        check(task, options.apply, learned)
+    check(task, options.apply, options.count, learned)
     plan = plan_of(run)
     if len(task.train) < 2 * options.folds:
         raise UserError(
@@ -156,7 +155,8 @@ def _report(
         proposed = table_file.shown(task.answers, found.proposed[i])
         label = table_file.shown(task.answers, given[i])
         where = f"{origins[i].unit} {origins[i].number} of {origins[i].file}"
-        said.append(f"  {where}: {label}{f' -> {proposed}' if proposed else ''}")
+        other = f" -> {proposed}" if proposed not in ("", label) else ""
+        said.append(f"  {where}: {label}{other}")
     print(printable("\n".join(said)))
     out.mkdir(parents=True, exist_ok=True)
     written = [out / table_file.FILE]
@@ -178,8 +178,6 @@ def _train(
     from experiments.training.job import execute
 
     count = options.count if options.count is not None else found.scores.estimated
-    if count is None and options.apply in ("drop", "relabel"):
-        raise UserError("count=N is needed: without classes there is no estimate of wrong labels")
     assert options.apply is not None
     data = applied(task, found, options.apply, options.score, count or 0)
     plan = plan_of(run)

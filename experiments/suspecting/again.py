@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from bilevel.errors import UserError
+from bilevel.errors import UserError, listed
 from bilevel.hypergradient.none import NoHypergradient
 from bilevel.settings import from_values, plain
 from experiments.config.instantiate import build
@@ -37,7 +37,14 @@ def trusting_task(run: SavedRun) -> TaskData:
     """
     kind: Any = Task
     task: Task = build(run.config.task, "task", kind, run.modules)
-    data = matched(task.load(), run.result, str(run.folder))
+    read = task.load()
+    data = matched(read, run.result, str(run.folder))
+    if len(data.train) < len(read.train) or len(data.validation or ()) < len(read.validation or ()):
+        strange = [n for n in read.answers.names or () if n not in run.result["labels"]]
+        raise UserError(
+            f"run={run.folder} was not trained for {listed(strange)}, which the training "
+            f"or trusted data have now: its labels are {listed(run.result['labels'])}"
+        )
     if not data.validation:
         raise UserError(f"run={run.folder}: {NEEDED}")
     if len(data.validation) < LEAST:

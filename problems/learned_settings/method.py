@@ -44,6 +44,7 @@ from problems.common import (
     TrainSettings,
     TwoLevelMethod,
 )
+from problems.common.two_levels import check_acts_through_weights
 from problems.learned_settings.groups import Granularity, groups_of
 from problems.learned_settings.starts import Starts
 from problems.learned_settings.table import table
@@ -98,11 +99,7 @@ class LearnedSettings(LowRankMethod, TwoLevelMethod):
         Raises:
             UserError: E would stay where it is, or a part of it would.
         """
-        if estimator.is_zero:
-            raise UserError(
-                f"hypergradient={estimator.name} would leave the settings where they are, as they "
-                "act through the weights: take hypergradient=unrolled"
-            )
+        check_acts_through_weights(estimator, self.name, "the settings")
         of_steps = [name for name in self.learn if name in OF_STEPS]
         if of_steps and not estimator.knows_step_settings:
             raise UserError(

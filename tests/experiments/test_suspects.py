@@ -137,6 +137,11 @@ def test_a_users_own_file_with_a_column_of_right_labels(
     capsys.readouterr()
     assert refused([f"run={folder}", "score=weight"], capsys).count("example_weights")
     assert "apply=weight" in refused([f"run={folder}", "apply=weight"], capsys)
+    # a label that the run's model has no output for: its rows are not left out in silence
+    with open(tmp_path / "train.csv", "a") as file:
+        file.write("a new room,c,a\n")
+    said = refused([f"run={folder}"], capsys)
+    assert "not trained for c" in said
 
 
 def test_tags(quick: list[str], tmp_path: Path) -> None:
