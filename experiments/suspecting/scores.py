@@ -30,7 +30,8 @@ class Scores:
 
     Attributes:
         columns: name -> (n,); those that there are, in the order of `MEANINGS`.
-        estimated: how many labels are likelier wrong than right by ``pooled``; None without classes.
+        estimated: how many labels are likelier wrong than right by ``pooled``; None without
+            classes.
     """
 
     columns: Mapping[str, np.ndarray]
