@@ -1,10 +1,10 @@
 """Hold the scores of wrong labels against each other on SST-2, and the models trained after them.
 
     python -m benchmarks.label_trust --data DIR --out DIR [--noise 0.4] [--kind symmetric]
-        [--trusted 50] [--seeds 0,1] [--models]
+        [--size 1000] [--trusted 50] [--seeds 0,1] [--models]
     python -m benchmarks.label_trust --out DIR --table
 
-1,000 training sentences of which a share is made wrong, and some trusted ones; each seed draws its
+--size training sentences of which a share is made wrong, and some trusted ones; each seed draws its
 own. The scores are those of ``experiments.suspects``, by the same code and at its defaults, and the
 table has the AUC of each. With --models LoRA is also trained on all as it is and the trusted ones
 (pooled_data), without the suspects (drop, by each of --scores), with their proposed labels
@@ -39,7 +39,7 @@ from experiments.suspecting.scores import MEANINGS, Scores, area
 from experiments.training.fine_tuning_job import FineTuningJob
 from experiments.training.job import execute
 
-SIZE, EPOCHS = 1000, 5
+EPOCHS = 5
 FOLDS, TRUSTED_EPOCHS = 3, 20.0  # the program's defaults
 NOISY, TABLE, ESTIMATED = "noisy", table_file.FILE, "estimated.json"
 
@@ -50,7 +50,10 @@ def measure(folder: Path, options: argparse.Namespace, seed: int) -> None:
     if not (noisy / "result.json").is_file():
         given = [
             *("method=lora", "task=sst2", f"task.data_dir={options.data.resolve()}"),
-            *(f"task.max_train={SIZE + options.trusted}", f"task.trusted={options.trusted}"),
+            *(
+                f"task.max_train={options.size + options.trusted}",
+                f"task.trusted={options.trusted}",
+            ),
             *(f"task.label_noise={options.noise}", f"task.noise_kind={options.kind}"),
             *(f"task.subset_seed={seed}", f"task.noise_seed={seed}", f"seed={seed}"),
             *("model=minilm", f"train.epochs={EPOCHS}", "engine.keep=last"),
@@ -163,6 +166,7 @@ def main() -> None:
     parser.add_argument("--noise", default="0.4")
     parser.add_argument("--kind", default="symmetric", choices=["symmetric", "one_sided"])
     parser.add_argument("--trusted", type=int, default=50)
+    parser.add_argument("--size", type=int, default=1000)
     parser.add_argument("--seeds", default="0,1,2,3,4")
     parser.add_argument("--models", action="store_true")
     parser.add_argument("--scores", default="pooled,trusted", help="that drop and relabel go by")
@@ -172,7 +176,7 @@ def main() -> None:
         if options.data is None:
             parser.error("--data is needed, the folder of SST-2")
         for seed in options.seeds.split(","):
-            setting = f"{options.kind}_{options.noise}_{options.trusted}"
+            setting = f"{options.kind}_{options.noise}_{options.size}_{options.trusted}"
             measure(options.out / setting / f"seed{seed}", options, int(seed))
     for line in table(options.out):
         print(line)
