@@ -134,6 +134,14 @@ class LoRA(LowRankMethod):
             return super().check_model(model, target_modules)
         self.check_start(model, target_modules)
         unknown = sorted(set(found) - set(target_modules))
+        for name in unknown:
+            if parts := [part for part in target_modules if part.startswith(f"{name}.")]:
+                raise UserError(
+                    f"method.ranks={self.ranks} gives {name} one rank, as it is saved, and its "
+                    f"parts are trained apart here ({listed(parts)}): train with lora_config.json "
+                    "beside its adapters and a trainer of your own, or by ranks of a run's "
+                    "result.json, which tell the parts"
+                )
         if unknown:
             raise UserError(
                 f"method.ranks={self.ranks} gives a rank to {listed(unknown[:3])}, which is not "
