@@ -34,6 +34,7 @@ from annotated_types import Ge, Le
 
 from bilevel.errors import UserError, listed, printable
 from bilevel.settings import Count, Passes, Settings
+from experiments.answers import CLASSES, TAGS
 from experiments.cli.command_line import CommandLine
 from experiments.cli.own_options import own_options
 from experiments.cli.program import program
@@ -91,7 +92,7 @@ def main(words: list[str]) -> None:
     from experiments.suspecting.again import plan_of, trusting_task
     from experiments.suspecting.apply import check
     from experiments.suspecting.find import find
-    from experiments.suspecting.scores import MEANINGS
+    from experiments.suspecting.scores import MEANINGS, OF_CLASSES
     from experiments.training.fine_tuning_job import FineTuningJob
 
     task = trusting_task(run)
@@ -100,6 +101,12 @@ def main(words: list[str]) -> None:
         raise UserError(
             "score=weight: the run has no learned weights, as its method was not example_weights; "
             f"allowed are {listed(name for name in MEANINGS if name != 'weight')}"
+        )
+    without = [name for name in MEANINGS if name not in OF_CLASSES]
+    if options.score in OF_CLASSES and task.answers.kind not in (CLASSES, TAGS):
+        raise UserError(
+            f"score={options.score} needs classes or tags, and task {task.name} has none: allowed "
+            f"are {listed(name for name in without if learned or name != 'weight')}"
         )
     check(task, options.apply, options.count, learned)
     plan = plan_of(run)
@@ -112,21 +119,14 @@ def main(words: list[str]) -> None:
         weights_file.read(job.data.examples, run.folder)  # what is wrong with them is told first
     epochs = plan.settings.epochs if options.epochs is None else options.epochs
     found = find(job, run.folder, options.folds, epochs, options.trusted_epochs)
-    options = replace(options, score=options.score or found.scores.recommended)
-    if options.score not in found.scores.columns:
-        raise UserError(
-            f"score={options.score} is not to be had of task {task.name}: allowed are "
-            f"{listed(found.scores.columns)}"
-        )
-    for path in _report(task, found, options, out, run):
+    by = options.score or found.scores.recommended
+    for path in _report(task, found, by, out, run):
         print(printable(str(path)))
     if options.apply is not None:
-        _train(run, task, found, options, trained)
+        _train(run, task, found, by, options, trained)
 
 
-def _report(
-    task: TaskData, found: Found, options: SuspectOptions, out: Path, run: SavedRun
-) -> list[Path]:
+def _report(task: TaskData, found: Found, by: str, out: Path, run: SavedRun) -> list[Path]:
     """Print the scores and the first suspects, and write the table and the picture."""
     import numpy as np
 
@@ -150,8 +150,8 @@ def _report(
     for name in scores.columns:
         number = f"{found_areas[name]:.3f}  " if name in found_areas else ""
         said.append(f"  {name:{width}}  {number}{MEANINGS[name]}")
-    said.append(f"most suspect, by {options.score}:")
-    for i in scores.ranks(options.score).argsort(kind="stable")[:SHOWN].tolist():
+    said.append(f"most suspect, by {by}:")
+    for i in scores.ranks(by).argsort(kind="stable")[:SHOWN].tolist():
         proposed = table_file.shown(task.answers, found.proposed[i])
         label = table_file.shown(task.answers, given[i])
         where = f"{origins[i].unit} {origins[i].number} of {origins[i].file}"
@@ -160,7 +160,7 @@ def _report(
     print(printable("\n".join(said)))
     out.mkdir(parents=True, exist_ok=True)
     written = [out / table_file.FILE]
-    table_file.write(task, found, options.score, written[0])
+    table_file.write(task, found, by, written[0])
     if found_areas:
         curves = {name: precision(scores.columns[name][known], wrong) for name in found_areas}
         title = f"{task.name}: wrong labels among the most suspect"
@@ -170,7 +170,7 @@ def _report(
 
 
 def _train(
-    run: SavedRun, task: TaskData, found: Found, options: SuspectOptions, folder: Path
+    run: SavedRun, task: TaskData, found: Found, by: str, options: SuspectOptions, folder: Path
 ) -> None:
     """Train LoRA on what ``apply`` leaves, and the trusted examples."""
     from experiments.suspecting.again import plan_of
@@ -179,13 +179,13 @@ def _train(
 
     count = options.count if options.count is not None else found.scores.estimated
     assert options.apply is not None
-    data = applied(task, found, options.apply, options.score, count or 0)
+    data = applied(task, found, options.apply, by, count or 0)
     plan = plan_of(run)
     if options.apply == "trusted":  # few: as long as their model among the scores
         size = min(plan.settings.batch_size, len(data.train))
         settings = replace(plan.settings, epochs=options.trusted_epochs, batch_size=size)
         plan = replace(plan, settings=settings)
-    how = {"run": str(run.folder), "score": options.score, "apply": options.apply, "count": count}
+    how = {"run": str(run.folder), "score": by, "apply": options.apply, "count": count}
     values = execute(replace(plan, config={**plan.config, "suspects": how}), folder, data)
     metric = values["primary_metric"]
     trained = len(data.train)

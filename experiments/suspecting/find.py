@@ -186,6 +186,7 @@ def _ordered(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _most(items: np.ndarray, said: Said) -> np.ndarray:
     """Of each example: a sentence is as doubtful as its most doubtful word."""
+    assert said.owner is not None
     found = np.full(len(said.losses), -np.inf)
     np.maximum.at(found, said.owner, items)
     return found

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import rankdata
 
-__all__ = ["MEANINGS", "RECOMMENDED", "Scores", "area", "combined", "precision"]
+__all__ = ["MEANINGS", "OF_CLASSES", "RECOMMENDED", "Scores", "area", "combined", "precision"]
 
 # What the columns are; the larger, the likelier the label is wrong.
 MEANINGS = {
@@ -20,6 +20,7 @@ MEANINGS = {
     "combination": "mean rank by confident and trusted",
     "small_loss": "loss of the label under models trained on it",
 }
+OF_CLASSES = ("confident", "pooled")
 # What ranks where nothing else is asked for: the first that a task has.
 RECOMMENDED = ("pooled", "combination")
 

@@ -163,9 +163,13 @@ def test_numbers_have_no_confident_learning(
     options = ["task=stsb", f"task.data_dir={tmp_path}", "task.trusted=12"]
     folder = made(words, tmp_path / "run", *options, "method=example_weights")
     suspects.main([f"run={folder}", *FEW, "apply=drop", "count=4"])
-    assert "confident" not in lines(folder)[0]
-    assert float(lines(folder)[0]["proposed"])
+    first = lines(folder)[0]
+    assert "confident" not in first
+    assert "pooled" not in first
+    assert first["score"] == first["combination"]
+    assert float(first["proposed"])
     capsys.readouterr()
+    assert "score=pooled" in refused([f"run={folder}", "score=pooled"], capsys)
     assert "apply=relabel" in refused([f"run={folder}", "apply=relabel"], capsys)
 
 
