@@ -95,8 +95,8 @@ def split(
 
 
 def unseen(
-    rows: Sequence[Mapping[str, Any]], trained: Iterable[Mapping[str, Any]]
-) -> list[Mapping[str, Any]]:
+    rows: Sequence[dict[str, Any]], trained: Iterable[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
     """Those of the tokenised examples whose ``input_ids`` no trained one has."""
     wanted = {repr(row["input_ids"]) for row in rows}
     known = {mark for row in trained if (mark := repr(row["input_ids"])) in wanted}

@@ -23,6 +23,8 @@ NEEDED = (
     "validation beside its test file, task.trusted_file=FILE, or task.trusted=N, so many training "
     "examples"
 )
+# Trusted examples, of which a part is held out from the rest.
+LEAST = 4
 # Of a method with LoRA's factors; of another they are LoRA's defaults.
 SIZES = ("rank", "lora_alpha", "lora_dropout")
 
@@ -43,8 +45,13 @@ def trusting_task(run: SavedRun) -> TaskData:
             f"run={run.folder} was not trained for {listed(strange)}, which the training "
             f"or trusted data have now: its labels are {listed(run.result['labels'])}"
         )
-    if not data.validation or len(data.validation) < 2:
+    if not data.validation:
         raise UserError(f"run={run.folder}: {NEEDED}")
+    if len(data.validation) < LEAST:
+        raise UserError(
+            f"run={run.folder}: the task has {len(data.validation)} trusted examples, and finding "
+            f"suspects by them needs {LEAST} or more"
+        )
     return data
 
 

@@ -22,7 +22,7 @@ def check(task: TaskData, apply: Apply | None, count: int | None, learned: bool)
     Args:
         task: the data.
         apply: what is to be done; None for nothing.
-        count: of suspects that is given; None for confident learning's estimate.
+        count: of suspects that is given; None for the estimate.
         learned: whether the run has learned weights.
 
     Raises:
