@@ -132,9 +132,9 @@ def _with_classes(
     right = pool.right(first, second, given)
     wrong = 1 - right[np.arange(len(given)), given]
     log.info(
-        "pooled: %.2f log p of models of the training data and %.2f log q of the trusted ones'; "
-        "by it %.0f %% of the labels are wrong",
-        *(pool.first, pool.second, 100 * wrong.mean()),
+        "pooled: models of the training data count %.2f, that of the trusted examples %.2f; "
+        "%.0f %% of the labels are wrong by it",
+        *(*pool.weights, 100 * wrong.mean()),
     )
     columns = {
         **columns,

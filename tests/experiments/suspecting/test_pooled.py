@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from experiments.suspecting.pooled import PENALTY, Known, fitted
+from experiments.suspecting.pooled import EQUAL, PENALTY, RIDGE, Known, fitted
 from experiments.suspecting.scores import area
 
 
@@ -38,8 +38,8 @@ def test_weights_and_noise_are_found(sizes, trusted):
     rest = slice(trusted, None)
     pool = fitted(first[rest], second[rest], given[rest], known)
     # Logits s e_y + N(0, 1) are evidence of s times their size.
-    assert pool.first == pytest.approx(sizes[0], abs=0.25)
-    assert pool.second == pytest.approx(sizes[1], abs=0.25)
+    for weight, scale, size in zip(pool.weights, pool.scales, sizes, strict=True):
+        assert weight / scale.spread == pytest.approx(size, abs=0.3)
     assert pool.noise == pytest.approx(SYMMETRIC, abs=0.06)
     assert pool.noise.sum(1) == pytest.approx(1)
 
@@ -72,24 +72,38 @@ def test_it_is_a_maximum_of_the_likelihood():
 
     def likelihood(a, b, c, noise):
         def shares(rows):
-            return softmax(c + a * np.log(first[rows]) + b * np.log(second[rows]), 1)
+            z = [
+                scale(each[rows]) for scale, each in zip(pool.scales, (first, second), strict=True)
+            ]
+            return softmax(c + a * z[0] + b * z[1], 1)
 
         sure = np.log(shares(slice(0, 40))[np.arange(40), right[:40]]).sum() / 2
-        total = np.log((shares(rest) * noise[:, given[rest]].T).sum(1)).sum()
-        # one right label of each class is thought beside those that there are
-        return sure + total + np.log(np.diag(noise)).sum() - PENALTY * (c @ c)
+        total = float(np.log((shares(rest) * noise[:, given[rest]].T).sum(1)).sum())
+        prior = np.log(np.diag(noise)).sum()
+        stiff = RIDGE * ((a - EQUAL) ** 2 + (b - EQUAL) ** 2) + PENALTY * (c @ c)
+        return sure + total + prior - stiff
 
-    at = (pool.first, pool.second, pool.shifts, pool.noise)
+    at = (*pool.weights, pool.shifts, pool.noise)
     best = likelihood(*at)
-    for step in (0.1, -0.1):
+    for step in (0.02, -0.02):
         assert likelihood(at[0] + step, *at[1:]) < best
         assert likelihood(at[0], at[1] + step, *at[2:]) < best
         for k in range(3):
             assert likelihood(*at[:2], at[2] + step * np.eye(3)[k], at[3]) < best
             moved = at[3].copy()
-            moved[k] *= 1 - 0.05
-            moved[k, (k + 1) % 3] += 0.05
+            moved[k, k] -= step
+            moved[k, (k + 1) % 3] += step
             assert likelihood(*at[:3], moved) < best
+
+
+def test_two_models_are_equal_without_evidence():
+    """And classes keep their shares: 4 trusted items and useless given labels move little."""
+    right, first, second = made(6, 60, 2, 1.0, 1.0)
+    given = np.random.default_rng(7).integers(0, 2, 60)
+    known = Known(first[:4], second[:4], right[:4], np.ones(4))
+    pool = fitted(first[4:], second[4:], given[4:], known)
+    assert pool.weights == pytest.approx((EQUAL, EQUAL), abs=0.35)
+    assert np.abs(pool.shifts).max() < 0.25
 
 
 def test_a_share_of_nothing_is_no_infinite_belief():
