@@ -108,6 +108,10 @@ class DrawnBatches(ResumableLoader):
         weights = self._weights(torch.from_numpy(order)).double().numpy()
         return generator.permutation(drawn(order, weights, self.batch_size, generator))
 
+    @torch.no_grad()
     def _weights(self, index: Tensor) -> Tensor:
-        with torch.no_grad():
-            return self.logits.weights(index.to(self.logits.theta.device)).cpu()
+        # By the shares of all sources: each process tells those of its part, and together they are
+        # to have one factor in common.
+        logits = self.logits
+        weights = len(logits.names) * logits.shares()
+        return weights[logits.source[index.to(weights.device)]].cpu()
