@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Test files run side by side, each in one thread: JOBS=1 for one after the other.
 JOBS ?= 2
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-quantization test-all lint bench clean
 
 # Betty's wheel claims Python < 3.11, so pip has to be told once; see README, "Installing".
 .venv/.installed: pyproject.toml constraints.txt
@@ -19,6 +19,11 @@ demo: .venv/.installed
 
 test: .venv/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile
+
+# bitsandbytes in a folder of its own: every program loads it where it is installed, and is slower.
+test-quantization: .venv/.installed
+	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt --upgrade --target .venv/quantization bitsandbytes
+	PYTHONPATH=.venv/quantization OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" tests/experiments/models/test_quantization.py
 
 test-all: .venv/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile

@@ -1,6 +1,6 @@
 """What a global step (T1 = T2 = 1) costs, in plain PEFT LoRA steps of the same precision.
 
-    python -m benchmarks.step_cost [--rounds 15] [--device cpu] [--clock wall]
+    python -m benchmarks.step_cost [--rounds 15] [--device cpu] [--clock wall] [--precision fp32]
 
 MiniLM-L6's shape, batch 32, length 64, dropout 0.1, rank 8 on query and value. All candidates take
 one step in turn, round after round, so that a machine whose speed drifts slows all of them alike;
@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import logging
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import betty.logging
 import torch
@@ -55,9 +55,14 @@ ESTIMATORS: dict[str, tuple[Hypergradient, str]] = {
 }
 
 
-def candidates(device: str, only: str | None) -> dict[str, Callable[[], None]]:
+PRECISIONS = ("fp32", "bf16")
+
+
+def candidates(
+    device: str, only: str | None, precisions: Sequence[str] = PRECISIONS
+) -> dict[str, Callable[[], None]]:
     steps: dict[str, Callable[[], None]] = {}
-    for precision in ("fp32", "bf16"):
+    for precision in precisions:
         steps[f"LoRA {precision}"] = lora_step(precision, device)
         steps[f"LoRA, eager {precision}"] = lora_step(precision, device, attention="eager")
         for name, (estimator, attention) in ESTIMATORS.items():
@@ -80,11 +85,17 @@ def main() -> None:
         "--only", default=None, help="of estimators: parts of names, with commas between"
     )
     parser.add_argument("--clock", default="wall", choices=["wall", "cpu"])
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="of passes; both if not given (bf16 is slow where a processor emulates it)",
+    )
     options = parser.parse_args()
     if options.clock == "cpu":
         torch.set_num_threads(1)
     betty.logging.get_logger().setLevel(logging.WARNING)
-    steps = candidates(options.device, options.only)
+    precisions = PRECISIONS if options.precision is None else (options.precision,)
+    steps = candidates(options.device, options.only, precisions)
     for step in steps.values():  # warm-up
         step()
     seconds: dict[str, list[float]] = {name: [] for name in steps}

@@ -6,18 +6,19 @@ Of a finished run whose task has trusted examples (a file validation beside its 
 task.trusted_file or task.trusted), by any method; one of method=example_weights adds its learned
 weights. LoRA is trained on all but a part of the training data, ``folds`` (3) times over, and on
 the trusted examples alone. It writes suspects.csv: row in your file, given and proposed label, rank
-by ``score`` (combination), and all scores side by side:
+by ``score`` (pooled), and all scores side by side:
 
     weight          1 - the weight learned by method=example_weights
     hypergradient   how much a step along the example's gradient raises the trusted loss
     confident       confident learning, from held-out probabilities (Northcutt et al. 2021)
     trusted         loss of the label under the model of the trusted examples alone
+    pooled          probability that the label is wrong, by both and the noise in the labels
     combination     mean rank by confident and trusted
     small_loss      loss of the label under models that were trained on it
 
 Where the right labels are known (task.label_noise, or task.true_label_column=COLUMN given now) it
 prints how well each score finds the wrong ones (AUC) and draws suspects.png. ``apply`` trains LoRA
-without the ``count`` most suspect (as many as confident learning takes for wrong), with their
+without the ``count`` most suspect (as many as are likelier wrong than right), with their
 proposed labels, or under the learned weights; and on the trusted examples, in DIR/suspects_APPLY.
 apply=trusted trains on these alone, which is what the others have to beat.
 Also: ``epochs`` (the run's), ``trusted_epochs`` (20), ``out=DIR``. See docs/label_trust.md.
@@ -33,6 +34,7 @@ from annotated_types import Ge, Le
 
 from bilevel.errors import UserError, listed, printable
 from bilevel.settings import Count, Passes, Settings
+from experiments.answers import CLASSES, TAGS
 from experiments.cli.command_line import CommandLine
 from experiments.cli.own_options import own_options
 from experiments.cli.program import program
@@ -60,14 +62,19 @@ class SuspectOptions(Settings):
     """Passes of each of these models; null for the run's train.epochs."""
     trusted_epochs: Passes = 20.0
     """Passes over the trusted examples alone."""
-    score: Literal[
-        "combination", "weight", "hypergradient", "confident", "trusted", "small_loss"
-    ] = "combination"
-    """What suspects.csv is ranked by, and apply goes by."""
+    score: (
+        Literal[
+            "pooled", "combination", "weight", "hypergradient", "confident", "trusted", "small_loss"
+        ]
+        | None
+    ) = None
+    """What suspects.csv is ranked by, and apply goes by; null for pooled, and for combination where
+    there are no classes."""
     apply: Literal["drop", "relabel", "weight", "trusted"] | None = None
     """What to do with the suspects before LoRA is trained; null trains nothing."""
     count: Count | None = None
-    """How many are suspects, for apply; null for confident learning's estimate."""
+    """How many are suspects, for apply; null for those that are likelier wrong than right
+    by pooled."""
 
 
 @program(lambda: str(__doc__))
@@ -85,7 +92,7 @@ def main(words: list[str]) -> None:
     from experiments.suspecting.again import plan_of, trusting_task
     from experiments.suspecting.apply import check
     from experiments.suspecting.find import find
-    from experiments.suspecting.scores import MEANINGS
+    from experiments.suspecting.scores import MEANINGS, OF_CLASSES
     from experiments.training.fine_tuning_job import FineTuningJob
 
     task = trusting_task(run)
@@ -95,8 +102,13 @@ def main(words: list[str]) -> None:
             "score=weight: the run has no learned weights, as its method was not example_weights; "
             f"allowed are {listed(name for name in MEANINGS if name != 'weight')}"
         )
-    if options.apply is not None:
-        check(task, options.apply, learned)
+    without = [name for name in MEANINGS if name not in OF_CLASSES]
+    if options.score in OF_CLASSES and task.answers.kind not in (CLASSES, TAGS):
+        raise UserError(
+            f"score={options.score} needs classes or tags, and task {task.name} has none: allowed "
+            f"are {listed(name for name in without if learned or name != 'weight')}"
+        )
+    check(task, options.apply, options.count, learned)
     plan = plan_of(run)
     if len(task.train) < 2 * options.folds:
         raise UserError(
@@ -107,20 +119,14 @@ def main(words: list[str]) -> None:
         weights_file.read(job.data.examples, run.folder)  # what is wrong with them is told first
     epochs = plan.settings.epochs if options.epochs is None else options.epochs
     found = find(job, run.folder, options.folds, epochs, options.trusted_epochs)
-    if options.score not in found.scores.columns:
-        raise UserError(
-            f"score={options.score} is not to be had of task {task.name}: allowed are "
-            f"{listed(found.scores.columns)}"
-        )
-    for path in _report(task, found, options, out, run):
+    by = options.score or found.scores.recommended
+    for path in _report(task, found, by, out, run):
         print(printable(str(path)))
     if options.apply is not None:
-        _train(run, task, found, options, trained)
+        _train(run, task, found, by, options, trained)
 
 
-def _report(
-    task: TaskData, found: Found, options: SuspectOptions, out: Path, run: SavedRun
-) -> list[Path]:
+def _report(task: TaskData, found: Found, by: str, out: Path, run: SavedRun) -> list[Path]:
     """Print the scores and the first suspects, and write the table and the picture."""
     import numpy as np
 
@@ -132,7 +138,7 @@ def _report(
     said = [f"{run.folder}: {len(task.train)} training examples, {len(task.validation or ())}"]
     said[0] += " trusted"
     if scores.estimated is not None:
-        said[0] += f"; confident learning takes {scores.estimated} for wrong"
+        said[0] += f"; {scores.estimated} labels are likelier wrong than right"
     known = np.array([origin.truth is not None for origin in origins])
     given = [table_file.answer(task, example) for example in task.train]
     wrong = np.array([o.truth != y for o, y in zip(origins, given, strict=True)])[known]
@@ -144,16 +150,17 @@ def _report(
     for name in scores.columns:
         number = f"{found_areas[name]:.3f}  " if name in found_areas else ""
         said.append(f"  {name:{width}}  {number}{MEANINGS[name]}")
-    said.append(f"most suspect, by {options.score}:")
-    for i in scores.ranks(options.score).argsort(kind="stable")[:SHOWN].tolist():
+    said.append(f"most suspect, by {by}:")
+    for i in scores.ranks(by).argsort(kind="stable")[:SHOWN].tolist():
         proposed = table_file.shown(task.answers, found.proposed[i])
         label = table_file.shown(task.answers, given[i])
         where = f"{origins[i].unit} {origins[i].number} of {origins[i].file}"
-        said.append(f"  {where}: {label}{f' -> {proposed}' if proposed else ''}")
+        other = f" -> {proposed}" if proposed not in ("", label) else ""
+        said.append(f"  {where}: {label}{other}")
     print(printable("\n".join(said)))
     out.mkdir(parents=True, exist_ok=True)
     written = [out / table_file.FILE]
-    table_file.write(task, found, options.score, written[0])
+    table_file.write(task, found, by, written[0])
     if found_areas:
         curves = {name: precision(scores.columns[name][known], wrong) for name in found_areas}
         title = f"{task.name}: wrong labels among the most suspect"
@@ -163,7 +170,7 @@ def _report(
 
 
 def _train(
-    run: SavedRun, task: TaskData, found: Found, options: SuspectOptions, folder: Path
+    run: SavedRun, task: TaskData, found: Found, by: str, options: SuspectOptions, folder: Path
 ) -> None:
     """Train LoRA on what ``apply`` leaves, and the trusted examples."""
     from experiments.suspecting.again import plan_of
@@ -171,16 +178,14 @@ def _train(
     from experiments.training.job import execute
 
     count = options.count if options.count is not None else found.scores.estimated
-    if count is None and options.apply in ("drop", "relabel"):
-        raise UserError("count=N is needed: without classes there is no estimate of wrong labels")
     assert options.apply is not None
-    data = applied(task, found, options.apply, options.score, count or 0)
+    data = applied(task, found, options.apply, by, count or 0)
     plan = plan_of(run)
     if options.apply == "trusted":  # few: as long as their model among the scores
         size = min(plan.settings.batch_size, len(data.train))
         settings = replace(plan.settings, epochs=options.trusted_epochs, batch_size=size)
         plan = replace(plan, settings=settings)
-    how = {"run": str(run.folder), "score": options.score, "apply": options.apply, "count": count}
+    how = {"run": str(run.folder), "score": by, "apply": options.apply, "count": count}
     values = execute(replace(plan, config={**plan.config, "suspects": how}), folder, data)
     metric = values["primary_metric"]
     trained = len(data.train)

@@ -11,6 +11,7 @@ as ``method=learned_settings`` finds them.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from bilevel import lowrank
 from bilevel.data import split as split_indices
+from bilevel.data import unseen
 from bilevel.errors import UserError, listed
 from bilevel.reading import json_object
 from bilevel.settings import Share, plain
@@ -53,6 +55,8 @@ __all__ = [
     "rows_apart",
     "train_lora",
 ]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -130,11 +134,26 @@ class LoRA(LowRankMethod):
             return super().check_model(model, target_modules)
         self.check_start(model, target_modules)
         unknown = sorted(set(found) - set(target_modules))
+        for name in unknown:
+            if parts := [part for part in target_modules if part.startswith(f"{name}.")]:
+                raise UserError(
+                    f"method.ranks={self.ranks} gives {name} one rank, as it is saved, and its "
+                    f"parts are trained apart here ({listed(parts)}): train with lora_config.json "
+                    "beside its adapters and a trainer of your own, or by ranks of a run's "
+                    "result.json, which tell the parts"
+                )
         if unknown:
             raise UserError(
                 f"method.ranks={self.ranks} gives a rank to {listed(unknown[:3])}, which is not "
                 "among the layers that are adapted here: they are those of another model, or of "
                 "another train.target_modules"
+            )
+        if silent := [name for name in target_modules if name not in found]:
+            raise UserError(
+                f"method.ranks={self.ranks} says nothing of {len(silent)} of the "
+                f"{len(target_modules)} layers that are adapted here ({listed(silent[:3])}): it is "
+                "of another model, or of another train.target_modules; a layer without an adapter "
+                "has rank 0 there"
             )
         for name, rank in found.items():
             if rank:
@@ -354,17 +373,41 @@ def held_apart(
     return split_indices(count, 1 - hold_out, job.seed, data.labels)
 
 
-def rows_apart(job: Job, hold_out: float, own: bool = True) -> tuple[Sequence[dict[str, Any]], str]:
+def rows_apart(
+    job: Job, hold_out: float, own: bool = True, needed: int = 0
+) -> tuple[Sequence[dict[str, Any]], str]:
     """Examples that the weights never trained on, and what they are of.
+
+    An example that stands among the trained ones too, as data have repeats, is left out.
 
     Args:
         job: with the data.
         hold_out: share of the training data that is kept apart; 0 takes the validation split.
         own: whether no level trains on that split.
+        needed: how many a cut needs; 0 where it needs none.
+
+    Raises:
+        UserError: repeats leave fewer.
     """
+    examples = job.data.examples
     if hold_out:
-        _, held = held_apart(job, hold_out)
+        rest, held = held_apart(job, hold_out)
+        rows: Sequence[dict[str, Any]] = taken(examples, held)
+        trained = taken(examples, rest)
         said = f"the training data, kept apart by method.hold_out={hold_out:g}"
-        return taken(job.data.examples, held), said
-    rows = job.data.validation or () if own else ()
-    return rows, "the validation file" if rows else "there are none"
+    else:
+        rows, trained = job.data.validation or () if own else (), examples
+        said = "the validation file" if rows else "there are none"
+    new = unseen(rows, trained)
+    if (repeats := len(rows) - len(new)) == 0:
+        return rows, said
+    if len(new) < needed:
+        raise UserError(
+            f"{repeats} of the {len(rows)} examples to cut by ({said}) stand in what is trained on "
+            f"too, and the cut needs {needed} others: leave repeats out of the data"
+        )
+    log.warning(
+        "%d of the %d examples to cut by stand in what is trained on too: they are left out",
+        *(repeats, len(rows)),
+    )
+    return new, f"{said}, but for {repeats} that stand in what was trained on too"

@@ -136,6 +136,7 @@ class LoRACut(CutOptions, LoRA, RankSearch):
 
     def prepare(self, job: Job, found: None) -> Training:
         """Stage 1: LoRA at rank k, on all but what is held out."""
+        self._apart(job)  # what is wrong with them is told before the training
         training = super().prepare(job, found)
         self._check_budget(lowrank.component_costs(training.model))
 
@@ -149,6 +150,11 @@ class LoRACut(CutOptions, LoRA, RankSearch):
             }
 
         return replace(training, finish=finish)
+
+    def _apart(self, job: Job) -> tuple[Sequence[dict[str, Any]], str]:
+        """Examples to cut by."""
+        blind = self.budget.told and not self.named().needs_data
+        return rows_apart(job, self.hold_out, needed=0 if blind else self._least())
 
     def _check_budget(self, costs: dict[str, int]) -> None:
         told = self.parameter_budget
@@ -164,7 +170,7 @@ class LoRACut(CutOptions, LoRA, RankSearch):
     def cut(self, job: Job, found: dict[str, Any]) -> dict[str, Any]:
         """Stage 2: order the components, draw the frontier, and choose."""
         model = self._restored(job, found["state"]).to(job.device)
-        rows, source = rows_apart(job, self.hold_out)
+        rows, source = self._apart(job)
         result = common.cut_held_out(job, model, rows, self, self.budget)
         log.info("cut: %s", _told(result))
         return {

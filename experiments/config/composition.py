@@ -85,9 +85,20 @@ def compose_config(overrides: Sequence[str], config_dir: str | None = None) -> D
 
 
 def plain(config: Any) -> dict[str, Any]:
-    """The run's part of a configuration as plain values."""
+    """The run's part of a configuration as plain values, as JSON gives them back.
+
+    So a class or a source called 7, which YAML reads as a number, is the text "7": what a run
+    remembers of its configuration is the same before and after it was read again.
+    """
     values = config
     if isinstance(config, DictConfig):
         values = OmegaConf.to_container(config, resolve=False, enum_to_str=True)
     assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items() if key != "hydra"}
+    return {str(key): _named(value) for key, value in values.items() if key != "hydra"}
+
+
+def _named(value: Any) -> Any:
+    """The value with texts for keys, all the way down."""
+    if isinstance(value, dict):
+        return {str(key): _named(each) for key, each in value.items()}
+    return [_named(each) for each in value] if isinstance(value, list) else value

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
 import os
+import re
 import textwrap
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +47,9 @@ __all__ = [
     "wrapped",
 ]
 
+log = logging.getLogger(__name__)
+
+MISSING = re.compile(r"Glyph \d+ .* missing from")  # of the font, as matplotlib says it
 # Okabe and Ito's palette: distinct under every common colour-vision deficiency.
 BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 OKABE_ITO = (BLUE, VERMILLION, GREEN, "#CC79A7", ORANGE, "#56B4E9", "#000000")
@@ -94,12 +101,33 @@ def canvas(path: Path, width: float, height: float) -> Iterator[Figure]:
             # Aside and renamed: whole or not there, and never through a link.
             aside = beside(path, f".tmp{path.suffix}")
             try:
-                figure.savefig(aside)
+                _drawn(figure, aside)
                 os.replace(aside, path)
             finally:
                 aside.unlink(missing_ok=True)
         finally:
             plt.close(figure)
+
+
+def _drawn(figure: Figure, path: Path) -> None:
+    """Write a figure; letters that its font lacks are told once, and not by matplotlib."""
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        figure.savefig(path)
+    for one in heard:
+        if MISSING.match(str(one.message)):
+            _tell_boxes()
+        else:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+
+
+@functools.cache
+def _tell_boxes() -> None:
+    log.warning(
+        "figures: their font, %s, lacks letters of some names, which are drawn as boxes; tables, "
+        "files and pages have them",
+        matplotlib.rcParams["font.sans-serif"][0],
+    )
 
 
 def look(index: int) -> dict[str, Any]:
@@ -112,8 +140,9 @@ def look(index: int) -> dict[str, Any]:
 
 
 def wrapped(name: str, width: int = 34) -> str:
-    """A long name on several lines, broken at spaces where it has any."""
-    return "\n".join(textwrap.wrap(name, width)) or name
+    """A long name on several lines, broken at spaces where it has any; of a legend, say."""
+    text = "\n".join(textwrap.wrap(name, width)) or name
+    return f" {text}" if text.startswith("_") else text  # matplotlib leaves "_x" out of legends
 
 
 def headline(figure: Figure, text: str, note: str = "") -> None:

@@ -52,6 +52,7 @@ __all__ = [
     "Saved",
     "load",
     "name_labels",
+    "named_labels",
     "places",
     "refuse_code",
     "save",
@@ -170,6 +171,25 @@ def name_labels(answers: Answers, folders: Iterable[Path]) -> None:
         if (folder / ADAPTER_CONFIG).is_file():
             with told_when_full(folder):
                 write_atomically(folder / LABELS, text)
+
+
+def named_labels(folder: Path) -> tuple[str, ...] | None:
+    """The names that ``labels.json`` in an adapter's folder says; None without the file.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = folder / LABELS
+    if not path.exists():
+        return None
+    names = json_object(path, needs=("id2label",))["id2label"]
+    numbers = [str(i) for i in range(len(names))] if isinstance(names, dict) else []
+    if not numbers or sorted(names) != sorted(numbers):
+        raise UserError(f"{path} is damaged: id2label does not name the outputs from 0 on")
+    found = tuple(names[number] for number in numbers)
+    if not all(isinstance(name, str) for name in found) or len(set(found)) < len(found):
+        raise UserError(f"{path} is damaged: id2label's names are no different texts")
+    return found
 
 
 def seal(folder: Path) -> None:

@@ -26,10 +26,12 @@ import numpy as np
 from experiments.cli.writing import write_atomically
 from problems.common.records import SOURCE_WEIGHT
 
-__all__ = ["FILE", "lines", "of_records", "weights_over_steps", "write"]
+__all__ = ["FILE", "ends", "lines", "of_records", "short", "weights_over_steps", "write"]
 
 FILE = "source_weights.json"
 FEWEST = 5  # records that an interval can be told of
+SHOWN = 20  # sources in a terminal and by name in a picture: half the heaviest, half the lightest
+LETTERS = 40  # of a name there
 
 
 def weights_over_steps(
@@ -89,15 +91,35 @@ def of_records(
     }
 
 
+def ends(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Of names by weight, those to be shown: all as the first part, or the ends of a long list."""
+    if len(names) <= SHOWN:
+        return list(names), []
+    return list(names[: SHOWN // 2]), list(names[-SHOWN // 2 :])
+
+
+def short(name: str) -> str:
+    """A source's name on one line, and no wider than a table stands."""
+    line = " ".join(name.split())
+    return line if len(line) <= LETTERS else f"{line[: LETTERS - 3]}..."
+
+
 def lines(table: Mapping[str, Any]) -> list[str]:
-    """The table in lines, the largest weight first."""
-    rows = sorted(table["sources"], key=lambda row: -row["weight"])
-    width = max(len(row["source"]) for row in rows)
-    return [
-        f"{row['source']:{width}}  weight {row['weight']:.3f} ({row['low']:.3f} to "
-        f"{row['high']:.3f})  {row['verdict'] or 'not known: too few records'}"
-        for row in rows
-    ]
+    """The table in lines, the largest weight first; of many sources both ends of it."""
+    rows = {row["source"]: row for row in sorted(table["sources"], key=lambda row: -row["weight"])}
+    first, last = ends(list(rows))
+    width = max(len(short(name)) for name in (*first, *last))
+
+    def said(name: str) -> str:
+        row = rows[name]
+        return (
+            f"{short(name):{width}}  weight {row['weight']:.3f} ({row['low']:.3f} to "
+            f"{row['high']:.3f})  {row['verdict'] or 'not known: too few records'}"
+        )
+
+    between = len(rows) - len(first) - len(last)
+    more = [f"({between} more between them: {FILE})"] if between else []
+    return [*map(said, first), *more, *map(said, last)]
 
 
 def write(title: str, table: Mapping[str, Any], folder: Path) -> None:

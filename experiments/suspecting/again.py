@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from bilevel.errors import UserError
+from bilevel.errors import UserError, listed
 from bilevel.hypergradient.none import NoHypergradient
 from bilevel.settings import from_values, plain
 from experiments.config.instantiate import build
@@ -23,6 +23,8 @@ NEEDED = (
     "validation beside its test file, task.trusted_file=FILE, or task.trusted=N, so many training "
     "examples"
 )
+# Trusted examples, of which a part is held out from the rest.
+LEAST = 4
 # Of a method with LoRA's factors; of another they are LoRA's defaults.
 SIZES = ("rank", "lora_alpha", "lora_dropout")
 
@@ -35,9 +37,21 @@ def trusting_task(run: SavedRun) -> TaskData:
     """
     kind: Any = Task
     task: Task = build(run.config.task, "task", kind, run.modules)
-    data = matched(task.load(), run.result, str(run.folder))
-    if not data.validation or len(data.validation) < 2:
+    read = task.load()
+    data = matched(read, run.result, str(run.folder))
+    if len(data.train) < len(read.train) or len(data.validation or ()) < len(read.validation or ()):
+        strange = [n for n in read.answers.names or () if n not in run.result["labels"]]
+        raise UserError(
+            f"run={run.folder} was not trained for {listed(strange)}, which the training "
+            f"or trusted data have now: its labels are {listed(run.result['labels'])}"
+        )
+    if not data.validation:
         raise UserError(f"run={run.folder}: {NEEDED}")
+    if len(data.validation) < LEAST:
+        raise UserError(
+            f"run={run.folder}: the task has {len(data.validation)} trusted examples, and finding "
+            f"suspects by them needs {LEAST} or more"
+        )
     return data
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal, TypeVar
 
-from bilevel.errors import UserError
+from bilevel.errors import UserError, listed
 from experiments.answers import CLASSES, TAGS
 from experiments.suspecting.find import Found
 from experiments.tasks.task import TaskData
@@ -16,26 +16,46 @@ Apply = Literal["drop", "relabel", "weight", "trusted"]
 D = TypeVar("D", bound=TaskData)
 
 
-def check(task: TaskData, apply: Apply, learned: bool) -> None:
+def check(task: TaskData, apply: Apply | None, count: int | None, learned: bool) -> None:
     """Refuse what cannot be done, before anything is trained.
 
     Args:
         task: the data.
-        apply: what is to be done.
+        apply: what is to be done; None for nothing.
+        count: of suspects that is given; None for the estimate.
         learned: whether the run has learned weights.
 
     Raises:
-        UserError: there are no classes to relabel by, or no weights.
+        UserError: there are no classes to relabel by, no weights, or no such number of suspects.
     """
-    if apply == "relabel" and task.answers.kind not in (CLASSES, TAGS):
+    classes = task.answers.kind in (CLASSES, TAGS)
+    others = ["drop", *["relabel"] * classes, *["weight"] * learned, "trusted"]
+    if apply == "relabel" and not classes:
         raise UserError(
             f"apply=relabel: task {task.name} has no classes or tags to choose another from: "
-            "allowed are drop and weight"
+            f"allowed are {listed(others)}"
         )
     if apply == "weight" and not learned:
         raise UserError(
             "apply=weight takes the weights that method=example_weights learns, and the run has "
-            "none: allowed are drop and relabel"
+            f"none: allowed are {listed(others)}"
+        )
+    if apply not in ("drop", "relabel"):
+        if count is not None:
+            raise UserError(
+                f"count={count} says how many suspects are dropped or relabelled: give apply=drop "
+                "or apply=relabel with it, or leave it out"
+            )
+        return
+    if count is None and not classes:
+        raise UserError(
+            f"apply={apply} needs count=N: without classes there is no estimate of how many labels "
+            "are wrong"
+        )
+    if count is not None and count >= len(task.train):
+        raise UserError(
+            f"count={count} would leave none of the {len(task.train)} training examples as it is: "
+            "give fewer, or apply=trusted, which trains on the trusted ones alone"
         )
 
 

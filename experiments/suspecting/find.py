@@ -10,17 +10,21 @@ from typing import Any
 
 import numpy as np
 
-from experiments.answers import CLASSES, NUMBER, TAGS
+from experiments.answers import CLASSES, NUMBER
 from experiments.results import weights_file
 from experiments.suspecting.confident import confident
 from experiments.suspecting.models import Said, folds, joined, look, part, slopes, trained_lora
+from experiments.suspecting.pooled import Known, fitted
 from experiments.suspecting.scores import MEANINGS, Scores, combined
 from experiments.training.fine_tuning_job import FineTuningJob
-from problems.common.records import longest
+from problems.common.records import TrainData, longest
 
 __all__ = ["Found", "find"]
 
 log = logging.getLogger(__name__)
+
+# Parts of the trusted examples, each told of by a model of the rest, which should not be much less.
+FOLDS, FEW_FOLDS, FEW = 3, 5, 100
 
 
 @dataclass(frozen=True)
@@ -50,76 +54,148 @@ def find(job: FineTuningJob, run: Path, number: int, epochs: float, trusted_epoc
     rows, trusted = job.data.examples, list(job.data.validation or ())
     count = len(rows)
     held: list[tuple[Sequence[int], Said]] = []
+    on_trusted: list[Said] = []
     along, seen = np.zeros(count), np.zeros(count)
     for place, fold in enumerate(folds(count, number, job.seed, job.data.labels), start=1):
         log.info("fold %d of %d: LoRA without %d examples", place, number, len(fold))
-        out = set(fold)
-        others = [i for i in range(count) if i not in out]
+        others = _others(count, fold)
         model = trained_lora(job, part(job.data, others), epochs)
         mine = [rows[i] for i in fold]
         held.append((fold, look(model, job, mine)))
+        on_trusted.append(look(model, job, trusted))
         along[fold] = slopes(model, job, mine, trusted)
         seen[others] += look(model, job, [rows[i] for i in others]).losses / (number - 1)
     log.info("LoRA on the %d trusted examples alone", len(trusted))
-    lengths = [longest(row) for row in trusted]
-    alone = replace(
+    alone = _alone(job, trusted)
+    by_trusted = look(trained_lora(job, alone, trusted_epochs), job, rows)
+    columns = {"hypergradient": -along, "trusted": by_trusted.losses, "small_loss": seen}
+    learned = weights_file.read(rows, run)
+    if learned is not None:
+        columns["weight"] = 1 - np.array(learned)
+    both = joined(held, count)
+    if both.probabilities is None:
+        return _without_classes(job, columns, both, by_trusted)
+    apart = _held_out(job, alone, trusted_epochs)
+    return _with_classes(job, columns, both, by_trusted, on_trusted, apart)
+
+
+def _others(count: int, fold: Sequence[int]) -> list[int]:
+    out = set(fold)
+    return [i for i in range(count) if i not in out]
+
+
+def _alone(job: FineTuningJob, trusted: list[dict[str, Any]]) -> TrainData:
+    return replace(
         job.data,
         examples=trusted,
         labels=None,
-        lengths=lengths,
+        lengths=[longest(row) for row in trusted],
         validation=None,
         sources=None,
         draw_weights=None,
     )
-    by_trusted = look(trained_lora(job, alone, trusted_epochs), job, rows)
-    return _scored(job, run, joined(held, count), by_trusted, along, seen)
 
 
-def _scored(
+def _held_out(job: FineTuningJob, trusted: TrainData, epochs: float) -> Said:
+    """What models of the trusted examples say of those that they were trained without."""
+    rows = trusted.examples
+    found = []
+    number = min(FEW_FOLDS if len(rows) < FEW else FOLDS, len(rows))
+    for fold in folds(len(rows), number, job.seed, None):
+        model = trained_lora(job, part(trusted, _others(len(rows), fold)), epochs)
+        found.append((fold, look(model, job, [rows[i] for i in fold])))
+    return joined(found, len(rows))
+
+
+def _with_classes(
     job: FineTuningJob,
-    run: Path,
+    columns: dict[str, np.ndarray],
     held: Said,
     by_trusted: Said,
-    along: np.ndarray,
-    seen: np.ndarray,
+    on_trusted: Sequence[Said],
+    apart: Said,
 ) -> Found:
-    columns: dict[str, np.ndarray] = {
-        "hypergradient": -along,
-        "trusted": by_trusted.losses,
-        "small_loss": seen,
+    """Of classes and tags: confident learning and the pool, too.
+
+    Args:
+        job: as of :func:`find`.
+        columns: found already.
+        held: of the training examples, by models that were trained on others of them.
+        by_trusted: of the same, by a model of the trusted examples.
+        on_trusted: of the trusted examples, by each of the former models.
+        apart: of the same, by models of other trusted examples.
+    """
+    first, given = _classed(held)
+    second, _ = _classed(by_trusted)
+    rule = confident(first, given)
+    pool = fitted(first, second, given, _known(on_trusted, apart))
+    right = pool.right(first, second, given)
+    wrong = 1 - right[np.arange(len(given)), given]
+    log.info(
+        "pooled: models of the training data count %.2f, that of the trusted examples %.2f; "
+        "%.0f %% of the labels are wrong by it",
+        *(*pool.weights, 100 * wrong.mean()),
+    )
+    columns = {
+        **columns,
+        "confident": _most(rule.margins, held),
+        "pooled": _most(wrong, held),
     }
-    learned = weights_file.read(job.data.examples, run)
-    if learned is not None:
-        columns["weight"] = 1 - np.array(learned)
-    estimated = None
-    held_out = held.losses  # what stands for confident learning without classes
-    if held.probabilities is not None:
-        assert held.given is not None
-        assert held.owner is not None
-        rule = confident(held.probabilities, held.given)
-        margins = np.full(len(held.losses), -np.inf)
-        np.maximum.at(margins, held.owner, rule.margins)  # a sentence is as doubtful as a word
-        columns["confident"] = held_out = margins
-        doubted = (rule.counted >= 0) & (rule.counted != held.given)
-        estimated = len(set(held.owner[doubted].tolist()))
-    columns["combination"] = combined([held_out, by_trusted.losses])
-    ordered = {name: columns[name] for name in MEANINGS if name in columns}
-    return Found(Scores(ordered, estimated), _proposed(job, held, by_trusted))
+    columns["combination"] = combined([columns["confident"], by_trusted.losses])
+    best = right.argmax(1)
+    assert held.owner is not None
+    estimated = len(set(held.owner[best != given].tolist()))
+    return Found(Scores(_ordered(columns), estimated), _classes(job, held, best))
 
 
-def _proposed(job: FineTuningJob, held: Said, by_trusted: Said) -> list[Any]:
-    """What the mean of both models says."""
-    kind, train = job.task.answers.kind, job.task.train
-    if kind == NUMBER:
+def _known(on_trusted: Sequence[Said], apart: Said) -> Known:
+    """Each trusted item once by each model that has seen none of them, weighted accordingly."""
+    second, right = _classed(apart)
+    several = len(on_trusted)
+    return Known(
+        np.concatenate([_classed(said)[0] for said in on_trusted]),
+        np.concatenate([second] * several),
+        np.concatenate([right] * several),
+        np.full(several * len(right), 1 / several),
+    )
+
+
+def _classed(said: Said) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities and classes of items that have some."""
+    assert said.probabilities is not None
+    assert said.given is not None
+    return said.probabilities, said.given
+
+
+def _without_classes(
+    job: FineTuningJob, columns: dict[str, np.ndarray], held: Said, by_trusted: Said
+) -> Found:
+    """Of numbers and texts: the held-out loss stands for confident learning, and nothing pools."""
+    columns = {**columns, "combination": combined([held.losses, by_trusted.losses])}
+    proposed: list[Any] = [None] * len(job.task.train)
+    if job.task.answers.kind == NUMBER:
         assert held.values is not None
         assert by_trusted.values is not None
-        return list(((held.values + by_trusted.values) / 2).tolist())
-    if kind not in (CLASSES, TAGS):
-        return [None] * len(train)
-    assert held.probabilities is not None
-    assert by_trusted.probabilities is not None
-    best = (held.probabilities + by_trusted.probabilities).argmax(1)
-    if kind == CLASSES:
+        proposed = list(((held.values + by_trusted.values) / 2).tolist())
+    return Found(Scores(_ordered(columns), None), proposed)
+
+
+def _ordered(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: columns[name] for name in MEANINGS if name in columns}
+
+
+def _most(items: np.ndarray, said: Said) -> np.ndarray:
+    """Of each example: a sentence is as doubtful as its most doubtful word."""
+    assert said.owner is not None
+    found = np.full(len(said.losses), -np.inf)
+    np.maximum.at(found, said.owner, items)
+    return found
+
+
+def _classes(job: FineTuningJob, held: Said, best: np.ndarray) -> list[Any]:
+    """The most probable class of each example, or tags of its words."""
+    train = job.task.train
+    if job.task.answers.kind == CLASSES:
         return [int(label) for label in best]
     names = job.task.answers.names or ()
     said: list[list[str]] = [[] for _ in train]

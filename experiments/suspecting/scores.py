@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import rankdata
 
-__all__ = ["MEANINGS", "RECOMMENDED", "Scores", "area", "combined", "precision"]
+__all__ = ["MEANINGS", "OF_CLASSES", "RECOMMENDED", "Scores", "area", "combined", "precision"]
 
 # What the columns are; the larger, the likelier the label is wrong.
 MEANINGS = {
@@ -16,10 +16,13 @@ MEANINGS = {
     "hypergradient": "minus the slope of the example's held-out loss along the trusted gradient",
     "confident": "confident learning: margin of calibrated held-out probabilities",
     "trusted": "loss of the label under a model trained on the trusted examples alone",
+    "pooled": "probability that the label is wrong, by both and the noise in the labels",
     "combination": "mean rank by confident and trusted",
     "small_loss": "loss of the label under models trained on it",
 }
-RECOMMENDED = "combination"
+OF_CLASSES = ("confident", "pooled")
+# What ranks where nothing else is asked for: the first that a task has.
+RECOMMENDED = ("pooled", "combination")
 
 
 @dataclass(frozen=True)
@@ -28,11 +31,17 @@ class Scores:
 
     Attributes:
         columns: name -> (n,); those that there are, in the order of `MEANINGS`.
-        estimated: how many labels confident learning takes for wrong; None without classes.
+        estimated: how many labels are likelier wrong than right by ``pooled``; None without
+            classes.
     """
 
     columns: Mapping[str, np.ndarray]
     estimated: int | None
+
+    @property
+    def recommended(self) -> str:
+        """The column to rank by where nothing else is asked for."""
+        return next(name for name in RECOMMENDED if name in self.columns)
 
     def ranks(self, name: str) -> np.ndarray:
         """(n,), from 1 for the most suspect; ties by their order."""

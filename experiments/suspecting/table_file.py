@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.answers import CLASSES, SPANS, TEXT, Answers
+from experiments.answers import CHOICES, CLASSES, LABELS, SPANS, TEXT, Answers
 from experiments.cli.writing import write_atomically
 from experiments.suspecting.find import Found
 from experiments.tasks.examples import Origin
@@ -31,11 +32,17 @@ def answer(task: TaskData, example: Any) -> Any:
 
 
 def shown(answers: Answers, value: Any) -> str:
-    """An answer as a cell."""
+    """An answer as a cell, in the user's own words: several labels or answers as JSON."""
     if value is None:
         return ""
-    if answers.kind == CLASSES and answers.names is not None:
+    if answers.kind in (CLASSES, CHOICES) and answers.names is not None:
         return answers.names[int(value)]
+    if answers.kind == LABELS and answers.names is not None:
+        value = [answers.names[number] for number in value]
+    elif answers.kind == SPANS and len(value) == 1:
+        return str(value[0])
+    if answers.kind in (LABELS, SPANS):  # which may have spaces, unlike tags
+        return json.dumps(list(value), ensure_ascii=False)
     if isinstance(value, tuple):
         return " ".join(map(str, value))
     return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -17,12 +17,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import InterpolationResolutionError
 
 from bilevel.errors import UserError
 from experiments.cli import places, stopping
 from experiments.cli.messages import refused, sentence
 from experiments.config.composition import NAME
+from experiments.results.fresh_folder import refuse_others
 from experiments.sweeping.launchers import launcher_of
 from experiments.sweeping.plugins import with_settings
 from experiments.sweeping.search import Search
@@ -94,6 +96,26 @@ class Sweep:
         (combinations,) = BasicSweeper.split_arguments(overrides, None)
         for words in combinations:
             yield loader.load_sweep_config(self._config, list(words))
+
+    def refuse_used(self) -> None:
+        """Look into the folders that the jobs' runs are to begin in.
+
+        Hydra writes a job's ``.hydra`` before the job can look, over that of the run which is
+        there already. Runs that are resumed, and what a search will ask for, are not looked at.
+
+        Raises:
+            UserError: one of them holds something else.
+        """
+        if self._search is not None:
+            return
+        for number, config in enumerate(self.configs()):
+            if config.run.resume is not None:
+                continue
+            with open_dict(config):
+                config.hydra.job.num = number
+            # A subdir that only a job at work can tell (${hydra:...}) is looked at by the job.
+            with suppress(InterpolationResolutionError):
+                refuse_others(self.folder / config.hydra.sweep.subdir)
 
     def run(self, job: SweepJob) -> None:
         """Run the jobs; a request to end ends it after those that are at work.

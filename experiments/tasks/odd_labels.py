@@ -65,18 +65,18 @@ def check_classes(names: Sequence[str], numbers: Sequence[int], where: str) -> N
         )
 
 
-def say_look_alikes(names: Sequence[str], where: str) -> None:
-    """Warn of labels that a reader takes for one: they stay classes of their own."""
+def say_look_alikes(names: Sequence[str], where: str, what: str = "labels") -> None:
+    """Warn of labels, or sources, that a reader takes for one: each stays one of its own."""
     groups: dict[object, list[str]] = {}
     for name in names:
         groups.setdefault(look_alike(name), []).append(name)
     for group in groups.values():
         if len(group) > 1:
             log.warning(
-                "%s: the labels %s differ in capitals, in signs that are not seen or in how a "
-                "number is written, and each is a class of its own: write them alike if they are "
-                "one",
-                *(where, listed(map(ascii, group))),
+                "%s: the %s %s differ in capitals, in signs that are not seen or in how a "
+                "number is written, and each is %s of its own: write them alike if they are one",
+                *(where, what, listed(map(ascii, group))),
+                "a class" if what == "labels" else "one",
             )
 
 

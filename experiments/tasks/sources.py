@@ -24,6 +24,7 @@ from bilevel.errors import UserError, listed, nearest
 from bilevel.reading import json_object
 from bilevel.views import taken
 from experiments.stored_data.parts import sources_of
+from experiments.tasks.odd_labels import say_look_alikes
 from experiments.tasks.task import Subset
 
 __all__ = ["UNIFORM", "SourceNameList", "Sourced", "sizes", "told"]
@@ -94,6 +95,7 @@ class Sourced(Subset):
                 f"task.max_train={self.max_train} leaves no row of source {gone[0]!r}: take more "
                 "rows, or leave it out by task.drop_sources"
             )
+        say_look_alikes(wanted, "the training data", "sources")
         log.info("sources: %s", told({name: left[name] for name in wanted}))
         return chosen
 
@@ -154,7 +156,7 @@ def sizes(examples: Sequence[Any]) -> dict[str, int] | None:
 
 def told(found: dict[str, int]) -> str:
     """Sizes of sources in a line."""
-    shown = [f"{name} {size}" for name, size in list(found.items())[:SHOWN]]
+    shown = [f"{' '.join(name.split())} {size}" for name, size in list(found.items())[:SHOWN]]
     more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
     return f"{listed(shown)}{more}"
 

@@ -38,6 +38,7 @@ from experiments.training.heard import heard
 from experiments.training.label_smoothing import check_smoothing, smooth_labels
 from experiments.training.made_of import MadeOf
 from experiments.training.scoring import example_losses, outputs_of, score
+from experiments.training.shared_examples import say_shared
 from experiments.training.stored_tokens import streamed_rows, tokenised
 from experiments.training.streaming import check_streamed, check_streaming
 from problems.common.layer_names import positions
@@ -171,6 +172,8 @@ class FineTuningJob:
             draw_weights=task.draw_weights,
         )
         tests = {name: tokenise(rows) for name, rows in task.tests.items()}
+        if not streamed:
+            say_shared(examples, data.validation or (), tests)
         if isinstance(task, TextData):
             prompts = [task.prompt(e, loaded.seq2seq) for rows in tests.values() for e in rows]
             virtual, limit = plan.method.virtual_tokens, positions(loaded.model)

@@ -153,9 +153,11 @@ class StageRun:
         options = self.context.options
         if options.keep == "last" or not (watched.held_out and options.evaluate_every):
             return None
-        # Scored on the validation split, as the papers do on GLUE: then as published in this too.
+        # Scored on the validation split, as the papers do on GLUE: then as published in this too,
+        # but where the training ends by these data, and its last weights are past their best.
         published = self.context.task.test_source == "validation"
-        if options.keep is None and published and watched.source == "training":
+        ends = options.early_stopping if training.patience is None else training.patience
+        if options.keep is None and published and watched.source == "training" and not ends:
             return None
         return BestWeights(training.problems, is_better(self.context.task, options.choose_by))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,8 @@ from experiments.training.singular_log import is_plain_lora
 from experiments.training.untrained import ASK, Untrained, untrained, why_none
 
 __all__ = ["TOLD", "Trained", "of_folder", "of_run"]
+
+log = logging.getLogger(__name__)
 
 ADAPTER_CONFIG = "adapter_config.json"
 NO_FILE = "the task has no validation file beside a test"
@@ -168,7 +171,7 @@ def of_folder(
     if examples and not with_data:
         raise UserError(f"{NO_TASK}, {TOLD}")
     if with_data:
-        task = build(config.task, "task", kind, modules).load()
+        task = _numbered(build(config.task, "task", kind, modules).load(), folder)
     if examples and task is not None and not task.validation:
         raise UserError(f"{NO_FILE}: {ASK}; {TOLD}")
     answers = _answers(folder, options) if task is None else task.answers
@@ -182,6 +185,37 @@ def of_folder(
         _plain(folder, loaded),
         *(loaded, answers, task, held, str(folder), spec.reference(), spec.dtype),
     )
+
+
+def _numbered(task: TaskData, folder: Path) -> TaskData:
+    """The data with their classes numbered as the adapter's labels.json says, by their names.
+
+    Raises:
+        UserError: the data have another class.
+    """
+    ours, theirs = task.answers.names, _names(folder)
+    if ours is None or ours == theirs:
+        return task
+    if theirs is None:
+        log.warning(
+            "adapter=%s does not say what its outputs are called (%s): they are taken for %s, in "
+            "this order, as the data have them",
+            *(folder, saved_model.LABELS, listed(ours)),
+        )
+        return task
+    if strange := [name for name in ours if name not in theirs]:
+        raise UserError(
+            f"adapter={folder} puts out the labels {listed(theirs)} ({saved_model.LABELS}), and "
+            f"task {task.name} has {listed(strange)}: labels are matched by their names"
+        )
+    return task.renumbered(theirs)
+
+
+def _names(folder: Path) -> tuple[str, ...] | None:
+    """What an adapter's outputs are called; None where nobody has given them names."""
+    names = saved_model.named_labels(folder)
+    nobody = names == tuple(f"LABEL_{i}" for i in range(len(names or ())))  # of transformers
+    return None if nobody else names
 
 
 def _plain_options(folder: Path, given: str) -> dict[str, Any]:
@@ -233,7 +267,9 @@ def _answers(folder: Path, options: dict[str, Any]) -> Answers:
             f"are {known}; a class needs the head beside the adapter): give task=..."
         )
     size = min(shape[0] for shape in shapes)
+    names = _names(folder)
+    if names is None or len(names) != size:
+        names = tuple(f"LABEL_{i}" for i in range(size))
     if kind == "TOKEN_CLS":
-        return Answers(TAGS, size, tuple(f"LABEL_{i}" for i in range(size)))
-    names = tuple(f"LABEL_{i}" for i in range(size))
+        return Answers(TAGS, size, names)
     return Answers(NUMBER, 1) if size == 1 else Answers(CLASSES, size, names)

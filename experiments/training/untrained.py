@@ -93,7 +93,7 @@ def untrained(run: SavedRun, task: TaskData, loaded: LoadedModel, changed: bool)
     if said and task.train:
         rows = _again(run, task, loaded)
         if rows is not None:
-            return Untrained(rows, f"the training data, kept apart by {said}")
+            return _new(run, rows, f"the training data, kept apart by {said}", changed)
         if not (changed and task.validation):
             return Untrained(
                 (),
@@ -101,7 +101,7 @@ def untrained(run: SavedRun, task: TaskData, loaded: LoadedModel, changed: bool)
                 f" so that part cannot be found again: {ASK}",
             )
     rows = loaded.tokenise(task, task.validation or ())
-    return _new(run, rows) if changed else Untrained(rows, "the validation file")
+    return _new(run, rows, "the validation file", changed)
 
 
 def _kept_apart(run: SavedRun) -> bool:
@@ -122,11 +122,16 @@ def _again(run: SavedRun, task: TaskData, loaded: LoadedModel) -> list[dict[str,
     return rows if digest(rows) == run.result["validation"]["digest"] else None
 
 
-def _new(run: SavedRun, rows: list[dict[str, Any]]) -> Untrained:
-    """Of a validation file that is given anew, what was not trained on."""
+def _new(run: SavedRun, rows: list[dict[str, Any]], source: str, changed: bool) -> Untrained:
+    """Of examples that were kept apart, or are given anew, what was not trained on.
+
+    Rows that stand twice in the data, or in both files, may be on both sides.
+    """
     found: dict[str, Any] | None = run.result.get("validation")
     known = trained_rows.read(run.folder)
     if known is None:  # an older run, which knows its D_val as a whole
+        if not changed:
+            return Untrained(rows, source)
         if found is not None and found["trained_on"] and digest(rows) == found.get("digest"):
             return Untrained((), f"the validation file is D_val, which was trained on: {ASK}")
         log.warning(
@@ -134,18 +139,18 @@ def _new(run: SavedRun, rows: list[dict[str, Any]]) -> Untrained:
             "validation file given now are taken for others",
             run.folder,
         )
-        return Untrained(rows, "the validation file")
+        return Untrained(rows, source)
     new = trained_rows.new_among(rows, known)
     if len(new) == len(rows):
-        return Untrained(rows, "the validation file")
+        return Untrained(rows, source)
     if not new:
-        return Untrained((), f"the run trained on every example of the validation file: {ASK}")
+        return Untrained((), f"the run trained on every example of {source}: {ASK}")
     dropped = len(rows) - len(new)
     log.warning(
-        "the run trained on %d of the %d examples of the validation file: they are left out",
-        *(dropped, len(rows)),
+        "the run trained on %d of the %d examples of %s: they are left out",
+        *(dropped, len(rows), source),
     )
-    return Untrained(new, f"the validation file, but for {dropped} that the run trained on")
+    return Untrained(new, f"{source}, but for {dropped} that the run trained on")
 
 
 def _in_the_end(run: SavedRun) -> str:

@@ -121,7 +121,9 @@ class AutoLoRASingular(SingularSettings):
         from problems.autolora_singular.rounds import Rounds
 
         parts = self.parts(job)
-        apart, source = rows_apart(job, self.hold_out, own=self.split is not None)
+        blind = self.budget.told and not self.named().needs_data
+        needed = 0 if blind else self._least()
+        apart, source = rows_apart(job, self.hold_out, self.split is not None, needed)
         first, steps = self.phases(self.steps(job))
         model = common.with_lora(job, self.rank, self.lora_alpha, self.lora_dropout)
         gates = self._gates(list(lowrank.lora_layers(model)))

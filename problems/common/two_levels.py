@@ -28,13 +28,45 @@ from problems.common.records import TrainSettings, longest
 if TYPE_CHECKING:
     from torch import nn
 
-    from bilevel import BilevelProblem
+    from bilevel import BilevelProblem, Hypergradient
     from problems.common.build_optimizer import Parameters
 
-__all__ = ["Fraction", "Level", "Parts", "TwoLevelMethod", "check_plain_losses"]
+__all__ = [
+    "Fraction",
+    "Level",
+    "Parts",
+    "TwoLevelMethod",
+    "check_acts_through_weights",
+    "check_plain_losses",
+]
 
 # A share of the data that leaves some for the other level.
 Fraction = Annotated[float, Gt(0), Lt(1)]
+
+
+def check_acts_through_weights(estimator: Hypergradient, who: str, what: str) -> None:
+    """Refuse estimators that have nothing for upper variables that stand in no upper loss.
+
+    Args:
+        estimator: of the run.
+        who: the method, for messages.
+        what: its upper variables, in words.
+
+    Raises:
+        UserError: the implicit term is zero, or a closed form for gates.
+    """
+    from bilevel.hypergradient import Alignment
+
+    if estimator.is_zero:
+        raise UserError(
+            f"hypergradient={estimator.name} would leave {what} where they are, as they act "
+            "through the weights: take hypergradient=unrolled"
+        )
+    if isinstance(estimator, Alignment):
+        raise UserError(
+            f"hypergradient=alignment needs gated LoRA layers, which method={who} has not: take "
+            "hypergradient=unrolled"
+        )
 
 
 def check_plain_losses(settings: TrainSettings, who: str) -> None:

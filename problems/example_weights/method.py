@@ -54,11 +54,17 @@ from problems.common import (
     TwoLevelMethod,
 )
 from problems.common.records import longest
-from problems.common.two_levels import Fraction, check_plain_losses
+from problems.common.two_levels import (
+    Fraction,
+    check_acts_through_weights,
+    check_plain_losses,
+)
 from problems.lora import train_lora
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from bilevel import Hypergradient
 
 __all__ = ["ExampleWeights"]
 
@@ -122,6 +128,14 @@ class ExampleWeights(LowRankMethod, TwoLevelMethod):
                 f"method.split=null: method={self.name} learns on trusted examples, and here are "
                 f"{examples or 'none'}; {NEEDED}"
             )
+
+    def check_hypergradient(self, estimator: Hypergradient) -> None:
+        """All of the gradient of the weights is the implicit term.
+
+        Raises:
+            UserError: the estimator has none for them.
+        """
+        check_acts_through_weights(estimator, self.name, "the weights of the examples")
 
     def check_steps(self, examples: int, settings: TrainSettings) -> None:
         """Nor do weights go with a smoothed loss, which is no sum over examples here.

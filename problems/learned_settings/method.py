@@ -11,10 +11,12 @@ only. Scales c and the temperature are part of the model, so they stand in L1 an
 partial).
 Lorraine, Vicol, Duvenaud (AISTATS 2020) and Clarke, Oldewage, Hernandez-Lobato (ICLR 2022) learn
 such settings by approximate implicit gradients, the latter rates too; here the gradient through the
-T1 steps is exact (``hypergradient=unrolled``), and knows nothing of the steps after them.
+T1 steps is exact (``hypergradient=unrolled``), and knows nothing of the steps after them: not, for
+one, when to stop.
 
-Two stages: search on D_train and D_val, whose end says the values; then LoRA from scratch on all of
-the data with them, by ``method=lora`` with ``settings``.
+Three stages: search on D_train and D_val, whose end says the values; LoRA from scratch on D_train
+with them, stopped early on D_val, which says for how many passes; then LoRA from scratch on all of
+the data with both, by ``method=lora`` with ``settings``.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from annotated_types import MinLen
 
 from bilevel.errors import UserError
-from bilevel.settings import Count, from_values, plain
+from bilevel.settings import Count, Natural, from_values, plain
 from problems import common
 from problems.common import (
     DVal,
@@ -42,6 +44,7 @@ from problems.common import (
     TrainSettings,
     TwoLevelMethod,
 )
+from problems.common.two_levels import check_acts_through_weights
 from problems.learned_settings.groups import Granularity, groups_of
 from problems.learned_settings.starts import Starts
 from problems.learned_settings.table import table
@@ -74,6 +77,9 @@ class LearnedSettings(LowRankMethod, TwoLevelMethod):
     """Of the settings."""
     unroll_steps: Count = 4
     """T1, lower steps before every upper one."""
+    patience: Natural = 3
+    """Evaluations on D_val without a smaller loss that end the training that finds for how many
+    passes the settings are good; 0 for train.epochs, without that training."""
     optimizer: OptimizerSettings = field(
         default_factory=lambda: OptimizerSettings(lr=None, weight_decay=0.1)
     )
@@ -93,11 +99,7 @@ class LearnedSettings(LowRankMethod, TwoLevelMethod):
         Raises:
             UserError: E would stay where it is, or a part of it would.
         """
-        if estimator.is_zero:
-            raise UserError(
-                f"hypergradient={estimator.name} would leave the settings where they are, as they "
-                "act through the weights: take hypergradient=unrolled"
-            )
+        check_acts_through_weights(estimator, self.name, "the settings")
         of_steps = [name for name in self.learn if name in OF_STEPS]
         if of_steps and not estimator.knows_step_settings:
             raise UserError(
@@ -120,8 +122,9 @@ class LearnedSettings(LowRankMethod, TwoLevelMethod):
         return "apart" if own else "trained_on"
 
     def stages(self) -> Sequence[Stage]:
-        """Search, whose end says the settings; then train with them on all of the data."""
-        return (Stage("search", self.search), Stage("train", self.train))
+        """Search the settings, then the passes; then train with both on all of the data."""
+        time = (Stage("stop", self.stop),) if self.patience else ()
+        return (Stage("search", self.search), *time, Stage("train", self.train))
 
     def search(self, job: Job, found: None) -> Training:
         """Stage 1: factors and head on D_train, settings on D_val."""
@@ -175,16 +178,31 @@ class LearnedSettings(LowRankMethod, TwoLevelMethod):
             watch=watch,
         )
 
+    def stop(self, job: Job, found: dict[str, Any]) -> Training:
+        """Stage 2: LoRA from scratch on D_train with the settings found, stopped early on D_val."""
+        lora = replace(self._lora(found), hold_out=0.0 if self.split is None else 1 - self.split)
+        training = lora.prepare(job, None)
+
+        def finish(stats: dict[str, float]) -> dict[str, Any]:
+            steps = int(stats.get("kept_step", training.steps))
+            passes = steps / common.steps_per_epoch(job, self.parts(job).lower)
+            log.info("with these settings D_val has its smallest loss after %.3g passes", passes)
+            return {**found, "passes": passes, "validation_loss": stats["validation_loss"]}
+
+        return replace(training, finish=finish, patience=self.patience)
+
     def train(self, job: Job, found: dict[str, Any]) -> Training:
-        """Stage 2: LoRA from scratch on all of the training data, with the settings found."""
-        lora = LoRA(
+        """Stage 3: LoRA from scratch on all of the training data, with the settings found."""
+        return retrained(job, self._lora(found), found, found.get("passes"))
+
+    def _lora(self, found: dict[str, Any]) -> LoRA:
+        return LoRA(
             rank=self.rank,
             lora_alpha=self.lora_alpha,
             lora_dropout=self.lora_dropout,
             optimizer=self.optimizer,
             settings=from_values(ModuleSettings, found["settings"], "settings"),
         )
-        return retrained(job, lora, found)
 
 
 def check_names(names: Sequence[str], lora_dropout: float, option: str) -> None:

@@ -6,8 +6,8 @@ r"""Learn a weight for each source of the training data on trusted D_val, while 
 One number a source, S of them: few upper variables with a real influence on what generalises
 (ScaleBiO: Pan et al., ACL 2025, arXiv 2406.19976, which solves the same problem by a penalty with
 two copies of the model; here any hypergradient estimator does, of the adapter alone). The upper
-loss has no theta in it: its whole gradient is the implicit term, so ``hypergradient=none`` leaves
-all weights equal.
+loss has no theta in it: its whole gradient is the implicit term, so ``hypergradient=none`` would
+leave all weights equal, and is refused.
 
 theta = 0 is all data pooled, each example as much as every other. w stands for an example's weight;
 what a source has of the loss is n_s w_s / sum_t n_t w_t.
@@ -51,9 +51,14 @@ from problems.common import (
     TwoLevelMethod,
 )
 from problems.common.records import SOURCE_WEIGHT
-from problems.common.two_levels import Fraction, check_plain_losses
+from problems.common.two_levels import (
+    Fraction,
+    check_acts_through_weights,
+    check_plain_losses,
+)
 
 if TYPE_CHECKING:
+    from bilevel import Hypergradient
     from problems.source_weights.levels import SourceLogits
 
 __all__ = ["SourceWeights"]
@@ -155,6 +160,14 @@ class SourceWeights(LowRankMethod, TwoLevelMethod):
                 f"split beside its test set, which has {examples or 'no'} examples here: give one, "
                 "or take a part of a source, method.trusted=NAME method.split=0.5"
             )
+
+    def check_hypergradient(self, estimator: Hypergradient) -> None:
+        """All of the gradient of the weights is the implicit term.
+
+        Raises:
+            UserError: the estimator has none for them.
+        """
+        check_acts_through_weights(estimator, self.name, "the weights of the sources")
 
     def check_steps(self, examples: int, settings: TrainSettings) -> None:
         """Nor do weights go with a smoothed loss, which is no sum over examples here.

@@ -75,7 +75,7 @@ def test_every_training_example_has_a_line(run: Path, capsys: pytest.CaptureFixt
         row = by_row[example.origin.number]
         assert row["given"] == names[example.label]
         assert row["true"] == names[example.origin.truth]
-        assert row["score"] == row["combination"]
+        assert row["score"] == row["pooled"]
     assert "AUC, of 30 wrong labels among 76" in said
     assert (run / "suspects.png").stat().st_size > 10_000
     weights = json.loads((run / "example_weights.json").read_text())["weights"]
@@ -137,6 +137,11 @@ def test_a_users_own_file_with_a_column_of_right_labels(
     capsys.readouterr()
     assert refused([f"run={folder}", "score=weight"], capsys).count("example_weights")
     assert "apply=weight" in refused([f"run={folder}", "apply=weight"], capsys)
+    # a label that the run's model has no output for: its rows are not left out in silence
+    with open(tmp_path / "train.csv", "a") as file:
+        file.write("a new room,c,a\n")
+    said = refused([f"run={folder}"], capsys)
+    assert "not trained for c" in said
 
 
 def test_tags(quick: list[str], tmp_path: Path) -> None:
@@ -158,9 +163,13 @@ def test_numbers_have_no_confident_learning(
     options = ["task=stsb", f"task.data_dir={tmp_path}", "task.trusted=12"]
     folder = made(words, tmp_path / "run", *options, "method=example_weights")
     suspects.main([f"run={folder}", *FEW, "apply=drop", "count=4"])
-    assert "confident" not in lines(folder)[0]
-    assert float(lines(folder)[0]["proposed"])
+    first = lines(folder)[0]
+    assert "confident" not in first
+    assert "pooled" not in first
+    assert first["score"] == first["combination"]
+    assert float(first["proposed"])
     capsys.readouterr()
+    assert "score=pooled" in refused([f"run={folder}", "score=pooled"], capsys)
     assert "apply=relabel" in refused([f"run={folder}", "apply=relabel"], capsys)
 
 
@@ -194,7 +203,7 @@ def test_slopes_are_the_products_of_gradients(trained: Path) -> None:
 
 WRONG = {
     "folds=1": "folds 2",
-    "score=wieght": "score combination",
+    "score=wieght": "score pooled",
     "apply=delete": "apply drop",
     "count=0": "count 1",
     "fold=3": "unknown folds",

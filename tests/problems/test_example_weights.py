@@ -21,6 +21,7 @@ from bilevel.hypergradient import (
     Alignment,
     FiniteDifference,
     Neumann,
+    NoHypergradient,
     Sama,
     Unrolled,
 )
@@ -276,3 +277,9 @@ def test_what_is_missing_is_told_before_a_model_loads():
     smoothed = dataclasses.replace(SmallJob().settings, label_smoothing=0.1)
     with pytest.raises(UserError, match=r"train\.label_smoothing=0\.1.*example_weights"):
         method.check_steps(48, smoothed)
+
+
+@pytest.mark.parametrize("estimator", [NoHypergradient(), Alignment()])
+def test_estimators_without_a_term_for_weights_are_refused(estimator):
+    with pytest.raises(UserError, match=f"hypergradient={estimator.name}.*unrolled"):
+        ExampleWeights().check_hypergradient(estimator)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -133,9 +134,10 @@ def test_the_upper_loss_is_the_plain_one_in_evaluation_mode():
 
 
 def test_what_is_found_is_what_lora_is_given():
-    method = LearnedSettings(rank=2, learn=EVERY, unroll_steps=2)
+    method = LearnedSettings(rank=2, learn=EVERY, unroll_steps=2, patience=0)
     job = SmallJob(Unrolled(), epochs=2)
     outcome = train(method, job)
+    assert job.stages == ["search", "train"]
     settings = from_values(ModuleSettings, outcome.lora["settings"], "settings")
     assert settings.names() == list(EVERY)
     assert set(settings.decay) == set(MODULES)
@@ -148,6 +150,34 @@ def test_what_is_found_is_what_lora_is_given():
     assert problem.values == settings.__class__(**{**plain(settings), "scale": {}})
     assert len(problem.train_data_loader[0].indices) == len(job.data.examples)
     again.check_model(job.build_model(), MODULES)
+
+
+class StoppedJob(SmallJob):
+    """Says that each stage was best at its second step."""
+
+    def run(self, training):
+        super().run(training)
+        self.patience = [*getattr(self, "patience", []), training.patience]
+        return {"validation_loss": 0.5, "kept_step": 2}
+
+
+@pytest.mark.parametrize(("split", "fewer", "held_out"), [(0.75, 36, 12), (None, 48, 0)])
+def test_the_passes_are_those_of_the_best_on_held_out_data(split, fewer, held_out):
+    job = StoppedJob(Unrolled(), epochs=3)
+    job.data = replace(job.data, validation=job.data.examples[:16])
+    outcome = train(LearnedSettings(rank=2, split=split, patience=2), job)
+    assert job.stages == ["search", "stop", "train"]
+    assert job.patience == [None, 2, None]
+    _, stop, last = job.runs
+    assert len(stop["validation"]) == held_out
+    for run, examples in ((stop, fewer), (last, 48)):
+        (problem,) = run["problems"]
+        assert len(problem.train_data_loader[0].indices) == examples
+        assert set(problem.values.decay) == set(MODULES)
+    # Two steps of the 4 or 6 that a pass over D_train has, in passes over all, of 6 steps.
+    assert stop["steps"] == 3 * (4 if split else 6)
+    assert last["steps"] == (3 if split else 2)
+    assert outcome.validation_trained_on
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,25 @@ def test_ranks_are_of_layers_that_are_adapted(tmp_path):
     path.write_text(json.dumps({"ranks": {names[0]: 2, "decoder.key": 3}}))
     with pytest.raises(UserError, match=r"method.ranks=.*decoder.key.*target_modules"):
         LoRA(ranks=str(path)).check_model(model, names)
-    path.write_text(json.dumps({"ranks": {names[0]: 17}}))
+    path.write_text(json.dumps({"ranks": {**dict.fromkeys(names, 2), names[0]: 17}}))
     with pytest.raises(UserError, match=r"rank 17 .* 16.*query"):
         LoRA(ranks=str(path)).check_model(model, names)
+
+
+def test_ranks_that_say_nothing_of_a_layer_are_of_another_model(tmp_path):
+    """A smaller model of the same kind has layers of the same names, but not all of them."""
+    names = list(train(LoRA(rank=8), SmallJob()).ranks)
+    path = tmp_path / "ranks.json"
+    path.write_text(json.dumps({"ranks": dict.fromkeys(names[:-1], 2)}))
+    with pytest.raises(UserError, match=rf"method\.ranks=.*1 of the {len(names)}.*another model"):
+        LoRA(ranks=str(path)).check_model(SmallJob().build_model(), names)
+
+
+def test_the_rank_of_a_fused_layer_is_none_of_its_parts(tmp_path):
+    """A cut of GPT-2's saved adapter has one rank for what is trained as query and value apart."""
+    path = tmp_path / "ranks.json"
+    path.write_text(json.dumps({"ranks": {"h.0.c_attn": 2}}))
+    with pytest.raises(UserError, match=r"one rank.*h\.0\.c_attn\.q, h\.0\.c_attn\.v.*lora_config"):
+        LoRA(ranks=str(path)).check_model(
+            SmallJob().build_model(), ["h.0.c_attn.q", "h.0.c_attn.v"]
+        )

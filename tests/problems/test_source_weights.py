@@ -7,7 +7,7 @@ import torch
 
 from bilevel import UserError
 from bilevel.data import INDEX
-from bilevel.hypergradient import NoHypergradient, Unrolled
+from bilevel.hypergradient import Alignment, NoHypergradient, Unrolled
 from problems import OptimizerSettings, SourceWeights
 from problems.common.weighted import weighted_mean
 from problems.source_weights.levels import DRAWN_AT, DrawnBatches, SourceLogits
@@ -240,6 +240,8 @@ TWO = {"clean": 10, "web": 10}
             lambda m: m.check_steps(99, SmallJob(label_smoothing=0.1).settings),
             "label_smoothing",
         ),
+        ({}, lambda m: m.check_hypergradient(NoHypergradient()), "none would leave .*unrolled"),
+        ({}, lambda m: m.check_hypergradient(Alignment()), "alignment needs gated .*unrolled"),
     ],
 )
 def test_what_is_refused(options, call, said):

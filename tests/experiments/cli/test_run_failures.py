@@ -190,6 +190,20 @@ def test_no_run_of_a_sweep_can_begin(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_sweep_begins_in_no_folder_of_another(
+    tmp_path: Path, sweep: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    used = tmp_path / "1"
+    (used / ".hydra").mkdir(parents=True)
+    (used / ".hydra" / "config.yaml").write_text("of the first\n")
+    (used / "metrics.jsonl").touch()
+    with pytest.raises(SystemExit):
+        main([*sweep, "seed=0,1", "train.max_steps=1"])
+    assert "holds a run already" in capsys.readouterr().err
+    assert (used / ".hydra" / "config.yaml").read_text() == "of the first\n"
+    assert not (tmp_path / "0").exists()
+
+
 def in_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a run find that it cannot write its adapter, as on a disk that is full."""
     save = saved_model.save

@@ -276,7 +276,7 @@ def test_a_given_quantised_model(spec):
 def test_gpt2_keeps_its_fused_projection_in_full(spec, tmp_path):
     torch.manual_seed(0)
     config = hf.GPT2Config(
-        n_embd=32, n_layer=2, n_head=2, vocab_size=20, bos_token_id=1, eos_token_id=1
+        n_embd=32, n_layer=2, n_head=2, vocab_size=300, bos_token_id=1, eos_token_id=1
     )
     hf.GPT2Model(config).save_pretrained(tmp_path)
     hf.AutoTokenizer.from_pretrained(spec.pretrained).save_pretrained(tmp_path)

@@ -86,3 +86,63 @@ def test_the_picture_has_a_line_a_source(tmp_path, kept):
     assert "a: 0.600, helps" in [text.get_text() for text in axes.get_legend().get_texts()]
     # and they are not drawn again, a panel each
     assert not watched.draw_others(records(), result, tmp_path / "watched.png")
+
+
+def table_of(names):
+    rows = [
+        {"source": name, "examples": 1, "weight": 1 / (i + 2), "low": 0.0, "high": 1.0}
+        for i, name in enumerate(names)
+    ]
+    return {"sources": [{**row, "verdict": "neutral"} for row in rows], "records": 5, "even": 0.1}
+
+
+def test_a_name_takes_one_line_of_the_terminal():
+    said = source_table.lines(table_of(["a\nb\tc", "x" * 300]))
+    assert len(said) == 2
+    assert said[0].startswith("a b c ")
+    assert said[1].startswith("xxx")
+    assert max(map(len, said)) < 100
+    assert all("\n" not in line and "\t" not in line for line in said)
+
+
+def test_of_many_sources_both_ends_are_shown():
+    said = source_table.lines(table_of([f"s{i}" for i in range(100)]))
+    assert len(said) == 21
+    assert [line.split()[0] for line in (said[0], said[9], said[11], said[20])] == [
+        *("s0", "s9", "s90", "s99")
+    ]
+    assert "80 more" in said[10]
+    assert source_table.FILE in said[10]
+
+
+def test_every_named_source_is_in_the_legend(tmp_path, kept):
+    """matplotlib leaves out what begins with an underscore."""
+    found = [
+        {"stage": "train", "step": i, "kind": "watch"}
+        | {f"{SOURCE_WEIGHT}{name}": 0.5 for name in ("_crawl", "b")}
+        for i in range(8)
+    ]
+    result = {"method": "source_weights", "task": "t", "model": "m", "seed": 0}
+    result["source_weights"] = source_table.of_records(found, {"_crawl": 1, "b": 1})
+    assert source_weights.draw(found, result, tmp_path / "source_weights.png")
+    (axes,) = kept[-1].axes
+    shown = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert [said.strip().partition(":")[0] for said in shown] == ["_crawl", "b"]
+
+
+def test_a_picture_of_many_sources_stays_one(tmp_path, kept):
+    names = [f"s{i}" for i in range(120)]
+    found = [
+        {"stage": "train", "step": i, "kind": "watch"}
+        | {f"{SOURCE_WEIGHT}{name}": 1 / 120 for name in names}
+        for i in range(8)
+    ]
+    result = {"method": "source_weights", "task": "t", "model": "m", "seed": 0}
+    result["source_weights"] = source_table.of_records(found, dict.fromkeys(names, 1))
+    assert source_weights.draw(found, result, tmp_path / "source_weights.png")
+    figure = kept[-1]
+    assert figure.get_size_inches()[1] < 12
+    (axes,) = figure.axes
+    assert axes.get_ylim()[1] < 0.02  # where the lines are
+    assert len(axes.get_legend().get_texts()) == 21
+    assert "100 more" in axes.get_legend().get_texts()[-1].get_text()

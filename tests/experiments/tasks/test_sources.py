@@ -232,3 +232,13 @@ def test_weights_are_each_examples(folder):
     none = task(folder, source_weights="uniform")
     with pytest.raises(UserError, match="name no sources"):
         none.draw_weights(none.load().train)
+
+
+def test_sources_that_look_alike_are_told(folder, caplog):
+    rows = [*rows_of("Web", 4), *rows_of("web", 4), *rows_of("clean", 4)]
+    write_csv(folder / "train.csv", rows)
+    data = task(folder, source_column="site").load()
+    assert sizes(data.train) == {"Web": 4, "web": 4, "clean": 4}
+    (said,) = [message for message in caplog.messages if "differ in capitals" in message]
+    assert "sources 'Web', 'web'" in said
+    assert "clean" not in said
