@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import cast
 
+import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -49,7 +50,8 @@ def attach_gates(model: PeftModel, gates: Gates, adapter: str = "default") -> No
     The parameter A stays the same object (now under ``parametrizations.weight.original``), so
     optimisers made earlier stay valid. The gates appear neither among the model's parameters nor in
     its state dict. A forward computes all gate values once, from the parameters registered at that
-    time, so they may be swapped for others between forwards.
+    time, so they may be swapped for others between forwards. Beside factors in float64 the gates
+    are put into float64 too: they would round what the rest computes.
 
     Under (non-reentrant) gradient checkpointing the recomputation reuses the values of the latest
     forward that recorded a graph; back-propagate each forward before starting the next one.
@@ -69,6 +71,7 @@ def attach_gates(model: PeftModel, gates: Gates, adapter: str = "default") -> No
         if down.weight.shape[0] != gates.k:
             raise UserError(f"{name} has rank {down.weight.shape[0]}, but its gates k = {gates.k}")
     downs = [down_and_up(layers[name], adapter)[0] for name in gates.names]
+    gates.to(torch.promote_types(gates.logits.dtype, downs[0].weight.dtype))
     forward = GatedForward(gates, downs)
     for row, down in enumerate(downs):
         install(down, forward, row)

@@ -39,8 +39,9 @@ class Gates(nn.Module):
     - ``open``: every value is exactly 1, plain LoRA, and costs nothing (:meth:`open`)
     - ``fixed``: the values are constants (:meth:`fix`), whatever the logits are
 
-    The logits are fp32 unless the module is cast. This module must not be registered on the model:
-    its logits belong to the upper level, the model's factors to the lower one.
+    The logits are fp32, or float64 once attached to factors in float64. This module must not be
+    registered on the model: its logits belong to the upper level, the model's factors to the lower
+    one.
 
     Raises UserError for an unknown kind, no or repeated names, k < 1, or options out of range.
     """

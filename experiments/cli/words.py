@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def check_place(folder: str) -> None:
         folder: ``hydra.run.dir``.
 
     Raises:
-        UserError: it has no name, or a file is in its place.
+        UserError: it has no name, a file is in its place, or nobody may write there.
     """
     if not folder.strip():
         raise UserError("hydra.run.dir is empty: name a folder")
@@ -58,6 +59,10 @@ def check_place(folder: str) -> None:
     there = next(part for part in (place, *place.parents) if part.exists())
     if not there.is_dir():
         raise UserError(f"hydra.run.dir={folder}: {there} is a file, and no folder can be in it")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(
+            f"hydra.run.dir={folder}: {there} may not be written to, name another folder"
+        )
 
 
 def _check_name(group: str, value: str) -> None:

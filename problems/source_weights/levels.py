@@ -12,6 +12,11 @@ t_i is the sum of example i's losses, n_i of how many it is the sum (see common.
 
 where theta0 is theta at the draw: r_i is 1 then, and its derivative is what theta would change in
 the draw (importance weights). Both descend sum_i w_i l_i / sum_i w_i over all of D_train.
+
+A factor that all r have in common falls out. So r is taken by the shares of the sources in B
+alone, which changes no derivative, and makes that by theta of a source without an example in B
+exactly 0, and all of them where B is of one source. By the shares of all sources these are sums
+that cancel but for their rounding, of which Adam, dividing a gradient by its own size, makes steps.
 """
 
 from __future__ import annotations
@@ -53,8 +58,14 @@ class SourceLogits(nn.Module):
         return self.theta.softmax(0)
 
     def weights(self, index: Tensor) -> Tensor:
-        """w of the source of each example of an ``index``, (n,) of numbers of examples."""
-        return len(self.names) * self.shares()[self.source[index]]
+        """w of the source of each example of an ``index``, (n,) of numbers of examples.
+
+        But for a factor that they have in common: see the module's docstring.
+        """
+        own = self.source[index]
+        absent = torch.ones_like(self.theta, dtype=torch.bool).index_fill(0, own, False)
+        total = self.theta.masked_fill(absent, -torch.inf).logsumexp(0)
+        return len(self.names) * (self.theta - total)[own].exp()
 
 
 class SourceWeighted(WeightedByExample):
@@ -97,6 +108,10 @@ class DrawnBatches(ResumableLoader):
         weights = self._weights(torch.from_numpy(order)).double().numpy()
         return generator.permutation(drawn(order, weights, self.batch_size, generator))
 
+    @torch.no_grad()
     def _weights(self, index: Tensor) -> Tensor:
-        with torch.no_grad():
-            return self.logits.weights(index.to(self.logits.theta.device)).cpu()
+        # By the shares of all sources: each process tells those of its part, and together they are
+        # to have one factor in common.
+        logits = self.logits
+        weights = len(logits.names) * logits.shares()
+        return weights[logits.source[index.to(weights.device)]].cpu()

@@ -1,4 +1,4 @@
-"""Run the application in a folder, on however many processes there are, in float64 if need be."""
+"""Run the application in a folder, on however many processes there are; hold what it wrote."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,13 +12,26 @@ from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.training import job, warm_start
 
-__all__ = ["in_float64", "run"]
+__all__ = ["alike", "in_float64", "run"]
 
 
 def run(words: list[str], folder: Path, resume: bool = False) -> dict[str, Any]:
     """What result.json of a run says."""
     plan = Plan.of(compose_config([*words, f"hydra.run.dir={folder}"]))
     return job.execute(replace(plan, figures=False, resume=resume), folder)
+
+
+def alike(found: Any, expected: Any, atol: float) -> bool:
+    """Whether two records say the same, the numbers with a point in them to ``atol``."""
+    if isinstance(expected, float):
+        return isinstance(found, float) and abs(found - expected) <= atol
+    if isinstance(expected, dict):
+        keys = found.keys() == expected.keys()
+        return keys and all(alike(found[key], expected[key], atol) for key in expected)
+    if isinstance(expected, list):
+        pairs = zip(found, expected, strict=True)
+        return len(found) == len(expected) and all(alike(*pair, atol) for pair in pairs)
+    return bool(found == expected)
 
 
 @contextmanager

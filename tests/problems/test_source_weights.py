@@ -9,6 +9,7 @@ from bilevel import UserError
 from bilevel.data import INDEX
 from bilevel.hypergradient import Alignment, NoHypergradient, Unrolled
 from problems import OptimizerSettings, SourceWeights
+from problems.common.weighted import weighted_mean
 from problems.source_weights.levels import DRAWN_AT, DrawnBatches, SourceLogits
 from tests.problems.jobs import ExactJob, SmallJob, engine_of, make_data, train
 from tests.problems.resuming import Interrupted, Resumed, _StoppedError
@@ -111,6 +112,26 @@ def test_drawing_has_the_gradient_that_the_weighted_loss_has():
     at = torch.eye(3, dtype=torch.float64)[upper.module.source[batch[INDEX]]]
     expected = ((at - p) * (each - each.mean())[:, None]).mean(0).detach()
     assert (found - expected).norm() < 1e-12
+
+
+@pytest.mark.parametrize("there", ["b", "ac", "abc"])
+def test_a_source_without_a_part_in_a_batch_has_a_gradient_of_exactly_0(there):
+    """In fp32, in which a sum that cancels does not; Adam would make a step of what is left."""
+    torch.manual_seed(0)
+    sources = [there[i % len(there)] for i in range(17)]
+    logits = SourceLogits("abc", sources)
+    logits.theta.data = START.float()
+    totals = torch.rand(17) * 3
+    loss = weighted_mean(totals, torch.ones(17), logits.weights(torch.arange(17)))
+    (found,) = torch.autograd.grad(loss, logits.theta)
+    counts = [name in there and len(there) > 1 for name in "abc"]
+    assert found.bool().tolist() == counts
+    # by the definition: w = S softmax(theta), in float64
+    theta = START.clone().requires_grad_()
+    weights = 3 * theta.softmax(0)[["abc".index(name) for name in sources]]
+    exact = (weights * totals).sum() / weights.sum()
+    assert float(loss) == pytest.approx(float(exact), rel=1e-6)
+    assert (found - torch.autograd.grad(exact, theta)[0]).abs().max() < 1e-6
 
 
 def test_at_the_start_the_loss_is_the_models_own():

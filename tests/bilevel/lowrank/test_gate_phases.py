@@ -59,7 +59,7 @@ def test_open_gates_put_no_work_between_the_factors_and_the_layer(adapted, batch
 
 def test_fixed_gates_are_constants_whatever_the_logits(adapted, batch):
     model, gates = gated(adapted)
-    values = torch.rand(gates.logits.shape)
+    values = torch.rand_like(gates.logits)
     gates.fix(values)
     values_before = values.clone()
     values.zero_()
@@ -83,7 +83,7 @@ def test_fixed_values_are_folded_and_a_learning_gate_follows_its_logits_again(ad
     model, gates = gated(adapted)
     gates.fix(torch.full(gates.logits.shape, 0.25))
     gates.learn()
-    assert torch.equal(gates.values(), torch.full(gates.logits.shape, 0.5))
+    torch.testing.assert_close(gates.values(), torch.full_like(gates.logits, 0.5))
     gates.fix(torch.full(gates.logits.shape, 0.25))
     before = {n: g.A.detach().clone() for n, g in gated_layers(model).items()}
     fold_gates(model)

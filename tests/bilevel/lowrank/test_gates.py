@@ -55,6 +55,23 @@ def test_closed_forms(kind, expected):
     )
 
 
+@pytest.mark.parametrize(
+    ("factors", "expected"),
+    [
+        (torch.float64, torch.float64),
+        (torch.float32, torch.float32),
+        (torch.bfloat16, torch.float32),
+    ],
+)
+def test_attached_gates_are_as_precise_as_the_factors(factors, expected, adapted):
+    model = adapted().to(factors)
+    gates = Gates(list(lora_layers(model)), 4)
+    logits = gates.logits
+    attach_gates(model, gates)
+    assert gates.logits is logits  # an optimiser may hold it
+    assert logits.dtype == gates.values().dtype == expected
+
+
 def test_default_start_of_every_kind():
     starts = {kind: Gates(["a"], 4, kind).values()[0, 0].item() for kind in KINDS}
     assert starts == pytest.approx(

@@ -1,5 +1,6 @@
 """Folders with any name can be named on the command line, and are named so in hints."""
 
+import os
 import shlex
 import shutil
 from pathlib import Path
@@ -14,6 +15,7 @@ from bilevel.errors import UserError
 from experiments import evaluate
 from experiments.cli import places
 from experiments.cli.command_line import CommandLine
+from experiments.cli.words import check_place
 from experiments.config.composition import compose_config
 from experiments.results.finished_run import take
 from experiments.run import main
@@ -161,3 +163,15 @@ def test_runs_in_folders_of_any_name(
         main(auto)
     assert "holds another run" in capsys.readouterr().err
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_place_where_nothing_may_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_place(str(tmp_path / "new" / "run"))
+    tmp_path.chmod(0o555)
+    if os.access(tmp_path, os.W_OK):  # whoever runs the tests may write anywhere
+        monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(UserError, match=r"hydra\.run\.dir.*written"):
+        check_place(str(tmp_path / "new" / "run"))
+    tmp_path.chmod(0o755)
