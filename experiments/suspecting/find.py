@@ -16,6 +16,7 @@ from experiments.suspecting.confident import confident
 from experiments.suspecting.models import Said, folds, joined, look, part, slopes, trained_lora
 from experiments.suspecting.pooled import Known, fitted
 from experiments.suspecting.scores import MEANINGS, Scores, combined
+from experiments.tasks.reading.iob import to_iob2
 from experiments.training.fine_tuning_job import FineTuningJob
 from problems.common.records import TrainData, longest
 
@@ -202,5 +203,8 @@ def _classes(job: FineTuningJob, held: Said, best: np.ndarray) -> list[Any]:
     assert held.owner is not None
     for owner, number in zip(held.owner, best, strict=True):
         said[int(owner)].append(names[int(number)])
-    # Words beyond the model's positions keep their tags.
-    return [(*tags, *example.tags[len(tags) :]) for tags, example in zip(said, train, strict=True)]
+    # Words beyond the model's positions keep their tags. Word by word an entity may begin with I-.
+    return [
+        to_iob2((*tags, *example.tags[len(tags) :]), "iob1", str)
+        for tags, example in zip(said, train, strict=True)
+    ]

@@ -22,6 +22,7 @@ from experiments.suspecting.find import Found
 from experiments.suspecting.models import slopes, trained_lora
 from experiments.suspecting.scores import Scores
 from experiments.tasks.demo_noisy import DemoNoisy
+from experiments.tasks.reading.iob import to_iob2
 from experiments.training.fine_tuning_job import FineTuningJob
 from experiments.training.job import execute
 
@@ -151,6 +152,7 @@ def test_tags(quick: list[str], tmp_path: Path) -> None:
     for row in lines(folder):
         assert len(row["given"].split()) == len(row["proposed"].split()) == len(row["true"].split())
         assert np.isfinite(float(row["confident"]))
+        to_iob2(row["proposed"].split(), "iob2", str)  # or it says what is wrong
 
 
 def test_numbers_have_no_confident_learning(
