@@ -112,7 +112,10 @@ def test_a_number(tiny: Path) -> None:
 
 
 def test_ranks_of_a_model_that_writes() -> None:
-    rows = [{"input_ids": [4, 5, 1, 6, 7, 2], "labels": [-100] * 3 + [6, 7, 2]}] * 16
+    rows = [
+        {"input_ids": [4 + i % 4, 4 + i // 4, 1, 6, 7, 2], "labels": [-100] * 3 + [6, 7, 2]}
+        for i in range(16)  # none stands on both sides of the split
+    ]
     settings = {k: v for k, v in SETTINGS.items() if k != "target_modules"}
     config, frontier = search_ranks(writers.model("gpt2"), writers.tokenizer(), rows, **settings)
     assert frontier.examples == 3
