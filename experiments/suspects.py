@@ -141,6 +141,8 @@ def _report(task: TaskData, found: Found, by: str, out: Path, run: SavedRun) -> 
     said[0] += " trusted"
     if scores.estimated is not None:
         said[0] += f"; {scores.estimated} labels are likelier wrong than right"
+    if scores.doubt is not None:
+        said.append(f"doubt: {scores.doubt}")
     known = np.array([origin.truth is not None for origin in origins])
     given = [table_file.answer(task, example) for example in task.train]
     wrong = np.array([o.truth != y for o, y in zip(origins, given, strict=True)])[known]

@@ -129,7 +129,8 @@ def _with_classes(
     first, given = _classed(held)
     second, _ = _classed(by_trusted)
     rule = confident(first, given)
-    pool = fitted(first, second, given, _known(on_trusted, apart))
+    known = _known(on_trusted, apart)
+    pool = fitted(first, second, given, known)
     right = pool.right(first, second, given)
     wrong = 1 - right[np.arange(len(given)), given]
     log.info(
@@ -146,7 +147,8 @@ def _with_classes(
     best = right.argmax(1)
     assert held.owner is not None
     estimated = len(set(held.owner[best != given].tolist()))
-    return Found(Scores(_ordered(columns), estimated), _classes(job, held, best))
+    scores = Scores(_ordered(columns), estimated, known.doubt(pool))
+    return Found(scores, _classes(job, held, best))
 
 
 def _known(on_trusted: Sequence[Said], apart: Said) -> Known:

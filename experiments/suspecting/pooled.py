@@ -81,6 +81,11 @@ class Pool:
     noise: np.ndarray
     scales: tuple[Scale, Scale]
 
+    def shares(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """P(y = k) of each item by the models alone, (m, classes)."""
+        logs = np.stack([self.scales[0](first), self.scales[1](second)])
+        return np.asarray(np.exp(_said(np.r_[self.weights, self.shifts], logs)))
+
     def right(self, first: np.ndarray, second: np.ndarray, given: np.ndarray) -> np.ndarray:
         """P(y = k | given) of each item.
 
@@ -110,6 +115,20 @@ class Known:
     second: np.ndarray
     right: np.ndarray
     weights: np.ndarray
+
+    def doubt(self, pool: Pool) -> str | None:
+        """In words, that the models tell these items no better than who knows nothing; or None."""
+        count = self.weights.sum()
+        hits = pool.shares(self.first, self.second).argmax(1) == self.right
+        found = float(self.weights @ hits / count)
+        usual = float(np.bincount(self.right, self.weights).max() / count)
+        error = float(np.sqrt(usual * (1 - usual) / count))
+        if found > usual + 2 * error:
+            return None
+        return (
+            f"the models tell {found:.0%} of the trusted labels that they have not seen, and who "
+            f"says the commonest always {usual:.0%}: what they say of the others means little"
+        )
 
 
 def fitted(first: np.ndarray, second: np.ndarray, given: np.ndarray, known: Known) -> Pool:

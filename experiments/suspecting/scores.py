@@ -33,10 +33,12 @@ class Scores:
         columns: name -> (n,); those that there are, in the order of `MEANINGS`.
         estimated: how many labels are likelier wrong than right by ``pooled``; None without
             classes.
+        doubt: why the scores may mean little; None if nothing speaks against them.
     """
 
     columns: Mapping[str, np.ndarray]
     estimated: int | None
+    doubt: str | None = None
 
     @property
     def recommended(self) -> str:

@@ -106,6 +106,15 @@ def test_two_models_are_equal_without_evidence():
     assert np.abs(pool.shifts).max() < 0.25
 
 
+@pytest.mark.parametrize(("size", "doubted"), [(0.0, True), (2.0, False)])
+def test_models_that_know_nothing_are_doubted(size, doubted):
+    right, first, second = made(8, 400, 3, size, size)
+    given = noisy(9, right, SYMMETRIC)
+    known = Known(first[:60], second[:60], right[:60], np.ones(60))
+    pool = fitted(first[60:], second[60:], given[60:], known)
+    assert (known.doubt(pool) is not None) == doubted
+
+
 def test_a_share_of_nothing_is_no_infinite_belief():
     shares = np.array([[1.0, 0.0], [0.0, 1.0]])
     given = np.array([0, 1])
