@@ -186,7 +186,7 @@ class LearnedSettings(LowRankMethod, TwoLevelMethod):
         def finish(stats: dict[str, float]) -> dict[str, Any]:
             steps = int(stats.get("kept_step", training.steps))
             passes = steps / common.steps_per_epoch(job, self.parts(job).lower)
-            log.info("with these settings D_val has its smallest loss after %.3g passes", passes)
+            log.info("these settings are taken for %.3g passes over D_train", passes)
             return {**found, "passes": passes, "validation_loss": stats["validation_loss"]}
 
         return replace(training, finish=finish, patience=self.patience)
