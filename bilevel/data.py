@@ -6,7 +6,7 @@ in it is two integers and can be saved and restored.
 """
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -22,7 +22,6 @@ __all__ = [
     "some",
     "split",
     "stratified_order",
-    "unseen",
 ]
 
 # Length-grouped batches are formed inside runs of this many batches: wide enough that the
@@ -92,15 +91,6 @@ def split(
         )
     order = stratified_order(n, seed, labels)
     return sorted(order[:size]), sorted(order[size:])
-
-
-def unseen(
-    rows: Sequence[dict[str, Any]], trained: Iterable[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
-    """Those of the tokenised examples whose ``input_ids`` no trained one has."""
-    wanted = {repr(row["input_ids"]) for row in rows}
-    known = {mark for row in trained if (mark := repr(row["input_ids"])) in wanted}
-    return [row for row in rows if repr(row["input_ids"]) not in known]
 
 
 def some(count: int, limit: int | None) -> list[int]:

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from bilevel import lowrank
 from bilevel.data import split as split_indices
-from bilevel.data import unseen
 from bilevel.errors import UserError, listed
 from bilevel.reading import json_object
 from bilevel.settings import Share, plain
@@ -39,6 +38,7 @@ from problems.common import (
     TrainSettings,
 )
 from problems.common.peft_options import PeftOptions
+from problems.common.same_examples import mark, unseen
 from problems.lora_settings.record import ModuleSettings
 
 if TYPE_CHECKING:
@@ -404,7 +404,7 @@ def rows_apart(
     else:
         rows, trained = job.data.validation or () if own else (), examples
         said = "the validation file" if rows else "there are none"
-    new = unseen(rows, trained)
+    new = unseen(rows, map(mark, trained))
     if (repeats := len(rows) - len(new)) == 0:
         return rows, said
     if len(new) < needed:

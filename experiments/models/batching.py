@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-__all__ = ["EXAMPLES", "batches", "tokens_of"]
+__all__ = ["EXAMPLES", "batches"]
 
 EXAMPLES = 64  # of a batch at most
 TOKENS = 128  # of a batch at most, padding included, for each example that it may have
-
-
-def tokens_of(row: Mapping[str, Any]) -> list[int]:
-    """All tokens of a tokenised row, of its windows or choices one after the other."""
-    ids: list[Any] = row["input_ids"]
-    return [token for part in ids for token in part] if ids and isinstance(ids[0], list) else ids
 
 
 def batches(lengths: Sequence[int], examples: int = EXAMPLES) -> Iterator[list[int]]:

@@ -15,12 +15,13 @@ from bilevel.cutting.losses import Losses
 from bilevel.distributed import each_once
 from bilevel.evaluation import evaluating, matching_autocast
 from bilevel.sharding import is_sharded
-from experiments.models.batching import EXAMPLES, batches, tokens_of
+from experiments.models.batching import EXAMPLES, batches
 from experiments.models.generation import generate
 from experiments.models.memory import without_cache
 from experiments.stored_data.rows import StoredRows
 from experiments.tasks.kinds.text import TextData
 from experiments.tasks.task import TaskData
+from problems.common.records import tokens_of
 
 __all__ = ["Scores", "example_losses", "forward", "outputs_of", "read_outputs", "score"]
 

@@ -1,9 +1,8 @@
 """Tell which examples stand both in what is trained on and in what is scored or chosen by.
 
-What a model was trained on it knows, so such an example says little of new ones: a file of checked
-rows that were copied out of the training file, say, or a row that stands twice in one file of which
-a share is the test set. Examples are held against each other by their tokens, without the labels.
-Nothing is left out: a benchmark's test set stays what it is.
+A file of checked rows that were copied out of the training file, say, or a row that stands twice in
+one file of which a share is the test set. Which examples are the same:
+:mod:`problems.common.same_examples`. Nothing is left out: a benchmark's test set stays what it is.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from experiments.models.batching import tokens_of
+from problems.common.same_examples import mark
 
 __all__ = ["say_shared"]
 
@@ -31,10 +30,9 @@ def say_shared(
         validation: the same of the validation split; none without one.
         tests: of each test set, by name.
     """
-    ours = [_mark(row) for row in validation]
-    theirs = {name: [_mark(row) for row in rows] for name, rows in tests.items()}
-    asked = {*ours, *(mark for marks in theirs.values() for mark in marks)}
-    trained = {mark for row in train if (mark := _mark(row)) in asked}
+    ours = list(map(mark, validation))
+    theirs = {name: list(map(mark, rows)) for name, rows in tests.items()}
+    trained = set(ours).union(*theirs.values()).intersection(map(mark, train))
     if count := _among(ours, trained):
         log.warning(
             "%d of the %d validation examples stand in the training data too: what is chosen or "
@@ -52,9 +50,5 @@ def say_shared(
                 )
 
 
-def _among(marks: Sequence[int], others: Collection[int]) -> int:
-    return sum(mark in others for mark in marks)
-
-
-def _mark(row: Row) -> int:
-    return hash(tuple(tokens_of(row)))
+def _among(marks: Sequence[str], others: Collection[str]) -> int:
+    return sum(each in others for each in marks)

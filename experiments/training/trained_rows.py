@@ -1,18 +1,14 @@
 """Remember which examples a run trained on, to know them again among data that are given later.
 
-``trained_on.txt`` in the run's folder has a line for each different one, in order: the first twelve
-hexadecimal digits of the SHA-256 of its tokens. The label is left out, as a text that was trained
-on with another label was trained on too. A wrong match of n such lines and m other examples has a
-chance of n m / 2^48.
+``trained_on.txt`` in the run's folder has a line for each different one, in order: its mark, as
+:mod:`problems.common.same_examples` makes it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,16 +17,15 @@ from bilevel.errors import UserError
 from bilevel.reading import read_text
 from bilevel.views import taken
 from experiments.cli.writing import write_atomically
-from experiments.models.batching import tokens_of
 from experiments.training.watched import digest
+from problems.common.same_examples import DIGITS, mark
 
 if TYPE_CHECKING:
     from problems.common.method import TrainData
 
-__all__ = ["FILE", "held_share", "new_among", "read", "trained", "write"]
+__all__ = ["FILE", "held_share", "read", "trained", "write"]
 
 FILE = "trained_on.txt"
-DIGITS = 12
 
 Row = dict[str, Any]
 
@@ -69,7 +64,7 @@ def write(folder: Path, rows: Iterable[Row]) -> None:
     Raises:
         StorageError: the disk is full.
     """
-    lines = sorted({_mark(row) for row in rows})
+    lines = sorted(set(map(mark, rows)))
     write_atomically(folder / FILE, "".join(f"{line}\n" for line in lines))
 
 
@@ -86,13 +81,3 @@ def read(folder: Path) -> set[str] | None:
     if not all(re.fullmatch(f"[0-9a-f]{{{DIGITS}}}", line) for line in lines):
         raise UserError(f"{path} is damaged: a line is not of {DIGITS} hexadecimal digits")
     return set(lines)
-
-
-def new_among(rows: Sequence[Row], known: set[str]) -> list[Row]:
-    """Those of the rows that are not among what was trained on."""
-    return [row for row in rows if _mark(row) not in known]
-
-
-def _mark(row: Row) -> str:
-    tokens = json.dumps([int(token) for token in tokens_of(row)])
-    return hashlib.sha256(tokens.encode()).hexdigest()[:DIGITS]

@@ -11,6 +11,7 @@ from bilevel.data import split
 from experiments.training import trained_rows
 from experiments.training.trained_rows import held_share
 from experiments.training.watched import digest
+from problems.common.same_examples import unseen
 
 if TYPE_CHECKING:
     from experiments.models.pretrained import LoadedModel
@@ -140,7 +141,7 @@ def _new(run: SavedRun, rows: list[dict[str, Any]], source: str, changed: bool) 
             run.folder,
         )
         return Untrained(rows, source)
-    new = trained_rows.new_among(rows, known)
+    new = unseen(rows, known)
     if len(new) == len(rows):
         return Untrained(rows, source)
     if not new:

@@ -22,6 +22,7 @@ __all__ = [
     "TrainSettings",
     "ValidationScores",
     "longest",
+    "tokens_of",
 ]
 
 SOURCE_WEIGHT = "source_weight "  # before a source's name, in what a method watches
@@ -52,6 +53,12 @@ class TrainData:
     weights: Sequence[float] | None = None
     sources: Sequence[str] | None = None
     draw_weights: Sequence[float] | None = None
+
+
+def tokens_of(row: Mapping[str, Any]) -> list[int]:
+    """All tokens of a tokenised example, of its windows or choices one after the other."""
+    ids: list[Any] = row["input_ids"]
+    return [token for part in ids for token in part] if ids and isinstance(ids[0], list) else ids
 
 
 def longest(row: Mapping[str, Any]) -> int:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from bilevel.data import ResumableLoader, split, stratified_order, unseen
+from bilevel.data import ResumableLoader, split, stratified_order
 from bilevel.errors import UserError
 
 
@@ -241,11 +241,3 @@ def test_drawing_by_weights_resumes():
 def test_weights_that_nothing_can_be_drawn_by(weights):
     with pytest.raises(UserError, match="weights"):
         ResumableLoader([1, 2, 3], 1, list, weights=weights)
-
-
-def test_unseen_examples_are_known_by_what_goes_in():
-    rows = [{"input_ids": [1, 2], "labels": 0}, {"input_ids": [1], "labels": 1}]
-    trained = [{"input_ids": [1, 2], "labels": 1}, {"input_ids": [2], "labels": 0}]
-    assert unseen(rows, trained) == rows[1:]
-    assert unseen(rows, []) == rows
-    assert unseen([], trained) == []
