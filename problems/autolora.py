@@ -203,14 +203,7 @@ class AutoLoRA(LowRankMethod, TwoLevelMethod, RankSearch):
 
         def finish(stats: dict[str, float]) -> Outcome:
             outcome: Outcome = training.finish(stats)
-            most = max(outcome.trainable_parameters, found["trainable_parameters"])
-            return replace(
-                outcome,
-                ranks=dict(found["ranks"]),
-                trainable_parameters=most,
-                validation_loss=found["validation_loss"],
-                split=dict(found["split"]),
-            )
+            return outcome.after(found, ranks=dict(found["ranks"]), split=dict(found["split"]))
 
         return replace(training, finish=finish)
 

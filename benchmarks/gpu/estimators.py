@@ -8,21 +8,8 @@ import torch
 
 from benchmarks.gpu.levels import difference, terms
 from benchmarks.gpu.rows import Failed, Row, Setting
-from bilevel.hypergradient import (
-    Alignment,
-    BettyDarts,
-    ConjugateGradient,
-    FiniteDifference,
-    Forward,
-    Hypergradient,
-    Neumann,
-    NoHypergradient,
-    Nystrom,
-    Penalty,
-    Sama,
-    Soba,
-    Unrolled,
-)
+from bilevel import hypergradient
+from bilevel.hypergradient import Hypergradient
 
 __all__ = ["ESTIMATORS", "rows"]
 
@@ -40,23 +27,23 @@ class Case(NamedTuple):
 
 
 ESTIMATORS: dict[str, Case] = {
-    "none": Case(NoHypergradient()),
-    "finite_difference, central": Case(FiniteDifference(difference="central")),
-    "finite_difference, forward": Case(FiniteDifference(difference="forward")),
-    "betty_darts": Case(BettyDarts()),
-    "sama": Case(Sama()),
-    "alignment": Case(Alignment()),
-    "neumann": Case(Neumann(iterations=3, alpha=0.1)),
-    "cg": Case(ConjugateGradient(iterations=3, damping=1.0)),
+    "none": Case(hypergradient.NoHypergradient()),
+    "finite_difference, central": Case(hypergradient.FiniteDifference(difference="central")),
+    "finite_difference, forward": Case(hypergradient.FiniteDifference(difference="forward")),
+    "betty_darts": Case(hypergradient.BettyDarts()),
+    "sama": Case(hypergradient.Sama()),
+    "alignment": Case(hypergradient.Alignment()),
+    "neumann": Case(hypergradient.Neumann(iterations=3, alpha=0.1)),
+    "cg": Case(hypergradient.ConjugateGradient(iterations=3, damping=1.0)),
     # All directions there are: the answer does not depend on which were drawn.
-    "nystrom": Case(Nystrom(rank=1000, damping=1.0), 5e-3, width=8, windows=1),
-    "soba": Case(Soba()),
-    "penalty": Case(Penalty()),
-    "penalty, lambda by BOME's rule": Case(Penalty(eta=0.5)),
-    "forward": Case(Forward()),
-    "unrolled, graph kept": Case(Unrolled(), unroll_steps=1),
-    "unrolled, recomputed": Case(Unrolled()),
-    "unrolled, central difference": Case(Unrolled(product="central_difference")),
+    "nystrom": Case(hypergradient.Nystrom(rank=1000, damping=1.0), 5e-3, width=8, windows=1),
+    "soba": Case(hypergradient.Soba()),
+    "penalty": Case(hypergradient.Penalty()),
+    "penalty, lambda by BOME's rule": Case(hypergradient.Penalty(eta=0.5)),
+    "forward": Case(hypergradient.Forward()),
+    "unrolled, graph kept": Case(hypergradient.Unrolled(), unroll_steps=1),
+    "unrolled, recomputed": Case(hypergradient.Unrolled()),
+    "unrolled, central difference": Case(hypergradient.Unrolled(product="central_difference")),
 }
 
 

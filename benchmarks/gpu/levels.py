@@ -8,14 +8,13 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
+from benchmarks.common import Lower, Upper
 from benchmarks.gpu.models import classifier
 from bilevel import (
     BilevelEngine,
     BilevelEngineConfig,
-    LowerProblem,
     ProblemConfig,
     ResumableLoader,
-    UpperProblem,
 )
 from bilevel.hypergradient import Hypergradient
 from bilevel.hypergradient.rehearsal import lower_steps
@@ -26,16 +25,6 @@ from bilevel.lowrank.layers import lora_layers
 __all__ = ["difference", "levels", "terms"]
 
 RANK, LENGTH, BATCH, EXAMPLES = 2, 12, 8, 32
-
-
-class Lower(LowerProblem):
-    def training_step(self, batch: dict[str, Tensor]) -> Tensor:
-        return self.module(**batch).loss
-
-
-class Upper(UpperProblem):
-    def training_step(self, batch: dict[str, Tensor]) -> Tensor:
-        return self.lower.module(**batch).loss
 
 
 def levels(

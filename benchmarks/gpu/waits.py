@@ -10,44 +10,30 @@ from benchmarks.gpu.methods import PLAIN, TWO_LEVELS, method_engine
 from benchmarks.gpu.models import SMALL
 from benchmarks.gpu.rows import Failed, NotMeasured, Row, Setting
 from benchmarks.gpu.waiting import by_dispatch, by_driver, counters
-from bilevel import BilevelEngine, Callback
+from bilevel import BilevelEngine, Callback, hypergradient
 from bilevel.callbacks import NonFiniteGuard
 from bilevel.callbacks.losses import LossMeans
-from bilevel.hypergradient import (
-    Alignment,
-    BettyDarts,
-    ConjugateGradient,
-    FiniteDifference,
-    Forward,
-    Hypergradient,
-    Neumann,
-    NoHypergradient,
-    Nystrom,
-    Penalty,
-    Sama,
-    Soba,
-    Unrolled,
-)
+from bilevel.hypergradient import Hypergradient
 from problems import AutoLoRA
 
 __all__ = ["ALLOWED", "ESTIMATORS", "others", "rows", "waits"]
 
 ESTIMATORS: dict[str, Hypergradient] = {
-    "none": NoHypergradient(),
-    "finite_difference, central": FiniteDifference(difference="central"),
-    "finite_difference, forward": FiniteDifference(difference="forward"),
-    "betty_darts": BettyDarts(),
-    "sama": Sama(),
-    "alignment": Alignment(),
-    "neumann": Neumann(),
-    "cg": ConjugateGradient(),
-    "nystrom": Nystrom(rank=3),
-    "soba": Soba(),
-    "penalty": Penalty(),
-    "penalty, lambda by BOME's rule": Penalty(eta=0.5),
-    "forward": Forward(directions=2),
-    "unrolled, recomputed": Unrolled(keep_graph=False),
-    "unrolled, central difference": Unrolled(product="central_difference"),
+    "none": hypergradient.NoHypergradient(),
+    "finite_difference, central": hypergradient.FiniteDifference(difference="central"),
+    "finite_difference, forward": hypergradient.FiniteDifference(difference="forward"),
+    "betty_darts": hypergradient.BettyDarts(),
+    "sama": hypergradient.Sama(),
+    "alignment": hypergradient.Alignment(),
+    "neumann": hypergradient.Neumann(),
+    "cg": hypergradient.ConjugateGradient(),
+    "nystrom": hypergradient.Nystrom(rank=3),
+    "soba": hypergradient.Soba(),
+    "penalty": hypergradient.Penalty(),
+    "penalty, lambda by BOME's rule": hypergradient.Penalty(eta=0.5),
+    "forward": hypergradient.Forward(directions=2),
+    "unrolled, recomputed": hypergradient.Unrolled(keep_graph=False),
+    "unrolled, central difference": hypergradient.Unrolled(product="central_difference"),
 }
 # Rows with a wait that there is no way around, and its reason.
 ALLOWED = {

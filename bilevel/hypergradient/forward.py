@@ -34,9 +34,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from bilevel.errors import UserError
-from bilevel.hypergradient.base import Hypergradient, register
+from bilevel.hypergradient.base import register
+from bilevel.hypergradient.second_order import SecondOrder
 from bilevel.hypergradient.shared import (
-    Product,
     check_double_backward,
     check_parent,
     check_plain_steps,
@@ -44,7 +44,7 @@ from bilevel.hypergradient.shared import (
     step_size,
 )
 from bilevel.replay.recording import Needs, StepRecord
-from bilevel.settings import Count, Positive
+from bilevel.settings import Count
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,7 +67,7 @@ class _Tangent:
 
 @register
 @dataclass(frozen=True)
-class Forward(Hypergradient):
+class Forward(SecondOrder):
     """Tangents of V and of the optimiser's state, carried along with the T1 lower steps."""
 
     name: ClassVar[str] = "forward"
@@ -75,20 +75,11 @@ class Forward(Hypergradient):
     directions: Count | None = None
     """Random directions; null for every upper variable by itself, exactly, of which there may be 16
     at the most."""
-    product: Product = "auto"
-    """How to take second-order products, as for ``unrolled``."""
-    epsilon: Positive | None = None
-    """Length of the perturbation of a central difference; null chooses by precision."""
-
-    @property
-    def twice(self) -> bool:
-        """Whether ``product`` is double backward by choice."""
-        return self.product == "double_backward"
 
     def needs(self, lower: LowerLevel) -> Needs:
         """The step under way, with its optimiser."""
-        exact = resolve_product(self.product, lower) == "double_backward"
-        return Needs(depth=1, optimizer=True, double_backward=exact)
+        twice = self.differentiates_twice(lower)
+        return Needs(depth=1, optimizer=True, double_backward=twice)
 
     def prepare(self, lower: LowerLevel) -> None:
         """Refuse what ``unrolled`` refuses, and too many variables.

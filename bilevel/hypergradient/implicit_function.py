@@ -13,15 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from bilevel.hypergradient.base import Hypergradient
+from bilevel.hypergradient.second_order import SecondOrder
 from bilevel.hypergradient.shared import (
-    Product,
     check_double_backward,
     resolve_product,
     step_size,
 )
 from bilevel.replay.recording import Needs
-from bilevel.settings import Positive
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,24 +30,14 @@ __all__ = ["ImplicitFunction"]
 
 
 @dataclass(frozen=True)
-class ImplicitFunction(Hypergradient):
+class ImplicitFunction(SecondOrder):
     """An estimator that solves with H; subclasses say how."""
 
     needs_records: ClassVar[bool] = False
-    product: Product = "auto"
-    """How to take second-order products, as for ``unrolled``."""
-    epsilon: Positive | None = None
-    """Length of the perturbation of a central difference; null chooses by precision."""
-
-    @property
-    def twice(self) -> bool:
-        """Whether ``product`` is double backward by choice."""
-        return self.product == "double_backward"
 
     def needs(self, lower: LowerLevel) -> Needs:
         """The last step's batch and random state."""
-        exact = resolve_product(self.product, lower) == "double_backward"
-        return Needs(depth=1, double_backward=exact)
+        return Needs(depth=1, double_backward=self.differentiates_twice(lower))
 
     def prepare(self, lower: LowerLevel) -> None:
         """Refuse kernels that cannot be differentiated."""

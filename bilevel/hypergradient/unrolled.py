@@ -22,9 +22,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, cast
 
-from bilevel.hypergradient.base import Hypergradient, register
+from bilevel.hypergradient.base import register
+from bilevel.hypergradient.second_order import SecondOrder
 from bilevel.hypergradient.shared import (
-    Product,
     check_double_backward,
     check_parent,
     check_plain_steps,
@@ -34,7 +34,7 @@ from bilevel.hypergradient.shared import (
     step_size,
 )
 from bilevel.replay.recording import Needs
-from bilevel.settings import Count, Positive
+from bilevel.settings import Count
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,26 +46,16 @@ __all__ = ["Unrolled"]
 
 @register
 @dataclass(frozen=True)
-class Unrolled(Hypergradient):
+class Unrolled(SecondOrder):
     """Exact implicit term through the last ``depth`` of the T1 lower steps."""
 
     name: ClassVar[str] = "unrolled"
     knows_step_settings: ClassVar[bool] = True
     depth: Count | None = None
     """How many steps to go back through; null for all."""
-    product: Product = "auto"
-    """Second-order products by ``double_backward``, by a replayed ``central_difference``, or
-    ``auto``: the former where the attention kernel allows it."""
     keep_graph: bool = True
     """With one lower step on one batch (T1 = T2 = 1), keep that step's graph instead of recomputing
     it: faster, and more memory while the upper step is taken."""
-    epsilon: Positive | None = None
-    """Length of the perturbation of a central difference; null chooses by precision."""
-
-    @property
-    def twice(self) -> bool:
-        """Whether ``product`` is double backward by choice."""
-        return self.product == "double_backward"
 
     def _keeps_graph(self, lower: LowerLevel) -> bool:
         # The graph serves once, and holds E itself, which the first upper step changes.
@@ -73,10 +63,15 @@ class Unrolled(Hypergradient):
             parent.config.steps == 1 for parent in lower.parents
         )
         one_lower_step = lower.config.unroll_steps == 1 and lower.gas == 1
-        exact = resolve_product(self.product, lower) == "double_backward"
         # Checkpointed activations would be computed again after V has changed.
         keepable = not checkpoints_activations(lower.module)
-        return self.keep_graph and one_upper_step and one_lower_step and exact and keepable
+        return (
+            self.keep_graph
+            and one_upper_step
+            and one_lower_step
+            and self.differentiates_twice(lower)
+            and keepable
+        )
 
     def needs(self, lower: LowerLevel) -> Needs:
         """Weights, batches and optimiser of the last ``depth`` steps."""
@@ -84,7 +79,7 @@ class Unrolled(Hypergradient):
             depth=self.depth,
             optimizer=True,
             graph=self._keeps_graph(lower),
-            double_backward=resolve_product(self.product, lower) == "double_backward",
+            double_backward=self.differentiates_twice(lower),
         )
 
     def prepare(self, lower: LowerLevel) -> None:

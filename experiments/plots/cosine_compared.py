@@ -11,7 +11,7 @@ import numpy as np
 from experiments.plots.cosine import LINE, TURN, by_part, layer_axis
 from experiments.plots.modules import grid, title
 from experiments.plots.records import method_name, setting_name
-from experiments.plots.style import canvas, from_zero, headline, look, wrapped
+from experiments.plots.style import canvas, from_zero, headline, legend_beside, look
 
 __all__ = ["draw"]
 
@@ -71,13 +71,7 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> bool:
             from_zero(row[0])  # all panels of the row: they share their axis
             row[0].set_ylim(bottom=0)
             row[0].set_ylabel(f"{', '.join(setting)}\n{TURN}", linespacing=1.5)
-        figure.legend(
-            list(handles.values()),
-            [wrapped(name) for name in handles],
-            loc="outside right center",
-            fontsize=9,
-            handlelength=3.5,
-        )
+        legend_beside(figure, handles)
         headline(
             figure,
             f"Weights against their pretrained values: {setting_name(moved)}",

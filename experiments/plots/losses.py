@@ -18,6 +18,7 @@ from experiments.plots.style import (
     VERMILLION,
     canvas,
     headline,
+    marked_line,
     steps_axis,
 )
 
@@ -112,15 +113,7 @@ def _stage(axes: Axes, stage: str, records: Sequence[dict[str, Any]]) -> None:
     for key, label, colour, marker, dashes in LINES:
         points = [(r["step"], r[key]) for r in evaluations if r.get(key) is not None]
         if len(points) >= 2:  # one alone is what was saved, or nearly so
-            axes.plot(
-                *zip(*points, strict=True),
-                dashes,
-                color=colour,
-                marker=marker,
-                markersize=5,
-                markevery=max(1, len(points) // 12),
-                label=label,
-            )
+            marked_line(axes, points, label, colour, marker, dashes)
     steps_axis(axes)
 
 

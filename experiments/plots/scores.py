@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from experiments.plots.records import Record, run_name
-from experiments.plots.style import GREY, ORANGE, VERMILLION, canvas, headline, steps_axis
+from experiments.plots.style import (
+    GREY,
+    ORANGE,
+    VERMILLION,
+    canvas,
+    headline,
+    marked_line,
+    steps_axis,
+)
 
 __all__ = ["draw"]
 
@@ -45,15 +53,7 @@ def draw(records: Sequence[Record], result: dict[str, Any], path: Path) -> bool:
             for name, colour, marker, dashes in LINES:
                 points = [(r["step"], r[keys[name]]) for r in here if r.get(keys[name]) is not None]
                 if points:
-                    axes.plot(
-                        *zip(*points, strict=True),
-                        dashes,
-                        color=colour,
-                        marker=marker,
-                        markersize=5,
-                        markevery=max(1, len(points) // 12),
-                        label=name,
-                    )
+                    marked_line(axes, points, name, colour, marker, dashes)
             score = result["metrics"][metric]
             if stage == stages[-1] and score is not None:
                 axes.axhline(

@@ -9,7 +9,7 @@ import os
 import re
 import textwrap
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -188,6 +188,44 @@ def from_zero(axes: Axes, name: Literal["x", "y"] = "y") -> None:
     else:
         low, high = axes.get_ylim()
         axes.set_ylim(min(low, 0.0), max(high, 0.0))
+
+
+def marked_line(
+    axes: Axes,
+    points: Sequence[tuple[float, float]],
+    label: str,
+    colour: str,
+    marker: str,
+    dashes: str,
+) -> None:
+    """Draw what was measured now and then, with at most about twelve marks.
+
+    Args:
+        axes: to draw in.
+        points: of the line.
+        label: of it.
+        colour, marker, dashes: as matplotlib takes them.
+    """
+    axes.plot(
+        *zip(*points, strict=True),
+        dashes,
+        color=colour,
+        marker=marker,
+        markersize=5,
+        markevery=max(1, len(points) // 12),
+        label=label,
+    )
+
+
+def legend_beside(figure: Figure, handles: Mapping[str, Any]) -> None:
+    """Name the lines of all panels once, at the right of them."""
+    figure.legend(
+        list(handles.values()),
+        [wrapped(name) for name in handles],
+        loc="outside right center",
+        fontsize=9,
+        handlelength=3.5,
+    )
 
 
 def steps_axis(axes: Axes) -> None:

@@ -14,10 +14,10 @@ from experiments.plots.style import (
     canvas,
     from_zero,
     headline,
+    legend_beside,
     logarithmic,
     look,
     over_a_power,
-    wrapped,
 )
 
 __all__ = ["LABELS", "draw"]
@@ -84,13 +84,7 @@ def draw(runs: Sequence[tuple[Sequence[Record], dict[str, Any]]], name: str, pat
                 from_zero(axes)
         for first in panels[: len(found) : columns]:
             first.set_ylabel(label, parse_math=True)
-        figure.legend(
-            list(handles.values()),
-            [wrapped(method) for method in handles],
-            loc="outside right center",
-            fontsize=9,
-            handlelength=3.5,
-        )
+        legend_beside(figure, handles)
         headline(
             figure,
             f"{name.capitalize()} over the steps: {setting_name(shown)}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Gt, Le
@@ -156,3 +156,17 @@ class Outcome:
     source_weights: dict[str, float] | None = None
     validation_scores: ValidationScores | None = None
     probe: dict[str, Any] | None = None
+
+    def after(self, found: Mapping[str, Any], **changes: Any) -> Outcome:
+        """The same, but for the loss of a stage before on D_val, and its parameters if more.
+
+        Args:
+            found: by that stage, ``validation_loss`` and ``trainable_parameters`` among it.
+            **changes: of other attributes.
+        """
+        return replace(
+            self,
+            trainable_parameters=max(self.trainable_parameters, found["trainable_parameters"]),
+            validation_loss=found["validation_loss"],
+            **changes,
+        )

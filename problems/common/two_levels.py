@@ -28,7 +28,7 @@ from problems.common.records import TrainSettings, longest
 if TYPE_CHECKING:
     from torch import nn
 
-    from bilevel import BilevelProblem, Hypergradient
+    from bilevel import BilevelProblem, Hypergradient, ProblemConfig
     from problems.common.build_optimizer import Parameters
 
 __all__ = [
@@ -240,6 +240,15 @@ class TwoLevelMethod(Method):
         """
         return common.total_steps(job, common.loader(job), job.settings.epochs, self.unroll_steps)
 
+    def lower_config(self, job: Job) -> ProblemConfig:
+        """Of the lower level's problem: the estimator works there."""
+        return common.problem_config(
+            job,
+            hypergradient=job.hypergradient,
+            unroll_steps=self.unroll_steps,
+            warmup_steps=self.warmup_steps,
+        )
+
     def training(
         self,
         job: Job,
@@ -271,12 +280,7 @@ class TwoLevelMethod(Method):
         )
         lower_problem = lower.problem(
             "lower",
-            common.problem_config(
-                job,
-                hypergradient=job.hypergradient,
-                unroll_steps=self.unroll_steps,
-                warmup_steps=self.warmup_steps,
-            ),
+            self.lower_config(job),
             module=lower.module,
             optimizer=lower_optimizer,
             scheduler=lower_schedule,

@@ -43,28 +43,20 @@ from problems.common import (
     DVal,
     Job,
     Level,
-    LowRankMethod,
     OptimizerSettings,
     Outcome,
     Parts,
     Stage,
     TrainData,
     Training,
-    TrainSettings,
-    TwoLevelMethod,
 )
 from problems.common.records import longest
-from problems.common.two_levels import (
-    Fraction,
-    check_acts_through_weights,
-    check_plain_losses,
-)
+from problems.common.trusted import LearnedWeights
+from problems.common.two_levels import Fraction
 from problems.lora import train_lora
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from bilevel import Hypergradient
 
 __all__ = ["ExampleWeights"]
 
@@ -78,14 +70,11 @@ NEEDED = (
 
 
 @dataclass(frozen=True)
-class ExampleWeights(LowRankMethod, TwoLevelMethod):
+class ExampleWeights(LearnedWeights):
     """LoRA on D_train, a weight for each example on trusted D_val; then LoRA on the rest."""
 
     name: ClassVar[str] = "example_weights"
-    streams: ClassVar[bool] = False
-    two_rates: ClassVar[bool] = True
-    refuses: ClassVar[dict[str, str]] = {}
-    splits_fused: ClassVar[bool] = True
+    weighted: ClassVar[str] = "examples"
     split: Fraction | None = None
     """null alone: D_val is the task's own validation split, whose labels are trusted."""
     apply: Literal["drop", "weight", "nothing"] = "drop"
@@ -128,24 +117,6 @@ class ExampleWeights(LowRankMethod, TwoLevelMethod):
                 f"method.split=null: method={self.name} learns on trusted examples, and here are "
                 f"{examples or 'none'}; {NEEDED}"
             )
-
-    def check_hypergradient(self, estimator: Hypergradient) -> None:
-        """All of the gradient of the weights is the implicit term.
-
-        Raises:
-            UserError: the estimator has none for them.
-        """
-        check_acts_through_weights(estimator, self.name, "the weights of the examples")
-
-    def check_steps(self, examples: int, settings: TrainSettings) -> None:
-        """Nor do weights go with a smoothed loss, which is no sum over examples here.
-
-        Raises:
-            UserError: ``train.label_smoothing`` or ``train.class_weights``, or as other
-                methods on two levels.
-        """
-        check_plain_losses(settings, f"method={self.name}")
-        super().check_steps(examples, settings)
 
     def held_out(self, own: bool) -> DVal:
         """The upper level trains on all that is trusted."""
@@ -216,11 +187,8 @@ class ExampleWeights(LowRankMethod, TwoLevelMethod):
 
         def finish(stats: dict[str, float]) -> Outcome:
             outcome: Outcome = training.finish(stats)
-            most = max(outcome.trainable_parameters, found["trainable_parameters"])
-            return replace(
-                outcome,
-                trainable_parameters=most,
-                validation_loss=found["validation_loss"],
+            return outcome.after(
+                found,
                 split={"train": len(kept), "validation": len(job.data.validation or ())},
                 example_weights=learned,
             )

@@ -234,14 +234,7 @@ def retrained(job: Job, lora: LoRA, found: dict[str, Any], epochs: float | None 
 
     def finish(stats: dict[str, float]) -> Outcome:
         outcome: Outcome = training.finish(stats)
-        most = max(outcome.trainable_parameters, found["trainable_parameters"])
-        return replace(
-            outcome,
-            trainable_parameters=most,
-            validation_loss=found["validation_loss"],
-            split=dict(found["split"]),
-            validation_trained_on=True,
-            lora=lora.given(),
-        )
+        split = dict(found["split"])
+        return outcome.after(found, split=split, validation_trained_on=True, lora=lora.given())
 
     return replace(training, finish=finish)

@@ -103,12 +103,7 @@ class SaLoRABilevel(SaLoRASettings, TwoLevelMethod):
         )
         lower = LowerFactors(
             "lower",
-            common.problem_config(
-                job,
-                hypergradient=job.hypergradient,
-                unroll_steps=self.unroll_steps,
-                warmup_steps=self.warmup_steps,
-            ),
+            self.lower_config(job),
             module=model,
             optimizer=lower_optimizer,
             scheduler=lower_schedule,
@@ -143,17 +138,9 @@ class SaLoRABilevel(SaLoRASettings, TwoLevelMethod):
             graph["l2u"][upper] = [ascent]
 
         def finish(stats: dict[str, float]) -> Outcome:
-            window.close()
-            keep = window.kept()
-            return Outcome(
-                model=model,
-                ranks={name: int(mask.sum()) for name, mask in keep.items()},
-                trainable_parameters=(
-                    common.count(weights) + gates.logits.numel() + (ascent is not None)
-                ),
-                validation_loss=stats.get("validation_loss"),
-                split=parts.sizes,
-                keep=keep,
+            loss = stats.get("validation_loss")
+            return self.outcome(
+                model, weights, window, ascent, validation_loss=loss, split=parts.sizes
             )
 
         return Training(

@@ -113,17 +113,8 @@ class SaLoRA(SaLoRASettings):
         ascent = self.ascent(job, window) if self.constraint else None
 
         def finish(stats: dict[str, float]) -> Outcome:
-            window.close()
-            keep = window.kept()
-            return Outcome(
-                model=model,
-                ranks={name: int(mask.sum()) for name, mask in keep.items()},
-                trainable_parameters=(
-                    common.count(weights) + gates.logits.numel() + (ascent is not None)
-                ),
-                split={"train": len(job.data.examples)},
-                keep=keep,
-            )
+            split = {"train": len(job.data.examples)}
+            return self.outcome(model, weights, window, ascent, split=split)
 
         return Training(
             [lower] if ascent is None else [lower, ascent],

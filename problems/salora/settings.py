@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Gt, Le, Lt
 
@@ -14,11 +14,11 @@ from bilevel import lowrank
 from bilevel.errors import UserError
 from bilevel.settings import Count, NonNegative, Positive, UnitInterval
 from problems import common
-from problems.common import Job, LowRankMethod, OptimizerSettings
+from problems.common import Job, LowRankMethod, OptimizerSettings, Outcome
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from bilevel.cutting.decided import RankChoice
     from bilevel.lowrank.attach import Factors
@@ -172,6 +172,34 @@ class SaLoRASettings(LowRankMethod):
         steps = window.last - window.first
         lr = multiplier_lr(window)
         return multiplier_problem(job, self.multiplier, self.density, steps, lr, window)
+
+    def outcome(
+        self,
+        model: PeftModel,
+        weights: Sequence[nn.Parameter],
+        window: GateWindow,
+        ascent: Ascent | None,
+        **more: Any,
+    ) -> Outcome:
+        """What is kept at the end of the window, and after it.
+
+        Args:
+            model: trained.
+            weights: of it that were.
+            window: of its gates; it is closed.
+            ascent: the multiplier's problem; None without one.
+            **more: attributes of the outcome.
+        """
+        window.close()
+        keep = window.kept()
+        gates = window.gates.logits.numel()
+        return Outcome(
+            model=model,
+            ranks={name: int(mask.sum()) for name, mask in keep.items()},
+            trainable_parameters=common.count(weights) + gates + (ascent is not None),
+            keep=keep,
+            **more,
+        )
 
     def watch(
         self, window: GateWindow, factors: Factors, ascent: Ascent | None

@@ -40,25 +40,18 @@ from problems.common import (
     DVal,
     Job,
     Level,
-    LowRankMethod,
     Method,
     OptimizerSettings,
     Outcome,
     Parts,
     Stage,
     Training,
-    TrainSettings,
-    TwoLevelMethod,
 )
 from problems.common.records import SOURCE_WEIGHT
-from problems.common.two_levels import (
-    Fraction,
-    check_acts_through_weights,
-    check_plain_losses,
-)
+from problems.common.trusted import LearnedWeights
+from problems.common.two_levels import Fraction
 
 if TYPE_CHECKING:
-    from bilevel import Hypergradient
     from problems.source_weights.levels import SourceLogits
 
 __all__ = ["SourceWeights"]
@@ -67,14 +60,11 @@ SHOWN = 12  # names in a message
 
 
 @dataclass(frozen=True)
-class SourceWeights(LowRankMethod, TwoLevelMethod):
+class SourceWeights(LearnedWeights):
     """LoRA on data of several sources, a weight for each source on trusted D_val."""
 
     name: ClassVar[str] = "source_weights"
-    streams: ClassVar[bool] = False
-    two_rates: ClassVar[bool] = True
-    refuses: ClassVar[dict[str, str]] = {}
-    splits_fused: ClassVar[bool] = True
+    weighted: ClassVar[str] = "sources"
     split: Fraction | None = None
     """With trusted: the share of that source that stays in D_train, the rest of it is D_val; null
     without: D_val is the task's own validation split."""
@@ -160,24 +150,6 @@ class SourceWeights(LowRankMethod, TwoLevelMethod):
                 f"split beside its test set, which has {examples or 'no'} examples here: give one, "
                 "or take a part of a source, method.trusted=NAME method.split=0.5"
             )
-
-    def check_hypergradient(self, estimator: Hypergradient) -> None:
-        """All of the gradient of the weights is the implicit term.
-
-        Raises:
-            UserError: the estimator has none for them.
-        """
-        check_acts_through_weights(estimator, self.name, "the weights of the sources")
-
-    def check_steps(self, examples: int, settings: TrainSettings) -> None:
-        """Nor do weights go with a smoothed loss, which is no sum over examples here.
-
-        Raises:
-            UserError: ``train.label_smoothing`` or ``train.class_weights``, or as other
-                methods on two levels.
-        """
-        check_plain_losses(settings, f"method={self.name}")
-        super().check_steps(examples, settings)
 
     def held_out(self, own: bool) -> DVal:
         """The validation split is D_val, unless a part of a source is."""

@@ -10,7 +10,7 @@ from betty.configs import Config
 from betty.hypergradient import jvp_fn_mapping
 from betty.hypergradient.darts import darts
 
-from bilevel import ProblemConfig
+from bilevel import ProblemConfig, hypergradient
 from bilevel.errors import UserError
 from bilevel.hypergradient import (
     Alignment,
@@ -21,10 +21,7 @@ from bilevel.hypergradient import (
     Hypergradient,
     Neumann,
     NoHypergradient,
-    Nystrom,
-    Penalty,
     Sama,
-    Soba,
     Unrolled,
     estimator_of,
     register,
@@ -34,17 +31,11 @@ from tests.bilevel.toys import STRICT, Lower, Upper, relative_error, two_levels,
 pytestmark = STRICT
 
 ALL = [
-    NoHypergradient,
-    FiniteDifference,
-    Unrolled,
-    Forward,
-    Neumann,
-    ConjugateGradient,
-    Nystrom,
-    Soba,
-    Penalty,
-    Sama,
-    Alignment,
+    found
+    for name in hypergradient.__all__
+    if isinstance(found := getattr(hypergradient, name), type)
+    and issubclass(found, Hypergradient)
+    and found.name
 ]
 
 
