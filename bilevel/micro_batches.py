@@ -20,13 +20,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from torch import Tensor, nn
 
 from bilevel import distributed
+from bilevel.labels import NO_LABEL
 
 if TYPE_CHECKING:
     from bilevel.distributed import World
 
 __all__ = ["EpochEnd", "MicroBatch", "StepBatches", "count_terms", "loss_terms"]
-
-NO_TARGET = -100  # what torch's and transformers' losses pass over
 
 
 class EpochEnd(Exception):  # noqa: N818 (it is no error)
@@ -193,7 +192,7 @@ def count_terms(batch: Any) -> float:
     """
     labels = batch.get("labels") if isinstance(batch, Mapping) else None
     if isinstance(labels, Tensor) and not labels.is_floating_point():
-        return int((labels != NO_TARGET).sum())
+        return int((labels != NO_LABEL).sum())
     return next(iter(_lengths(batch)), 1)
 
 

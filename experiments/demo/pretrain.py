@@ -12,6 +12,7 @@ import torch
 from tokenizers import processors
 from transformers import BatchEncoding, BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
+from bilevel.labels import NO_LABEL
 from experiments.demo import training
 from experiments.tasks.made_up.grammar import riddles, unlabelled
 from experiments.tasks.made_up.lexicon import OUTCOMES
@@ -81,7 +82,7 @@ def mask(
         (batch, length) input, and labels that are -100 wherever nothing is masked.
     """
     masked = torch.rand(ids.shape, generator=generator) < rates[ids]
-    return ids.masked_fill(masked, mask_token), ids.masked_fill(~masked, -100)
+    return ids.masked_fill(masked, mask_token), ids.masked_fill(~masked, NO_LABEL)
 
 
 def masking_rates(tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:

@@ -12,6 +12,7 @@ import torch
 from tokenizers import decoders
 from transformers import BatchEncoding, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from bilevel.labels import NO_LABEL
 from experiments.demo import training
 from experiments.tasks.made_up.descriptions import SLOTS, unlabelled
 
@@ -76,7 +77,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[list[in
 
 def next_word_loss(model: GPT2LMHeadModel, batch: BatchEncoding) -> torch.Tensor:
     """Return the mean loss of a padded batch, padding left out."""
-    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, NO_LABEL)
     return model(**batch, labels=labels).loss
 
 

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from bilevel.errors import UserError
 from bilevel.evaluation import evaluating, matching_autocast
+from bilevel.labels import NO_LABEL
 from bilevel.precision import in_float64
 from experiments.models.batching import batches
 
@@ -20,8 +21,6 @@ SETTINGS = (
     "exp of the mean negative log-likelihood of a token, over all tokens of all texts; each text "
     "by itself after the token of the beginning, its end not counted; the model's own tokens"
 )
-
-IGNORED = -100  # cross_entropy's usual label of what does not count
 
 
 class Surprise(NamedTuple):
@@ -67,7 +66,7 @@ def surprises(model: Any, tokenizer: Any, texts: Sequence[str]) -> list[Surprise
             if longest == 1:  # empty texts alone
                 continue
             padded = torch.full((len(indices), longest), begin, device=device)
-            labels = torch.full((len(indices), longest), IGNORED, device=device)
+            labels = torch.full((len(indices), longest), NO_LABEL, device=device)
             mask = torch.zeros((len(indices), longest), dtype=torch.long, device=device)
             for place, i in enumerate(indices):
                 tokens = torch.tensor(rows[i], device=device)
@@ -76,7 +75,7 @@ def surprises(model: Any, tokenizer: Any, texts: Sequence[str]) -> list[Surprise
                 mask[place, : len(tokens)] = 1
             logits = model(input_ids=padded, attention_mask=mask).logits[:, :-1].float()
             losses = functional.cross_entropy(
-                logits.transpose(1, 2), labels[:, 1:], ignore_index=IGNORED, reduction="none"
+                logits.transpose(1, 2), labels[:, 1:], ignore_index=NO_LABEL, reduction="none"
             )
             for place, i in enumerate(indices):
                 found[i] = Surprise(float(in_float64(losses[place]).sum()), len(rows[i]) - 1)

@@ -22,9 +22,9 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
-__all__ = ["NO_LABEL", "SpanOutput", "span_losses", "with_labels"]
+from bilevel.labels import NO_LABEL
 
-NO_LABEL = -100  # a beginning or an end that is not learned
+__all__ = ["SpanOutput", "span_losses", "with_labels"]
 
 
 @dataclass

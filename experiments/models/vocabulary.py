@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bilevel.errors import UserError, listed
+from bilevel.labels import NO_LABEL
 from problems.common.records import tokens_of
 
 if TYPE_CHECKING:
@@ -13,8 +14,6 @@ if TYPE_CHECKING:
 
 __all__ = ["check_rows", "check_tokenizer", "size"]
 
-# Labels where nothing is learned.
-NO_LABEL = -100
 ADVICE = (
     "give the model its own tokenizer, or resize its embeddings with "
     "model.resize_token_embeddings(len(tokenizer)) and save both in one folder"

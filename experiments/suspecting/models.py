@@ -14,11 +14,11 @@ from transformers import set_seed
 from bilevel import BilevelEngine, BilevelEngineConfig
 from bilevel.data import stratified_order
 from bilevel.evaluation import evaluating, matching_autocast
+from bilevel.labels import NO_LABEL
 from bilevel.views import taken
 from experiments.answers import CLASSES, NUMBER, TAGS
 from experiments.models.batching import batches
 from experiments.models.memory import without_cache
-from experiments.tasks.kinds.tags import NO_LABEL
 from experiments.training.fine_tuning_job import FineTuningJob
 from problems.common.records import TrainData, tokens_of
 from problems.lora import LoRA, lora_training

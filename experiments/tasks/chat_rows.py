@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bilevel.errors import UserError
+from bilevel.labels import NO_LABEL
 from experiments.models.chat import check_template, encode
 from experiments.tasks.conversations import messages_of
-from experiments.tasks.kinds.text import NO_LABEL
 
 __all__ = ["chat_rows"]
 

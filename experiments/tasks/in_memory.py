@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bilevel.errors import UserError
+from bilevel.labels import NO_LABEL
 from experiments.answers import CLASSES, LABELS, NUMBER, TAGS, TEXT, Answers, Decoding
 from experiments.metrics.labels import LABEL_SET_METRICS, check_metrics
 from experiments.metrics.labels import USUAL as USUAL_OF_LABELS
@@ -32,7 +33,7 @@ from experiments.tasks.in_memory_values import integers, unpadded
 from experiments.tasks.kinds.label_sets import LabelSetData
 from experiments.tasks.kinds.labelled import LabelledData
 from experiments.tasks.kinds.tags import TaggedData
-from experiments.tasks.kinds.text import NO_LABEL, TextData, answer_start
+from experiments.tasks.kinds.text import TextData, answer_start
 from experiments.tasks.odd_labels import say_look_alikes, say_odd_numbers, say_unseen
 from experiments.tasks.sources import sizes
 from experiments.tasks.task import Task, TaskData, no_examples

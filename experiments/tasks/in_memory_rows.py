@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bilevel.errors import UserError
+from bilevel.labels import NO_LABEL
 from experiments.tasks.examples import Origin, TaggedExample, TextExample
 from experiments.tasks.in_memory_values import integers, number, unpadded
 from experiments.tasks.kinds.label_sets import LabelSetData
 from experiments.tasks.kinds.labelled import LabelledData
 from experiments.tasks.kinds.remarks import say_unknown
 from experiments.tasks.kinds.tags import TaggedData
-from experiments.tasks.kinds.text import NO_LABEL, TextData, answer_start
+from experiments.tasks.kinds.text import TextData, answer_start
 from experiments.tasks.reading.cells import is_list, text_of, texts_of
 from experiments.tasks.reading.files import is_absent
 

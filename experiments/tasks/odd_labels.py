@@ -18,7 +18,7 @@ __all__ = ["check_classes", "say_look_alikes", "say_odd_numbers", "say_unseen"]
 
 log = logging.getLogger(__name__)
 
-NO_LABEL = frozenset(
+UNKNOWN = frozenset(
     ["-1", "-100", "nan", "none", "null", "n/a", "na", "?", "unlabeled", "unlabelled", "no label"]
 )
 MANY = 10  # classes; of fewer examples nothing can be said
@@ -38,7 +38,7 @@ def check_classes(names: Sequence[str], numbers: Sequence[int], where: str) -> N
     say_look_alikes(names, where)
     counts = Counter(numbers)
     for number, name in enumerate(names):
-        if name.strip().lower() in NO_LABEL:
+        if name.strip().lower() in UNKNOWN:
             log.warning(
                 "%s: %d of %d rows have the label %r, which often marks rows without a label; here "
                 "it is a class like the others: leave these rows out if it is none",

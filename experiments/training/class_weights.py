@@ -30,13 +30,13 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from bilevel.errors import UserError, listed, nearest
+from bilevel.labels import NO_LABEL
 from experiments.answers import CHOICES, CLASSES, LABELS, NUMBER, SPANS, TAGS, TEXT, Answers
 
 __all__ = ["WeightedLoss", "check_class_weights", "class_weights", "weight_classes"]
 
 log = logging.getLogger(__name__)
 
-IGNORED = -100  # of transformers, and of torch
 SHOWN = 20  # labels in a message
 KINDS = {
     NUMBER: "numbers",
@@ -105,7 +105,7 @@ def class_weights(given: Given, answers: Answers, labels: Sequence[Any]) -> Tens
         balanced = (len(marks) - counts) / np.maximum(counts, 1)
     else:
         numbers = np.concatenate([np.atleast_1d(row) for row in labels])
-        counts = np.bincount(numbers[numbers != IGNORED], minlength=len(names))
+        counts = np.bincount(numbers[numbers != NO_LABEL], minlength=len(names))
         balanced = counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1))
     if isinstance(given, str):
         weights = np.where(counts > 0, balanced, 1.0)
@@ -157,7 +157,7 @@ class WeightedLoss:
         each = functional.cross_entropy(
             logits, labels, reduction="none", label_smoothing=self.epsilon
         )
-        counted = labels != IGNORED
+        counted = labels != NO_LABEL
         of_each = self.weights[labels.clamp(min=0)] * counted
         outputs.loss = (of_each * each).sum() / counted.sum()
         return outputs

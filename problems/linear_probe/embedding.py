@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bilevel.labels import NO_LABEL
+
 if TYPE_CHECKING:
     from problems.common import Job
     from problems.linear_probe.model import Embedder
 
-__all__ = ["UNLABELLED", "Embedded", "embedded"]
-
-UNLABELLED = -100  # of tokens that are no word's first, transformers' ignore_index
+__all__ = ["Embedded", "embedded"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def embedded(job: Job, embedder: Embedder, rows: Sequence[dict[str, Any]]) -> Em
         found, labels = states.float().cpu().numpy(), batch["labels"].cpu().numpy()
         for place, index in enumerate(indices):
             if job.kind == "tags":
-                words = labels[place] != UNLABELLED
+                words = labels[place] != NO_LABEL
                 x[index], y[index] = found[place][words], labels[place][words]
             else:
                 x[index], y[index] = found[place][None], labels[place][None]

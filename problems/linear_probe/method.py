@@ -30,6 +30,7 @@ from annotated_types import MinLen
 
 from bilevel.data import split, stratified_order
 from bilevel.errors import UserError
+from bilevel.labels import NO_LABEL
 from bilevel.settings import Count, Positive, Share
 from bilevel.views import taken
 from problems.common import (
@@ -41,7 +42,7 @@ from problems.common import (
     TrainSettings,
     ValidationScores,
 )
-from problems.linear_probe.embedding import UNLABELLED, Embedded, embedded
+from problems.linear_probe.embedding import Embedded, embedded
 from problems.linear_probe.fitting import fits, mean_loss
 
 if TYPE_CHECKING:
@@ -236,7 +237,7 @@ def _enough(job: Job, order: Sequence[int], most: int | None) -> int:
         return len(order) if most is None else most
     words = 0
     for count, i in enumerate(order):
-        words += sum(label != UNLABELLED for label in job.data.examples[i]["labels"])
+        words += sum(label != NO_LABEL for label in job.data.examples[i]["labels"])
         if words > most:
             return max(1, count)
     return len(order)

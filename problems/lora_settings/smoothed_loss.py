@@ -14,9 +14,9 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["SmoothedLoss"]
+from bilevel.labels import NO_LABEL
 
-IGNORED = -100  # of transformers, and of torch
+__all__ = ["SmoothedLoss"]
 
 
 class SmoothedLoss:
@@ -47,9 +47,9 @@ class SmoothedLoss:
             return outputs
         logits = logits if logits.element_size() >= 4 else logits.float()  # not of half precision
         epsilon = self.epsilon()
-        counted = labels != IGNORED
+        counted = labels != NO_LABEL
         log_p = logits.log_softmax(-1)
         uniform = -(log_p.mean(-1) * counted).sum() / counted.sum()
-        plain = functional.nll_loss(log_p, labels, ignore_index=IGNORED)
+        plain = functional.nll_loss(log_p, labels, ignore_index=NO_LABEL)
         outputs.loss = (1 - epsilon) * plain + epsilon * uniform
         return outputs

@@ -22,12 +22,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bilevel.cutting.criteria.passes import passes
+from bilevel.labels import NO_LABEL
 from bilevel.lowrank.layers import down_and_up, lora_layers
 from bilevel.precision import in_float64
 
 __all__ = ["Moments", "moments"]
-
-NO_LABEL = -100  # what the losses of torch and transformers pass over
 
 
 @dataclass

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bilevel.labels import NO_LABEL
 from experiments.models.chat import check_template, encode, prompt_tokens
 from experiments.tasks.conversations import Messages, of_source
 from experiments.tasks.kinds.remarks import say_cut, say_share, say_unknown
-from experiments.tasks.kinds.text import NO_LABEL, TextData
+from experiments.tasks.kinds.text import TextData
 from experiments.tasks.task import LEAST_LENGTH
 
 __all__ = ["ChatData"]

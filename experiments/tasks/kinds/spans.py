@@ -21,10 +21,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from bilevel.errors import UserError
+from bilevel.labels import NO_LABEL
 from bilevel.precision import in_float64
 from experiments.answers import SPANS, Answers
 from experiments.metrics import spans
-from experiments.models.spans import NO_LABEL, span_losses
+from experiments.models.spans import span_losses
 from experiments.tasks.examples import SpanExample
 from experiments.tasks.kinds.labelled import DIGITS, over_tests
 from experiments.tasks.kinds.remarks import say_unknown

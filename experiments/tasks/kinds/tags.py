@@ -12,6 +12,7 @@ from torch.nn import functional
 from transformers import DataCollatorForTokenClassification
 
 from bilevel.errors import UserError
+from bilevel.labels import NO_LABEL
 from bilevel.precision import in_float64
 from experiments.answers import TAGS, Answers
 from experiments.metrics import constant
@@ -21,10 +22,9 @@ from experiments.tasks.kinds.labelled import over_tests
 from experiments.tasks.kinds.remarks import say_share, say_unknown
 from experiments.tasks.task import TaskData
 
-__all__ = ["NO_LABEL", "OUTSIDE", "TaggedData", "words_have_space"]
+__all__ = ["OUTSIDE", "TaggedData", "words_have_space"]
 
 OUTSIDE = "O"
-NO_LABEL = -100  # transformers' label of a token that is not learned
 
 
 @dataclass(frozen=True)

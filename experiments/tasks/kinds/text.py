@@ -12,6 +12,7 @@ from torch.nn import functional
 from transformers import DataCollatorForSeq2Seq
 
 from bilevel.errors import UserError
+from bilevel.labels import NO_LABEL
 from bilevel.precision import in_float64
 from experiments.answers import TEXT, Answers, Decoding
 from experiments.metrics.text import TEXT_METRICS, chosen, score_text
@@ -20,12 +21,11 @@ from experiments.tasks.kinds.labelled import over_tests
 from experiments.tasks.kinds.remarks import numbered, refuse_unknown, say_cut, say_unknown
 from experiments.tasks.task import LEAST_LENGTH, TaskData
 
-__all__ = ["NO_LABEL", "TextData", "answer_start"]
+__all__ = ["TextData", "answer_start"]
 
 log = logging.getLogger(__name__)
 
 UNLIMITED = 10**9  # tokens
-NO_LABEL = -100  # transformers' label of a token that is not learned
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from bilevel.errors import UserError
-from experiments.models.spans import NO_LABEL
+from bilevel.labels import NO_LABEL
 from experiments.tasks.examples import SpanExample
 from experiments.tasks.kinds.pairs import separator
 

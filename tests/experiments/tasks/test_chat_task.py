@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from bilevel.errors import UserError
+from bilevel.labels import NO_LABEL
 from experiments import chat_rows, finetune, load
 from experiments.answers import Decoding
 from experiments.results import record
@@ -15,7 +16,6 @@ from experiments.run import main
 from experiments.tasks.conversations import as_source, of_source
 from experiments.tasks.examples import TextExample
 from experiments.tasks.instructions import Instructions
-from experiments.tasks.kinds.text import NO_LABEL
 from problems import LoRA
 from tests.experiments import writers
 from tests.experiments.artefacts import cards

@@ -10,12 +10,13 @@ import torch
 from peft import PromptTuningConfig, get_peft_model
 
 from bilevel.errors import UserError
+from bilevel.labels import NO_LABEL
 from experiments.answers import Decoding
 from experiments.tasks.demo import Demo
 from experiments.tasks.examples import TextExample
 from experiments.tasks.kinds.label_sets import LabelSetData
 from experiments.tasks.kinds.labelled import LabelledData
-from experiments.tasks.kinds.tags import NO_LABEL, TaggedData
+from experiments.tasks.kinds.tags import TaggedData
 from experiments.tasks.kinds.text import TextData
 from experiments.tasks.task import TaskData
 from tests.experiments import writers

@@ -16,10 +16,11 @@ from transformers import (
 )
 
 from bilevel.errors import UserError
+from bilevel.labels import NO_LABEL
 from experiments.answers import TAGS, Answers
 from experiments.metrics import tags as tag_metrics
 from experiments.tasks.examples import TaggedExample
-from experiments.tasks.kinds.tags import NO_LABEL, TaggedData
+from experiments.tasks.kinds.tags import TaggedData
 
 NAMES = ("O", "B-X", "I-X", "B-Y", "I-Y")
 TEXT = ["the IL-2 gene and NF-kappa B need oxygen"] * 3

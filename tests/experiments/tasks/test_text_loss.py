@@ -7,9 +7,10 @@ import torch
 from peft import PromptTuningConfig, get_peft_model
 from torch.nn import functional
 
+from bilevel.labels import NO_LABEL
 from experiments.answers import Decoding
 from experiments.tasks.examples import TextExample
-from experiments.tasks.kinds.text import NO_LABEL, TextData
+from experiments.tasks.kinds.text import TextData
 from experiments.training import scoring
 from tests.experiments import writers
 
