@@ -39,6 +39,7 @@ from experiments.results.links import refuse_links
 from experiments.results.shape import check_line
 
 __all__ = [
+    "Run",
     "draw",
     "draw_several",
     "drawings",
@@ -50,6 +51,7 @@ __all__ = [
 # What a figure ends in when the values that it is drawn of do not go together.
 DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 
+# A run's lines of metrics.jsonl, and its result.json.
 Run = tuple[list[Record], dict[str, Any]]
 
 
@@ -131,27 +133,29 @@ def _file_name(*parts: str) -> str:
 
 
 def draw_several(
-    results: Sequence[dict[str, Any]], out: Path, compared: Sequence[Comparison] = ()
+    results: Sequence[dict[str, Any]],
+    runs: Sequence[Run],
+    out: Path,
+    compared: Sequence[Comparison] = (),
 ) -> list[Path]:
     """Draw what there is data for over several runs into ``out``; returns the files.
 
     Args:
-        results: result.json of each run, with its ``variant`` and ``folder`` (that of the run);
-            without a folder it is left out of the pictures of what happened over the steps.
+        results: result.json of each run, with its ``variant``.
+        runs: those of them with lines of metrics.jsonl, of :func:`with_records`.
         out: where comparison.png and the others go.
         compared: what was compared of them, for the Pareto front.
     """
-    runs = with_records(results)
     drawings = drawings_of_several(results, runs, compared)
     return [out / name for name, draws in drawings.items() if draws(out / name) is not False]
 
 
-def with_records(results: Sequence[dict[str, Any]], told: bool = False) -> list[Run]:
-    """The runs with the lines of their metrics.jsonl.
+def with_records(results: Sequence[dict[str, Any]]) -> list[Run]:
+    """The runs with the lines of their metrics.jsonl; of one that cannot be read it is told.
 
     Args:
-        results: as :func:`draw_several`'s.
-        told: those that cannot be read have been told of already.
+        results: result.json of each run, with its ``folder`` (that of the run); without a folder
+            it is left out of the pictures of what happened over the steps.
     """
     runs = []
     for result in results:
@@ -162,8 +166,7 @@ def with_records(results: Sequence[dict[str, Any]], told: bool = False) -> list[
                     raise UserError(f"{result['folder']}: its result.json has no 'engine'")
                 runs.append((records, result))
             except UserError as error:
-                if not told:
-                    print(f"not in the figures over steps: {sentence(error)}", file=sys.stderr)
+                print(f"not in the figures over steps: {sentence(error)}", file=sys.stderr)
     return runs
 
 

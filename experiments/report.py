@@ -130,13 +130,14 @@ def _tables(
     # the table of their agreement, a row a kind of module, is in summary.md alone
     said = [textwrap.fill(text, wording.COLUMNS) for text in agreeing.sentences]
     text = printable("\n\n".join(filter(None, (text, *said, judged))))
-    drawn = [path.name for path in figures.draw_several(finished, out, compared)]
+    runs = figures.with_records(finished)
+    drawn = [path.name for path in figures.draw_several(finished, runs, out, compared)]
     written = ["summary.md", "runs.csv", "comparison.json", *drawn]
 
     def pages() -> str:
         unread = [Unread(path, "not finished (see its run.log)") for path in found.failed]
         unread += [Unread(path, reason) for path, reason in found.damaged.items()]
-        there = writing.write(finished, compared, agreeing.sentences, unread, folders, out)
+        there = writing.write(finished, runs, compared, agreeing.sentences, unread, folders, out)
         more = len(there) - 1
         also = f" and {more} page{'s' * (more > 1)} of runs" if more > 0 else ""
         return f"{there[0]}{also}" if there else ""

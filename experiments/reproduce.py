@@ -205,7 +205,7 @@ class Reproduction:
             }
             for cell, values in self.finished
         ]
-        drawn = figures.draw_several(results, self.folder)
+        drawn = figures.draw_several(results, figures.with_records(results), self.folder)
         if self.entry.figure is None:
             return drawn
         found = [path for path in drawn if path.match(self.entry.figure)]

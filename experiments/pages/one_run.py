@@ -15,7 +15,7 @@ from experiments.pages.answers import cut, shown
 from experiments.pages.drawings import drawn
 from experiments.pages.grids import Cell, Column, Grid, Heat
 from experiments.plots import residuals, scores
-from experiments.plots.records import run_name
+from experiments.plots.records import Record, run_name
 from experiments.results import record
 
 __all__ = ["html"]
@@ -43,6 +43,7 @@ def html(
     result: Mapping[str, Any],
     out: Path,
     interval: tuple[float, float] | None = None,
+    records: list[Record] | None = None,
 ) -> str:
     """Make the page.
 
@@ -51,12 +52,13 @@ def html(
         result: its result.json.
         out: the file that the page is to be, for its links.
         interval: of the primary metric over test examples, 95 %; None where it is not known.
+        records: the lines of its metrics.jsonl; None to read them.
 
     Raises:
         UserError: a file of the run is damaged.
     """
     values = dict(result)
-    records = figures.read_metrics(folder)
+    records = figures.read_metrics(folder) if records is None else records
     drawings = figures.drawings(folder, values, records)
     drawings = {Path(name).stem: draw for name, draw in drawings.items()}
     del drawings["ranks"]  # a table here

@@ -35,6 +35,7 @@ class Unread:
 
 def html(
     results: Sequence[dict[str, Any]],
+    runs: Sequence[figures.Run],
     comparisons: Sequence[Comparison],
     agreement: Sequence[str],
     unread: Sequence[Unread],
@@ -46,6 +47,7 @@ def html(
     Args:
         results: result.json of each run, with its ``variant`` and ``folder``; one without a folder
             is no run of its own (a grid search's best).
+        runs: those of them with lines of metrics.jsonl, of :func:`.figures.with_records`.
         comparisons: of their methods, one a task and model.
         agreement: how far the ranks of seeds agree, in sentences.
         unread: runs that failed, or that cannot be read.
@@ -54,9 +56,7 @@ def html(
     """
     settings = sorted({(r["task"], r["model"]) for r in results})
     title = "; ".join(f"{task}, {model}" for task, model in settings)
-    drawings = figures.drawings_of_several(
-        results, figures.with_records(results, told=True), comparisons
-    )
+    drawings = figures.drawings_of_several(results, runs, comparisons)
     drawings = {
         Path(name).stem: draw for name, draw in drawings.items() if not name.startswith("ranks_")
     }
@@ -64,7 +64,7 @@ def html(
     over_steps = {name: drawings.pop(name) for name in OVER_STEPS}
     steps, more = drawn(over_steps, title), drawn(drawings, title)
     ranks = _ranks(results)
-    runs = [r for r in results if r.get("folder")]
+    own = [r for r in results if r.get("folder")]
     parts = [
         ("comparison", "Comparison", True),
         ("steps", "Over the steps", bool(steps)),
@@ -75,7 +75,7 @@ def html(
     return page.render(
         "runs.html",
         {
-            "title": f"{len(runs)} runs" if len(runs) > 1 else "One run",
+            "title": f"{len(own)} runs" if len(own) > 1 else "One run",
             "under": title,
             "parts": [(id, name) for id, name, there in parts if there],
             "said": [(line, "") for line in _said(results, unread)],
@@ -88,7 +88,7 @@ def html(
             "agreement": agreement,
             "ranks": ranks,
             "more": more,
-            "runs": _runs(runs, out, pages),
+            "runs": _runs(own, out, pages),
         },
     )
 

@@ -16,6 +16,7 @@ from experiments.cli.writing import write_atomically
 from experiments.comparing.comparison import Comparison
 from experiments.pages import one_run, several
 from experiments.pages.several import Unread
+from experiments.plots.records import Record
 from experiments.results import predictions_file, record, wrongest
 
 __all__ = ["FILE", "write"]
@@ -28,6 +29,7 @@ READ = (record.FILE, "metrics.jsonl", predictions_file.FILE, wrongest.FILE, "ran
 
 def write(
     results: Sequence[dict[str, Any]],
+    runs: Sequence[figures.Run],
     comparisons: Sequence[Comparison],
     agreement: Sequence[str],
     unread: Sequence[Unread],
@@ -40,27 +42,29 @@ def write(
     whose page cannot be made is told of, and costs the others nothing.
 
     Args:
-        results, comparisons, agreement, unread: see :func:`.several.html`.
+        results, runs, comparisons, agreement, unread: see :func:`.several.html`.
         asked: the folders that were asked for.
         out: the folder that is written into.
 
     Returns:
         The page to look at first, and then the others that were written.
     """
-    runs = [r for r in results if r.get("folder")]
-    alone = len(runs) == len(asked) == 1 and Path(runs[0]["folder"]).samefile(asked[0])
+    own = [r for r in results if r.get("folder")]
+    alone = len(own) == len(asked) == 1 and Path(own[0]["folder"]).samefile(asked[0])
     first = out / FILE
     intervals = _intervals(comparisons)
+    records = {result["folder"]: lines for lines, result in runs}
     if alone:
-        return [first] if _one(runs[0], first, [], intervals) else []
+        return [first] if _one(own[0], first, [], intervals, records) else []
     unread, written, pages = list(unread), [], {}
-    for r, place in zip(runs, _places(runs, first), strict=True):
+    for r, place in zip(own, _places(own, first), strict=True):
         if _is_new(Path(r["folder"]), place):
             pages[r["folder"]] = place
-        elif _one(r, place, unread, intervals):
+        elif _one(r, place, unread, intervals, records):
             pages[r["folder"]] = place
             written.append(place)
-    write_atomically(first, several.html(results, comparisons, agreement, unread, first, pages))
+    text = several.html(results, runs, comparisons, agreement, unread, first, pages)
+    write_atomically(first, text)
     return [first, *written]
 
 
@@ -80,12 +84,13 @@ def _one(
     place: Path,
     unread: list[Unread],
     intervals: Mapping[tuple[str, str], tuple[float, float]],
+    records: Mapping[str, list[Record]],
 ) -> bool:
     """Write the page of a run; False where its files are damaged."""
     folder = Path(result["folder"])
     try:
         interval = intervals.get((result["folder"], result["primary_metric"]))
-        text = one_run.html(folder, result, place, interval)
+        text = one_run.html(folder, result, place, interval, records.get(result["folder"]))
     except UserError as error:
         reason = sentence(error)
     except figures.DAMAGE as error:

@@ -54,7 +54,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed in (10, 9, 100):
         run(folder / f"s{seed}", values(f"auto{HARM}", seed, task=HARM), CLASSES)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "draw_several", lambda results, out, compared: [])
+        patch.setattr(figures, "draw_several", lambda results, runs, out, compared: [])
         patch.setattr("experiments.pages.one_run.drawn", lambda drawings, title: [])
         report.main([str(folder)])
     return folder / "report.html"

@@ -42,7 +42,7 @@ def assert_nothing_from_elsewhere(parsed: Parsed) -> None:
 @pytest.fixture(autouse=True)
 def no_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures take most of the time, and two tests look at them."""
-    monkeypatch.setattr(figures, "draw_several", lambda results, out, compared: [])
+    monkeypatch.setattr(figures, "draw_several", lambda results, runs, out, compared: [])
     monkeypatch.setattr(one_run, "drawn", lambda drawings, title: [])
     if "compared" not in request.fixturenames:
         monkeypatch.setattr(several, "drawn", lambda drawings, title: [])
@@ -115,6 +115,16 @@ def test_verdicts_come_first_with_what_to_change(tmp_path: Path) -> None:
     text = page(tmp_path).text
     assert "autolora on films, tiny, seed 0: nothing learned <script>" in text
     assert "raise train.lr" in text
+
+
+def test_what_a_run_measured_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the figures beside the table, the page of all runs and each run's own."""
+    for seed in (0, 1):
+        run(tmp_path / f"r{seed}", values(seed=seed), CLASSES)
+    seen, read = [], figures.read_metrics
+    monkeypatch.setattr(figures, "read_metrics", lambda folder: seen.append(folder) or read(folder))
+    report.main([str(tmp_path)])
+    assert sorted(folder.name for folder in seen) == ["r0", "r1"]
 
 
 def test_methods_are_compared_with_intervals(tmp_path: Path) -> None:

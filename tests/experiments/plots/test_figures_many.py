@@ -21,7 +21,7 @@ def test_every_method_has_its_row_and_its_place_in_the_legend(
         write(folder, [{"stage": "train", "step": 3, "kind": "gates", "gates": gates}])
         long = "hypergradient=unrolled method.unroll_steps=4"
         results.append(result(f"method{i:02}", folder=str(folder), variant=long))
-    figures.draw_several(results, tmp_path / "out")
+    figures.draw_several(results, figures.with_records(results), tmp_path / "out")
     (figure,) = (f for f in kept if f.get_suptitle().startswith("Final values"))
     top, *rows = figure.subfigs
     assert [row.get_suptitle().split()[0] for row in rows] == [r["method"] for r in results]

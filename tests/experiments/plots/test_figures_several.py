@@ -311,7 +311,7 @@ def test_all_figures_of_several_runs(tmp_path: Path) -> None:
             results.append(result(method, seed, ranks=ranks, true_ranks=ranks, folder=str(folder)))
             results[-1]["update"] = update(NAMES, 1e-3)
     results.append(result("without a folder"))
-    drawn = figures.draw_several(results, tmp_path)
+    drawn = figures.draw_several(results, figures.with_records(results), tmp_path)
     assert [path.name for path in drawn] == [
         "comparison.png",
         "losses_compared.png",
@@ -321,7 +321,10 @@ def test_all_figures_of_several_runs(tmp_path: Path) -> None:
         "ranks_sst2_tiny.png",
     ]
     assert all(path.stat().st_size > 5000 for path in drawn)
-    assert [p.name for p in figures.draw_several(results[-1:], tmp_path)] == ["comparison.png"]
+    assert [
+        p.name
+        for p in figures.draw_several(results[-1:], figures.with_records(results[-1:]), tmp_path)
+    ] == ["comparison.png"]
 
 
 @pytest.mark.usefixtures("kept")
@@ -329,7 +332,7 @@ def test_a_model_that_is_a_path_makes_no_folders(tmp_path: Path) -> None:
     ranks = {name: i for i, name in enumerate(NAMES)}
     for model, expected in (("../x/gpt2", "ranks_sst2_x_gpt2.png"), ("a/b", "ranks_sst2_a_b.png")):
         named = [{**result("autolora", seed, ranks=ranks), "model": model} for seed in (0, 1)]
-        drawn = figures.draw_several(named, tmp_path / "out")
+        drawn = figures.draw_several(named, figures.with_records(named), tmp_path / "out")
         assert expected in [path.name for path in drawn]
         assert {path.parent for path in drawn} == {tmp_path / "out"}
 
