@@ -139,6 +139,10 @@ class AutoLoRA(LowRankMethod, TwoLevelMethod, RankSearch):
 
         return RankChoice(self.rank_rule, gate=self.gate)
 
+    def upper_variables(self, modules: Sequence[str], head: bool) -> int:
+        """A selection variable for each component of each module."""
+        return self.rank * len(modules)
+
     def stages(self) -> Sequence[Stage]:
         """Search, whose end derives the ranks; then retrain on all of the training data."""
         return (Stage("search", self.search), Stage("retrain", self.retraining))

@@ -70,6 +70,19 @@ class Hypergradient(Settings, ABC):
         """What ``lower`` must record between two upper steps."""
         return Needs(depth=1)
 
+    @property
+    def most_variables(self) -> int | None:
+        """Upper variables that it takes at the most; None for any number."""
+        return None
+
+    def check_variables(self, variables: int, upper: str) -> None:
+        """Refuse more upper variables than ``most_variables``, naming the way out.
+
+        Args:
+            variables: numbers in E.
+            upper: the name of the problem that has them.
+        """
+
     def prepare(self, lower: LowerLevel) -> None:
         """Called once before training: refuse what cannot work, naming the way out."""
 

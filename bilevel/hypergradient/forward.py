@@ -76,6 +76,26 @@ class Forward(SecondOrder):
     """Random directions; null for every upper variable by itself, exactly, of which there may be 16
     at the most."""
 
+    @property
+    def most_variables(self) -> int | None:
+        """Any number by random directions, a few by themselves."""
+        return MOST_EXACT if self.directions is None else None
+
+    def check_variables(self, variables: int, upper: str) -> None:
+        """A product for each variable and step is the dearer way from some number on.
+
+        Raises:
+            UserError: there are more.
+        """
+        most = self.most_variables
+        if most is not None and variables > most:
+            raise UserError(
+                "hypergradient forward takes a Hessian-vector product for each variable and "
+                f"lower step, and problem {upper!r} has {variables} variables, more than {most}: "
+                "give hypergradient.directions=K for an unbiased estimate from K random "
+                "directions, or use hypergradient=unrolled"
+            )
+
     def needs(self, lower: LowerLevel) -> Needs:
         """The step under way, with its optimiser."""
         twice = self.differentiates_twice(lower)
@@ -90,14 +110,7 @@ class Forward(SecondOrder):
         check_plain_steps(lower, self.name)
         check_double_backward(lower, self.product)
         for upper in lower.parents:
-            variables = sum(p.numel() for p in upper.trainable_parameters())
-            if self.directions is None and variables > MOST_EXACT:
-                raise UserError(
-                    f"hypergradient forward takes a Hessian-vector product for each variable and "
-                    f"lower step, and problem {upper.name!r} has {variables} variables, more than "
-                    f"{MOST_EXACT}: give hypergradient.directions=K for an unbiased estimate from "
-                    "K random directions, or use hypergradient=unrolled"
-                )
+            self.check_variables(sum(p.numel() for p in upper.trainable_parameters()), upper.name)
 
     def at_step(self, lower: LowerLevel, step: StepRecord) -> None:
         """Take all tangents through the step."""

@@ -89,6 +89,9 @@ class GivenModel(ModelSpec):
         assert self.model is not None
         return of_name(self.model.name_or_path or "")
 
+    def layout(self, answers: Answers) -> None:
+        """It is there already."""
+
     def load(self, answers: Answers, seed: int) -> LoadedModel:
         """A copy of the model, which has its head; its classes have the names in ``answers``."""
         return self.copy(answers.names)

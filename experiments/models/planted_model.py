@@ -60,6 +60,9 @@ class PlantedModel(ModelSpec):
             raise UserError(ALONE)
         return config
 
+    def layout(self, answers: Answers) -> None:
+        """It is made in a moment."""
+
     def load(self, answers: Answers, seed: int) -> LoadedModel:
         """Make the base model; it has the teacher's head already, so nothing of it is trained.
 

@@ -188,6 +188,19 @@ def load(
     return LoadedModel(model, tokenizer, head, task_type, seq2seq, head_replaced=bool(changed))
 
 
+def layout(kind: Any, config: PretrainedConfig, trusted: bool) -> PreTrainedModel:
+    """The model without numbers, on torch's meta device: names and shapes, nothing is read.
+
+    Args:
+        kind: its auto class.
+        config: the model's, see :func:`config`.
+        trusted: whether code that comes with the model may be run.
+    """
+    with torch.device("meta"):
+        found: PreTrainedModel = kind.from_config(config, trust_remote_code=trusted)
+    return found
+
+
 def load_weights(
     source: str,
     revision: str | None,
@@ -208,8 +221,7 @@ def load_weights(
         "trusted": trusted,
     }
     if quantized is not None:
-        with torch.device("meta"):  # the names alone
-            skeleton = kind.from_config(config, trust_remote_code=trusted)
+        skeleton = layout(kind, config, trusted)
         options["quantization_config"] = quantization.bitsandbytes_config(
             quantized, keep=[*outside_layers(skeleton), *fused_projections(skeleton)]
         )

@@ -16,7 +16,7 @@ from experiments.models.base_reference import BaseReference, of_folder, of_hub, 
 from experiments.models.folder_files import check_files
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedModel
 
     from experiments.models.pretrained import LoadedModel
 
@@ -144,6 +144,21 @@ class ModelSpec(Settings):
             self.dropout,
             trusted=self.trust_remote_code,
         )
+
+    def layout(self, answers: Answers) -> PreTrainedModel | None:
+        """The names and shapes of the model, by its configuration alone.
+
+        Returns:
+            The model on torch's meta device; None of one that is not read from anywhere.
+
+        Raises:
+            UserError: as :meth:`config`.
+        """
+        from experiments.models import pretrained
+        from experiments.models.heads import auto_class
+
+        config = self.config(answers)
+        return pretrained.layout(auto_class(answers, config), config, self.trust_remote_code)
 
     def load(self, answers: Answers, seed: int) -> LoadedModel:
         """Load the model (in `dtype`, or quantised) with a new head, and the tokenizer.

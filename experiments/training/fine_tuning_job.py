@@ -20,6 +20,7 @@ from bilevel.sharding import shard_base
 from bilevel.views import keys
 from experiments.answers import CHOICES, SPANS, TEXT
 from experiments.config.plan import Plan
+from experiments.models.heads import heads
 from experiments.models.memory import recompute, settled_precision
 from experiments.models.target_modules import target_modules
 from experiments.stored_data.parts import sources_of
@@ -43,7 +44,7 @@ from experiments.training.stored_tokens import streamed_rows, tokenised
 from experiments.training.streaming import check_streamed, check_streaming
 from problems.common.layer_names import positions
 from problems.common.method import AnswerKind, TrainData, TrainSettings
-from problems.common.two_levels import check_plain_losses
+from problems.common.two_levels import TwoLevelMethod, check_plain_losses
 
 __all__ = ["FineTuningJob", "load_task"]
 
@@ -142,6 +143,7 @@ class FineTuningJob:
 
     @classmethod
     def _load(cls, plan: Plan, task: TaskData, warnings: list[str]) -> FineTuningJob:
+        _check_variables(plan, task)
         loaded = warm_start.load(plan.model, task.answers, plan.seed)
         precision = settled_precision(
             loaded.model.config, plan.model.dtype, plan.settings.precision
@@ -280,6 +282,26 @@ class FineTuningJob:
             (self.data.examples, self.task.train),
             (self.data.validation or (), self.task.validation or ()),
         )
+
+
+def _check_variables(plan: Plan, task: TaskData) -> None:
+    """Refuse more upper variables than the estimator takes, before any weights are read.
+
+    Raises:
+        UserError: there are more.
+    """
+    method = plan.method
+    if plan.hypergradient.most_variables is None or not isinstance(method, TwoLevelMethod):
+        return
+    model = plan.model.layout(task.answers)
+    if model is None:
+        return
+    head = heads(model, task.answers, fresh=())
+    if method.splits_fused:
+        split_fused(model)
+    variables = method.upper_variables(target_modules(model, plan.places), bool(head))
+    if variables is not None:
+        plan.hypergradient.check_variables(variables, "upper")
 
 
 def _for_training(plan: Plan, task: TaskData, model: PreTrainedModel) -> PreTrainedModel:

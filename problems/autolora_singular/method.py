@@ -90,6 +90,10 @@ class AutoLoRASingular(SingularSettings):
     name: ClassVar[str] = "autolora_singular"
     splits_fused: ClassVar[bool] = True
 
+    def upper_variables(self, modules: Sequence[str], head: bool) -> int:
+        """A gate for each component of each module."""
+        return self.rank * len(modules)
+
     def stages(self) -> Sequence[Stage]:
         """Factors, then gates, to the cut; then what is kept, on all of the training data."""
         return (Stage("search", self.search), Stage("finish", self.finishing))

@@ -139,6 +139,10 @@ class BiLoRA(LowRankMethod, TwoLevelMethod):
         bound = self.prune_below
         return None if bound is None else RankChoice("fixed", bound=bound)
 
+    def upper_variables(self, modules: Sequence[str], head: bool) -> int:
+        """A singular value for each component of each module."""
+        return self.rank * len(modules)
+
     def stages(self) -> Sequence[Stage]:
         """One stage, two problems."""
         return (Stage("train", self.prepare),)

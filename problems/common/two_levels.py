@@ -214,6 +214,15 @@ class TwoLevelMethod(Method):
         bound = None if most is None else most * self.unroll_steps
         return super().asked_steps(examples, replace(settings, max_steps=bound))
 
+    def upper_variables(self, modules: Sequence[str], head: bool) -> int | None:
+        """Numbers in E, as far as they follow from the model's layout; None where they do not.
+
+        Args:
+            modules: full names of the linear maps that are to be adapted.
+            head: whether there is a head, which is trained in full.
+        """
+        return None
+
     def parts(self, job: Job) -> Parts:
         """The data of the two levels: disjoint, stratified by class, decided by the job's seed.
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
-__all__ = ["Granularity", "groups_of"]
+from problems.lora_settings.record import GLOBAL, HEAD, OF_STEPS, SettingName
+
+__all__ = ["Granularity", "groups_of", "labels_of"]
 
 Granularity = Literal["module", "kind", "layer", "all"]
 
@@ -22,6 +24,24 @@ def groups_of(names: Iterable[str], granularity: Granularity) -> dict[str, str]:
         granularity: ``module`` (a group each), ``kind``, ``layer`` or ``all`` (one group).
     """
     return {name: _group(name, granularity) for name in names}
+
+
+def labels_of(
+    names: Iterable[SettingName], groups: Mapping[str, str], head: bool
+) -> dict[SettingName, list[str]]:
+    """Setting -> the groups that have a number of it each, in order; ``all`` for one for all.
+
+    Args:
+        names: of the settings.
+        groups: adapted module -> its group.
+        head: whether there is a head, a group of its own for the settings of steps.
+    """
+    adapted = list(dict.fromkeys(groups.values()))
+    stepped = list(dict.fromkeys([*adapted, HEAD])) if head else adapted
+    return {
+        name: ["all"] if name in GLOBAL else stepped if name in OF_STEPS else adapted
+        for name in names
+    }
 
 
 def _group(name: str, granularity: Granularity) -> str:

@@ -45,7 +45,7 @@ from problems.common import (
     TwoLevelMethod,
 )
 from problems.common.two_levels import check_acts_through_weights
-from problems.learned_settings.groups import Granularity, groups_of
+from problems.learned_settings.groups import Granularity, groups_of, labels_of
 from problems.learned_settings.starts import Starts
 from problems.learned_settings.table import table
 from problems.lora import LoRA, check_smoothed_once
@@ -116,6 +116,11 @@ class LearnedSettings(LowRankMethod, TwoLevelMethod):
         """
         check_smoothed_once("label_smoothing" in self.learn, settings)
         super().check_steps(examples, settings)
+
+    def upper_variables(self, modules: Sequence[str], head: bool) -> int:
+        """One for each setting and group."""
+        labels = labels_of(self.learn, groups_of(modules, self.granularity), head)
+        return sum(map(len, labels.values()))
 
     def held_out(self, own: bool) -> DVal:
         """The retraining is on the training data alone."""

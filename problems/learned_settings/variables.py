@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from problems.learned_settings.groups import labels_of
 from problems.learned_settings.starts import BOUND, Starts
 from problems.lora_settings.record import (
     GLOBAL,
     HEAD,
-    OF_STEPS,
     PER_MODULE,
     ModuleSettings,
     SettingName,
@@ -46,9 +46,8 @@ class Variables(nn.Module):
     ) -> None:
         super().__init__()
         self.names = list(names)
-        self.modules_ = list(groups)
         self.groups = {**groups, **({HEAD: HEAD} if head else {})}
-        self._labels = {name: self._of_groups(name) for name in names}
+        self._labels = labels_of(names, groups, head)
         self.raw = nn.ParameterDict(
             {
                 name: nn.Parameter(torch.full((len(labels),), _raw(name, starts.of(name))))
@@ -87,13 +86,6 @@ class Variables(nn.Module):
             else:
                 found[name] = by_group["all"]
         return ModuleSettings(**found)  # type: ignore[arg-type]
-
-    def _of_groups(self, name: SettingName) -> list[str]:
-        if name in GLOBAL:
-            return ["all"]
-        if name in OF_STEPS:
-            return list(dict.fromkeys(self.groups.values()))
-        return list(dict.fromkeys(self.groups[m] for m in self.modules_))
 
 
 def _raw(name: SettingName, value: float) -> float:

@@ -80,6 +80,10 @@ class SaLoRABilevel(SaLoRASettings, TwoLevelMethod):
                 f"method={self.name}"
             )
 
+    def upper_variables(self, modules: Sequence[str], head: bool) -> int:
+        """A gate for each component of each module."""
+        return self.rank * len(modules)
+
     def stages(self) -> Sequence[Stage]:
         """One stage, three problems; two without the constraint."""
         return (Stage("train", self.prepare),)
