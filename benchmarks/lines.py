@@ -58,13 +58,13 @@ def measure(
             shared = key(folder)
             done = {row["what"] for row in before if shared.items() <= row.items()}
             for _, group in itertools.groupby(lines(folder, criteria, done), together):
-                rows = list(group)
+                rows = _short(group)  # as the file has them, so that arrays are found again
                 for row in rows:
                     if (array := row.pop(EXAMPLES, None)) is not None:
                         place = array_of(options.out, row)
                         place.parent.mkdir(exist_ok=True)
                         np.save(place, np.asarray(array, dtype=np.float32))
-                writer.writerows(_short(rows))
+                writer.writerows(rows)
                 file.flush()
 
 
