@@ -1,4 +1,4 @@
-"""All pictures of a run, out of its files: ``python -m experiments.figures DIR`` draws them."""
+"""Draw all pictures of a run out of its files: ``python -m experiments.figures DIR``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The papers' tables and figures: ours beside theirs.
+"""Reproduce the papers' tables and figures: ours beside theirs.
 
     python -m experiments.reproduce table=list
     python -m experiments.reproduce table=autolora/glue [data=DIR] [seeds=0,1] [only=sst2,rte]

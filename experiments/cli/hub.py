@@ -1,4 +1,4 @@
-"""The Hugging Face hub, and doing without it.
+"""Reach the Hugging Face hub, or do without it.
 
 The hub's own clients retry an unreachable hub for half a minute. One short request tells whether
 to ask it at all; without it only the local cache is looked into.

@@ -1,4 +1,4 @@
-"""One clear sentence for every mistake on the command line, Hydra's own errors included."""
+"""Make one clear sentence of every mistake on the command line, Hydra's own errors included."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every program that takes ``name=value`` words begins and ends with."""
+"""Begin and end every program that takes ``name=value`` words."""
 
 from __future__ import annotations
 

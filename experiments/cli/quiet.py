@@ -1,4 +1,4 @@
-"""Silence of the libraries, so that what a program prints is its own."""
+"""Silence the libraries, so that what a program prints is its own."""
 
 from __future__ import annotations
 

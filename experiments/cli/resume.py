@@ -1,4 +1,4 @@
-"""Continuing an interrupted run: which folder, and is it this run's?
+"""Continue an interrupted run: find its folder, and make sure that it is this run's.
 
 ``run.resume=DIR`` takes the run's own configuration from DIR; what is given besides must not
 contradict it. ``run.resume=auto`` takes the newest unfinished run of the configuration given.

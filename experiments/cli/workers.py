@@ -1,4 +1,4 @@
-"""A sweep's processes: they end when the sweep is asked to, and when it is gone."""
+"""End a sweep's processes when the sweep is asked to end, and when it is gone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a method takes the learning rate of train.lr, or has its own."""
+"""Tell whether a method takes the learning rate of train.lr, or has its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names that other tools have for an option, so that a message can name ours."""
+"""List names that other tools have for an option, so that a message can name ours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Losses of the best answer that is the same for every example, which any model should beat."""
+"""Compute the losses of the best constant answer, which any model should beat."""
 
 from __future__ import annotations
 

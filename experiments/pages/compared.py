@@ -1,4 +1,4 @@
-"""Tables of what a comparison of methods found: scores with intervals, and differences."""
+"""Make tables of what a comparison of methods found: scores with intervals, differences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables of a page: of words and numbers that sort, and of counts that are coloured."""
+"""Make tables of a page: of words and numbers that sort, and of counts that are coloured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of one finished run."""
+"""Make the page of one finished run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of several runs: compared, side by side, and with links to each."""
+"""Make the page of several runs: compared, side by side, and with links to each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Methods side by side, over seeds."""
+"""Draw the scores of methods side by side, over seeds."""
 
 from __future__ import annotations
 

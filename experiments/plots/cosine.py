@@ -1,4 +1,4 @@
-"""How far fine-tuning turned and moved each weight matrix from its pretrained value."""
+"""Draw how far fine-tuning turned and moved each weight matrix from its pretrained value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far several methods turned the weights from their pretrained values, by layer."""
+"""Draw how far several methods turned the weights from their pretrained values, by layer."""
 
 from __future__ import annotations
 

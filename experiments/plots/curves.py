@@ -1,4 +1,4 @@
-"""Training and test (or validation) loss of several methods over the steps, in one picture."""
+"""Draw training and test (or validation) losses of several methods over the steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loss of an adapter's parts against their parameters, the part chosen, and its ranks."""
+"""Draw the loss of an adapter's parts against their parameters, the part chosen, its ranks."""
 
 from __future__ import annotations
 

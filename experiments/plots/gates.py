@@ -1,4 +1,4 @@
-"""How the gates of every module moved, and which of them stayed."""
+"""Draw how the gates of every module moved, and which of them stayed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Heat maps of the values of components: a panel a part, a row a layer, a column a component."""
+"""Draw heat maps of components' values: a panel a part, a row a layer, a column a component."""
 
 from __future__ import annotations
 

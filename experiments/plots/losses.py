@@ -1,4 +1,4 @@
-"""Losses over steps, and what they are of the model that was saved."""
+"""Draw losses over the steps, and what they are of the model that was saved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a module is drawn: the column of its layer, the row of its part."""
+"""Say where a module is drawn: the column of its layer, the row of its part."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ranks that were found against ranks that were planted."""
+"""Draw the ranks that were found against those that were planted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rank of every adapted module, as a heat map."""
+"""Draw the rank of every adapted module, as a heat map."""
 
 from __future__ import annotations
 

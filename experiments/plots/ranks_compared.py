@@ -1,4 +1,4 @@
-"""The ranks that several methods and seeds found, below each other."""
+"""Draw the ranks that several methods and seeds found, below each other."""
 
 from __future__ import annotations
 

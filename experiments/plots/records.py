@@ -1,4 +1,4 @@
-"""What several figures read out of the lines of metrics.jsonl and of result.json."""
+"""Read what several figures need out of the lines of metrics.jsonl and of result.json."""
 
 from __future__ import annotations
 

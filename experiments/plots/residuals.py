@@ -1,4 +1,4 @@
-"""Predicted against right numbers of a regression, and how far they are apart."""
+"""Draw predicted against right numbers of a regression, and how far they are apart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The primary metric over the steps, on the validation and the test examples."""
+"""Draw the primary metric over the steps, on the validation and the test examples."""
 
 from __future__ import annotations
 

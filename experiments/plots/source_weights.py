@@ -1,4 +1,4 @@
-"""The weights of the sources of the training data over the steps, and what each is worth."""
+"""Draw the weights of the training data's sources over the steps, and what each is worth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The look of all figures: quiet, legible, and the same to every kind of colour vision."""
+"""Give all figures one look: quiet, legible, the same to every kind of colour vision."""
 
 from __future__ import annotations
 

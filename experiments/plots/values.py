@@ -1,4 +1,4 @@
-"""The singular or gate values that a run ended with, all together and by layer."""
+"""Draw the singular or gate values that a run ended with, all together and by layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The final singular or gate values of several runs, side by side."""
+"""Draw the final singular or gate values of several runs, side by side."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers that a method watches over the steps: orthogonality, density and multiplier, others."""
+"""Draw numbers that a method watches over the steps: orthogonality, density, multiplier, others."""
 
 from __future__ import annotations
 

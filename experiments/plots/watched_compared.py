@@ -1,4 +1,4 @@
-"""One number that several runs watched over the steps, in one picture: orthogonality, density."""
+"""Draw one number that several runs watched over the steps: orthogonality, or density."""
 
 from __future__ import annotations
 

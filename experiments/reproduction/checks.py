@@ -1,4 +1,4 @@
-"""Reading a YAML file so that every slip in it is told with its place."""
+"""Read a YAML file so that every slip in it is told with its place."""
 
 from __future__ import annotations
 

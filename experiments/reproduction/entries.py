@@ -1,4 +1,4 @@
-"""The papers' tables and figures, as conf/experiment/PAPER/NAME.yaml writes them down.
+"""Read the papers' tables and figures, as conf/experiment/PAPER/NAME.yaml has them.
 
 An entry has blocks, one a model: its tasks (with the columns that each gives), its rows (a method
 with settings, or the reason why a published row is not run) and the published figures. Settings are

@@ -1,4 +1,4 @@
-"""The command line of ``python -m experiments.reproduce``."""
+"""Read the command line of ``python -m experiments.reproduce``."""
 
 from __future__ import annotations
 

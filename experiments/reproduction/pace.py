@@ -1,4 +1,4 @@
-"""How long the missing runs will take, at the rate of those that are finished."""
+"""Say how long the missing runs will take, at the rate of those that are finished."""
 
 from __future__ import annotations
 

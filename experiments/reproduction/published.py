@@ -1,4 +1,4 @@
-"""What a paper prints, each figure with how sure it is."""
+"""Hold what a paper prints, each figure with how sure it is."""
 
 from __future__ import annotations
 

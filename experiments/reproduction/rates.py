@@ -1,4 +1,4 @@
-"""Learning rates of an entry's rows: none may be set that its method does not use."""
+"""Check the learning rates of an entry's rows: none may be set that its method does not use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same methods and settings on tiny stand-ins: does the way work? It reproduces nothing."""
+"""Try an entry's methods and settings on tiny stand-ins: it reproduces nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""warm_start=mnli: MRPC, RTE and STS-B start from the MNLI run of the same row, model and seed.
+"""Start MRPC, RTE and STS-B from the MNLI run of their row, model and seed (warm_start=mnli).
 
 So it is in LoRA's published runs, and in those of papers that keep its settings.
 """

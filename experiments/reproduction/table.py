@@ -1,4 +1,4 @@
-"""The table: ours beside theirs, theirs with its mark."""
+"""Make the table: ours beside theirs, theirs with its mark."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A grid search over ranks as one competitor: the best of its runs by D_val, at the cost of all.
+"""Count a grid search over ranks as one competitor: its best run by D_val, at the cost of all.
 
 python -m experiments.run -m method=lora_grid method.rank=1,2,4,8,16 seed=0,1,2
 """

@@ -1,4 +1,4 @@
-"""What each of Hydra's launchers asks of a sweep: how its jobs are told to end, and what may fail.
+"""Say what each of Hydra's launchers asks of a sweep: how its jobs end, and what may fail.
 
 A launcher is known by its class, whatever option of hydra/launcher named it.
 """

@@ -1,4 +1,4 @@
-"""Hydra's plug-ins: are those installed that a command names, and what we set beside them.
+"""Check that the Hydra plug-ins that a command names are installed, and set what they need.
 
 Our settings lie in conf/hydra/for_launcher and for_sweeper, and are merged over the plug-in's own:
 a file of the plug-in's name in conf/hydra/launcher would take the place of its types, too.

@@ -1,4 +1,4 @@
-"""What joins a job of a sweep to the sweep that asked for it, and to the scheduler that runs it.
+"""Tie a job of a sweep to the sweep that asked for it, and to the scheduler that runs it.
 
 A job is told to end by a signal, as any run is, and saves its state first. Who sends it, and what
 is to happen afterwards, differs from launcher to launcher.

@@ -1,4 +1,4 @@
-"""Losses and scores of a model on tokenised examples, in evaluation mode."""
+"""Compute losses and scores of a model on tokenised examples, in evaluation mode."""
 
 from __future__ import annotations
 

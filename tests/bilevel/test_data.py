@@ -1,3 +1,5 @@
+"""Splits, orders and loaders: decided by seeds alone, complete, and resumed from any position."""
+
 import numpy as np
 import pytest
 import torch

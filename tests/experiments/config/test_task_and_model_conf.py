@@ -1,3 +1,5 @@
+"""The YAML files of tasks and models: each builds what its name says."""
+
 from pathlib import Path
 
 import pytest

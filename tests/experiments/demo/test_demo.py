@@ -1,3 +1,5 @@
+"""The demo: its language, its committed model, its pretraining and what it ends with."""
+
 from pathlib import Path
 
 import pytest

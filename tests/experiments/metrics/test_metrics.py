@@ -1,3 +1,5 @@
+"""Scores of classes and numbers, by hand and by correlation."""
+
 import numpy as np
 import pytest
 

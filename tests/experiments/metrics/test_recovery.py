@@ -1,3 +1,5 @@
+"""Ranks that were found against known ones: correlation, hits, chance, area under the curve."""
+
 import numpy as np
 import pytest
 import torch

@@ -1,3 +1,5 @@
+"""Models of every architecture, loaded with a head: targets, seeds, attention, tokenizer."""
+
 import pytest
 import torch
 import transformers as hf

@@ -1,3 +1,5 @@
+"""Planted problems: what is planted, what follows from seeds, and what every update does."""
+
 import copy
 import json
 import random

@@ -1,3 +1,5 @@
+"""The demo's descriptions: each tells its facts and no others."""
+
 import re
 
 import pytest

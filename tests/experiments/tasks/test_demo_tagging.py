@@ -1,3 +1,5 @@
+"""The demo's tags: the rules of its language, sizes, and that LoRA learns them."""
+
 from pathlib import Path
 
 import pytest

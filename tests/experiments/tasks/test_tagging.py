@@ -1,3 +1,5 @@
+"""Tagged words from the user's own files, and what is told of wrong ones."""
+
 import json
 
 import pandas as pd

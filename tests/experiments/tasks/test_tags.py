@@ -1,3 +1,5 @@
+"""Tags on tokens: which token has a word's label, losses, scores and records."""
+
 import json
 import logging
 from types import SimpleNamespace

@@ -1,3 +1,5 @@
+"""Labelled texts from files, GLUE's among them, and what is told of wrong ones."""
+
 import gzip
 import json
 
