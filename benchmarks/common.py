@@ -142,7 +142,7 @@ class StockUpper(StockProblem):
         return self.lower.module(**batch).loss
 
 
-def stock_engine(**options: Any) -> Engine:
+def stock_engine(batch: int = BATCH, length: int = LENGTH, **options: Any) -> Engine:
     """The same search by stock Betty's darts, fp32."""
     model, gates = lora_model(gated=True, **options)
     assert gates is not None
@@ -151,14 +151,14 @@ def stock_engine(**options: Any) -> Engine:
         Config(type="darts", unroll_steps=1),
         module=model,
         optimizer=torch.optim.AdamW(trainable(model), lr=1e-3),
-        train_data_loader=Batches(1),
+        train_data_loader=Batches(1, length=length, batch=batch),
     )
     upper = StockUpper(
         "upper",
         Config(retain_graph=True),
         module=gates,
         optimizer=torch.optim.Adam(gates.parameters(), lr=1e-3),
-        train_data_loader=Batches(2),
+        train_data_loader=Batches(2, length=length, batch=batch),
     )
     return Engine(
         [lower, upper],
@@ -167,16 +167,22 @@ def stock_engine(**options: Any) -> Engine:
     )
 
 
-def lora_step(precision: str, device: str = "cpu", **options: Any) -> Callable[[], None]:
+def lora_step(
+    precision: str,
+    device: str = "cpu",
+    batch: int = BATCH,
+    length: int = LENGTH,
+    **options: Any,
+) -> Callable[[], None]:
     """A plain PEFT LoRA training step in a plain PyTorch loop."""
     model, _ = lora_model(gated=False, **options)
     model.to(device).train()
     optimizer = torch.optim.AdamW(trainable(model), lr=1e-3)
-    batch = Batches(1, device).batch
+    data = Batches(1, device, length, batch).batch
 
     def step() -> None:
         with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
-            loss = model(**batch).loss
+            loss = model(**data).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -1,6 +1,7 @@
 """What a global step (T1 = T2 = 1) costs, in plain PEFT LoRA steps of the same precision.
 
     python -m benchmarks.step_cost [--rounds 15] [--device cpu] [--clock wall] [--precision fp32]
+        [--only penalty,soba] [--batch 32] [--length 64]
 
 MiniLM-L6's shape, batch 32, length 64, dropout 0.1, rank 8 on query and value. All candidates take
 one step in turn, round after round, so that a machine whose speed drifts slows all of them alike;
@@ -18,7 +19,7 @@ from collections.abc import Callable, Sequence
 import betty.logging
 import torch
 
-from benchmarks.common import lora_step, our_engine, stock_engine, timed
+from benchmarks.common import BATCH, LENGTH, lora_step, our_engine, stock_engine, timed
 from bilevel import hypergradient
 from bilevel.hypergradient import Hypergradient
 
@@ -47,19 +48,26 @@ PRECISIONS = ("fp32", "bf16")
 
 
 def candidates(
-    device: str, only: str | None, precisions: Sequence[str] = PRECISIONS
+    device: str,
+    only: str | None,
+    precisions: Sequence[str] = PRECISIONS,
+    batch: int = BATCH,
+    length: int = LENGTH,
 ) -> dict[str, Callable[[], None]]:
     steps: dict[str, Callable[[], None]] = {}
+    size = {"batch": batch, "length": length}
     for precision in precisions:
-        steps[f"LoRA {precision}"] = lora_step(precision, device)
-        steps[f"LoRA, eager {precision}"] = lora_step(precision, device, attention="eager")
+        steps[f"LoRA {precision}"] = lora_step(precision, device, **size)
+        steps[f"LoRA, eager {precision}"] = lora_step(precision, device, attention="eager", **size)
         for name, (estimator, attention) in ESTIMATORS.items():
             if only is None or any(part in name for part in only.split(",")):
-                engine = our_engine(estimator, precision, device=device, attention=attention)
+                engine = our_engine(
+                    estimator, precision, device=device, attention=attention, **size
+                )
                 engine.train()
                 steps[f"{name} {precision}"] = engine.train_step
     if device == "cpu":
-        stock = stock_engine()
+        stock = stock_engine(**size)
         stock.train()
         steps["stock Betty darts fp32"] = stock.train_step
     return steps
@@ -72,6 +80,8 @@ def main() -> None:
     parser.add_argument(
         "--only", default=None, help="of estimators: parts of names, with commas between"
     )
+    parser.add_argument("--batch", type=int, default=BATCH)
+    parser.add_argument("--length", type=int, default=LENGTH, help="tokens of each sentence")
     parser.add_argument("--clock", default="wall", choices=["wall", "cpu"])
     parser.add_argument(
         "--precision",
@@ -83,7 +93,7 @@ def main() -> None:
         torch.set_num_threads(1)
     betty.logging.get_logger().setLevel(logging.WARNING)
     precisions = PRECISIONS if options.precision is None else (options.precision,)
-    steps = candidates(options.device, options.only, precisions)
+    steps = candidates(options.device, options.only, precisions, options.batch, options.length)
     for step in steps.values():  # warm-up
         step()
     seconds: dict[str, list[float]] = {name: [] for name in steps}
@@ -96,7 +106,10 @@ def main() -> None:
         return statistics.median(a / b for a, b in pairs)
 
     threads = torch.get_num_threads()
-    print(f"torch {torch.__version__}, {options.device}, {threads} threads, {options.clock} time")
+    print(
+        f"torch {torch.__version__}, {options.device}, {threads} threads, {options.clock} time, "
+        f"batch {options.batch}, length {options.length}, {options.rounds} rounds"
+    )
     print("| step | precision | ms | LoRA steps | stock Betty's time |")
     print("|---|---|---|---|---|")
     for name in steps:

@@ -24,6 +24,8 @@ from experiments.models.batching import EXAMPLES, batches
 
 __all__ = ["generate"]
 
+TOKENS = 128  # of a batch at most, for each example that it may have: few are alive at a time
+
 
 @torch.no_grad()
 def generate(
@@ -64,7 +66,7 @@ def generate(
     }
     if decoding.beams > 1:
         options |= {"length_penalty": decoding.length_penalty, "early_stopping": True}
-    parts = batches(room, batch_size)
+    parts = batches(room, batch_size, TOKENS)
     if causal and isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
         # PEFT counts padding as positions there.
         parts = (same for part in parts for same in _of_one_length(part, prompts))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import platform
@@ -34,6 +33,7 @@ from experiments.tasks.task import TaskData
 from experiments.training import decided_ranks, warm_start
 from experiments.training.doubts import about_cut, about_predictions
 from experiments.training.fine_tuning_job import FineTuningJob
+from experiments.training.freed_memory import give_back
 from experiments.training.scoring import example_losses, forward, score
 from experiments.training.watched import digest
 from problems.common.method import Outcome
@@ -86,9 +86,7 @@ def _let_go(outcome: Outcome) -> None:
     A callback of the user's that holds it still has it.
     """
     outcome.model = None
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    give_back()
 
 
 def _source_weights(job: FineTuningJob, outcome: Outcome, folder: Path) -> dict[str, Any] | None:

@@ -33,6 +33,7 @@ from experiments.training.context import RunContext
 from experiments.training.final_scores import assemble, final_scores, test_sizes
 from experiments.training.fine_tuning_job import FineTuningJob, load_task
 from experiments.training.finished_stages import Journal, check_config
+from experiments.training.freed_memory import give_back
 from experiments.training.processes import JOURNAL, part_in, seen_by_all, shared
 from experiments.training.stage import StageRun, summary_without_training
 from experiments.verdicts import verdict
@@ -92,6 +93,7 @@ def _execute(
     journal.share(world)
     plan = chosen_horizon.settled(plan, task, journal)
     job = FineTuningJob.load(plan, task)
+    give_back()
     _tell_data(job)
     _tell_processes(plan, world)
     with trackers.opened(plan.report_to, folder, plan.config, before) as told:

@@ -1,0 +1,26 @@
+"""Give memory that is no longer used back to the system, before more is asked for."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import sys
+
+import torch
+
+__all__ = ["give_back"]
+
+
+def give_back() -> None:
+    """Collect circles of objects, and return what was freed.
+
+    The C library keeps what was freed, here the activations of a training, for later; glibc can be
+    asked to return it, other libraries do by themselves or not at all.
+    """
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # which musl has not
+        if trim is not None:
+            trim(0)
