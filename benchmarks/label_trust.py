@@ -8,7 +8,8 @@
 own. The scores are those of ``experiments.suspects``, by the same code and at its defaults, and the
 table has the AUC of each. With --models LoRA is also trained on all as it is and the trusted ones
 (pooled_data), without the suspects (drop, by each of --scores), with their proposed labels
-(relabel), on the trusted ones alone, and with all labels right (oracle); as many suspects as are
+(relabel), on the trusted ones alone, on these from the backbone that the noisy run ended with
+(noisy_then_trusted, its head anew), and with all labels right (oracle); as many suspects as are
 likelier wrong than right. The test set is SST-2's validation split and chooses nothing. What is
 there already is not run again.
 """
@@ -41,13 +42,14 @@ from experiments.training.job import execute
 
 EPOCHS = 5
 FOLDS, TRUSTED_EPOCHS = 3, 20.0  # the program's defaults
+ALONE, THEN = "trusted_alone", "noisy_then_trusted"
 NOISY, TABLE, ESTIMATED = "noisy", table_file.FILE, "estimated.json"
 
 
 def measure(folder: Path, options: argparse.Namespace, seed: int) -> None:
     """One draw: the run on all labels as they are, the scores, and the models after them."""
     noisy = folder / NOISY
-    if not (noisy / "result.json").is_file():
+    if not _finished(noisy):
         given = [
             *("method=lora", "task=sst2", f"task.data_dir={options.data.resolve()}"),
             *(
@@ -73,7 +75,9 @@ def measure(folder: Path, options: argparse.Namespace, seed: int) -> None:
     found = read(folder, task)
     count = found.scores.estimated
     assert count is not None
-    ways: dict[str, Any] = {"trusted_alone": lambda: applied(task, found, "trusted", "trusted", 0)}
+    ways: dict[str, Any] = {
+        name: lambda: applied(task, found, "trusted", "trusted", 0) for name in (ALONE, THEN)
+    }
     for by in options.scores.split(","):
         ways[f"drop_{by}"] = lambda by=by: applied(task, found, "drop", by, count)
         ways[f"relabel_{by}"] = lambda by=by: applied(task, found, "relabel", by, count)
@@ -81,13 +85,15 @@ def measure(folder: Path, options: argparse.Namespace, seed: int) -> None:
     ways["oracle"] = lambda: applied(_right(task), found, "drop", "trusted", 0)
     for name, data in ways.items():
         out = folder / name
-        if (out / "result.json").is_file():
+        if _finished(out):
             continue
         mine = plan
-        if name == "trusted_alone":
+        if name in (ALONE, THEN):
             size = min(plan.settings.batch_size, options.trusted)
             settings = replace(plan.settings, epochs=TRUSTED_EPOCHS, batch_size=size)
             mine = replace(plan, settings=settings)
+        if name == THEN:
+            mine = replace(mine, model=replace(plan.model, warm_start=str(noisy.resolve())))
         execute(replace(mine, figures=False), out, data())
 
 
@@ -134,18 +140,23 @@ def table(out: Path) -> Iterator[str]:
 def _models(seeds: Sequence[Path]) -> Iterator[str]:
     names = sorted({path.parent.name for seed in seeds for path in seed.glob("*/result.json")})
     right = {
-        name: {seed: _right_ones(seed / name) for seed in seeds if (seed / name).is_dir()}
+        name: {seed: _right_ones(seed / name) for seed in seeds if _finished(seed / name)}
         for name in names
     }
     for name, found in right.items():
         each = [float(rows.mean()) for rows in found.values()]
         yield f"    {name}: accuracy {np.mean(each):.3f} ({_listed(each)})"
     for one in (name for name in names if name.startswith(("drop", "relabel"))):
-        for other in (NOISY, "trusted_alone", "pooled_data", "oracle"):
+        for other in (NOISY, ALONE, THEN, "pooled_data", "oracle"):
             both = [seed for seed in right[one] if seed in right.get(other, {})]
             if len(both) > 1:
                 less = crossed(np.stack([right[one][s] - right[other][s] for s in both]))
                 yield f"    {one} - {other}: {less.mean:+.3f} ({less.low:+.3f} to {less.high:+.3f})"
+
+
+def _finished(run: Path) -> bool:
+    """Whether a model of a setting is there: others may be under way."""
+    return (run / "result.json").is_file()
 
 
 def _right_ones(run: Path) -> np.ndarray:
