@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from bilevel.errors import UserError, printable
-from bilevel.reading import parsed, read_text
 from experiments.cli.command_line import one_sentence, refuse_options
 from experiments.cli.messages import sentence
 from experiments.comparing.comparison import Comparison
@@ -36,7 +35,7 @@ from experiments.plots import (
 from experiments.plots.records import Record, method_name
 from experiments.results import ranks_folder, record
 from experiments.results.links import refuse_links
-from experiments.results.shape import check_line
+from experiments.results.metrics_file import read_metrics
 
 __all__ = [
     "Run",
@@ -53,35 +52,6 @@ DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 
 # A run's lines of metrics.jsonl, and its result.json.
 Run = tuple[list[Record], dict[str, Any]]
-
-
-def read_metrics(folder: Path, growing: bool = False) -> list[Record]:
-    """The lines of metrics.jsonl; none without the file.
-
-    Args:
-        folder: the run's.
-        growing: the run is not finished: a last line without its end is passed over.
-
-    Raises:
-        UserError: the file is damaged.
-    """
-    path = folder / "metrics.jsonl"
-    if not path.is_file():
-        return []
-    records: list[Record] = []
-    *lines, last = read_text(path).split("\n")
-    for number, line in enumerate([*lines, *([last] if last and not growing else [])], 1):
-        place = f"{path}, line {number}"
-        values = parsed(line, place)
-        check_line(values, place)
-        records.append(values)
-    first: dict[str, dict[str, int]] = {}
-    for number, made in enumerate(records, 1):
-        if made["kind"] == "gates":
-            sizes = {name: len(values) for name, values in made["gates"].items()}
-            if first.setdefault(made["stage"], sizes) != sizes:
-                raise UserError(f"{path}, line {number} is damaged: it has other gates than before")
-    return records
 
 
 def drawings(

@@ -135,7 +135,7 @@ def _refuse_its_own(run: SavedRun, out: Path) -> None:
 
 
 def _decided(cut: Cut, trained: Trained) -> Decided | None:
-    from experiments.figures import read_metrics
+    from experiments.results.metrics_file import read_metrics
     from experiments.training.decided_ranks import of_cut
 
     return of_cut(cut, None if trained.run is None else read_metrics(trained.run))

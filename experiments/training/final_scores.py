@@ -17,11 +17,11 @@ from bilevel.data import some
 from bilevel.sharding import is_sharded
 from bilevel.views import taken
 from experiments.cli.writing import write_atomically
-from experiments.figures import read_metrics
 from experiments.metrics.ranks import information, linear_costs, recovery
 from experiments.metrics.weight_change import moved
 from experiments.plots.records import final_values
 from experiments.results import predictions_file, record, source_table, wrongest
+from experiments.results.metrics_file import read_metrics
 from experiments.results.saved_model import Saved, load
 from experiments.tasks.examples import ChoiceExample, Example, LabelSetExample, SpanExample
 from experiments.tasks.kinds.label_sets import LabelSetData

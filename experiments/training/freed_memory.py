@@ -14,10 +14,12 @@ __all__ = ["give_back"]
 def give_back() -> None:
     """Collect circles of objects, and return what was freed.
 
-    The C library keeps what was freed, here the activations of a training, for later; glibc can be
-    asked to return it, other libraries do by themselves or not at all.
+    Arrow and the C library keep what was freed, such as the activations of a training, for later.
+    Both can be asked to return it (the latter if it is glibc).
     """
     gc.collect()
+    if "pyarrow" in sys.modules:
+        sys.modules["pyarrow"].default_memory_pool().release_unused()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     if sys.platform == "linux":

@@ -15,7 +15,6 @@ import transformers
 from bilevel import distributed
 from bilevel.callbacks.callback import Callback
 from bilevel.errors import StorageError, UserError
-from experiments import figures
 from experiments.artefacts import ranks_file
 from experiments.artefacts.artefact import Artefact
 from experiments.cli.quiet import quiet
@@ -26,6 +25,7 @@ from experiments.config.plan import Plan
 from experiments.plots.records import run_name
 from experiments.results import record, saved_model, settings_file, source_table, weights_file
 from experiments.results.fresh_folder import refuse_others
+from experiments.results.metrics_file import read_metrics
 from experiments.tasks.task import TaskData
 from experiments.training import chosen_horizon, decided_ranks, trackers, trained_rows, warm_start
 from experiments.training.beside_probe import beside_probe
@@ -84,7 +84,7 @@ def _execute(
         return finished
     clean(folder)
     # What is damaged is told before the work.
-    before = figures.read_metrics(folder, growing=True) if plan.resume else []
+    before = read_metrics(folder, growing=True) if plan.resume else []
     _refuse_leftovers(plan, folder)
     log.info("run in %s", folder)
     quiet()
@@ -102,6 +102,8 @@ def _execute(
         told.end(values)
     if world.rank == 0:
         if plan.figures:
+            from experiments import figures  # matplotlib takes 25 MiB and a second
+
             figures.draw(folder, values)
         record.write(folder, values)
     return values
@@ -171,7 +173,7 @@ def _conclude(
     artefact: Artefact,
 ) -> None:
     """Judge what was found, and write all of it but result.json, whose ``values`` it completes."""
-    lines = figures.read_metrics(folder)
+    lines = read_metrics(folder)
     judged = verdict.of_run(values, lines, scores["predictions"])
     values["verdict"] = [one.as_json() for one in judged]
     if chosen_horizon.STAGE in journal.finished:
@@ -245,7 +247,7 @@ def run_stage(
 
 def _say_decided(job: FineTuningJob, context: RunContext, ranks: dict[str, int] | None) -> None:
     """Below the ranks that a search has logged, how far they are decided."""
-    records = figures.read_metrics(context.folder)
+    records = read_metrics(context.folder)
     found = decided_ranks.of_gates(job.plan.method.rank_choice(), records, ranks)
     if found is not None:
         log.info("%s", found.words)
