@@ -117,7 +117,7 @@ def our_engine(
     )
     return BilevelEngine(
         [lower, upper],
-        BilevelEngineConfig(train_iters=1),
+        BilevelEngineConfig(train_iters=1, strategy="cpu" if device == "cpu" else "gpu"),
         {"u2l": {upper: [lower]}, "l2u": {lower: [upper]}},
     )
 

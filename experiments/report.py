@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bilevel.checkpoint.disk import check_writable
 from bilevel.errors import UserError, printable
 from experiments.cli import stopping
 from experiments.cli.command_line import one_sentence, refuse_options
@@ -118,6 +119,7 @@ def _tables(
     compared = compare(finished, against, metric)
     table = rows(finished)
     agreeing = seeds.agreement_of_ranks(finished)
+    check_writable(out, "--out")
     out.mkdir(parents=True, exist_ok=True)
     _write_csv(of_methods(table, compared), out / "summary.csv")
     _write_csv(of_runs(compared), out / "runs.csv")

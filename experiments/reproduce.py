@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from bilevel.checkpoint.disk import check_writable
 from bilevel.errors import UserError
 from experiments.cli import stopping
 from experiments.cli.command_line import FAILURE, fail, one_sentence
@@ -275,6 +276,7 @@ def reproduce(options: Options, run: Runner = runner.run) -> int:
     if options.dry_run:
         print(work.commands())
         return 0
+    check_writable(work.folder, "out")
     with stopping.orderly():
         try:
             work.make()

@@ -139,6 +139,7 @@ def _take_part(line: CommandLine, world: World) -> None:
 
 def _sweep(sweep: Sweep, words: Sequence[str]) -> None:
     """Run a sweep; however it ends, its table is written."""
+    check_place(str(sweep.folder), "hydra.sweep.dir")
     _refuse_if_all_are_wrong(sweep.configs())
     sweep.refuse_used()
     try:

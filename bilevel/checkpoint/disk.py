@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from safetensors import SafetensorError
 
 from bilevel.errors import StorageError
 
-__all__ = ["refusal", "sync", "told_when_full"]
+__all__ = ["check_writable", "refusal", "sync", "told_when_full"]
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # A file that is not there is not among them: that may be a defect.
@@ -34,6 +35,33 @@ def refusal(error: BaseException) -> str | None:
         return None
     reason = os.strerror(number)
     return f"{reason}, free some space" if number in FULL else reason
+
+
+def check_writable(folder: Path, option: str) -> None:
+    """Try whether a folder, which need not be there, can be made and written to; nothing is left.
+
+    Permissions do not tell: not of ``/proc``, nor of another machine's disk, and to root they allow
+    everything.
+
+    Args:
+        folder: which.
+        option: the one that names it, ``hydra.run.dir``.
+
+    Raises:
+        StorageError: it cannot, with why.
+    """
+    place = folder.absolute()
+    there = next(part for part in (place, *place.parents) if os.path.lexists(part))
+    try:
+        if there == place:
+            tempfile.TemporaryFile(dir=there).close()
+        else:
+            os.rmdir(tempfile.mkdtemp(dir=there))
+    except OSError as error:  # of any kind: it is what was asked
+        raise StorageError(
+            f"{option}={folder}: {there} cannot be written to ({error.strerror}), name another "
+            "folder"
+        ) from error
 
 
 @contextmanager

@@ -86,6 +86,16 @@ class ReplayedLoss:
         self._upper_slots.verify(loss, self._upper_name)
         return micro.weighted(loss)
 
+    def _jacobian(
+        self,
+        grads: Sequence[Tensor],
+        inputs: Sequence[Tensor],
+        vector: Sequence[Tensor],
+        retain_graph: bool = False,
+    ) -> list[Tensor]:
+        scale = self._lower.inverse_scale
+        return vector_jacobian(grads, inputs, vector, retain_graph, scale)
+
     def gradient(
         self, weights: Sequence[Tensor], wrt: str = "both"
     ) -> tuple[list[Tensor], list[Tensor]]:
@@ -155,7 +165,7 @@ class ReplayedLoss:
         for batch in self._batches:
             with self._holding(leaves):
                 grads = self._lower.own_gradient(self._evaluate(*batch), leaves, create_graph=True)
-                products = vector_jacobian(grads, inputs, direction)
+                products = self._jacobian(grads, inputs, direction)
             total = added(total, products)
         total = mean_over_ranks(total, inputs, self._lower.world)
         split = len(inputs) - len(self.upper_values)
@@ -183,7 +193,7 @@ class ReplayedLoss:
                 grads = self._lower.own_gradient(self._evaluate(*batch), inputs, create_graph=True)
                 for i, (dV, dE) in enumerate(directions):
                     # Second derivatives commute: of <dL1/d(V, E), (dV, dE)> the gradient in V.
-                    along = vector_jacobian(grads, leaves, [*dV, *dE], retain_graph=True)
+                    along = self._jacobian(grads, leaves, [*dV, *dE], retain_graph=True)
                     found[i] = added(found[i] or None, along)
         return [mean_over_ranks(along, leaves, self._lower.world) for along in found]
 
@@ -219,7 +229,7 @@ class ReplayedLoss:
             total = [torch.zeros_like(x) for x in inputs]
             for grads in graphs:
                 with self._holding(leaves):
-                    part = vector_jacobian(grads, inputs, u, retain_graph=True)
+                    part = self._jacobian(grads, inputs, u, retain_graph=True)
                 total = added(total, part)
             return mean_over_ranks(total, inputs, self._lower.world)
 
@@ -231,8 +241,23 @@ def vector_jacobian(
     inputs: Sequence[Tensor],
     vector: Sequence[Tensor],
     retain_graph: bool = False,
+    inverse_scale: Tensor | None = None,
 ) -> list[Tensor]:
-    """(d outputs / d inputs)^T vector, zeros where there is no dependence."""
+    """(d outputs / d inputs)^T vector, zeros where there is no dependence.
+
+    Args:
+        outputs, inputs: of a graph that is there.
+        vector: as long as ``outputs``.
+        retain_graph: the graph is needed again.
+        inverse_scale: of the level whose gradients are the outputs, where a scaler has multiplied
+            its loss (fp16). The graph divides by that factor first, which leaves little of a vector
+            in fp16, and the products are multiplied by it in the end, which may be too much:
+            half of the factor's bits are taken at either side.
+    """
+    if inverse_scale is not None:
+        up = inverse_scale.rsqrt()
+        found = vector_jacobian(outputs, inputs, [v * up for v in vector], retain_graph)
+        return [part / up for part in found]
     live = [(o, v) for o, v in zip(outputs, vector, strict=True) if o.requires_grad]
     if not live:
         return [torch.zeros_like(x) for x in inputs]

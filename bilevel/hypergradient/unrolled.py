@@ -114,7 +114,8 @@ class Unrolled(SecondOrder):
             a_grads = cast("list[Tensor]", found)
             settings.add(step, a_settings)
             if step.graph is not None and age == 0 and len(steps) == 1:
-                part = vector_jacobian(step.graph[1], upper.trainable_parameters(), a_grads)
+                E = upper.trainable_parameters()
+                part = vector_jacobian(step.graph[1], E, a_grads, inverse_scale=lower.inverse_scale)
                 total = averaged(part, lower.world)
                 break
             oldest = age == len(steps) - 1

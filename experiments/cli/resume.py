@@ -15,6 +15,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from bilevel.checkpoint.disk import check_writable
 from bilevel.errors import UserError, listed
 from bilevel.settings import written
 from experiments.cli import places
@@ -100,8 +101,9 @@ def exclusive(folder: Path) -> Iterator[None]:
     """Keep a run's folder to this process.
 
     Raises:
-        UserError: another process is at work in it.
+        UserError: another process is at work in it, or it cannot be written.
     """
+    check_writable(folder, "hydra.run.dir")  # as no lock tells
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "run.lock", timeout=0)
     try:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from bilevel.checkpoint.disk import check_writable
 from bilevel.errors import UserError, listed, nearest
 from experiments.config.other_names import ours
 from experiments.config.schema import GROUPS, root_defaults
@@ -44,25 +44,23 @@ def check_words(words: Iterable[str], multirun: bool = False, groups: Sequence[s
             _check_name(name, value)
 
 
-def check_place(folder: str) -> None:
-    """Refuse a run's folder that cannot be made.
+def check_place(folder: str, option: str = "hydra.run.dir") -> None:
+    """Refuse a folder of a run or sweep that cannot be made.
 
     Args:
-        folder: ``hydra.run.dir``.
+        folder: which.
+        option: the one that names it.
 
     Raises:
         UserError: it has no name, a file is in its place, or nobody may write there.
     """
     if not folder.strip():
-        raise UserError("hydra.run.dir is empty: name a folder")
+        raise UserError(f"{option} is empty: name a folder")
     place = Path(folder).absolute()
     there = next(part for part in (place, *place.parents) if part.exists())
     if not there.is_dir():
-        raise UserError(f"hydra.run.dir={folder}: {there} is a file, and no folder can be in it")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(
-            f"hydra.run.dir={folder}: {there} may not be written to, name another folder"
-        )
+        raise UserError(f"{option}={folder}: {there} is a file, and no folder can be in it")
+    check_writable(place, option)
 
 
 def _check_name(group: str, value: str) -> None:

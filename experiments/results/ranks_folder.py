@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from bilevel.checkpoint.disk import check_writable
 from bilevel.errors import UserError, listed
 from bilevel.reading import json_object
 from experiments.models.folder_files import TOKENIZER_FILES
@@ -45,11 +46,13 @@ def refuse_others(out: Path) -> None:
         out: need not be there. What a cut before has left is no matter.
 
     Raises:
-        UserError: it is a file, or ``ranks.json`` or ``ranks/`` in it are not this program's.
+        UserError: it is a file, or ``ranks.json`` or ``ranks/`` in it are not this program's, or
+            it cannot be written.
     """
     elsewhere = "move it away, or give another folder by out=DIR"
     if out.exists() and not out.is_dir():
         raise UserError(f"out={out} is a file, and a folder is needed")
+    check_writable(out, "out")
     try:
         read(out)
     except UserError as error:

@@ -19,7 +19,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from bilevel.checkpoint.disk import told_when_full
+from bilevel.checkpoint.disk import check_writable, told_when_full
 from bilevel.errors import StorageError, UserError
 from bilevel.reading import json_object
 from experiments.cli.writing import beside, write_atomically
@@ -95,6 +95,7 @@ def _named_option() -> Iterator[None]:
 
 
 def _locked(path: Path, wanted: Path) -> FileLock:
+    check_writable(path.parent, "engine.cache_dir")  # a lock that cannot be made is waited for
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)

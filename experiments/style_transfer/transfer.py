@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from bilevel.checkpoint.disk import told_when_full
+from bilevel.checkpoint.disk import check_writable, told_when_full
 from bilevel.errors import UserError
 from experiments.answers import TEXT, Answers
 from experiments.cli.command_line import CommandLine
@@ -97,7 +97,8 @@ def transfer(options: Options, line: CommandLine) -> dict[str, Any]:
 
 
 def _check_out(options: Options) -> None:
-    """Raise UserError where the result of something else would be written over."""
+    """Raise UserError where the result of something else would be written over, or nothing can."""
+    check_writable(options.out, "out")
     there = record.read(options.out)
     if there is not None and there.get("program") != PROGRAM:
         raise UserError(f"out={options.out} holds the result of a run: take another folder")

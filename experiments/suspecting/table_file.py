@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bilevel.checkpoint.disk import check_writable
 from bilevel.errors import UserError
 from experiments.answers import CHOICES, CLASSES, LABELS, SPANS, TEXT, Answers
 from experiments.cli.writing import write_atomically
@@ -62,10 +63,12 @@ def refuse_others(out: Path) -> None:
         out: need not be there. A table that was written before is replaced.
 
     Raises:
-        UserError: it is a file, or its table has other columns, as one that somebody worked on.
+        UserError: it is a file, or its table has other columns, as one that somebody worked on;
+            or it cannot be written.
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"out={out} is a file, and a folder is needed")
+    check_writable(out, "out")
     path = out / FILE
     if not path.exists():
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import tempfile
 from collections.abc import Iterator
@@ -76,7 +77,7 @@ def seen_by_all(folder: Path | None, scratch: Path, world: World) -> Path:
     """A folder with files of the first process, as this one can read them; all have to come here.
 
     On the first one's machine that is the same folder; on another, where the disk need not be the
-    same, a copy.
+    same, a copy. Machines may have one name; torchrun then counts them (``GROUP_RANK``).
 
     Args:
         folder: of the first process; None of the others.
@@ -85,7 +86,7 @@ def seen_by_all(folder: Path | None, scratch: Path, world: World) -> Path:
     """
     place = from_first(folder, world)
     assert place is not None
-    hosts = gathered(platform.node(), world)
+    hosts = gathered((platform.node(), os.environ.get("GROUP_RANK")), world)
     there = hosts[world.rank] == hosts[0] and place.is_dir()
     if not any_of(not there, world):
         return place

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -171,5 +172,16 @@ def _tokenizer_digest(given: Any) -> str:
         given.save_pretrained(folder)
         for path in sorted(Path(folder).rglob("*")):
             if path.is_file():
-                found.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+                found.update(path.name.encode() + hashlib.sha256(_lasting(path)).digest())
     return found.hexdigest()
+
+
+def _lasting(path: Path) -> bytes:
+    """A tokenizer's file, without how the texts before were cut and filled up: each call says it.
+
+    Else the key would depend on whether anything has been tokenised before.
+    """
+    if path.name != "tokenizer.json":
+        return path.read_bytes()
+    said = json.loads(path.read_bytes())
+    return json.dumps({**said, "truncation": None, "padding": None}, sort_keys=True).encode()

@@ -2,11 +2,13 @@
 
 import errno
 import os
+import tempfile
+from pathlib import Path
 
 import pytest
 from safetensors import SafetensorError
 
-from bilevel.checkpoint.disk import told_when_full
+from bilevel.checkpoint.disk import check_writable, told_when_full
 from bilevel.errors import StorageError
 
 
@@ -62,3 +64,29 @@ def test_other_errors_pass(error, tmp_path):
     with pytest.raises(type(error)) as caught, told_when_full(tmp_path):
         raise error
     assert caught.value is error
+
+
+def test_a_folder_is_tried_and_nothing_left(tmp_path):
+    for folder in (tmp_path, tmp_path / "new" / "run"):
+        check_writable(folder, "out")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["", "new/run"])
+def test_a_disk_that_takes_nothing(name, tmp_path, monkeypatch):
+    """Whatever the permissions say, as of a disk that is mounted read-only."""
+
+    def refuse(dir):
+        raise OSError(errno.EROFS, "Read-only file system", str(dir))
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with pytest.raises(StorageError, match=f"out={tmp_path / name}: {tmp_path} .*Read-only"):
+        check_writable(tmp_path / name, "out")
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="there is no /proc")
+@pytest.mark.parametrize("name", ["/proc", "/proc/new/run"])
+def test_proc_takes_nothing(name):
+    with pytest.raises(StorageError, match=f"out={name}: /proc cannot be written"):
+        check_writable(Path(name), "out")

@@ -1,8 +1,9 @@
 """Folders with any name can be named on the command line, and are named so in hints."""
 
-import os
+import errno
 import shlex
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -169,9 +170,12 @@ def test_a_place_where_nothing_may_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check_place(str(tmp_path / "new" / "run"))
-    tmp_path.chmod(0o555)
-    if os.access(tmp_path, os.W_OK):  # whoever runs the tests may write anywhere
-        monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+
+    def refuse(dir: Path) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied", str(dir))
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
     with pytest.raises(UserError, match=r"hydra\.run\.dir.*written"):
         check_place(str(tmp_path / "new" / "run"))
-    tmp_path.chmod(0o755)
+    with pytest.raises(UserError, match=r"hydra\.sweep\.dir.*written"):
+        check_place(str(tmp_path / "new"), "hydra.sweep.dir")

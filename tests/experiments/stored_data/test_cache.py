@@ -4,6 +4,7 @@ import json
 import logging
 import multiprocessing
 import pickle
+from pathlib import Path
 
 import pytest
 
@@ -153,3 +154,9 @@ def test_the_folder_is_the_users_cache_folder(tmp_path, monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache.default_folder() == tmp_path / ".cache" / "bilevel-finetuning"
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="there is no /proc")
+def test_a_folder_that_takes_no_lock_is_refused_and_not_waited_for():
+    with pytest.raises(StorageError, match=r"engine\.cache_dir=/proc: "):
+        cache.entry(Path("/proc"), "some", never)

@@ -62,6 +62,18 @@ def jsonl(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def test_an_entry_is_found_whatever_was_tokenised_before(tiny, data, tmp_path):
+    """The second time the training set is found, and the tokenizer has cut nothing yet."""
+    cache = tmp_path / "cache"
+    asked = words(tiny, data, "method=lora", "engine.cache_from=0", f"engine.cache_dir={cache}")
+    names = []
+    for _ in range(2):
+        job(asked)
+        names.append(sorted(path.name for path in cache.glob("*.arrow")))
+    assert len(names[0]) == 3
+    assert names[1] == names[0]
+
+
 KINDS = {
     "pairs": ["task=classification", "task.text_columns=[text,more]"],
     "regression": [

@@ -151,15 +151,23 @@ def test_a_mistake_that_one_process_meets_ends_all(still: list[str], tmp_path: P
     assert not (tmp_path / "run" / "result.json").exists()
 
 
-def test_another_machine_gets_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever is on another machine reads the first one's files without seeing its disk."""
+@pytest.mark.parametrize("named", [True, False])
+def test_another_machine_gets_a_copy(
+    named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is on another machine reads the first one's files without seeing its disk.
+
+    All may have one name; torchrun counts them then.
+    """
     saved = tmp_path / "adapter"
     saved.mkdir()
     (saved / "weights").write_bytes(b"12")
 
     def part() -> tuple[str, bytes]:
         world = distributed.setup()
-        monkeypatch.setattr(platform, "node", lambda: f"host{world.rank // 2}")
+        host = world.rank // 2
+        monkeypatch.setattr(platform, "node", lambda: f"host{host * named}")
+        monkeypatch.setenv("GROUP_RANK", str(host * (not named)))
         scratch = tmp_path / f"scratch{world.rank}"
         scratch.mkdir()
         place = shared_run.seen_by_all(saved if world.rank == 0 else None, scratch, world)
