@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from experiments.metrics.module_names import places, shortened
 
@@ -68,6 +67,8 @@ def agreement(ranks_by_run: Sequence[Mapping[str, int]]) -> dict[str, Agreement]
 
 def _over(table: np.ndarray) -> Agreement:
     """The agreement of the rows of ``table`` (runs, modules)."""
+    from scipy import stats  # 20 MiB, which a run need not load
+
     pairs = list(itertools.combinations(table, 2))
     varied = [(a, b) for a, b in pairs if np.ptp(a) > 0 and np.ptp(b) > 0]
     return Agreement(

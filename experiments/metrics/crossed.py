@@ -26,7 +26,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize, special
+from scipy import special
 
 __all__ = ["Crossed", "Spread", "bootstrapped", "crossed"]
 
@@ -66,6 +66,8 @@ class Spread:
         distance = abs(difference)
         if self.half(1 - LEAST_P) < distance:
             return LEAST_P
+        from scipy import optimize
+
         return 1 - float(optimize.brentq(lambda c: self.half(c) - distance, 0, 1 - LEAST_P))
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy import stats
 
 __all__ = ["information", "linear_costs", "recovery"]
 
@@ -148,6 +147,8 @@ def _spearman(a: np.ndarray, b: np.ndarray) -> tuple[float | None, float | None]
     """Spearman correlation and its one-sided permutation p-value; None and None if undefined."""
     if _constant(a) or _constant(b):
         return None, None
+    from scipy import stats  # 20 MiB, which a run need not load
+
     x, y = (stats.zscore(stats.rankdata(column)) for column in (a, b))
     observed = float((x * y).mean())
     return observed, _p_value(observed, (x[_deals(len(x))] * y).mean(1))

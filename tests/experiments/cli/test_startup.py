@@ -100,3 +100,20 @@ def test_nor_by_the_programs_that_take_a_run(
     ((status, errors, loaded, left),) = asked(program, [words], tmp_path).values()
     assert (status, loaded, left) == (2, [], [])
     assert errors.startswith("error: ")
+
+
+def test_a_run_loads_nothing_of_pictures_and_comparisons() -> None:
+    """They take 45 MiB and two seconds together; a run's modules come with all that it needs."""
+    script = (
+        "import sys, experiments.run, experiments.training.job\n"
+        "print({'matplotlib', 'scipy.stats', 'sklearn'} & sys.modules.keys())"
+    )
+    folder = str(Path(__file__).parents[3])
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        check=True,
+    )
+    assert done.stdout.strip() == "set()"
