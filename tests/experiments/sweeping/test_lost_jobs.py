@@ -78,6 +78,6 @@ def test_rays_job_is_started_again(
     pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="needs the extra ray")
     own = ["hydra/launcher=ray", "hydra.launcher.ray.init.address=local"]
     words = [*quick, *LONG, *own, "hydra.launcher.ray.init.num_cpus=1"]
-    run = swept(words, tmp_path / "swept", number, lambda line: line.startswith("ray::"))
+    run = swept(words, tmp_path / "swept", number, lambda line: line.startswith("ray::_run_job"))
     assert (run / "run.log").read_text(encoding="utf-8").count("run in") == 2
     assert result(run) == whole
