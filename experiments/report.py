@@ -261,7 +261,10 @@ class _Found:
 
 def _collect(folders: Sequence[Path]) -> _Found:
     runs = sorted({path.parent.parent for f in folders for path in f.rglob(".hydra/config.yaml")})
-    runs += sorted({path.parent for f in folders for path in f.rglob(record.FILE)}.difference(runs))
+    others = {path.parent for f in folders for path in f.rglob(record.FILE)}
+    # One of finetune, which is not finished, has no more than this.
+    others |= {path.parent.parent for f in folders for path in f.rglob(str(stored.JOURNAL))}
+    runs += sorted(others.difference(runs))
     found, overrides = _Found(), []
     for run in runs:
         try:

@@ -177,7 +177,6 @@ class Plan:
         run = from_values(RunOptions, values["run"], "run")
         train = from_values(TrainOptions, values["train"], "train")
         spec = build(config.model, "model", ModelSpec, modules)
-        _warn_of_unused_lr(train.lr, values["method"])
         # Unresolved: a word may itself hold an interpolation.
         given = OmegaConf.to_container(hydra_part.overrides.task, resolve=False)
         assert isinstance(given, list)
@@ -187,6 +186,7 @@ class Plan:
         if names.get("model") == "hub":
             names["model"] = spec.title
         method = build(config.method, "method", Method, modules)  # type: ignore[type-abstract]
+        _warn_of_unused_lr(train.lr, values["method"])
         plan = cls(
             seed=seed,
             method=method,

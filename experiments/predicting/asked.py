@@ -12,6 +12,7 @@ from experiments.answers import TAGS, TEXT
 from experiments.predicting.predictor import Predictor
 from experiments.tasks.examples import Example, TextExample
 from experiments.tasks.in_memory import GivenTask
+from experiments.tasks.in_memory_rows import Alike
 from experiments.tasks.in_memory_values import rows_of
 from experiments.tasks.inputs import Inputs, text_inputs, word_inputs
 from experiments.tasks.reading.cells import is_list, kind_of
@@ -56,9 +57,9 @@ class GivenAsker:
 
     def of(self, first: Any) -> tuple[Predictor, Read]:
         """Rows of tokens, or texts."""
-        if isinstance(first, Mapping):
-            return self.rows, self.task.asked
         kind = self.task.answers.kind
+        if isinstance(first, Mapping):
+            return self.rows, self.task.asked if kind == TEXT else self._alike()
         if kind == TAGS:
             inputs = word_inputs("words")
         elif kind == TEXT:
@@ -68,17 +69,30 @@ class GivenAsker:
             inputs = text_inputs(columns, lambda texts: Example(texts, 0))
         return self.texts, partial(_example, inputs)
 
+    def _alike(self) -> Read:
+        """Reads rows that go into one batch; of text only the tokens are asked with."""
+        alike = Alike()
+
+        def read(row: Any, where: str) -> Any:
+            example = self.task.asked(row, where)
+            alike.check(example, where)
+            return example
+
+        return read
+
 
 def items_of(inputs: Any) -> list[Any]:
     """The inputs, one after the other.
 
     Args:
-        inputs: a list, a data set, a pandas table, or anything else to iterate over.
+        inputs: a list, a data set, a table of pandas, pyarrow or polars, or anything else to
+            iterate over.
 
     Raises:
         UserError: it is one alone, or nothing to iterate over.
     """
-    if isinstance(inputs, str | bytes | Mapping) or not isinstance(inputs, Iterable):
+    several = isinstance(inputs, Iterable) or hasattr(inputs, "to_pylist")  # pyarrow's table
+    if isinstance(inputs, str | bytes | Mapping) or not several:
         raise UserError(
             f"predict takes a list, of texts, pairs, lists of words or rows, and not "
             f"{kind_of(inputs)} alone: write [...] around it"

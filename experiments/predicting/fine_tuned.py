@@ -146,6 +146,8 @@ def load(
     Raises:
         UserError: there is no finished run, or its model cannot be loaded.
     """
+    if isinstance(overrides, str):
+        raise UserError(f"overrides={overrides!r}: this must be a list of GROUP.KEY=VALUE words")
     folder = None if config_dir is None else str(config_dir)
     line = CommandLine(places.settled(overrides), folder, False, [])
     asking = Asking.of(SavedRun.open(str(run), line, line.overrides))

@@ -156,7 +156,7 @@ class StoredExamples(Sequence[Any]):
         return found if self.indices is None else found[self.indices]
 
 
-def content_digest(examples: Sequence[Any]) -> str:
+def content_digest(examples: Iterable[Any]) -> str:
     """A checksum of what examples say, whatever they are called and wherever they stand."""
     found = hashlib.sha256()
     if isinstance(examples, StoredExamples):

@@ -8,6 +8,7 @@ from typing import Any
 
 from bilevel.errors import UserError, listed
 from experiments.tasks.reading.cells import is_list, kind_of, looks_printed
+from experiments.tasks.reading.halves import refuse_halves
 
 __all__ = ["Messages", "as_source", "messages_of", "of_source"]
 
@@ -59,6 +60,7 @@ def _message(value: Any, number: int, where: str) -> dict[str, str]:
     if not isinstance(content, str) or not content.strip():
         what = "an empty text" if isinstance(content, str) else kind_of(content)
         raise UserError(f"{message} has {what} as its content: this must be a text")
+    refuse_halves(content, message)
     if value.get("tool_calls") is not None and len(value["tool_calls"]):
         raise UserError(f"{message} calls tools, which are not learned: leave such rows out")
     return {"role": role, "content": content}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from experiments.stored_data.spool import held
 from experiments.tasks import generation
 from experiments.tasks.in_memory_labels import class_names, renumbering
 from experiments.tasks.in_memory_rows import (
+    Alike,
     GivenLabels,
     GivenLabelSets,
     GivenTags,
@@ -234,19 +235,20 @@ class GivenTask(Task):
         convert = None
         if self.answers.kind in (CLASSES, TAGS):
             convert = renumbering(split, *map(class_names, (self.data[split], self.data["train"])))
-        rows = held(
-            self._row(row if convert is None else convert(row), f"row {i} of {split}")
-            for i, row in enumerate(self.data[split])
-        )
+        alike, column = Alike(), self.source_column if split == "train" else None
+
+        def examples() -> Iterator[Any]:
+            for number, row in enumerate(self.data[split]):  # once: it may be a generator
+                where = f"row {number} of {split}"
+                example = self._row(row if convert is None else convert(row), where)
+                alike.check(example, where)
+                yield example if column is None else from_source(example, row, column, number)
+
+        rows = held(examples())
         if not rows:
             raise UserError(f"data[{split!r}] is empty")
-        if split == "train" and self.source_column is not None:
-            named = [
-                from_source(example, row, self.source_column, number)
-                for number, (example, row) in enumerate(zip(rows, self.data[split], strict=True))
-            ]
-            say_look_alikes(list(sizes(named) or ()), "data['train']", "sources")
-            return named
+        if column is not None:
+            say_look_alikes(list(sizes(rows) or ()), "data['train']", "sources")
         return rows
 
     def _row(self, row: Mapping[str, Any], where: str) -> Any:

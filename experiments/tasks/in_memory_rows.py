@@ -18,6 +18,7 @@ from experiments.tasks.reading.cells import is_list, text_of, texts_of
 from experiments.tasks.reading.files import is_absent
 
 __all__ = [
+    "Alike",
     "GivenLabelSets",
     "GivenLabels",
     "GivenTags",
@@ -58,6 +59,33 @@ class Written(TextExample):
     """The texts that a row's tokens mean; ``columns`` is the row itself."""
 
     columns: dict[str, Any]
+
+
+class Alike:
+    """Sees to it that all rows have the columns of the first one, as a batch needs them."""
+
+    def __init__(self) -> None:
+        self._first: tuple[str, set[str]] | None = None
+
+    def check(self, example: Any, where: str) -> None:
+        """Look at one row.
+
+        Args:
+            example: with its columns.
+            where: what to call it in a message.
+
+        Raises:
+            UserError: it lacks a column that the first row had, or the other way round.
+        """
+        found = set(example.columns) & set(COLUMNS)
+        if self._first is None:
+            self._first = where, found
+        first, there = self._first
+        for name in sorted(found ^ there):
+            has, lacks = (where, first) if name in found else (first, where)
+            raise UserError(
+                f"{lacks} has no {name}, and {has} has: give it to all rows, or to none of them"
+            )
 
 
 class GivenLabels(LabelledData):

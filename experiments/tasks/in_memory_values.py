@@ -18,20 +18,28 @@ def rows_of(split: str, rows: Any) -> Iterable[Any]:
 
     Args:
         split: its name, for the message.
-        rows: a data set of the package ``datasets``, a pandas table, or anything to iterate over.
+        rows: a data set of the package ``datasets``, a table of pandas, pyarrow or polars, or
+            anything to iterate over.
 
     Raises:
-        UserError: it is no collection of rows.
+        UserError: it is no collection of rows, or has two columns of one name.
     """
-    if hasattr(rows, "with_format"):  # numpy, torch or pandas: their rows are other things
-        return rows.with_format(None)
-    if hasattr(rows, "to_dict") and hasattr(rows, "columns"):
-        return rows.to_dict("records")
-    if isinstance(rows, Mapping):
+    if isinstance(rows, Mapping):  # first: a DatasetDict has formats too
         raise UserError(
             f"data[{split!r}] is one mapping, of {listed(list(rows)[:4])}: rows are needed, a "
             "mapping each; datasets.Dataset.from_dict makes them of columns"
         )
+    if hasattr(rows, "with_format"):  # numpy, torch or pandas: their rows are other things
+        return rows.with_format(None)
+    for name in ("to_pylist", "to_dicts"):  # a table of pyarrow, of polars
+        if hasattr(rows, name):
+            return getattr(rows, name)()
+    if hasattr(rows, "to_dict") and hasattr(rows, "columns"):
+        names = list(rows.columns)
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:  # pandas would keep the last one
+            raise UserError(f"data[{split!r}] has {names.count(twice)} columns named {twice!r}")
+        return rows.to_dict("records")
     if isinstance(rows, str | bytes) or not isinstance(rows, Iterable):
         raise UserError(
             f"data[{split!r}] is {_kind(rows)}: rows are needed, a list of mappings or a data set"

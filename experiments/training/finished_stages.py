@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +21,26 @@ from experiments.cli.writing import write_atomically
 from experiments.config import stored
 from experiments.results.shape import check_stages
 from experiments.training import stage_tensors
+from experiments.training.same_data import check_data
 
 __all__ = ["Journal", "check_config", "processes_of"]
 
 
-def check_config(path: Path, config: dict[str, Any]) -> None:
-    """Refuse to take a finished run of another configuration for this one.
+def check_config(path: Path, config: dict[str, Any], data: Mapping[str, str] | None = None) -> None:
+    """Refuse to take a finished run of another configuration, or of other data, for this one.
 
     Args:
         path: the journal of the run in a folder; nothing is checked where there is none.
         config: of the run that is asked for.
+        data: checksums of its data by split; None where they have not been read.
 
     Raises:
         UserError: names what differs.
     """
     if path.is_file():
-        saved = json_object(path, needs=("config",))["config"]
-        check_same(path.parent.parent, stored.given_now(saved, config), config)
+        saved = json_object(path, needs=("config",))
+        check_same(path.parent.parent, stored.given_now(saved["config"], config), config)
+        check_data(path.parent.parent, _data(saved, path), data or {})
 
 
 class Journal:
@@ -47,6 +51,7 @@ class Journal:
         config: the run's configuration, which a file that is there must have too.
         resume: take over what the file says; otherwise it must not be there.
         processes: of which the run's batches are made.
+        data: checksums of the run's data by split, which those of a file that is there must be.
 
     Attributes:
         finished: stage -> ``{"outcome", "summary"}``, in order, plain JSON data; and ``"tensors"``,
@@ -57,11 +62,17 @@ class Journal:
     """
 
     def __init__(
-        self, path: Path, config: dict[str, Any], resume: bool, processes: int = 1
+        self,
+        path: Path,
+        config: dict[str, Any],
+        resume: bool,
+        processes: int = 1,
+        data: Mapping[str, str] | None = None,
     ) -> None:
         self.path = path
         self.config = config
         self.processes = processes
+        self.data = dict(data or {})
         self.finished: dict[str, dict[str, Any]] = {}
         self._found: dict[str, Any] = {}
         if not resume or not path.is_file():
@@ -72,6 +83,8 @@ class Journal:
         if saved.get("sha256", _digest(saved)) != _digest(saved):
             raise UserError(f"{path} is damaged: it is not what was written; start the run afresh")
         check_same(path.parent.parent, stored.given_now(saved["config"], config), config)
+        self.data |= _data(saved, path)
+        check_data(path.parent.parent, self.data, data or {})
         self.finished = saved["stages"]
         self._found = {name: self._read(name, entry) for name, entry in self.finished.items()}
 
@@ -126,6 +139,7 @@ class Journal:
     def _write(self) -> None:
         values: dict[str, Any] = {"config": self.config, "stages": self.finished}
         values["processes"] = self.processes
+        values["data"] = self.data
         values["sha256"] = _digest(values)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path, json.dumps(values, indent=1))
@@ -142,6 +156,14 @@ def processes_of(path: Path) -> int | None:
     found = json_object(path).get("processes", 1)  # older runs had one
     if not isinstance(found, int) or found < 1:
         raise UserError(f"{path} is damaged: processes is no number from 1; start the run afresh")
+    return found
+
+
+def _data(saved: dict[str, Any], path: Path) -> dict[str, str]:
+    """The checksums of a journal; none of an older run's."""
+    found = saved.get("data", {})
+    if not isinstance(found, dict) or not all(isinstance(one, str) for one in found.values()):
+        raise UserError(f"{path} is damaged: data is no checksum of each split")
     return found
 
 

@@ -26,6 +26,7 @@ from experiments.plots.records import run_name
 from experiments.results import record, saved_model, settings_file, source_table, weights_file
 from experiments.results.fresh_folder import refuse_others
 from experiments.results.metrics_file import read_metrics
+from experiments.tasks.in_memory import GivenTask
 from experiments.tasks.task import TaskData
 from experiments.training import chosen_horizon, decided_ranks, trackers, trained_rows, warm_start
 from experiments.training.beside_probe import beside_probe
@@ -35,6 +36,7 @@ from experiments.training.fine_tuning_job import FineTuningJob, load_task
 from experiments.training.finished_stages import Journal, check_config
 from experiments.training.freed_memory import give_back
 from experiments.training.processes import JOURNAL, part_in, seen_by_all, shared
+from experiments.training.same_data import data_digests
 from experiments.training.stage import StageRun, summary_without_training
 from experiments.verdicts import verdict
 from problems.common.method import Outcome, Stage, Training
@@ -79,7 +81,9 @@ def _execute(
     """This process's part of a run, in a folder that is its own."""
     finished = record.read(folder) if plan.resume else None
     if (finished := distributed.from_first(finished, world)) is not None:
-        check_config(folder / JOURNAL, plan.config)
+        # Of files it has been said to take the run as it is; what is given in memory is at hand.
+        given = data_digests(load_task(plan)) if isinstance(plan.task, GivenTask) else None
+        check_config(folder / JOURNAL, plan.config, given)
         log.info("%s is finished already", folder)
         return finished
     clean(folder)
@@ -89,7 +93,8 @@ def _execute(
     log.info("run in %s", folder)
     quiet()
     task = task or load_task(plan)
-    journal = Journal(folder / JOURNAL, plan.config, plan.resume, plan.processes)
+    data = data_digests(task)
+    journal = Journal(folder / JOURNAL, plan.config, plan.resume, plan.processes, data)
     journal.share(world)
     plan = chosen_horizon.settled(plan, task, journal)
     job = FineTuningJob.load(plan, task)

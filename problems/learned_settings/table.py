@@ -8,7 +8,7 @@ __all__ = ["table"]
 
 
 def table(settings: ModuleSettings) -> str:
-    """Plain text; what is one for all stands below."""
+    """Plain text; what is one for all stands below. Usual settings alone are said to be so."""
     values = vars(settings)
     columns = [name for name in PER_MODULE if values[name]]
     rows = list(dict.fromkeys(module for name in columns for module in values[name]))
@@ -26,4 +26,4 @@ def table(settings: ModuleSettings) -> str:
     ]
     usual = ModuleSettings()
     text += [f"{name} {values[name]:.3g}" for name in GLOBAL if values[name] != vars(usual)[name]]
-    return "\n".join(text)
+    return "\n".join(text or ["LoRA's usual settings"])

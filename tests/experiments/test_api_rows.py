@@ -2,10 +2,12 @@
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
@@ -69,10 +71,27 @@ def test_formats_of_data_sets(kind: str | None, tiny: Path, plain: dict[str, Any
                       for k, v in row.items() if k == "label"],
         lambda rows: [row | {"label": torch.tensor([row["label"]])} for row in rows],
         lambda rows: [row | {"label": bool(row["label"])} for row in rows],
+        pa.Table.from_pylist,
+        lambda rows: SimpleNamespace(to_dicts=lambda: rows, columns=[*rows[0]]),  # polars
     ],
 )  # fmt: skip
 def test_rows_of_other_kinds(convert: Any, tiny: Path, plain: dict[str, Any]) -> None:
     assert run(tiny, {"train": convert(labelled()), "test": convert(labelled(6))}) == plain
+
+
+def test_a_run_goes_on_with_its_own_rows(tiny: Path, tmp_path: Path) -> None:
+    data = {"train": labelled(), "test": labelled(6)}
+
+    def go_on(**other: Any) -> dict[str, Any]:
+        given = classifier(tiny), writers.tokenizer(), {**data, **other}
+        method, place = LoRA(rank=2), tmp_path / "run"
+        return finetune(*given, method, folder=place, resume=True, **QUICK).result
+
+    first = go_on()
+    assert go_on(train=iter(labelled())) == first  # finished, and of the same rows
+    for name in data:
+        with pytest.raises(UserError, match=f"other data: the examples of {name} are not"):
+            go_on(**{name: data[name][::-1]})
 
 
 def padded(rows: list[dict[str, Any]], before: int = 0, mask: bool = True) -> list[dict[str, Any]]:
@@ -166,6 +185,10 @@ WRONG: list[tuple[Any, str]] = [
     (None, r"data\['train'\] is None: rows are needed"),
     ("train.csv", r"data\['train'\] is of the type str: rows are needed"),
     ({"input_ids": [[2, 5]], "label": [0]}, r"data\['train'\] is one mapping.*input_ids"),
+    (DatasetDict({"a": Dataset.from_list([FINE])}), r"data\['train'\] is one mapping, of a"),
+    (pd.DataFrame([[[2, 3], 0, 1]], columns=["input_ids", "label", "label"]), "2 columns.*'label'"),
+    ([{**FINE, "attention_mask": [1] * 3}, FINE], "row 1 of train has no att.* row 0 of train has"),
+    ([FINE, {**FINE, "token_type_ids": [0] * 3}], "row 0 of train has no token_t.* row 1 of train"),
 ]
 
 

@@ -32,7 +32,7 @@ def given():
     return loaded.model, loaded.tokenizer, data
 
 
-@pytest.mark.parametrize("form", [list, Dataset.from_list, pd.DataFrame])
+@pytest.mark.parametrize("form", [list, iter, Dataset.from_list, pd.DataFrame])
 def test_a_weight_for_each_source(given, form):
     model, tokenizer, data = given
     if form == Dataset.from_list:  # a column has one type there

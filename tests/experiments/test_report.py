@@ -354,3 +354,8 @@ def test_what_is_finished_is_told_while_others_run(tmp_path: Path) -> None:
     assert "1 of 2 runs that have begun are not finished: 0" in text
     assert (tmp_path / "summary.csv").is_file()
     assert "not finished" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    journal = tmp_path / "2" / "checkpoints" / "stages.json"  # all that a run of finetune has
+    journal.parent.mkdir(parents=True)
+    journal.write_text("{}", encoding="utf-8")
+    text = report.report([tmp_path], tmp_path)
+    assert "2 of 3 runs that have begun are not finished: 0, 2" in text

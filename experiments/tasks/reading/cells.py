@@ -11,6 +11,7 @@ from typing import Any
 
 from bilevel.errors import UserError
 from experiments.tasks.reading.files import is_absent, is_missing
+from experiments.tasks.reading.halves import refuse_halves
 
 __all__ = ["is_list", "kind_of", "list_of", "looks_printed", "text_of", "texts_of", "words_of"]
 
@@ -49,9 +50,10 @@ def text_of(value: Any, column: str, place: str) -> str:
     """The text in a cell; a number is written as Python does.
 
     Raises:
-        UserError: there is none, or something else.
+        UserError: there is none, or something else, or it holds half a character.
     """
     if isinstance(value, str):
+        refuse_halves(value, place)
         return value
     if is_absent(value):
         raise UserError(f"{place} has no text in column {column!r}")
@@ -93,11 +95,12 @@ def words_of(values: Sequence[Any], place: str) -> tuple[str, ...]:
     """The words of a sentence.
 
     Raises:
-        UserError: one of them is no text, or an empty one.
+        UserError: one of them is no text, or an empty one, or holds half a character.
     """
     for number, word in enumerate(values):
         if not isinstance(word, str) or not word:
             raise UserError(
                 f"word {number} of {place} is {word!r}: a word must be a text that is not empty"
             )
+        refuse_halves(word, place)
     return tuple(values)

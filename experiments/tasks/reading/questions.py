@@ -14,7 +14,7 @@ from experiments.tasks.examples import Answer, SpanExample
 from experiments.tasks.reading.cells import is_list, kind_of, text_of
 from experiments.tasks.reading.dialect import Dialect
 from experiments.tasks.reading.files import Row, is_missing, read_rows
-from experiments.tasks.reading.records import refuse_halves
+from experiments.tasks.reading.records import refuse_halved
 from experiments.tasks.reading.row import check_columns, origin_of, place_of
 from experiments.tasks.reading.rows import say_odd_texts
 from experiments.tasks.reading.text import read_text
@@ -209,7 +209,7 @@ def _of_articles(articles: Sequence[Any], path: Path) -> list[Row]:
                 values = {"title": title, "context": paragraph.get("context"), **asked}
                 rows.append(Row(values, path, len(rows), "row"))
     for row in rows:
-        refuse_halves(row)
+        refuse_halved(row)
     if not rows:
         raise UserError(f"{path} has no questions")
     return rows

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bilevel.errors import UserError, listed
+from experiments.tasks.reading.halves import refuse_halves
 from experiments.tasks.reading.row import Row
 from experiments.tasks.reading.text import lines_in
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     import pyarrow
     from pyarrow.parquet import ParquetFile
 
-__all__ = ["json_rows", "parquet_rows", "parquet_schema", "refuse_halves"]
+__all__ = ["json_rows", "parquet_rows", "parquet_schema", "refuse_halved"]
 
 SPACE = re.compile(r"[ \t\r\n]*")
 # What alone can bring half a character into text that was decoded.
@@ -62,7 +63,7 @@ def _of_array(text: str, path: Path, decoder: json.JSONDecoder) -> Iterator[Row]
     halved = HALF.search(text) is not None
     for row in _array(text, path, decoder):
         if halved:
-            refuse_halves(row)
+            refuse_halved(row)
         yield row
 
 
@@ -74,7 +75,7 @@ def _of_lines(pieces: Iterable[str], path: Path, decoder: json.JSONDecoder) -> I
             continue
         row = _row(_decoded(line.strip(), decoder, path, number), path, number)
         if HALF.search(line):
-            refuse_halves(row)
+            refuse_halved(row)
         count += 1
         if count == 1:
             lone = row
@@ -232,13 +233,6 @@ def _repeated(names: list[str]) -> list[str]:
     return sorted(name for name, count in Counter(names).items() if count > 1)
 
 
-def refuse_halves(row: Row) -> None:
-    """Refuse half a character (a surrogate), which no tokenizer takes and no file can hold."""
-    try:
-        json.dumps(row, default=str, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        half = error.object[error.start].encode("unicode_escape").decode()
-        raise UserError(
-            f"{row.place} holds half a character, {half}, as where a text was cut within one: "
-            "leave it out"
-        ) from error
+def refuse_halved(row: Row) -> None:
+    """Refuse a row with half a character in any of its cells or names."""
+    refuse_halves(json.dumps(row, default=str, ensure_ascii=False), row.place)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
@@ -77,11 +78,23 @@ def test_pairs(classes):
         ([{"text": "good"}], "input 0 has no 'input_ids'"),
         ([{"input_ids": [2, 999_999]}], "input 0 has the token 999999"),
         ([["a", "b", "c"]], "input 0 is a list.*2 texts"),
+        (["good", "bad \ud83d"], r"input 1 holds half a character, \\ud83d"),
     ],
 )
 def test_what_is_no_input(classes, inputs, words):
     with pytest.raises(UserError, match=words):
         classes.run.predict(inputs)
+
+
+def test_rows_for_one_batch_have_the_same_columns(classes):
+    lacking = {"input_ids": classes.rows[0]["input_ids"]}
+    with pytest.raises(UserError, match="input 1 has no attention_mask, and input 0 has"):
+        classes.run.predict([classes.rows[0], lacking])
+
+
+def test_a_table_of_pyarrow(classes):
+    rows = [{"input_ids": row["input_ids"]} for row in classes.rows]
+    assert classes.run.predict(pa.Table.from_pylist(rows)) == classes.run.predict(rows)
 
 
 @pytest.mark.parametrize("size", [0, -1, 2.5, True, "4"])
@@ -158,6 +171,11 @@ def test_text_is_written(kind, tmp_path):
     texts = [row["text"] for row in sources]
     for inputs in (rows[:5], sources[:5], texts[:5]):
         assert [row["prediction"] for row in run.predict(inputs, batch_size=2)] == right
+
+
+def test_words_to_load_with_are_a_list(kinds):
+    with pytest.raises(UserError, match=r"overrides='model.pretrained=x'.*list"):
+        load(kinds("classes").run, "model.pretrained=x")
 
 
 def test_it_is_offered():

@@ -13,7 +13,7 @@ from experiments import chat_rows, finetune, load
 from experiments.answers import Decoding
 from experiments.results import record
 from experiments.run import main
-from experiments.tasks.conversations import as_source, of_source
+from experiments.tasks.conversations import as_source, messages_of, of_source
 from experiments.tasks.examples import TextExample
 from experiments.tasks.instructions import Instructions
 from problems import LoRA
@@ -144,6 +144,11 @@ def test_a_template_without_the_end_of_text_is_told(caplog: pytest.LogCaptureFix
     tokenizer = bytes_tokenizer(CHATML.replace("<|im_end|>", "|"))
     data().tokenise(tokenizer, [example("q", "a")])
     assert "end of text" in caplog.text
+
+
+def test_half_a_character_from_python_is_refused() -> None:
+    with pytest.raises(UserError, match=r"message 1 holds half a character, \\udc00"):
+        messages_of(said("a", "b \udc00"), "messages", "conversation 0")
 
 
 @pytest.mark.parametrize(

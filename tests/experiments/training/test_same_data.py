@@ -1,0 +1,70 @@
+"""A run goes on with the data that it began with, wherever they lie."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bilevel.errors import UserError
+from experiments.stored_data.examples import StoredExamples
+from experiments.tasks.examples import Example
+from experiments.tasks.kinds.labelled import LabelledData
+from experiments.training.finished_stages import Journal, check_config
+from experiments.training.same_data import data_digests
+
+CONFIG: dict[str, Any] = {"a": 1}
+EXAMPLES = [Example((f"text {i}",), i % 2) for i in range(6)]
+
+
+def of_two_classes(train: Any) -> LabelledData:
+    tests = {"test": EXAMPLES[:2]}
+    return LabelledData("t", train, tests, "test", ("accuracy",), 8, label_names=["x", "y"])
+
+
+def test_what_the_examples_say_in_their_order() -> None:
+    given = data_digests(of_two_classes(EXAMPLES))
+    assert set(given) == {"train", "test"}
+    assert given == data_digests(of_two_classes(list(EXAMPLES)))
+    turned = data_digests(of_two_classes(EXAMPLES[::-1]))
+    assert turned["train"] != given["train"]
+    assert turned["test"] == given["test"]
+
+
+def test_wherever_they_lie() -> None:
+    stored = StoredExamples.write(EXAMPLES)
+    in_memory = data_digests(of_two_classes(EXAMPLES))
+    assert data_digests(of_two_classes(stored)) == in_memory
+    part = data_digests(of_two_classes(stored.taken([4, 1])))
+    assert part == data_digests(of_two_classes([EXAMPLES[4], EXAMPLES[1]]))
+    assert part["train"] != in_memory["train"]
+
+
+def test_examples_of_an_unknown_kind_have_none() -> None:
+    assert "train" not in data_digests(of_two_classes([object()]))
+
+
+def test_other_data_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "checkpoints" / "stages.json"
+    data = {"train": "a", "test": "b"}
+    Journal(path, CONFIG, resume=False, data=data).finish("search", {}, None)
+    assert "search" in Journal(path, CONFIG, resume=True, data=data).finished
+    other = {"train": "x", "test": "b"}
+    for goes_on in (
+        lambda: Journal(path, CONFIG, resume=True, data=other),
+        lambda: check_config(path, CONFIG, other),
+    ):
+        with pytest.raises(UserError, match=r"run of other data: the examples of train are not"):
+            goes_on()
+    check_config(path, CONFIG)  # nothing has been read
+
+
+def test_older_and_damaged_journals(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoints" / "stages.json"
+    Journal(path, CONFIG, resume=False, data={"train": "a"})
+    saved = json.loads(path.read_text())
+    path.write_text(json.dumps({k: v for k, v in saved.items() if k != "data"}))
+    Journal(path, CONFIG, resume=True, data={"train": "b"})
+    path.write_text(json.dumps({**saved, "data": ["a"]}))
+    with pytest.raises(UserError, match=r"damaged.*data"):
+        Journal(path, CONFIG, resume=True, data={"train": "b"})
