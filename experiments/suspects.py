@@ -1,6 +1,7 @@
 """Find training examples whose labels may be wrong, by examples that are trusted.
 
-    python -m experiments.suspects run=DIR [apply=drop | relabel | weight | trusted] [count=N]
+    python -m experiments.suspects run=DIR [count=N]
+        [apply=drop | relabel | weight | trusted | then_trusted]
 
 Of a finished run whose task has trusted examples (a file validation beside its test file,
 task.trusted_file or task.trusted), by any method; one of method=example_weights adds its learned
@@ -20,7 +21,8 @@ Where the right labels are known (task.label_noise, or task.true_label_column=CO
 prints how well each score finds the wrong ones (AUC) and draws suspects.png. ``apply`` trains LoRA
 without the ``count`` most suspect (as many as are likelier wrong than right), with their
 proposed labels, or under the learned weights; and on the trusted examples, in DIR/suspects_APPLY.
-apply=trusted trains on these alone, which is what the others have to beat.
+apply=trusted trains on these alone, apply=then_trusted too, but from the weights that the run ended
+with (its head anew): this is what the others have to beat.
 Also: ``epochs`` (the run's), ``trusted_epochs`` (20), ``out=DIR``. See docs/label_trust.md.
 """
 
@@ -42,6 +44,7 @@ from experiments.cli.quiet import quiet
 from experiments.results.finished_run import SavedRun
 
 if TYPE_CHECKING:
+    from experiments.config.plan import Plan
     from experiments.suspecting.find import Found
     from experiments.tasks.task import TaskData
 
@@ -70,7 +73,7 @@ class SuspectOptions(Settings):
     ) = None
     """What suspects.csv is ranked by, and apply goes by; null for pooled, and for combination where
     there are no classes."""
-    apply: Literal["drop", "relabel", "weight", "trusted"] | None = None
+    apply: Literal["drop", "relabel", "weight", "trusted", "then_trusted"] | None = None
     """What to do with the suspects before LoRA is trained; null trains nothing."""
     count: Count | None = None
     """How many are suspects, for apply; null for those that are likelier wrong than right
@@ -94,6 +97,7 @@ def main(words: list[str]) -> None:
     from experiments.suspecting.apply import check
     from experiments.suspecting.find import find
     from experiments.suspecting.scores import MEANINGS, OF_CLASSES
+    from experiments.training import warm_start
     from experiments.training.fine_tuning_job import FineTuningJob
 
     table_file.refuse_others(out)
@@ -112,6 +116,8 @@ def main(words: list[str]) -> None:
         )
     check(task, options.apply, options.count, learned)
     plan = plan_of(run)
+    if options.apply == "then_trusted":  # what cannot be started from is told before the scores
+        warm_start.load(_from_run(plan, run).model, task.answers, plan.seed)
     if len(task.train) < 2 * options.folds:
         raise UserError(
             f"folds={options.folds}: the {len(task.train)} training examples are too few for it"
@@ -173,27 +179,39 @@ def _report(task: TaskData, found: Found, by: str, out: Path, run: SavedRun) -> 
     return written
 
 
+def _from_run(plan: Plan, run: SavedRun) -> Plan:
+    """The plan for a model that starts from what the run has made of it."""
+    model = replace(plan.model, warm_start=str(run.folder.resolve()))
+    return replace(plan, model=model)
+
+
 def _train(
     run: SavedRun, task: TaskData, found: Found, by: str, options: SuspectOptions, folder: Path
 ) -> None:
     """Train LoRA on what ``apply`` leaves, and the trusted examples."""
     from experiments.suspecting.again import plan_of
-    from experiments.suspecting.apply import applied
+    from experiments.suspecting.apply import ONLY_TRUSTED, applied
     from experiments.training.job import execute
 
     count = options.count if options.count is not None else found.scores.estimated
     assert options.apply is not None
     data = applied(task, found, options.apply, by, count or 0)
     plan = plan_of(run)
-    if options.apply == "trusted":  # few: as long as their model among the scores
+    if options.apply in ONLY_TRUSTED:  # few: as long as their model among the scores
         size = min(plan.settings.batch_size, len(data.train))
         settings = replace(plan.settings, epochs=options.trusted_epochs, batch_size=size)
         plan = replace(plan, settings=settings)
+    if options.apply == "then_trusted":
+        plan = _from_run(plan, run)
     how = {"run": str(run.folder), "score": by, "apply": options.apply, "count": count}
     values = execute(replace(plan, config={**plan.config, "suspects": how}), folder, data)
     metric = values["primary_metric"]
     trained = len(data.train)
-    told = {"weight": "learned weights", "trusted": "trusted examples alone"}
+    told = {
+        "weight": "learned weights",
+        "trusted": "trusted examples alone",
+        "then_trusted": "trusted examples alone, from the run's weights",
+    }
     what = told.get(options.apply, f"{options.apply} {count} suspects")
     print(
         printable(

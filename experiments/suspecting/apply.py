@@ -10,9 +10,10 @@ from experiments.answers import CLASSES, TAGS
 from experiments.suspecting.find import Found
 from experiments.tasks.task import TaskData
 
-__all__ = ["Apply", "applied", "check"]
+__all__ = ["ONLY_TRUSTED", "Apply", "applied", "check"]
 
-Apply = Literal["drop", "relabel", "weight", "trusted"]
+Apply = Literal["drop", "relabel", "weight", "trusted", "then_trusted"]
+ONLY_TRUSTED = ("trusted", "then_trusted")
 D = TypeVar("D", bound=TaskData)
 
 
@@ -29,7 +30,7 @@ def check(task: TaskData, apply: Apply | None, count: int | None, learned: bool)
         UserError: there are no classes to relabel by, no weights, or no such number of suspects.
     """
     classes = task.answers.kind in (CLASSES, TAGS)
-    others = ["drop", *["relabel"] * classes, *["weight"] * learned, "trusted"]
+    others = ["drop", *["relabel"] * classes, *["weight"] * learned, "trusted", "then_trusted"]
     if apply == "relabel" and not classes:
         raise UserError(
             f"apply=relabel: task {task.name} has no classes or tags to choose another from: "
@@ -67,7 +68,8 @@ def applied(task: D, found: Found, apply: Apply, by: str, count: int) -> D:
         found: the scores.
         apply: ``drop`` leaves the suspects out, ``relabel`` gives them the proposed label,
             ``weight`` keeps all under the learned weights; trusted ones count in full.
-            ``trusted`` leaves nothing but these: the competitor of all others.
+            ``trusted`` and ``then_trusted`` leave nothing but these (the latter is for a model
+            that has seen the rest): the competitors of all others.
         by: the column that tells suspects.
         count: of the suspects.
     """
@@ -83,7 +85,7 @@ def applied(task: D, found: Found, apply: Apply, by: str, count: int) -> D:
             e._replace(**{name: label}) if out else e
             for e, label, out in zip(train, found.proposed, suspects, strict=True)
         ]
-    elif apply == "trusted":
+    elif apply in ONLY_TRUSTED:
         train = []
     else:
         weights = (*(1 - found.scores.columns["weight"]), *(1.0 for _ in trusted))

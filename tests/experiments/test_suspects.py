@@ -94,6 +94,27 @@ def test_what_is_left_and_the_trusted_ones_are_trained_on(run: Path) -> None:
     evaluate.main([f"run={run / 'suspects_drop'}"])
 
 
+def test_the_trusted_ones_are_trained_on_from_the_runs_weights(run: Path) -> None:
+    suspects.main([f"run={run}", *FEW, "apply=then_trusted"])
+    folder = run / "suspects_then_trusted"
+    result = json.loads((folder / "result.json").read_text())
+    assert result["data"]["train"] == 20
+    assert result["warm_start"]["run"] == str(run.resolve())
+    assert result["warm_start"]["method"] == "example_weights"
+    evaluate.main([f"run={folder}"])
+
+
+def test_weights_that_cannot_be_started_from_are_told_before_the_scores(
+    quick: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("task=demo_tagging", "task.trusted=20", "task.label_noise=0.5")
+    run = made(quick, tmp_path / "run", *words)
+    said = refused([f"run={run}", *FEW, "apply=then_trusted"], capsys)
+    assert "model.warm_start" in said
+    assert "labels" in said
+    assert not (run / "suspects.csv").exists()
+
+
 def test_what_becomes_of_the_suspects() -> None:
     data = DemoNoisy(max_train=14, trusted=4, label_noise=0.0).load()
     score = np.array([0.9, 0.1, 0.8, *[0.0] * 7])
@@ -110,7 +131,7 @@ def test_what_becomes_of_the_suspects() -> None:
     assert left("relabel").train == [*both, *others, *trusted]
     assert left("weight").train == [*data.train, *trusted]
     assert left("weight").weights == pytest.approx([*weight, *[1.0] * 4])
-    assert left("trusted").train == trusted
+    assert left("trusted").train == left("then_trusted").train == trusted
     assert all(left(apply).validation is None for apply in ("drop", "relabel", "weight"))
 
 
