@@ -174,24 +174,14 @@ def draw(
     for (steps, found), colour in zip(lambdas.items(), colours, strict=True):
         left.plot(MULTIPLIERS, found, marker="o", color=colour, label=f"{steps:,} lower steps")
     left.axhline(solved, color="#D55E00", linewidth=1, label=f"cg, {DIM} iterations")
-    left.set(
-        xscale="log",
-        yscale="log",
-        xlabel="lambda of penalty",
-        ylabel="relative error to the closed form",
-        title="E held",
-    )
+    left.set(xlabel="lambda of penalty", title="E held")
     styles = (("#0072B2", "o"), ("#009E73", "s"), ("#CC79A7", "^"), ("#D55E00", "*"))
     for (name, pairs), (colour, marker) in zip(products.items(), styles, strict=True):
         size = 12 if marker == "*" else 6
         right.plot(*zip(*pairs, strict=True), marker=marker, color=colour, label=name, ms=size)
-    right.set(
-        xscale="log",
-        yscale="log",
-        xlabel="second-order products an upper step",
-        ylabel="relative error to the closed form",
-        title="both levels train",
-    )
+    right.set(xlabel="second-order products an upper step", title="both levels train")
+    for axis in (left, right):
+        axis.set(xscale="log", yscale="log", ylabel="relative error to the closed form")
     right.set_xticks([2, 3, 5, 9, 17], ["2", "3", "5", "9", "17"])
     right.minorticks_off()
     for axis in (left, right):

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Literal, TypeVar
 
 from bilevel.errors import UserError, listed
-from experiments.answers import CLASSES, TAGS
+from experiments.answers import CLASSES, NUMBER, TAGS
 from experiments.suspecting.find import Found
 from experiments.tasks.task import TaskData
 
@@ -27,10 +27,18 @@ def check(task: TaskData, apply: Apply | None, count: int | None, learned: bool)
         learned: whether the run has learned weights.
 
     Raises:
-        UserError: there are no classes to relabel by, no weights, or no such number of suspects.
+        UserError: there are no classes to relabel by, no weights, nothing to start from, or no such
+            number of suspects.
     """
     classes = task.answers.kind in (CLASSES, TAGS)
-    others = ["drop", *["relabel"] * classes, *["weight"] * learned, "trusted", "then_trusted"]
+    whole = task.answers.kind in (CLASSES, NUMBER)  # as model.warm_start
+    others = ["drop", *["relabel"] * classes, *["weight"] * learned, "trusted"]
+    others += ["then_trusted"] * whole
+    if apply == "then_trusted" and not whole:
+        raise UserError(
+            f"apply=then_trusted starts from the run's weights, which needs a label or a number a "
+            f"text, and task {task.name} has none: allowed are {listed(others)}"
+        )
     if apply == "relabel" and not classes:
         raise UserError(
             f"apply=relabel: task {task.name} has no classes or tags to choose another from: "

@@ -110,8 +110,8 @@ def test_weights_that_cannot_be_started_from_are_told_before_the_scores(
     words = ("task=demo_tagging", "task.trusted=20", "task.label_noise=0.5")
     run = made(quick, tmp_path / "run", *words)
     said = refused([f"run={run}", *FEW, "apply=then_trusted"], capsys)
-    assert "model.warm_start" in said
-    assert "labels" in said
+    assert "apply=then_trusted" in said
+    assert "allowed are drop, relabel, trusted" in said
     assert not (run / "suspects.csv").exists()
 
 
