@@ -7,6 +7,12 @@ import pytest
 
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
+from experiments.models.spec import ModelSpec
+
+
+def without_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let options that name weights be read where these are not installed, as in CI."""
+    monkeypatch.setattr(ModelSpec, "source", lambda spec: spec.name)
 
 
 class Asked:
@@ -14,6 +20,7 @@ class Asked:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.words: list[str] = []
+        without_weights(monkeypatch)
         monkeypatch.setattr(subprocess, "run", self._caught)
 
     def _caught(self, command: list[str], **_: Any) -> None:

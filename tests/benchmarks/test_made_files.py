@@ -12,6 +12,7 @@ import pytest
 from benchmarks import human_references, kills, large_data, peers, predict_speed
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
+from tests.benchmarks.asked import without_weights
 
 
 @pytest.mark.parametrize("write", [large_data.write_rows, predict_speed.write_rows])
@@ -64,7 +65,10 @@ def test_the_killed_run_has_options_that_there_are() -> None:
 
 
 @pytest.mark.parametrize("kind", list(large_data.KINDS))
-def test_each_kind_of_large_run_has_options_that_there_are(kind: str, tmp_path: Path) -> None:
+def test_each_kind_of_large_run_has_options_that_there_are(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_weights(monkeypatch)
     words = ["method=lora", "task=classification", f"task.data_dir={tmp_path}", "model=minilm"]
     plan = Plan.of(compose_config([*words, "task.text_columns=[text]", *large_data.KINDS[kind]]))
     assert plan.task.streaming == (kind == "streamed")
