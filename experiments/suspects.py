@@ -5,15 +5,17 @@
 
 Of a finished run whose task has trusted examples (a file validation beside its test file,
 task.trusted_file or task.trusted), by any method; one of method=example_weights adds its learned
-weights. LoRA is trained on all but a part of the training data, ``folds`` (3) times over, and on
-the trusted examples alone. It writes suspects.csv: row in your file, given and proposed label, rank
-by ``score`` (pooled), and all scores side by side:
+weights. LoRA is trained on all but a part of the training data, ``folds`` (3) times over, and goes
+on to the trusted examples; and it is trained on these alone. It writes suspects.csv: row in your
+file, given and proposed label, rank by ``score`` (pooled), and all scores side by side:
 
     weight          1 - the weight learned by method=example_weights
     hypergradient   how much a step along the example's gradient raises the trusted loss
     confident       confident learning, from held-out probabilities (Northcutt et al. 2021)
     trusted         loss of the label under the model of the trusted examples alone
-    pooled          probability that the label is wrong, by both and the noise in the labels
+    then_trusted    loss of the label under models of the other labels that went on to the trusted
+    pooled          probability that the label is wrong, by models of the other labels before and
+                    after the trusted examples, and the noise in the labels
     combination     mean rank by confident and trusted
     small_loss      loss of the label under models that were trained on it
 
@@ -67,7 +69,14 @@ class SuspectOptions(Settings):
     """Passes over the trusted examples alone."""
     score: (
         Literal[
-            "pooled", "combination", "weight", "hypergradient", "confident", "trusted", "small_loss"
+            "pooled",
+            "then_trusted",
+            "combination",
+            "weight",
+            "hypergradient",
+            "confident",
+            "trusted",
+            "small_loss",
         ]
         | None
     ) = None

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.answers import CLASSES, NUMBER
+from experiments.answers import CLASSES, NUMBER, TAGS
 from experiments.results import weights_file
 from experiments.suspecting.confident import confident
 from experiments.suspecting.models import Said, folds, joined, look, part, slopes, trained_lora
@@ -53,31 +53,47 @@ def find(job: FineTuningJob, run: Path, number: int, epochs: float, trusted_epoc
         trusted_epochs: passes over the trusted examples.
     """
     rows, trusted = job.data.examples, list(job.data.validation or ())
-    count = len(rows)
+    count, alone = len(rows), _alone(job, trusted)
+    parts = _parts(job, len(trusted))
     held: list[tuple[Sequence[int], Said]] = []
-    on_trusted: list[Said] = []
+    later: list[tuple[Sequence[int], Said]] = []
+    known: list[tuple[Sequence[int], Said, Said]] = []
     along, seen = np.zeros(count), np.zeros(count)
-    for place, fold in enumerate(folds(count, number, job.seed, job.data.labels), start=1):
-        log.info("fold %d of %d: LoRA without %d examples", place, number, len(fold))
+    for place, fold in enumerate(folds(count, number, job.seed, job.data.labels)):
+        log.info("fold %d of %d: LoRA without %d examples", place + 1, number, len(fold))
         others = _others(count, fold)
         model = trained_lora(job, part(job.data, others), epochs)
         mine = [rows[i] for i in fold]
         held.append((fold, look(model, job, mine)))
-        on_trusted.append(look(model, job, trusted))
         along[fold] = slopes(model, job, mine, trusted)
         seen[others] += look(model, job, [rows[i] for i in others]).losses / (number - 1)
+        log.info("fold %d of %d: then on the trusted examples", place + 1, number)
+        later.append((fold, look(trained_lora(job, alone, trusted_epochs, model), job, mine)))
+        for indices in parts[place::number]:
+            unseen = [trusted[i] for i in indices]
+            rest = part(alone, _others(len(trusted), indices))
+            told = look(trained_lora(job, rest, trusted_epochs, model), job, unseen)
+            known.append((indices, look(model, job, unseen), told))
     log.info("LoRA on the %d trusted examples alone", len(trusted))
-    alone = _alone(job, trusted)
     by_trusted = look(trained_lora(job, alone, trusted_epochs), job, rows)
-    columns = {"hypergradient": -along, "trusted": by_trusted.losses, "small_loss": seen}
+    both, then = joined(held, count), joined(later, count)
+    columns = {
+        **{"hypergradient": -along, "then_trusted": then.losses},
+        **{"trusted": by_trusted.losses, "small_loss": seen},
+    }
     learned = weights_file.read(rows, run)
     if learned is not None:
         columns["weight"] = 1 - np.array(learned)
-    both = joined(held, count)
     if both.probabilities is None:
         return _without_classes(job, columns, both, by_trusted)
-    apart = _held_out(job, alone, trusted_epochs)
-    return _with_classes(job, columns, both, by_trusted, on_trusted, apart)
+    return _with_classes(job, columns, both, then, _known(known, len(trusted)))
+
+
+def _parts(job: FineTuningJob, count: int) -> list[list[int]]:
+    """Parts of the trusted examples, each for models of the rest; none where nothing pools."""
+    if job.task.answers.kind not in (CLASSES, TAGS):
+        return []
+    return folds(count, min(FEW_FOLDS if count < FEW else FOLDS, count), job.seed, None)
 
 
 def _others(count: int, fold: Sequence[int]) -> list[int]:
@@ -97,24 +113,8 @@ def _alone(job: FineTuningJob, trusted: list[dict[str, Any]]) -> TrainData:
     )
 
 
-def _held_out(job: FineTuningJob, trusted: TrainData, epochs: float) -> Said:
-    """What models of the trusted examples say of those that they were trained without."""
-    rows = trusted.examples
-    found = []
-    number = min(FEW_FOLDS if len(rows) < FEW else FOLDS, len(rows))
-    for fold in folds(len(rows), number, job.seed, None):
-        model = trained_lora(job, part(trusted, _others(len(rows), fold)), epochs)
-        found.append((fold, look(model, job, [rows[i] for i in fold])))
-    return joined(found, len(rows))
-
-
 def _with_classes(
-    job: FineTuningJob,
-    columns: dict[str, np.ndarray],
-    held: Said,
-    by_trusted: Said,
-    on_trusted: Sequence[Said],
-    apart: Said,
+    job: FineTuningJob, columns: dict[str, np.ndarray], held: Said, then: Said, known: Known
 ) -> Found:
     """Of classes and tags: confident learning and the pool, too.
 
@@ -122,19 +122,17 @@ def _with_classes(
         job: as of :func:`find`.
         columns: found already.
         held: of the training examples, by models that were trained on others of them.
-        by_trusted: of the same, by a model of the trusted examples.
-        on_trusted: of the trusted examples, by each of the former models.
-        apart: of the same, by models of other trusted examples.
+        then: of the same, by the same models after the trusted examples.
+        known: what both kinds of model say of trusted examples that they have not seen.
     """
     first, given = _classed(held)
-    second, _ = _classed(by_trusted)
+    second, _ = _classed(then)
     rule = confident(first, given)
-    known = _known(on_trusted, apart)
     pool = fitted(first, second, given, known)
     right = pool.right(first, second, given)
     wrong = 1 - right[np.arange(len(given)), given]
     log.info(
-        "pooled: models of the training data count %.2f, that of the trusted examples %.2f; "
+        "pooled: models of the training data count %.2f, after the trusted examples %.2f; "
         "%.0f %% of the labels are wrong by it",
         *(*pool.weights, 100 * wrong.mean()),
     )
@@ -143,7 +141,7 @@ def _with_classes(
         "confident": _most(rule.margins, held),
         "pooled": _most(wrong, held),
     }
-    columns["combination"] = combined([columns["confident"], by_trusted.losses])
+    columns["combination"] = combined([columns["confident"], columns["trusted"]])
     best = right.argmax(1)
     assert held.owner is not None
     estimated = len(set(held.owner[best != given].tolist()))
@@ -151,16 +149,11 @@ def _with_classes(
     return Found(scores, _classes(job, held, best))
 
 
-def _known(on_trusted: Sequence[Said], apart: Said) -> Known:
-    """Each trusted item once by each model that has seen none of them, weighted accordingly."""
-    second, right = _classed(apart)
-    several = len(on_trusted)
-    return Known(
-        np.concatenate([_classed(said)[0] for said in on_trusted]),
-        np.concatenate([second] * several),
-        np.concatenate([right] * several),
-        np.full(several * len(right), 1 / several),
-    )
+def _known(parts: Sequence[tuple[Sequence[int], Said, Said]], count: int) -> Known:
+    """Each trusted item once, by models that have seen none of its part."""
+    first, right = _classed(joined([(indices, before) for indices, before, _ in parts], count))
+    second, _ = _classed(joined([(indices, after) for indices, _, after in parts], count))
+    return Known(first, second, right)
 
 
 def _classed(said: Said) -> tuple[np.ndarray, np.ndarray]:

@@ -71,13 +71,16 @@ def folds(count: int, number: int, seed: int, labels: Sequence[int] | None) -> l
     return [sorted(order[i::number]) for i in range(number)]
 
 
-def trained_lora(job: FineTuningJob, data: TrainData, epochs: float) -> PeftModel:
+def trained_lora(
+    job: FineTuningJob, data: TrainData, epochs: float, start: PeftModel | None = None
+) -> PeftModel:
     """LoRA on ``data``, as the job's method trains it; its last weights.
 
     Args:
         job: of a plan with method LoRA.
         data: at least two examples; batches are no larger.
         epochs: passes over them.
+        start: a model of the same job that it goes on from, head included; None for a new one.
     """
     method = job.plan.method
     assert isinstance(method, LoRA)
@@ -91,6 +94,8 @@ def trained_lora(job: FineTuningJob, data: TrainData, epochs: float) -> PeftMode
         "lora_dropout": method.lora_dropout,
     }
     training = lora_training(own, options, method.optimizer, epochs)
+    if start is not None:
+        _start_from(start, training.model)
     engine = BilevelEngine(
         training.problems,
         BilevelEngineConfig(train_iters=training.steps, strategy=job.plan.engine.strategy),
@@ -101,6 +106,15 @@ def trained_lora(job: FineTuningJob, data: TrainData, epochs: float) -> PeftMode
     engine.cleanup()
     model: PeftModel = training.model
     return model
+
+
+@torch.no_grad()
+def _start_from(start: PeftModel, model: PeftModel) -> None:
+    """Give the trainable weights the values that they have in another model of the same job."""
+    values = dict(start.named_parameters())
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            weight.copy_(values[name])
 
 
 @torch.no_grad()

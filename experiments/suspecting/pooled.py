@@ -1,10 +1,10 @@
 r"""Pool what two models say of labels, and tell how likely each given label is wrong.
 
-One model has seen many labels of which some are wrong, the other few that are right. Which
-deserves more belief depends on how much is wrong and on how many are trusted. With p(k) of the
-first and q(k) of the second for an item that they were not trained on, and z their logarithms less
-the mean over classes and the mean over items, in units of their spread, the right class y is pooled
-as
+One model has seen many labels of which some are wrong, the other few that are right, after many
+others or alone. Which deserves more belief depends on how much is wrong and on how many are
+trusted. With p(k) of the first and q(k) of the second for an item that they were not trained on,
+and z their logarithms less the mean over classes and the mean over items, in units of their spread,
+the right class y is pooled as
 
     P(y = k) = softmax_k( c_k + a z_p(k) + b z_q(k) ),             a, b >= 0
 
@@ -108,20 +108,17 @@ class Known:
     Attributes:
         first, second: p and q, (t, classes).
         right: (t,).
-        weights: (t,), how much each counts.
     """
 
     first: np.ndarray
     second: np.ndarray
     right: np.ndarray
-    weights: np.ndarray
 
     def doubt(self, pool: Pool) -> str | None:
         """In words, that the models tell these items no better than who knows nothing; or None."""
-        count = self.weights.sum()
-        hits = pool.shares(self.first, self.second).argmax(1) == self.right
-        found = float(self.weights @ hits / count)
-        usual = float(np.bincount(self.right, self.weights).max() / count)
+        count = len(self.right)
+        found = float((pool.shares(self.first, self.second).argmax(1) == self.right).mean())
+        usual = float(np.bincount(self.right).max() / count)
         error = float(np.sqrt(usual * (1 - usual) / count))
         if found > usual + 2 * error:
             return None
@@ -146,7 +143,7 @@ def fitted(first: np.ndarray, second: np.ndarray, given: np.ndarray, known: Know
     logs = np.stack([scales[0](first), scales[1](second)])
     trusted = np.stack([scales[0](known.first), scales[1](known.second)])
     both = np.concatenate([logs, trusted], axis=1)
-    sure = own[known.right] * known.weights[:, None]
+    sure = own[known.right]
     numbers = _weighted(trusted, sure, np.r_[EQUAL, EQUAL, np.zeros(classes)])
     noise = own * START + (1 - own) * (1 - START) / max(1, classes - 1)
     for _ in range(ROUNDS):

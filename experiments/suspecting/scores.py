@@ -16,7 +16,8 @@ MEANINGS = {
     "hypergradient": "minus the slope of the example's held-out loss along the trusted gradient",
     "confident": "confident learning: margin of calibrated held-out probabilities",
     "trusted": "loss of the label under a model trained on the trusted examples alone",
-    "pooled": "probability that the label is wrong, by both and the noise in the labels",
+    "then_trusted": "loss of the label under models of the other labels, then of the trusted ones",
+    "pooled": "probability that the label is wrong, by the last two kinds and the labels' noise",
     "combination": "mean rank by confident and trusted",
     "small_loss": "loss of the label under models trained on it",
 }

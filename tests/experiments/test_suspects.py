@@ -18,8 +18,8 @@ from experiments.config.plan import Plan
 from experiments.results.finished_run import SavedRun
 from experiments.suspecting.again import plan_of, trusting_task
 from experiments.suspecting.apply import applied
-from experiments.suspecting.find import Found
-from experiments.suspecting.models import slopes, trained_lora
+from experiments.suspecting.find import Found, find
+from experiments.suspecting.models import look, slopes, trained_lora
 from experiments.suspecting.scores import Scores
 from experiments.tasks.demo_noisy import DemoNoisy
 from experiments.tasks.reading.iob import to_iob2
@@ -222,6 +222,53 @@ def test_slopes_are_the_products_of_gradients(trained: Path) -> None:
     found = slopes(model, job, rows, trusted)
     assert found == pytest.approx(expected, rel=1e-4, abs=1e-6 * max(map(abs, expected)))
     assert all(torch.equal(a, w) for a, w in zip(before, weights, strict=True))
+
+
+def test_a_model_goes_on_from_another(trained: Path) -> None:
+    job = job_of(trained)
+    rows = list(job.data.examples)
+    first = trained_lora(job, job.data, 1.0)
+    still = replace(job, settings=replace(job.settings, lr=1e-12))
+    same = trained_lora(still, job.data, 1.0, first)
+    new = trained_lora(still, job.data, 1.0)
+    losses = look(first, job, rows).losses
+    assert look(same, job, rows).losses == pytest.approx(losses, abs=1e-6)
+    assert np.abs(look(new, job, rows).losses - losses).max() > 1e-3
+
+
+def test_the_models_of_a_fold_have_seen_neither_it_nor_the_trusted_part_asked_of(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What each model was trained on, through the model that it went on from, too."""
+    job = job_of(trained)
+    seen: dict[int, set[tuple[int, ...]]] = {}
+    asked: set[tuple[int, ...]] = set()
+    kept: list[Any] = []  # or a number would come back as that of another model
+
+    def key(row: dict[str, Any]) -> tuple[int, ...]:
+        return tuple(row["input_ids"])
+
+    def training(job: Any, data: Any, epochs: float, start: Any = None) -> Any:
+        model = trained_lora(job, data, epochs, start)
+        kept.append(model)
+        before = set() if start is None else seen[id(start)]
+        seen[id(model)] = before | {key(row) for row in data.examples}
+        return model
+
+    def looking(model: Any, job: Any, rows: Any) -> Any:
+        mine = {key(row) for row in rows}
+        unseen.append(not mine & seen[id(model)])
+        asked.update(mine)
+        return look(model, job, rows)
+
+    unseen: list[bool] = []
+    monkeypatch.setattr("experiments.suspecting.find.trained_lora", training)
+    monkeypatch.setattr("experiments.suspecting.find.look", looking)
+    found = find(job, trained, 2, 1.0, 2.0)
+    # of each fold: itself by both models; the seen examples' losses; five parts by two models
+    assert (sum(unseen), len(unseen)) == (2 * 2 + 5 * 2 + 1, 2 * 3 + 5 * 2 + 1)
+    assert asked == {key(row) for row in [*job.data.examples, *(job.data.validation or ())]}
+    assert np.isfinite(found.scores.columns["then_trusted"]).all()
 
 
 WRONG = {

@@ -34,7 +34,7 @@ SIDED = np.array([[1.0, 0.0], [0.4, 0.6]])
 def test_weights_and_noise_are_found(sizes, trusted):
     right, first, second = made(0, 6000, 3, *sizes)
     given = noisy(1, right, SYMMETRIC)
-    known = Known(*(each[:trusted] for each in (first, second, right)), np.ones(trusted))
+    known = Known(*(each[:trusted] for each in (first, second, right)))
     rest = slice(trusted, None)
     pool = fitted(first[rest], second[rest], given[rest], known)
     # Logits s e_y + N(0, 1) are evidence of s times their size.
@@ -47,7 +47,7 @@ def test_weights_and_noise_are_found(sizes, trusted):
 def test_noise_of_one_side_is_told_from_a_rare_class():
     right, first, second = made(2, 4000, 2, 1.5, 1.5)
     given = noisy(3, right, SIDED)
-    known = Known(*(each[:100] for each in (first, second, right)), np.ones(100))
+    known = Known(*(each[:100] for each in (first, second, right)))
     rest = slice(100, None)
     pool = fitted(first[rest], second[rest], given[rest], known)
     assert pool.noise == pytest.approx(SIDED, abs=0.08)
@@ -66,7 +66,7 @@ def test_noise_of_one_side_is_told_from_a_rare_class():
 def test_it_is_a_maximum_of_the_likelihood():
     right, first, second = made(4, 300, 3, 1.0, 1.5)
     given = noisy(5, right, SYMMETRIC)
-    known = Known(first[:40], second[:40], right[:40], np.full(40, 0.5))
+    known = Known(first[:40], second[:40], right[:40])
     rest = slice(40, None)
     pool = fitted(first[rest], second[rest], given[rest], known)
 
@@ -77,7 +77,7 @@ def test_it_is_a_maximum_of_the_likelihood():
             ]
             return softmax(c + a * z[0] + b * z[1], 1)
 
-        sure = np.log(shares(slice(0, 40))[np.arange(40), right[:40]]).sum() / 2
+        sure = np.log(shares(slice(0, 40))[np.arange(40), right[:40]]).sum()
         total = float(np.log((shares(rest) * noise[:, given[rest]].T).sum(1)).sum())
         prior = np.log(np.diag(noise)).sum()
         stiff = RIDGE * ((a - EQUAL) ** 2 + (b - EQUAL) ** 2) + PENALTY * (c @ c)
@@ -100,7 +100,7 @@ def test_two_models_are_equal_without_evidence():
     """And classes keep their shares: 4 trusted items and useless given labels move little."""
     right, first, second = made(6, 60, 2, 1.0, 1.0)
     given = np.random.default_rng(7).integers(0, 2, 60)
-    known = Known(first[:4], second[:4], right[:4], np.ones(4))
+    known = Known(first[:4], second[:4], right[:4])
     pool = fitted(first[4:], second[4:], given[4:], known)
     assert pool.weights == pytest.approx((EQUAL, EQUAL), abs=0.35)
     assert np.abs(pool.shifts).max() < 0.25
@@ -110,7 +110,7 @@ def test_two_models_are_equal_without_evidence():
 def test_models_that_know_nothing_are_doubted(size, doubted):
     right, first, second = made(8, 400, 3, size, size)
     given = noisy(9, right, SYMMETRIC)
-    known = Known(first[:60], second[:60], right[:60], np.ones(60))
+    known = Known(first[:60], second[:60], right[:60])
     pool = fitted(first[60:], second[60:], given[60:], known)
     assert (known.doubt(pool) is not None) == doubted
 
@@ -118,5 +118,5 @@ def test_models_that_know_nothing_are_doubted(size, doubted):
 def test_a_share_of_nothing_is_no_infinite_belief():
     shares = np.array([[1.0, 0.0], [0.0, 1.0]])
     given = np.array([0, 1])
-    pool = fitted(shares, np.full((2, 2), 0.5), given, Known(shares, shares, given, np.ones(2)))
+    pool = fitted(shares, np.full((2, 2), 0.5), given, Known(shares, shares, given))
     assert np.isfinite(pool.right(shares, shares[::-1], given)).all()
