@@ -43,6 +43,8 @@ def of_cut(cut: Cut, records: Sequence[Record] | None) -> Decided | None:
     def unknown(why: str) -> Decided:
         return Decided.unknown(components, sum((cut.ranks or {}).values()), why)
 
+    if cut.frontier is not None and not cut.frontier.learned:
+        return unknown("nothing was learned, so that no component is worth more than another")
     if cut.criterion != "singular":
         return unknown(
             f"what is recorded of a training is singular values, not criterion={cut.criterion}"

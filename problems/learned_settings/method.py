@@ -191,7 +191,7 @@ class LearnedSettings(LowRankMethod, TwoLevelMethod):
         def finish(stats: dict[str, float]) -> dict[str, Any]:
             steps = int(stats.get("kept_step", training.steps))
             passes = steps / common.steps_per_epoch(job, self.parts(job).lower)
-            log.info("these settings are taken for %.3g passes over D_train", passes)
+            log.info("these settings are taken; passes over D_train: %.3g", passes)
             return {**found, "passes": passes, "validation_loss": stats["validation_loss"]}
 
         return replace(training, finish=finish, patience=self.patience)

@@ -1,13 +1,14 @@
 """How far ranks are decided, out of the lines that a run leaves."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from bilevel.cutting import Cut, Ranking
+from bilevel.cutting import Cut, Frontier, Ranking
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.results import record
@@ -97,6 +98,17 @@ def test_layers_that_are_saved_as_one() -> None:
         for line in lines(0.02)
     ]
     assert of_cut(cut(parameters=36), recorded) == of_cut(cut(parameters=36), lines(0.02))
+
+
+def test_of_an_adapter_that_learned_nothing_it_is_not_known() -> None:
+    frontier = Frontier([], {}, delta=0.0, learned=False, chosen=None, examples=40)
+    found = of_cut(replace(cut(parameters=36), frontier=frontier), lines())
+    assert found is not None
+    assert found.decided is None
+    assert "nothing was learned" in found.words
+    learned = of_cut(replace(cut(parameters=36), frontier=replace(frontier, learned=True)), lines())
+    assert learned is not None
+    assert learned.decided is True
 
 
 def test_what_is_not_known() -> None:
