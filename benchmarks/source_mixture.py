@@ -8,6 +8,9 @@ order), ``flipped`` (every label the other one) and ``reviews`` (sentences of Ye
 labelled: another domain). D_val is 200 other sentences of SST-2, the test set SST-2's validation
 split. All are drawn anew by each seed, no sentence twice. What is there already is not run again.
 
+``without_NAME`` leaves one source out; ``pooled_then_trusted`` trains on D_val from the weights
+that ``pooled`` ended with, ``weights_then_trusted`` from those of ``source_weights``.
+
 --sst2 and --yelp name folders with train.parquet and validation.parquet (``sentence`` or ``text``,
 and ``label``); the table has a line for each way with its mean over the seeds, and the difference
 of ``source_weights`` and of LoRA under its weights to each, with an interval over seeds and
@@ -31,16 +34,24 @@ from experiments.metrics.crossed import crossed
 
 SOURCES = ("clean", "shuffled", "flipped", "reviews")
 SIZE, TRUSTED = 1000, 200
-# Epochs by as many steps as the pooled data get in three, where fewer rows are trained on.
 EPOCHS = 3
+ALONE = ("method=lora", "task.sources={trusted: validation.csv}", "engine.keep=last")
 WAYS = {
     "pooled": ("method=lora",),
-    "trusted": ("method=lora", "task.sources={trusted: validation.csv}", "engine.keep=last"),
+    "trusted": ALONE,
+    "trusted_short": ALONE,
+    "pooled_then_trusted": ALONE,
+    **{f"without_{name}": ("method=lora", f"task.drop_sources=[{name}]") for name in SOURCES},
     "clean": ("method=lora", "task.keep_sources=[clean]"),
     "source_weights": ("method=source_weights",),
     "under_weights": ("method=lora",),
+    "weights_then_trusted": ALONE,
 }
-PASSES = {"trusted": 20, "clean": 12}
+# The trusted ones are few; 12 of the clean ones are as many steps as 3 of all.
+PASSES = {"trusted": 20, "trusted_short": 5, "clean": 12}
+PASSES |= {"pooled_then_trusted": 20, "weights_then_trusted": 20}
+# From another way's weights, with a new head.
+STARTS = {"pooled_then_trusted": "pooled", "weights_then_trusted": "source_weights"}
 LEARNED = ("source_weights", "under_weights")
 
 
@@ -77,7 +88,9 @@ def run(folder: Path, way: str, seed: int) -> None:
     given = [*WAYS[way], "task=classification", "model=minilm", "task.text_columns=[text]"]
     given += [f"task.data_dir={folder.resolve()}", f"seed={seed}", f"hydra.run.dir={out.resolve()}"]
     given += [f"train.epochs={PASSES.get(way, EPOCHS)}", "engine.checkpoint_every=0"]
-    if way != "trusted":
+    if way in STARTS:
+        given.append(f"model.warm_start={(folder / STARTS[way]).resolve()}")
+    if WAYS[way] is not ALONE:
         given.append(f"task.sources={{{files}}}")
     if way == "under_weights":
         weights = folder / "source_weights" / "source_weights.json"
@@ -144,9 +157,12 @@ def main() -> None:
     parser.add_argument("--yelp", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", default="0,1,2,3,4")
-    parser.add_argument("--only", choices=[*WAYS])
+    parser.add_argument("--only", help="some of the ways, after those that they start from")
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
+    ways = [*WAYS] if options.only is None else options.only.split(",")
+    if strange := [way for way in ways if way not in WAYS]:
+        parser.error(f"--only={','.join(strange)}: allowed are {', '.join(WAYS)}")
     if not options.table:
         if options.sst2 is None or options.yelp is None:
             parser.error("--sst2 and --yelp are needed to make the data")
@@ -154,7 +170,7 @@ def main() -> None:
             folder = options.out / f"seed{seed}"
             if not (folder / "test.csv").is_file():
                 write_data(options.sst2, options.yelp, folder, seed)
-            for way in WAYS if options.only is None else [options.only]:
+            for way in ways:
                 run(folder, way, seed)
     for line in table(options.out):
         print(line)

@@ -76,12 +76,19 @@ def test_every_way_asks_for_options_that_there_are(
     way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = Asked(monkeypatch)
+    monkeypatch.setattr("experiments.training.warm_start.read_run", lambda *_: {})  # none is there
     run(tmp_path, way, 4)
     plan = asked.plan()
     assert plan.seed == 4
+    alone = way.startswith("trusted") or way.endswith("then_trusted")
     assert set(plan.task.sources) == (
-        {"trusted"} if way == "trusted" else {"clean", "shuffled", "flipped", "reviews"}
+        {"trusted"} if alone else {"clean", "shuffled", "flipped", "reviews"}
     )
+    started = {"pooled_then_trusted": "pooled", "weights_then_trusted": "source_weights"}.get(way)
+    start = None if started is None else str((tmp_path / started).resolve())
+    assert plan.model.warm_start == start
+    out = [way.removeprefix("without_")] if way.startswith("without_") else None
+    assert plan.task.drop_sources == out
     assert (plan.task.keep_sources is not None) == (way == "clean")
     assert (plan.task.source_weights is not None) == (way == "under_weights")
 
