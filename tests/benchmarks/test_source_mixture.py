@@ -87,7 +87,7 @@ def test_every_way_asks_for_options_that_there_are(
     started = {"pooled_then_trusted": "pooled", "weights_then_trusted": "source_weights"}.get(way)
     start = None if started is None else str((tmp_path / started).resolve())
     assert plan.model.warm_start == start
-    out = [way.removeprefix("without_")] if way.startswith("without_") else None
+    out = (way.removeprefix("without_"),) if way.startswith("without_") else None
     assert plan.task.drop_sources == out
     assert (plan.task.keep_sources is not None) == (way == "clean")
     assert (plan.task.source_weights is not None) == (way == "under_weights")
