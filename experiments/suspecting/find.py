@@ -13,7 +13,16 @@ import numpy as np
 from experiments.answers import CLASSES, NUMBER, TAGS
 from experiments.results import weights_file
 from experiments.suspecting.confident import confident
-from experiments.suspecting.models import Said, folds, joined, look, part, slopes, trained_lora
+from experiments.suspecting.models import (
+    Said,
+    folds,
+    joined,
+    look,
+    part,
+    slopes,
+    trainable,
+    trained_lora,
+)
 from experiments.suspecting.pooled import Known, fitted
 from experiments.suspecting.scores import MEANINGS, Scores, combined
 from experiments.tasks.reading.iob import to_iob2
@@ -67,13 +76,17 @@ def find(job: FineTuningJob, run: Path, number: int, epochs: float, trusted_epoc
         held.append((fold, look(model, job, mine)))
         along[fold] = slopes(model, job, mine, trusted)
         seen[others] += look(model, job, [rows[i] for i in others]).losses / (number - 1)
+        before = [
+            look(model, job, [trusted[i] for i in indices]) for indices in parts[place::number]
+        ]
+        start = trainable(model)
+        del model  # one in memory at a time: bases may be large
         log.info("fold %d of %d: then on the trusted examples", place + 1, number)
-        later.append((fold, look(trained_lora(job, alone, trusted_epochs, model), job, mine)))
-        for indices in parts[place::number]:
-            unseen = [trusted[i] for i in indices]
+        later.append((fold, look(trained_lora(job, alone, trusted_epochs, start), job, mine)))
+        for (indices, unseen), said in zip(asked, before, strict=True):
             rest = part(alone, _others(len(trusted), indices))
-            told = look(trained_lora(job, rest, trusted_epochs, model), job, unseen)
-            known.append((indices, look(model, job, unseen), told))
+            told = look(trained_lora(job, rest, trusted_epochs, start), job, unseen)
+            known.append((indices, said, told))
     log.info("LoRA on the %d trusted examples alone", len(trusted))
     by_trusted = look(trained_lora(job, alone, trusted_epochs), job, rows)
     both, then = joined(held, count), joined(later, count)

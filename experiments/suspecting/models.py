@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from problems.lora import LoRA, lora_training
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Said", "folds", "joined", "look", "part", "slopes", "trained_lora"]
+__all__ = ["Said", "folds", "joined", "look", "part", "slopes", "trainable", "trained_lora"]
 
 # Length of the step along the trusted gradient, in shares of the weights' norm: short enough for
 # the loss to be straight, long enough for float32.
@@ -72,7 +72,7 @@ def folds(count: int, number: int, seed: int, labels: Sequence[int] | None) -> l
 
 
 def trained_lora(
-    job: FineTuningJob, data: TrainData, epochs: float, start: PeftModel | None = None
+    job: FineTuningJob, data: TrainData, epochs: float, start: Mapping[str, Tensor] | None = None
 ) -> PeftModel:
     """LoRA on ``data``, as the job's method trains it; its last weights.
 
@@ -80,7 +80,8 @@ def trained_lora(
         job: of a plan with method LoRA.
         data: at least two examples; batches are no larger.
         epochs: passes over them.
-        start: a model of the same job that it goes on from, head included; None for a new one.
+        start: the trainable weights of a model of the same job, head included, that it goes on
+            from; None for new ones.
     """
     method = job.plan.method
     assert isinstance(method, LoRA)
@@ -95,7 +96,10 @@ def trained_lora(
     }
     training = lora_training(own, options, method.optimizer, epochs)
     if start is not None:
-        _start_from(start, training.model)
+        with torch.no_grad():
+            for name, weight in training.model.named_parameters():
+                if weight.requires_grad:
+                    weight.copy_(start[name])
     engine = BilevelEngine(
         training.problems,
         BilevelEngineConfig(train_iters=training.steps, strategy=job.plan.engine.strategy),
@@ -108,13 +112,10 @@ def trained_lora(
     return model
 
 
-@torch.no_grad()
-def _start_from(start: PeftModel, model: PeftModel) -> None:
-    """Give the trainable weights the values that they have in another model of the same job."""
-    values = dict(start.named_parameters())
-    for name, weight in model.named_parameters():
-        if weight.requires_grad:
-            weight.copy_(values[name])
+def trainable(model: PeftModel) -> dict[str, Tensor]:
+    """The weights that a model's training changes, by name, in the CPU's memory."""
+    weights = model.named_parameters()
+    return {name: w.detach().cpu().clone() for name, w in weights if w.requires_grad}
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from experiments.results.finished_run import SavedRun
 from experiments.suspecting.again import plan_of, trusting_task
 from experiments.suspecting.apply import applied
 from experiments.suspecting.find import Found, find
-from experiments.suspecting.models import look, slopes, trained_lora
+from experiments.suspecting.models import look, slopes, trainable, trained_lora
 from experiments.suspecting.scores import Scores
 from experiments.tasks.demo_noisy import DemoNoisy
 from experiments.tasks.reading.iob import to_iob2
@@ -229,7 +229,7 @@ def test_a_model_goes_on_from_another(trained: Path) -> None:
     rows = list(job.data.examples)
     first = trained_lora(job, job.data, 1.0)
     still = replace(job, settings=replace(job.settings, lr=1e-12))
-    same = trained_lora(still, job.data, 1.0, first)
+    same = trained_lora(still, job.data, 1.0, trainable(first))
     new = trained_lora(still, job.data, 1.0)
     losses = look(first, job, rows).losses
     assert look(same, job, rows).losses == pytest.approx(losses, abs=1e-6)
@@ -251,7 +251,7 @@ def test_the_models_of_a_fold_have_seen_neither_it_nor_the_trusted_part_asked_of
     def training(job: Any, data: Any, epochs: float, start: Any = None) -> Any:
         model = trained_lora(job, data, epochs, start)
         kept.append(model)
-        before = set() if start is None else seen[id(start)]
+        before = set() if start is None else seen[starts[id(start)]]
         seen[id(model)] = before | {key(row) for row in data.examples}
         return model
 
@@ -261,7 +261,14 @@ def test_the_models_of_a_fold_have_seen_neither_it_nor_the_trusted_part_asked_of
         asked.update(mine)
         return look(model, job, rows)
 
+    def weights(model: Any) -> Any:
+        kept.append(found := trainable(model))
+        starts[id(found)] = id(model)
+        return found
+
     unseen: list[bool] = []
+    starts: dict[int, int] = {}
+    monkeypatch.setattr("experiments.suspecting.find.trainable", weights)
     monkeypatch.setattr("experiments.suspecting.find.trained_lora", training)
     monkeypatch.setattr("experiments.suspecting.find.look", looking)
     found = find(job, trained, 2, 1.0, 2.0)
