@@ -76,9 +76,8 @@ def find(job: FineTuningJob, run: Path, number: int, epochs: float, trusted_epoc
         held.append((fold, look(model, job, mine)))
         along[fold] = slopes(model, job, mine, trusted)
         seen[others] += look(model, job, [rows[i] for i in others]).losses / (number - 1)
-        before = [
-            look(model, job, [trusted[i] for i in indices]) for indices in parts[place::number]
-        ]
+        asked = [(indices, [trusted[i] for i in indices]) for indices in parts[place::number]]
+        before = [look(model, job, unseen) for _, unseen in asked]
         start = trainable(model)
         del model  # one in memory at a time: bases may be large
         log.info("fold %d of %d: then on the trusted examples", place + 1, number)
