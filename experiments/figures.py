@@ -183,9 +183,10 @@ def main(words: Sequence[str] | None = None) -> None:
         prog="python -m experiments.figures", description="Draw the figures of a finished run."
     )
     parser.add_argument("folder", type=Path, metavar="DIR")
-    folder = parser.parse_args(words).folder
+    given = sys.argv[1:] if words is None else words
+    folder = parser.parse_args(given).folder
     with one_sentence():
-        refuse_options([folder])
+        refuse_options(given, [folder])
         result = record.read(folder)
         if result is None:
             raise UserError(f"{folder} holds no finished run: result.json is missing")

@@ -313,7 +313,7 @@ def main(words: Sequence[str] | None = None) -> None:
     given, options = _options(sys.argv[1:] if words is None else words)
     known = parser.parse_args(given)
     with one_sentence():
-        refuse_options(known.folders)
+        refuse_options(given, known.folders)
         out = known.out or known.folders[0]
         if any((out / name).exists() for name in SAVED):
             raise UserError(

@@ -27,7 +27,7 @@ from annotated_types import Ge, Le
 from bilevel import lowrank
 from bilevel.cutting.budget import Budget
 from bilevel.cutting.options import CutOptions
-from bilevel.errors import UserError
+from bilevel.errors import UserError, listed
 from bilevel.settings import Count, Share
 from problems import common
 from problems.common import FoundRanks, Job, Outcome, RankSearch, Stage, Training, TrainSettings
@@ -69,9 +69,20 @@ class LoRACut(CutOptions, LoRA, RankSearch):
         """What is held out must do for the frontier, and the rest for a batch.
 
         Raises:
-            UserError: it does not, or there is no such criterion.
+            UserError: it does not, there is no such criterion, or what is asked of LoRA does not
+                go with a cut.
         """
         super().check_size(examples, batch_size)
+        if self.ranks is not None:
+            raise UserError(
+                f"method.ranks={self.ranks}: {self.name} finds the ranks by itself, from one rank "
+                "for all layers; train these with method=lora"
+            )
+        if self.finish_epochs and self.settings.given:
+            raise UserError(
+                f"method.settings ({listed(self.settings.names())}) are followed before the cut "
+                f"alone: give method.finish_epochs=0 in the place of {self.finish_epochs:g}"
+            )
         least = self._least()
         if self.examples < least:
             raise UserError(
@@ -144,6 +155,7 @@ class LoRACut(CutOptions, LoRA, RankSearch):
             outcome: Outcome = training.finish(stats)
             return {
                 "state": lowrank.adapter_state(training.model),
+                "scales": lowrank.lora_scales(training.model),
                 "trainable_parameters": outcome.trainable_parameters,
                 "validation_loss": outcome.validation_loss,
                 "split": outcome.split,
@@ -169,7 +181,7 @@ class LoRACut(CutOptions, LoRA, RankSearch):
 
     def cut(self, job: Job, found: dict[str, Any]) -> dict[str, Any]:
         """Stage 2: order the components, draw the frontier, and choose."""
-        model = self._restored(job, found["state"]).to(job.device)
+        model = self._restored(job, found).to(job.device)
         rows, source = self._apart(job)
         if rows:
             log.info("examples to cut by: %d (%s)", len(rows), source)
@@ -178,7 +190,6 @@ class LoRACut(CutOptions, LoRA, RankSearch):
         return {
             **found,
             "state": lowrank.adapter_state(model),
-            "scales": lowrank.lora_scales(model),
             "cut": result.state(),
             "cut_by": source,
         }
@@ -187,7 +198,7 @@ class LoRACut(CutOptions, LoRA, RankSearch):
         """Stage 3: go on with the components that are kept, on all of the training data."""
         from bilevel.cutting import Cut
 
-        model = self._restored(job, found["state"])
+        model = self._restored(job, found)
         cut = Cut.of_state(found["cut"])
         keep = cut.keep
         outcome = Outcome(
@@ -230,11 +241,14 @@ class LoRACut(CutOptions, LoRA, RankSearch):
         """Of what is kept."""
         return cut.ranks or dict.fromkeys(cut.ranking.scores, self.rank)
 
-    def _restored(self, job: Job, state: dict[str, Any]) -> PeftModel:
+    def _restored(self, job: Job, found: dict[str, Any]) -> PeftModel:
         """The trained model out of its adapter."""
         scale = PeftOptions(use_rslora=self.peft.use_rslora)  # the state tells the rest
         model = common.with_lora(job, self.rank, self.lora_alpha, self.lora_dropout, scale)
-        lowrank.put_adapter_state(model, state)
+        lowrank.put_adapter_state(model, found["state"])
+        scales = found.get("scales", {})  # which method.settings gave; none by an older version
+        for name, layer in lowrank.lora_layers(model).items():
+            layer.scaling["default"] = scales.get(name, layer.scaling["default"])
         return model
 
 

@@ -1,89 +1,34 @@
 """Read an adapter's folder onto its base model by stock PEFT, once it is seen to be one.
 
-PEFT believes what ``adapter_config.json`` says: some of its options name modules to import, files
-to unpickle or models of the hub to fetch, and weights may be pickles. A folder may be somebody
-else's, or damaged; so only options that describe an adapter are let through, only safetensors are
-read, and every tensor that the adapter should have must be there.
+A folder may be somebody else's, or damaged. So only options that describe an adapter are let
+through (:mod:`bilevel.lowrank.adapter_options`), and only safetensors are read, for weights may be
+pickles. Every tensor that the adapter should have must be there, and none that it should not have:
+PEFT puts those into the base model, or drops them in silence.
 """
 
 from __future__ import annotations
 
-import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftModel, get_peft_model_state_dict
+import torch
+from peft import PeftModel, get_peft_model_state_dict
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from bilevel.checkpoint.sums import check_sums
 from bilevel.errors import UserError, listed
-from bilevel.reading import json_object
+from bilevel.lowrank.adapter_options import check_options, check_patterns
 
-__all__ = ["check_options", "check_weights", "load_adapter"]
+__all__ = ["check_files", "check_weights", "load_adapter", "opened"]
 
-TEXT = (str, type(None))
-NAMES = (str, list, type(None))
-NUMBER = (int, float)
-ANY_KIND: dict[str, tuple[type, ...]] = {
-    "peft_type": (str,),
-    "task_type": TEXT,
-    "peft_version": TEXT,
-    "inference_mode": (bool,),
-    "modules_to_save": (list, type(None)),
-    # Not read by PEFT when the base model is given.
-    "auto_mapping": (dict, type(None)),
-    "base_model_name_or_path": TEXT,
-    "revision": TEXT,
-}
-TARGETS: dict[str, tuple[type, ...]] = {
-    "target_modules": NAMES,
-    "exclude_modules": NAMES,
-    "fan_in_fan_out": (bool,),
-}
-LORA: dict[str, tuple[type, ...]] = {
-    **ANY_KIND,
-    **TARGETS,
-    "r": (int,),
-    "lora_alpha": NUMBER,
-    "lora_dropout": NUMBER,
-    "bias": (str,),
-    "use_rslora": (bool,),
-    "use_dora": (bool,),
-    "lora_bias": (bool,),
-    "init_lora_weights": (bool, str),
-    "layers_to_transform": (list, int, type(None)),
-    "layers_pattern": NAMES,
-    "rank_pattern": (dict,),
-    "alpha_pattern": (dict,),
-    "layer_replication": (list, type(None)),
-    "trainable_token_indices": (list, dict, type(None)),
-    "target_parameters": (list, type(None)),
-    "ensure_weight_tying": (bool,),
-    "qalora_group_size": (int,),
-}
-PROMPT: dict[str, tuple[type, ...]] = {
-    **ANY_KIND,
-    "num_virtual_tokens": (int,),
-    "token_dim": (int,),
-    "num_transformer_submodules": (int, type(None)),
-    "num_attention_heads": (int, type(None)),
-    "num_layers": (int, type(None)),
-    "prompt_tuning_init": (str,),
-    "encoder_hidden_size": (int, type(None)),
-    "prefix_projection": (bool,),
-    "init_weights": (bool, type(None)),
-}
-# Options that may be other than PEFT's defaults, and of which type.
-OPTIONS: dict[str, dict[str, tuple[type, ...]]] = {
-    "LORA": LORA,
-    "IA3": {**ANY_KIND, **TARGETS, "feedforward_modules": NAMES, "init_ia3_weights": (bool,)},
-    "PROMPT_TUNING": PROMPT,
-    "PREFIX_TUNING": PROMPT,
-}
-# What PEFT takes for regular expressions; a repeated group may take for ever.
-REPEATED_GROUP = re.compile(r"\)\s*[*+{]")
+PREFIX = "base_model.model."  # which PEFT puts before the names of the base model's modules
+FLOATS = ("F64", "F32", "F16", "BF16")  # as safetensors calls them
 
 
 def load_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
@@ -98,11 +43,15 @@ def load_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
             names something to import or to fetch, or does not fit ``base``.
     """
     check_sums(folder)
-    options = check_options(folder / CONFIG_NAME)
-    saved = check_weights(folder)
-    _check_sizes(options, saved, folder)
+    path = folder / SAFETENSORS_WEIGHTS_NAME
+    options, saved = check_files(folder)
+    check_patterns(options, (name for name, _ in base.named_modules()), folder / CONFIG_NAME)
+    own = base.state_dict()
+    same = {name for name in saved if _is_of(own, name, path)}
     try:
-        model = PeftModel.from_pretrained(base, str(folder))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")  # told below
+            model = PeftModel.from_pretrained(base, str(folder))
         needed = get_peft_model_state_dict(model, save_embedding_layers=False)
     except (ValueError, RuntimeError, TypeError, LookupError, AttributeError) as error:
         # Target modules not found; sizes differ; what PEFT makes of an odd option.
@@ -111,10 +60,29 @@ def load_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
     missing = sorted(needed.keys() - saved.keys())
     if missing:  # which PEFT leaves at what they start from
         raise UserError(
-            f"{folder / SAFETENSORS_WEIGHTS_NAME} is damaged, or of another model: it lacks "
+            f"{path} is damaged, or of another model: it lacks "
             f"{len(missing)} of {len(needed)} tensors, e.g. {missing[0]}"
         )
+    strange = sorted(saved.keys() - needed.keys() - same)
+    if strange:  # which PEFT drops, or puts in the place of the base model's own weights
+        raise UserError(
+            f"{path} is damaged, or of another model or other options than {CONFIG_NAME} says: "
+            f"{len(strange)} of its {len(saved)} tensors are not the adapter's, e.g. {strange[0]}"
+        )
     return model
+
+
+def check_files(folder: Path) -> tuple[dict[str, Any], dict[str, list[int]]]:
+    """What an adapter's configuration says, and its tensors' shapes, where both can be right.
+
+    Raises:
+        UserError: as :func:`load_adapter`, as far as it can be told without the base model.
+    """
+    options = check_options(folder / CONFIG_NAME)
+    saved = check_weights(folder)
+    _check_floats(folder)
+    _check_sizes(options, saved, folder)
+    return options, saved
 
 
 def check_weights(folder: Path, name: str = SAFETENSORS_WEIGHTS_NAME) -> dict[str, list[int]]:
@@ -132,38 +100,47 @@ def check_weights(folder: Path, name: str = SAFETENSORS_WEIGHTS_NAME) -> dict[st
                 f"safetensors are ({path.name})"
             )
         raise UserError(f"{path} is missing: there are no weights")
+    with opened(path) as file:
+        names = list(file.keys())
+        return {name: file.get_slice(name).get_shape() for name in names}
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """A safetensors file, to read one tensor at a time.
+
+    Raises:
+        UserError: it is damaged.
+    """
     try:
         with safe_open(str(path), "pt") as file:
-            names = list(file.keys())
-            return {name: file.get_slice(name).get_shape() for name in names}
+            yield file
     except SafetensorError as error:
         raise UserError(f"{path} is damaged, it is no safetensors file: {error}") from error
 
 
-def check_options(path: Path) -> dict[str, Any]:
-    """What an adapter's configuration says, where all of it only describes an adapter.
+def _is_of(own: dict[str, Tensor], name: str, path: Path) -> bool:
+    """Whether a tensor is the base model's, as PEFT saves embeddings beside an adapter of them."""
+    if ".lora_" in name or not name.startswith(PREFIX):
+        return False
+    theirs = own.get(name.removeprefix(PREFIX).replace(".base_layer.", "."))
+    if theirs is None:
+        return False
+    with opened(path) as file:
+        found = file.get_tensor(name)
+    return found.shape == theirs.shape and bool(torch.equal(found.to(theirs), theirs))
 
-    Raises:
-        UserError: it is damaged, of a kind that is not read, or has other options.
-    """
-    values = json_object(path, needs=("peft_type",))
-    kind = values["peft_type"]
-    if not isinstance(kind, str) or kind not in OPTIONS:
-        raise UserError(f"{path}: peft_type={kind} is not read, only {listed(OPTIONS)} are")
-    known, usual = OPTIONS[kind], PEFT_TYPE_TO_CONFIG_MAPPING[kind]().to_dict()  # type: ignore[index]
-    for key, value in values.items():
-        if key in known:
-            if not isinstance(value, known[key]):
-                raise UserError(f"{path} is damaged: {key}={value} is of another type")
-        elif value and key in usual and value != usual[key]:  # what it does not know, PEFT drops
-            raise UserError(
-                f"{path}: {key}={value} is not read: besides what describes an adapter, options "
-                "may name code to import or models to fetch"
-            )
-    for pattern in _patterns(values):
-        if not isinstance(pattern, str) or REPEATED_GROUP.search(pattern):
-            raise UserError(f"{path}: {pattern!r} is no name of a module")
-    return values
+
+def _check_floats(folder: Path) -> None:
+    """PEFT makes floating-point numbers of anything."""
+    path = folder / SAFETENSORS_WEIGHTS_NAME
+    with opened(path) as file:
+        for name in file.keys():  # noqa: SIM118 (no mapping)
+            kind = file.get_slice(name).get_dtype()
+            if kind not in FLOATS:
+                raise UserError(
+                    f"{path} is no adapter's: {name} is of type {kind}, known are {listed(FLOATS)}"
+                )
 
 
 def _check_sizes(options: dict[str, Any], saved: dict[str, list[int]], folder: Path) -> None:
@@ -173,11 +150,3 @@ def _check_sizes(options: dict[str, Any], saved: dict[str, list[int]], folder: P
     for size in (options.get("r", 1), options.get("num_virtual_tokens", 1), *ranks):
         if not isinstance(size, int) or not 1 <= size <= largest:
             raise UserError(f"the adapter in {folder} is damaged: its tensors have no size {size}")
-
-
-def _patterns(values: dict[str, Any]) -> list[Any]:
-    found: list[Any] = []
-    for key in ("target_modules", "exclude_modules", "layers_pattern", "modules_to_save"):
-        given = values.get(key)
-        found += given if isinstance(given, list) else [] if given is None else [given]
-    return [*found, *values.get("rank_pattern", ()), *values.get("alpha_pattern", ())]

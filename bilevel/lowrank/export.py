@@ -133,8 +133,9 @@ def plain_config(config: PeftConfig) -> LoraConfig:
             "the adapter is no plain LoRA on that base; use True, gaussian, orthogonal or eva"
         )
     options = config.to_dict()
-    for field in ("trainable_token_indices", "target_parameters", "layer_replication"):
-        if options.get(field):  # not every PEFT that we allow has all three
+    others = ("trainable_token_indices", "target_parameters", "layer_replication", "lora_bias")
+    for field in others:
+        if options.get(field):  # not every PEFT that we allow has all of them
             raise UserError(f"an adapter with {field} cannot be exported as plain LoRA")
     plain = copy.deepcopy(config)
     plain.inference_mode = True

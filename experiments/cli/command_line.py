@@ -82,12 +82,18 @@ def fail(text: str, status: int = FAILURE, error: BaseException | None = None) -
     raise SystemExit(status)
 
 
-def refuse_options(folders: Sequence[Path]) -> None:
+def refuse_options(words: Sequence[str], folders: Sequence[Path]) -> None:
     """Refuse ``run=DIR`` where a program takes ``DIR`` as it stands, unless it is so called.
 
+    Args:
+        words: as given.
+        folders: that are among them.
+
     Raises:
-        UserError: says the folder alone.
+        UserError: says the folder alone; or a word is empty, which would be this folder here.
     """
+    if "" in words or "--out=" in words:
+        raise UserError("a folder without a name is given (''): is a variable of the shell not set")
     for folder in folders:
         key, equals, value = str(folder).partition("=")
         if (

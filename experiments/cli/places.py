@@ -92,6 +92,9 @@ def settled(words: Iterable[str], sweep: bool = False) -> list[str]:
     Args:
         words: ``key=value``, as typed.
         sweep: whether ``a,b`` are two values, not one name.
+
+    Raises:
+        UserError: a place has no name, as of a variable of the shell that is not set.
     """
     return [_settled(given, sweep) for given in words]
 
@@ -106,8 +109,10 @@ def shell_line(words: Sequence[str], program: str = "experiments.run") -> str:
 
 def _settled(given: str, sweep: bool) -> str:
     key, equals, text = given.partition("=")
-    if not equals or not text or not is_place(key):
+    if not equals or not is_place(key):
         return given
+    if not text:
+        raise UserError(f"{given}: this is empty, name a folder or file, or leave {key} out")
     found = _parsed(text)
     if sweep and (isinstance(found, Sweep) or (found is None and LIST.fullmatch(text))):
         if found is not None and not (isinstance(found, ChoiceSweep) and found.simple_form):

@@ -17,11 +17,12 @@ FOLDER = "learned_settings"  # of a run, to be named by --config-dir
 NAME = "lora_learned"
 
 
-def write(options: Mapping[str, Any], lr: float | None, folder: Path) -> Path:
+def write(options: Mapping[str, Any], model: str, lr: float | None, folder: Path) -> Path:
     """Write ``learned_settings/method/lora_learned.yaml`` below a run's folder.
 
     Args:
         options: of ``method=lora``, plain values.
+        model: of the run, by its name, which the file tells so that a run with another says so.
         lr: train.lr of the run, of which the learning rates found are factors; None for the
             method's own.
         folder: the run's.
@@ -38,6 +39,8 @@ def write(options: Mapping[str, Any], lr: float | None, folder: Path) -> Path:
         f"# python -m experiments.run --config-dir=RUN/{FOLDER} method={NAME}{rate} task=...\n"
         "# LoRA with the settings that a run of method=learned_settings or random_settings found.\n"
     )
+    known = {"model": model, "lr": lr, **{name: options[name] for name in ("rank", "lora_alpha")}}
+    options = {**options, "settings": {**options["settings"], "found_with": known}}
     body = yaml.safe_dump({"defaults": ["lora"], **options}, sort_keys=False)
     with told_when_full(path.parent):
         write_atomically(path, head + body)

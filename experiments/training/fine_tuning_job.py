@@ -32,7 +32,7 @@ from experiments.tasks.kinds.room import check_room
 from experiments.tasks.kinds.text import TextData
 from experiments.tasks.sources import Sourced, sizes
 from experiments.tasks.task import TaskData
-from experiments.training import choosing, warm_start
+from experiments.training import choosing, reused_settings, warm_start
 from experiments.training.class_weights import check_class_weights, class_weights, weight_classes
 from experiments.training.context import RunContext
 from experiments.training.heard import heard
@@ -144,6 +144,7 @@ class FineTuningJob:
     @classmethod
     def _load(cls, plan: Plan, task: TaskData, warnings: list[str]) -> FineTuningJob:
         _check_variables(plan, task)
+        reused_settings.tell_others(plan)
         loaded = warm_start.load(plan.model, task.answers, plan.seed)
         precision = settled_precision(
             loaded.model.config, plan.model.dtype, plan.settings.precision

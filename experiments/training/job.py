@@ -199,7 +199,7 @@ def _conclude(
         }
         ranks_file.write(ranks, folder / ranks_file.FILE)
     if outcome.lora is not None:
-        settings_file.write(outcome.lora, job.plan.settings.lr, folder)
+        settings_file.write(outcome.lora, values["model"], job.plan.settings.lr, folder)
     trained_rows.write(folder, trained_rows.trained(job.data, values))
 
 

@@ -15,8 +15,9 @@ from torch import Tensor
 from bilevel import distributed
 from bilevel.cutting import Losses
 from bilevel.errors import UserError, listed
-from bilevel.lowrank.adapter_files import check_options, check_weights
+from bilevel.lowrank.adapter_files import check_files, check_weights
 from bilevel.lowrank.export import COMPACT, plain_config
+from bilevel.lowrank.plain_file import check_plain
 from bilevel.reading import json_object
 from experiments.answers import CLASSES, NUMBER, TAGS, TEXT, Answers
 from experiments.artefacts.artefact import Artefact
@@ -154,7 +155,6 @@ def of_folder(
     if record.read(folder) is not None:
         raise UserError(f"adapter={folder}: this is a run's folder, say run={folder}")
     options = _plain_options(folder, f"adapter={folder}")
-    check_weights(folder)
     keys = [word.partition("=")[0] for word in overrides]
     if not any(key.partition(".")[0] == "model" for key in keys):
         raise UserError(
@@ -231,7 +231,7 @@ def _plain_options(folder: Path, given: str) -> dict[str, Any]:
     if kind != "LORA" or options.get("use_dora"):
         said = "DoRA" if kind == "LORA" else kind
         raise UserError(f"{given}: this adapter is of kind {said}, and only plain LoRA can be cut")
-    checked = check_options(folder / ADAPTER_CONFIG)
+    checked, _ = check_files(folder)
     try:
         config = PeftConfig.from_pretrained(str(folder))
     except (ValueError, TypeError, LookupError) as error:
@@ -240,6 +240,7 @@ def _plain_options(folder: Path, given: str) -> dict[str, Any]:
         plain_config(config)
     except UserError as error:
         raise UserError(f"{given}: {error}") from error
+    check_plain(checked, folder)
     return checked
 
 

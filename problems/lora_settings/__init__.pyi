@@ -6,6 +6,7 @@ from .model import check_answers as check_answers
 from .model import fold_temperature as fold_temperature
 from .model import follow as follow
 from .record import HEAD as HEAD
+from .record import FoundWith as FoundWith
 from .record import ModuleSettings as ModuleSettings
 from .record import SettingName as SettingName
 from .record import Values as Values

@@ -15,12 +15,21 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from bilevel.errors import UserError, listed, nearest
-from bilevel.settings import NonNegative, Positive, Settings, Share
+from bilevel.settings import Count, NonNegative, Positive, Settings, Share
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["GLOBAL", "HEAD", "OF_STEPS", "PER_MODULE", "ModuleSettings", "SettingName", "Values"]
+__all__ = [
+    "GLOBAL",
+    "HEAD",
+    "OF_STEPS",
+    "PER_MODULE",
+    "FoundWith",
+    "ModuleSettings",
+    "SettingName",
+    "Values",
+]
 
 SettingName = Literal[
     "decay", "learning_rate", "weight_decay", "scale", "dropout", "label_smoothing", "temperature"
@@ -41,6 +50,20 @@ class Values(Protocol):
             name: which setting.
             module: the low-rank module's full name, or ``head``; empty for what is one for all.
         """
+
+
+@dataclass(frozen=True)
+class FoundWith(Settings):
+    """With what settings were found; null where it is not known."""
+
+    model: str | None = None
+    """The model, as result.json calls it."""
+    rank: Count | None = None
+    """method.rank."""
+    lora_alpha: Positive | None = None
+    """method.lora_alpha."""
+    lr: Positive | None = None
+    """train.lr, of which learning_rate holds factors."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +88,8 @@ class ModuleSettings(Settings):
     """Weight of the uniform distribution in the training loss."""
     temperature: Positive = 1.0
     """Divides the logits, in training and after it: saved in the head's weights."""
+    found_with: FoundWith = field(default_factory=FoundWith)
+    """What they were found with; a run with anything else says so, and nothing more comes of it."""
 
     @property
     def given(self) -> bool:

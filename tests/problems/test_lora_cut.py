@@ -18,10 +18,12 @@ from bilevel.cutting.criteria import Singular
 from bilevel.data import split
 from bilevel.lowrank import export_adapter
 from problems import LoRA, LoRACut
+from problems.lora_settings import ModuleSettings
 from tests.problems.jobs import ExactJob, logits_of, train
 
 K, COST = 4, 32  # rank of the training; parameters of a component of a 16 x 16 layer
 CUT = LoRACut(rank=K, hold_out=0.25, delta=0.1, examples=64)
+DOUBLED = ModuleSettings(scale={"bert.encoder.layer.0.attention.self.query": 2.0}, temperature=1.5)
 
 
 class Job(ExactJob):
@@ -256,10 +258,13 @@ def test_a_criterion_with_data_has_half_of_it_to_itself(monkeypatch, capsys):
         ({"hold_out": 0.0, "criterion": "looking", "parameter_budget": 99}, 48, 0, "none"),
         ({"criterion": "looking", "hold_out": 0.05}, 48, 0, r"hold_out=0\.05.* and 4"),
         ({"criterion": "singulr"}, 48, 0, "criterion=singulr.*singular"),
+        ({"ranks": "ranks.json"}, 48, 0, r"ranks=ranks\.json.*method=lora"),
+        ({"settings": DOUBLED, "finish_epochs": 1.0}, 48, 0, "settings.*scale.*finish_epochs=0 "),
     ],
 )
 def test_what_is_refused_before_a_model_loads(change, examples, own, said, monkeypatch):
     monkeypatch.setitem(CRITERIA, "looking", Looking)
+    monkeypatch.setattr(LoRA, "found_in_file", lambda method: None)
 
     def check():
         method = replace(CUT, **change)
@@ -269,6 +274,18 @@ def test_what_is_refused_before_a_model_loads(change, examples, own, said, monke
     with pytest.raises(UserError, match=said) as caught:
         check()
     assert "\n" not in str(caught.value)
+
+
+def test_scales_of_settings_stay_with_what_is_cut(tmp_path):
+    """A whole budget cuts nothing, so what is saved computes what was trained."""
+    settings = replace(DOUBLED, label_smoothing=0.1)
+    method = replace(CUT, settings=settings, parameter_budget=4 * K * COST)
+    job = Job(epochs=2)
+    expected = logits_of(train(LoRA(rank=K, hold_out=0.25, settings=settings), job).model, job)
+    outcome = train(method, Job(epochs=2))
+    report = export_adapter(outcome.model, tmp_path, keep=outcome.keep)
+    found = PeftModel.from_pretrained(job.build_model(), str(report.compact))
+    torch.testing.assert_close(logits_of(found, job), expected, rtol=0, atol=1e-5)
 
 
 def test_a_budget_alone_needs_no_examples():

@@ -180,7 +180,7 @@ def choices_of(
 def _label(row: Mapping[str, Any], columns: ChoiceColumns) -> str | None:
     """The label as it is written; None without one."""
     value = row.get(columns.label)
-    if is_missing(value) or isinstance(value, bool) or is_list(value):
+    if not is_list(value) and is_missing(value):
         return None
     text = str(value).strip()
     return None if as_number(text) == UNLABELLED else text

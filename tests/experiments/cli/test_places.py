@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from bilevel.errors import UserError
-from experiments import evaluate
+from experiments import evaluate, figures, report
 from experiments.cli import places
 from experiments.cli.command_line import CommandLine
 from experiments.cli.words import check_place
@@ -21,6 +21,7 @@ from experiments.config.composition import compose_config
 from experiments.results.finished_run import take
 from experiments.run import main
 
+OLDER = Path(__file__).parents[1] / "older_runs" / "finished"
 # What a file system takes, but for what YAML does not bring back: control signs, line separators.
 SIGNS = st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp", "Cn"])
 NAMES = st.text(SIGNS, min_size=1, max_size=12) | st.text("a1~\\\"'${}()[],=#:;& é%*!", min_size=1)
@@ -106,6 +107,34 @@ def test_home(monkeypatch: pytest.MonkeyPatch) -> None:
         'task.data_dir="/home/ann b/d","/home/ann b/e"'
     ]
     assert CommandLine.parse(["--config-dir", "~/own"]).config_dir == "/home/ann b/own"
+
+
+EMPTY = ["task.data_dir=", "run.resume=", "hydra.run.dir=", "run=", "adapter=", "out=", "data="]
+
+
+@pytest.mark.parametrize("typed", EMPTY)
+def test_a_place_without_a_name(typed: str) -> None:
+    """As of ``run.resume=$DIR`` where DIR is not set: it is neither here nor the default."""
+    with pytest.raises(UserError, match=rf"{typed}.* empty"):
+        CommandLine.parse([typed])
+    assert CommandLine.parse(["task.label_column=", "run.resume=null"])
+
+
+@pytest.mark.parametrize("words", [["DIR", "--out", ""], ["DIR", "--out="], ["", "DIR"]])
+def test_a_folder_without_a_name(
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = [str(OLDER) if word == "DIR" else word for word in words]
+    with pytest.raises(SystemExit):
+        report.main(given)
+    with pytest.raises(SystemExit):
+        figures.main([""])
+    assert capsys.readouterr().err.count("without a name") == 2
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

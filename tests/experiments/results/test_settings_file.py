@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from bilevel import UserError
@@ -10,7 +12,7 @@ from experiments.config.plan import Plan
 from experiments.results import settings_file
 from problems.common import OptimizerSettings
 from problems.lora import LoRA
-from problems.lora_settings import ModuleSettings
+from problems.lora_settings import FoundWith, ModuleSettings
 
 QUERY = "bert.encoder.layer.0.attention.self.query"
 FOUND = LoRA(
@@ -27,14 +29,16 @@ def plan(folder, *words):
 
 
 def test_method_lora_learned_is_what_was_found(tmp_path):
-    path = settings_file.write(FOUND.given(), 3e-3, tmp_path)
-    assert plan(tmp_path).method == FOUND
-    assert plan(tmp_path, "method.rank=2").method.settings == FOUND.settings
+    path = settings_file.write(FOUND.given(), "minilm", 3e-3, tmp_path)
+    known = FoundWith(model="minilm", rank=4, lora_alpha=8.0, lr=3e-3)
+    settings = replace(FOUND.settings, found_with=known)
+    assert plan(tmp_path).method == replace(FOUND, settings=settings)
+    assert plan(tmp_path, "method.rank=2").method.settings == settings
     assert "train.lr=0.003" in path.read_text().splitlines()[0]
 
 
 def test_a_slip_in_the_file_is_told(tmp_path):
-    path = settings_file.write(FOUND.given(), None, tmp_path)
+    path = settings_file.write(FOUND.given(), "minilm", None, tmp_path)
     for right, wrong, said in (
         ("0.003", "-1", r"method\.settings\.decay"),
         ("temperature", "temprature", r"temprature.*temperature"),

@@ -152,6 +152,8 @@ def test_rows_and_batches(tiny: Path, tmp_path: Path) -> None:
     [
         ({"label": "E"}, "'E'"),
         ({"label": None}, "unlabelled"),
+        ({"label": True}, "'True'"),
+        ({"label": [1]}, r"\[1\]"),
         ({"choices": ROWS[0]["choices"][:3]}, "3 choices"),
         ({"choices": "x"}, "choice_columns"),
         ({"choices": ["x", None, "y", "z"]}, "no text"),
