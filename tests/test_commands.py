@@ -18,6 +18,7 @@ from experiments.config.composition import composed, hydra_app
 from experiments.config.plan import Plan
 from experiments.config.schema import GROUPS
 from experiments.results.finished_run import take
+from tests.benchmarks.asked import without_weights
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -78,6 +79,7 @@ def test_the_pages_have_commands() -> None:
 def test_a_run_is_one_that_can_begin(run: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     module, *words = run
     monkeypatch.chdir(ROOT)
+    without_weights(monkeypatch)
     if "engine.shard=base" in words:
         for name, value in zip(launcher.EXPECTED, ("0", "8", "localhost", "29500"), strict=True):
             monkeypatch.setenv(name, value)
