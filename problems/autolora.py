@@ -45,6 +45,7 @@ from problems.common import (
     DVal,
     FoundRanks,
     Job,
+    Layout,
     Level,
     LowRankMethod,
     OptimizerSettings,
@@ -139,9 +140,9 @@ class AutoLoRA(LowRankMethod, TwoLevelMethod, RankSearch):
 
         return RankChoice(self.rank_rule, gate=self.gate)
 
-    def upper_variables(self, modules: Sequence[str], head: bool) -> int:
+    def upper_variables(self, layout: Layout) -> int:
         """A selection variable for each component of each module."""
-        return self.rank * len(modules)
+        return self.rank * len(layout.modules)
 
     def stages(self) -> Sequence[Stage]:
         """Search, whose end derives the ranks; then retrain on all of the training data."""

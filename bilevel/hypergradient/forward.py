@@ -22,9 +22,9 @@ For more variables there are K random directions r_k of independent signs +-1,
 
     (dV/dE)^T v  ~  1/K sum_k <v, dV^(k)> r_k
 
-(Shen, Wang, Yang, Zhang, Lu, Kim, Kawaguchi: Memory-efficient gradient unrolling for large-scale
-bi-level optimization, NeurIPS 2024). It is unbiased; of N variables, its expected squared error is
-(N - 1)/K times the squared length of what is estimated.
+(Shen, Wang, Yang, Li, Wang, Zhang, Scarlett, Zhu, Kawaguchi: Memory-efficient gradient unrolling
+for large-scale bi-level optimization, NeurIPS 2024). It is unbiased; of N variables, its expected
+squared error is (N - 1)/K times the squared length of what is estimated.
 """
 
 from __future__ import annotations

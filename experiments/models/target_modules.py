@@ -7,14 +7,14 @@ of the usual parts is served.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bilevel.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["head_modules", "matching", "outside_layers", "target_modules"]
+__all__ = ["head_modules", "matching", "outputs_of_maps", "outside_layers", "target_modules"]
 
 # (query, value) as the architectures call them. The first pair that a model has is taken.
 QUERY_VALUE: tuple[tuple[str, ...], ...] = (
@@ -110,6 +110,17 @@ def head_modules(model: PreTrainedModel, fresh: Sequence[str] = ()) -> list[str]
 def outside_layers(model: PreTrainedModel) -> list[str]:
     """Return the names of the linear maps that are in no layer: pooler, head, projections."""
     return [name for name in _linear_names(model) if not _in_layers(name)]
+
+
+def outputs_of_maps(model: PreTrainedModel, names: Sequence[str]) -> dict[str, int]:
+    """Return how many numbers each of these linear maps puts out."""
+    from transformers.pytorch_utils import Conv1D
+
+    maps: dict[str, Any] = {name: model.get_submodule(name) for name in names}
+    return {
+        name: part.nf if isinstance(part, Conv1D) else part.out_features
+        for name, part in maps.items()
+    }
 
 
 def _linear_names(model: PreTrainedModel) -> list[str]:

@@ -81,8 +81,9 @@ class Evaluation(Callback):
             if not engine.valid_step or engine.global_step % engine.valid_step:
                 writer.on_validation(engine, self(engine))
             self.best.restore()
-            self.final = self._evaluate(engine, None)
-            writer.write("kept", self.kept(engine)["step"], self.final)
+            kept = self.kept(engine)["step"]
+            self.final = self._evaluate(engine, None, f"kept are the weights of step {kept}")
+            writer.write("kept", kept, self.final)
         elif self.final is None:
             self.final = self._evaluate(engine, None)
             writer.on_validation(engine, self.final)
@@ -116,7 +117,10 @@ class Evaluation(Callback):
         if step >= self.settled:
             best.offer(step, stats[by])
 
-    def _evaluate(self, engine: BilevelEngine, limit: int | None) -> dict[str, float]:
+    def _evaluate(
+        self, engine: BilevelEngine, limit: int | None, title: str | None = None
+    ) -> dict[str, float]:
+        """Losses and scores of ``limit`` examples, told in the log under a title."""
         task, collate, options = self.context.task, self.context.collate, self.context.options
 
         def autocast() -> Any:  # anew each time: it remembers casts of weights
@@ -144,9 +148,8 @@ class Evaluation(Callback):
             stats |= {
                 f"test_{k}": value for k, value in scores.metrics.items() if value is not None
             }
-        log.info(
-            "step %d: %s", engine.global_step, ", ".join(f"{k} {v:.4f}" for k, v in stats.items())
-        )
+        found = ", ".join(f"{k} {v:.4f}" for k, v in stats.items())
+        log.info("%s: %s", title or f"step {engine.global_step}", found)
         return stats
 
 

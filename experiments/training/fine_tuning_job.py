@@ -22,7 +22,7 @@ from experiments.answers import CHOICES, SPANS, TEXT
 from experiments.config.plan import Plan
 from experiments.models.heads import heads
 from experiments.models.memory import recompute, settled_precision
-from experiments.models.target_modules import target_modules
+from experiments.models.target_modules import outputs_of_maps, target_modules
 from experiments.stored_data.parts import sources_of
 from experiments.stored_data.rows import lengths_of
 from experiments.stored_data.spool import spooling
@@ -44,6 +44,7 @@ from experiments.training.stored_tokens import streamed_rows, tokenised
 from experiments.training.streaming import check_streamed, check_streaming
 from problems.common.layer_names import positions
 from problems.common.method import AnswerKind, TrainData, TrainSettings
+from problems.common.records import Layout
 from problems.common.two_levels import TwoLevelMethod, check_plain_losses
 
 __all__ = ["FineTuningJob", "load_task"]
@@ -300,7 +301,15 @@ def _check_variables(plan: Plan, task: TaskData) -> None:
     head = heads(model, task.answers, fresh=())
     if method.splits_fused:
         split_fused(model)
-    variables = method.upper_variables(target_modules(model, plan.places), bool(head))
+    sources = sizes(task.train)
+    variables = method.upper_variables(
+        Layout(
+            modules=outputs_of_maps(model, target_modules(model, plan.places)),
+            head=bool(head),
+            examples=len(task.train),
+            sources=0 if sources is None else len(sources),
+        )
+    )
     if variables is not None:
         plan.hypergradient.check_variables(variables, "upper")
 

@@ -57,7 +57,7 @@ from bilevel.data import split as split_indices
 from bilevel.views import taken
 from problems import common
 from problems.autolora_singular.settings import SingularSettings
-from problems.common import ALONE, FoundRanks, Job, Outcome, Parts, Stage, Training, Watch
+from problems.common import ALONE, FoundRanks, Job, Layout, Outcome, Parts, Stage, Training, Watch
 from problems.lora import held_apart, rows_apart
 
 if TYPE_CHECKING:
@@ -90,9 +90,9 @@ class AutoLoRASingular(SingularSettings):
     name: ClassVar[str] = "autolora_singular"
     splits_fused: ClassVar[bool] = True
 
-    def upper_variables(self, modules: Sequence[str], head: bool) -> int:
+    def upper_variables(self, layout: Layout) -> int:
         """A gate for each component of each module."""
-        return self.rank * len(modules)
+        return self.rank * len(layout.modules)
 
     def stages(self) -> Sequence[Stage]:
         """Factors, then gates, to the cut; then what is kept, on all of the training data."""

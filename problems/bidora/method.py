@@ -57,6 +57,7 @@ from problems.common import (
     ALONE,
     DVal,
     Job,
+    Layout,
     Level,
     LowRankMethod,
     OptimizerSettings,
@@ -130,6 +131,10 @@ class BiDoRA(LowRankMethod, TwoLevelMethod):
     def held_out(self, own: bool) -> DVal:
         """A retraining is on the training data alone."""
         return "apart" if own and self.retrain else super().held_out(own)
+
+    def upper_variables(self, layout: Layout) -> int:
+        """A magnitude for each output of each module."""
+        return sum(layout.modules.values())
 
     def stages(self) -> Sequence[Stage]:
         """One stage, or with ``retrain`` two."""

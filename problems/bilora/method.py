@@ -61,6 +61,7 @@ from bilevel.settings import Count, NonNegative, Positive
 from problems import common
 from problems.common import (
     Job,
+    Layout,
     Level,
     LowRankMethod,
     OptimizerSettings,
@@ -139,9 +140,9 @@ class BiLoRA(LowRankMethod, TwoLevelMethod):
         bound = self.prune_below
         return None if bound is None else RankChoice("fixed", bound=bound)
 
-    def upper_variables(self, modules: Sequence[str], head: bool) -> int:
+    def upper_variables(self, layout: Layout) -> int:
         """A singular value for each component of each module."""
-        return self.rank * len(modules)
+        return self.rank * len(layout.modules)
 
     def stages(self) -> Sequence[Stage]:
         """One stage, two problems."""

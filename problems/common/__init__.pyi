@@ -39,6 +39,7 @@ from .peft_options import PeftOptions as PeftOptions
 from .rank_search import FoundRanks as FoundRanks
 from .rank_search import RankSearch as RankSearch
 from .rank_search import cut_held_out as cut_held_out
+from .records import Layout as Layout
 from .records import Outcome as Outcome
 from .records import TrainData as TrainData
 from .records import TrainSettings as TrainSettings

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SOURCE_WEIGHT",
+    "Layout",
     "Outcome",
     "TrainData",
     "TrainSettings",
@@ -26,6 +27,24 @@ __all__ = [
 ]
 
 SOURCE_WEIGHT = "source_weight "  # before a source's name, in what a method watches
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What is to be trained on what, as far as it is known before any weights are read.
+
+    Attributes:
+        modules: full names of the linear maps that are to be adapted, and how many numbers each of
+            them puts out.
+        head: whether there is a head, which is trained in full.
+        examples: for training.
+        sources: that these are from; 0 where the data name none.
+    """
+
+    modules: Mapping[str, int]
+    head: bool
+    examples: int
+    sources: int = 0
 
 
 @dataclass(frozen=True)

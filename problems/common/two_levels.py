@@ -23,7 +23,7 @@ from bilevel.views import taken
 from problems import common
 from problems.common.method import ComponentValues, DVal, Job, Method, Training, Watch
 from problems.common.optimizer_settings import OptimizerSettings
-from problems.common.records import TrainSettings, longest
+from problems.common.records import Layout, TrainSettings, longest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -214,13 +214,8 @@ class TwoLevelMethod(Method):
         bound = None if most is None else most * self.unroll_steps
         return super().asked_steps(examples, replace(settings, max_steps=bound))
 
-    def upper_variables(self, modules: Sequence[str], head: bool) -> int | None:
-        """Numbers in E, as far as they follow from the model's layout; None where they do not.
-
-        Args:
-            modules: full names of the linear maps that are to be adapted.
-            head: whether there is a head, which is trained in full.
-        """
+    def upper_variables(self, layout: Layout) -> int | None:
+        """Numbers in E, as far as they are known before weights are read; None where not."""
         return None
 
     def parts(self, job: Job) -> Parts:

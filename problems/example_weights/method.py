@@ -42,6 +42,7 @@ from problems import common
 from problems.common import (
     DVal,
     Job,
+    Layout,
     Level,
     OptimizerSettings,
     Outcome,
@@ -121,6 +122,10 @@ class ExampleWeights(LearnedWeights):
     def held_out(self, own: bool) -> DVal:
         """The upper level trains on all that is trusted."""
         return "trained_on"
+
+    def upper_variables(self, layout: Layout) -> int:
+        """A weight for each training example."""
+        return layout.examples
 
     def stages(self) -> Sequence[Stage]:
         """Learn the weights; then train on what they leave."""

@@ -35,6 +35,7 @@ from problems import common
 from problems.common import (
     DVal,
     Job,
+    Layout,
     Level,
     LowRankMethod,
     OptimizerSettings,
@@ -117,9 +118,10 @@ class LearnedSettings(LowRankMethod, TwoLevelMethod):
         check_smoothed_once("label_smoothing" in self.learn, settings)
         super().check_steps(examples, settings)
 
-    def upper_variables(self, modules: Sequence[str], head: bool) -> int:
+    def upper_variables(self, layout: Layout) -> int:
         """One for each setting and group."""
-        labels = labels_of(self.learn, groups_of(modules, self.granularity), head)
+        groups = groups_of(list(layout.modules), self.granularity)
+        labels = labels_of(self.learn, groups, layout.head)
         return sum(map(len, labels.values()))
 
     def held_out(self, own: bool) -> DVal:

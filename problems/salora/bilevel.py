@@ -31,7 +31,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from bilevel.errors import UserError
 from problems import common
-from problems.common import Job, OptimizerSettings, Outcome, Stage, Training, TwoLevelMethod
+from problems.common import (
+    Job,
+    Layout,
+    OptimizerSettings,
+    Outcome,
+    Stage,
+    Training,
+    TwoLevelMethod,
+)
 from problems.salora.settings import GATE_BETAS, SaLoRASettings, gate_lr
 
 if TYPE_CHECKING:
@@ -80,9 +88,9 @@ class SaLoRABilevel(SaLoRASettings, TwoLevelMethod):
                 f"method={self.name}"
             )
 
-    def upper_variables(self, modules: Sequence[str], head: bool) -> int:
+    def upper_variables(self, layout: Layout) -> int:
         """A gate for each component of each module."""
-        return self.rank * len(modules)
+        return self.rank * len(layout.modules)
 
     def stages(self) -> Sequence[Stage]:
         """One stage, three problems; two without the constraint."""

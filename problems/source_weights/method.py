@@ -39,6 +39,7 @@ from problems import common
 from problems.common import (
     DVal,
     Job,
+    Layout,
     Level,
     Method,
     OptimizerSettings,
@@ -154,6 +155,10 @@ class SourceWeights(LearnedWeights):
     def held_out(self, own: bool) -> DVal:
         """The validation split is D_val, unless a part of a source is."""
         return "apart" if own and self.trusted is not None else "trained_on"
+
+    def upper_variables(self, layout: Layout) -> int:
+        """A weight for each source."""
+        return layout.sources
 
     def stages(self) -> Sequence[Stage]:
         """One stage, two problems."""

@@ -6,7 +6,12 @@ import transformers as hf
 
 from bilevel.errors import UserError
 from bilevel.lowrank import split_fused
-from experiments.models.target_modules import head_modules, outside_layers, target_modules
+from experiments.models.target_modules import (
+    head_modules,
+    outputs_of_maps,
+    outside_layers,
+    target_modules,
+)
 
 SIZE = {
     "hidden_size": 16,
@@ -81,3 +86,16 @@ def test_cross_attention_of_gpt2_is_no_query_value_target():
     with torch.device("meta"):
         model = split_fused(hf.GPT2LMHeadModel(config))
     assert [n.split(".")[3] for n in target_modules(model, "qv")] == ["attn"] * 4
+
+
+def test_what_a_map_puts_out_is_not_what_it_takes_in():
+    gpt2 = hf.GPT2Model(hf.GPT2Config(n_embd=8, n_layer=1, n_head=2, vocab_size=9))
+    found = outputs_of_maps(gpt2, ["h.0.attn.c_attn", "h.0.mlp.c_proj"])
+    assert found == {"h.0.attn.c_attn": 24, "h.0.mlp.c_proj": 8}
+    bert = hf.BertModel(
+        hf.BertConfig(
+            hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=12
+        )
+    )
+    name = "encoder.layer.0.intermediate.dense"
+    assert outputs_of_maps(bert, [name]) == {name: 12}

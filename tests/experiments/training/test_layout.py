@@ -33,6 +33,8 @@ def start(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     [
         ((*METHOD, FOUR), 18),
         (("method=autolora", "method.rank=8", "hypergradient=forward"), 32),
+        (("method=example_weights", "hypergradient=forward"), 64),
+        (("method=bidora", "hypergradient=forward"), 128),
     ],
 )
 def test_too_many_variables_for_forward_mode_are_told_before_weights_are_read(

@@ -68,6 +68,13 @@ def test_the_best_weights_are_saved_and_the_test_set_is_not_looked_at(tiny, data
     assert "test_loss" not in caplog.text
     assert "no level trains on it" in caplog.text
 
+    told = [x.getMessage() for x in caplog.records if "train_loss" in x.getMessage()]
+    # Each step once, the last one too, and the weights that were kept under their own step.
+    titles = [f"step {line['step']}" for line in lines]
+    assert len(set(titles)) == len(titles) > 2
+    titles.append(f"kept are the weights of step {first}")
+    assert [line.partition(":")[0] for line in told] == titles
+
     last = run(tmp_path / "last", words(tiny, data, "method=lora", "engine.keep=last", *QUICK))
     assert last["kept"] == {"train": {"weights": "last", "step": 16}}
     loss = saved_loss(tiny, tmp_path / "last", data / "validation.csv")
