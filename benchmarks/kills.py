@@ -195,6 +195,9 @@ def same(calm: Path, killed: Path, exactly: bool) -> bool:
 
 
 def main() -> None:
+    known = ("processes", "kills", "method", "seed", "restarts")
+    if strange := [w for w in sys.argv[1:] if w.partition("=")[0] not in known or "=" not in w]:
+        raise SystemExit(f"{strange[0]}: allowed are {', '.join(f'{name}=' for name in known)}")
     given = dict(word.split("=", 1) for word in sys.argv[1:])
     numbers = [int(number) for number in given.get("processes", "2").split(",")]
     kills, seed = (int(given.get(key, usual)) for key, usual in (("kills", 20), ("seed", 0)))

@@ -94,6 +94,11 @@ class AutoLoRASingular(SingularSettings):
         """A gate for each component of each module."""
         return self.rank * len(layout.modules)
 
+    @property
+    def needs_whole_base(self) -> str:
+        """See :class:`Method`."""
+        return "cuts a whole model between its stages; take method=autolora"
+
     def stages(self) -> Sequence[Stage]:
         """Factors, then gates, to the cut; then what is kept, on all of the training data."""
         return (Stage("search", self.search), Stage("finish", self.finishing))

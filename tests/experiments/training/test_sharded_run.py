@@ -39,6 +39,7 @@ def launched(monkeypatch):
         (["method=lora", "method.peft={init_lora_weights: eva}"], ["init_lora_weights"]),
         (["method=bidora", "hypergradient=finite_difference"], ["bidora", "method.gamma=0"]),
         (["method=lora_cut"], ["lora_cut", "autolora"]),
+        (["method=autolora_singular"], ["autolora_singular", "method=autolora"]),
         (["method=linear_probe"], ["linear_probe", "method=lora"]),
         (["method=lora", "run.probe=true"], ["run.probe"]),
         (["method=autolora", "method.horizon=0.9"], ["T1", "unroll_steps"]),
