@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bilevel.errors import UserError, listed
@@ -128,6 +128,7 @@ def own_splits(data_dir: str, suffixes: Sequence[str] = SUFFIXES) -> dict[str, S
     found = named_splits(data_dir, suffixes) or _single(path, suffixes, "train")
     if "train" not in found:
         raise no_split(data_dir, "train", suffixes)
+    _say_left_out(path, found, suffixes)
     return found
 
 
@@ -142,7 +143,10 @@ def scored_splits(
     path = Path(data_dir).expanduser()
     if path.is_file() and path.name.lower().endswith(tuple(suffixes)):
         return {"test": SplitFiles([path])}
-    return named_splits(data_dir, suffixes) or _single(path, suffixes, "test")
+    found = named_splits(data_dir, suffixes)
+    if found:
+        _say_left_out(path, found, suffixes)
+    return found or _single(path, suffixes, "test")
 
 
 def no_test(data_dir: str, suffixes: Sequence[str] = SUFFIXES) -> UserError:
@@ -167,6 +171,25 @@ def named_splits(data_dir: str | Path, suffixes: Sequence[str]) -> dict[str, Spl
     """The splits whose names a folder's files have."""
     found = {split: find_split(data_dir, split, suffixes) for split in SPLITS}
     return {split: files for split, files in found.items() if files is not None}
+
+
+def _say_left_out(folder: Path, found: Mapping[str, SplitFiles], suffixes: Sequence[str]) -> None:
+    """Tell files whose names begin like a split's, as train-2.csv beside train.csv: not in it."""
+    read = {path for files in found.values() for path in files}
+    for split, files in found.items():
+        alike = re.compile(rf"({'|'.join((split, *_others(split)))})([^a-z].*)?")
+        others = [
+            path.name
+            for (stem, _), paths in _data_files(folder, suffixes).items()
+            for path in paths
+            if alike.fullmatch(stem) and path not in read
+        ]
+        if others:
+            log.warning(
+                "%s: the split %s is %s alone, without %s: join the files, or name each in "
+                "task.sources, if they belong to it",
+                *(folder, split, listed(path.name for path in files), listed(others)),
+            )
 
 
 def _single(folder: Path, suffixes: Sequence[str], split: str) -> dict[str, SplitFiles]:

@@ -8,7 +8,7 @@ from bilevel.errors import UserError
 from experiments.tasks.classification import Classification
 from experiments.tasks.generation import HELD_OUT
 from experiments.tasks.reading.files import read_rows
-from experiments.tasks.reading.splits import find_split, no_split
+from experiments.tasks.reading.splits import find_split, no_split, own_splits, scored_splits
 from experiments.tasks.tagging import Tagging
 from experiments.tasks.text_to_text import TextToText
 
@@ -59,6 +59,32 @@ def test_shards_follow_one_another(tmp_path):
     path.unlink()
     with pytest.raises(UserError, match=r"train-00001-of-00002.*not all of 2"):
         find_split(tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("train-extra.jsonl", "train"),
+        ("Train (1).csv", "train"),
+        ("train2.csv.gz", "train"),
+        ("training.csv", "train"),
+        ("dev.csv", "validation"),
+        ("test_b.csv", "test"),
+    ],
+)
+@pytest.mark.parametrize("splits", [own_splits, scored_splits])
+def test_files_that_look_like_more_of_a_split_are_told(tmp_path, name, split, splits, caplog):
+    touch(tmp_path, "train.csv", "validation.csv", "test.csv", name)
+    assert [path.name for path in splits(tmp_path)[split]] == [f"{split}.csv"]
+    (said,) = caplog.messages
+    assert all(word in said for word in (f"the split {split} ", name, "task.sources"))
+
+
+def test_files_of_other_names_and_shards_are_not_told(tmp_path, caplog):
+    touch(tmp_path, "train-00000-of-00002.csv", "train-00001-of-00002.csv", "test.csv")
+    touch(tmp_path, "trainer_state.json", "mytrain.csv", "testimony.csv", "train.csv.bak")
+    assert len(own_splits(tmp_path)["train"]) == 2
+    assert not caplog.messages
 
 
 def test_what_is_there_is_listed(tmp_path):
