@@ -147,7 +147,7 @@ def test_what_is_found_is_what_lora_is_given():
     again = from_values(LoRA, outcome.lora, "method")
     assert plain(again.settings) == plain(settings)
     (problem,) = job.runs[1]["problems"]
-    assert problem.values == settings.__class__(**{**plain(settings), "scale": {}})
+    assert problem.values == replace(settings, scale={})
     assert len(problem.train_data_loader[0].indices) == len(job.data.examples)
     again.check_model(job.build_model(), MODULES)
 

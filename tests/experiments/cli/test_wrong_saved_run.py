@@ -31,7 +31,7 @@ CASES = {
     "task=sst3": "'sst3' 'sst2'",
     "task.nope=1": "'nope' task",
     "task._target_=os.system": "task._target_=os.system classes",
-    "run=": "result.json",
+    "run=": "run= empty",
     "run=nowhere": "run=nowhere result.json",
     "--seed=3": "--seed name=value",
     "-m": "--multirun experiments.run --config-dir",

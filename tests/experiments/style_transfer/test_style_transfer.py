@@ -211,7 +211,7 @@ def test_wrong_classifiers(world, tmp_path, capsys, labels, kind, more, said):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (["run="], "run=DIR"),
+        (["run="], "run=.*empty"),
         (["run={world}/yelp"], "no finished run"),
         (["run={world}/classifier"], "task=classification.*task=instructions"),
         (["classifier={world}/yelp"], "classifier=.*yelp.*finished run"),
