@@ -30,6 +30,7 @@ Also: ``epochs`` (the run's), ``trusted_epochs`` (20), ``out=DIR``. See docs/lab
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -135,6 +136,7 @@ def main(words: list[str]) -> None:
     if learned:
         weights_file.read(job.data.examples, run.folder)  # what is wrong with them is told first
     epochs = plan.settings.epochs if options.epochs is None else options.epochs
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # minutes: say what goes on
     found = find(job, run.folder, options.folds, epochs, options.trusted_epochs)
     by = options.score or found.scores.recommended
     for path in _report(task, found, by, out, run):

@@ -3,6 +3,8 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -83,6 +85,15 @@ def test_every_training_example_has_a_line(run: Path, capsys: pytest.CaptureFixt
     for example, weight in zip(data.train, weights, strict=True):
         found = float(by_row[example.origin.number]["weight"])
         assert found == pytest.approx(1 - weight, rel=1e-4)
+
+
+def test_it_says_what_goes_on_while_models_train(trained: Path, tmp_path: Path) -> None:
+    words = [f"run={trained}", *FEW, f"out={tmp_path / 'out'}"]
+    command = [sys.executable, "-m", "experiments.suspects", *words]
+    said = subprocess.run(command, check=True, capture_output=True, text=True)
+    for line in ("fold 1 of 2", "fold 2 of 2: then on the trusted", "LoRA on the 20 trusted"):
+        assert line in said.stderr
+        assert line not in said.stdout
 
 
 def test_what_is_left_and_the_trusted_ones_are_trained_on(run: Path) -> None:
