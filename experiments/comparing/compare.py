@@ -248,9 +248,8 @@ class _Setting:
             of = "LoRA" if plain else "the methods"
             return best[0].name, f"the best of {of} by validation; another: against=METHOD"
         names = sorted(m.name for m in (plain or methods))
-        return names[
-            0
-        ], "the first by name, as none has validation data of its own; better say against=METHOD"
+        why = "as none has validation data of its own"
+        return names[0], f"the first by name, {why}; better say against=METHOD"
 
     def _families(self, baseline: str) -> list[Family]:
         found = []

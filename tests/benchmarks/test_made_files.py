@@ -64,6 +64,14 @@ def test_the_killed_run_has_options_that_there_are() -> None:
     assert Plan.of(compose_config([*kills.WORDS, "method=autolora"])).engine.checkpoint_every == 3
 
 
+@pytest.mark.parametrize("word", ["--help", "kill=3", "kills"])
+def test_other_words_of_the_killed_run_are_told(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["kills", word])
+    monkeypatch.setattr(kills, "start", None)  # nothing is started
+    with pytest.raises(SystemExit, match=rf"{word}.*allowed.*kills="):
+        kills.main()
+
+
 @pytest.mark.parametrize("kind", list(large_data.KINDS))
 def test_each_kind_of_large_run_has_options_that_there_are(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
