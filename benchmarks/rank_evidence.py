@@ -115,6 +115,7 @@ def lines(folder: Path, criteria: list[Criterion], done: set[str]) -> Iterator[d
             cuts[sum(ranks)] = losses
         return line(what, losses, found, **sizes, ranks=" ".join(map(str, ranks)), **more)
 
+    ordered: Ranking | None = None
     for criterion in criteria:
         if criterion.name in done:
             continue
@@ -122,6 +123,7 @@ def lines(folder: Path, criteria: list[Criterion], done: set[str]) -> Iterator[d
         started = time.process_time()
         data = scoring(trained, rows) if rows else None
         ranking = cut(trained.model, criterion, budget=Budget(budget=0.5), scoring=data).ranking
+        ordered = ranking
         seconds = time.process_time() - started
         # the factors are in the criterion's basis now; the frontier anew, timed by itself
         started = time.process_time()
@@ -153,9 +155,16 @@ def lines(folder: Path, criteria: list[Criterion], done: set[str]) -> Iterator[d
         extra |= {"run_seconds": processor_seconds(values)}
         components = sum((values["ranks"] or {}).values())
         extra |= {"components": components}
-        if components in cuts:
-            d = difference(losses, cuts[components])
-            extra |= {"cut_difference": d.mean, "cut_error": d.error}
+        if components not in cuts and ordered is None:  # the criterion was measured before
+            rows, _ = halves(trained.held_out.rows, HELD_OUT, criteria[-1])
+            data = scoring(trained, rows) if rows else None
+            budget = Budget(budget=0.5)
+            ordered = cut(trained.model, criteria[-1], budget=budget, scoring=data).ranking
+        if components not in cuts and ordered is not None:
+            with masked(trained.model, ordered.first(components)):
+                cuts[components], _ = test(trained.model)
+        d = difference(losses, cuts[components])
+        extra |= {"cut_difference": d.mean, "cut_error": d.error}
         yield line(path.name, losses, reached, share="trained", **extra)
 
 

@@ -23,7 +23,7 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ PASSES |= {"pooled_then_trusted": 20, "weights_then_trusted": 20}
 # From another way's weights, with a new head.
 STARTS = {"pooled_then_trusted": "pooled", "weights_then_trusted": "source_weights"}
 LEARNED = ("source_weights", "under_weights")
+Measure = Callable[[Path], np.ndarray]
 
 
 def write_data(sst2: Path, yelp: Path, folder: Path, seed: int) -> None:
@@ -114,26 +115,34 @@ def right(out: Path) -> np.ndarray:
     return np.array([float(row["prediction"] == row["label"]) for row in rows_of(out)])
 
 
-def table(out: Path) -> Iterator[str]:
-    """A line for each way, and the differences."""
+def table(
+    out: Path, ways: Sequence[str] = tuple(WAYS), measures: Mapping[str, Measure] | None = None
+) -> Iterator[str]:
+    """A line for each way, and the differences.
+
+    Args:
+        out: with a folder for each seed.
+        ways: in order.
+        measures: name -> of a run's folder, a number for each test example.
+    """
+    measures = measures or {"accuracy": right, "test loss": losses}
     seeds = sorted(folder for folder in out.glob("seed*") if folder.is_dir())
-    for way in WAYS:
+    for way in ways:
         done = [folder / way for folder in seeds if (folder / way / "result.json").is_file()]
         if not done:
             continue
         results = [json.loads((run / "result.json").read_text(encoding="utf-8")) for run in done]
-        scores = np.array([right(run).mean() for run in done])
-        loss = np.array([losses(run).mean() for run in done])
         seconds = np.mean([sum(result["processor_seconds"].values()) for result in results])
-        yield (
-            f"{way}: {len(done)} seeds, accuracy {scores.mean():.3f} ({_listed(scores)}), "
-            f"test loss {loss.mean():.3f} ({_listed(loss)}), {seconds:.0f} processor s"
-        )
+        said = ""
+        for name, measure in measures.items():
+            values = np.array([measure(run).mean() for run in done])
+            said += f"{name} {values.mean():.3f} ({_listed(values)}), "
+        yield f"{way}: {len(done)} seeds, {said}{seconds:.0f} processor s"
         for learned in LEARNED:
             both = [run for run in done if (run.parent / learned / "result.json").is_file()]
             if way == learned or len(both) < 2:
                 continue
-            for name, measure in (("accuracy", right), ("loss", losses)):
+            for name, measure in measures.items():
                 rows = [measure(run.parent / learned) - measure(run) for run in both]
                 found = crossed(np.stack(rows))
                 yield (

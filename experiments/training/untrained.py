@@ -145,7 +145,11 @@ def _new(run: SavedRun, rows: list[dict[str, Any]], source: str, changed: bool) 
     if len(new) == len(rows):
         return Untrained(rows, source)
     if not new:
-        return Untrained((), f"the run trained on every example of {source}: {ASK}")
+        return Untrained(
+            (),
+            f"all {len(rows)} examples of {source} read like ones that the run trained on, token "
+            "for token, and so cannot tell what it lost: give others as the file validation",
+        )
     dropped = len(rows) - len(new)
     log.warning(
         "the run trained on %d of the %d examples of %s: they are left out",

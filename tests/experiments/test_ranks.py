@@ -208,7 +208,7 @@ def test_a_run_that_kept_nothing_apart_is_told_how(
         f"{text},{flipped[label]}" for text, _, label in (x.rpartition(",") for x in lines[:9])
     ]
     data = validation_of(tmp_path / "other", trained, lines)
-    assert "trained on every example" in refused(capsys, run, data)
+    assert "token for token" in refused(capsys, run, data)
     record = tmp_path / "run" / "trained_on.txt"
     record.write_text("0123456789ab\nno checksum\n")
     assert "trained_on.txt is damaged" in refused(capsys, run, data)

@@ -144,7 +144,7 @@ def scored_splits(
     if path.is_file() and path.name.lower().endswith(tuple(suffixes)):
         return {"test": SplitFiles([path])}
     found = named_splits(data_dir, suffixes)
-    if found:
+    if found and "train" not in found:  # with it all is read as by `own_splits`, which says it
         _say_left_out(path, found, suffixes)
     return found or _single(path, suffixes, "test")
 
