@@ -8,10 +8,10 @@
 own. The scores are those of ``experiments.suspects``, by the same code and at its defaults, and the
 table has the AUC of each. With --models LoRA is also trained on all as it is and the trusted ones
 (pooled_data), without the suspects (drop, by each of --scores), with their proposed labels
-(relabel), on the trusted ones alone, on these from the backbone that the noisy run ended with
-(noisy_then_trusted, its head anew), and with all labels right (oracle); as many suspects as are
-likelier wrong than right. The test set is SST-2's validation split and chooses nothing. What is
-there already is not run again.
+(relabel), with the likeliest label of each by how sure it is (by_pooled), on the trusted ones
+alone, on these from the backbone that the noisy run ended with (noisy_then_trusted, its head anew),
+and with all labels right (oracle); as many suspects as are likelier wrong than right. The test set
+is SST-2's validation split and chooses nothing. What is there already is not run again.
 """
 
 from __future__ import annotations
@@ -81,6 +81,7 @@ def measure(folder: Path, options: argparse.Namespace, seed: int) -> None:
     for by in options.scores.split(","):
         ways[f"drop_{by}"] = lambda by=by: applied(task, found, "drop", by, count)
         ways[f"relabel_{by}"] = lambda by=by: applied(task, found, "relabel", by, count)
+    ways["by_pooled"] = lambda: applied(task, found, "pooled", "pooled", 0)
     ways["pooled_data"] = lambda: applied(task, found, "drop", "trusted", 0)
     ways["oracle"] = lambda: applied(_right(task), found, "drop", "trusted", 0)
     for name, data in ways.items():
@@ -108,7 +109,9 @@ def read(folder: Path, task: Any) -> Found:
     classes = {table_file.shown(task.answers, k): k for k in range(2)}
     estimated = json.loads((folder / ESTIMATED).read_text(encoding="utf-8"))
     return Found(
-        Scores(columns, estimated), [classes[row["proposed"] or row["given"]] for row in mine]
+        Scores(columns, estimated),
+        [classes[row["proposed"] or row["given"]] for row in mine],
+        np.abs(1 - 2 * columns["pooled"]),  # of two classes
     )
 
 
@@ -146,7 +149,7 @@ def _models(seeds: Sequence[Path]) -> Iterator[str]:
     for name, found in right.items():
         each = [float(rows.mean()) for rows in found.values()]
         yield f"    {name}: accuracy {np.mean(each):.3f} ({_listed(each)})"
-    for one in (name for name in names if name.startswith(("drop", "relabel"))):
+    for one in (name for name in names if name.startswith(("drop", "relabel", "by_"))):
         for other in (NOISY, ALONE, THEN, "pooled_data", "oracle"):
             both = [seed for seed in right[one] if seed in right.get(other, {})]
             if len(both) > 1:

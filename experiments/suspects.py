@@ -1,7 +1,7 @@
 """Find training examples whose labels may be wrong, by examples that are trusted.
 
     python -m experiments.suspects run=DIR [count=N]
-        [apply=drop | relabel | weight | trusted | then_trusted]
+        [apply=drop | relabel | pooled | weight | trusted | then_trusted]
 
 Of a finished run whose task has trusted examples (a file validation beside its test file,
 task.trusted_file or task.trusted), by any method; one of method=example_weights adds its learned
@@ -22,9 +22,10 @@ file, given and proposed label, rank by ``score`` (pooled), and all scores side 
 Where the right labels are known (task.label_noise, or task.true_label_column=COLUMN given now) it
 prints how well each score finds the wrong ones (AUC) and draws suspects.png. ``apply`` trains LoRA
 without the ``count`` most suspect (as many as are likelier wrong than right), with their
-proposed labels, or under the learned weights; and on the trusted examples, in DIR/suspects_APPLY.
-apply=trusted trains on these alone, apply=then_trusted too, but from the weights that the run ended
-with (its head anew): this is what the others have to beat.
+proposed labels, with the likeliest label of every example, counted by how sure ``pooled`` is of it,
+or under the learned weights; and on the trusted examples, in DIR/suspects_APPLY. apply=trusted
+trains on these alone, apply=then_trusted too, but from the weights that the run ended with (its
+head anew): this is what the others have to beat.
 Also: ``epochs`` (the run's), ``trusted_epochs`` (20), ``out=DIR``. See docs/label_trust.md.
 """
 
@@ -83,7 +84,7 @@ class SuspectOptions(Settings):
     ) = None
     """What suspects.csv is ranked by, and apply goes by; null for pooled, and for combination where
     there are no classes."""
-    apply: Literal["drop", "relabel", "weight", "trusted", "then_trusted"] | None = None
+    apply: Literal["drop", "relabel", "pooled", "weight", "trusted", "then_trusted"] | None = None
     """What to do with the suspects before LoRA is trained; null trains nothing."""
     count: Count | None = None
     """How many are suspects, for apply; null for those that are likelier wrong than right
@@ -219,6 +220,7 @@ def _train(
     metric = values["primary_metric"]
     trained = len(data.train)
     told = {
+        "pooled": "the likeliest labels, by how sure they are",
         "weight": "learned weights",
         "trusted": "trusted examples alone",
         "then_trusted": "trusted examples alone, from the run's weights",

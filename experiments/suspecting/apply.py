@@ -1,4 +1,4 @@
-"""Drop, relabel or weight the suspects, and train LoRA on what is left and the trusted examples."""
+"""Drop, relabel or weight examples, and say what LoRA is then trained on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from experiments.tasks.task import TaskData
 
 __all__ = ["ONLY_TRUSTED", "Apply", "applied", "check"]
 
-Apply = Literal["drop", "relabel", "weight", "trusted", "then_trusted"]
+Apply = Literal["drop", "relabel", "pooled", "weight", "trusted", "then_trusted"]
 ONLY_TRUSTED = ("trusted", "then_trusted")
 D = TypeVar("D", bound=TaskData)
 
@@ -32,16 +32,16 @@ def check(task: TaskData, apply: Apply | None, count: int | None, learned: bool)
     """
     classes = task.answers.kind in (CLASSES, TAGS)
     whole = task.answers.kind in (CLASSES, NUMBER)  # as model.warm_start
-    others = ["drop", *["relabel"] * classes, *["weight"] * learned, "trusted"]
+    others = ["drop", *["relabel", "pooled"] * classes, *["weight"] * learned, "trusted"]
     others += ["then_trusted"] * whole
     if apply == "then_trusted" and not whole:
         raise UserError(
             f"apply=then_trusted starts from the run's weights, which needs a label or a number a "
             f"text, and task {task.name} has none: allowed are {listed(others)}"
         )
-    if apply == "relabel" and not classes:
+    if apply in ("relabel", "pooled") and not classes:
         raise UserError(
-            f"apply=relabel: task {task.name} has no classes or tags to choose another from: "
+            f"apply={apply}: task {task.name} has no classes or tags to choose another from: "
             f"allowed are {listed(others)}"
         )
     if apply == "weight" and not learned:
@@ -75,7 +75,8 @@ def applied(task: D, found: Found, apply: Apply, by: str, count: int) -> D:
         task: the data.
         found: the scores.
         apply: ``drop`` leaves the suspects out, ``relabel`` gives them the proposed label,
-            ``weight`` keeps all under the learned weights; trusted ones count in full.
+            ``pooled`` gives all the likeliest label and counts each by how sure that is, ``weight``
+            keeps all under the learned weights; trusted ones count in full.
             ``trusted`` and ``then_trusted`` leave nothing but these (the latter is for a model
             that has seen the rest): the competitors of all others.
         by: the column that tells suspects.
@@ -87,12 +88,15 @@ def applied(task: D, found: Found, apply: Apply, by: str, count: int) -> D:
     weights = None
     if apply == "drop":
         train = [e for e, out in zip(train, suspects, strict=True) if not out]
-    elif apply == "relabel":
+    elif apply in ("relabel", "pooled"):
         name = "label" if task.answers.kind == CLASSES else "tags"
         train = [
-            e._replace(**{name: label}) if out else e
+            e._replace(**{name: label}) if out or apply == "pooled" else e
             for e, label, out in zip(train, found.proposed, suspects, strict=True)
         ]
+        if apply == "pooled":
+            assert found.sure is not None
+            weights = (*found.sure.tolist(), *(1.0 for _ in trusted))
     elif apply in ONLY_TRUSTED:
         train = []
     else:

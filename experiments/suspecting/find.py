@@ -45,10 +45,13 @@ class Found:
         scores: of each.
         proposed: another label of each, in the form of the example's own; None where none is to be
             had.
+        sure: (n,), how much likelier each example's ``proposed`` label is than the next one, by
+            ``pooled`` (of tags the mean over words), between 0 and 1; None without classes.
     """
 
     scores: Scores
     proposed: list[Any]
+    sure: np.ndarray | None = None
 
 
 def find(job: FineTuningJob, run: Path, number: int, epochs: float, trusted_epochs: float) -> Found:
@@ -158,7 +161,7 @@ def _with_classes(
     assert held.owner is not None
     estimated = len(set(held.owner[best != given].tolist()))
     scores = Scores(_ordered(columns), estimated, known.doubt(pool))
-    return Found(scores, _classes(job, held, best))
+    return Found(scores, _classes(job, held, best), _mean(_ahead(right), held))
 
 
 def _known(parts: Sequence[tuple[Sequence[int], Said, Said]], count: int) -> Known:
@@ -198,6 +201,20 @@ def _most(items: np.ndarray, said: Said) -> np.ndarray:
     found = np.full(len(said.losses), -np.inf)
     np.maximum.at(found, said.owner, items)
     return found
+
+
+def _ahead(shares: np.ndarray) -> np.ndarray:
+    """The largest of each item's probabilities less the next one, (m,)."""
+    largest = np.sort(shares, axis=1)[:, -2:]
+    return np.asarray(largest[:, 1] - largest[:, 0])
+
+
+def _mean(items: np.ndarray, said: Said) -> np.ndarray:
+    """Of each example, over its items; nothing is sure of one without any."""
+    assert said.owner is not None
+    count = len(said.losses)
+    totals = np.bincount(said.owner, items, count)
+    return np.asarray(totals / np.maximum(np.bincount(said.owner, minlength=count), 1))
 
 
 def _classes(job: FineTuningJob, held: Said, best: np.ndarray) -> list[Any]:

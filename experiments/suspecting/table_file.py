@@ -26,6 +26,7 @@ FILE = "suspects.csv"
 NAMES = ("rank", "score", "file", "unit", "row", "given", "proposed")
 LONGEST = 10_000  # characters of a header that is looked at
 TRUE = "true"  # where any is known
+SURE = "sure"  # of classes and tags
 
 
 def answer(task: TaskData, example: Any) -> Any:
@@ -77,7 +78,7 @@ def refuse_others(out: Path) -> None:
         raise UserError(f"{path} is no file; {elsewhere}")
     with open(path, newline="", encoding="utf-8", errors="replace") as file:
         names = tuple(next(csv.reader([file.readline(LONGEST)]), []))
-    rest = [name for name in names[len(NAMES) :] if name not in (TRUE, *MEANINGS)]
+    rest = [name for name in names[len(NAMES) :] if name not in (TRUE, SURE, *MEANINGS)]
     if names[: len(NAMES)] != NAMES or rest:
         raise UserError(
             f"{path} has other columns than this program writes, as a table that somebody has "
@@ -89,7 +90,8 @@ def write(task: TaskData, found: Found, by: str, path: Path) -> None:
     """Write the table.
 
     Columns: rank and score (those that the file is sorted by), file, unit and row of the example in
-    the user's data, given, proposed and (where any is known) true label, and every score.
+    the user's data, given, proposed and (where any is known) true label, how sure the likeliest
+    label is (of classes and tags), and every score.
 
     Args:
         task: its training examples were scored.
@@ -100,7 +102,7 @@ def write(task: TaskData, found: Found, by: str, path: Path) -> None:
     columns, ranks = found.scores.columns, found.scores.ranks(by)
     origins: Sequence[Origin] = task.origins()
     known = any(origin.truth is not None for origin in origins)
-    names = [*NAMES, *([TRUE] * known)]
+    names = [*NAMES, *([TRUE] * known), *([SURE] * (found.sure is not None))]
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
     lines.writerow([*names, *columns])
@@ -111,6 +113,7 @@ def write(task: TaskData, found: Found, by: str, path: Path) -> None:
             [
                 *(ranks[i], f"{columns[by][i]:.6g}", origin.file, origin.unit, origin.number),
                 *(shown(task.answers, value) for value in labels),
+                *([] if found.sure is None else [f"{found.sure[i]:.6g}"]),
                 *(f"{column[i]:.6g}" for column in columns.values()),
             ]
         )

@@ -75,6 +75,7 @@ def test_a_table_is_read_back_in_the_order_of_the_data(tmp_path: Path) -> None:
     (tmp_path / ESTIMATED).write_text("1")
     found = read(tmp_path, TASK)
     assert found.proposed == [1, 1, 1]
+    assert found.sure == pytest.approx([0.8, 0.8, 0.6])
     assert found.scores.estimated == 1
     for name, column in columns.items():
         np.testing.assert_allclose(found.scores.columns[name], column)

@@ -105,6 +105,15 @@ def test_what_is_left_and_the_trusted_ones_are_trained_on(run: Path) -> None:
     evaluate.main([f"run={run / 'suspects_drop'}"])
 
 
+def test_all_are_trained_on_under_the_likeliest_labels(run: Path) -> None:
+    suspects.main([f"run={run}", *FEW, "apply=pooled"])
+    result = json.loads((run / "suspects_pooled" / "result.json").read_text())
+    assert result["data"]["train"] == 96
+    for row in lines(run):  # of two classes
+        assert float(row["sure"]) == pytest.approx(abs(1 - 2 * float(row["pooled"])), abs=1e-4)
+        assert (row["proposed"] == row["given"]) == (float(row["pooled"]) <= 0.5)
+
+
 def test_the_trusted_ones_are_trained_on_from_the_runs_weights(run: Path) -> None:
     suspects.main([f"run={run}", *FEW, "apply=then_trusted"])
     folder = run / "suspects_then_trusted"
@@ -122,7 +131,7 @@ def test_weights_that_cannot_be_started_from_are_told_before_the_scores(
     run = made(quick, tmp_path / "run", *words)
     said = refused([f"run={run}", *FEW, "apply=then_trusted"], capsys)
     assert "apply=then_trusted" in said
-    assert "allowed are drop, relabel, trusted" in said
+    assert "allowed are drop, relabel, pooled, trusted" in said
     assert not (run / "suspects.csv").exists()
 
 
@@ -130,7 +139,8 @@ def test_what_becomes_of_the_suspects() -> None:
     data = DemoNoisy(max_train=14, trusted=4, label_noise=0.0).load()
     score = np.array([0.9, 0.1, 0.8, *[0.0] * 7])
     weight = np.linspace(0.1, 0.9, 10)
-    found = Found(Scores({"trusted": score, "weight": 1 - weight}, None), [1] * 10)
+    sure = np.linspace(0.2, 1, 10)
+    found = Found(Scores({"trusted": score, "weight": 1 - weight}, None), [1] * 10, sure)
     first, second, third, *others = data.train
     trusted = list(data.validation or ())
 
@@ -140,10 +150,13 @@ def test_what_becomes_of_the_suspects() -> None:
     assert left("drop").train == [second, *others, *trusted]
     both = [first._replace(label=1), second, third._replace(label=1)]
     assert left("relabel").train == [*both, *others, *trusted]
+    assert left("relabel").weights is None
+    assert left("pooled").train == [*(e._replace(label=1) for e in data.train), *trusted]
+    assert left("pooled").weights == pytest.approx([*sure, *[1.0] * 4])
     assert left("weight").train == [*data.train, *trusted]
     assert left("weight").weights == pytest.approx([*weight, *[1.0] * 4])
     assert left("trusted").train == left("then_trusted").train == trusted
-    assert all(left(apply).validation is None for apply in ("drop", "relabel", "weight"))
+    assert all(left(apply).validation is None for apply in ("drop", "relabel", "pooled", "weight"))
 
 
 def test_a_users_own_file_with_a_column_of_right_labels(
@@ -180,8 +193,9 @@ def test_a_users_own_file_with_a_column_of_right_labels(
 def test_tags(quick: list[str], tmp_path: Path) -> None:
     options = ["task=demo_tagging", "task.trusted=20", "task.label_noise=0.4"]
     folder = made(quick, tmp_path / "run", *options, "method=example_weights")
-    suspects.main([f"run={folder}", *FEW, "apply=relabel"])
+    suspects.main([f"run={folder}", *FEW, "apply=pooled"])
     for row in lines(folder):
+        assert 0 <= float(row["sure"]) <= 1
         assert len(row["given"].split()) == len(row["proposed"].split()) == len(row["true"].split())
         assert np.isfinite(float(row["confident"]))
         to_iob2(row["proposed"].split(), "iob2", str)  # or it says what is wrong
@@ -199,12 +213,13 @@ def test_numbers_have_no_confident_learning(
     suspects.main([f"run={folder}", *FEW, "apply=drop", "count=4"])
     first = lines(folder)[0]
     assert "confident" not in first
-    assert "pooled" not in first
+    assert not {"pooled", "sure"} & first.keys()
     assert first["score"] == first["combination"]
     assert float(first["proposed"])
     capsys.readouterr()
     assert "score=pooled" in refused([f"run={folder}", "score=pooled"], capsys)
-    assert "apply=relabel" in refused([f"run={folder}", "apply=relabel"], capsys)
+    for apply in ("apply=relabel", "apply=pooled"):
+        assert apply in refused([f"run={folder}", apply], capsys)
 
 
 def job_of(folder: Path) -> FineTuningJob:
