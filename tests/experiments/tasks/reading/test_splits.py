@@ -72,12 +72,19 @@ def test_shards_follow_one_another(tmp_path):
         ("test_b.csv", "test"),
     ],
 )
-@pytest.mark.parametrize("splits", [own_splits, scored_splits])
-def test_files_that_look_like_more_of_a_split_are_told(tmp_path, name, split, splits, caplog):
+def test_files_that_look_like_more_of_a_split_are_told(tmp_path, name, split, caplog):
     touch(tmp_path, "train.csv", "validation.csv", "test.csv", name)
-    assert [path.name for path in splits(tmp_path)[split]] == [f"{split}.csv"]
+    scored_splits(tmp_path)  # what has a training file is then read whole, and told there
+    assert [path.name for path in own_splits(tmp_path)[split]] == [f"{split}.csv"]
     (said,) = caplog.messages
     assert all(word in said for word in (f"the split {split} ", name, "task.sources"))
+
+
+def test_they_are_told_where_nothing_is_trained_on(tmp_path, caplog):
+    touch(tmp_path, "validation.csv", "test.csv", "test_b.csv")
+    assert [path.name for path in scored_splits(tmp_path)["test"]] == ["test.csv"]
+    (said,) = caplog.messages
+    assert "test_b.csv" in said
 
 
 def test_files_of_other_names_and_shards_are_not_told(tmp_path, caplog):
