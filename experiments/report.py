@@ -118,7 +118,8 @@ def _tables(
     finished += searched(finished)
     compared = compare(finished, against, metric)
     table = rows(finished)
-    agreeing = seeds.agreement_of_ranks(finished)
+    runs = figures.with_records(finished)
+    agreeing = seeds.agreement_of_ranks(finished, runs)
     check_writable(out, "--out")
     out.mkdir(parents=True, exist_ok=True)
     _write_csv(of_methods(table, compared), out / "summary.csv")
@@ -132,7 +133,6 @@ def _tables(
     # the table of their agreement, a row a kind of module, is in summary.md alone
     said = [textwrap.fill(text, wording.COLUMNS) for text in agreeing.sentences]
     text = printable("\n\n".join(filter(None, (text, *said, judged))))
-    runs = figures.with_records(finished)
     drawn = [path.name for path in figures.draw_several(finished, runs, out, compared)]
     written = ["summary.md", "runs.csv", "comparison.json", *drawn]
 

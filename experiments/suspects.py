@@ -201,6 +201,7 @@ def _train(
     run: SavedRun, task: TaskData, found: Found, by: str, options: SuspectOptions, folder: Path
 ) -> None:
     """Train LoRA on what ``apply`` leaves, and the trusted examples."""
+    from experiments.results import record
     from experiments.suspecting.again import plan_of
     from experiments.suspecting.apply import ONLY_TRUSTED, applied
     from experiments.training.job import execute
@@ -229,7 +230,8 @@ def _train(
     print(
         printable(
             f"{what}: LoRA on {trained} examples, trusted ones included: test {metric} "
-            f"{values['metrics'][metric]:.4f}, loss {values['test_loss']:.4f}; it is in {folder}"
+            f"{record.shown(values['metrics'][metric])}, loss {record.shown(values['test_loss'])}; "
+            f"it is in {folder}"
         )
     )
 

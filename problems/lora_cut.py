@@ -3,8 +3,10 @@ r"""LoRA whose ranks are cut when it is trained: the smallest part of it that lo
     train    W = W0 + s B A at rank k in every layer, on all but ``hold_out`` of the training data
     cut      order the components of all layers together (``criterion``); with L_val the loss on
              what was held out, keep the fewest with
-             L_val(kept) - L_val(all) + errors * se <= delta (L_val(none) - L_val(all)),
-             se the difference's standard error
+             L_val(kept) - L_val(all) + errors * se
+                 <= delta (min(L_val(none), L_val(constant)) - L_val(all)),
+             se the difference's standard error, ``constant`` the best answer that is always the
+             same
     finish   ``finish_epochs`` more of what is kept, on all of the training data
 
 One run finds the ranks and is the adapter. A single threshold over the singular values of all

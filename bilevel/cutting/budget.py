@@ -13,7 +13,12 @@ from bilevel.settings import Natural, Settings
 if TYPE_CHECKING:
     from bilevel.cutting.ranking import Ranking
 
-__all__ = ["Budget"]
+__all__ = ["Budget", "part_of"]
+
+
+def part_of(total: int, share: float) -> int:
+    """The whole parameters that a share of them comes to: 0.7 of 5,760 is 4,032, not one less."""
+    return int(round(share * total, 6))
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class Budget(Settings):
             UserError: more than there are, or fewer than one component has.
         """
         if self.budget is not None:
-            asked, said = int(self.budget * ranking.total), f"budget={self.budget:g}"
+            asked, said = part_of(ranking.total, self.budget), f"budget={self.budget:g}"
         elif self.rank is not None:
             asked, said = self.rank * sum(ranking.costs.values()), f"rank={self.rank}"
         else:

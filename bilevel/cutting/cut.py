@@ -18,6 +18,12 @@ from bilevel.lowrank.ranks import Keep
 __all__ = ["Cut", "cut"]
 
 
+# What there is of a frontier, null where none was drawn.
+DRAWN = (
+    *("frontier", "even", "constant", "delta", "errors", "learned", "chosen", "examples", "doubt"),
+)
+
+
 @dataclass(frozen=True)
 class Cut:
     """Which components of an adapter stay.
@@ -43,8 +49,7 @@ class Cut:
 
     def as_json(self) -> dict[str, Any]:
         """What ranks.json says."""
-        absent = ("frontier", "chosen", "delta", "errors", "constant")
-        drawn: dict[str, Any] = dict.fromkeys(absent)
+        drawn: dict[str, Any] = dict.fromkeys(DRAWN)
         if self.frontier is not None:
             drawn = self.frontier.as_json()
         kept = None if self.keep is None else self.ranking.cost(self.keep)

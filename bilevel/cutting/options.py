@@ -25,7 +25,8 @@ class CutOptions(Settings):
     criterion_options: dict[str, float | int | str] | None = None
     """The criterion's own, {density: 0.125} for gates; docs/ranks.md lists them."""
     delta: Annotated[float, Gt(0), Lt(1)] = 0.02
-    """Share of what was learned (loss without the adapter less that with it) that may be lost."""
+    """Share of what was learned that may be lost: of the loss without the adapter, or of the best
+    constant answer if that is smaller, less that with it."""
     errors: Annotated[float, Ge(0)] = 2.0
     """Standard errors of a part's loss difference that must fit into delta too: the more, the
     larger and the safer the choice."""

@@ -11,7 +11,7 @@ the weights after the lower steps. By Woodbury's identity, with k Hessian-vector
 
 Nothing iterates, so there is no step that could be too long. What H does outside of the k
 directions is taken for 0, so there 1/rho stands for H^{-1}: a small rho makes the term long. It
-holds k vectors in the space of V.
+holds 2 k vectors in the space of V, R and C.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ __all__ = [
     "Record",
     "final_values",
     "is_softmax",
+    "kept_step",
     "last_stage",
     "lower_steps_each",
     "method_name",
@@ -44,6 +45,12 @@ def values_over_steps(records: Sequence[Record]) -> tuple[np.ndarray, dict[str, 
 def final_values(records: Sequence[Record]) -> dict[str, np.ndarray]:
     """The values (k,) that each module ended with."""
     return {name: values[-1] for name, values in values_over_steps(records)[1].items()}
+
+
+def kept_step(records: Sequence[Record], stage: str) -> int | None:
+    """The step whose weights a stage ended with; None for the last one."""
+    found = [r["step"] for r in records if (r["kind"], r["stage"]) == ("kept", stage)]
+    return found[-1] if found else None
 
 
 def is_softmax(values: dict[str, np.ndarray]) -> bool:

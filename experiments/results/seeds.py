@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments.metrics.agreement import ALL, Agreement, agreement
+from experiments.plots.records import Record
 from experiments.results.cells import markdown_cell, markdown_table
+from experiments.results.one_size import cut_to_one_size
 
 __all__ = ["RankAgreement", "agreement_of_ranks"]
 
@@ -14,6 +16,8 @@ UNDEFINED = "undefined"
 SAME_SIZE = 1.1  # the largest adapter over the smallest, up to which their ranks compare well
 
 Result = Mapping[str, Any]
+Run = tuple[Sequence[Record], Result]
+Key = tuple[str, ...]  # method, variant, task, model
 
 
 class RankAgreement(NamedTuple):
@@ -34,20 +38,34 @@ class RankAgreement(NamedTuple):
         return "\n\n".join(filter(None, [*self.sentences, self.table]))
 
 
-def agreement_of_ranks(results: Sequence[Result]) -> RankAgreement:
+def agreement_of_ranks(results: Sequence[Result], runs: Sequence[Run] = ()) -> RankAgreement:
     """How far the ranks of runs agree that differ in their seed alone.
+
+    Where ranks are of different sizes, or the same in every module, what is left of them at one
+    number of parameters is compared too, if the runs have recorded their singular values.
 
     Args:
         results: result.json of each run, with its ``variant``. Runs without ranks are passed over;
             of several with one seed the first counts, since a run agrees with its like for nothing.
+        runs: those of them with lines of metrics.jsonl, as ``experiments.figures`` reads them.
     """
-    groups: dict[tuple[str, ...], dict[int, Result]] = {}
+    records = {result["folder"]: lines for lines, result in runs}
+    groups: dict[Key, dict[int, Result]] = {}
     for r in results:
         if r["ranks"]:
-            key = (r["method"], r.get("variant", ""), r["task"], r["model"])
+            key: Key = (r["method"], r.get("variant", ""), r["task"], r["model"])
             groups.setdefault(key, {}).setdefault(r["seed"], r)
     groups = {key: seeds for key, seeds in sorted(groups.items()) if len(seeds) > 1}
-    found = {key: agreement([r["ranks"] for r in seeds.values()]) for key, seeds in groups.items()}
+    found: dict[Key, Mapping[str, Agreement]] = {}
+    for key, seeds in list(groups.items()):
+        found[key] = agreement([r["ranks"] for r in seeds.values()])
+        if found[key][ALL].defined and _same_size(seeds):
+            continue
+        cut = _cut(key, seeds, records)
+        if cut is not None:
+            groups[cut[0]] = cut[1]
+            found[cut[0]] = agreement([r["ranks"] for r in cut[1].values()])
+    groups = dict(sorted(groups.items()))
     said = [_sentence(key, groups[key], found[key][ALL]) for key in groups]
     said = [text for text in said if text]
     same = [_name(key) for key in groups if not found[key][ALL].defined]
@@ -60,12 +78,35 @@ def agreement_of_ranks(results: Sequence[Result]) -> RankAgreement:
     return RankAgreement(said, _table(groups, found) if varies else "")
 
 
-def _name(key: tuple[str, ...]) -> str:
+def _cut(
+    key: Key, seeds: Mapping[int, Result], records: Mapping[str, Sequence[Record]]
+) -> tuple[Key, dict[int, Result]] | None:
+    """The same runs cut to one size, under a name that says so; None where that is not known."""
+    lines = [records.get(r.get("folder", "")) for r in seeds.values()]
+    found = cut_to_one_size([each or () for each in lines])
+    if found is None:
+        return None
+    size, ranks = found
+    method, variant, *data = key
+    said = f"{variant} cut to {size:,} parameters".strip()
+    cut: dict[int, Result] = {
+        seed: {**result, "ranks": mine, "adapter_parameters": size}
+        for (seed, result), mine in zip(seeds.items(), ranks, strict=True)
+    }
+    return (method, said, *data), cut
+
+
+def _same_size(seeds: Mapping[int, Result]) -> bool:
+    sizes = [r["adapter_parameters"] for r in seeds.values()]
+    return bool(max(sizes) <= SAME_SIZE * min(sizes))
+
+
+def _name(key: Key) -> str:
     method, variant, task, model = map(markdown_cell, key)
     return f"{f'{method} {variant}'.strip()} on {task}, {model}"
 
 
-def _sentence(key: tuple[str, ...], seeds: Mapping[int, Result], over: Agreement) -> str:
+def _sentence(key: Key, seeds: Mapping[int, Result], over: Agreement) -> str:
     """How far all modules agree; empty where that is undefined."""
     if over.spearman is None or over.kendall is None:
         return ""
@@ -74,8 +115,8 @@ def _sentence(key: tuple[str, ...], seeds: Mapping[int, Result], over: Agreement
         f"by {over.spearman:.2f} (Spearman; Kendall {over.kendall:.2f}; 1 is the same order of the "
         "modules, 0 none)."
     )
-    sizes = [r["adapter_parameters"] for r in seeds.values()]
-    if max(sizes) > SAME_SIZE * min(sizes):
+    if not _same_size(seeds):
+        sizes = [r["adapter_parameters"] for r in seeds.values()]
         text += (
             f" Their adapters differ in size, {_range(sizes)} parameters: only ranks of about the "
             "same size compare well."
@@ -84,8 +125,8 @@ def _sentence(key: tuple[str, ...], seeds: Mapping[int, Result], over: Agreement
 
 
 def _table(
-    groups: Mapping[tuple[str, ...], Mapping[int, Result]],
-    found: Mapping[tuple[str, ...], Mapping[str, Agreement]],
+    groups: Mapping[Key, Mapping[int, Result]],
+    found: Mapping[Key, Mapping[str, Agreement]],
 ) -> str:
     head = ["method", "variant", "task", "model", "seeds", "ranks of", "modules"]
     head += ["mean_rank", "parameters", "Spearman", "Kendall"]

@@ -146,6 +146,7 @@ class _Line(_Shape):
     gates: dict[str, list[float | None]] | None = None
     singular: dict[str, list[float]] | None = None
     saved: dict[str, list[float]] | None = None
+    costs: dict[str, Annotated[int, pydantic.Field(gt=0)]] | None = None
 
 
 class _Summary(_Shape):

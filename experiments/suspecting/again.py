@@ -8,21 +8,22 @@ from typing import Any
 from bilevel.errors import UserError, listed
 from bilevel.hypergradient.none import NoHypergradient
 from bilevel.settings import from_values, plain
-from experiments.config.instantiate import build
+from experiments.config.instantiate import build, locate
 from experiments.config.plan import Plan
 from experiments.config.schema import EngineOptions, TrainOptions
 from experiments.results.finished_run import SavedRun
 from experiments.results.labels import matched
 from experiments.tasks.task import Task, TaskData
+from problems.common import Method
 from problems.lora import LoRA
 
 __all__ = ["plan_of", "trusting_task"]
 
-NEEDED = (
-    "suspects are found by trusted examples, and the run's task has none: give it a file "
-    "validation beside its test file, task.trusted_file=FILE, or task.trusted=N, so many training "
-    "examples"
-)
+# Options of some tasks that name trusted examples, beside a validation file.
+WAYS = {
+    "trusted_file": "task.trusted_file=FILE",
+    "trusted": "task.trusted=N, so many training examples",
+}
 # Trusted examples, of which a part is held out from the rest.
 LEAST = 4
 # Of a method with LoRA's factors; of another they are LoRA's defaults.
@@ -46,7 +47,12 @@ def trusting_task(run: SavedRun) -> TaskData:
             f"or trusted data have now: its labels are {listed(run.result['labels'])}"
         )
     if not data.validation:
-        raise UserError(f"run={run.folder}: {NEEDED}")
+        ways = ["a file validation beside its test file"]
+        ways += [said for option, said in WAYS.items() if hasattr(task, option)]
+        raise UserError(
+            f"run={run.folder}: suspects are found by trusted examples, and the run's task has "
+            f"none: give it {', or '.join(ways)}"
+        )
     if len(data.validation) < LEAST:
         raise UserError(
             f"run={run.folder}: the task has {len(data.validation)} trusted examples, and finding "
@@ -81,7 +87,10 @@ def plan_of(run: SavedRun) -> Plan:
     spec = run.spec()
     kind: Any = Task
     settings = replace(
-        train.settings(engine.precision, spec.lr), label_smoothing=0.0, class_weights=None
+        train.settings(engine.precision, spec.lr),
+        label_smoothing=0.0,
+        class_weights=None,
+        warmup_steps=None,  # of the run's length: trusted examples take fewer steps
     )
     configuration = {
         **{name: said[name] for name in ("task", "model", "train") if name in said},
@@ -98,10 +107,20 @@ def plan_of(run: SavedRun) -> Plan:
         model=spec,
         hypergradient=NoHypergradient(),
         settings=settings,
-        places=train.target_modules or "qv",
+        places=train.target_modules or _targets(parts["method"]),
         engine=engine,
         resume=False,
         figures=True,
         names={"method": "lora", "task": run.result["task"], "model": run.result["model"]},
         config=configuration,
     )
+
+
+def _targets(options: dict[str, Any]) -> str:
+    """Where the run's method puts its adapters, unless it is told."""
+    said = options.get("targets")
+    path = str(options.get("_target_"))
+    if said is None and path.startswith("problems."):
+        kind: Any = Method
+        said = locate(path, "method", kind).targets
+    return str(said or "qv")

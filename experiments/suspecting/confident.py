@@ -60,5 +60,6 @@ def confident(probabilities: np.ndarray, given: np.ndarray) -> Confident:
     np.add.at(joint, (given[counted >= 0], counted[counted >= 0]), 1)
     calibrated = probabilities - thresholds
     others = np.where(own, -np.inf, calibrated).max(1)
-    margins = others - calibrated[np.arange(len(given)), given]
+    # Where all are given one class, no other has a threshold, and nothing speaks against any.
+    margins = np.where(np.isfinite(others), others - calibrated[np.arange(len(given)), given], 0.0)
     return Confident(thresholds, margins, counted, joint)

@@ -15,7 +15,7 @@ from bilevel.cutting.decided import (
     decided_by_rule,
     last_quarter,
 )
-from experiments.plots.records import Record, last_stage, values_over_steps
+from experiments.plots.records import Record, kept_step, last_stage, values_over_steps
 
 __all__ = ["of_cut", "of_gates"]
 
@@ -58,7 +58,7 @@ def of_cut(cut: Cut, records: Sequence[Record] | None) -> Decided | None:
     if any(row is None for row in rows):
         return unknown("the record of the training is of other layers, or of before they were cut")
     steps = np.array([line["step"] for line in lines])
-    kept = _kept(records or (), lines[-1]["stage"])
+    kept = kept_step(records or (), lines[-1]["stage"])
     chosen = last_quarter(steps, kept=kept)
     if kept is not None and chosen.sum() < RECORDS:
         return unknown(
@@ -91,13 +91,7 @@ def of_gates(
         total = sum(ranks.values())
         return Decided.unknown(total, total, "no record of the training")
     stage = last_stage(records, "gates")[-1]["stage"]
-    return decided_by_rule(history, steps, ranks, choice, _kept(records, stage))
-
-
-def _kept(records: Sequence[Record], stage: str) -> int | None:
-    """The step whose weights a stage ended with; None for the last one."""
-    found = [r["step"] for r in records if (r["kind"], r["stage"]) == ("kept", stage)]
-    return found[-1] if found else None
+    return decided_by_rule(history, steps, ranks, choice, kept_step(records, stage))
 
 
 def _as_sized(line: Record, sizes: Mapping[str, int]) -> list[float] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from peft import LoraConfig, PeftModel
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from bilevel import Callback
 from bilevel.callbacks import MetricsWriter
 from bilevel.lowrank.fused import SplitProjection
+from bilevel.lowrank.layers import component_costs
 from bilevel.lowrank.singular import saved_singular_values, singular_values
 from bilevel.protocols import EngineView
 
@@ -32,7 +34,8 @@ def is_plain_lora(model: nn.Module) -> bool:
 class SingularLog(Callback):
     """Writes lines of kind ``singular``, ``{"singular": {layer: [k numbers]}}``.
 
-    Where projections are trained apart and saved as one (GPT-2's), ``"saved"`` beside it has the
+    The first of a stage has ``"costs"`` too, the parameters of a component of each layer. Where
+    projections are trained apart and saved as one (GPT-2's), ``"saved"`` beside it has the
     values of the layers that are saved.
 
     Args:
@@ -52,7 +55,9 @@ class SingularLog(Callback):
         step = engine.global_step
         if (engine.train_iters - step) % self.every:
             return
-        values = {"singular": _written(singular_values(self.model))}
+        values: dict[str, Mapping[str, Any]] = {"singular": _written(singular_values(self.model))}
+        if step <= self.every:
+            values["costs"] = component_costs(self.model)
         if self.fused:
             values["saved"] = _written(saved_singular_values(self.model))
         self.writer.write("singular", step, values)

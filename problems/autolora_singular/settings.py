@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from bilevel.cutting.budget import Budget
+from bilevel.cutting.budget import Budget, part_of
 from bilevel.cutting.options import CutOptions
 from bilevel.errors import UserError
 from bilevel.settings import Count, Share
@@ -182,7 +182,7 @@ class SingularSettings(CutOptions, LowRankMethod, TwoLevelMethod, RankSearch):
     def _parameters(self, whole: int) -> int:
         """Parameters that are meant to stay of ``whole``."""
         told = UNTOLD if self.parameter_budget is None else self.parameter_budget
-        return int(told * whole) if isinstance(told, float) else told
+        return part_of(whole, told) if isinstance(told, float) else told
 
     def density(self, costs: dict[str, int]) -> float:
         """b, which the multiplier holds the gates to."""

@@ -65,8 +65,8 @@ log = logging.getLogger(__name__)
 
 MOST_TRUSTED = 64  # in a batch, where nobody says how many
 NEEDED = (
-    "give the task trusted examples: a file validation beside its test file, task.trusted_file=FILE"
-    ", or task.trusted=N, that many of its training examples"
+    "give the task trusted examples: a file validation beside its test file, or what "
+    "--help task=NAME lists (task.trusted_file=FILE, task.trusted=N)"
 )
 
 

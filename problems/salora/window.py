@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bilevel.cutting.budget import part_of
 from bilevel.errors import UserError
 from bilevel.lowrank import RULES, Gates
 from bilevel.lowrank.regularizers import ExpectedDensity
@@ -54,7 +55,7 @@ class GateWindow:
 
     def __post_init__(self) -> None:
         self.total = self.gates.k * sum(self.costs.values())
-        self.budget = int(self.target * self.total)
+        self.budget = part_of(self.total, self.target)
         if self.prune == "budget" and self.budget < min(self.costs.values()):
             raise UserError(
                 f"method.density={self.target} of {self.total} adapter parameters has no room for "

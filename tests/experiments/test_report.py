@@ -243,6 +243,30 @@ def test_seeds_agree_or_not_on_the_ranks(tmp_path: Path) -> None:
     assert "differ in size, 5,000 to 8,000 parameters" in said
 
 
+def test_equal_ranks_are_compared_by_what_is_left_of_them_at_one_size(tmp_path: Path) -> None:
+    """LoRA's, cut to half by its singular values; queries agree in order, values do not."""
+    worth = ([3.0, 2.0, 1.0, 9.0, 8.0, 7.0], [3.0, 2.0, 1.0, 7.0, 8.0, 9.0])
+    for seed, sizes in enumerate(worth):
+        values = ranked(seed, [8, 8, 8], [8, 8, 8], method="lora")
+        save(
+            tmp_path / str(seed),
+            {**values, "engine": {"T1": None, "T2": None, "steps": {}}},
+            [f"seed={seed}"],
+        )
+        names = list(values["ranks"])
+        sigma = {n: [s - 0.8 * j for j in range(8)] for n, s in zip(names, sizes, strict=True)}
+        costs = dict.fromkeys(names, 100)
+        line = {"stage": "train", "step": 5, "kind": "singular", "singular": sigma, "costs": costs}
+        (tmp_path / str(seed) / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    said = " ".join(report.report([tmp_path], tmp_path / "out").split())
+    assert "ranks of lora cut to 2,400 parameters on sst2, minilm agree between the seeds" in said
+    assert "lora on sst2, minilm agree between seeds is undefined" in said
+    table = cells_of(tmp_path / "out")
+    shown = {row["ranks of"]: row["Spearman"] for row in table if row["variant"].startswith("cut")}
+    assert shown["value"] == "-1.00"
+    assert float(shown["all modules"]) > 0
+
+
 def test_agreement_of_equal_ranks_is_undefined(tmp_path: Path) -> None:
     for seed in (0, 1, 2):
         values = ranked(seed, [4, 4, 4], [4, 4, 4], method="lora")

@@ -324,7 +324,36 @@ def test_a_run_without_trusted_examples_is_refused(
     quick: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = made(quick, tmp_path / "run", "method=lora")
-    assert "task.trusted_file" in refused([f"run={folder}"], capsys)
+    said = refused([f"run={folder}"], capsys)
+    assert "file validation" in said
+    assert "task.trusted" not in said  # which its task has not
+    words = ("task=demo_noisy", "task.trusted=null", "method=lora")
+    folder = made(quick, tmp_path / "noisy", *words)
+    said = refused([f"run={folder}"], capsys)
+    assert "task.trusted=N" in said
+    assert "trusted_file" not in said
+
+
+@pytest.mark.parametrize(
+    ("words", "places"),
+    [
+        (["method=lora_all"], "all"),
+        (["method=adalora"], "all"),
+        (["method=lora", "train.target_modules=[query]"], ["query"]),
+        (["method=lora"], "qv"),
+    ],
+)
+def test_lora_is_trained_again_where_the_run_adapted_the_model(
+    words: list[str], places: Any, quick: list[str], tmp_path: Path
+) -> None:
+    options = ["task=demo_noisy", "task.trusted=20", "train.warmup_steps=3"]
+    saved = SavedRun.open(
+        str(made(quick, tmp_path / "run", *options, *words)), CommandLine.of_one([]), []
+    )
+    plan = plan_of(saved)
+    assert plan.places == places
+    # of a run's length: trusted examples may take fewer steps than that
+    assert plan.settings.warmup_steps is None
 
 
 def test_other_training_data_and_damaged_weights_are_told(

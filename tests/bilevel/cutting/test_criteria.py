@@ -6,7 +6,8 @@ import pytest
 import torch
 from peft import PeftModel
 
-from bilevel.cutting import CRITERIA, Budget, Ranking, ScoringData, cut
+from bilevel.cutting import CRITERIA, Budget, Ranking, ScoringData, cut, cut_by
+from bilevel.cutting.options import CutOptions
 from bilevel.cutting.ranking import masked
 from bilevel.errors import UserError
 from bilevel.lowrank import export_adapter, lora_layers
@@ -151,6 +152,8 @@ def test_nothing_is_kept_by_a_frontier_of_what_was_not_learned(adapted, scoring)
     for batch in data.batches:
         batch["labels"] = gains(model, batch).argmin(-1)
     found = cut(model, criterion("singular"), budget=Budget(), losses=data.losses)
+    told = cut(model, criterion("singular"), budget=Budget(budget=0.2))
+    assert told.as_json().keys() == found.as_json().keys()  # null where no frontier is drawn
     assert found.frontier is not None
     assert not found.frontier.learned
     assert found.keep is found.ranks is None
@@ -163,3 +166,14 @@ def test_saliency_and_gates_refuse_what_is_out_of_range():
         CRITERIA["greedy"](block=0.0)
     with pytest.raises(UserError, match="across"):
         CRITERIA["activation"](across="input")
+
+
+def test_one_example_draws_no_frontier_where_none_is_needed(adapted):
+    def never(rows):
+        raise AssertionError(rows)
+
+    rows = [{"input_ids": [1]}]
+    told = {"collate": never, "losses": never}
+    found = cut_by(adapted("bert"), rows, CutOptions(), Budget(budget=0.2), **told)
+    assert found.frontier is None
+    assert found.keep is not None

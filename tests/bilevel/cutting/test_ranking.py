@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from bilevel.cutting import Budget, Ranking
+from bilevel.cutting.budget import part_of
 from bilevel.cutting.ranking import masked
 from bilevel.errors import UserError
 from bilevel.lowrank.layers import lora_layers
@@ -80,6 +81,9 @@ def test_budgets_in_three_words():
     assert Budget(rank=2).of(found) == 96
     assert not Budget().told
     assert Budget(rank=0).told
+    assert part_of(90 * 64, 0.7) == 63 * 64  # where 0.7 * 5760 is 4031.9999...
+    assert part_of(100, 0.29) == 29
+    assert part_of(100, 0.999) == 99
     with pytest.raises(UserError, match="parameters=127"):
         Budget(parameters=127).of(found)
     with pytest.raises(UserError, match="twice"):

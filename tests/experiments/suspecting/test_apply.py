@@ -43,5 +43,5 @@ def test_without_classes_the_count_is_needed(numbers: Any) -> None:
 def test_only_what_is_to_be_had_is_offered(numbers: Any, classes: Any) -> None:
     with pytest.raises(UserError, match="allowed are drop, weight, trusted"):
         check(numbers, "relabel", 3, learned=True)
-    with pytest.raises(UserError, match="allowed are drop, relabel, trusted"):
+    with pytest.raises(UserError, match="allowed are drop, relabel, pooled, trusted"):
         check(classes, "weight", None, learned=False)

@@ -45,6 +45,11 @@ def test_a_class_that_nobody_is_given_is_proposed_to_nobody():
     assert np.isfinite(found.margins).all()
 
 
+def test_where_all_are_given_one_class_nothing_speaks_against_it():
+    found = confident(np.array([[0.7, 0.3], [0.2, 0.8]]), np.array([0, 0]))
+    assert found.margins.tolist() == [0, 0]
+
+
 def test_it_counts_the_wrong_labels_of_a_calibrated_model():
     """30 % of 3,000 labels flipped, probabilities right nine times out of ten: about 30 %."""
     draw = np.random.default_rng(0)
