@@ -61,7 +61,7 @@ def make_base(dart: Path, folder: Path) -> Path:
     """The base model, trained in full."""
     start, out = folder / "start", folder / "trained"
     if (out / "result.json").is_file():
-        return out / "adapter"
+        return out / "model"
     rows = [
         {"given": linearised([tuple(t) for t in row.tripleset]), "text": row.references[0]}
         for name in ("test", "validation")
@@ -92,7 +92,7 @@ def make_base(dart: Path, folder: Path) -> Path:
         *("model=hub", f"model.pretrained={start.resolve()}", "engine.evaluate_every=0"),
         *(f"task.data_dir={folder.resolve()}", f"hydra.run.dir={out.resolve()}"),
     )
-    return out / "adapter"
+    return out / "model"
 
 
 def write_data(e2e: Path, webnlg: Path, folder: Path, seed: int) -> None:
