@@ -160,21 +160,36 @@ def _listed(numbers: np.ndarray) -> str:
     return " ".join(f"{number:.3f}" for number in numbers)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sst2", type=Path)
-    parser.add_argument("--yelp", type=Path)
+def arguments(
+    doc: str, data: Sequence[str], ways: Sequence[str], seeds: str
+) -> tuple[argparse.Namespace, list[str]]:
+    """What the command line says, and the ways that it asks for.
+
+    Args:
+        doc: of the program.
+        data: options that name folders of data, needed but for ``--table``.
+        ways: all that there are.
+        seeds: where none are given.
+    """
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    for name in data:
+        parser.add_argument(f"--{name}", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", default="0,1,2,3,4")
+    parser.add_argument("--seeds", default=seeds)
     parser.add_argument("--only", help="some of the ways, after those that they start from")
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
-    ways = [*WAYS] if options.only is None else options.only.split(",")
-    if strange := [way for way in ways if way not in WAYS]:
-        parser.error(f"--only={','.join(strange)}: allowed are {', '.join(WAYS)}")
+    asked = [*ways] if options.only is None else options.only.split(",")
+    if strange := [way for way in asked if way not in ways]:
+        parser.error(f"--only={','.join(strange)}: allowed are {', '.join(ways)}")
+    if not options.table and None in [getattr(options, name) for name in data]:
+        parser.error(f"{', '.join(f'--{name}' for name in data)} are needed to make the data")
+    return options, asked
+
+
+def main() -> None:
+    options, ways = arguments(str(__doc__), ("sst2", "yelp"), tuple(WAYS), "0,1,2,3,4")
     if not options.table:
-        if options.sst2 is None or options.yelp is None:
-            parser.error("--sst2 and --yelp are needed to make the data")
         for seed in map(int, options.seeds.split(",")):
             folder = options.out / f"seed{seed}"
             if not (folder / "test.csv").is_file():

@@ -16,7 +16,6 @@ again.
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -29,7 +28,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from benchmarks.source_mixture import ALONE, table
+from benchmarks.source_mixture import ALONE, arguments, table
 from experiments.tasks.reading.triples import linearised
 
 SOURCES = ("e2e", "shuffled", "webnlg")
@@ -163,20 +162,9 @@ def losses(out: Path) -> np.ndarray:
 
 
 def main() -> Iterator[str]:
-    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    for name in ("e2e", "webnlg", "dart"):
-        parser.add_argument(f"--{name}", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", default="0,1")
-    parser.add_argument("--only", help="some of the ways, after those that they start from")
-    parser.add_argument("--table", action="store_true")
-    options = parser.parse_args()
-    ways = [*WAYS] if options.only is None else options.only.split(",")
-    if strange := [way for way in ways if way not in WAYS]:
-        parser.error(f"--only={','.join(strange)}: allowed are {', '.join(WAYS)}")
+    data = ("e2e", "webnlg", "dart")
+    options, ways = arguments(str(__doc__), data, tuple(WAYS), "0,1")
     if not options.table:
-        if None in (options.e2e, options.webnlg, options.dart):
-            parser.error("--e2e, --webnlg and --dart are needed to make the data and the base")
         base = make_base(options.dart, options.out / "base")
         for seed in map(int, options.seeds.split(",")):
             folder = options.out / f"seed{seed}"

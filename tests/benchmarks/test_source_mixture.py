@@ -8,7 +8,16 @@ import pandas as pd
 import pytest
 
 from benchmarks import source_mixture
-from benchmarks.source_mixture import LEARNED, WAYS, losses, right, run, table, write_data
+from benchmarks.source_mixture import (
+    LEARNED,
+    WAYS,
+    arguments,
+    losses,
+    right,
+    run,
+    table,
+    write_data,
+)
 from experiments.metrics.crossed import crossed
 from tests.benchmarks.asked import Asked
 
@@ -122,3 +131,18 @@ def test_the_table_has_means_and_differences_in_pairs(tmp_path: Path) -> None:
     more = crossed(np.array([[1, 0, 0, 0], [1, 0, 0, 0]], dtype=float))
     expected = f"{more.mean:+.3f} ({more.low:+.3f} to {more.high:+.3f})"
     assert f"    {LEARNED[0]} - pooled, accuracy: {expected}" in lines
+
+
+def test_words_of_the_command_line_are_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def given(*words: str) -> list[str]:
+        monkeypatch.setattr("sys.argv", ["source_mixture", f"--out={tmp_path}", *words])
+        return arguments("Doc.", ("here", "there"), ("a", "b"), "0")[1]
+
+    assert given("--here=x", "--there=y") == ["a", "b"]
+    assert given("--table", "--only=b") == ["b"]
+    for words, said in ((["--table", "--only=c"], "--only=c"), (["--here=x"], "--there")):
+        with pytest.raises(SystemExit):
+            given(*words)
+        assert said in capsys.readouterr().err
