@@ -39,13 +39,12 @@ LR, BASE_LR = 3e-3, 1e-3
 WAYS = {
     "pooled": ("method=lora",),
     "trusted": ALONE,
-    "pooled_then_trusted": ALONE,
     "e2e": ("method=lora", "task.keep_sources=[e2e]"),
     "source_weights": ("method=source_weights",),
     "under_weights": ("method=lora",),
 }
 # 15 of one source are as many steps as 5 of three.
-PASSES = {"trusted": 20, "pooled_then_trusted": 20, "e2e": 15}
+PASSES = {"trusted": 20, "e2e": 15}
 
 
 def program(*words: str) -> None:
@@ -143,8 +142,6 @@ def run(folder: Path, base: Path, way: str, seed: int) -> None:
     given += ["model=hub", f"model.pretrained={base.resolve()}", f"train.lr={LR}", f"seed={seed}"]
     given += [f"task.data_dir={folder.resolve()}", f"hydra.run.dir={out.resolve()}"]
     given.append(f"train.epochs={PASSES.get(way, EPOCHS)}")
-    if way == "pooled_then_trusted":
-        given.append(f"model.warm_start={(folder / 'pooled').resolve()}")
     if WAYS[way] is not ALONE:
         given.append(f"task.sources={{{files}}}")
     if way == "under_weights":

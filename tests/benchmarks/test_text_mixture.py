@@ -97,14 +97,12 @@ def test_every_way_asks_for_options_that_there_are(
     way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = Asked(monkeypatch)
-    monkeypatch.setattr("experiments.training.warm_start.read_run", lambda *_: {})  # none is there
     run(tmp_path, tmp_path, way, 4)
     plan = asked.plan()
-    alone = way.endswith("trusted")
+    alone = way == "trusted"
     assert set(plan.task.sources) == ({"trusted"} if alone else {"e2e", "shuffled", "webnlg"})
     assert (plan.task.keep_sources is not None) == (way == "e2e")
     assert (plan.task.source_weights is not None) == (way == "under_weights")
-    assert (plan.model.warm_start is not None) == (way == "pooled_then_trusted")
 
 
 def test_losses_are_of_tokens(tmp_path: Path) -> None:
