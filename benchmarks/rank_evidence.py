@@ -160,11 +160,12 @@ def lines(folder: Path, criteria: list[Criterion], done: set[str]) -> Iterator[d
             data = scoring(trained, rows) if rows else None
             budget = Budget(budget=0.5)
             ordered = cut(trained.model, criteria[-1], budget=budget, scoring=data).ranking
-        if components not in cuts and ordered is not None:
+        if ordered is not None and components not in cuts and components <= len(ordered.order):
             with masked(trained.model, ordered.first(components)):
                 cuts[components], _ = test(trained.model)
-        d = difference(losses, cuts[components])
-        extra |= {"cut_difference": d.mean, "cut_error": d.error}
+        if components in cuts:
+            d = difference(losses, cuts[components])
+            extra |= {"cut_difference": d.mean, "cut_error": d.error}
         yield line(path.name, losses, reached, share="trained", **extra)
 
 

@@ -9,9 +9,9 @@ pairs of E2E's training file; the test set has each meaning of E2E's own test fi
 are drawn by each seed, no meaning twice. The score is the loss of the text, a token.
 
 The base is a GPT-2 of three layers and 192 numbers a token, trained here on what DART's validation
-and test files (triples and texts) have of other data than E2E, since no language model comes with
-the project: these are not the figures of one that people use. What is there already is not run
-again.
+and test files (triples and texts) have of other data than E2E, since no language model of English
+comes with the project: these are not the figures of one that people use. What is there already is
+not run again.
 """
 
 from __future__ import annotations

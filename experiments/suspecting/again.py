@@ -10,6 +10,7 @@ from bilevel.hypergradient.none import NoHypergradient
 from bilevel.settings import from_values, plain
 from experiments.config.instantiate import build, locate
 from experiments.config.plan import Plan
+from experiments.config.renamed import up_to_date
 from experiments.config.schema import EngineOptions, TrainOptions
 from experiments.results.finished_run import SavedRun
 from experiments.results.labels import matched
@@ -119,7 +120,7 @@ def plan_of(run: SavedRun) -> Plan:
 def _targets(options: dict[str, Any]) -> str:
     """Where the run's method puts its adapters, unless it is told."""
     said = options.get("targets")
-    path = str(options.get("_target_"))
+    path = str(up_to_date(options).get("_target_"))
     if said is None and path.startswith("problems."):
         kind: Any = Method
         said = locate(path, "method", kind).targets

@@ -204,8 +204,8 @@ def _most(items: np.ndarray, said: Said) -> np.ndarray:
 
 
 def _ahead(shares: np.ndarray) -> np.ndarray:
-    """The largest of each item's probabilities less the next one, (m,)."""
-    largest = np.sort(shares, axis=1)[:, -2:]
+    """The largest of each item's probabilities less the next one (0 of a single class), (m,)."""
+    largest = np.sort(np.pad(shares, ((0, 0), (1, 0))), axis=1)[:, -2:]
     return np.asarray(largest[:, 1] - largest[:, 0])
 
 

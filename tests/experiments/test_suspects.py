@@ -18,9 +18,9 @@ from experiments.cli.command_line import CommandLine
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.results.finished_run import SavedRun
-from experiments.suspecting.again import plan_of, trusting_task
+from experiments.suspecting.again import _targets, plan_of, trusting_task
 from experiments.suspecting.apply import applied
-from experiments.suspecting.find import Found, find
+from experiments.suspecting.find import Found, _ahead, find
 from experiments.suspecting.models import look, slopes, trainable, trained_lora
 from experiments.suspecting.scores import Scores
 from experiments.tasks.demo_noisy import DemoNoisy
@@ -133,6 +133,26 @@ def test_weights_that_cannot_be_started_from_are_told_before_the_scores(
     assert "apply=then_trusted" in said
     assert "allowed are drop, relabel, pooled, trusted" in said
     assert not (run / "suspects.csv").exists()
+
+
+def test_how_much_likelier_the_first_label_is_than_the_next() -> None:
+    shares = np.array([[0.2, 0.5, 0.3], [1.0, 0.0, 0.0]])
+    np.testing.assert_allclose(_ahead(shares), [0.2, 1.0])
+    np.testing.assert_allclose(_ahead(np.ones((2, 1))), [1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("options", "places"),
+    [
+        ({"_target_": "problems.salora_bilevel.SaLoRABilevel"}, "all"),  # of an older version
+        ({"_target_": "mine.Method"}, "qv"),  # which is not imported
+        ({"_target_": "mine.Method", "targets": "all"}, "all"),
+    ],
+)
+def test_where_the_methods_of_older_and_other_peoples_runs_put_their_adapters(
+    options: dict[str, Any], places: str
+) -> None:
+    assert _targets(options) == places
 
 
 def test_what_becomes_of_the_suspects() -> None:
