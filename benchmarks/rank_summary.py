@@ -4,8 +4,11 @@
 
 Differences in test loss are to the whole adapter of the same seed; over two seeds and more with the
 95 % interval of :mod:`experiments.metrics.crossed`, of one seed with that of its test examples
-alone (in brackets). Agreement is Spearman's rho of the ranks between every two seeds, over all
-modules and within each kind, at half of the components.
+alone (in brackets). Where the figures of single examples are not beside FILE.csv, the interval is
+over the seeds alone, by Student's t, of one seed by the standard error that its line has. LoRA
+trained at a rank is also held against the cut of as many components of the same seed. Agreement is
+Spearman's rho of the ranks between every two seeds, over all modules and within each kind, at half
+of the components.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+from scipy import stats
 
 from benchmarks.lines import array_of
 from experiments.metrics.agreement import agreement
@@ -31,6 +35,8 @@ Row = dict[str, str]
 def interval(file: Path, rows: Sequence[Row]) -> tuple[float, float, float]:
     """Mean, low and high of the difference in test loss, as the module's page says."""
     seeds = {row["seed"] for row in rows}
+    if not all(array_of(file, row).is_file() for row in rows):
+        return of_means(rows, "difference", "error")
     arrays = {seed: [r for r in rows if r["seed"] == seed] for seed in sorted(seeds)}
     table = np.stack([np.mean([np.load(array_of(file, r)) for r in g], 0) for g in arrays.values()])
     if len(seeds) > 1:
@@ -38,6 +44,19 @@ def interval(file: Path, rows: Sequence[Row]) -> tuple[float, float, float]:
         return found.mean, found.low, found.high
     mean, half = float(table.mean()), 1.96 * float(table[0].std(ddof=1)) / table.shape[1] ** 0.5
     return mean, mean - half, mean + half
+
+
+def of_means(rows: Sequence[Row], of: str, error: str) -> tuple[float, float, float]:
+    """Mean, low and high by the means of each seed; of one seed by its standard error, if known."""
+    by_seed = defaultdict(list)
+    for row in rows:
+        by_seed[row["seed"]].append(float(row[of]))
+    means = np.array([statistics.mean(values) for values in by_seed.values()])
+    if len(means) > 1:
+        half = stats.sem(means) * stats.t.ppf(0.975, len(means) - 1)
+    else:
+        half = 1.96 * float(rows[0][error] or "nan")
+    return float(means.mean()), float(means.mean() - half), float(means.mean() + half)
 
 
 def grouped(rows: Iterable[Row]) -> dict[tuple[str, str, str], list[Row]]:
@@ -75,6 +94,35 @@ def losses(file: Path, rows: Sequence[Row]) -> None:
         print("| " + " | ".join(cells) + " |")
 
 
+def against_cuts(rows: Sequence[Row]) -> None:
+    """A line for each rank that LoRA was trained at: its loss and score, less the cut's."""
+    scores = {
+        (r["task"], r["seed"], r["components"]): r["score"]
+        for r in rows
+        if r["what"] in ("singular", "whole")
+    }
+    print("\n| task | trained | seeds | test loss - cut | 95 % | better in | score - cut |")
+    print("|---|---|---|---|---|---|---|")
+    for (task, what, share), group in grouped(rows).items():
+        group = [row for row in group if row["cut_difference"]]
+        if share != "trained" or not group:
+            continue
+        mean, low, high = of_means(group, "cut_difference", "cut_error")
+        better = sum(float(row["cut_difference"]) < 0 for row in group)
+        pairs = [
+            float(r["score"]) - float(cut)
+            for r in group
+            if (cut := scores.get((task, r["seed"], r["components"])))
+        ]
+        cells = [
+            *(task, what, ",".join(sorted(row["seed"] for row in group)), f"{mean:+.4f}"),
+            f"{low:+.4f} to {high:+.4f}" if len(group) > 1 else f"({low:+.4f} to {high:+.4f})",
+            f"{better} of {len(group)}",
+            f"{statistics.mean(pairs):+.3f}" if pairs else "",
+        ]
+        print("| " + " | ".join(cells) + " |")
+
+
 def agreements(rows: Sequence[Row], share: str = "0.5") -> None:
     """A line for each task and criterion."""
     print("\n| task | ranks from | seeds | all modules | " + " | ".join(KINDS) + " |")
@@ -99,4 +147,5 @@ if __name__ == "__main__":
     with path.open(newline="") as file:
         table = list(csv.DictReader(file))
     losses(path, table)
+    against_cuts(table)
     agreements(table)

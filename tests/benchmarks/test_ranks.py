@@ -126,6 +126,34 @@ def test_the_interval_of_one_seed_is_over_its_examples(file: Path) -> None:
     assert rank_summary.interval(file, [row]) == pytest.approx((3, 3 - half, 3 + half))
 
 
+def test_without_examples_the_interval_is_over_the_seeds(file: Path) -> None:
+    """Student's t of the means of the seeds; of one seed what its line says."""
+    said = (("0", 1.0), ("0", 3.0), ("1", 3.0), ("2", 7.0))
+    rows = [
+        {"task": "t", "seed": seed, "what": "r2", "share": "x", "difference": str(d), "error": "2"}
+        for seed, d in said
+    ]
+    half = 4.30265 * np.std([2, 3, 7], ddof=1) / 3**0.5  # t of two degrees of freedom
+    found = rank_summary.interval(file, rows)
+    assert found == pytest.approx((4, 4 - half, 4 + half), rel=1e-5)
+    assert rank_summary.interval(file, rows[:1]) == pytest.approx((1, 1 - 3.92, 1 + 3.92))
+
+
+def test_lora_trained_small_is_held_against_the_cut_of_its_size(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """By seed; a line without a cut of its size does not count."""
+    rows = []
+    for seed, apart, score in (("0", "0.2", "0.8"), ("1", "-0.4", "0.5"), ("2", "", "0.9")):
+        shared = {"task": "t", "seed": seed, "components": "24"}
+        cut = {"what": "singular", "share": "0.25", "score": "0.6", "cut_difference": ""}
+        trained = {"what": "r2", "share": "trained", "score": score, "cut_difference": apart}
+        rows += [{**shared, **cut}, {**shared, **trained, "cut_error": ""}]
+    rank_summary.against_cuts(rows)
+    (line,) = capsys.readouterr().out.splitlines()[3:]
+    assert line == "| t | r2 | 0,1 | -0.1000 | -3.9119 to +3.7119 | 1 of 2 | +0.050 |"
+
+
 def test_ranks_of_seeds_are_held_against_each_other_by_kind(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
