@@ -1,17 +1,18 @@
-"""Hold the scores of wrong labels against each other on SST-2, and the models trained after them.
+"""Hold the scores of wrong labels against each other on real data, and the models after them.
 
-    python -m benchmarks.label_trust --data DIR --out DIR [--noise 0.4] [--kind symmetric]
-        [--size 1000] [--trusted 50] [--seeds 0,1] [--models]
+    python -m benchmarks.label_trust --data DIR --out DIR [--task sst2] [--noise 0.4]
+        [--kind symmetric] [--size 1000] [--trusted 50] [--seeds 0,1] [--models]
     python -m benchmarks.label_trust --out DIR --table
 
---size training sentences of which a share is made wrong, and some trusted ones; each seed draws its
-own. The scores are those of ``experiments.suspects``, by the same code and at its defaults, and the
+--size training examples of --task (of classes, or tagging) of which a share is made wrong, and some
+trusted ones; each seed draws its own. The scores are those of ``experiments.suspects``, by the same code and at its defaults, and the
 table has the AUC of each. With --models LoRA is also trained on all as it is and the trusted ones
 (pooled_data), without the suspects (drop, by each of --scores), with their proposed labels
 (relabel), with the likeliest label of each by how sure it is (by_pooled), on the trusted ones
 alone, on these from the backbone that the noisy run ended with (noisy_then_trusted, its head anew),
-and with all labels right (oracle); as many suspects as are likelier wrong than right. The test set
-is SST-2's validation split and chooses nothing. What is there already is not run again.
+and with all labels right (oracle); as many suspects as are likelier wrong than right. That is for
+tasks of classes. The test set (of GLUE the validation split) chooses nothing. What is there already
+is not run again.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from experiments.training.fine_tuning_job import FineTuningJob
 from experiments.training.job import execute
 
 EPOCHS = 5
+MAX_TEST = 1000  # SST-2's validation split has 872
 FOLDS, TRUSTED_EPOCHS = 3, 20.0  # the program's defaults
 ALONE, THEN = "trusted_alone", "noisy_then_trusted"
 NOISY, TABLE, ESTIMATED = "noisy", table_file.FILE, "estimated.json"
@@ -51,14 +53,14 @@ def measure(folder: Path, options: argparse.Namespace, seed: int) -> None:
     noisy = folder / NOISY
     if not _finished(noisy):
         given = [
-            *("method=lora", "task=sst2", f"task.data_dir={options.data.resolve()}"),
+            *("method=lora", f"task={options.task}", f"task.data_dir={options.data.resolve()}"),
             *(
                 f"task.max_train={options.size + options.trusted}",
                 f"task.trusted={options.trusted}",
             ),
             *(f"task.label_noise={options.noise}", f"task.noise_kind={options.kind}"),
             *(f"task.subset_seed={seed}", f"task.noise_seed={seed}", f"seed={seed}"),
-            *("model=minilm", f"train.epochs={EPOCHS}", "engine.keep=last"),
+            *(f"task.max_test={MAX_TEST}", "model=minilm", f"train.epochs={EPOCHS}", "engine.keep=last"),
             *("engine.evaluate_every=0", "engine.checkpoint_every=0", "run.figures=false"),
             f"hydra.run.dir={noisy.resolve()}",
         ]
@@ -106,12 +108,12 @@ def read(folder: Path, task: Any) -> Found:
     columns = {
         name: np.array([float(row[name]) for row in mine]) for name in MEANINGS if name in mine[0]
     }
-    classes = {table_file.shown(task.answers, k): k for k in range(2)}
+    classes = {table_file.shown(task.answers, k): k for k in range(task.answers.size)}
     estimated = json.loads((folder / ESTIMATED).read_text(encoding="utf-8"))
     return Found(
         Scores(columns, estimated),
         [classes[row["proposed"] or row["given"]] for row in mine],
-        np.abs(1 - 2 * columns["pooled"]),  # of two classes
+        np.array([float(row["sure"]) for row in mine]),
     )
 
 
@@ -177,6 +179,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--task", default="sst2", choices=["sst2", "mnli", "jnlpba"])
     parser.add_argument("--noise", default="0.4")
     parser.add_argument("--kind", default="symmetric", choices=["symmetric", "one_sided"])
     parser.add_argument("--trusted", type=int, default=50)
@@ -188,9 +191,13 @@ def main() -> None:
     options = parser.parse_args()
     if not options.table:
         if options.data is None:
-            parser.error("--data is needed, the folder of SST-2")
+            parser.error("--data is needed, the folder of the task's data")
+        if options.models and options.task == "jnlpba":
+            parser.error("--models is for tasks of classes, --task=jnlpba is tagging")
         for seed in options.seeds.split(","):
             setting = f"{options.kind}_{options.noise}_{options.size}_{options.trusted}"
+            if options.task != "sst2":
+                setting = f"{options.task}_{setting}"
             measure(options.out / setting / f"seed{seed}", options, int(seed))
     for line in table(options.out):
         print(line)

@@ -25,9 +25,11 @@ class StoppedError(Exception):
     pass
 
 
-@pytest.mark.parametrize("kind", ["symmetric", "one_sided"])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("sst2", "symmetric"), ("sst2", "one_sided"), ("mnli", "symmetric")]
+)
 def test_the_noisy_run_is_asked_for_by_options_that_there_are(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = Asked(monkeypatch)
 
@@ -35,10 +37,12 @@ def test_the_noisy_run_is_asked_for_by_options_that_there_are(
         raise StoppedError
 
     monkeypatch.setattr(label_trust.SavedRun, "open", stop)
-    options = argparse.Namespace(data=tmp_path, size=100, trusted=20, noise="0.4", kind=kind)
+    settings = {"task": name, "size": 100, "trusted": 20, "noise": "0.4", "kind": kind}
+    options = argparse.Namespace(data=tmp_path, **settings)
     with pytest.raises(StoppedError):
         measure(tmp_path / "seed7", options, 7)
     task = asked.plan().task
+    assert task.name == name
     assert (task.max_train, task.trusted) == (120, 20)
     assert (task.label_noise, task.noise_kind) == (0.4, kind)
     assert (task.subset_seed, task.noise_seed, asked.plan().seed) == (7, 7, 7)
@@ -70,7 +74,7 @@ TASK: Any = Task([Example("a", 0), Example("b", 0), Example("c", 1)], [0, 1, 1])
 def test_a_table_is_read_back_in_the_order_of_the_data(tmp_path: Path) -> None:
     """It is sorted by a score, and says classes by name; without a proposal the label stays."""
     columns = {"trusted": np.array([0.5, 2.5, 0.25]), "pooled": np.array([0.1, 0.9, 0.2])}
-    found = Found(Scores(columns, 1), [1, 1, None])
+    found = Found(Scores(columns, 1), [1, 1, None], np.array([0.8, 0.8, 0.6]))
     table_file.write(TASK, found, "pooled", tmp_path / "suspects.csv")
     (tmp_path / ESTIMATED).write_text("1")
     found = read(tmp_path, TASK)
