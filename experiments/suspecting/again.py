@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -108,7 +109,7 @@ def plan_of(run: SavedRun) -> Plan:
         model=spec,
         hypergradient=NoHypergradient(),
         settings=settings,
-        places=train.target_modules or _targets(parts["method"]),
+        places=train.target_modules or _targets(parts["method"], run.modules),
         engine=engine,
         resume=False,
         figures=True,
@@ -117,11 +118,14 @@ def plan_of(run: SavedRun) -> Plan:
     )
 
 
-def _targets(options: dict[str, Any]) -> str:
-    """Where the run's method puts its adapters, unless it is told."""
+def _targets(options: dict[str, Any], modules: Sequence[str]) -> str:
+    """Where the run's method puts its adapters, unless it is told.
+
+    Raises:
+        UserError: the method is a class of the user's own, in a folder that was not named.
+    """
     said = options.get("targets")
-    path = str(up_to_date(options).get("_target_"))
-    if said is None and path.startswith("problems."):
+    if said is None:
         kind: Any = Method
-        said = locate(path, "method", kind).targets
+        said = locate(str(up_to_date(options).get("_target_")), "method", kind, modules).targets
     return str(said or "qv")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from bilevel.errors import UserError
 from experiments import evaluate, suspects
 from experiments.cli.command_line import CommandLine
 from experiments.config.composition import compose_config
@@ -141,18 +142,28 @@ def test_how_much_likelier_the_first_label_is_than_the_next() -> None:
     np.testing.assert_allclose(_ahead(np.ones((2, 1))), [1.0, 1.0])
 
 
-@pytest.mark.parametrize(
-    ("options", "places"),
-    [
-        ({"_target_": "problems.salora_bilevel.SaLoRABilevel"}, "all"),  # of an older version
-        ({"_target_": "mine.Method"}, "qv"),  # which is not imported
-        ({"_target_": "mine.Method", "targets": "all"}, "all"),
-    ],
-)
+MINE = """
+from dataclasses import dataclass
+from problems.lora import LoRA
+
+@dataclass(frozen=True)
+class Mine(LoRA):
+    targets: str | None = "all"
+"""
+
+
 def test_where_the_methods_of_older_and_other_peoples_runs_put_their_adapters(
-    options: dict[str, Any], places: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert _targets(options) == places
+    """A class of the user's own is asked only in a folder that was named."""
+    assert _targets({"_target_": "problems.salora_bilevel.SaLoRABilevel"}, []) == "all"
+    mine = {"_target_": "method_of_suspects.Mine"}
+    assert _targets({**mine, "targets": "all"}, []) == "all"
+    (tmp_path / "method_of_suspects.py").write_text(MINE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UserError, match=r"method_of_suspects.*--config-dir"):
+        _targets(mine, [])
+    assert _targets(mine, ["method_of_suspects"]) == "all"
 
 
 def test_what_becomes_of_the_suspects() -> None:
