@@ -224,7 +224,8 @@ def describe(hint: Any, nothing: str = "null") -> str:
     if not isinstance(kind, type):
         return str(kind)
     if issubclass(kind, Mapping):
-        return "names with their values, like {a: x, b: y}"
+        each = f", each {describe(inner[1], nothing)}" if inner[1:] not in ((), (Any,)) else ""
+        return f"names with their values, like {{a: x, b: y}}{each}"
     if dataclasses.is_dataclass(kind):
         return "a group of options"
     if issubclass(kind, Sequence):
@@ -286,6 +287,9 @@ def _checked(value: Any, hint: Any, path: str, nothing: str, read: bool = False)
             return _adapter(hint).validate_python(value)
         except (pydantic.ValidationError, TypeError):
             pass
+    if isinstance(value, Mapping) and (inner := _of_mapping(hint)) is not None:
+        for name, item in value.items():  # the one that is wrong, in words of its own
+            _checked(item, inner, f"{path}.{name}", nothing, read)
     # A text that reads like something else is quoted, or "4: this must be an integer" would puzzle.
     looks_else = isinstance(value, str) and _reads_as_another(value)
     shown = repr(value) if looks_else else written(value, nothing)
@@ -307,6 +311,15 @@ def _choices(hint: Any) -> tuple[Any, ...]:
     if get_origin(hint) is Annotated:
         return _choices(get_args(hint)[0])
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _of_mapping(hint: Any) -> Any:
+    """What the values of a mapping must be, if one is among the annotation's choices."""
+    for choice in _choices(hint):
+        kind, inner = get_origin(choice), get_args(choice)
+        if isinstance(kind, type) and issubclass(kind, Mapping) and len(inner) == 2:
+            return inner[1]
+    return None
 
 
 def _is(kind: type, hint: Any) -> bool:

@@ -75,6 +75,12 @@ def describe(cut: Cut, trained: Trained, decided: Decided | None = None) -> str:
     ranking, frontier = cut.ranking, cut.frontier
     total = len(ranking.order)
     lines = [f"{trained.title}: {total} components, {ranking.total:,} adapter parameters"]
+    said = trained.result.get("adapter_parameters")
+    if said is not None and said < ranking.total:
+        lines.append(
+            f"(the run counts {said:,}, without the zeros that fill up factors of fused layers, "
+            "whose queries and values it trained apart; budgets here count them)"
+        )
     if frontier is not None:
         lines[0] += f"; losses of {frontier.examples} examples ({trained.held_out.source})"
         lines.append(frontier_table(frontier))

@@ -32,9 +32,10 @@ Also: ``epochs`` (the run's), ``trusted_epochs`` (20), ``out=DIR``. See docs/lab
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 
@@ -104,7 +105,7 @@ def main(words: list[str]) -> None:
     quiet()
     from experiments.results import weights_file
     from experiments.suspecting import table_file
-    from experiments.suspecting.again import plan_of, trusting_task
+    from experiments.suspecting.again import left_out, plan_of, trusting_task
     from experiments.suspecting.apply import check
     from experiments.suspecting.find import find
     from experiments.suspecting.scores import MEANINGS, OF_CLASSES
@@ -138,12 +139,16 @@ def main(words: list[str]) -> None:
         weights_file.read(job.data.examples, run.folder)  # what is wrong with them is told first
     epochs = plan.settings.epochs if options.epochs is None else options.epochs
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # minutes: say what goes on
+    if left := left_out(run):
+        print(printable(f"without {listed(left)} of the run, in all of the trainings here"))
+    started = time.process_time()
     found = find(job, run.folder, options.folds, epochs, options.trusted_epochs)
+    spent = time.process_time() - started
     by = options.score or found.scores.recommended
     for path in _report(task, found, by, out, run):
         print(printable(str(path)))
     if options.apply is not None:
-        _train(run, task, found, by, options, trained)
+        _train(run, task, found, by, options, trained, spent)
 
 
 def _report(task: TaskData, found: Found, by: str, out: Path, run: SavedRun) -> list[Path]:
@@ -198,12 +203,22 @@ def _from_run(plan: Plan, run: SavedRun) -> Plan:
 
 
 def _train(
-    run: SavedRun, task: TaskData, found: Found, by: str, options: SuspectOptions, folder: Path
+    run: SavedRun,
+    task: TaskData,
+    found: Found,
+    by: str,
+    options: SuspectOptions,
+    folder: Path,
+    spent: float,
 ) -> None:
-    """Train LoRA on what ``apply`` leaves, and the trusted examples."""
+    """Train LoRA on what ``apply`` leaves, and the trusted examples.
+
+    Its result is of a method of its own name, ``suspects_drop`` say, and has the processor time of
+    the scores that it goes by (``spent``) beside that of its training.
+    """
     from experiments.results import record
     from experiments.suspecting.again import plan_of
-    from experiments.suspecting.apply import ONLY_TRUSTED, applied
+    from experiments.suspecting.apply import COUNTED, ONLY_TRUSTED, SCORED, applied
     from experiments.training.job import execute
 
     count = options.count if options.count is not None else found.scores.estimated
@@ -212,12 +227,24 @@ def _train(
     plan = plan_of(run)
     if options.apply in ONLY_TRUSTED:  # few: as long as their model among the scores
         size = min(plan.settings.batch_size, len(data.train))
-        settings = replace(plan.settings, epochs=options.trusted_epochs, batch_size=size)
-        plan = replace(plan, settings=settings)
+        few: dict[str, Any] = {"epochs": options.trusted_epochs, "batch_size": size}
+        config = {**plan.config, "train": {**plan.config["train"], **few}}
+        plan = replace(plan, settings=replace(plan.settings, **few), config=config)
     if options.apply == "then_trusted":
         plan = _from_run(plan, run)
-    how = {"run": str(run.folder), "score": by, "apply": options.apply, "count": count}
-    values = execute(replace(plan, config={**plan.config, "suspects": how}), folder, data)
+    how: dict[str, Any] = {"run": str(run.folder), "apply": options.apply}
+    if options.apply in COUNTED:
+        how |= {"score": by, "count": options.count, "suspects": count}
+    plan = replace(
+        plan,
+        names={**plan.names, "method": f"suspects_{options.apply}"},
+        config={**plan.config, "suspects": how},
+    )
+    values = execute(plan, folder, data)
+    if options.apply in SCORED:
+        seconds = {"scores": round(spent, 3), **values["processor_seconds"]}
+        values["processor_seconds"] = seconds
+        record.write(folder, values)
     metric = values["primary_metric"]
     trained = len(data.train)
     told = {

@@ -11,6 +11,7 @@ as ``method=learned_settings`` finds them.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -85,10 +86,12 @@ class LoRA(LowRankMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.peft.moves_base and self.settings.scale:
+        moved = [name for name in ("scale", "decay") if vars(self.settings)[name]]
+        if self.peft.moves_base and moved:
             raise UserError(
-                f"{self.peft.told()} does not go with method.settings.scale, which would scale the "
-                "part of the pretrained weights in the factors too: leave one of them out"
+                f"{self.peft.told()} does not go with method.settings.{moved[0]}, which would "
+                "act on the part of the pretrained weights in the factors too: leave one of them "
+                "out"
             )
 
     def check_steps(self, examples: int, settings: TrainSettings) -> None:
@@ -399,12 +402,12 @@ def rows_apart(
     if hold_out:
         rest, held = held_apart(job, hold_out)
         rows: Sequence[dict[str, Any]] = taken(examples, held)
-        trained = taken(examples, rest)
+        trained = [taken(examples, rest), () if own else job.data.validation or ()]
         said = f"the training data, kept apart by method.hold_out={hold_out:g}"
     else:
-        rows, trained = job.data.validation or () if own else (), examples
+        rows, trained = job.data.validation or () if own else (), [examples]
         said = "the validation file" if rows else "there are none"
-    new = unseen(rows, map(mark, trained))
+    new = unseen(rows, map(mark, itertools.chain(*trained)))
     if (repeats := len(rows) - len(new)) == 0:
         return rows, said
     if len(new) < needed:

@@ -108,7 +108,7 @@ class LoRACut(CutOptions, LoRA, RankSearch):
         """
         least = self._least()
         blind = self.budget.told and not self.named().needs_data
-        if self.hold_out or examples >= least or (blind and not examples):
+        if self.hold_out or examples >= least or blind:
             return
         raise UserError(
             "method.hold_out=0 cuts by the task's own validation split, beside its test set: that "

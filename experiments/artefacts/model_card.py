@@ -257,7 +257,7 @@ def _settings(facts: CardFacts) -> Iterator[str]:
         return
     config = _group(result, "configuration")
     rows: list[tuple[str, Any]] = []
-    for group in ("method", "train"):
+    for group in ("method", "train", *(["suspects"] if "suspects" in config else [])):
         values = config.get(group)
         if isinstance(values, Mapping):
             rows += [(f"{group}.{k}", v) for k, v in _flat(values)]

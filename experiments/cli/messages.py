@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
+    ConfigTypeError,
     InterpolationResolutionError,
     OmegaConfBaseException,
     ValidationError,
@@ -90,6 +91,9 @@ def _configuration(cause: BaseException, error: Exception) -> str:
     """Tell an OmegaConf error; anything else speaks for itself."""
     if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and cause.full_key:
         return _unknown_key(cause)
+    if isinstance(cause, ConfigTypeError) and cause.full_key:
+        given = str(error).rpartition(f"{cause.full_key}=")[2]
+        return f"{cause.full_key}={given}: these are names with their values, not a list"
     if isinstance(cause, InterpolationResolutionError):
         return f"{cause.full_key}: {_first_line(cause)}"
     if isinstance(cause, ValidationError) and cause.full_key:

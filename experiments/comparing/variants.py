@@ -8,8 +8,9 @@ from typing import Any
 
 __all__ = ["told_apart"]
 
-# Where the data lie and where the run writes is no other method, and the seed makes the rows.
-NO_VARIANT = ("seed", "run", "task.data_dir")
+# Where the data lie and where the run writes is no other method, and the seed makes the rows; nor
+# is the run whose suspects were dropped, or how many they were found to be.
+NO_VARIANT = ("seed", "run", "task.data_dir", "suspects.run", "suspects.suspects")
 
 
 def told_apart(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

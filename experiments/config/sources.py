@@ -7,7 +7,7 @@ in Hydra's own registry, by subclasses that put the class's defaults below what 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -59,11 +59,24 @@ def _fill(found: ConfigResult, path: str, modules: Sequence[str] = ()) -> Config
     own = up_to_date(own)
     below = defaults(locate(str(own["_target_"]), group, KINDS[group], modules))
     filled = OmegaConf.merge({"_target_": own["_target_"]}, below, own)
+    assert isinstance(filled, DictConfig)
+    _open(filled, below)
     if whole:
         found.config[group] = filled
     else:
         found.config = filled if choice is None else OmegaConf.merge({"defaults": choice}, filled)
     return found
+
+
+def _open(node: DictConfig, below: Mapping[str, Any]) -> None:
+    """Let names of the user's own stand in mappings, whose default is empty (of modules, say)."""
+    for key, value in below.items():
+        inside = node.get(key)
+        if isinstance(value, Mapping) and isinstance(inside, DictConfig):
+            if value:
+                _open(inside, value)
+            else:
+                OmegaConf.set_struct(inside, False)
 
 
 # Hydra takes a source of the same name for its own and keeps it: also in a sweep's other processes,

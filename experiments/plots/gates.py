@@ -25,7 +25,8 @@ def draw(records: Sequence[dict[str, Any]], result: dict[str, Any], path: Path) 
     """Write the figure: a panel a module, a line a component; False when no gates were recorded.
 
     Components that were kept (as many as the module's rank, the largest in the end) are drawn
-    strong, the others pale.
+    strong, the others pale; all alike where the gates were folded into the factors before the cut,
+    which went by what came of both.
     """
     steps, values = values_over_steps(records)
     if not values:
@@ -39,6 +40,8 @@ def draw(records: Sequence[dict[str, Any]], result: dict[str, Any], path: Path) 
     low, high = (everything.min(), everything.max()) if everything.size else (0.0, 1.0)
     said = [f"all values lie between {low:.4g} and {high:.4g}"] if _alike(low, high) else []
     said += [result["decided"]["words"]] if result.get("decided") else []  # older runs do not say
+    cut = result.get("cut") is not None
+    said += ["folded into the factors, whose singular values were cut"] if cut else []
     # From 0, for over the values' own range any noise would look like a decision.
     low, high = min(low, 0.0), max(high, 0.0)
     k = max(v.shape[1] for v in values.values())
@@ -52,7 +55,7 @@ def draw(records: Sequence[dict[str, Any]], result: dict[str, Any], path: Path) 
         for name, (row, column) in cells.items():
             axes = panels[(column // columns) * len(parts) + row, column % columns]
             axes.set_visible(True)
-            _panel(axes, steps, values[name], (result["ranks"] or {}).get(name), softmax)
+            _panel(axes, steps, values[name], (result["ranks"] or {}).get(name), softmax, cut)
             if row == 0:
                 axes.set_title(f"layer {layers[column]}", fontsize=9, loc="center")
             if column % columns == 0:
@@ -62,10 +65,9 @@ def draw(records: Sequence[dict[str, Any]], result: dict[str, Any], path: Path) 
         for axes in panels[-1]:
             axes.set_xlabel(f"step ({stage})", fontsize=9)
         figure.supylabel("gate value", fontsize=10)
-        handles = [
-            Line2D([], [], color=BLUE, label="kept"),
-            Line2D([], [], color=GREY, linewidth=1.0, label="dropped"),
-        ]
+        handles = [Line2D([], [], color=BLUE, label="gate of a component" if cut else "kept")]
+        if not cut:
+            handles.append(Line2D([], [], color=GREY, linewidth=1.0, label="dropped"))
         if softmax:
             handles.append(
                 Line2D([], [], color=INK, linewidth=0.8, linestyle=":", label=f"1/k, k = {k}")
@@ -81,11 +83,11 @@ def _alike(low: float, high: float) -> bool:
 
 
 def _panel(
-    axes: Axes, steps: np.ndarray, values: np.ndarray, rank: int | None, softmax: bool
+    axes: Axes, steps: np.ndarray, values: np.ndarray, rank: int | None, softmax: bool, cut: bool
 ) -> None:
     k = values.shape[1]
     order = np.argsort(-np.abs(values[-1]), kind="stable")
-    kept = set(order[: k if rank is None else rank].tolist())
+    kept = set(order[: k if rank is None or cut else rank].tolist())
     for component in reversed(order.tolist()):
         strong = component in kept
         axes.plot(

@@ -24,13 +24,14 @@ def draw(records: Sequence[Record], result: dict[str, Any], path: Path) -> bool:
 
     Args:
         records: the lines of metrics.jsonl; the last ``gates`` line counts.
-        result: result.json; with its ranks the heat maps show what was kept.
+        result: result.json; with its ranks the heat maps show what was kept (by these values).
         path: the PNG to write.
     """
     values = final_values(records)
     if not values:
         return False
     layers, parts, _ = grid(values)
+    ranks = None if result.get("cut") else result["ranks"]  # cut by other values than these
     k = max(len(v) for v in values.values())
     columns = min(COLUMNS, len(parts))
     rows = -(-len(parts) // columns)
@@ -43,10 +44,10 @@ def draw(records: Sequence[Record], result: dict[str, Any], path: Path) -> bool:
         maps = right.subplots(rows, columns, sharex=True, squeeze=False).ravel()
         for empty in maps[len(parts) :]:
             empty.set_visible(False)
-        image = heat.panels(maps[: len(parts)], values, result["ranks"])
+        image = heat.panels(maps[: len(parts)], values, ranks)
         for axes in maps[::columns]:
             axes.set_ylabel("layer")
-        right.supxlabel(f"component, largest first{_note(values, result['ranks'])}", fontsize=10)
+        right.supxlabel(f"component, largest first{_note(values, ranks)}", fontsize=10)
         if any((v != 0).any() for v in values.values()):
             bar = right.colorbar(
                 image, ax=list(maps), label="value", pad=0.02, fraction=0.05, aspect=tall / 0.14

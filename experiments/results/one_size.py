@@ -8,7 +8,7 @@ agree on where rank is needed. What is kept is what ``experiments.ranks`` would 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -49,12 +49,16 @@ class Components(NamedTuple):
         return ranks
 
 
-def components(records: Sequence[Record]) -> Components | None:
-    """Of the adapter that a run ended with, by the lines of its metrics.jsonl.
+def components(records: Sequence[Record], result: Mapping[str, Any]) -> Components | None:
+    """Of the adapter that a run ended with.
+
+    Args:
+        records: the lines of its metrics.jsonl.
+        result: its result.json: after a cut by singular values the largest of each layer are left.
 
     Returns:
         None where nothing is recorded of plain LoRA, or (of older versions) not what a component
-        costs.
+        costs, or what is recorded is of components that were not all saved.
     """
     lines = last_stage(records, "singular")
     costs = next((line["costs"] for line in lines if "costs" in line), None)
@@ -63,21 +67,30 @@ def components(records: Sequence[Record]) -> Components | None:
     kept = kept_step(records, lines[-1]["stage"])
     up_to = [line for line in lines if kept is None or line["step"] <= kept] or lines[:1]
     values = {name: np.array(row, dtype=float) for name, row in up_to[-1]["singular"].items()}
-    return Components(values, costs) if values.keys() == costs.keys() else None
+    if values.keys() != costs.keys():
+        return None
+    ranks, cut = result["ranks"] or {}, result.get("cut")
+    if values.keys() <= ranks.keys():
+        if cut == "singular":
+            values = {name: np.sort(row)[::-1][: ranks[name]] for name, row in values.items()}
+        saved = all(len(row) == ranks[name] for name, row in values.items())
+    else:
+        saved = cut is None  # fused layers have other names
+    return Components(values, costs) if saved else None
 
 
 def cut_to_one_size(
-    runs: Sequence[Sequence[Record]],
+    runs: Sequence[tuple[Sequence[Record], Mapping[str, Any]]],
 ) -> tuple[int, list[dict[str, int]]] | None:
     """The ranks of several runs, cut to half of the parameters of the smallest one's adapter.
 
     Args:
-        runs: the lines of each one's metrics.jsonl.
+        runs: the lines of each one's metrics.jsonl, and its result.json.
 
     Returns:
         So many parameters, and each run's ranks; None where a run has not recorded what is needed.
     """
-    found = [components(records) for records in runs]
+    found = [components(*run) for run in runs]
     known = [each for each in found if each is not None]
     if not known or len(known) < len(found):
         return None

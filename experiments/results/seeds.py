@@ -82,8 +82,7 @@ def _cut(
     key: Key, seeds: Mapping[int, Result], records: Mapping[str, Sequence[Record]]
 ) -> tuple[Key, dict[int, Result]] | None:
     """The same runs cut to one size, under a name that says so; None where that is not known."""
-    lines = [records.get(r.get("folder", "")) for r in seeds.values()]
-    found = cut_to_one_size([each or () for each in lines])
+    found = cut_to_one_size([(records.get(r.get("folder", ""), ()), r) for r in seeds.values()])
     if found is None:
         return None
     size, ranks = found

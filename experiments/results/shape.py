@@ -105,6 +105,7 @@ class _Result(_Shape):
     warm_start: dict[str, Any] | None = None
     validation: _Validation | None = None
     decided: _Decided | None = None
+    cut: str | None = None
     lora: dict[str, Any] | None = None
     source_weights: _SourceWeights | None = None
     probe: _Probe | None = None

@@ -19,7 +19,7 @@ from experiments.tasks.task import Task, TaskData
 from problems.common import Method
 from problems.lora import LoRA
 
-__all__ = ["plan_of", "trusting_task"]
+__all__ = ["left_out", "plan_of", "trusting_task"]
 
 # Options of some tasks that name trusted examples, beside a validation file.
 WAYS = {
@@ -30,6 +30,9 @@ WAYS = {
 LEAST = 4
 # Of a method with LoRA's factors; of another they are LoRA's defaults.
 SIZES = ("rank", "lora_alpha", "lora_dropout")
+OPTIMIZERS = ("optimizer", "lower")  # of the factors, on one level or two
+# What blurs a label's loss, or is of the run's length, where trusted examples take fewer steps.
+PLAIN: dict[str, Any] = {"label_smoothing": 0.0, "class_weights": None, "warmup_steps": None}
 
 
 def trusting_task(run: SavedRun) -> TaskData:
@@ -79,23 +82,21 @@ def plan_of(run: SavedRun) -> Plan:
         if not isinstance(options, dict):
             raise UserError(f"{place} is damaged: {name!r} is no group of options")
         parts[name] = options
-    train = from_values(TrainOptions, parts["train"], "train")
+    train = replace(from_values(TrainOptions, parts["train"], "train"), **PLAIN)
     kept: dict[str, Any] = {
         key: parts["engine"][key] for key in ("precision", "strategy") if key in parts["engine"]
     }
     engine = from_values(EngineOptions, kept, "engine")
     sizes = {key: parts["method"][key] for key in SIZES if key in parts["method"]}
+    optimizers = (parts["method"].get(key) for key in OPTIMIZERS)
+    if (optimizer := next(filter(None, optimizers), None)) is not None:
+        sizes["optimizer"] = optimizer
     method = from_values(LoRA, sizes, "method")
     spec = run.spec()
     kind: Any = Task
-    settings = replace(
-        train.settings(engine.precision, spec.lr),
-        label_smoothing=0.0,
-        class_weights=None,
-        warmup_steps=None,  # of the run's length: trusted examples take fewer steps
-    )
     configuration = {
-        **{name: said[name] for name in ("task", "model", "train") if name in said},
+        **{name: said[name] for name in ("task", "model") if name in said},
+        "train": plain(train),
         "seed": int(run.config.seed),
         "method": {"_target_": "problems.lora.LoRA", **plain(method)},
         "engine": plain(engine),
@@ -108,7 +109,7 @@ def plan_of(run: SavedRun) -> Plan:
         task=build(run.config.task, "task", kind, run.modules),
         model=spec,
         hypergradient=NoHypergradient(),
-        settings=settings,
+        settings=train.settings(engine.precision, spec.lr),
         places=train.target_modules or _targets(parts["method"], run.modules),
         engine=engine,
         resume=False,
@@ -116,6 +117,13 @@ def plan_of(run: SavedRun) -> Plan:
         names={"method": "lora", "task": run.result["task"], "model": run.result["model"]},
         config=configuration,
     )
+
+
+def left_out(run: SavedRun) -> list[str]:
+    """Options that the run was trained with and :func:`plan_of` does not take over."""
+    train = run.result.get("configuration", {}).get("train", {})
+    given = {key: train.get(key, value) for key, value in PLAIN.items()}
+    return [f"train.{key}={value}" for key, value in given.items() if value != PLAIN[key]]
 
 
 def _targets(options: dict[str, Any], modules: Sequence[str]) -> str:

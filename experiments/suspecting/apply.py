@@ -5,15 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal, TypeVar
 
+import numpy as np
+
 from bilevel.errors import UserError, listed
 from experiments.answers import CLASSES, NUMBER, TAGS
 from experiments.suspecting.find import Found
 from experiments.tasks.task import TaskData
 
-__all__ = ["ONLY_TRUSTED", "Apply", "applied", "check"]
+__all__ = ["COUNTED", "ONLY_TRUSTED", "SCORED", "Apply", "applied", "check"]
 
 Apply = Literal["drop", "relabel", "pooled", "weight", "trusted", "then_trusted"]
 ONLY_TRUSTED = ("trusted", "then_trusted")
+COUNTED = ("drop", "relabel")  # so many suspects, by a score
+SCORED = (*COUNTED, "pooled")  # go by what this program trains for
 D = TypeVar("D", bound=TaskData)
 
 
@@ -49,7 +53,7 @@ def check(task: TaskData, apply: Apply | None, count: int | None, learned: bool)
             "apply=weight takes the weights that method=example_weights learns, and the run has "
             f"none: allowed are {listed(others)}"
         )
-    if apply not in ("drop", "relabel"):
+    if apply not in COUNTED:
         if count is not None:
             raise UserError(
                 f"count={count} says how many suspects are dropped or relabelled: give apply=drop "
@@ -85,9 +89,11 @@ def applied(task: D, found: Found, apply: Apply, by: str, count: int) -> D:
     suspects = found.scores.ranks(by) <= count
     trusted = list(task.validation or ())
     train = list(task.train)
-    weights = None
+    weights = None if task.weights is None else np.array(task.weights)  # the task's own
+    own = np.ones(len(train)) if weights is None else weights
     if apply == "drop":
         train = [e for e, out in zip(train, suspects, strict=True) if not out]
+        weights = None if weights is None else weights[~suspects]
     elif apply in ("relabel", "pooled"):
         name = "label" if task.answers.kind == CLASSES else "tags"
         train = [
@@ -96,12 +102,13 @@ def applied(task: D, found: Found, apply: Apply, by: str, count: int) -> D:
         ]
         if apply == "pooled":
             assert found.sure is not None
-            weights = (*found.sure.tolist(), *(1.0 for _ in trusted))
+            weights = own * found.sure
     elif apply in ONLY_TRUSTED:
-        train = []
+        train, weights = [], None
     else:
-        weights = (*(1 - found.scores.columns["weight"]), *(1.0 for _ in trusted))
+        weights = own * (1 - found.scores.columns["weight"])
+    all_weights = None if weights is None else (*weights.tolist(), *(1.0 for _ in trusted))
     # Sources' weights in the draw were of the whole training data.
     return replace(
-        task, train=[*train, *trusted], validation=None, weights=weights, draw_weights=None
+        task, train=[*train, *trusted], validation=None, weights=all_weights, draw_weights=None
     )

@@ -124,6 +124,7 @@ def _alone(job: FineTuningJob, trusted: list[dict[str, Any]]) -> TrainData:
         lengths=[longest(row) for row in trusted],
         validation=None,
         sources=None,
+        weights=None,
         draw_weights=None,
     )
 

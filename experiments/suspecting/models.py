@@ -61,6 +61,7 @@ def part(data: TrainData, indices: Sequence[int]) -> TrainData:
         lengths=[data.lengths[i] for i in indices],
         validation=None,
         sources=None,
+        weights=None if data.weights is None else [data.weights[i] for i in indices],
         draw_weights=None if data.draw_weights is None else [data.draw_weights[i] for i in indices],
     )
 

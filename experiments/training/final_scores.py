@@ -93,7 +93,8 @@ def _source_weights(job: FineTuningJob, outcome: Outcome, folder: Path) -> dict[
     """What each source was worth, of a method that has learned it."""
     if outcome.source_weights is None:
         return None
-    return source_table.of_records(read_metrics(folder), sizes(job.task.train) or {})
+    examples = outcome.source_examples or sizes(job.task.train) or {}
+    return source_table.of_records(read_metrics(folder), examples)
 
 
 def _decided(job: FineTuningJob, outcome: Outcome, folder: Path) -> dict[str, Any] | None:
@@ -213,6 +214,7 @@ def assemble(
         "test_loss": scores["test_loss"],
         "ranks": outcome.ranks,
         "decided": scores["decided"],
+        "cut": None if outcome.cut is None else outcome.cut.criterion,
         "lora": outcome.lora,
         "source_weights": scores["source_weights"],
         "probe": outcome.probe,
@@ -283,6 +285,8 @@ def _validation(stages: dict[str, dict[str, Any]], outcome: Outcome) -> dict[str
     last: dict[str, Any] = found[-1]
     since = outcome.validation_trained_on and last["source"] == "training"
     before = any(s["trained_on"] and s["digest"] == last["digest"] for s in found)
+    if last["source"] == "validation":  # also while a stage was watched by others
+        before = before or any(s.get("split_trained_on") for s in stages.values())
     return {**last, "trained_on": before or since}
 
 

@@ -107,6 +107,8 @@ class StageRun:
         if upper is not None and not self._doubts:  # it may step in a part of the training only
             self._doubt(about_upper_steps(self.name, upper.count // upper.gas))
         examples = _examples(training.problems, lower)
+        # Before the weights that are kept come back, and with them the steps that they had seen.
+        upper_steps = None if upper is None else upper.count // upper.gas
         stats = evaluation.finish(engine, writer)
         if engine.is_rank_zero():  # which alone has written the metrics
             loss = f"{level_names(engine)[lower.name]}_loss"
@@ -118,11 +120,12 @@ class StageRun:
             "T1": lower.config.unroll_steps if levels else None,
             "T2": levels[1].config.steps if levels else None,
             "precision": lower.precision,
-            "upper_steps": None if upper is None else upper.count // upper.gas,
+            "upper_steps": upper_steps,
             "hypergradient": _described(lower) if levels else None,
             "examples": examples,
             "kept": evaluation.kept(engine),
             "validation": _validation(stats, watched),
+            "split_trained_on": watched.split_trained_on,
             "warnings": self._doubts,
         }
         engine.cleanup()

@@ -24,8 +24,8 @@ __all__ = ["Untrained", "untrained", "why_none"]
 log = logging.getLogger(__name__)
 
 ASK = (
-    "train with method.hold_out=0.2, which keeps a part of the training data, or give the task a "
-    "file validation beside its test file"
+    "train with method=lora method.hold_out=0.2, which keeps a part of the training data, or give "
+    "the task a file validation beside its test file"
 )
 
 
@@ -162,6 +162,8 @@ def _in_the_end(run: SavedRun) -> str:
     """How it came that D_val was trained on."""
     method = run.result.get("configuration", {}).get("method")
     passes = method.get("finish_epochs") if isinstance(method, dict) else None
-    if not isinstance(passes, int | float) or not passes:
-        return ", by its upper level"
-    return f" in the end (method.finish_epochs={passes:g}; 0 does not)"
+    if isinstance(passes, int | float) and passes:
+        return f" in the end (method.finish_epochs={passes:g}; 0 does not)"
+    if held_share(run.result) is not None or run.result["engine"]["T1"] is None:
+        return " in the end, with all of the training data"
+    return ", by its upper level"

@@ -36,11 +36,13 @@ class Watched:
         rows: tokenised examples; none where the stage has no validation data.
         source: the task's own validation split, or a part of the training data.
         trained_on: a level of the stage trains on them, or might.
+        split_trained_on: the same of the task's own validation split, whatever is watched.
     """
 
     rows: Sequence[Row]
     source: Literal["validation", "training"]
     trained_on: bool
+    split_trained_on: bool
 
     @classmethod
     def of(cls, training: Training, own: Sequence[Row] | None) -> Watched:
@@ -56,9 +58,10 @@ class Watched:
         """
         kept = training.validation
         trained = _trained_on(training.problems, kept)
+        of_split = _trained_on(training.problems, own or ())
         if own and (trained or not kept or key(kept[0]) == key(own[0])):
-            return cls(own, "validation", _trained_on(training.problems, own))
-        return cls(kept, "training", trained)
+            return cls(own, "validation", of_split, of_split)
+        return cls(kept, "training", trained, of_split)
 
     @property
     def held_out(self) -> bool:

@@ -105,8 +105,9 @@ class SingularSettings(CutOptions, LowRankMethod, TwoLevelMethod, RankSearch):
         if self.hold_out and held < self._least():
             raise UserError(
                 f"method.hold_out={self.hold_out:g} keeps {held} of {examples} training examples "
-                f"apart, and the cut needs {self._least()} or more: give a larger share, or "
-                "0 with method.parameter_budget, which needs no frontier"
+                f"apart, and the cut needs {self._least()} or more: give a larger share"
+                + ", or 0 with method.parameter_budget, which needs no frontier"
+                * (not self.named().needs_data)
             )
         super().check_size(examples - held, batch_size)
 
@@ -117,14 +118,17 @@ class SingularSettings(CutOptions, LowRankMethod, TwoLevelMethod, RankSearch):
             UserError: there are none; or ``split`` is None and there is no D_val.
         """
         super().check_validation(examples, batch_size)
-        own = examples if self.split is not None else 0
-        blind = self.budget.told and not self.named().needs_data and not own
-        if not (self.hold_out or own >= self._least() or blind):
-            raise UserError(
-                "nothing says how many components to keep: give method.parameter_budget, or "
-                "method.hold_out=0.1, which keeps examples apart from both levels to choose by, or "
-                "the task a validation file beside its test file with method.split a share"
-            )
+        own, least = examples if self.split is not None else 0, self._least()
+        by_data = self.named().needs_data
+        if self.hold_out or own >= least or (self.budget.told and not by_data):
+            return
+        raise UserError(
+            f"method.hold_out=0 leaves {own or 'no'} examples that neither level trains on, and "
+            + (f"method.criterion={self.criterion} orders" if by_data else "the cut is chosen")
+            + f" by {least} or more: give method.hold_out=0.1, which keeps a share apart, or the "
+            "task a validation file beside its test file with method.split a share"
+            + ("" if by_data else ", or say how much is to stay, method.parameter_budget=N")
+        )
 
     def check_steps(self, examples: int, settings: TrainSettings) -> None:
         """There must be steps in all three phases.

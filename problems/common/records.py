@@ -157,6 +157,7 @@ class Outcome:
             in the end, after they were last scored on it.
         example_weights: learned ones of the training examples, (n,), in their order; None without.
         source_weights: learned ones of the sources, which sum to 1; None without.
+        source_examples: source -> its examples in D_train, beside them.
         validation_scores: of a method that trains without the engine; None leaves it to that.
         probe: what ``method=linear_probe`` chose, plain values.
     """
@@ -173,6 +174,7 @@ class Outcome:
     example_weights: Tensor | None = None
     lora: dict[str, Any] | None = None
     source_weights: dict[str, float] | None = None
+    source_examples: dict[str, int] | None = None
     validation_scores: ValidationScores | None = None
     probe: dict[str, Any] | None = None
 

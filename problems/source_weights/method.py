@@ -24,6 +24,7 @@ trained under the final ones from its first step on, or a larger one:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -172,6 +173,7 @@ class SourceWeights(LearnedWeights):
         names = list(dict.fromkeys(job.data.sources))
         logits = SourceLogits(names, job.data.sources)
         parts = self.weighted_parts(job, logits)
+        sizes = Counter(job.data.sources[i] for i in self._indices(job)[0])
         model = common.with_lora(job, self.rank, self.lora_alpha, self.lora_dropout, self.peft)
         factors = common.trainable(model)
         lr = job.settings.lr if job.settings.lr is not None else 5e-4
@@ -188,6 +190,7 @@ class SourceWeights(LearnedWeights):
                 validation_loss=stats.get("validation_loss"),
                 split=parts.sizes,
                 source_weights=shares(),
+                source_examples={name: sizes[name] for name in names},
             )
 
         return self.training(
@@ -203,21 +206,25 @@ class SourceWeights(LearnedWeights):
             watch=lambda: {f"{SOURCE_WEIGHT}{name}": p for name, p in shares().items()},
         )
 
+    def _indices(self, job: Job) -> tuple[list[int], Sequence[dict[str, Any]]]:
+        """Indices of D_train, and the examples of D_val."""
+        data = job.data
+        train = list(range(len(data.examples)))
+        if self.trusted is None:
+            return train, data.validation or ()
+        assert data.sources is not None
+        assert self.split is not None
+        own = [i for i in train if data.sources[i] == self.trusted]
+        classes = None if data.labels is None else [data.labels[i] for i in own]
+        held = {own[i] for i in split_indices(len(own), self.split, job.seed, classes)[1]}
+        return [i for i in train if i not in held], taken(data.examples, sorted(held))
+
     def weighted_parts(self, job: Job, logits: SourceLogits) -> Parts:
         """D_train in numbered batches, drawn or not, and D_val, a batch of it at most."""
         from problems.source_weights.levels import DrawnBatches
 
+        train, trusted = self._indices(job)
         data, size = job.data, job.settings.batch_size
-        train = list(range(len(data.examples)))
-        trusted: Sequence[dict[str, Any]] = data.validation or ()
-        if self.trusted is not None:
-            assert data.sources is not None
-            assert self.split is not None
-            own = [i for i in train if data.sources[i] == self.trusted]
-            classes = None if data.labels is None else [data.labels[i] for i in own]
-            held = {own[i] for i in split_indices(len(own), self.split, job.seed, classes)[1]}
-            train = [i for i in train if i not in held]
-            trusted = taken(data.examples, sorted(held))
         if self.sampling == "draw":
             lower: ResumableLoader = DrawnBatches(
                 data.examples, size, data.collate, seed=job.seed, indices=train, logits=logits

@@ -16,6 +16,7 @@ import torch
 from bilevel.errors import UserError
 from experiments import evaluate, suspects
 from experiments.cli.command_line import CommandLine
+from experiments.comparing.variants import told_apart
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.results.finished_run import SavedRun
@@ -102,7 +103,10 @@ def test_what_is_left_and_the_trusted_ones_are_trained_on(run: Path) -> None:
     result = json.loads((run / "suspects_drop" / "result.json").read_text())
     assert result["data"]["train"] == 80
     assert result["data"]["test"] == 80
-    assert result["configuration"]["suspects"]["apply"] == "drop"
+    told = result["configuration"]["suspects"]
+    assert (told["apply"], told["score"], told["count"]) == ("drop", "pooled", 16)
+    assert result["method"] == "suspects_drop"
+    assert list(result["processor_seconds"]) == ["scores", "train"]
     evaluate.main([f"run={run / 'suspects_drop'}"])
 
 
@@ -123,6 +127,48 @@ def test_the_trusted_ones_are_trained_on_from_the_runs_weights(run: Path) -> Non
     assert result["warm_start"]["run"] == str(run.resolve())
     assert result["warm_start"]["method"] == "example_weights"
     evaluate.main([f"run={folder}"])
+
+
+def test_what_is_not_taken_over_is_told_and_what_is_written_was_used(
+    quick: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("task=demo_noisy", "task.max_train=96", "task.trusted=20", "task.max_test=80")
+    own = ("train.label_smoothing=0.1", "train.warmup_steps=1", "method.optimizer.lr=2e-3")
+    run = made(quick, tmp_path / "run", "method=lora", *words, *own)
+    plan = plan_of(SavedRun.open(str(run), CommandLine.parse([]), []))
+    method: Any = plan.method
+    assert method.optimizer.lr == 2e-3
+    suspects.main([f"run={run}", *FEW, "apply=trusted"])
+    said = capsys.readouterr().out
+    assert "without train.label_smoothing=0.1, train.warmup_steps=1 of the run" in said
+    folder = run / "suspects_trusted"
+    result = json.loads((folder / "result.json").read_text())
+    train = result["configuration"]["train"]
+    assert (train["label_smoothing"], train["warmup_steps"]) == (0.0, None)
+    assert train["epochs"] == 2.0
+    assert result["configuration"]["method"]["optimizer"]["lr"] == 2e-3
+    card = (folder / "adapter" / "README.md").read_text()
+    assert "| suspects.apply | trusted |" in card
+    two = [
+        {**result, "seed": seed, "configuration": {**result["configuration"], "suspects": how}}
+        for seed, how in enumerate(
+            {"run": name, "apply": "drop", "score": "pooled", "count": None, "suspects": found}
+            for name, found in (("a", 3), ("b", 4))
+        )
+    ]
+    assert {r["variant"] for r in told_apart(two)} == {""}
+
+
+def test_weights_of_a_tasks_own_stay_with_their_examples() -> None:
+    data = DemoNoisy(max_train=14, trusted=4, label_noise=0.0).load()
+    weights = tuple(float(i + 1) for i in range(len(data.train)))
+    data = replace(data, weights=weights)
+    score = np.arange(len(data.train), dtype=float)
+    found = Found(Scores({"pooled": score}, 2), list(range(len(data.train))), score / 10)
+    assert applied(data, found, "drop", "pooled", 2).weights == (*weights[:-2], 1, 1, 1, 1)
+    pooled = applied(data, found, "pooled", "pooled", 0).weights
+    assert pooled == pytest.approx((*(score / 10 * weights), 1, 1, 1, 1))
+    assert applied(data, found, "trusted", "pooled", 0).weights is None
 
 
 def test_weights_that_cannot_be_started_from_are_told_before_the_scores(
@@ -399,15 +445,22 @@ def test_other_training_data_and_damaged_weights_are_told(
     assert "there already" in refused([f"run={run}", "apply=drop"], capsys)
 
 
-def test_what_a_strangers_folder_says_of_its_method_is_not_called(run: Path) -> None:
+def test_what_a_strangers_folder_says_of_its_method_is_not_called(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = run / "result.json"
     values = json.loads(path.read_text())
     marker = run / "called"
     values["configuration"]["method"]["_target_"] = "os.mkdir"
     values["configuration"]["method"]["path"] = str(marker)
-    path.write_text(json.dumps(values))
     (run / "checkpoints" / "evil.pt").write_bytes(
         b"cos\nmkdir\n(S'" + str(marker).encode() + b"'\ntR."
     )
     suspects.main([f"run={run}", *FEW])
+    assert not marker.exists()
+    path.write_text(json.dumps(values))
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        suspects.main([f"run={run}", *FEW])
+    assert "os.mkdir: only classes of" in capsys.readouterr().err
     assert not marker.exists()

@@ -425,7 +425,7 @@ def test_wrong_settings_are_named(options, words):
 
 
 def test_without_anything_to_choose_by_the_options_are_named():
-    words = r"method\.parameter_budget.*method\.hold_out.*validation file"
+    words = r"method\.hold_out.*validation file.*method\.parameter_budget"
     with pytest.raises(UserError, match=words):
         AutoLoRASingular(hold_out=0.0).check_validation(0, 8)
     AutoLoRASingular(hold_out=0.0).check_validation(50, 8)
@@ -454,3 +454,23 @@ def test_the_closed_form_estimator_is_refused_with_drawn_gates():
     with pytest.raises(UserError, match=r"alignment.*random"):
         AutoLoRASingular(selection="hard_concrete").check_hypergradient(Alignment())
     AutoLoRASingular().check_hypergradient(Alignment())
+
+
+@pytest.mark.parametrize(
+    ("options", "examples", "said"),
+    [
+        ({"criterion": "activation"}, 0, "no examples.*activation orders by 4"),
+        ({"criterion": "activation"}, 3, "3 examples.*activation orders by 4"),
+        ({"parameter_budget": None}, 1, "1 examples.*chosen by 2.*parameter_budget"),
+    ],
+)
+def test_what_a_cut_without_hold_out_lacks_is_said(options, examples, said):
+    method = quick(**{"hold_out": 0.0, "parameter_budget": 0.25, **options})
+    with pytest.raises(UserError, match=f"hold_out=0 leaves {said}") as found:
+        method.check_validation(examples, 16)
+    assert ("parameter_budget" in str(found.value)) == ("criterion" not in options)
+
+
+def test_a_told_budget_needs_no_examples():
+    for examples in (0, 1, 5):
+        quick(hold_out=0.0, parameter_budget=0.25).check_validation(examples, 16)

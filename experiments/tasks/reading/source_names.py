@@ -81,6 +81,7 @@ def source_files(sources: Mapping[str, str], folder: Path, suffixes: Sequence[st
         UserError: a file is not there, is of another kind, or is two sources.
     """
     found: dict[Path, str] = {}
+    real: dict[Path, str] = {}
     for name, written in sources.items():
         path = next(
             (p for p in (Path(written).expanduser(), folder / written) if p.is_file()), None
@@ -94,9 +95,9 @@ def source_files(sources: Mapping[str, str], folder: Path, suffixes: Sequence[st
             raise UserError(
                 f"task.sources: {path} (source {name!r}) must end in one of {', '.join(suffixes)}"
             )
-        if path in found:
+        if (other := real.setdefault(path.resolve(), name)) != name:
             raise UserError(
-                f"task.sources: {path} is both {found[path]!r} and {name!r}: a file is one source"
+                f"task.sources: {path} is both {other!r} and {name!r}: a file is one source"
             )
         found[path] = name
     return SplitFiles(found)

@@ -4,10 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+from hydra.errors import HydraException
 
 from bilevel import UserError
+from experiments.cli.messages import sentence
 from experiments.config.composition import compose_config, plain
+from experiments.config.plan import Plan
 from experiments.training.finished_stages import Journal
+from problems.lora import LoRA
 
 NUMBERED = {
     "sources": ["task=classification", "task.sources={2: a.csv, 10: b.csv, web: c.csv}"],
@@ -24,6 +28,43 @@ def test_names_that_are_numbers_are_read_back_as_they_were(which: str, tmp_path:
     Journal(tmp_path / "checkpoints" / "stages.json", values, resume=False)
     again = Journal(tmp_path / "checkpoints" / "stages.json", values, resume=True)
     assert again.finished == {}
+
+
+MODULE = "bert.encoder.layer.0.attention.self.query"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [f"method.settings.decay={{{MODULE}: 0.1, head: 2}}"],
+        [f"method.settings={{decay: {{{MODULE}: 0.1, head: 2}}}}"],
+        [f"+method.settings.decay={{{MODULE}: 0.1}}", "method.settings.decay.head=2"],
+    ],
+)
+def test_settings_of_modules_are_given_like_other_options(words: list[str]) -> None:
+    method = Plan.of(compose_config(["task=demo", "method=lora", *words])).method
+    assert isinstance(method, LoRA)
+    assert method.settings.decay == {MODULE: 0.1, "head": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("decay={a.query: -1}", r"decay\.a\.query=-1.*0 or more"),
+        ("learning_rate={head: 0}", r"learning_rate\.head=0.*more than 0"),
+        ("dropout={a: 1}", r"dropout\.a=1.*\[0.*, 1\)"),
+        ("dropout=0.3", r"dropout=0\.3.*names with their values.*each a number"),
+    ],
+)
+def test_the_one_of_a_mapping_that_is_wrong_is_told(word: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        Plan.of(compose_config(["task=demo", "method=lora", f"method.settings.{word}"]))
+
+
+def test_a_list_in_the_place_of_a_mapping_is_told() -> None:
+    with pytest.raises(HydraException) as found:
+        compose_config(["task=demo", "method=lora", "method.settings.dropout=[0.3]"])
+    assert "method.settings.dropout=[0.3]: these are names with" in sentence(found.value)
 
 
 @pytest.mark.parametrize(

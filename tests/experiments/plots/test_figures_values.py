@@ -154,6 +154,25 @@ def test_gates_over_steps_know_their_kind(tmp_path: Path, kept: list[Figure]) ->
     assert np.isnan(kept[1].axes[0].get_lines()[0].get_ydata()).tolist() == [False, True]
 
 
+def test_gates_that_did_not_choose_are_not_called_kept(tmp_path: Path, kept: list[Figure]) -> None:
+    """They were folded into the factors, whose singular values were cut."""
+    (name,) = names(1, ["query"])
+    lines = gate_lines({name: [0.8, 1.1, 1.0]})
+    for cut in (None, "singular"):
+        result = bilora(ranks={name: 1}, cut=cut)
+        gates.draw(lines, result, tmp_path / "g.png")
+        values.draw(lines, result, tmp_path / "v.png")
+    gate_pictures, value_pictures = kept[::2], kept[1::2]
+    colours = [{line.get_color() for line in f.axes[0].get_lines()} for f in gate_pictures]
+    assert [len(found) for found in colours] == [2, 1]
+    legends = [[t.get_text() for t in f.legends[0].get_texts()] for f in gate_pictures]
+    assert legends == [["kept", "dropped"], ["gate of a component"]]
+    assert ["black line" in str(f.subfigs[1].get_supxlabel()) for f in value_pictures] == [
+        True,
+        False,
+    ]
+
+
 def softmax_lines(spread: float) -> list[dict[str, Any]]:
     rows = {n: [0.25 + spread, 0.25, 0.25, 0.25 - spread] for n in names(2, ["query"])}
     return [{**line, "gates": rows} for line in gate_lines(rows)]

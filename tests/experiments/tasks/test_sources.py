@@ -101,6 +101,7 @@ def test_holding_out_comes_before_dropping(folder):
         ({"sources": {"clean": "clean.csv"}, "source_column": "site"}, "source_column.*both"),
         ({"sources": {"clean": "none.csv"}}, r"none\.csv.*'clean'"),
         ({"sources": {"clean": "clean.csv", "web": "clean.csv"}}, "'clean'.*'web'.*one source"),
+        ({"sources": {"clean": "clean.csv", "web": "link.csv"}}, "'clean'.*'web'.*one source"),
         ({"sources": {}}, r"task\.sources"),
         ({"sources": {" ": "clean.csv"}}, r"task\.sources"),
         ({"sources": {"empty": "empty.csv"}}, r"empty\.csv has no rows"),
@@ -117,6 +118,7 @@ def test_holding_out_comes_before_dropping(folder):
 def test_what_is_refused(folder, options, said):
     (folder / "empty.csv").write_text("text,label,site\n")
     (folder / "odd.xyz").write_text("x")
+    (folder / "link.csv").symlink_to(folder / "clean.csv")
     if options.get("source_column") == "gaps":
         rows = [
             {"text": f"x{i}", "label": "ab"[i % 2], "gaps": "u" if i != 1 else ""}

@@ -50,6 +50,15 @@ def test_weights_are_learned_told_and_used(run, capsys):
     assert result["source_weights"] is None
 
 
+def test_d_val_of_a_trusted_source_is_none_of_its_examples(run):
+    words = ["method.trusted=clean", "method.split=0.5", "train.max_steps=4", "run.figures=false"]
+    folder = run("trusted", "method=source_weights", *words)
+    result = json.loads((folder / "result.json").read_text())
+    sizes = {row["source"]: row["examples"] for row in result["source_weights"]["sources"]}
+    assert sizes == {"clean": 20, "shuffled": 40, "flipped": 40, "visits": 40}
+    assert sum(sizes.values()) == result["data"]["train"]
+
+
 def refused(*words):
     plan = Plan.of(compose_config([*words, "model=demo"]))
     with pytest.raises(UserError) as error:

@@ -16,6 +16,7 @@ from experiments.config.plan import Plan
 from experiments.results import record
 from experiments.run import execute as execute_in_hydra
 from experiments.run import main
+from experiments.training import trained_rows
 from experiments.training.fine_tuning_job import load_task
 from tests.experiments.cli.test_resume import killed_at
 from tests.experiments.training.own_files import (
@@ -40,8 +41,7 @@ def saved_loss(tiny, folder, path):
     """Mean loss of a saved adapter on a file's sentences; nothing of ours but the sentences."""
     base = AutoModelForSequenceClassification.from_pretrained(tiny, num_labels=2)
     model = PeftModel.from_pretrained(base, folder / "adapter").eval()
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = read(path)
     texts, labels = [r["text"] for r in rows], [int(r["label"] == "pos") for r in rows]
     batch = AutoTokenizer.from_pretrained(tiny)(texts, padding=True, return_tensors="pt")
     with torch.no_grad():
@@ -166,6 +166,35 @@ def test_the_validation_split_as_d_val_of_every_stage(tiny, data, tmp_path, capl
     assert found["validation"]["examples"] == 24
     assert "the validation split is D_val (method.split=null)" in caplog.text
     assert "D_val 24 (the task's validation split), which the upper level trains on" in caplog.text
+
+
+def test_upper_steps_are_those_taken_not_those_before_the_weights_that_are_kept(
+    tiny, data, tmp_path
+):
+    options = ["method=bilora", "method.unroll_steps=1", "train.max_steps=16", *QUICK]
+    found = run(tmp_path, words(tiny, data, *options))
+    assert found["kept"]["train"]["weights"] == "best"
+    assert found["kept"]["train"]["step"] < 16
+    assert found["engine"]["upper_steps"] == {"train": 16}
+    assert found["examples_seen"]["upper"] == 16 * 8
+
+
+def test_d_val_is_trained_on_though_other_examples_watch_the_search(tiny, data, tmp_path):
+    """Gates learn on the split, the search is watched by what hold_out keeps apart."""
+    options = ["method=autolora_singular", "method.split=null", "method.hold_out=0.2"]
+    options += ["method.parameter_budget=0.5", "train.max_steps=8", *QUICK]
+    found = run(tmp_path, words(tiny, data, *options))
+    assert found["validation"]["source"] == "validation"
+    assert found["validation"]["trained_on"]
+    rows = [row["text"] for name in ("train", "validation") for row in read(data / f"{name}.csv")]
+    marks = trained_rows.read(tmp_path)
+    assert marks is not None
+    assert len(marks) == len(set(rows))
+
+
+def read(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def test_a_validation_file_alone_is_the_test_set_and_that_is_said(tiny, tmp_path, caplog):
