@@ -30,7 +30,7 @@ WAYS = {
 LEAST = 4
 # Of a method with LoRA's factors; of another they are LoRA's defaults.
 SIZES = ("rank", "lora_alpha", "lora_dropout")
-OPTIMIZERS = ("optimizer", "lower")  # of the factors, on one level or two
+OPTIMIZERS = ("optimizer", "lower")  # of such factors, on one level or two
 # What blurs a label's loss, or is of the run's length, where trusted examples take fewer steps.
 PLAIN: dict[str, Any] = {"label_smoothing": 0.0, "class_weights": None, "warmup_steps": None}
 
@@ -89,7 +89,8 @@ def plan_of(run: SavedRun) -> Plan:
     engine = from_values(EngineOptions, kept, "engine")
     sizes = {key: parts["method"][key] for key in SIZES if key in parts["method"]}
     optimizers = (parts["method"].get(key) for key in OPTIMIZERS)
-    if (optimizer := next(filter(None, optimizers), None)) is not None:
+    optimizer = next(filter(None, optimizers), None)
+    if optimizer is not None and "rank" in sizes:  # full fine-tuning has other rates
         sizes["optimizer"] = optimizer
     method = from_values(LoRA, sizes, "method")
     spec = run.spec()

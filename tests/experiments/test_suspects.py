@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from bilevel.errors import UserError
 from experiments import evaluate, suspects
@@ -147,6 +148,12 @@ def test_what_is_not_taken_over_is_told_and_what_is_written_was_used(
     assert (train["label_smoothing"], train["warmup_steps"]) == (0.0, None)
     assert train["epochs"] == 2.0
     assert result["configuration"]["method"]["optimizer"]["lr"] == 2e-3
+    values = json.loads((run / "result.json").read_text())
+    full: Any = compose_config(["method=full", "task=demo"]).method
+    values["configuration"]["method"] = OmegaConf.to_container(full)
+    (run / "result.json").write_text(json.dumps(values))
+    other: Any = plan_of(SavedRun.open(str(run), CommandLine.parse([]), [])).method
+    assert other.optimizer.lr is None, "2e-5 is for all weights"
     card = (folder / "adapter" / "README.md").read_text()
     assert "| suspects.apply | trusted |" in card
     two = [
