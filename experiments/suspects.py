@@ -141,9 +141,12 @@ def main(words: list[str]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # minutes: say what goes on
     if left := left_out(run):
         print(printable(f"without {listed(left)} of the run, in all of the trainings here"))
-    started = time.process_time()
+    started = time.perf_counter(), time.process_time()
     found = find(job, run.folder, options.folds, epochs, options.trusted_epochs)
-    spent = time.process_time() - started
+    spent = {
+        "seconds": time.perf_counter() - started[0],
+        "processor_seconds": time.process_time() - started[1],
+    }
     by = options.score or found.scores.recommended
     for path in _report(task, found, by, out, run):
         print(printable(str(path)))
@@ -209,12 +212,12 @@ def _train(
     by: str,
     options: SuspectOptions,
     folder: Path,
-    spent: float,
+    spent: dict[str, float],
 ) -> None:
     """Train LoRA on what ``apply`` leaves, and the trusted examples.
 
-    Its result is of a method of its own name, ``suspects_drop`` say, and has the processor time of
-    the scores that it goes by (``spent``) beside that of its training.
+    Its result is of a method of its own name, ``suspects_drop`` say, and has the time of the scores
+    that it goes by (``spent``) beside that of its training.
     """
     from experiments.results import record
     from experiments.suspecting.again import plan_of
@@ -242,8 +245,8 @@ def _train(
     )
     values = execute(plan, folder, data)
     if options.apply in SCORED:
-        seconds = {"scores": round(spent, 3), **values["processor_seconds"]}
-        values["processor_seconds"] = seconds
+        for kind, seconds in spent.items():
+            values[kind] = {"scores": round(seconds, 3), **values[kind]}
         record.write(folder, values)
     metric = values["primary_metric"]
     trained = len(data.train)

@@ -104,11 +104,11 @@ class StageRun:
             engine.run()
         if engine.stop_reason is not None:
             log.info("stage %s: stopped early, %s", self.name, engine.stop_reason)
-        if upper is not None and not self._doubts:  # it may step in a part of the training only
-            self._doubt(about_upper_steps(self.name, upper.count // upper.gas))
-        examples = _examples(training.problems, lower)
         # Before the weights that are kept come back, and with them the steps that they had seen.
         upper_steps = None if upper is None else upper.count // upper.gas
+        if upper_steps is not None and not self._doubts:  # it may step in a part of them only
+            self._doubt(about_upper_steps(self.name, upper_steps))
+        examples = _examples(training.problems, lower)
         stats = evaluation.finish(engine, writer)
         if engine.is_rank_zero():  # which alone has written the metrics
             loss = f"{level_names(engine)[lower.name]}_loss"
