@@ -8,7 +8,7 @@ from typing import Any
 
 from bilevel.errors import UserError
 from experiments.tasks.examples import TaggedExample
-from experiments.tasks.reading.cells import is_list, kind_of, list_of, text_of, words_of
+from experiments.tasks.reading.cells import is_list, kind_of, list_of, text_in, words_of
 from experiments.tasks.reading.dialect import Dialect
 from experiments.tasks.reading.files import is_missing
 
@@ -71,7 +71,7 @@ def text_inputs(
     """
 
     def read(row: Mapping[str, Any], place: str) -> Any:
-        return example(tuple(text_of(row.get(column), column, place) for column in columns))
+        return example(tuple(text_in(row, column, place) for column in columns))
 
     return Inputs(columns, read, dialect=dialect or Dialect(), separator=separator)
 

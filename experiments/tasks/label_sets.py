@@ -9,7 +9,7 @@ from typing import Any
 from bilevel.errors import UserError
 from experiments.stored_data.spool import from_rows
 from experiments.tasks.examples import LabelSetExample
-from experiments.tasks.reading.cells import kind_of, looks_printed, text_of
+from experiments.tasks.reading.cells import kind_of, looks_printed, text_in
 from experiments.tasks.reading.files import is_missing
 from experiments.tasks.reading.labels import Classes, as_number, as_written, refuse_one_label
 from experiments.tasks.reading.row import check_columns, origin_of, place_of
@@ -69,7 +69,7 @@ def label_sets(
 
     def made(i: int, row: dict[str, Any]) -> list[LabelSetExample]:
         place = place_of(row, i, where)
-        texts = tuple(text_of(row.get(name), name, place) for name in text_columns)
+        texts = tuple(text_in(row, name, place) for name in text_columns)
         try:
             labels = {classes.number(x) for x in _labels(row.get(column), column, separator, place)}
         except UserError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -9,11 +10,16 @@ from decimal import Decimal
 from numbers import Number
 from typing import Any
 
-from bilevel.errors import UserError
+from bilevel.errors import UserError, listed
 from experiments.tasks.reading.files import is_absent, is_missing
 from experiments.tasks.reading.halves import refuse_halves
 
-__all__ = ["is_list", "kind_of", "list_of", "looks_printed", "text_of", "texts_of", "words_of"]
+__all__ = [
+    *("columns_told", "is_list", "kind_of", "list_of", "looks_printed", "text_in", "text_of"),
+    *("texts_of", "words_of"),
+]
+
+SHOWN = 12  # columns in a message
 
 # As str() and JSON write lists of texts.
 PRINTED = re.compile(r"\[\s*(?:\]|(['\"]).*\1\s*\])", re.DOTALL)
@@ -65,6 +71,23 @@ def text_of(value: Any, column: str, place: str) -> str:
         f"{place} has {kind_of(value)} in column {column!r}, {str(value)[:60]!r}, where a "
         "text must be: name a column of texts, or write the text itself into it"
     )
+
+
+def text_in(row: Mapping[str, Any], column: str, place: str) -> str:
+    """The text in a row's column, which the rows of one of several files may not have.
+
+    Raises:
+        UserError: as :func:`text_of`, or there is no such column.
+    """
+    if column not in row:
+        raise UserError(f"{place} has no text in column {column!r}: {columns_told(row)}")
+    return text_of(row[column], column, place)
+
+
+def columns_told(row: Mapping[str, Any]) -> str:
+    """What columns a row has, for messages."""
+    known = [repr(name) for name in itertools.islice(row, SHOWN)]
+    return f"its columns are {listed([*known, *(['more'] * (len(row) > SHOWN))])}"
 
 
 def list_of(value: Any, column: str, place: str) -> list[Any]:

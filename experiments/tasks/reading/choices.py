@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from bilevel.errors import UserError, listed
 from experiments.tasks.examples import ChoiceExample
-from experiments.tasks.reading.cells import is_list, kind_of, text_of
+from experiments.tasks.reading.cells import is_list, kind_of, text_in, text_of
 from experiments.tasks.reading.files import Row, is_missing
 from experiments.tasks.reading.labels import as_number
 from experiments.tasks.reading.row import check_columns, origin_of, place_of
@@ -167,7 +167,7 @@ def choices_of(
     Raises:
         UserError: a text is none, or there are not ``count`` choices.
     """
-    asked = tuple(text_of(row.get(column), column, place) for column in columns.texts)
+    asked = tuple(text_in(row, column, place) for column in columns.texts)
     offered = _offered(row, columns, place)
     if count is not None and len(offered.texts) != count:
         raise UserError(
@@ -203,7 +203,7 @@ def _number(label: str, offered: _Offered, names: Sequence[str]) -> int | None:
 
 def _offered(row: Mapping[str, Any], columns: ChoiceColumns, place: str) -> _Offered:
     if len(columns.choices) > 1:
-        return _Offered(tuple(text_of(row.get(name), name, place) for name in columns.choices))
+        return _Offered(tuple(text_in(row, name, place) for name in columns.choices))
     (column,) = columns.choices
     cell: Any = row.get(column)
     cell = cell.tolist() if hasattr(cell, "tolist") else cell

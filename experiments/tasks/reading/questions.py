@@ -11,7 +11,7 @@ from typing import Any
 
 from bilevel.errors import UserError
 from experiments.tasks.examples import Answer, SpanExample
-from experiments.tasks.reading.cells import is_list, kind_of, text_of
+from experiments.tasks.reading.cells import is_list, kind_of, text_in
 from experiments.tasks.reading.dialect import Dialect
 from experiments.tasks.reading.files import Row, is_missing, read_rows
 from experiments.tasks.reading.records import refuse_halved
@@ -79,7 +79,7 @@ def questions(
     found = []
     for number, row in enumerate(rows):
         place = place_of(row, number, where)
-        question, context = (text_of(row.get(column), column, place) for column in columns)
+        question, context = (text_in(row, column, place) for column in columns)
         right = [
             Answer(text, _start(context, text, begin, place))
             for text, begin in _answers(row, answers, start, place)

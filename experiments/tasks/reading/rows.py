@@ -9,7 +9,7 @@ from typing import Any
 from bilevel.errors import UserError
 from experiments.stored_data.spool import from_rows
 from experiments.tasks.examples import Example
-from experiments.tasks.reading.cells import looks_printed, text_of
+from experiments.tasks.reading.cells import columns_told, looks_printed, text_in
 from experiments.tasks.reading.files import is_missing
 from experiments.tasks.reading.labels import warn_of_spaces
 from experiments.tasks.reading.row import check_columns, origin_of, place_of
@@ -47,8 +47,10 @@ def examples(
 
     def made(number: int, row: dict[str, Any]) -> list[Example]:
         place = place_of(row, number, where)
-        texts = tuple(text_of(row.get(column), column, place) for column in text_columns)
-        if is_missing(row.get(label_column)):
+        texts = tuple(text_in(row, column, place) for column in text_columns)
+        if label_column not in row:
+            raise UserError(f"{place} is unlabelled, without {label_column!r}: {columns_told(row)}")
+        if is_missing(row[label_column]):
             raise UserError(f"{place} is unlabelled: column {label_column!r} is empty there")
         try:
             label = convert(row[label_column])

@@ -105,6 +105,11 @@ def test_holding_out_comes_before_dropping(folder):
         ({"sources": {}}, r"task\.sources"),
         ({"sources": {" ": "clean.csv"}}, r"task\.sources"),
         ({"sources": {"empty": "empty.csv"}}, r"empty\.csv has no rows"),
+        (
+            {"sources": {"a": "clean.csv", "b": "bare.csv"}},
+            r"bare\.csv has no text.*'txt'",
+        ),
+        ({"sources": {"a": "clean.csv", "b": "mute.csv"}}, r"mute\.csv is unlabelled.*'site'"),
         ({"sources": {"odd": "odd.xyz"}}, r"odd\.xyz.*must end"),
         ({"source_column": "cite"}, "no column 'cite'.*site"),
         ({"source_column": "gaps"}, "line 3 .*'gaps'"),
@@ -118,6 +123,8 @@ def test_holding_out_comes_before_dropping(folder):
 def test_what_is_refused(folder, options, said):
     (folder / "empty.csv").write_text("text,label,site\n")
     (folder / "odd.xyz").write_text("x")
+    (folder / "bare.csv").write_text("txt,label\nx,a\n")
+    (folder / "mute.csv").write_text("text,site\nx,a\n")
     (folder / "link.csv").symlink_to(folder / "clean.csv")
     if options.get("source_column") == "gaps":
         rows = [
