@@ -41,7 +41,7 @@ def draw(records: Sequence[dict[str, Any]], result: dict[str, Any], path: Path) 
     said = [f"all values lie between {low:.4g} and {high:.4g}"] if _alike(low, high) else []
     said += [result["decided"]["words"]] if result.get("decided") else []  # older runs do not say
     cut = result.get("cut") is not None
-    said += ["folded into the factors, whose singular values were cut"] if cut else []
+    said += ["folded into the factors before the cut, which went by both"] if cut else []
     # From 0, for over the values' own range any noise would look like a decision.
     low, high = min(low, 0.0), max(high, 0.0)
     k = max(v.shape[1] for v in values.values())

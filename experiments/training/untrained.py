@@ -164,6 +164,7 @@ def _in_the_end(run: SavedRun) -> str:
     passes = method.get("finish_epochs") if isinstance(method, dict) else None
     if isinstance(passes, int | float) and passes:
         return f" in the end (method.finish_epochs={passes:g}; 0 does not)"
-    if held_share(run.result) is not None or run.result["engine"]["T1"] is None:
+    engine = run.result.get("engine") or {"T1": 1}  # older runs do not say
+    if held_share(run.result) is not None or engine.get("T1") is None:
         return " in the end, with all of the training data"
     return ", by its upper level"

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,9 +12,12 @@ import torch
 from peft import LoraConfig, PeftModel
 from transformers import AutoModelForSequenceClassification
 
+from bilevel.cutting import Cut, Ranking
 from bilevel.lowrank import lora_layers
 from experiments import ranks
+from experiments.ranks import describe
 from experiments.training import trained_adapter
+from experiments.training.untrained import why_none
 from problems.common import FineTuning
 from tests.experiments.training import own_files
 
@@ -253,3 +257,36 @@ def test_anybodys_adapter(tiny: Path, copied: Path, capsys: Any) -> None:
     found = json.loads((copied / "ranks.json").read_text())
     assert sum(found["ranks"].values()) == len(found["ranks"])
     assert found["frontier"] is None
+
+
+@pytest.mark.parametrize(
+    ("method", "engine", "said"),
+    [
+        ({"finish_epochs": 1.0}, {"T1": None}, "finish_epochs=1"),
+        ({"hold_out": 0.1}, {"T1": 4}, "in the end, with all"),  # autolora_singular
+        ({}, {"T1": None}, "in the end, with all"),  # random_settings
+        ({}, {"T1": 1}, "by its upper level"),
+        ({}, None, "by its upper level"),  # of an older version
+    ],
+)
+def test_how_d_val_came_to_be_trained_on_is_said(
+    method: dict[str, Any], engine: dict[str, Any] | None, said: str
+) -> None:
+    found = {"source": "training", "trained_on": True}
+    result = {"configuration": {"method": method}, "engine": engine, "validation": found}
+    run: Any = SimpleNamespace(result=result)
+    task: Any = SimpleNamespace(validation=None, train=[1])
+    why = why_none(run, task, changed=False)
+    assert why is not None
+    assert said in why
+    assert "method=lora method.hold_out=0.2" in why
+
+
+@pytest.mark.parametrize("counted", [12, 24, None])
+def test_zeros_of_fused_layers_are_told(counted: int | None) -> None:
+    scores = {"c_attn": torch.tensor([2.0, 1.0], dtype=torch.float64)}
+    whole = Ranking(scores, {"c_attn": 12})
+    result = {} if counted is None else {"adapter_parameters": counted}
+    trained: Any = SimpleNamespace(title="a run", result=result)
+    said = describe(Cut("singular", whole, None, None), trained)
+    assert ("without the zeros" in said) == (counted == 12)

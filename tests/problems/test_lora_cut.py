@@ -18,8 +18,9 @@ from bilevel.cutting.criteria import Singular
 from bilevel.data import split
 from bilevel.lowrank import export_adapter
 from problems import LoRA, LoRACut
+from problems.lora import held_apart, rows_apart
 from problems.lora_settings import ModuleSettings
-from tests.problems.jobs import ExactJob, logits_of, train
+from tests.problems.jobs import ExactJob, SmallJob, logits_of, train
 
 K, COST = 4, 32  # rank of the training; parameters of a component of a 16 x 16 layer
 CUT = LoRACut(rank=K, hold_out=0.25, delta=0.1, examples=64)
@@ -303,3 +304,19 @@ def test_a_budget_of_less_than_one_component_or_more_than_all(budget):
     with pytest.raises(UserError, match=rf"parameter_budget={budget}.* {COST} .* {4 * K * COST} "):
         train(replace(CUT, parameter_budget=budget), job)
     assert not job.runs
+
+
+def test_a_told_budget_needs_no_examples_nor_many():
+    for examples in (0, 1, 2):
+        LoRACut(hold_out=0.0, parameter_budget=100).check_validation(examples, 8)
+
+
+def test_held_out_rows_that_stand_in_a_trained_d_val_are_left_out():
+    job = SmallJob(n=40)
+    _, held = held_apart(job, 0.2)
+    twin = dict(job.data.examples[held[0]])
+    job.data = replace(job.data, validation=[twin])
+    rows, said = rows_apart(job, 0.2, own=False)
+    assert len(rows) == len(held) - 1
+    assert "but for 1" in said
+    assert len(rows_apart(job, 0.2, own=True)[0]) == len(held)

@@ -155,7 +155,7 @@ def test_gates_over_steps_know_their_kind(tmp_path: Path, kept: list[Figure]) ->
 
 
 def test_gates_that_did_not_choose_are_not_called_kept(tmp_path: Path, kept: list[Figure]) -> None:
-    """They were folded into the factors, whose singular values were cut."""
+    """They were folded into the factors before the cut."""
     (name,) = names(1, ["query"])
     lines = gate_lines({name: [0.8, 1.1, 1.0]})
     for cut in (None, "singular"):
