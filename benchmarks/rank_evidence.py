@@ -11,7 +11,9 @@ of the same adapter. A line each: test loss and score, their difference to the w
 ``lora80`` (of the loss paired over test examples, with its standard error), ranks, processor time.
 ``chosen 1`` and ``chosen 2`` are the choices with one and two standard errors to spare. LoRA
 trained at a rank is held against the cut of as many components too, by the last of the criteria
-(``cut_difference``, trained less cut, with ``cut_error``), and rank 8 against the whole.
+(``cut_difference``, trained less cut, with ``cut_error``), and rank 8 against the whole. ``r8`` is
+cut to the same shares too (``r8 cut``, by the singular values), which says what a cut costs where
+both had all of the data; that leaves no examples to choose a size by, so it has no choice.
 What is in FILE.csv already is not measured again.
 """
 
@@ -40,6 +42,8 @@ from experiments.training.scoring import by_test, outputs_of
 from experiments.training.trained_adapter import Trained, of_run
 
 CUT = "lora80"
+ON_ALL = "r8"  # LoRA at the same rank, trained on all of the data
+ON_ALL_CUT = f"{ON_ALL} cut"
 SHARES = (0.5, 0.25, 0.125)
 HELD_OUT, DELTA = 512, 0.02
 ERRORS = (1, 2)
@@ -106,9 +110,11 @@ def lines(folder: Path, criteria: list[Criterion], done: set[str]) -> Iterator[d
             **{"score": found, "score_difference": scores, "run_seconds": cost, **more},
         }
 
-    def part(what: str, ranking: Ranking, keep: Keep, **more: Any) -> dict[str, Any]:
-        with masked(trained.model, keep):
-            losses, found = test(trained.model)
+    def part(
+        what: str, ranking: Ranking, keep: Keep, model: Any = trained.model, **more: Any
+    ) -> dict[str, Any]:
+        with masked(model, keep):
+            losses, found = test(model)
         ranks = [int(mask.sum()) for mask in keep.values()]
         sizes = {"components": sum(ranks), "parameters": ranking.cost(keep)}
         if what in CRITERIA or what == "whole":
@@ -144,11 +150,18 @@ def lines(folder: Path, criteria: list[Criterion], done: set[str]) -> Iterator[d
             yield from _plain(trained, ranking, part, more)
     for path in sorted(folder.iterdir()):
         values = record.read(path)
-        if values is None or path.name == CUT or path.name in done:
+        if values is None or path.name == CUT:
             continue
-        other = SavedRun.open(str(path), CommandLine.parse([]), [])
-        saved = record.saved_folder(values, path)
-        model = saved_model.load(saved, other.base(trained.task).model).eval()  # type: ignore[arg-type]
+        if path.name == ON_ALL and ON_ALL_CUT not in done:
+            model = _loaded(path, values, trained)
+            told = cut(model, CRITERIA["singular"](), budget=Budget(budget=0.5)).ranking  # type: ignore[arg-type]
+            spent = processor_seconds(values)
+            for share in SHARES:
+                keep = told.within(int(share * told.total))
+                yield part(ON_ALL_CUT, told, keep, model, share=share, run_seconds=spent)
+        if path.name in done:
+            continue
+        model = _loaded(path, values, trained)
         losses, reached = test(model)
         ranks = " ".join(map(str, (values["ranks"] or {}).values()))
         extra = {"parameters": values["adapter_parameters"], "ranks": ranks}
@@ -167,6 +180,13 @@ def lines(folder: Path, criteria: list[Criterion], done: set[str]) -> Iterator[d
             d = difference(losses, cuts[components])
             extra |= {"cut_difference": d.mean, "cut_error": d.error}
         yield line(path.name, losses, reached, share="trained", **extra)
+
+
+def _loaded(path: Path, values: dict[str, Any], trained: Trained) -> torch.nn.Module:
+    """What a run saved, on the task of the adapter that is cut."""
+    other = SavedRun.open(str(path), CommandLine.parse([]), [])
+    base = other.base(trained.task).model  # type: ignore[arg-type]
+    return saved_model.load(record.saved_folder(values, path), base).eval()
 
 
 def _shares(losses: Losses, whole: Losses) -> np.ndarray:

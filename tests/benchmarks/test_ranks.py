@@ -154,6 +154,26 @@ def test_lora_trained_small_is_held_against_the_cut_of_its_size(
     assert line == "| t | r2 | 0,1 | -0.1000 | -3.9119 to +3.7119 | 1 of 2 | +0.050 |"
 
 
+def test_lora_trained_small_is_held_against_the_cut_of_a_run_on_all_data(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """By the two test losses; neither is the cut held against itself, nor rank 8 without a cut."""
+    said = (
+        ("singular", "0.25", "24", "9", "0.1"),
+        ("r8 cut", "0.25", "24", "0.4", "0.6"),
+        ("r2", "trained", "24", "0.5", "0.7"),
+        ("r8", "trained", "96", "0.3", "0.9"),
+    )
+    names = ("what", "share", "components", "test_loss", "score")
+    empty = {"cut_difference": "", "cut_error": ""}
+    rows = [
+        {"task": "t", "seed": "0", **dict(zip(names, each, strict=True)), **empty} for each in said
+    ]
+    rank_summary.against_cuts(rows, "r8 cut", ["r8 cut", "r8"])
+    (line,) = capsys.readouterr().out.splitlines()[3:]
+    assert line == "| t | r2 | 0 | +0.1000 | (+nan to +nan) | 0 of 1 | +0.100 |"
+
+
 def test_ranks_of_seeds_are_held_against_each_other_by_kind(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
