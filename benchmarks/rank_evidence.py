@@ -12,8 +12,9 @@ of the same adapter. A line each: test loss and score, their difference to the w
 ``chosen 1`` and ``chosen 2`` are the choices with one and two standard errors to spare. LoRA
 trained at a rank is held against the cut of as many components too, by the last of the criteria
 (``cut_difference``, trained less cut, with ``cut_error``), and rank 8 against the whole. ``r8`` is
-cut to the same shares too (``r8 cut``, by the singular values), which says what a cut costs where
-both had all of the data; that leaves no examples to choose a size by, so it has no choice.
+cut to the same shares too (``r8 cut``, by the singular values; its differences are to ``r8``, and
+``lora80`` need not be there), for a comparison in which both had all of the data; none of them are
+left to choose a size by then.
 What is in FILE.csv already is not measured again.
 """
 
@@ -92,6 +93,41 @@ def lines(folder: Path, criteria: list[Criterion], done: set[str]) -> Iterator[d
         criteria: to cut by.
         done: what has been measured already.
     """
+    if (folder / ON_ALL / record.FILE).is_file() and ON_ALL_CUT not in done:
+        yield from cut_on_all(folder / ON_ALL)
+    if (folder / CUT / record.FILE).is_file():
+        yield from against_cut(folder, criteria, done)
+
+
+def cut_on_all(folder: Path) -> Iterator[dict[str, Any]]:
+    """The parts of a run on all of the data, by the singular values; differences are to the run."""
+    run = SavedRun.open(str(folder), CommandLine.parse([]), [])
+    trained = of_run(run, [])
+    test = Measured(trained)
+    whole, whole_score = test(trained.model)
+    ranking = cut(trained.model, CRITERIA["singular"](), budget=Budget(budget=0.5)).ranking
+    for share in SHARES:
+        keep = ranking.within(int(share * ranking.total))
+        with masked(trained.model, keep):
+            losses, found = test(trained.model)
+        d = difference(losses, whole)
+        ranks = [int(mask.sum()) for mask in keep.values()]
+        yield {
+            **{"task": run.result["task"], "seed": run.result["seed"], "what": ON_ALL_CUT},
+            **{"share": share, "components": sum(ranks), "parameters": ranking.cost(keep)},
+            **{"test_loss": losses.mean, "difference": d.mean, "error": d.error},
+            **{EXAMPLES: _shares(losses, whole), "ranks": " ".join(map(str, ranks))},
+            **{"score": found, "run_seconds": processor_seconds(run.result)},
+            "score_difference": None
+            if found is None or whole_score is None
+            else found - whole_score,
+        }
+
+
+def against_cut(
+    folder: Path, criteria: list[Criterion], done: set[str]
+) -> Iterator[dict[str, Any]]:
+    """The cuts of LoRA on 80 % of the data, and the others; differences are to it, whole."""
     run = SavedRun.open(str(folder / CUT), CommandLine.parse([]), [])
     trained = of_run(run, [])
     test = Measured(trained)
@@ -110,11 +146,9 @@ def lines(folder: Path, criteria: list[Criterion], done: set[str]) -> Iterator[d
             **{"score": found, "score_difference": scores, "run_seconds": cost, **more},
         }
 
-    def part(
-        what: str, ranking: Ranking, keep: Keep, model: Any = trained.model, **more: Any
-    ) -> dict[str, Any]:
-        with masked(model, keep):
-            losses, found = test(model)
+    def part(what: str, ranking: Ranking, keep: Keep, **more: Any) -> dict[str, Any]:
+        with masked(trained.model, keep):
+            losses, found = test(trained.model)
         ranks = [int(mask.sum()) for mask in keep.values()]
         sizes = {"components": sum(ranks), "parameters": ranking.cost(keep)}
         if what in CRITERIA or what == "whole":
@@ -150,18 +184,11 @@ def lines(folder: Path, criteria: list[Criterion], done: set[str]) -> Iterator[d
             yield from _plain(trained, ranking, part, more)
     for path in sorted(folder.iterdir()):
         values = record.read(path)
-        if values is None or path.name == CUT:
+        if values is None or path.name == CUT or path.name in done:
             continue
-        if path.name == ON_ALL and ON_ALL_CUT not in done:
-            model = _loaded(path, values, trained)
-            told = cut(model, CRITERIA["singular"](), budget=Budget(budget=0.5)).ranking  # type: ignore[arg-type]
-            spent = processor_seconds(values)
-            for share in SHARES:
-                keep = told.within(int(share * told.total))
-                yield part(ON_ALL_CUT, told, keep, model, share=share, run_seconds=spent)
-        if path.name in done:
-            continue
-        model = _loaded(path, values, trained)
+        other = SavedRun.open(str(path), CommandLine.parse([]), [])
+        saved = record.saved_folder(values, path)
+        model = saved_model.load(saved, other.base(trained.task).model).eval()  # type: ignore[arg-type]
         losses, reached = test(model)
         ranks = " ".join(map(str, (values["ranks"] or {}).values()))
         extra = {"parameters": values["adapter_parameters"], "ranks": ranks}
@@ -180,13 +207,6 @@ def lines(folder: Path, criteria: list[Criterion], done: set[str]) -> Iterator[d
             d = difference(losses, cuts[components])
             extra |= {"cut_difference": d.mean, "cut_error": d.error}
         yield line(path.name, losses, reached, share="trained", **extra)
-
-
-def _loaded(path: Path, values: dict[str, Any], trained: Trained) -> torch.nn.Module:
-    """What a run saved, on the task of the adapter that is cut."""
-    other = SavedRun.open(str(path), CommandLine.parse([]), [])
-    base = other.base(trained.task).model  # type: ignore[arg-type]
-    return saved_model.load(record.saved_folder(values, path), base).eval()
 
 
 def _shares(losses: Losses, whole: Losses) -> np.ndarray:
@@ -248,8 +268,9 @@ def _whole(row: dict[str, Any]) -> str:
 
 
 def _key(folder: Path) -> dict[str, str]:
-    values = record.read(folder / CUT)
-    assert values is not None
+    values = record.read(folder / CUT) or record.read(folder / ON_ALL)
+    if values is None:
+        raise SystemExit(f"{folder} has neither a finished run {CUT} nor {ON_ALL}")
     return {"task": values["task"], "seed": str(values["seed"])}
 
 
