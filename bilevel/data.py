@@ -326,7 +326,7 @@ def drawn(
         count: how many are wanted; an item may come several times.
         generator: of the points' place.
     """
-    ends = np.cumsum(weights)
+    ends = np.cumsum(weights / weights.max())  # whose sum is finite
     points = (np.arange(count) + generator.random()) * (ends[-1] / count)
     # An item without weight has no width; rounding must not end beyond the last one with some.
     last = int(np.flatnonzero(weights)[-1])

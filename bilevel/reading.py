@@ -50,15 +50,32 @@ def parsed(text: str, place: str) -> Any:
         place: its name, for messages.
 
     Raises:
-        UserError: it is no JSON, or nested too deeply.
+        UserError: it is no JSON, names something twice, or is nested too deeply.
     """
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_once)
+    except _TwiceError as error:
+        raise UserError(
+            f"{place} is damaged: {error.args[0]!r} stands twice in an object"
+        ) from None
     except (ValueError, RecursionError) as error:  # of integers with thousands of digits too
         reason = "it is empty" if not text.strip() else str(error)
         raise UserError(f"{place} is damaged, it is no JSON: {reason}") from error
     plain_values(value, place)
     return value
+
+
+class _TwiceError(Exception):
+    """A name stands twice in an object."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, whose names are all different: which of two values is meant nobody can know."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _TwiceError(next(name for name in names if names.count(name) > 1))
+    return found
 
 
 def json_object(path: Path, needs: Iterable[str] = ()) -> dict[str, Any]:

@@ -126,8 +126,8 @@ def main(words: list[str]) -> None:
             f"score={options.score} needs classes or tags, and task {task.name} has none: allowed "
             f"are {listed(name for name in without if learned or name != 'weight')}"
         )
-    check(task, options.apply, options.count, learned)
     plan = plan_of(run)
+    check(task, options.apply, options.count, learned, plan.settings.batch_size)
     if options.apply == "then_trusted":  # what cannot be started from is told before the scores
         warm_start.load(_from_run(plan, run).model, task.answers, plan.seed)
     if len(task.train) < 2 * options.folds:
@@ -160,13 +160,13 @@ def _report(task: TaskData, found: Found, by: str, out: Path, run: SavedRun) -> 
 
     from experiments.plots import suspects as picture
     from experiments.suspecting import table_file
-    from experiments.suspecting.scores import MEANINGS, area, precision
+    from experiments.suspecting.scores import area, meaning, precision
 
     scores, origins = found.scores, task.origins()
     said = [f"{run.folder}: {len(task.train)} training examples, {len(task.validation or ())}"]
     said[0] += " trusted"
     if scores.estimated is not None:
-        said[0] += f"; {scores.estimated} labels are likelier wrong than right"
+        said[0] += f"; {scores.estimated} {_counted(task)} likelier wrong than right"
     if scores.doubt is not None:
         said.append(f"doubt: {scores.doubt}")
     known = np.array([origin.truth is not None for origin in origins])
@@ -179,7 +179,7 @@ def _report(task: TaskData, found: Found, by: str, out: Path, run: SavedRun) -> 
     width = max(map(len, scores.columns))
     for name in scores.columns:
         number = f"{found_areas[name]:.3f}  " if name in found_areas else ""
-        said.append(f"  {name:{width}}  {number}{MEANINGS[name]}")
+        said.append(f"  {name:{width}}  {number}{meaning(name, scores.columns)}")
     said.append(f"most suspect, by {by}:")
     for i in scores.ranks(by).argsort(kind="stable")[:SHOWN].tolist():
         proposed = table_file.shown(task.answers, found.proposed[i])
@@ -197,6 +197,10 @@ def _report(task: TaskData, found: Found, by: str, out: Path, run: SavedRun) -> 
         picture.draw(curves, found_areas, int(wrong.sum()), title, out / PICTURE)
         written.append(out / PICTURE)
     return written
+
+
+def _counted(task: TaskData) -> str:
+    return "sentences have a label that is" if task.answers.kind == TAGS else "labels are"
 
 
 def _from_run(plan: Plan, run: SavedRun) -> Plan:
@@ -221,13 +225,14 @@ def _train(
     """
     from experiments.results import record
     from experiments.suspecting.again import plan_of
-    from experiments.suspecting.apply import COUNTED, ONLY_TRUSTED, SCORED, applied
+    from experiments.suspecting.apply import COUNTED, ONLY_TRUSTED, SCORED, applied, check_left
     from experiments.training.job import execute
 
     count = options.count if options.count is not None else found.scores.estimated
     assert options.apply is not None
-    data = applied(task, found, options.apply, by, count or 0)
     plan = plan_of(run)
+    check_left(task, options.apply, count or 0, plan.settings.batch_size)  # of an estimate
+    data = applied(task, found, options.apply, by, count or 0)
     if options.apply in ONLY_TRUSTED:  # few: as long as their model among the scores
         size = min(plan.settings.batch_size, len(data.train))
         few: dict[str, Any] = {"epochs": options.trusted_epochs, "batch_size": size}
@@ -257,6 +262,9 @@ def _train(
         "then_trusted": "trusted examples alone, from the run's weights",
     }
     what = told.get(options.apply, f"{options.apply} {count} suspects")
+    if options.apply == "relabel":  # the likeliest of many labels may be the given one
+        pairs = zip(data.train, task.train, strict=False)
+        what += f", {sum(new != old for new, old in pairs)} of them to another label"
     print(
         printable(
             f"{what}: LoRA on {trained} examples, trusted ones included: test {metric} "

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from problems.common import FineTuning
 
 __all__ = [
+    "DEFAULT_LR",
     "LoRA",
     "check_smoothed_once",
     "held_apart",
@@ -58,6 +59,8 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
+
+DEFAULT_LR = 5e-4  # where neither train.lr nor method.optimizer.lr is given
 
 
 @dataclass(frozen=True)
@@ -257,7 +260,7 @@ def lora_training(
     lora_options: dict[str, Any],
     optimizer: OptimizerSettings,
     epochs: float,
-    default_lr: float = 5e-4,
+    default_lr: float = DEFAULT_LR,
     hold_out: float = 0.0,
     settings: ModuleSettings | None = None,
     peft: PeftOptions | None = None,
@@ -277,7 +280,7 @@ def train_lora(
     model: PeftModel,
     optimizer: OptimizerSettings,
     epochs: float,
-    default_lr: float = 5e-4,
+    default_lr: float = DEFAULT_LR,
     hold_out: float = 0.0,
     settings: ModuleSettings | None = None,
     data: TrainData | None = None,

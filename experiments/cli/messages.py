@@ -19,6 +19,7 @@ from omegaconf.errors import (
     ConfigKeyError,
     ConfigTypeError,
     InterpolationResolutionError,
+    KeyValidationError,
     OmegaConfBaseException,
     ValidationError,
 )
@@ -31,6 +32,7 @@ from experiments.config.other_names import ours
 __all__ = ["USER_ERRORS", "refused", "sentence"]
 
 LONGEST = 4000  # characters of a sentence
+IN_FILE = re.compile(r"In '([^']*)'")  # Hydra's errors of what an option's file says
 
 # What a person can cause by typing; anything else is a defect and keeps its traceback.
 USER_ERRORS = (UserError, HydraException, OmegaConfBaseException)
@@ -69,6 +71,11 @@ def _missing_option(error: MissingConfigException) -> str:
     if not group:
         return str(error).splitlines()[0]
     if not error.options:
+        if (file := IN_FILE.match(str(error))) is not None:
+            return (
+                f"{file[1]}: its defaults name {option!r}, which is no option of {group}: give one "
+                f"that {group}= takes"
+            )
         return f"{group}={option}: there is no such option (give one name, not a list)"
     hint = nearest(option, error.options)
     return f"unknown {group} {option!r}: allowed are {listed(error.options)}{hint}"
@@ -79,12 +86,28 @@ def _unreadable(error: OverrideParseException) -> str:
     given = str(error.override)
     key, equals, text = given.partition("=")
     start = f"cannot read the option {given!r}: options look like name=value"
-    if not equals or not re.fullmatch(r"[+~]{0,2}\w[\w./@]*", key) or text[:1] in ("[", "{"):
+    if not equals or not re.fullmatch(r"[+~]{0,2}\w[\w./@]*", key):
         return start
+    if text[:1] == "[":
+        line = _quoted(key, text)
+        return f"{start}; in a list what has signs or letters beyond a to z is quoted: {line}"
+    if text[:1] == "{":
+        return (
+            f"{start}; names in a mapping are made of a to z, digits and _ - . /: others can stand "
+            "in an option's file (--config-dir)"
+        )
     quoted = places.word(key, text)
     words = [quoted if word == given else word for word in sys.argv[1:]]
     line = places.shell_line(words) if quoted in words else shlex.quote(quoted)
     return f"{start}; a value with signs of its own is quoted twice: {line}"
+
+
+def _quoted(key: str, text: str) -> str:
+    """An option whose value is a list, with quotes where they are needed, for a shell."""
+    words = [word.strip() for word in text.strip("[]").split(",")]
+    plain = re.compile(r"[\w./-]*", re.ASCII)
+    said = [word if plain.fullmatch(word) else f'"{word.strip(chr(34))}"' for word in words]
+    return shlex.quote(f"{key}=[{','.join(said)}]")
 
 
 def _configuration(cause: BaseException, error: Exception) -> str:
@@ -94,6 +117,10 @@ def _configuration(cause: BaseException, error: Exception) -> str:
     if isinstance(cause, ConfigTypeError) and cause.full_key:
         given = str(error).rpartition(f"{cause.full_key}=")[2]
         return f"{cause.full_key}={given}: these are names with their values, not a list"
+    if isinstance(cause, KeyValidationError):
+        return f"{cause.full_key}: {cause.key!r} is no name, and each value needs one: NAME: VALUE"
+    if (file := IN_FILE.match(str(error))) is not None and "ListConfig" in str(error):
+        return f"{file[1]}: a list stands where names with their values belong, {{NAME: VALUE}}"
     if isinstance(cause, InterpolationResolutionError):
         return f"{cause.full_key}: {_first_line(cause)}"
     if isinstance(cause, ValidationError) and cause.full_key:

@@ -17,14 +17,13 @@ FOLDER = "learned_settings"  # of a run, to be named by --config-dir
 NAME = "lora_learned"
 
 
-def write(options: Mapping[str, Any], model: str, lr: float | None, folder: Path) -> Path:
+def write(options: Mapping[str, Any], model: str, lr: float, folder: Path) -> Path:
     """Write ``learned_settings/method/lora_learned.yaml`` below a run's folder.
 
     Args:
         options: of ``method=lora``, plain values.
         model: of the run, by its name, which the file tells so that a run with another says so.
-        lr: train.lr of the run, of which the learning rates found are factors; None for the
-            method's own.
+        lr: of the run, of which the learning rates found are factors.
         folder: the run's.
 
     Returns:
@@ -34,7 +33,8 @@ def write(options: Mapping[str, Any], model: str, lr: float | None, folder: Path
         UserError: the disk is full.
     """
     path = folder / FOLDER / "method" / f"{NAME}.yaml"
-    rate = "" if lr is None else f" train.lr={lr:g}"
+    own = options["optimizer"]["lr"] is not None  # which the file has, and train.lr has no say
+    rate = "" if own else f" train.lr={lr:g}"
     head = (
         f"# python -m experiments.run --config-dir=RUN/{FOLDER} method={NAME}{rate} task=...\n"
         "# LoRA with the settings that a run of method=learned_settings or random_settings found.\n"

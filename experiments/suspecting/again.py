@@ -15,6 +15,7 @@ from experiments.config.renamed import up_to_date
 from experiments.config.schema import EngineOptions, TrainOptions
 from experiments.results.finished_run import SavedRun
 from experiments.results.labels import matched
+from experiments.tasks.sources import Sourced
 from experiments.tasks.task import Task, TaskData
 from problems.common import Method
 from problems.lora import LoRA
@@ -36,7 +37,7 @@ PLAIN: dict[str, Any] = {"label_smoothing": 0.0, "class_weights": None, "warmup_
 
 
 def trusting_task(run: SavedRun) -> TaskData:
-    """The run's data, training examples and trusted ones included.
+    """The run's data, training examples and trusted ones included, drawn as the run drew them.
 
     Raises:
         UserError: there are no trusted ones, or the data cannot be had.
@@ -63,6 +64,8 @@ def trusting_task(run: SavedRun) -> TaskData:
             f"run={run.folder}: the task has {len(data.validation)} trusted examples, and finding "
             f"suspects by them needs {LEAST} or more"
         )
+    if isinstance(task, Sourced):
+        data = replace(data, draw_weights=task.draw_weights(data.train))
     return data
 
 

@@ -12,7 +12,7 @@ from experiments.answers import CLASSES, NUMBER, TAGS
 from experiments.suspecting.find import Found
 from experiments.tasks.task import TaskData
 
-__all__ = ["COUNTED", "ONLY_TRUSTED", "SCORED", "Apply", "applied", "check"]
+__all__ = ["COUNTED", "ONLY_TRUSTED", "SCORED", "Apply", "applied", "check", "check_left"]
 
 Apply = Literal["drop", "relabel", "pooled", "weight", "trusted", "then_trusted"]
 ONLY_TRUSTED = ("trusted", "then_trusted")
@@ -21,7 +21,9 @@ SCORED = (*COUNTED, "pooled")  # go by what this program trains for
 D = TypeVar("D", bound=TaskData)
 
 
-def check(task: TaskData, apply: Apply | None, count: int | None, learned: bool) -> None:
+def check(
+    task: TaskData, apply: Apply | None, count: int | None, learned: bool, batch: int = 1
+) -> None:
     """Refuse what cannot be done, before anything is trained.
 
     Args:
@@ -29,6 +31,7 @@ def check(task: TaskData, apply: Apply | None, count: int | None, learned: bool)
         apply: what is to be done; None for nothing.
         count: of suspects that is given; None for the estimate.
         learned: whether the run has learned weights.
+        batch: examples of a step.
 
     Raises:
         UserError: there are no classes to relabel by, no weights, nothing to start from, or no such
@@ -70,6 +73,23 @@ def check(task: TaskData, apply: Apply | None, count: int | None, learned: bool)
             f"count={count} would leave none of the {len(task.train)} training examples as it is: "
             "give fewer, or apply=trusted, which trains on the trusted ones alone"
         )
+    if count is not None:
+        check_left(task, apply, count, batch)
+
+
+def check_left(task: TaskData, apply: Apply, count: int, batch: int) -> None:
+    """Refuse to drop so many that what is left is less than one batch.
+
+    Raises:
+        UserError: it is.
+    """
+    most = len(task.train) + len(task.validation or ()) - batch
+    if apply == "drop" and count > most:
+        raise UserError(
+            f"count={count}: dropping so many of the {len(task.train)} training examples leaves "
+            f"fewer than one batch of {batch} with the {len(task.validation or ())} trusted ones: "
+            f"give {max(most, 0)} or less, or apply=trusted"
+        )
 
 
 def applied(task: D, found: Found, apply: Apply, by: str, count: int) -> D:
@@ -80,7 +100,8 @@ def applied(task: D, found: Found, apply: Apply, by: str, count: int) -> D:
         found: the scores.
         apply: ``drop`` leaves the suspects out, ``relabel`` gives them the proposed label,
             ``pooled`` gives all the likeliest label and counts each by how sure that is, ``weight``
-            keeps all under the learned weights; trusted ones count in full.
+            keeps all under the learned weights; trusted ones count in full, and where sources are
+            drawn by weights, as those of the heaviest.
             ``trusted`` and ``then_trusted`` leave nothing but these (the latter is for a model
             that has seen the rest): the competitors of all others.
         by: the column that tells suspects.
@@ -108,7 +129,11 @@ def applied(task: D, found: Found, apply: Apply, by: str, count: int) -> D:
     else:
         weights = own * (1 - found.scores.columns["weight"])
     all_weights = None if weights is None else (*weights.tolist(), *(1.0 for _ in trusted))
-    # Sources' weights in the draw were of the whole training data.
+    draw = None
+    if task.draw_weights is not None and train:
+        kept = ~suspects if apply == "drop" else np.ones(len(suspects), bool)
+        largest = max(task.draw_weights)
+        draw = (*np.array(task.draw_weights)[kept].tolist(), *(largest for _ in trusted))
     return replace(
-        task, train=[*train, *trusted], validation=None, weights=all_weights, draw_weights=None
+        task, train=[*train, *trusted], validation=None, weights=all_weights, draw_weights=draw
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from bilevel.errors import UserError
 from experiments.answers import CLASSES, NUMBER, TAGS
 from experiments.results import weights_file
 from experiments.suspecting.confident import confident
@@ -67,11 +68,13 @@ def find(job: FineTuningJob, run: Path, number: int, epochs: float, trusted_epoc
     rows, trusted = job.data.examples, list(job.data.validation or ())
     count, alone = len(rows), _alone(job, trusted)
     parts = _parts(job, len(trusted))
+    split = folds(count, number, job.seed, job.data.labels)
+    _check_drawn(job.data, split)
     held: list[tuple[Sequence[int], Said]] = []
     later: list[tuple[Sequence[int], Said]] = []
     known: list[tuple[Sequence[int], Said, Said]] = []
     along, seen = np.zeros(count), np.zeros(count)
-    for place, fold in enumerate(folds(count, number, job.seed, job.data.labels)):
+    for place, fold in enumerate(split):
         log.info("fold %d of %d: LoRA without %d examples", place + 1, number, len(fold))
         others = _others(count, fold)
         model = trained_lora(job, part(job.data, others), epochs)
@@ -102,6 +105,21 @@ def find(job: FineTuningJob, run: Path, number: int, epochs: float, trusted_epoc
     if both.probabilities is None:
         return _without_classes(job, columns, both, by_trusted)
     return _with_classes(job, columns, both, then, _known(known, len(trusted)))
+
+
+def _check_drawn(data: TrainData, split: Sequence[Sequence[int]]) -> None:
+    """Each fold leaves something to draw.
+
+    Raises:
+        UserError: all examples whose source has a weight are in one.
+    """
+    drawn = {i for i, weight in enumerate(data.draw_weights or ()) if weight > 0}
+    if drawn and any(drawn <= set(fold) for fold in split):
+        raise UserError(
+            f"folds={len(split)}: only {len(drawn)} training examples are of sources that "
+            "task.source_weights gives a weight, and one fold has them all: give more folds, or "
+            "leave the other sources out by task.keep_sources"
+        )
 
 
 def _parts(job: FineTuningJob, count: int) -> list[list[int]]:
@@ -158,11 +176,9 @@ def _with_classes(
         "pooled": _most(wrong, held),
     }
     columns["combination"] = combined([columns["confident"], columns["trusted"]])
-    best = right.argmax(1)
-    assert held.owner is not None
-    estimated = len(set(held.owner[best != given].tolist()))
+    estimated = int((columns["pooled"] > 0.5).sum())
     scores = Scores(_ordered(columns), estimated, known.doubt(pool))
-    return Found(scores, _classes(job, held, best), _mean(_ahead(right), held))
+    return Found(scores, _classes(job, held, right.argmax(1)), _mean(_ahead(right), held))
 
 
 def _known(parts: Sequence[tuple[Sequence[int], Said, Said]], count: int) -> Known:

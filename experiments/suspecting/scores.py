@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import rankdata
 
-__all__ = ["MEANINGS", "OF_CLASSES", "RECOMMENDED", "Scores", "area", "combined", "precision"]
+__all__ = [
+    "MEANINGS",
+    "OF_CLASSES",
+    "RECOMMENDED",
+    "Scores",
+    "area",
+    "combined",
+    "meaning",
+    "precision",
+]
 
 # What the columns are; the larger, the likelier the label is wrong.
 MEANINGS = {
@@ -32,8 +41,8 @@ class Scores:
 
     Attributes:
         columns: name -> (n,); those that there are, in the order of `MEANINGS`.
-        estimated: how many labels are likelier wrong than right by ``pooled``; None without
-            classes.
+        estimated: how many labels are likelier wrong than right, ``pooled`` above 1/2; None
+            without classes.
         doubt: why the scores may mean little; None if nothing speaks against them.
     """
 
@@ -52,6 +61,18 @@ class Scores:
         ranks = np.empty(len(order), dtype=int)
         ranks[order] = np.arange(1, len(order) + 1)
         return ranks
+
+
+def meaning(name: str, columns: Collection[str]) -> str:
+    """What a column is, in a line; without classes ``combination`` has another half.
+
+    Args:
+        name: of the column.
+        columns: the names of all that there are.
+    """
+    if name == "combination" and "confident" not in columns:
+        return "mean rank by the loss under models of the other labels and by trusted"
+    return MEANINGS[name]
 
 
 def combined(columns: Sequence[np.ndarray]) -> np.ndarray:

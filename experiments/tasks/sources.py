@@ -11,6 +11,7 @@ whatever the method; an epoch has as many examples as before.
 from __future__ import annotations
 
 import logging
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -174,7 +175,7 @@ def _in_file(path: Path, found: dict[str, int]) -> dict[str, float]:
         )
     weights = json_object(path, needs=["weights"])["weights"]
     right = isinstance(weights, dict) and all(
-        type(w) in (int, float) and 0 <= w < float("inf") for w in weights.values()
+        type(w) in (int, float) and 0 <= w <= sys.float_info.max for w in weights.values()
     )
     if not right:
         raise UserError(

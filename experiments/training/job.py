@@ -28,7 +28,14 @@ from experiments.results.fresh_folder import refuse_others
 from experiments.results.metrics_file import read_metrics
 from experiments.tasks.in_memory import GivenTask
 from experiments.tasks.task import TaskData
-from experiments.training import chosen_horizon, decided_ranks, trackers, trained_rows, warm_start
+from experiments.training import (
+    chosen_horizon,
+    decided_ranks,
+    reused_settings,
+    trackers,
+    trained_rows,
+    warm_start,
+)
 from experiments.training.beside_probe import beside_probe
 from experiments.training.context import RunContext
 from experiments.training.final_scores import assemble, final_scores, test_sizes
@@ -199,7 +206,8 @@ def _conclude(
         }
         ranks_file.write(ranks, folder / ranks_file.FILE)
     if outcome.lora is not None:
-        settings_file.write(outcome.lora, values["model"], job.plan.settings.lr, folder)
+        rate = reused_settings.rate(outcome.lora["optimizer"]["lr"], job.plan.settings.lr)
+        settings_file.write(outcome.lora, values["model"], rate, folder)
     trained_rows.write(folder, trained_rows.trained(job.data, values))
 
 

@@ -7,11 +7,21 @@ from typing import Any
 
 from bilevel.errors import listed
 from experiments.config.plan import Plan
-from problems.lora import LoRA
+from problems.lora import DEFAULT_LR, LoRA
 
-__all__ = ["tell_others"]
+__all__ = ["rate", "tell_others"]
 
 log = logging.getLogger(__name__)
+
+
+def rate(own: float | None, given: float | None) -> float:
+    """The learning rate that LoRA trains with.
+
+    Args:
+        own: method.optimizer.lr, which comes first.
+        given: train.lr.
+    """
+    return next((lr for lr in (own, given) if lr is not None), DEFAULT_LR)
 
 
 def tell_others(plan: Plan) -> None:
@@ -24,11 +34,13 @@ def tell_others(plan: Plan) -> None:
     if not isinstance(method, LoRA) or not method.settings.given:
         return
     found = method.settings.found_with
+    own = method.optimizer.lr
+    word = "train.lr" if own is None else "method.optimizer.lr"
     here: dict[str, tuple[Any, Any]] = {
         "model": (found.model, plan.names.get("model", found.model)),
         "method.rank": (found.rank, method.rank),
         "method.lora_alpha": (found.lora_alpha, method.lora_alpha),
-        "train.lr": (found.lr, plan.settings.lr),
+        word: (found.lr, rate(own, plan.settings.lr)),
     }
     other = {key: both for key, both in here.items() if both[0] is not None and both[0] != both[1]}
     if not other:
@@ -37,5 +49,5 @@ def tell_others(plan: Plan) -> None:
         "method.settings were found with %s, and this run has %s: they may be wrong for it%s",
         listed(f"{key}={was}" for key, (was, _) in other.items()),
         listed(f"{key}={now}" for key, (_, now) in other.items()),
-        ", and learning rates are factors of train.lr" if "train.lr" in other else "",
+        f", and learning rates are factors of {word}" if word in other else "",
     )

@@ -49,7 +49,7 @@ from problems.common.two_levels import check_acts_through_weights
 from problems.learned_settings.groups import Granularity, groups_of, labels_of
 from problems.learned_settings.starts import Starts
 from problems.learned_settings.table import table
-from problems.lora import LoRA, check_smoothed_once
+from problems.lora import DEFAULT_LR, LoRA, check_smoothed_once
 from problems.lora_settings.record import OF_STEPS, ModuleSettings, SettingName
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class LearnedSettings(LowRankMethod, TwoLevelMethod):
             parameters = [{"params": each} for each in members.values()]
             first_of = [next((m for m in modules if groups[m] == g), g) for g in members]
         lower = partial(SetFineTuning, values=variables, groups=first_of)
-        lr = job.settings.lr if job.settings.lr is not None else 5e-4
+        lr = job.settings.lr if job.settings.lr is not None else DEFAULT_LR
 
         def finish(stats: dict[str, float]) -> dict[str, Any]:
             learned = variables.learned()

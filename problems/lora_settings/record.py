@@ -63,7 +63,7 @@ class FoundWith(Settings):
     lora_alpha: Positive | None = None
     """method.lora_alpha."""
     lr: Positive | None = None
-    """train.lr, of which learning_rate holds factors."""
+    """The learning rate, of which learning_rate holds factors."""
 
 
 @dataclass(frozen=True)

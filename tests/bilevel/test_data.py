@@ -227,6 +227,11 @@ def test_examples_are_drawn_by_their_weights():
     assert np.abs(drawn.reshape(10, 4).mean(0) / 50 - weights[:4]).max() < 0.02
 
 
+def test_weights_whose_sum_is_beyond_a_float_are_drawn_alike():
+    loader = ResumableLoader(list(range(8)), 4, list, weights=[1.7e308] * 8)
+    assert sorted(i for batch in loader for i in batch) == list(range(8))
+
+
 def test_drawing_by_weights_resumes():
     def make():
         return ResumableLoader(list(range(12)), 4, list, seed=1, weights=[1, 3, 0] * 4)

@@ -23,6 +23,7 @@ WRONG = {
     "digits": b'{"a": ' + b"1" * 10000 + b"}",
     "a surrogate": b'{"a": "\\ud800"}',
     "a surrogate key": b'{"\\udfff": 1}',
+    "twice": b'{"a": {"b": 1, "b": 2}}',
     "a list": b"[1]",
     "null": b"null",
     "a text": b'"x"',

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
 
-from bilevel import UserError
+from experiments.cli.messages import USER_ERRORS, sentence
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.results import settings_file
@@ -38,13 +39,18 @@ def test_method_lora_learned_is_what_was_found(tmp_path):
 
 
 def test_a_slip_in_the_file_is_told(tmp_path):
-    path = settings_file.write(FOUND.given(), "minilm", None, tmp_path)
+    path = settings_file.write(FOUND.given(), "minilm", 5e-4, tmp_path)
     for right, wrong, said in (
         ("0.003", "-1", r"method\.settings\.decay"),
         ("temperature", "temprature", r"temprature.*temperature"),
+        (QUERY, "null", r"settings\.decay: None is no name"),
+        (f"decay:\n    {QUERY}: 0.003", "decay: []", r"lora_learned: a list stands where names"),
+        ("- lora", "- lroa", r"lora_learned: its defaults name 'lroa'.*method="),
     ):
         text = path.read_text()
+        assert right in text
         path.write_text(text.replace(right, wrong))
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(USER_ERRORS) as told:
             plan(tmp_path)
+        assert re.search(said, sentence(told.value))
         path.write_text(text)

@@ -27,6 +27,14 @@ def test_so_many_suspects_that_nothing_is_left(count: int, classes: Any) -> None
     check(classes, "drop", 9, learned=False)
 
 
+def test_so_many_suspects_that_less_than_a_batch_is_left(classes: Any) -> None:
+    """Ten training and four trusted examples."""
+    check(classes, "drop", 6, learned=False, batch=8)
+    check(classes, "relabel", 9, learned=False, batch=8)
+    with pytest.raises(UserError, match=r"count=7.*one batch of 8.*4 trusted.*give 6 or less"):
+        check(classes, "drop", 7, learned=False, batch=8)
+
+
 @pytest.mark.parametrize("apply", [None, "weight", "trusted"])
 def test_a_count_of_what_is_neither_dropped_nor_relabelled(apply: Any, classes: Any) -> None:
     with pytest.raises(UserError, match=r"count=3.*apply=drop.*apply=relabel"):

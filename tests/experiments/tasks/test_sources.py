@@ -230,6 +230,15 @@ def test_wrong_files_of_weights(folder, written, said):
         made.draw_weights(made.load().train)
 
 
+def test_a_weight_beyond_a_float_is_told(folder):
+    path = folder / "weights.json"
+    weights = {"clean": 1, "web": 0, "7": int("9" * 400)}
+    path.write_text(json.dumps({"weights": weights}))
+    made = task(folder, source_column="site", source_weights=str(path))
+    with pytest.raises(UserError, match=r"source_weights.*numbers"):
+        made.draw_weights(made.load().train)
+
+
 def test_weights_are_each_examples(folder):
     path = folder / "weights.json"
     path.write_text(json.dumps({"weights": {"clean": 0.5, "web": 0, "7": 2, "spare": 1}}))

@@ -1,5 +1,6 @@
 """A run that takes settings which were found with something else says so itself."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.results import settings_file
 from experiments.training.fine_tuning_job import FineTuningJob, load_task
+from experiments.training.reused_settings import rate
 from problems.lora import LoRA
 from problems.lora_settings import ModuleSettings
 
@@ -40,6 +42,8 @@ def test_with_what_they_were_found_nothing_is_said(folder: Path, quick: list[str
         ("method.lora_alpha=16", "method.lora_alpha=8.0", "method.lora_alpha=16"),
         ("train.lr=1e-3", "train.lr=0.003", "train.lr=0.001"),
         ("model=demo", "tiny", "model=demo"),
+        # which comes before train.lr
+        ("method.optimizer.lr=1", "method.optimizer.lr=0.003", "method.optimizer.lr=1"),
     ],
 )
 def test_what_is_other_is_said(
@@ -50,5 +54,19 @@ def test_what_is_other_is_said(
     found, here = line.split("and this run has")
     assert was in found
     assert now in here
-    assert ("factors of train.lr" in line) == word.startswith("train.lr")
+    rate = word.partition("=")[0]
+    assert (f"factors of {rate}" in line) == rate.endswith(".lr")
     assert line.count("=") == 2
+
+
+@pytest.mark.parametrize("own", [None, 3e-3])
+def test_the_rate_is_the_one_that_was_trained_with(
+    own: float | None, tiny: Path, tmp_path: Path, quick: list[str]
+) -> None:
+    """By default 5e-4; method.optimizer.lr where given, and train.lr is not used."""
+    found = replace(FOUND, optimizer=replace(FOUND.optimizer, lr=own))
+    path = settings_file.write(found.given(), str(tiny), rate(own, None), tmp_path)
+    given = [word for word in quick if not word.startswith("train.lr")]
+    assert said(tmp_path, given) == []
+    assert ("train.lr=0.0005" in path.read_text().splitlines()[0]) == (own is None)
+    assert bool(said(tmp_path, given, "train.lr=0.5")) == (own is None)
