@@ -53,8 +53,9 @@ def find_ranks(trained: Trained, options: RankOptions) -> Cut:
     Raises:
         UserError: there is neither a budget nor examples to choose by, or too few of them.
     """
-    from bilevel.cutting import cut_by
+    from bilevel.cutting import cut_by, least_examples
     from experiments.training.trained_adapter import TOLD
+    from experiments.training.untrained import ASK
 
     criterion = options.named()
     rows, why = trained.held_out.rows, trained.held_out.source
@@ -62,6 +63,13 @@ def find_ranks(trained: Trained, options: RankOptions) -> Cut:
         raise UserError(f"{why}; {TOLD}")
     if not rows and criterion.needs_data:
         raise UserError(f"criterion={options.criterion} needs held-out examples: {why}")
+    least = least_examples(criterion)
+    if len(rows) < least and (criterion.needs_data or not options.told):
+        also = "" if criterion.needs_data else f"; {TOLD}"
+        raise UserError(
+            f"a cut by criterion={options.criterion} needs {least} held-out examples or more that "
+            f"the weights never trained on, and there is {len(rows)} ({why}): {ASK}{also}"
+        )
     return cut_by(
         trained.model, rows, options, options, collate=trained.collate, losses=trained.losses
     )
@@ -113,8 +121,14 @@ def main(words: list[str]) -> None:
     if run is not None:
         _refuse_its_own(run, out)
     quiet()
+    from bilevel.cutting import least_examples
     from experiments.training import trained_adapter
 
+    least = least_examples(options.named())
+    if options.examples < least:
+        raise UserError(
+            f"examples={options.examples}: criterion={options.criterion} needs {least} or more"
+        )
     needs_examples = not options.told or options.named().needs_data
     if run is not None:
         trained = trained_adapter.of_run(run, overrides, needs_examples)

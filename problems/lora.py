@@ -169,7 +169,7 @@ class LoRA(LowRankMethod):
             )
         for name, rank in found.items():
             if rank:
-                common.check_rank(model, [name], rank)
+                common.check_rank(model, [name], rank, f"method.ranks={self.ranks}: rank")
 
     def found_in_file(self) -> dict[str, int] | None:
         """Layer -> rank, 0 included, as the file ``ranks`` says; None without one.

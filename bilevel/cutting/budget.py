@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from annotated_types import Gt, Le
 
 from bilevel.errors import UserError
-from bilevel.settings import Natural, Settings
+from bilevel.settings import Count, Settings
 
 if TYPE_CHECKING:
     from bilevel.cutting.ranking import Ranking
@@ -27,9 +27,9 @@ class Budget(Settings):
 
     budget: Annotated[float, Gt(0), Le(1)] | None = None
     """Share of the adapter's parameters that stays."""
-    parameters: Natural | None = None
+    parameters: Count | None = None
     """Parameters that stay."""
-    rank: Natural | None = None
+    rank: Count | None = None
     """Mean rank that stays: as many parameters as this rank in every layer has."""
 
     def __post_init__(self) -> None:

@@ -150,7 +150,7 @@ def decided(
     if keep.shape != (components,) or (cut is not None and cut.shape != history.shape):
         raise UserError(f"{components} components were recorded, and the masks are of {keep.shape}")
     if records < RECORDS:
-        why = f"{records} records of the training's end are too few"
+        why = f"too few records of the training's end ({records})"
         return Decided.unknown(components, kept, why)
     if not np.isfinite(history).all():
         return Decided.unknown(components, kept, "recorded values are not finite")

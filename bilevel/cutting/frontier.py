@@ -37,8 +37,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from bilevel.cutting.losses import Difference, Losses, difference
 from bilevel.cutting.ranking import Ranking
+from bilevel.errors import UserError
 from bilevel.lowrank.ranks import Keep
 
 __all__ = ["Frontier", "Point"]
@@ -115,16 +118,16 @@ class Frontier:
             errors: standard errors of a difference that must fit into it too, not negative.
 
         Raises:
-            UserError: fewer than two examples.
+            UserError: fewer than two examples, or a loss is no finite number.
         """
         count = len(ranking.order)
-        whole = losses(ranking.first(count))
+        whole = _finite(losses(ranking.first(count)), count)
         seen = {count: Point(count, ranking.total, whole.mean, difference=0.0, error=0.0)}
 
         def point(keep: Keep) -> Point:
-            found = losses(keep)
-            d = difference(found, whole)
             kept = sum(int(mask.sum()) for mask in keep.values())
+            found = _finite(losses(keep), kept)
+            d = difference(found, whole)
             return Point(kept, ranking.cost(keep), found.mean, d.mean, d.error)
 
         def look(components: int) -> Point:
@@ -251,6 +254,22 @@ class Frontier:
             "examples": self.examples,
             "doubt": self.doubt,
         }
+
+
+def _finite(losses: Losses, components: int) -> Losses:
+    """Losses that can be compared.
+
+    Raises:
+        UserError: there is one that is infinite or none.
+    """
+    wrong = int((~np.isfinite(losses.totals)).sum())
+    if wrong:
+        raise UserError(
+            f"the loss of {wrong} of the {len(losses.totals)} held-out examples is not finite with "
+            f"{components} components of the adapter: its training has diverged, or its numbers "
+            "are too large for this precision"
+        )
+    return losses
 
 
 def _components(ranking: Ranking, share: float) -> int:

@@ -116,7 +116,7 @@ def export_adapter(
             "cannot be exported; use bias='none'"
         )
     _write(report.adapter, config, *_uniform(factors, scales), others)
-    _write(report.compact, config, *_compact(factors, scales), others)
+    _write(report.compact, config, *_compact(factors, scales, config.bias != "none"), others)
     return report
 
 
@@ -211,13 +211,26 @@ def _uniform(factors: Factors, scales: Mapping[str, float]) -> tuple[Factors, di
     return padded, fields | {"rank_pattern": {}, "alpha_pattern": {}}
 
 
-def _compact(factors: Factors, scales: Mapping[str, float]) -> tuple[Factors, dict[str, Any]]:
-    """Leave out layers of rank 0 and give every other layer its own rank and alpha."""
-    kept = {name: (A, B) for name, (A, B) in factors.items() if len(A)}
+def _compact(
+    factors: Factors, scales: Mapping[str, float], biases: bool
+) -> tuple[Factors, dict[str, Any]]:
+    """Leave out layers of rank 0 and give every other layer its own rank and alpha.
+
+    With biases they stay, as a component of zeros: PEFT puts no bias into a layer without LoRA.
+    """
+
+    def zeros(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+        return A.new_zeros(1, A.shape[1]), B.new_zeros(B.shape[0], 1)
+
+    kept = {
+        name: (A, B) if len(A) else zeros(A, B)
+        for name, (A, B) in factors.items()
+        if len(A) or biases
+    }
     if not kept:
         # PEFT refuses an adapter that targets nothing: one layer of zeros carries the heads.
         name, (A, B) = next(iter(factors.items()))
-        kept = {name: (A.new_zeros(1, A.shape[1]), B.new_zeros(B.shape[0], 1))}
+        kept = {name: zeros(A, B)}
     return kept, lora_pattern({name: len(A) for name, (A, _) in kept.items()}, scales)
 
 

@@ -48,6 +48,9 @@ def expand(line: CommandLine) -> list[str]:
             return line.overrides
         found = _newest_unfinished(line)
         if found is None:
+            place = line.value("hydra.run.dir")
+            if place is not None and (Path(place) / "result.json").is_file():
+                return line.overrides  # finished: the run says so itself
             print("run.resume=auto: no unfinished run of this configuration, starting a new one")
             return line.overrides
         folder, words = found

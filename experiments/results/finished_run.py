@@ -172,6 +172,9 @@ def _instead(folder: Path) -> str:
         return f": {last} is a part of the run {above}, run={above}"
     if (folder / "adapter_config.json").is_file() or (folder / "config.json").is_file():
         return ": it is a model alone, whose card (README.md) has the lines that ask it"
+    runs = sorted(p.parent for p in folder.glob(f"*/{record.FILE}")) if folder.is_dir() else []
+    if runs:
+        return f": it holds {len(runs)} of them, as a sweep's folder does; give one, run={runs[0]}"
     return ""
 
 

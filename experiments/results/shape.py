@@ -129,13 +129,13 @@ class _Ranks(_Shape):
     parameters: int | None
     whole_parameters: int
     frontier: list[_Point] | None
-    even: dict[str, _Point] = {}
+    even: dict[str, _Point] | None = None
     delta: float | None
     errors: float | None = None
     constant: float | None = None
-    learned: bool = False
+    learned: bool | None = None
     chosen: _Point | None
-    examples: int = 0
+    examples: int | None = None
     rows: dict[str, list[_Point]] = {}
     decided: _Decided | None = None
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
 from bilevel.errors import UserError, listed
+from experiments.config.plan import Plan
 from experiments.stored_data.examples import StoredExamples, content_digest
 from experiments.tasks.task import TaskData
+from problems.lora import LoRA
 
-__all__ = ["check_data", "data_digests"]
+__all__ = ["check_data", "data_digests", "file_digests"]
 
 
 def data_digests(task: TaskData) -> dict[str, str]:
@@ -29,18 +35,40 @@ def data_digests(task: TaskData) -> dict[str, str]:
     return found
 
 
+def file_digests(plan: Plan, task: TaskData) -> dict[str, str]:
+    """A checksum of what files say that decide a training and are no examples, by their option."""
+    found = {}
+    if task.draw_weights is not None:
+        found["task.source_weights"] = _digest(np.asarray(task.draw_weights).tobytes())
+    ranks = plan.method.found_in_file() if isinstance(plan.method, LoRA) else None
+    if ranks is not None:
+        found["method.ranks"] = _digest(json.dumps(sorted(ranks.items())).encode())
+    return found
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
 def check_data(folder: Path, saved: Mapping[str, str], given: Mapping[str, str]) -> None:
     """Refuse other data than the run in a folder began with.
 
     Args:
         folder: the run's.
-        saved: :func:`data_digests` of the data that it began with; empty of an older run.
-        given: of the data now.
+        saved: :func:`data_digests` and :func:`file_digests` of what it began with; empty of an
+            older run.
+        given: of what there is now.
 
     Raises:
-        UserError: names the splits that differ.
+        UserError: names the splits, or options, that differ.
     """
     other = sorted(name for name in saved.keys() & given.keys() if saved[name] != given[name])
+    files = [name for name in other if "." in name]
+    if files:
+        raise UserError(
+            f"{folder} holds a run that began with another content of the file "
+            f"{' and of '.join(files)}: put that back, or begin a new run in another folder"
+        )
     if other:
         raise UserError(
             f"{folder} holds a run of other data: the examples of {listed(other)} are not those "

@@ -93,7 +93,7 @@ class StageRun:
             engine.device,
             _parts(lower, training.validation, watched),
         )
-        self._say_what_decides(watched, best)
+        self._say_what_decides(training, watched, best)
         upper = levels[1] if levels and levels[1].train_data_loader else None
         if upper is not None:
             self._doubt(about_upper_steps(self.name, _upper_steps(training, lower, upper)))
@@ -156,6 +156,8 @@ class StageRun:
         options = self.context.options
         if options.keep == "last" or not (watched.held_out and options.evaluate_every):
             return None
+        if training.settled >= training.steps:  # no other weights have the form that is saved
+            return None
         # Scored on the validation split, as the papers do on GLUE: then as published in this too,
         # but where the training ends by these data, and its last weights are past their best.
         published = self.context.task.test_source == "validation"
@@ -164,7 +166,9 @@ class StageRun:
             return None
         return BestWeights(training.problems, is_better(self.context.task, options.choose_by))
 
-    def _say_what_decides(self, watched: Watched, best: BestWeights | None) -> None:
+    def _say_what_decides(
+        self, training: Training, watched: Watched, best: BestWeights | None
+    ) -> None:
         """Which weights the stage will end with, and what was asked for that it cannot do."""
         options = self.context.options
         if best is not None:
@@ -176,6 +180,8 @@ class StageRun:
             )
         elif options.keep == "best":
             why = "its upper level trains on D_val" if watched.rows else "it has no validation data"
+            if training.settled >= training.steps:
+                why = "only these have the form that is saved"
             log.warning("stage %s: ends with its last weights, as %s", self.name, why)
         if options.early_stopping and not watched.rows:
             log.warning("stage %s: runs to its end, as it has no validation data", self.name)

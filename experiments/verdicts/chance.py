@@ -97,9 +97,24 @@ def association(kind: str, records: Sequence[Record]) -> float:
         kind: of the answers, not text.
         records: lines of predictions.jsonl.
     """
+    if _constant(kind, records):  # exactly, where rounding would leave a little
+        return 0.0
     products = _products(kind, records)
     spread = math.sqrt(float(((products - products.mean()) ** 2).sum())) if len(products) else 0.0
     return float(products.sum()) / spread if spread else 0.0
+
+
+def _constant(kind: str, records: Sequence[Record]) -> bool:
+    """Whether the answers, or the right ones, are all the same."""
+    said: list[Any] = [record["prediction"] for record in records]
+    if kind == SPANS:
+        return len(set(said)) < 2
+    right: list[Any] = [record["tags" if kind == TAGS else "label"] for record in records]
+    if kind == TAGS:
+        said, right = ([tag for row in rows for tag in row] for rows in (said, right))
+    elif kind == LABELS:
+        said, right = ([tuple(sorted(row)) for row in rows] for rows in (said, right))
+    return len(set(said)) < 2 or len(set(right)) < 2
 
 
 def losses(

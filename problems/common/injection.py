@@ -18,15 +18,26 @@ from problems.common.starts import started
 __all__ = ["add_lora", "check_rank", "peft_head", "with_lora"]
 
 
-def check_rank(model: PreTrainedModel, targets: Sequence[str], rank: int) -> None:
-    """Raise UserError when a low-rank update of ``rank`` would exceed the size of a target."""
+def check_rank(
+    model: PreTrainedModel, targets: Sequence[str], rank: int, said: str = "rank"
+) -> None:
+    """Raise UserError when a low-rank update of ``rank`` would exceed the size of a target.
+
+    Args:
+        model: with the targets.
+        targets: names of layers.
+        rank: of the update.
+        said: what it is called in the message, which says where it was given.
+    """
     for name in targets:
         layer: Any = model.get_submodule(name)
         conv = isinstance(layer, Conv1D)
         # not the weight's shape: a quantised layer's is packed
         smaller = min((layer.nx, layer.nf) if conv else (layer.in_features, layer.out_features))
         if not 1 <= rank <= smaller:
-            raise UserError(f"rank {rank} is not between 1 and {smaller}, the size of layer {name}")
+            raise UserError(
+                f"{said} {rank} is not between 1 and {smaller}, the size of layer {name}"
+            )
 
 
 def add_lora(

@@ -193,6 +193,9 @@ def test_criteria_with_data_leave_half_to_the_frontier(copied: Path, name: str) 
         ("budget=1.5", "budget"),
         ("budget=0.5 rank=1", "twice"),
         ("parameters=99999999", "parameters="),
+        ("parameters=0", "1 or more"),
+        ("rank=0", "1 or more"),
+        ("examples=3 criterion=activation", "examples=3: criterion=activation needs 4"),
     ],
 )
 def test_wrong_words(trained: tuple[Path, Seen], capsys: Any, word: str, said: str) -> None:
@@ -257,6 +260,35 @@ def test_anybodys_adapter(tiny: Path, copied: Path, capsys: Any) -> None:
     found = json.loads((copied / "ranks.json").read_text())
     assert sum(found["ranks"].values()) == len(found["ranks"])
     assert found["frontier"] is None
+    ranks.main([*words, "budget=0.5"])  # a second call replaces the first one's
+    again = json.loads((copied / "ranks.json").read_text())
+    assert again["parameters"] > found["parameters"]
+
+
+def test_too_few_examples_are_told_with_what_to_give(
+    trained: tuple[Path, Seen], tmp_path: Path, tiny: Path, capsys: Any
+) -> None:
+    """One is left of a validation file of which the others were trained on."""
+    lines = (trained[0] / "data" / "train.csv").read_text().splitlines()[1:]
+    data = validation_of(tmp_path / "other", trained, [*lines, "a text of its own,pos"])
+    words = own_files.words(tiny, trained[0] / "data", "method=lora", "train.max_steps=2")
+    own_files.run(tmp_path / "run", words)
+    run = f"run={tmp_path / 'run'}"
+    said = refused(capsys, run, data)
+    assert "needs 2 held-out examples" in said
+    assert "there is 1" in said
+    assert "method.hold_out=0.2" in said
+    assert "budget=0.25" in said
+    assert "needs 4 held-out" in refused(capsys, run, data, "criterion=activation", "rank=1")
+    assert found_by(tmp_path, data, "rank=1")["frontier"] is None
+
+
+def test_a_sweeps_folder_names_its_runs(
+    trained: tuple[Path, Seen], tmp_path: Path, capsys: Any
+) -> None:
+    shutil.copytree(trained[0] / "run", tmp_path / "sweep" / "0")
+    said = refused(capsys, f"run={tmp_path / 'sweep'}")
+    assert f"it holds 1 of them, as a sweep's folder does; give one, run={tmp_path}" in said
 
 
 @pytest.mark.parametrize(

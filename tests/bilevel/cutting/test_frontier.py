@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from bilevel import UserError
 from bilevel.cutting import Frontier, Losses, Ranking
 from bilevel.cutting.losses import difference
 
@@ -59,6 +60,20 @@ def test_the_choice_is_the_smallest_that_loses_no_more(share, noise, decay, erro
     assert found.points[-1].difference == 0
     assert list(found.even) == [1, 2, 4, 8]
     assert found.even[2].parameters == 2 * (10 + 30 + 20)
+
+
+@pytest.mark.parametrize(("part", "value"), [(48, float("nan")), (0, float("inf"))])
+def test_losses_that_are_not_finite_are_told(part, value):
+    adapter = Adapter({"a": [1.0] * 48}, 0.0, {"a": 1})
+
+    def losses(keep) -> Losses:
+        found = adapter.losses(keep)
+        if int(keep["a"].sum()) == part:
+            found.totals[3] = value
+        return found
+
+    with pytest.raises(UserError, match=rf"1 of the 60 held-out.*not finite.* {part} components"):
+        Frontier.draw(adapter.ranking, losses)
 
 
 def test_standard_errors_make_the_choice_larger():

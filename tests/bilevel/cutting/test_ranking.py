@@ -80,7 +80,9 @@ def test_budgets_in_three_words():
     assert Budget(parameters=40).of(found) == 40
     assert Budget(rank=2).of(found) == 96
     assert not Budget().told
-    assert Budget(rank=0).told
+    for word in ("rank", "parameters"):
+        with pytest.raises(UserError, match=f"{word}=0"):
+            Budget(**{word: 0})
     assert part_of(90 * 64, 0.7) == 63 * 64  # where 0.7 * 5760 is 4031.9999...
     assert part_of(100, 0.29) == 29
     assert part_of(100, 0.999) == 99

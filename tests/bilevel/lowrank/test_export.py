@@ -10,7 +10,7 @@ from peft import PeftModel
 from bilevel.lowrank.attach import fold_gates
 from bilevel.lowrank.export import export_adapter
 from bilevel.lowrank.gate_kinds import KINDS
-from bilevel.lowrank.layers import component_costs, lora_layers, lora_pattern
+from bilevel.lowrank.layers import component_costs, lora_factors, lora_layers, lora_pattern
 from bilevel.lowrank.ranks import budget, fixed, positive, threshold
 from tests.bilevel.exported import config, logits, pruned, weights
 
@@ -149,6 +149,27 @@ def test_differing_ranks_and_scales(adapted, base, batch, tmp_path):
     expected = logits(model, batch)
     report = export_adapter(model, tmp_path)
     assert report.ranks == {n: r for n, r in ranks.items() if r}
+    for folder in (report.adapter, report.compact):
+        torch.testing.assert_close(reloaded(base, folder, batch), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("bias", ["lora_only", "all"])
+def test_biases_of_layers_at_rank_zero_stay(adapted, base, batch, tmp_path, bias):
+    """PEFT puts no bias into a layer without LoRA, so that it has a component of zeros."""
+    model = adapted(bias=bias)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and "bias" in name:
+            parameter.data.normal_(generator=torch.Generator().manual_seed(5))
+    names = list(lora_layers(model))
+    masks = {
+        name: torch.zeros(len(lora_factors(layer)[0]), dtype=torch.bool)
+        for name, layer in lora_layers(model).items()
+    }
+    masks[names[0]][0] = True
+    report = export_adapter(model, tmp_path, keep=masks)
+    assert report.ranks == {name: int(name == names[0]) for name in names}
+    pruned(model, masks)
+    expected = logits(model, batch)
     for folder in (report.adapter, report.compact):
         torch.testing.assert_close(reloaded(base, folder, batch), expected, rtol=0, atol=1e-12)
 

@@ -8,7 +8,7 @@ import pytest
 from peft import PeftModel
 
 from bilevel.errors import UserError
-from experiments import ranks
+from experiments import figures, ranks
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.run import main
@@ -53,6 +53,33 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("learned") / "run"
     main([*LEARNS, f"hydra.run.dir={folder}"])
     return folder
+
+
+@pytest.mark.parametrize(
+    "method", [["method=lora_cut"], ["method=autolora_singular", "method.unroll_steps=2"]]
+)
+def test_a_told_size_without_examples_to_cut_by(
+    quick: list[str], tmp_path: Path, method: list[str]
+) -> None:
+    """No frontier is drawn; ranks.json is read again for its picture."""
+    options = [*method, "method.hold_out=0", "method.parameter_budget=512", "train.max_steps=8"]
+    words = [w for w in quick if w != "run.figures=false"]
+    main([*words, *options, "run.figures=true", f"hydra.run.dir={tmp_path / 'run'}"])
+    found = json.loads((tmp_path / "run" / "ranks.json").read_text())
+    assert (found["frontier"], found["even"], found["learned"], found["examples"]) == (None,) * 4
+    assert found["parameters"] <= 512
+    assert (tmp_path / "run" / "result.json").is_file()
+    figures.main([str(tmp_path / "run")])
+
+
+def test_a_search_whose_end_is_cut_keeps_its_last_weights_and_promises_no_others(
+    quick: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = ["method=autolora_singular", "method.unroll_steps=2", "method.hold_out=0.3"]
+    options += ["engine.evaluate_every=1", "train.max_steps=8"]
+    result = execute(Plan.of(compose_config([*quick, *options])), tmp_path / "run")
+    assert result["kept"]["search"]["weights"] == "last"
+    assert not any(line.startswith("stage search: ends with") for line in caplog.messages)
 
 
 def test_the_ranks_and_what_they_cost_lie_in_the_run(learned: Path) -> None:

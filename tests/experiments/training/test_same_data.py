@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ from experiments.stored_data.examples import StoredExamples
 from experiments.tasks.examples import Example
 from experiments.tasks.kinds.labelled import LabelledData
 from experiments.training.finished_stages import Journal, check_config
-from experiments.training.same_data import data_digests
+from experiments.training.same_data import data_digests, file_digests
+from problems.lora import LoRA
 
 CONFIG: dict[str, Any] = {"a": 1}
 EXAMPLES = [Example((f"text {i}",), i % 2) for i in range(6)]
@@ -57,6 +59,27 @@ def test_other_data_are_refused(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"run of other data: the examples of train are not"):
             goes_on()
     check_config(path, CONFIG)  # nothing has been read
+
+
+def test_what_files_of_options_say_decides_too(tmp_path: Path) -> None:
+    ranks = tmp_path / "ranks.json"
+    plan: Any = SimpleNamespace(method=LoRA(ranks=str(ranks)))
+    data: Any = SimpleNamespace(draw_weights=(1.0, 0.5))
+    found = []
+    for rank in (1, 2):
+        ranks.write_text(json.dumps({"ranks": {"a": rank}}))
+        found.append(file_digests(plan, data))
+    other = file_digests(plan, SimpleNamespace(draw_weights=(1.0, 0.25)))  # type: ignore[arg-type]
+    assert set(other) == {"method.ranks", "task.source_weights"}
+    path = tmp_path / "run" / "checkpoints" / "stages.json"
+    Journal(path, CONFIG, resume=False, data=found[1])
+    Journal(path, CONFIG, resume=True, data=found[1])
+    with pytest.raises(UserError, match=r"another content of the file method\.ranks: put"):
+        Journal(path, CONFIG, resume=True, data=found[0])
+    with pytest.raises(UserError, match=r"of the file task\.source_weights"):
+        Journal(path, CONFIG, resume=True, data=other)
+    plan.method = LoRA()
+    assert file_digests(plan, SimpleNamespace(draw_weights=None)) == {}  # type: ignore[arg-type]
 
 
 def test_older_and_damaged_journals(tmp_path: Path) -> None:

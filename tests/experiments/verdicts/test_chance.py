@@ -54,6 +54,12 @@ def test_a_constant_goes_with_nothing():
     assert association(NUMBER, [{"label": y, "prediction": 1.0} for y in (1.0, 2.0)]) == 0
     tags = [{"tags": ["O", "B-x"], "prediction": ["O", "O"]}] * 3
     assert association(TAGS, tags) == 0
+    for wrong in range(1, 40):  # whatever rounding leaves
+        shares = "a" * wrong + "b" * (40 - wrong)
+        assert association(CLASSES, classes(shares, "a" * 40)) == 0
+        assert association(CLASSES, classes("b" * 40, shares)) == 0
+        even = [{"label": 0.1 * i, "prediction": 0.1 * wrong} for i in range(7)]
+        assert association(NUMBER, even) == 0
     sets = [{"label": s, "prediction": ["a"]} for s in (["a"], ["a", "b"], [])]
     assert association(LABELS, sets) == 0
 
