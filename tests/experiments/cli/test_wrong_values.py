@@ -70,6 +70,10 @@ CONFIGURATION = {
     "seed=[1]": "seed=[1] integer",
     "'seed=\"3\"'": "seed='3' integer",
     "seed=1,2": "seed=1,2 --multirun",
+    # letters and signs that Hydra wants quoted, with the quotes
+    "'task.keep_sources=[\u00fc,a]'": "quoted: 'task.keep_sources=[\"\u00fc\",a]'",
+    "'task.keep_sources=[a&b]'": "quoted: 'task.keep_sources=[\"a&b\"]'",
+    "'task.sources={\u00fc: a.csv}'": "task.sources mapping --config-dir",
     # what is taken away, and what is new
     "~method": "~method taken",
     "~task": "~task taken",
