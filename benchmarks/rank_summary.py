@@ -5,7 +5,7 @@
 Differences in test loss are to the whole adapter of the same seed; over two seeds and more with the
 95 % interval of :mod:`experiments.metrics.crossed`, of one seed with that of its test examples
 alone (in brackets). Where the figures of single examples are not beside FILE.csv, the interval is
-over the seeds alone, by Student's t, of one seed by the standard error that its line has. LoRA
+over the seeds alone, by Student's t, of one seed by the standard error if its line has one. LoRA
 trained at a rank is also held against the cut of as many components of the same seed: of LoRA at
 rank 8 on 80 % of the data, and where it was trained on all of them, as the small one was.
 Agreement is Spearman's rho of the ranks between every two seeds, over all modules and within each
@@ -118,7 +118,11 @@ def against_cuts(rows: Sequence[Row], of: str = "the cut", cuts: Sequence[str] =
             continue
         mean, low, high = of_means([row for row, _ in pairs], "cut_difference", "cut_error")
         better = sum(float(row["cut_difference"]) < 0 for row, _ in pairs)
-        scores = [float(row["score"]) - float(its["score"]) for row, its in pairs if its]
+        scores = [
+            float(row["score"]) - float(its["score"])
+            for row, its in pairs
+            if its and its["score"] and row["score"]
+        ]
         cells = [
             *(task, what, ",".join(sorted(row["seed"] for row, _ in pairs)), f"{mean:+.4f}"),
             f"{low:+.4f} to {high:+.4f}" if len(pairs) > 1 else f"({low:+.4f} to {high:+.4f})",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,13 +11,14 @@ from peft import PeftModel
 
 from bilevel.cutting.budget import Budget
 from bilevel.cutting.criteria.base import Criterion, ScoringData
-from bilevel.cutting.frontier import Frontier
+from bilevel.cutting.frontier import Frontier, NotFiniteError
 from bilevel.cutting.losses import Losses
 from bilevel.cutting.ranking import Ranking, masked
 from bilevel.lowrank.ranks import Keep
 
 __all__ = ["Cut", "cut"]
 
+log = logging.getLogger(__name__)
 
 # What there is of a frontier, null where none was drawn.
 DRAWN = (
@@ -108,7 +110,8 @@ def cut(
             see :mod:`bilevel.cutting.frontier`.
 
     Raises:
-        UserError: a budget is larger than the adapter, or there are fewer than two examples.
+        UserError: a budget is larger than the adapter, there are fewer than two examples, or
+            nothing is told and a loss is no finite number.
     """
     ranking = Ranking.of(model, criterion.score(model, scoring))
     told = ranking.within(budget.of(ranking)) if budget.told else None
@@ -119,6 +122,12 @@ def cut(
         with masked(model, keep):
             return losses()
 
-    frontier = Frontier.draw(ranking, of, share, errors)
+    try:
+        frontier = Frontier.draw(ranking, of, share, errors)
+    except NotFiniteError as error:
+        if not budget.told:
+            raise
+        log.warning("no frontier is drawn: %s", error)
+        return Cut(criterion.name, ranking, told, None)
     chosen = None if frontier.chosen is None else ranking.first(frontier.chosen)
     return Cut(criterion.name, ranking, told if budget.told else chosen, frontier)

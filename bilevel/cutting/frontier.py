@@ -44,12 +44,16 @@ from bilevel.cutting.ranking import Ranking
 from bilevel.errors import UserError
 from bilevel.lowrank.ranks import Keep
 
-__all__ = ["Frontier", "Point"]
+__all__ = ["Frontier", "NotFiniteError", "Point"]
 
 # Shares of the parameters that are looked at first, besides none and all.
 COARSE = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4)
 # Standard errors that leave little to luck, one in forty.
 CAREFUL = 2.0
+
+
+class NotFiniteError(UserError):
+    """A loss is infinite, or no number."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,8 @@ class Frontier:
             errors: standard errors of a difference that must fit into it too, not negative.
 
         Raises:
-            UserError: fewer than two examples, or a loss is no finite number.
+            UserError: fewer than two examples.
+            NotFiniteError: a loss is no finite number.
         """
         count = len(ranking.order)
         whole = _finite(losses(ranking.first(count)), count)
@@ -129,6 +134,12 @@ class Frontier:
             found = _finite(losses(keep), kept)
             d = difference(found, whole)
             return Point(kept, ranking.cost(keep), found.mean, d.mean, d.error)
+
+        def beside(keep: Keep) -> Point | None:
+            try:
+                return point(keep)
+            except NotFiniteError:  # which decides nothing
+                return None
 
         def look(components: int) -> Point:
             if components not in seen:
@@ -163,7 +174,7 @@ class Frontier:
         ranks = [2**i for i in range(longest.bit_length()) if 2**i < longest]
         return cls(
             points=[seen[c] for c in sorted(seen)],
-            even={rank: point(ranking.even(rank)) for rank in ranks},
+            even={rank: found for rank in ranks if (found := beside(ranking.even(rank)))},
             delta=delta,
             learned=learned,
             chosen=chosen,
@@ -260,11 +271,11 @@ def _finite(losses: Losses, components: int) -> Losses:
     """Losses that can be compared.
 
     Raises:
-        UserError: there is one that is infinite or none.
+        NotFiniteError: there is one that cannot.
     """
     wrong = int((~np.isfinite(losses.totals)).sum())
     if wrong:
-        raise UserError(
+        raise NotFiniteError(
             f"the loss of {wrong} of the {len(losses.totals)} held-out examples is not finite with "
             f"{components} components of the adapter: its training has diverged, or its numbers "
             "are too large for this precision"

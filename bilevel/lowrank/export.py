@@ -4,7 +4,8 @@
   B, ``lora_alpha = r`` so that the reader's scale is 1, no patterns. Right also in readers that
   know ``r`` and ``lora_alpha`` only and apply one scale everywhere.
 - ``adapter_compact``: true ranks; ``rank_pattern`` with full names behind ``^``, and an
-  ``alpha_pattern`` that keeps each layer's scale as in training. Layers of rank 0 are absent.
+  ``alpha_pattern`` that keeps each layer's scale as in training. Layers of rank 0 are absent, but
+  with trained biases, which PEFT puts into layers with LoRA alone: then they are a component of 0.
 
 Heads (``modules_to_save``) and trained biases are in both. The parts of a split projection are put
 together again (:mod:`bilevel.lowrank.fused`), so that both layouts are for the stock model.
@@ -49,7 +50,8 @@ class ExportReport:
     """What was written.
 
     ranks: layer -> rank (0 for a layer cut completely), the parts of a split projection each for
-    itself. parameters: of A and B in the compact layout, without the zeros that fill up a fused B;
+    itself. parameters: of A and B in the compact layout, without the zeros that fill up a fused B
+    or stand for a layer of rank 0;
     head_parameters: of the heads and biases saved beside them. cut: the Frobenius norm of all that
     was cut from the updates, as a fraction of the norm of all updates (0: lossless).
     """

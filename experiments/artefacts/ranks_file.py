@@ -33,6 +33,7 @@ def lora_config(model: PeftModel, ranks: dict[str, int]) -> LoraConfig:
     return LoraConfig(
         task_type=trained.task_type,
         modules_to_save=list(dict.fromkeys(heads)) if heads else None,
+        bias=trained.to_dict().get("bias", "none"),
         fan_in_fan_out=bool(trained.to_dict().get("fan_in_fan_out")),
         **lora_pattern(ranks, lora_scales(model)),
     )

@@ -32,7 +32,7 @@ from experiments.config.other_names import ours
 __all__ = ["USER_ERRORS", "refused", "sentence"]
 
 LONGEST = 4000  # characters of a sentence
-IN_FILE = re.compile(r"In '([^']*)'")  # Hydra's errors of what an option's file says
+IN_FILE = re.compile(r"In '([^']*/[^']*)'")  # Hydra's errors of what an option's file says
 
 # What a person can cause by typing; anything else is a defect and keeps its traceback.
 USER_ERRORS = (UserError, HydraException, OmegaConfBaseException)
@@ -78,7 +78,9 @@ def _missing_option(error: MissingConfigException) -> str:
             )
         return f"{group}={option}: there is no such option (give one name, not a list)"
     hint = nearest(option, error.options)
-    return f"unknown {group} {option!r}: allowed are {listed(error.options)}{hint}"
+    file = IN_FILE.match(str(error))
+    place = "" if file is None else f"{file[1]}: "
+    return f"{place}unknown {group} {option!r}: allowed are {listed(error.options)}{hint}"
 
 
 def _unreadable(error: OverrideParseException) -> str:
@@ -88,6 +90,8 @@ def _unreadable(error: OverrideParseException) -> str:
     start = f"cannot read the option {given!r}: options look like name=value"
     if not equals or not re.fullmatch(r"[+~]{0,2}\w[\w./@]*", key):
         return start
+    if text[:1] == "[" and re.search(r"[\[\]{}'\"]", text[1:-1]):
+        return f"{start}; in a list what has signs or letters beyond a to z is quoted"
     if text[:1] == "[":
         line = _quoted(key, text)
         return f"{start}; in a list what has signs or letters beyond a to z is quoted: {line}"
@@ -106,7 +110,7 @@ def _quoted(key: str, text: str) -> str:
     """An option whose value is a list, with quotes where they are needed, for a shell."""
     words = [word.strip() for word in text.strip("[]").split(",")]
     plain = re.compile(r"[\w./-]*", re.ASCII)
-    said = [word if plain.fullmatch(word) else f'"{word.strip(chr(34))}"' for word in words]
+    said = [word if plain.fullmatch(word) else f'"{word}"' for word in words]
     return shlex.quote(f"{key}=[{','.join(said)}]")
 
 

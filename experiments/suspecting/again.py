@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from bilevel.errors import UserError, listed
 from bilevel.hypergradient.none import NoHypergradient
 from bilevel.settings import from_values, plain
@@ -37,7 +39,7 @@ PLAIN: dict[str, Any] = {"label_smoothing": 0.0, "class_weights": None, "warmup_
 
 
 def trusting_task(run: SavedRun) -> TaskData:
-    """The run's data, training examples and trusted ones included, drawn as the run drew them.
+    """The run's data, training and trusted examples, drawn by the task's weights of sources.
 
     Raises:
         UserError: there are no trusted ones, or the data cannot be had.
@@ -98,8 +100,10 @@ def plan_of(run: SavedRun) -> Plan:
     method = from_values(LoRA, sizes, "method")
     spec = run.spec()
     kind: Any = Task
+    own: Any = OmegaConf.to_container(run.config.task)
     configuration = {
         **{name: said[name] for name in ("task", "model") if name in said},
+        "task": {**said.get("task", {}), **own},  # with what is given now
         "train": plain(train),
         "seed": int(run.config.seed),
         "method": {"_target_": "problems.lora.LoRA", **plain(method)},

@@ -101,7 +101,7 @@ def applied(task: D, found: Found, apply: Apply, by: str, count: int) -> D:
         apply: ``drop`` leaves the suspects out, ``relabel`` gives them the proposed label,
             ``pooled`` gives all the likeliest label and counts each by how sure that is, ``weight``
             keeps all under the learned weights; trusted ones count in full, and where sources are
-            drawn by weights, as those of the heaviest.
+            drawn by weights, as often as the mean of the others.
             ``trusted`` and ``then_trusted`` leave nothing but these (the latter is for a model
             that has seen the rest): the competitors of all others.
         by: the column that tells suspects.
@@ -132,8 +132,8 @@ def applied(task: D, found: Found, apply: Apply, by: str, count: int) -> D:
     draw = None
     if task.draw_weights is not None and train:
         kept = ~suspects if apply == "drop" else np.ones(len(suspects), bool)
-        largest = max(task.draw_weights)
-        draw = (*np.array(task.draw_weights)[kept].tolist(), *(largest for _ in trusted))
+        mean = sum(task.draw_weights) / len(task.draw_weights)  # as their number says
+        draw = (*np.array(task.draw_weights)[kept].tolist(), *(mean for _ in trusted))
     return replace(
         task, train=[*train, *trusted], validation=None, weights=all_weights, draw_weights=draw
     )

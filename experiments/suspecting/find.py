@@ -117,8 +117,8 @@ def _check_drawn(data: TrainData, split: Sequence[Sequence[int]]) -> None:
     if drawn and any(drawn <= set(fold) for fold in split):
         raise UserError(
             f"folds={len(split)}: only {len(drawn)} training examples are of sources that "
-            "task.source_weights gives a weight, and one fold has them all: give more folds, or "
-            "leave the other sources out by task.keep_sources"
+            "task.source_weights gives a weight, and one fold has them all: give others a weight, "
+            "or leave them out by task.keep_sources"
         )
 
 

@@ -11,7 +11,6 @@ whatever the method; an epoch has as many examples as before.
 from __future__ import annotations
 
 import logging
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
+MOST = 1e100  # of a weight: sums over all examples are finite
 UNIFORM = "uniform"  # in the place of a file of weights
 SHOWN = 12  # sources in a line
 
@@ -175,12 +175,12 @@ def _in_file(path: Path, found: dict[str, int]) -> dict[str, float]:
         )
     weights = json_object(path, needs=["weights"])["weights"]
     right = isinstance(weights, dict) and all(
-        type(w) in (int, float) and 0 <= w <= sys.float_info.max for w in weights.values()
+        type(w) in (int, float) and 0 <= w <= MOST for w in weights.values()
     )
     if not right:
         raise UserError(
             f'task.source_weights={path} must hold {{"weights": {{source: weight}}}}, with numbers '
-            "from 0"
+            f"from 0 to {MOST:g}"
         )
     absent = [name for name in found if name not in weights]
     if absent:

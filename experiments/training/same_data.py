@@ -7,11 +7,11 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
 from bilevel.errors import UserError, listed
 from experiments.config.plan import Plan
 from experiments.stored_data.examples import StoredExamples, content_digest
+from experiments.stored_data.parts import sources_of
+from experiments.tasks.sources import UNIFORM, Sourced
 from experiments.tasks.task import TaskData
 from problems.lora import LoRA
 
@@ -36,10 +36,12 @@ def data_digests(task: TaskData) -> dict[str, str]:
 
 
 def file_digests(plan: Plan, task: TaskData) -> dict[str, str]:
-    """A checksum of what files say that decide a training and are no examples, by their option."""
+    """A checksum of what the files of weights and of ranks say, by their option."""
     found = {}
-    if task.draw_weights is not None:
-        found["task.source_weights"] = _digest(np.asarray(task.draw_weights).tobytes())
+    own = isinstance(plan.task, Sourced) and plan.task.source_weights not in (None, UNIFORM)
+    if own and task.draw_weights is not None:
+        weights = dict(zip(map(str, sources_of(task.train)), task.draw_weights, strict=True))
+        found["task.source_weights"] = _digest(json.dumps(sorted(weights.items())).encode())
     ranks = plan.method.found_in_file() if isinstance(plan.method, LoRA) else None
     if ranks is not None:
         found["method.ranks"] = _digest(json.dumps(sorted(ranks.items())).encode())
@@ -64,13 +66,14 @@ def check_data(folder: Path, saved: Mapping[str, str], given: Mapping[str, str])
     """
     other = sorted(name for name in saved.keys() & given.keys() if saved[name] != given[name])
     files = [name for name in other if "." in name]
+    if len(other) > len(files):
+        splits = [name for name in other if name not in files]
+        raise UserError(
+            f"{folder} holds a run of other data: the examples of {listed(splits)} are not those "
+            "that it began with; give these, or begin a new run in another folder"
+        )
     if files:
         raise UserError(
             f"{folder} holds a run that began with another content of the file "
             f"{' and of '.join(files)}: put that back, or begin a new run in another folder"
-        )
-    if other:
-        raise UserError(
-            f"{folder} holds a run of other data: the examples of {listed(other)} are not those "
-            "that it began with; give these, or begin a new run in another folder"
         )

@@ -185,6 +185,10 @@ class StageRun:
             log.warning("stage %s: ends with its last weights, as %s", self.name, why)
         if options.early_stopping and not watched.rows:
             log.warning("stage %s: runs to its end, as it has no validation data", self.name)
+        elif options.early_stopping and training.settled >= training.steps:
+            log.warning(
+                "stage %s: runs to its end, which alone has the form that is saved", self.name
+            )
 
     def _doubt(self, words: str | None) -> None:
         """Say what may be wrong with the result, and remember it for result.json."""

@@ -181,7 +181,9 @@ def test_weights_of_a_tasks_own_stay_with_their_examples() -> None:
     assert applied(data, found, "trusted", "pooled", 0).weights is None
 
 
-def test_sources_are_drawn_as_the_run_drew_them(quick: list[str], tmp_path: Path) -> None:
+def test_sources_are_drawn_as_the_run_drew_them(
+    quick: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By the models behind the scores, and by what is trained on the rest."""
     file = tmp_path / "weights.json"
     file.write_text('{"weights": {"clean": 1, "shuffled": 0, "flipped": 0, "visits": 0.5}}')
@@ -192,9 +194,14 @@ def test_sources_are_drawn_as_the_run_drew_them(quick: list[str], tmp_path: Path
     of = {"clean": 1.0, "shuffled": 0.0, "flipped": 0.0, "visits": 0.5}
     assert list(data.draw_weights) == [of[name] for name in sources_of(data.train)]
     job = FineTuningJob.load(plan_of(run), replace(data, tests={}))
+    assert job.plan.config["task"]["source_weights"] == str(file)
+    run.config.task.source_weights = None  # as given now
+    assert trusting_task(run).draw_weights is None
+    assert plan_of(run).config["task"]["source_weights"] is None
     assert part(job.data, [3, 5]).draw_weights == [data.draw_weights[i] for i in (3, 5)]
     found = Found(Scores({"pooled": np.arange(64.0)}, 2), [0] * 64, np.ones(64))
-    trusted = [1.0] * len(data.validation or ())  # as the heaviest
+    count = len(data.validation or ())
+    trusted = [sum(data.draw_weights) / 64] * count  # together as much as their number says
     dropped = applied(data, found, "drop", "pooled", 2).draw_weights
     assert dropped == (*data.draw_weights[:-2], *trusted)
     assert applied(data, found, "pooled", "pooled", 0).draw_weights == (
@@ -202,6 +209,18 @@ def test_sources_are_drawn_as_the_run_drew_them(quick: list[str], tmp_path: Path
         *trusted,
     )
     assert applied(data, found, "trusted", "pooled", 0).draw_weights is None
+    seen: list[Any] = []
+
+    def stop(_: Any, given: Any, __: Any) -> Any:
+        seen.append(given.draw_weights)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("experiments.suspecting.find.trained_lora", stop)
+    with pytest.raises(KeyboardInterrupt):
+        find(job, run.folder, 2, 1, 1)
+    (drawn,) = seen
+    assert len(drawn) == 32
+    assert set(drawn) == {0.0, 0.5, 1.0}
     one = replace(job.data, draw_weights=[1.0, *[0.0] * 63])
     with pytest.raises(UserError, match=r"folds=2.*only 1.*task\.source_weights"):
         find(replace(job, data=one), run.folder, 2, 1, 1)

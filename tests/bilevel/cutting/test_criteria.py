@@ -159,6 +159,22 @@ def test_nothing_is_kept_by_a_frontier_of_what_was_not_learned(adapted, scoring)
     assert found.keep is found.ranks is None
 
 
+def test_a_told_cut_needs_no_finite_losses(adapted, scoring, caplog):
+    model = adapted()
+    data = scoring(model)
+
+    def diverged():
+        found = data.losses()
+        return found._replace(totals=found.totals * float("nan"))
+
+    told = cut(model, criterion("singular"), budget=Budget(budget=0.2), losses=diverged)
+    assert told.frontier is None
+    assert told.ranks is not None
+    assert "no frontier is drawn" in caplog.text
+    with pytest.raises(UserError, match="not finite"):
+        cut(model, criterion("singular"), budget=Budget(), losses=diverged)
+
+
 def test_saliency_and_gates_refuse_what_is_out_of_range():
     with pytest.raises(UserError, match="density"):
         CRITERIA["gates"](density=1.0)

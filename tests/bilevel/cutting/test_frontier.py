@@ -62,6 +62,21 @@ def test_the_choice_is_the_smallest_that_loses_no_more(share, noise, decay, erro
     assert found.even[2].parameters == 2 * (10 + 30 + 20)
 
 
+def test_an_even_part_whose_loss_is_not_finite_is_left_out():
+    """It is drawn for the picture alone."""
+    adapter = Adapter({"a": [1.0] * 8, "b": [2.0] * 8}, 0.0, {"a": 1, "b": 1})
+
+    def losses(keep) -> Losses:
+        found = adapter.losses(keep)
+        if [int(keep[n].sum()) for n in "ab"] == [2, 2]:
+            found.totals[3] = float("inf")
+        return found
+
+    found = Frontier.draw(adapter.ranking, losses)
+    assert found.learned
+    assert list(found.even) == [1, 4]
+
+
 @pytest.mark.parametrize(("part", "value"), [(48, float("nan")), (0, float("inf"))])
 def test_losses_that_are_not_finite_are_told(part, value):
     adapter = Adapter({"a": [1.0] * 48}, 0.0, {"a": 1})

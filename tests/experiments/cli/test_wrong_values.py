@@ -73,6 +73,8 @@ CONFIGURATION = {
     # letters and signs that Hydra wants quoted, with the quotes
     "'task.keep_sources=[\u00fc,a]'": "quoted: 'task.keep_sources=[\"\u00fc\",a]'",
     "'task.keep_sources=[a&b]'": "quoted: 'task.keep_sources=[\"a&b\"]'",
+    "'task.keep_sources=[\"a,b\",\u00fc]'": "task.keep_sources is quoted",
+    "method=[lora,xyz]": "method= one name --help",
     "'task.sources={\u00fc: a.csv}'": "task.sources mapping --config-dir",
     # what is taken away, and what is new
     "~method": "~method taken",

@@ -230,9 +230,10 @@ def test_wrong_files_of_weights(folder, written, said):
         made.draw_weights(made.load().train)
 
 
-def test_a_weight_beyond_a_float_is_told(folder):
+@pytest.mark.parametrize("large", [int("9" * 400), 1e308])
+def test_a_weight_whose_sums_would_be_infinite_is_told(folder, large):
     path = folder / "weights.json"
-    weights = {"clean": 1, "web": 0, "7": int("9" * 400)}
+    weights = {"clean": 1, "web": 0, "7": large}
     path.write_text(json.dumps({"weights": weights}))
     made = task(folder, source_column="site", source_weights=str(path))
     with pytest.raises(UserError, match=r"source_weights.*numbers"):

@@ -77,7 +77,9 @@ def test_a_search_whose_end_is_cut_keeps_its_last_weights_and_promises_no_others
 ) -> None:
     options = ["method=autolora_singular", "method.unroll_steps=2", "method.hold_out=0.3"]
     options += ["engine.evaluate_every=1", "train.max_steps=8"]
+    caplog.set_level("INFO")
     result = execute(Plan.of(compose_config([*quick, *options])), tmp_path / "run")
+    assert any(line.startswith("stage search:") for line in caplog.messages)
     assert result["kept"]["search"]["weights"] == "last"
     assert not any(line.startswith("stage search: ends with") for line in caplog.messages)
 

@@ -1,6 +1,7 @@
 """A run goes on with the data that it began with, wherever they lie."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,8 @@ import pytest
 
 from bilevel.errors import UserError
 from experiments.stored_data.examples import StoredExamples
-from experiments.tasks.examples import Example
+from experiments.tasks.demo_sources import DemoSources
+from experiments.tasks.examples import Example, Origin
 from experiments.tasks.kinds.labelled import LabelledData
 from experiments.training.finished_stages import Journal, check_config
 from experiments.training.same_data import data_digests, file_digests
@@ -63,14 +65,19 @@ def test_other_data_are_refused(tmp_path: Path) -> None:
 
 def test_what_files_of_options_say_decides_too(tmp_path: Path) -> None:
     ranks = tmp_path / "ranks.json"
-    plan: Any = SimpleNamespace(method=LoRA(ranks=str(ranks)))
-    data: Any = SimpleNamespace(draw_weights=(1.0, 0.5))
+    task = DemoSources(source_weights="some.json")
+    plan: Any = SimpleNamespace(method=LoRA(ranks=str(ranks)), task=task)
+    train = [Example((str(i),), 0, Origin("train", i, source="ab"[i % 2])) for i in range(4)]
+    data: Any = SimpleNamespace(train=train, draw_weights=(1.0, 0.5) * 2)
     found = []
     for rank in (1, 2):
         ranks.write_text(json.dumps({"ranks": {"a": rank}}))
         found.append(file_digests(plan, data))
-    other = file_digests(plan, SimpleNamespace(draw_weights=(1.0, 0.25)))  # type: ignore[arg-type]
+    given: Any = SimpleNamespace(train=train, draw_weights=(1.0, 0.25) * 2)
+    other = file_digests(plan, given)
     assert set(other) == {"method.ranks", "task.source_weights"}
+    more: Any = SimpleNamespace(train=[*train, *train], draw_weights=(1.0, 0.5) * 4)
+    assert file_digests(plan, more) == found[1]  # which examples there are is told of the data
     path = tmp_path / "run" / "checkpoints" / "stages.json"
     Journal(path, CONFIG, resume=False, data=found[1])
     Journal(path, CONFIG, resume=True, data=found[1])
@@ -78,8 +85,11 @@ def test_what_files_of_options_say_decides_too(tmp_path: Path) -> None:
         Journal(path, CONFIG, resume=True, data=found[0])
     with pytest.raises(UserError, match=r"of the file task\.source_weights"):
         Journal(path, CONFIG, resume=True, data=other)
-    plan.method = LoRA()
-    assert file_digests(plan, SimpleNamespace(draw_weights=None)) == {}  # type: ignore[arg-type]
+    Journal(path, CONFIG, resume=False, data={"train": "a", **found[1]})
+    with pytest.raises(UserError, match=r"the examples of train are not"):
+        Journal(path, CONFIG, resume=True, data={"train": "b", **other})
+    plan.method, plan.task = LoRA(), replace(task, source_weights="uniform")
+    assert file_digests(plan, data) == {}
 
 
 def test_older_and_damaged_journals(tmp_path: Path) -> None:
