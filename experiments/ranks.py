@@ -68,7 +68,7 @@ def find_ranks(trained: Trained, options: RankOptions) -> Cut:
         also = "" if criterion.needs_data else f"; {TOLD}"
         raise UserError(
             f"a cut by criterion={options.criterion} needs {least} held-out examples or more that "
-            f"the weights never trained on, and there is {len(rows)} ({why}): {ASK}{also}"
+            f"the weights never trained on, not {len(rows)} ({why}): {ASK}{also}"
         )
     return cut_by(
         trained.model, rows, options, options, collate=trained.collate, losses=trained.losses

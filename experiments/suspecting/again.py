@@ -102,8 +102,8 @@ def plan_of(run: SavedRun) -> Plan:
     kind: Any = Task
     own: Any = OmegaConf.to_container(run.config.task)
     configuration = {
-        **{name: said[name] for name in ("task", "model") if name in said},
-        "task": {**said.get("task", {}), **own},  # with what is given now
+        **{name: said[name] for name in ("model",) if name in said},
+        "task": own,  # with what is given now
         "train": plain(train),
         "seed": int(run.config.seed),
         "method": {"_target_": "problems.lora.LoRA", **plain(method)},

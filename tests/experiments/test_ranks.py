@@ -276,7 +276,7 @@ def test_too_few_examples_are_told_with_what_to_give(
     run = f"run={tmp_path / 'run'}"
     said = refused(capsys, run, data)
     assert "needs 2 held-out examples" in said
-    assert "there is 1" in said
+    assert "not 1 (the validation file" in said
     assert "method.hold_out=0.2" in said
     assert "budget=0.25" in said
     assert "needs 4 held-out" in refused(capsys, run, data, "criterion=activation", "rank=1")

@@ -45,6 +45,7 @@ def test_a_slip_in_the_file_is_told(tmp_path):
         ("temperature", "temprature", r"temprature.*temperature"),
         (QUERY, "null", r"settings\.decay: None is no name"),
         (f"decay:\n    {QUERY}: 0.003", "decay: []", r"lora_learned: a list stands where names"),
+        ("- lora", "- lora\n- /task: sst3", r"lora_learned: unknown task 'sst3'.*sst2"),
         ("- lora", "- lroa", r"lora_learned: its defaults name 'lroa'.*method="),
     ):
         text = path.read_text()
