@@ -8,8 +8,10 @@ order), ``flipped`` (every label the other one) and ``reviews`` (sentences of Ye
 labelled: another domain). D_val is 200 other sentences of SST-2, the test set SST-2's validation
 split. All are drawn anew by each seed, no sentence twice. What is there already is not run again.
 
-``without_NAME`` leaves one source out; ``pooled_then_trusted`` trains on D_val from the weights
-that ``pooled`` ended with, ``weights_then_trusted`` from those of ``source_weights``.
+``without_NAME`` leaves one source out; ``pooled_long`` trains on all for about as long as
+``source_weights`` takes; ``trusted_stopped`` on D_val for as many passes as were best by a fifth of
+it; ``pooled_then_trusted`` on D_val from the weights that ``pooled`` ended with,
+``weights_then_trusted`` from those of ``source_weights``.
 
 --sst2 and --yelp name folders with train.parquet and validation.parquet (``sentence`` or ``text``,
 and ``label``); the table has a line for each way with its mean over the seeds, and the difference
@@ -35,10 +37,13 @@ from experiments.metrics.crossed import crossed
 SOURCES = ("clean", "shuffled", "flipped", "reviews")
 SIZE, TRUSTED = 1000, 200
 EPOCHS = 3
+DVAL_ALONE = "d_val_alone"
 ALONE = ("method=lora", "task.sources={trusted: validation.csv}", "engine.keep=last")
 WAYS = {
     "pooled": ("method=lora",),
+    "pooled_long": ("method=lora",),
     "trusted": ALONE,
+    "trusted_stopped": ("method=random_settings", "method.trials=1"),
     "trusted_short": ALONE,
     "pooled_then_trusted": ALONE,
     **{f"without_{name}": ("method=lora", f"task.drop_sources=[{name}]") for name in SOURCES},
@@ -48,7 +53,7 @@ WAYS = {
     "weights_then_trusted": ALONE,
 }
 # The trusted ones are few; 12 of the clean ones are as many steps as 3 of all.
-PASSES = {"trusted": 20, "trusted_short": 5, "clean": 12}
+PASSES = {"pooled_long": 11, "trusted_stopped": 40, "trusted": 20, "trusted_short": 5, "clean": 12}
 PASSES |= {"pooled_then_trusted": 20, "weights_then_trusted": 20}
 # From another way's weights, with a new head.
 STARTS = {"pooled_then_trusted": "pooled", "weights_then_trusted": "source_weights"}
@@ -78,6 +83,10 @@ def write_data(sst2: Path, yelp: Path, folder: Path, seed: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, part in parts.items():
         part[["text", "label"]].to_csv(folder / f"{name}.csv", index=False)
+    # D_val as all there is to train on, with nothing beside it to stop by.
+    (folder / DVAL_ALONE).mkdir(exist_ok=True)
+    for name, part in {"train": parts["validation"], "test": parts["test"]}.items():
+        part[["text", "label"]].to_csv(folder / DVAL_ALONE / f"{name}.csv", index=False)
 
 
 def run(folder: Path, way: str, seed: int) -> None:
@@ -87,11 +96,12 @@ def run(folder: Path, way: str, seed: int) -> None:
         return
     files = ", ".join(f"{name}: {name}.csv" for name in SOURCES)
     given = [*WAYS[way], "task=classification", "model=minilm", "task.text_columns=[text]"]
-    given += [f"task.data_dir={folder.resolve()}", f"seed={seed}", f"hydra.run.dir={out.resolve()}"]
+    data = folder / DVAL_ALONE if way == "trusted_stopped" else folder
+    given += [f"task.data_dir={data.resolve()}", f"seed={seed}", f"hydra.run.dir={out.resolve()}"]
     given += [f"train.epochs={PASSES.get(way, EPOCHS)}", "engine.checkpoint_every=0"]
     if way in STARTS:
         given.append(f"model.warm_start={(folder / STARTS[way]).resolve()}")
-    if WAYS[way] is not ALONE:
+    if WAYS[way] is not ALONE and data is folder:
         given.append(f"task.sources={{{files}}}")
     if way == "under_weights":
         weights = folder / "source_weights" / "source_weights.json"

@@ -6,6 +6,7 @@ from .batches import total_steps as total_steps
 from .build_optimizer import Parameters as Parameters
 from .build_optimizer import optimizer_and_scheduler as optimizer_and_scheduler
 from .build_optimizer import warm_up as warm_up
+from .fine_tuning import EvaluatedHeldOut as EvaluatedHeldOut
 from .fine_tuning import FineTuning as FineTuning
 from .fine_tuning import HeldOut as HeldOut
 from .fine_tuning import full_precision as full_precision

@@ -16,12 +16,20 @@ from bilevel import (
     UpperProblem,
     precision,
 )
+from bilevel.evaluation import evaluating
 from problems.common.build_optimizer import Parameters, optimizer_and_scheduler
 from problems.common.method import Job
 from problems.common.optimizer_settings import OptimizerSettings
 from problems.common.parameters import at_two_rates, trainable
 
-__all__ = ["FineTuning", "HeldOut", "full_precision", "only_problem", "problem_config"]
+__all__ = [
+    "EvaluatedHeldOut",
+    "FineTuning",
+    "HeldOut",
+    "full_precision",
+    "only_problem",
+    "problem_config",
+]
 
 P = TypeVar("P", bound=BilevelProblem)
 
@@ -40,6 +48,19 @@ class HeldOut(UpperProblem):
     def training_step(self, batch: dict[str, Tensor]) -> Tensor:
         """L(V, E; D_val)."""
         return self.lower.module(**batch).loss
+
+
+class EvaluatedHeldOut(HeldOut):
+    """Upper level: L(V, E; D_val) of the model as it will be used, without dropout.
+
+    For upper variables that the methods here add to the papers': dropout would make L2 of a small
+    D_val another loss at each step. The papers' own score their model as it trains.
+    """
+
+    def training_step(self, batch: dict[str, Tensor]) -> Tensor:
+        """The loss in evaluation mode; settings that the model keeps are part of it."""
+        with evaluating(self.lower.module):
+            return super().training_step(batch)
 
 
 def problem_config(job: Job, **values: Any) -> ProblemConfig:

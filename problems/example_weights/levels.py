@@ -36,7 +36,7 @@ class ExampleLogits(nn.Module):
         return self.logits.sigmoid()
 
 
-class TrustedLoss(common.HeldOut):
+class TrustedLoss(common.EvaluatedHeldOut):
     """Upper level: the loss on trusted examples, with steps whose size no estimator decides.
 
     A gradient g touches the weights of the latest lower batches alone. It is divided by

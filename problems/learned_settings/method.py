@@ -136,7 +136,6 @@ class LearnedSettings(LowRankMethod, TwoLevelMethod):
     def search(self, job: Job, found: None) -> Training:
         """Stage 1: factors and head on D_train, settings on D_val."""
         from bilevel import lowrank
-        from problems.learned_settings.levels import EvaluatedHeldOut
         from problems.learned_settings.variables import Variables
         from problems.lora_settings import SetFineTuning, by_group, check_answers, follow
 
@@ -178,7 +177,9 @@ class LearnedSettings(LowRankMethod, TwoLevelMethod):
             job,
             parts,
             Level(lower, model, parameters, self.optimizer, lr),
-            Level(EvaluatedHeldOut, variables, list(variables.parameters()), self.upper, 0.05),
+            Level(
+                common.EvaluatedHeldOut, variables, list(variables.parameters()), self.upper, 0.05
+            ),
             self.steps(job),
             model,
             finish,

@@ -199,7 +199,7 @@ class SourceWeights(LearnedWeights):
             Level(
                 partial(SourceWeighted, losses=job.example_losses), model, factors, self.lower, lr
             ),
-            Level(common.HeldOut, logits, [logits.theta], self.upper, 0.1),
+            Level(common.EvaluatedHeldOut, logits, [logits.theta], self.upper, 0.1),
             self.steps(job),
             model,
             finish,

@@ -61,6 +61,9 @@ def test_sources_are_apart_and_have_the_noise_that_they_are_called_by(
         **{"clean": SIZE, "shuffled": SIZE, "flipped": SIZE, "reviews": SIZE},
         **{"validation": TRUSTED, "test": LEFT + 1},
     }
+    alone = read(tmp_path / "data" / "d_val_alone")
+    assert alone["train"].equals(parts["validation"])
+    assert alone["test"].equals(parts["test"])
     texts = pd.concat([rows.text for rows in parts.values()])
     assert not texts.duplicated().any()  # no sentence of the test set is trained on either
     for name in ("clean", "validation"):
@@ -90,8 +93,10 @@ def test_every_way_asks_for_options_that_there_are(
     plan = asked.plan()
     assert plan.seed == 4
     alone = way.startswith("trusted") or way.endswith("then_trusted")
-    assert set(plan.task.sources) == (
-        {"trusted"} if alone else {"clean", "shuffled", "flipped", "reviews"}
+    stopped = way == "trusted_stopped"  # a folder of its own, without a validation file
+    assert plan.task.data_dir == str((tmp_path / "d_val_alone" if stopped else tmp_path).resolve())
+    assert set(plan.task.sources or ()) == (
+        set() if stopped else {"trusted"} if alone else {"clean", "shuffled", "flipped", "reviews"}
     )
     started = {"pooled_then_trusted": "pooled", "weights_then_trusted": "source_weights"}.get(way)
     start = None if started is None else str((tmp_path / started).resolve())

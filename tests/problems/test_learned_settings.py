@@ -15,7 +15,8 @@ from bilevel import BilevelEngine, BilevelEngineConfig, ProblemConfig, UserError
 from bilevel.evaluation import evaluating
 from bilevel.hypergradient import FiniteDifference, NoHypergradient, Unrolled
 from bilevel.settings import from_values, plain
-from problems.learned_settings import EvaluatedHeldOut, LearnedSettings, Variables
+from problems import common
+from problems.learned_settings import LearnedSettings, Variables
 from problems.learned_settings.groups import groups_of
 from problems.learned_settings.starts import Starts
 from problems.lora import LoRA
@@ -328,7 +329,7 @@ def test_the_learned_decay_is_the_optimum_of_a_closed_form():
         values=variables,
     )
     raw = list(variables.parameters())
-    upper = EvaluatedHeldOut(
+    upper = common.EvaluatedHeldOut(
         "upper",
         ProblemConfig(),
         module=variables,
