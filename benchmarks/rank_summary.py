@@ -77,7 +77,8 @@ def losses(file: Path, rows: Sequence[Row]) -> None:
         "| LoRA runs |\n|---|---|---|---|---|---|---|---|---|"
     )
     for (task, what, share), group in grouped(rows).items():
-        whole = {r["seed"]: float(r["run_seconds"]) for r in rows if r["task"] == task}
+        cuts = [r for r in rows if r["task"] == task and r["what"] in CUTS]
+        whole = {r["seed"]: float(r["run_seconds"]) for r in cuts}  # of LoRA on 80 %
         mean, low, high = interval(file, group)
         components = statistics.mean(float(r["components"]) for r in group)
         scores = [float(r["score_difference"]) for r in group if r["score_difference"]]

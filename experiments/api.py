@@ -25,6 +25,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bilevel import Callback, distributed
 from bilevel.cutting import Frontier
+from bilevel.cutting.decided import Decided
 from bilevel.errors import UserError, listed
 from bilevel.hypergradient import Hypergradient, Unrolled
 from bilevel.settings import from_values
@@ -42,10 +43,12 @@ from experiments.predicting.asked import GivenAsker
 from experiments.predicting.fine_tuned import FineTuned
 from experiments.predicting.predictor import Predictor
 from experiments.results import saved_model
+from experiments.results.metrics_file import read_metrics
 from experiments.tasks.in_memory import GivenTask
 from experiments.tasks.in_memory_labels import named
 from experiments.tasks.in_memory_values import rows_of
 from experiments.tasks.reading.splits import OTHER_NAMES
+from experiments.training import decided_ranks
 from experiments.training.fine_tuning_job import FineTuningJob, load_task
 from experiments.training.job import execute, run_stage
 from experiments.training.processes import seen_by_all, shared
@@ -65,16 +68,22 @@ SPLITS = ("train", "validation", "test")
 log = logging.getLogger(__name__)
 
 
-class FoundConfig(NamedTuple):
-    """What :func:`search_ranks` returns.
+class _ConfigAndFrontier(NamedTuple):
+    config: LoraConfig
+    frontier: Frontier | None
+
+
+class FoundConfig(_ConfigAndFrontier):
+    """What :func:`search_ranks` returns: ``config, frontier``, and what can be said of them.
 
     Attributes:
         config: to train plain LoRA of the found ranks with.
         frontier: loss against parameters (docs/ranks.md); None of a method that draws none.
+        decided: how far the ranks are decided, ``decided.words`` for people; None where none were
+            chosen.
     """
 
-    config: LoraConfig
-    frontier: Frontier | None
+    decided: Decided | None = None
 
 
 def finetune(
@@ -226,16 +235,20 @@ def search_ranks(
         settings,
     )
     quiet()
-    plan = shared(plan, Path(), distributed.setup(plan.engine.strategy))
+    world = distributed.setup(plan.engine.strategy)
+    plan = shared(plan, Path(), world)
     job = FineTuningJob.load(plan, load_task(plan))
     with tempfile.TemporaryDirectory() as scratch:
         context, found = job.context(Path(scratch)), None
         for stage in method.search_stages():
             found, _ = run_stage(stage, job, context, found)
-    options, frontier = method.found_ranks(job, found)
+        options, ranks, cut = method.found_ranks(job, found)
+        said = decided_ranks.of_method(method, read_metrics(context.folder), ranks, cut)
     heads = job.head_modules
     config = LoraConfig(task_type=job.task_type, modules_to_save=list(heads) or None, **options)
-    return FoundConfig(config, frontier)
+    result = FoundConfig(config, None if cut is None else cut.frontier)
+    result.decided = distributed.from_first(said, world)  # who keeps the records
+    return result
 
 
 def _given(model: PreTrainedModel, tokenizer: Any, head: Sequence[str] | None) -> GivenModel:

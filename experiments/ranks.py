@@ -179,7 +179,9 @@ def _save(cut: Cut, trained: Trained, decided: Decided | None, out: Path) -> lis
     if cut.keep is None:  # what a cut before has left there is no longer what ranks.json says
         shutil.rmtree(folder, ignore_errors=True)
     else:
-        report = ranks_file.save_cut(trained.model, cut, folder, trained.artefact(), trained.result)
+        report = ranks_file.save_cut(
+            trained.model, cut, decided, folder, trained.artefact(), trained.result
+        )
         written += [report.adapter, report.compact, folder / ranks_file.CONFIG]
     ranks_file.write(values, place)
     picture = folder / ranks_file.PICTURE

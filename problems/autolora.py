@@ -214,7 +214,7 @@ class AutoLoRA(LowRankMethod, TwoLevelMethod, RankSearch):
 
     def found_ranks(self, job: Job, found: dict[str, Any]) -> FoundRanks:
         """The search's ranks, at the retraining's scales."""
-        return FoundRanks(self.lora_options(found["ranks"], job), None)
+        return FoundRanks(self.lora_options(found["ranks"], job), found["ranks"])
 
     def lora_options(self, chosen: dict[str, int], job: Job) -> dict[str, Any]:
         """``LoraConfig`` options of the retraining: each layer's rank, and its scale.

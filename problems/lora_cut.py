@@ -236,8 +236,9 @@ class LoRACut(CutOptions, LoRA, RankSearch):
         from bilevel.cutting import Cut
 
         cut = Cut.of_state(found["cut"])
-        options = lowrank.lora_pattern(self._ranks(cut), found["scales"])
-        return FoundRanks({**options, "lora_dropout": self.lora_dropout}, cut.frontier)
+        ranks = self._ranks(cut)
+        options = lowrank.lora_pattern(ranks, found["scales"])
+        return FoundRanks({**options, "lora_dropout": self.lora_dropout}, ranks, cut)
 
     def _ranks(self, cut: Cut) -> dict[str, int]:
         """Of what is kept."""

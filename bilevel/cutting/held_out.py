@@ -12,7 +12,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from bilevel.cutting.budget import Budget
-from bilevel.cutting.counted import counted
+from bilevel.cutting.counted import Counted, counted
 from bilevel.cutting.criteria.base import Criterion, ScoringData
 from bilevel.cutting.cut import Cut, cut
 from bilevel.cutting.frontier import COARSE
@@ -68,7 +68,9 @@ def cut_by(
                 {key: tensor.to(device) for key, tensor in collate(scoring[i : i + BATCH]).items()}
                 for i in range(0, len(scoring), BATCH)
             ]
-            data = ScoringData(batches, shown(scoring, f"criterion {options.criterion}"))
+            label = f"criterion {options.criterion}"
+            passed = bars.enter_context(counted(lambda: None, label, unit="batch"))
+            data = ScoringData(Counted(batches, passed), shown(scoring, label))
         return cut(
             model,
             criterion,

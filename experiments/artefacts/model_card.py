@@ -203,7 +203,9 @@ def _of_run(facts: CardFacts) -> Iterator[tuple[str, str]]:
     if result["ranks"]:
         ranks = list(result["ranks"].values())
         mean = sum(ranks) / len(ranks)
-        yield "ranks", (f"mean {mean:.2f}, {min(ranks)} to {max(ranks)} in {len(ranks)} modules")
+        said = f"mean {mean:.2f}, {min(ranks)} to {max(ranks)} in {len(ranks)} modules"
+        decided = result.get("decided")  # older runs do not say
+        yield "ranks", f"{said}; {decided['words']}" if decided else said
     heads = result["head_parameters"]
     more = f", and {heads:,} of the head" if heads else ""
     yield "parameters", f"{result['adapter_parameters']:,}{more}"

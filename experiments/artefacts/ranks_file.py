@@ -14,6 +14,7 @@ from peft import LoraConfig, PeftModel
 from bilevel.checkpoint.disk import told_when_full
 from bilevel.checkpoint.sums import seal
 from bilevel.cutting import Cut
+from bilevel.cutting.decided import Decided
 from bilevel.lowrank import ExportReport, export_adapter, lora_pattern, lora_scales
 from experiments.artefacts.artefact import Artefact
 from experiments.cli.writing import write_atomically
@@ -40,13 +41,19 @@ def lora_config(model: PeftModel, ranks: dict[str, int]) -> LoraConfig:
 
 
 def save_cut(
-    model: PeftModel, cut: Cut, folder: Path, artefact: Artefact, result: Mapping[str, Any]
+    model: PeftModel,
+    cut: Cut,
+    decided: Decided | None,
+    folder: Path,
+    artefact: Artefact,
+    result: Mapping[str, Any],
 ) -> ExportReport:
     """Write the cut adapter in both layouts and its ``LoraConfig``: all of it, or nothing.
 
     Args:
         model: as :func:`bilevel.cutting.cut` left it; it stays as it is.
         cut: what stays.
+        decided: how far its ranks are, for the cards.
         folder: for ``adapter``, ``adapter_compact`` and ``lora_config.json``, of this program
             alone; what a cut before has left there goes.
         artefact: what goes with the adapters.
@@ -68,9 +75,9 @@ def save_cut(
             seal(path)
         final = [folder / path.name for path in places]
         kept = {**result, "ranks": cut.ranks, "adapter_parameters": report.parameters}
-        artefact.card(
-            places, kept if result else {}, shown=final, scored=False, notes=(_told(cut),)
-        )
+        kept["decided"] = None  # of the run's own ranks, if it had any
+        notes = (_told(cut, decided),)
+        artefact.card(places, kept if result else {}, shown=final, scored=False, notes=notes)
         values = {k: sorted(v) if isinstance(v, set) else v for k, v in config.to_dict().items()}
         with told_when_full(folder):
             write_atomically(partial / CONFIG, json.dumps(values, indent=2, default=str) + "\n")
@@ -83,7 +90,7 @@ def save_cut(
     return replace(report, adapter=adapter, compact=compact)
 
 
-def _told(cut: Cut) -> str:
+def _told(cut: Cut, decided: Decided | None) -> str:
     """What was done, for the card."""
     whole = cut.ranking.total
     text = (
@@ -97,7 +104,7 @@ def _told(cut: Cut) -> str:
             f" The loss on {frontier.examples} held-out examples changes by "
             f"{point.difference:+.4f} (standard error {point.error:.4f})."
         )
-    return text
+    return text if decided is None else f"{text} As to the layers: {decided.words}."
 
 
 def write(values: dict[str, Any], path: Path) -> None:

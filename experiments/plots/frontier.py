@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,9 @@ Row = tuple[str, Sequence[Point], str, str]  # label, points, colour, marker
 def draw(values: Mapping[str, Any], path: Path) -> bool:
     """Write the figure: loss against parameters, the same near delta, and the ranks below it.
 
-    The band is the paired standard error of the difference to the whole adapter, so it has no width
-    at the whole. The axis of parameters is logarithmic; 0 stands apart, behind a break.
+    The band is as many paired standard errors of the difference to the whole adapter as the choice
+    had to fit below delta, so it has no width at the whole. The axis of parameters is logarithmic;
+    0 stands apart, behind a break.
 
     Args:
         values: ranks.json; besides, ``rows`` may hold other ways to cut, name -> points.
@@ -92,7 +93,7 @@ def _title(values: Mapping[str, Any]) -> str:
 
 def _curves(part: Any, values: Mapping[str, Any]) -> None:
     """Two panels, or one where nothing was learned and so there is no delta."""
-    points = sorted(values["frontier"], key=lambda p: p["parameters"])
+    points = _ordered(values["frontier"], values)
     rows = _rows(values)
     everything = [*points, *(p for row in rows for p in row[1])]
     zero = _zero(everything)
@@ -134,12 +135,22 @@ def _curves(part: Any, values: Mapping[str, Any]) -> None:
 
 def _rows(values: Mapping[str, Any]) -> list[Row]:
     """What is drawn beside the frontier."""
-    even = sorted((values.get("even") or {}).values(), key=lambda p: p["parameters"])
+    even = _ordered((values.get("even") or {}).values(), values)
     rows: list[Row] = [("the same rank everywhere", even, ORANGE, "s")] if even else []
     for index, (name, points) in enumerate((values.get("rows") or {}).items()):
-        ordered = sorted(points, key=lambda p: p["parameters"])
-        rows.append((str(name), ordered, *OTHERS[index % len(OTHERS)]))
+        rows.append((str(name), _ordered(points, values), *OTHERS[index % len(OTHERS)]))
     return rows
+
+
+def _ordered(points: Iterable[Point], values: Mapping[str, Any]) -> list[Point]:
+    """By parameters; ``error`` as long as the bars are drawn."""
+    wide = [{**p, "error": _errors(values) * p["error"]} for p in points]
+    return sorted(wide, key=lambda p: p["parameters"])
+
+
+def _errors(values: Mapping[str, Any]) -> float:
+    """Standard errors that a bar is long: those of the choice, one where it asked for none."""
+    return float(values.get("errors") or 1.0)  # older files do not say
 
 
 def _zero(points: Sequence[Point]) -> float:
@@ -251,11 +262,13 @@ def _short(number: float) -> str:
 
 def _legend(values: Mapping[str, Any], rows: Sequence[Row]) -> list[tuple[Any, str]]:
     """Handles with their labels."""
+    count = _errors(values)
+    times = "standard error" if count == 1 else f"{count:g} standard errors"
     found: list[tuple[Any, str]] = [
         (Line2D([], [], color=BLUE, marker="o", markersize=4), "the best components"),
         (
             Patch(color=BLUE, alpha=0.22, linewidth=0),
-            "± standard error of the paired difference to the whole",
+            f"± {times} of the paired difference to the whole",
         ),
     ]
     found += [

@@ -16,8 +16,32 @@ from bilevel.cutting.decided import (
     last_quarter,
 )
 from experiments.plots.records import Record, kept_step, last_stage, values_over_steps
+from problems.common.method import Method
 
-__all__ = ["of_cut", "of_gates"]
+__all__ = ["of_cut", "of_gates", "of_method"]
+
+
+def of_method(
+    method: Method,
+    records: Sequence[Record],
+    ranks: Mapping[str, int] | None,
+    cut: Cut | None = None,
+) -> Decided | None:
+    """How far the ranks are decided that a method chose.
+
+    Args:
+        method: which.
+        records: the lines of the run's metrics.jsonl.
+        ranks: layer -> rank; None where there are none.
+        cut: of what its first stage trained, where the ranks came of it.
+
+    Returns:
+        None of a method that chooses none.
+    """
+    if cut is None:
+        return of_gates(method.rank_choice(), records, ranks)
+    first = method.stages()[0].name
+    return of_cut(cut, [line for line in records if line["stage"] == first])
 
 
 def of_cut(cut: Cut, records: Sequence[Record] | None) -> Decided | None:

@@ -99,14 +99,8 @@ def _source_weights(job: FineTuningJob, outcome: Outcome, folder: Path) -> dict[
 
 def _decided(job: FineTuningJob, outcome: Outcome, folder: Path) -> dict[str, Any] | None:
     """How far the ranks are decided, of a method that chooses ranks."""
-    records = read_metrics(folder)
-    if outcome.cut is not None:  # by what the first stage trained
-        first = job.plan.method.stages()[0].name
-        lines = [line for line in records if line["stage"] == first]
-        found = decided_ranks.of_cut(outcome.cut, lines)
-    else:
-        choice = job.plan.method.rank_choice()
-        found = decided_ranks.of_gates(choice, records, outcome.ranks)
+    method, records = job.plan.method, read_metrics(folder)
+    found = decided_ranks.of_method(method, records, outcome.ranks, outcome.cut)
     return None if found is None else found.as_json()
 
 

@@ -14,6 +14,7 @@ import transformers
 
 from bilevel import distributed
 from bilevel.callbacks.callback import Callback
+from bilevel.cutting import Cut
 from bilevel.errors import StorageError, UserError
 from experiments.artefacts import ranks_file
 from experiments.artefacts.artefact import Artefact
@@ -249,21 +250,25 @@ def run_stage(
     if isinstance(made, Outcome):
         return made, None
     if not isinstance(made, Training):
+        _say_decided(job, context, made)
         return made, summary_without_training(job.settings.precision, *started)
     run = StageRun(context, stage.name)
     stats = run.run(made)
     found = made.finish({**stats, "kept_step": run.summary()["kept"]["step"]})
     if isinstance(found, dict):
-        _say_decided(job, context, found.get("ranks"))
+        _say_decided(job, context, found)
     return found, run.summary()
 
 
-def _say_decided(job: FineTuningJob, context: RunContext, ranks: dict[str, int] | None) -> None:
-    """Below the ranks that a search has logged, how far they are decided."""
+def _say_decided(job: FineTuningJob, context: RunContext, found: dict[str, Any]) -> None:
+    """Below the ranks that a stage has found and logged, how far they are decided."""
+    cut = Cut.of_state(found["cut"]) if "cut" in found else None
+    if cut is None and "ranks" not in found:
+        return
     records = read_metrics(context.folder)
-    found = decided_ranks.of_gates(job.plan.method.rank_choice(), records, ranks)
-    if found is not None:
-        log.info("%s", found.words)
+    said = decided_ranks.of_method(job.plan.method, records, found.get("ranks"), cut)
+    if said is not None:
+        log.info("%s", said.words)
 
 
 def _run_stages(

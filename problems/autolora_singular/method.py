@@ -304,7 +304,7 @@ class AutoLoRASingular(SingularSettings):
         from bilevel.cutting import Cut
 
         options = {**self._lora_options(found["ranks"]), "lora_dropout": self.lora_dropout}
-        return FoundRanks(options, Cut.of_state(found["cut"]).frontier)
+        return FoundRanks(options, found["ranks"], Cut.of_state(found["cut"]))
 
     def _lora_options(self, ranks: dict[str, int]) -> dict[str, Any]:
         return lowrank.lora_pattern(ranks, dict.fromkeys(ranks, self.lora_alpha / self.rank))

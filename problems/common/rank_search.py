@@ -12,7 +12,7 @@ from problems.common.method import Job, Method, Stage
 if TYPE_CHECKING:
     from peft import PeftModel
 
-    from bilevel.cutting import Cut, Frontier
+    from bilevel.cutting import Cut
     from bilevel.cutting.budget import Budget
     from bilevel.cutting.options import CutOptions
 
@@ -24,11 +24,13 @@ class FoundRanks(NamedTuple):
 
     Attributes:
         lora_options: of a ``LoraConfig`` with these ranks, each layer at its scale.
-        frontier: loss against parameters; None where none was drawn.
+        ranks: layer -> rank, 0 included.
+        cut: of a trained adapter, which they came of; None where it was another rule.
     """
 
     lora_options: dict[str, Any]
-    frontier: Frontier | None
+    ranks: dict[str, int]
+    cut: Cut | None = None
 
 
 @dataclass(frozen=True)

@@ -70,8 +70,11 @@ def test_a_folder_keeps_the_run(given, tmp_path):
 
 def test_searched_ranks_make_a_model_elsewhere(given):
     model, tokenizer, rows = given
-    config, frontier = search_ranks(model, tokenizer, rows["train"], AutoLoRA(rank=4), **SMALL)
+    searched = search_ranks(model, tokenizer, rows["train"], AutoLoRA(rank=4), **SMALL)
+    config, frontier = searched
     assert frontier is None
+    assert searched.decided.components == 4 * 8
+    assert "these ranks" in searched.decided.words
     assert isinstance(config, LoraConfig)
     assert config.modules_to_save == ["classifier"]
     fresh = AutoModelForSequenceClassification.from_pretrained(model.name_or_path)
@@ -95,6 +98,8 @@ def test_a_cut_is_searched_by_default_and_is_the_one_of_a_run(given):
     found = search_ranks(model, tokenizer, rows["train"], method, **settings)
     run = finetune(model, tokenizer, rows, method, **settings)
     assert run.result["adapter_parameters"] == 960
+    assert found.decided.as_json() == run.result["decided"]
+    assert "nothing was learned" in found.decided.words  # of 12 steps
     assert found.frontier.examples == 8
     assert found.config.modules_to_save == ["classifier"]
     kept = {name: rank for name, rank in run.result["ranks"].items() if rank}

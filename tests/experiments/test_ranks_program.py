@@ -22,7 +22,7 @@ from transformers import (
     AutoModelForTokenClassification,
 )
 
-from bilevel.cutting.counted import counted
+from bilevel.cutting.counted import Counted, counted
 from experiments import figures, ranks
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
@@ -292,6 +292,9 @@ def test_decided_is_said_and_written(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert found["decided"]["near"] in range(33)
     assert found["decided"]["records"] >= 3
     assert found["decided"]["words"] in said.splitlines()
+    for layout in ("adapter", "adapter_compact"):  # whoever gets the adapter alone is told too
+        card = (tmp_path / "run" / "ranks" / layout / "README.md").read_text()
+        assert found["decided"]["words"] in card
 
 
 def test_of_what_was_told_it_is_said_too_how_far_it_is_decided(run: Path, capsys: Any) -> None:
@@ -496,5 +499,17 @@ def test_the_bar_is_for_terminals(
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     with counted(lambda: 3, "frontier", 9) as function:
+        assert capsys.readouterr().err == ""  # not before the first call
         function()
     assert "frontier" in capsys.readouterr().err
+
+
+def test_a_criterion_moves_a_bar_by_the_batches_that_it_takes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    with counted(lambda: None, "criterion activation", unit="batch") as passed:
+        batches = Counted(["a", "b", "c"], passed)
+        assert [*list(batches), batches[1]] == ["a", "b", "c", "b"]
+        assert len(batches) == 3
+    assert "criterion activation: 4batch" in capsys.readouterr().err
