@@ -38,6 +38,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from bilevel import lowrank
+from bilevel.cutting.budget import Part, check_part, parameters_of
 from bilevel.errors import UserError
 from bilevel.settings import Count, Passes, Share
 from problems import common
@@ -94,8 +95,9 @@ class AutoLoRA(LowRankMethod, TwoLevelMethod, RankSearch):
     layer's mean (mean), of at least 0.5 (fixed), above 0 (positive), the largest of all layers
     within parameter_budget (budget), or those whose logit is at least the layer's mean (raw_share).
     """
-    parameter_budget: Count | None = None
-    """Parameters of all kept components together, for rank_rule=budget."""
+    parameter_budget: Part | None = None
+    """Parameters of all kept components together, or a share of those of all, for
+    rank_rule=budget."""
     split: Fraction | None = 0.5
     """Share of the training data that is D_train, the rest is D_val; null takes the task's own
     validation split as D_val of the search. Retrained is on all of the training data."""
@@ -155,7 +157,7 @@ class AutoLoRA(LowRankMethod, TwoLevelMethod, RankSearch):
         names = list(lowrank.lora_layers(model))
         gates = lowrank.Gates(names, self.rank, self.gate, self.init)
         lowrank.attach_gates(model, gates)
-        self._check_budget(lowrank.component_costs(model))
+        check_part(self.parameter_budget, lowrank.component_costs(model), self.rank)
         epochs = job.settings.epochs if self.search_epochs is None else self.search_epochs
         steps = common.total_steps(job, parts.lower, epochs, self.unroll_steps)
         factors = common.trainable(model)
@@ -182,21 +184,15 @@ class AutoLoRA(LowRankMethod, TwoLevelMethod, RankSearch):
             gates=gates,
         )
 
-    def _check_budget(self, costs: dict[str, int]) -> None:
-        least = min(costs.values())
-        if self.parameter_budget is not None and self.parameter_budget < least:
-            raise UserError(
-                f"parameter_budget={self.parameter_budget} is less than the {least} parameters of "
-                "one component, so nothing would be left to retrain"
-            )
-
     def derive_ranks(self, gates: Gates, costs: dict[str, int]) -> dict[str, int]:
         """Stage 2: the rank of every layer from its selection weights."""
         values = gates.values() if self.rank_rule != "raw_share" else gates.logits
         by_name = dict(zip(gates.names, values.detach().cpu(), strict=True))
         options: dict[str, Any] = {}
         if self.rank_rule == "budget":
-            options = {"costs": costs, "budget": self.parameter_budget}
+            assert self.parameter_budget is not None
+            whole = self.rank * sum(costs.values())
+            options = {"costs": costs, "budget": parameters_of(self.parameter_budget, whole)}
         return lowrank.RULES[self.rank_rule](by_name, **options)
 
     def retraining(self, job: Job, found: dict[str, Any]) -> Training:

@@ -27,10 +27,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from annotated_types import Ge, Le
 
 from bilevel import lowrank
-from bilevel.cutting.budget import Budget
+from bilevel.cutting.budget import Budget, Part, check_part
 from bilevel.cutting.options import CutOptions
 from bilevel.errors import UserError, listed
-from bilevel.settings import Count, Share
+from bilevel.settings import Share
 from problems import common
 from problems.common import FoundRanks, Job, Outcome, RankSearch, Stage, Training, TrainSettings
 from problems.common.peft_options import PeftOptions
@@ -57,15 +57,16 @@ class LoRACut(CutOptions, LoRA, RankSearch):
     hold_out: Share = 0.2
     """Share of the training data kept out of the training, to draw the frontier by; 0 takes the
     task's own validation split."""
-    parameter_budget: Count | None = None
-    """Parameters of all kept components together; null for the fewest that lose nothing."""
+    parameter_budget: Part | None = None
+    """Parameters of all kept components together, or a share of those of all; null for the fewest
+    that lose no more than delta."""
     finish_epochs: Annotated[float, Ge(0), Le(1e6)] = 0.0
     """Passes of the kept components over all of the training data, once they are cut."""
 
     @property
     def budget(self) -> Budget:
         """What was told of the size."""
-        return Budget(parameters=self.parameter_budget)
+        return Budget.of_part(self.parameter_budget)
 
     def check_size(self, examples: int, batch_size: int) -> None:
         """What is held out must do for the frontier, and the rest for a batch.
@@ -151,7 +152,7 @@ class LoRACut(CutOptions, LoRA, RankSearch):
         """Stage 1: LoRA at rank k, on all but what is held out."""
         self._apart(job)  # what is wrong with them is told before the training
         training = super().prepare(job, found)
-        self._check_budget(lowrank.component_costs(training.model))
+        check_part(self.parameter_budget, lowrank.component_costs(training.model), self.rank)
 
         def finish(stats: dict[str, float]) -> dict[str, Any]:
             outcome: Outcome = training.finish(stats)
@@ -169,17 +170,6 @@ class LoRACut(CutOptions, LoRA, RankSearch):
         """Examples to cut by."""
         blind = self.budget.told and not self.named().needs_data
         return rows_apart(job, self.hold_out, needed=0 if blind else self._least())
-
-    def _check_budget(self, costs: dict[str, int]) -> None:
-        told = self.parameter_budget
-        if told is None:
-            return
-        whole = self.rank * sum(costs.values())
-        if not min(costs.values()) <= told <= whole:
-            raise UserError(
-                f"parameter_budget={told} is not between the {min(costs.values())} parameters of "
-                f"one component and the {whole} of all"
-            )
 
     def cut(self, job: Job, found: dict[str, Any]) -> dict[str, Any]:
         """Stage 2: order the components, draw the frontier, and choose."""
@@ -218,8 +208,7 @@ class LoRACut(CutOptions, LoRA, RankSearch):
         if keep is not None:
             factors = {}
             for name, layer in lowrank.lora_layers(model).items():
-                A, B = lowrank.lora_factors(layer)
-                factors[name] = (A[keep[name]], B[:, keep[name]])
+                factors[name] = lowrank.kept_factors(*lowrank.lora_factors(layer), keep[name])
             scales = lowrank.lora_scales(model)
             model = lowrank.plain_lora(model, factors, scales, dropout=self.lora_dropout)
         training = train_lora(job, model, self.optimizer, self.finish_epochs)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from annotated_types import Gt, Le
+from annotated_types import Gt, Le, Lt
 
 from bilevel.errors import UserError
 from bilevel.settings import Count, Settings
@@ -13,12 +14,39 @@ from bilevel.settings import Count, Settings
 if TYPE_CHECKING:
     from bilevel.cutting.ranking import Ranking
 
-__all__ = ["Budget", "part_of"]
+__all__ = ["Budget", "Part", "check_part", "parameters_of", "part_of"]
+
+Part = Count | Annotated[float, Gt(0), Lt(1)]
+"""Parameters, or a share of all: the option ``method.parameter_budget``."""
 
 
 def part_of(total: int, share: float) -> int:
     """The whole parameters that a share of them comes to: 0.7 of 5,760 is 4,032, not one less."""
     return int(round(share * total, 6))
+
+
+def parameters_of(told: int | float, total: int) -> int:
+    """The parameters that a :data:`Part` of ``total`` is."""
+    return part_of(total, told) if isinstance(told, float) else told
+
+
+def check_part(told: int | float | None, costs: Mapping[str, int], rank: int) -> None:
+    """Hold a :data:`Part` against a model's layers.
+
+    Args:
+        told: None where nothing was.
+        costs: layer -> parameters of one component.
+        rank: components of each layer.
+
+    Raises:
+        UserError: it is less than one component, or more than all.
+    """
+    whole, least = rank * sum(costs.values()), min(costs.values())
+    if told is not None and not least <= parameters_of(told, whole) <= whole:
+        raise UserError(
+            f"method.parameter_budget={told} is not between the {least} parameters of one "
+            f"component and the {whole} of all"
+        )
 
 
 @dataclass(frozen=True)
@@ -39,6 +67,11 @@ class Budget(Settings):
         ]
         if len(given) > 1:
             raise UserError(f"{given[0]} and {given[1]} say the same thing twice: give one of them")
+
+    @classmethod
+    def of_part(cls, told: int | float | None) -> Budget:
+        """Of a :data:`Part`, or of nothing."""
+        return cls(budget=told) if isinstance(told, float) else cls(parameters=told)
 
     @property
     def told(self) -> bool:

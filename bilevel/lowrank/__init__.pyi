@@ -15,6 +15,7 @@ from .fused import split_fused as split_fused
 from .gate_kinds import GateKind as GateKind
 from .gates import Gates as Gates
 from .layers import component_costs as component_costs
+from .layers import kept_factors as kept_factors
 from .layers import lora_factors as lora_factors
 from .layers import lora_layers as lora_layers
 from .layers import lora_pattern as lora_pattern

@@ -29,7 +29,13 @@ from bilevel.checkpoint.disk import told_when_full
 from bilevel.errors import UserError
 from bilevel.lowrank.attach import gated_layers
 from bilevel.lowrank.fused import fuse
-from bilevel.lowrank.layers import lora_factors, lora_layers, lora_pattern, lora_scales
+from bilevel.lowrank.layers import (
+    kept_factors,
+    lora_factors,
+    lora_layers,
+    lora_pattern,
+    lora_scales,
+)
 from bilevel.lowrank.moved_base import start_of
 from bilevel.precision import in_float64
 
@@ -98,8 +104,8 @@ def export_adapter(
         A, B = (_at_least_fp32(factor.cpu()) for factor in lora_factors(layer, adapter))
         mask = masks[name]
         full_square += scales[name] ** 2 * _squared_norm(A, B)
-        cut_square += scales[name] ** 2 * _squared_norm(A[~mask], B[:, ~mask])
-        factors[name] = (A[mask], B[:, mask])
+        cut_square += scales[name] ** 2 * _squared_norm(*kept_factors(A, B, ~mask))
+        factors[name] = kept_factors(A, B, mask)
     others = _other_tensors(model, adapter)
     report = ExportReport(
         ranks={name: len(A) for name, (A, _) in factors.items()},

@@ -16,6 +16,7 @@ from bilevel.lowrank.moved_base import start_of
 __all__ = [
     "component_costs",
     "down_and_up",
+    "kept_factors",
     "lora_factors",
     "lora_layers",
     "lora_pattern",
@@ -81,6 +82,11 @@ def lora_factors(layer: LoraLayer, adapter: str = "default") -> tuple[Tensor, Te
         return A, B
     A0, B0 = (factor.to(A) for factor in start)
     return torch.cat([A, A0]), torch.cat([B, -B0], dim=1)
+
+
+def kept_factors(A: Tensor, B: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Truncate: the components (r,) of A (r x in) and B (out x r) that a mask keeps, as copies."""
+    return A[mask], B[:, mask]
 
 
 def lora_scales(model: PeftModel, adapter: str = "default") -> dict[str, float]:

@@ -33,6 +33,6 @@ def kept_weights(model: PeftModel, keep: Keep) -> dict[str, Tensor]:
     for layer, module in lowrank.lora_layers(model).items():
         down, up = down_and_up(module)
         mask = keep[layer].to(up.weight.device)
-        found[names[id(down.weight)]] = down.weight[mask].clone()
-        found[names[id(up.weight)]] = up.weight[:, mask].clone()
+        kept = lowrank.kept_factors(down.weight, up.weight, mask)
+        found |= {names[id(down.weight)]: kept[0], names[id(up.weight)]: kept[1]}
     return found

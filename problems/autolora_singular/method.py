@@ -53,6 +53,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bilevel import lowrank
+from bilevel.cutting.budget import check_part
 from bilevel.data import split as split_indices
 from bilevel.views import taken
 from problems import common
@@ -139,7 +140,7 @@ class AutoLoRASingular(SingularSettings):
         model = common.with_lora(job, self.rank, self.lora_alpha, self.lora_dropout)
         gates = self._gates(list(lowrank.lora_layers(model)))
         lowrank.attach_gates(model, gates)
-        self.check_budget(lowrank.component_costs(model))
+        check_part(self.parameter_budget, lowrank.component_costs(model), self.rank)
         every = self.rotate_every or math.ceil((steps - first) / ROUNDS[self.selection])
         rounds = Rounds(model, gates, first, every)
         weights = common.trainable(model)

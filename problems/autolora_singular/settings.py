@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from bilevel.cutting.budget import Budget, part_of
+from bilevel.cutting.budget import Budget, Part, parameters_of
 from bilevel.cutting.options import CutOptions
 from bilevel.errors import UserError
 from bilevel.settings import Count, Share
@@ -39,7 +39,7 @@ class SingularSettings(CutOptions, LowRankMethod, TwoLevelMethod, RankSearch):
     selection: Literal["softmax", "hard_concrete"] = "softmax"
     """How the gates of all layers together are one selection: n softmax(theta), or hard-concrete
     gates whose density a multiplier holds."""
-    parameter_budget: Count | Fraction | None = None
+    parameter_budget: Part | None = None
     """Parameters of all kept components together, or a share of those of all; null leaves it to the
     frontier."""
     hold_out: Share = 0.1
@@ -163,32 +163,10 @@ class SingularSettings(CutOptions, LowRankMethod, TwoLevelMethod, RankSearch):
     @property
     def budget(self) -> Budget:
         """What was told of the size."""
-        told = self.parameter_budget
-        return Budget(budget=told) if isinstance(told, float) else Budget(parameters=told)
-
-    def check_budget(self, costs: dict[str, int]) -> None:
-        """Hold what was told against the model's layers.
-
-        Args:
-            costs: layer -> parameters of one component.
-
-        Raises:
-            UserError: it is less than one component, or more than all.
-        """
-        whole, least = self.rank * sum(costs.values()), min(costs.values())
-        told = self.parameter_budget
-        if told is not None and not least <= self._parameters(whole) <= whole:
-            raise UserError(
-                f"method.parameter_budget={told} is not between the {least} parameters of one "
-                f"component and the {whole} of all"
-            )
-
-    def _parameters(self, whole: int) -> int:
-        """Parameters that are meant to stay of ``whole``."""
-        told = UNTOLD if self.parameter_budget is None else self.parameter_budget
-        return part_of(whole, told) if isinstance(told, float) else told
+        return Budget.of_part(self.parameter_budget)
 
     def density(self, costs: dict[str, int]) -> float:
         """b, which the multiplier holds the gates to."""
         whole = self.rank * sum(costs.values())
-        return self._parameters(whole) / whole
+        told = UNTOLD if self.parameter_budget is None else self.parameter_budget
+        return parameters_of(told, whole) / whole

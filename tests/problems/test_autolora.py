@@ -106,11 +106,13 @@ def test_paper_and_released_rank_rules_differ():
     assert AutoLoRA(rank=4).derive_ranks(gates, {}) == {"a": 1}
 
 
-def test_a_budget_bounds_the_parameters_of_the_kept_components():
+@pytest.mark.parametrize("budget", [100, 0.4])
+def test_a_budget_bounds_the_parameters_of_the_kept_components(budget):
+    """Of 240 in all, 100 or two fifths."""
     gates = Gates(["a", "b"], 4)
     with torch.no_grad():
         gates.logits.copy_(torch.tensor([[2.0, 0.0, 0.0, 0.0], [0.5, 0.4, 0.3, 0.0]]))
-    method = AutoLoRA(rank=4, rank_rule="budget", parameter_budget=100)
+    method = AutoLoRA(rank=4, rank_rule="budget", parameter_budget=budget)
     ranks = method.derive_ranks(gates, {"a": 30, "b": 30})
     assert sum(30 * rank for rank in ranks.values()) <= 100
     assert sum(ranks.values()) == 3

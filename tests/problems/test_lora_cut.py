@@ -164,9 +164,11 @@ def test_the_task_s_own_validation_split_in_its_place():
     assert outcome.split == {"train": 96}
 
 
-def test_a_budget_is_kept_with_ranks_of_0(whole, tmp_path):
+@pytest.mark.parametrize("budget", [2 * COST + 5, 2.1 / (4 * K)])
+def test_a_budget_is_kept_with_ranks_of_0(budget, whole, tmp_path):
+    """Of parameters, or as a share of all."""
     job = Job()
-    outcome = train(replace(CUT, parameter_budget=2 * COST + 5), job)
+    outcome = train(replace(CUT, parameter_budget=budget), job)
     assert sorted(outcome.ranks.values())[:2] == [0, 0]
     assert sum(outcome.ranks.values()) == 2
     expected = with_updates(job, threshold(dense_updates(whole), 2), head_of(whole))
