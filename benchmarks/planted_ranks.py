@@ -5,10 +5,11 @@
 Every DIR holds the runs of one problem in folders whose names say what they are: ``lora`` (rank 8,
 with examples held out or a clean validation split), which is cut by each criterion: at the number
 of components that is right (``told``), and where the frontier says, with one and two standard
-errors to spare (``chosen 1``, ``chosen 2``); and other methods' runs, at the ranks they found. A
-line each: rank correlation, exact hits and so on against the true ranks, which for unequal problems
-are those that the loss would choose at the same total
-(:mod:`experiments.models.planted_removal`); test loss; processor seconds.
+errors to spare (``chosen 1``, ``chosen 2``); and other methods' runs, at the ranks they found, with
+``lora`` as it is, by whose processor time theirs is to be divided. A line each: rank correlation,
+exact hits and so on against the true ranks, which for unequal problems are those that the loss
+would choose at the same total (:mod:`experiments.models.planted_removal`); test loss; processor
+seconds.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def lines(folder: Path, criteria: list[Criterion], done: set[str]) -> Iterator[d
         yield from _cuts(trained, task, criterion, scored, _seconds(run.result))
     for path in sorted(folder.iterdir()):
         values = record.read(path)
-        if values is None or path.name == CUT or path.name in done or not values["ranks"]:
+        if values is None or path.name in done or not values["ranks"]:
             continue
         yield scored(
             path.name,

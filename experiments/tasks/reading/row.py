@@ -11,7 +11,15 @@ from bilevel.errors import UserError, listed
 from experiments.tasks.examples import Origin
 from experiments.tasks.reading.dialect import likely_delimiter
 
-__all__ = ["KnowsColumns", "Row", "check_columns", "columns_of", "origin_of", "place_of"]
+__all__ = [
+    "KnowsColumns",
+    "MissingColumnError",
+    "Row",
+    "check_columns",
+    "columns_of",
+    "origin_of",
+    "place_of",
+]
 
 SHOWN = 50  # names in a message
 LONGEST = 100  # characters of one
@@ -79,14 +87,30 @@ def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, None]:
     return dict.fromkeys(name for row in rows for name in row)
 
 
+class MissingColumnError(UserError):
+    """Rows have no column of this name.
+
+    Attributes:
+        column: the name.
+    """
+
+    def __init__(self, message: str, column: str) -> None:
+        super().__init__(message, column)
+        self.column = column
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 def check_columns(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], where: str) -> None:
-    """Raise UserError, naming the columns there are, when no row has one of `columns`."""
+    """Raise MissingColumnError, naming the columns there are, when no row has one of `columns`."""
     known = columns_of(rows)
     for column in columns:
         if column not in known:
-            raise UserError(
+            raise MissingColumnError(
                 f"{where} has no column {column!r}: its columns are "
-                f"{listed(_shortened(known))}{_hint(rows, known)}"
+                f"{listed(_shortened(known))}{_hint(rows, known)}",
+                column,
             )
 
 
