@@ -1,12 +1,13 @@
 """Hold the scores of wrong labels against each other on real data, and the models after them.
 
     python -m benchmarks.label_trust --data DIR --out DIR [--task sst2] [--noise 0.4]
-        [--kind symmetric] [--size 1000] [--trusted 50] [--seeds 0,1] [--models]
+        [--kind symmetric] [--size 1000] [--trusted 50] [--seeds 0,1] [--weights] [--models]
     python -m benchmarks.label_trust --out DIR --table
 
 --size training examples of --task (of classes, or tagging) of which a share is made wrong, and some
 trusted ones; each seed draws its own. The scores are those of ``experiments.suspects``, by the same
-code and at its defaults, and the table has the AUC of each. With --models (for tasks of classes)
+code and at its defaults, and the table has the AUC of each; with --weights that of the weights of
+method=example_weights too. With --models (for tasks of classes)
 LoRA is also trained on all as it is and the trusted ones (pooled_data), without the suspects (drop,
 by each of --scores), with their proposed labels (relabel), with the likeliest label of each by how
 sure it is (by_pooled), on the trusted ones alone, on these from the backbone that the noisy run
@@ -32,6 +33,7 @@ import pandas as pd
 
 from experiments.cli.command_line import CommandLine
 from experiments.metrics.crossed import crossed
+from experiments.results import weights_file
 from experiments.results.finished_run import SavedRun
 from experiments.suspecting import table_file
 from experiments.suspecting.again import plan_of, trusting_task
@@ -46,14 +48,19 @@ MAX_TEST = 1000  # SST-2's validation split has 872
 FOLDS, TRUSTED_EPOCHS = 3, 20.0  # the program's defaults
 ALONE, THEN = "trusted_alone", "noisy_then_trusted"
 NOISY, TABLE, ESTIMATED = "noisy", table_file.FILE, "estimated.json"
+WEIGHTED, WEIGHT_AREA = "weighted", "weight_area.json"
 
 
 def measure(folder: Path, options: argparse.Namespace, seed: int) -> None:
     """One draw: the run on all labels as they are, the scores, and the models after them."""
-    noisy = folder / NOISY
-    if not _finished(noisy):
+    noisy, weighted = folder / NOISY, folder / WEIGHTED
+    methods = {noisy: "lora", **({weighted: "example_weights"} if options.weights else {})}
+    for out, method in methods.items():
+        if _finished(out):
+            continue
         given = [
-            *("method=lora", f"task={options.task}", f"task.data_dir={options.data.resolve()}"),
+            *(f"method={method}", f"task={options.task}"),
+            f"task.data_dir={options.data.resolve()}",
             *(
                 f"task.max_train={options.size + options.trusted}",
                 f"task.trusted={options.trusted}",
@@ -63,7 +70,7 @@ def measure(folder: Path, options: argparse.Namespace, seed: int) -> None:
             *(f"task.max_test={MAX_TEST}", "model=minilm", f"train.epochs={EPOCHS}"),
             *("engine.keep=last", "engine.evaluate_every=0"),
             *("engine.checkpoint_every=0", "run.figures=false"),
-            f"hydra.run.dir={noisy.resolve()}",
+            f"hydra.run.dir={out.resolve()}",
         ]
         subprocess.run([sys.executable, "-m", "experiments.run", *given], check=True)
     run = SavedRun.open(str(noisy), CommandLine.of_one([f"run={noisy}"]), [])
@@ -73,6 +80,9 @@ def measure(folder: Path, options: argparse.Namespace, seed: int) -> None:
         found = find(job, noisy, FOLDS, EPOCHS, TRUSTED_EPOCHS)
         (folder / ESTIMATED).write_text(json.dumps(found.scores.estimated), encoding="utf-8")
         table_file.write(task, found, "trusted", folder / TABLE)
+    if options.weights and not (folder / WEIGHT_AREA).is_file():
+        learned = json.dumps(weight_area(weighted, task))
+        (folder / WEIGHT_AREA).write_text(learned, encoding="utf-8")
     if not options.models:
         return
     found = read(folder, task)
@@ -99,6 +109,14 @@ def measure(folder: Path, options: argparse.Namespace, seed: int) -> None:
         if name == THEN:
             mine = replace(mine, model=replace(plan.model, warm_start=str(noisy.resolve())))
         execute(replace(mine, figures=False), out, data())
+
+
+def weight_area(run: Path, task: Any) -> float | None:
+    """The AUC of what a run of method=example_weights took away from each example's weight."""
+    learned = json.loads((run / weights_file.FILE).read_text(encoding="utf-8"))
+    pairs = zip(task.train, task.origins(), strict=True)
+    wrong = np.array([example.label != origin.truth for example, origin in pairs])
+    return area(1 - np.array(learned["weights"]), wrong)
 
 
 def read(folder: Path, task: Any) -> Found:
@@ -137,6 +155,9 @@ def table(out: Path) -> Iterator[str]:
                     found = area(rows[name].to_numpy(), wrong)
                     assert found is not None
                     areas.setdefault(name, []).append(found)
+            if (seed / WEIGHT_AREA).is_file():
+                learned = json.loads((seed / WEIGHT_AREA).read_text(encoding="utf-8"))
+                areas.setdefault("weight", []).append(learned)
         yield f"{setting.name}, {len(seeds)} seeds: AUC"
         for name, each in areas.items():
             yield f"    {name}: {np.mean(each):.3f} ({_listed(each)})"
@@ -187,6 +208,7 @@ def main() -> None:
     parser.add_argument("--trusted", type=int, default=50)
     parser.add_argument("--size", type=int, default=1000)
     parser.add_argument("--seeds", default="0,1,2,3,4")
+    parser.add_argument("--weights", action="store_true")
     parser.add_argument("--models", action="store_true")
     parser.add_argument("--scores", default="pooled,trusted", help="that drop and relabel go by")
     parser.add_argument("--table", action="store_true")
@@ -194,8 +216,10 @@ def main() -> None:
     if not options.table:
         if options.data is None:
             parser.error("--data is needed, the folder of the task's data")
-        if options.models and options.task == "jnlpba":
-            parser.error("--models is for tasks of classes, --task=jnlpba is tagging")
+        if (options.models or options.weights) and options.task == "jnlpba":
+            parser.error(
+                "--models and --weights are for tasks of classes, --task=jnlpba is tagging"
+            )
         for seed in options.seeds.split(","):
             setting = f"{options.kind}_{options.noise}_{options.size}_{options.trusted}"
             if options.task != "sst2":

@@ -25,11 +25,12 @@ class StoppedError(Exception):
     pass
 
 
+@pytest.mark.parametrize("weights", [False, True])
 @pytest.mark.parametrize(
     ("name", "kind"), [("sst2", "symmetric"), ("sst2", "one_sided"), ("mnli", "symmetric")]
 )
 def test_the_noisy_run_is_asked_for_by_options_that_there_are(
-    name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, kind: str, weights: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = Asked(monkeypatch)
 
@@ -38,10 +39,11 @@ def test_the_noisy_run_is_asked_for_by_options_that_there_are(
 
     monkeypatch.setattr(label_trust.SavedRun, "open", stop)
     settings = {"task": name, "size": 100, "trusted": 20, "noise": "0.4", "kind": kind}
-    options = argparse.Namespace(data=tmp_path, **settings)
+    options = argparse.Namespace(data=tmp_path, weights=weights, **settings)
     with pytest.raises(StoppedError):
         measure(tmp_path / "seed7", options, 7)
     task = asked.plan().task
+    assert asked.plan().chosen == ("example_weights" if weights else "lora")  # the last one
     assert task.name == name
     assert (task.max_train, task.trusted) == (120, 20)
     assert (task.label_noise, task.noise_kind) == (0.4, kind)
@@ -106,16 +108,25 @@ def test_the_table_has_the_area_and_what_the_models_gain(tmp_path: Path) -> None
     write_seed(setting / "seed0", [0.9, 0.8, 0.1, 0.2], runs)
     write_seed(setting / "seed1", [0.9, 0.1, 0.1, 0.2], {**runs, "drop_pooled": [1, 1, 1, 0]})
     (setting / "seed0" / "oracle").mkdir()  # is under way
+    (setting / "seed1" / "weight_area.json").write_text("0.75")
     lines = list(table(tmp_path))
-    assert lines[:2] == [
+    assert lines[:3] == [
         "symmetric_0.4_1000_50, 2 seeds: AUC",
         "    pooled: 0.812 (1.000 0.625)",
+        "    weight: 0.750 (0.750)",
     ]
     assert "    drop_pooled: accuracy 0.625 (0.500 0.750)" in lines
     gain = crossed(np.array([[0, 1, 0, 0], [0, 1, 1, 0]], dtype=float))
     expected = f"    drop_pooled - noisy: {gain.mean:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})"
     assert expected in lines
     assert not [line for line in lines if "oracle" in line]
+
+
+def test_the_least_weight_is_the_most_suspect(tmp_path: Path) -> None:
+    """The second example is wrong."""
+    for weights, expected in (([0.9, 0.1, 0.8], 1.0), ([0.9, 0.85, 0.8], 0.5)):
+        (tmp_path / "example_weights.json").write_text(json.dumps({"weights": weights}))
+        assert label_trust.weight_area(tmp_path, TASK) == expected
 
 
 def test_the_oracle_has_the_labels_that_they_had() -> None:
