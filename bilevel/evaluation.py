@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,7 +14,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from bilevel import precision
 
-__all__ = ["draws_masks", "evaluating", "matching_autocast"]
+__all__ = ["draws_masks", "evaluating", "evaluating_for_gradients", "matching_autocast"]
 
 
 @contextmanager
@@ -25,6 +27,45 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+@contextmanager
+def evaluating_for_gradients(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a loss that is differentiated, with gradient checkpointing as it was.
+
+    transformers' layers compute their activations again in training mode alone. Here they are told
+    that they train, and what is inside them is in evaluation mode, in the backward pass too, which
+    comes when the modes are back.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    layers = [part for part in model.modules() if isinstance(part, GradientCheckpointingLayer)]
+    functions: dict[Any, Any] = {
+        layer: layer._gradient_checkpointing_func
+        for layer in layers
+        if layer.gradient_checkpointing
+    }
+    with evaluating(model):
+        for layer, checkpoint in functions.items():
+            layer.training = True
+            layer._gradient_checkpointing_func = partial(_evaluated, checkpoint, layer)
+        try:
+            yield
+        finally:
+            for layer, checkpoint in functions.items():
+                layer._gradient_checkpointing_func = checkpoint
+
+
+def _evaluated(
+    checkpoint: Callable[..., Any], layer: nn.Module, forward: Callable[..., Any], *arguments: Any
+) -> Any:
+    """``checkpoint`` of a layer's forward pass that is in evaluation mode whenever it is run."""
+
+    def run(*inputs: Any) -> Any:
+        with evaluating(layer):
+            return forward(*inputs)
+
+    return checkpoint(run, *arguments)
 
 
 def matching_autocast(model: nn.Module) -> AbstractContextManager[None]:

@@ -212,8 +212,8 @@ def search_ranks(
     Args:
         model, tokenizer: as :func:`finetune`'s.
         train: rows; a part of them is held out (``hold_out`` of LoRACut, ``split`` of AutoLoRA).
-        method: ``LoRACut()`` (LoRA, of which the smallest part that loses nothing is kept) unless
-            given; another that searches ranks, ``AutoLoRA()`` for one.
+        method: ``LoRACut()`` (LoRA, of which the smallest part that loses next to nothing is kept)
+            unless given; another that searches ranks, ``AutoLoRA()`` for one.
         hypergradient, target_modules, head, seed, engine, **settings: as :func:`finetune`'s.
 
     Raises:

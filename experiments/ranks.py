@@ -1,4 +1,4 @@
-"""Find the smallest part of a trained LoRA adapter that loses nothing: a rank for every layer.
+"""Find the smallest part of a LoRA adapter that loses next to nothing: a rank for every layer.
 
     python -m experiments.ranks run=DIR [criterion=singular] [budget=0.25 | parameters=N | rank=R]
     python -m experiments.ranks adapter=DIR model.pretrained=... [task=... task.data_dir=...]

@@ -1,4 +1,4 @@
-r"""LoRA whose ranks are cut when it is trained: the smallest part of it that loses nothing.
+r"""LoRA whose ranks are cut when it is trained: the smallest part of it that loses next to nothing.
 
     train    W = W0 + s B A at rank k in every layer, on all but ``hold_out`` of the training data
     cut      order the components of all layers together (``criterion``); with L_val the loss on
@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LoRACut(CutOptions, LoRA, RankSearch):
-    """Train LoRA, then keep the smallest part of it that loses nothing."""
+    """Train LoRA, then keep the smallest part of it that loses next to nothing."""
 
     name: ClassVar[str] = "lora_cut"
     refuses: ClassVar[dict[str, str]] = {

@@ -43,8 +43,9 @@ def check_part(told: int | float | None, costs: Mapping[str, int], rank: int) ->
     """
     whole, least = rank * sum(costs.values()), min(costs.values())
     if told is not None and not least <= parameters_of(told, whole) <= whole:
+        said = f" ({parameters_of(told, whole)} parameters)" if isinstance(told, float) else ""
         raise UserError(
-            f"method.parameter_budget={told} is not between the {least} parameters of one "
+            f"method.parameter_budget={told}{said} is not between the {least} parameters of one "
             f"component and the {whole} of all"
         )
 

@@ -205,7 +205,7 @@ def _of_run(facts: CardFacts) -> Iterator[tuple[str, str]]:
         mean = sum(ranks) / len(ranks)
         said = f"mean {mean:.2f}, {min(ranks)} to {max(ranks)} in {len(ranks)} modules"
         decided = result.get("decided")  # older runs do not say
-        yield "ranks", f"{said}; {decided['words']}" if decided else said
+        yield "ranks", f"{said}; {_line(decided['words'])}" if decided else said
     heads = result["head_parameters"]
     more = f", and {heads:,} of the head" if heads else ""
     yield "parameters", f"{result['adapter_parameters']:,}{more}"

@@ -71,7 +71,7 @@ Other programs
   python -m experiments.predict   answers for rows of your own:  run=DIR data=FILE out=FILE
   python -m experiments.export    export, merge, send to a hub:  run=DIR [merge=true] [hub=USER/ID]
   python -m experiments.figures   draw a run's figures again:    DIR
-  python -m experiments.ranks     the part that loses nothing:   run=DIR | adapter=DIR model=...
+  python -m experiments.ranks     the part that is needed:       run=DIR | adapter=DIR model=...
   python -m experiments.report    methods compared, and a page:  DIR [DIR ...] [against=METHOD]
   python -m experiments.suspects  labels that may be wrong:      run=DIR [apply=drop]
   python -m experiments.score_text                              scores of generated text, in files

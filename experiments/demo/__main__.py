@@ -3,7 +3,7 @@
 python -m experiments.demo [overrides as for experiments.run]
 
 AutoLoRA, whose search is one level above the training, LoRA trained at the same size, and LoRA
-of rank 8 that was cut to the smallest part that loses nothing (method=lora_cut).
+of rank 8 that was cut to the smallest part that loses next to nothing (method=lora_cut).
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from experiments.config.renamed import up_to_date
 from experiments.config.schema import EngineOptions, TrainOptions
 from experiments.results.finished_run import SavedRun
 from experiments.results.labels import matched
+from experiments.tasks.loading import load_data
 from experiments.tasks.sources import Sourced
 from experiments.tasks.task import Task, TaskData
 from problems.common import Method
@@ -46,7 +47,7 @@ def trusting_task(run: SavedRun) -> TaskData:
     """
     kind: Any = Task
     task: Task = build(run.config.task, "task", kind, run.modules)
-    read = task.load()
+    read = load_data(task)
     data = matched(read, run.result, str(run.folder))
     if len(data.train) < len(read.train) or len(data.validation or ()) < len(read.validation or ()):
         strange = [n for n in read.answers.names or () if n not in run.result["labels"]]

@@ -30,9 +30,9 @@ from experiments.stored_data.streamed import StreamedExamples
 from experiments.tasks.kinds.label_sets import LabelSetData
 from experiments.tasks.kinds.room import check_room
 from experiments.tasks.kinds.text import TextData
-from experiments.tasks.reading.row import MissingColumnError
+from experiments.tasks.loading import load_data
 from experiments.tasks.sources import Sourced, sizes
-from experiments.tasks.task import Task, TaskData
+from experiments.tasks.task import TaskData
 from experiments.training import choosing, reused_settings, warm_start
 from experiments.training.class_weights import check_class_weights, class_weights, weight_classes
 from experiments.training.context import RunContext
@@ -51,19 +51,6 @@ from problems.common.two_levels import TwoLevelMethod, check_plain_losses
 __all__ = ["FineTuningJob", "load_task"]
 
 
-def _loaded(task: Task) -> TaskData:
-    """The task's data; of a column that a file lacks, the option that names it is told too."""
-    try:
-        return task.load()
-    except MissingColumnError as error:
-        for option, value in vars(task).items():
-            lists = isinstance(value, tuple)
-            if "column" in option and error.column in (value if lists else (value,)):
-                said = f"task.{option}={'[NAME]' if lists else 'NAME'}"
-                raise UserError(f"{error}; {said} says another") from error
-        raise
-
-
 def load_task(plan: Plan) -> TaskData:
     """The data of a plan's task, before any model is loaded.
 
@@ -72,7 +59,7 @@ def load_task(plan: Plan) -> TaskData:
     """
     check_streaming(plan)
     with heard() as warnings, spooling(plan.engine.cache_from):
-        task = _loaded(plan.task)
+        task = load_data(plan.task)
     check_streamed(plan, task)
     if isinstance(plan.task, Sourced):
         task = replace(task, draw_weights=plan.task.draw_weights(task.train))

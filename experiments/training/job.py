@@ -262,10 +262,12 @@ def run_stage(
 
 def _say_decided(job: FineTuningJob, context: RunContext, found: dict[str, Any]) -> None:
     """Below the ranks that a stage has found and logged, how far they are decided."""
-    cut = Cut.of_state(found["cut"]) if "cut" in found else None
+    cut = Cut.of_state(found["cut"]) if found.get("cut") else None
     if cut is None and "ranks" not in found:
         return
     records = read_metrics(context.folder)
+    if not records:  # of another process than the first, which alone keeps them
+        return
     said = decided_ranks.of_method(job.plan.method, records, found.get("ranks"), cut)
     if said is not None:
         log.info("%s", said.words)

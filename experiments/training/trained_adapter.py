@@ -29,6 +29,7 @@ from experiments.models.spec import ModelSpec
 from experiments.results import record, saved_model
 from experiments.results.finished_run import SavedRun
 from experiments.results.labels import matched
+from experiments.tasks.loading import load_data
 from experiments.tasks.task import Task, TaskData
 from experiments.training.scoring import example_losses
 from experiments.training.singular_log import is_plain_lora
@@ -112,7 +113,7 @@ def of_run(run: SavedRun, overrides: Sequence[str], examples: bool = False) -> T
     kept = run.result.get("validation") or {}
     if kept.get("source") == "training" and not changed:  # which is found in the training data
         kind: Any = Task
-        data = build(run.config.task, "task", kind, run.modules).load()
+        data = load_data(build(run.config.task, "task", kind, run.modules))
         task = matched(data, run.result, str(run.folder))
     else:
         task = run.task()
@@ -171,7 +172,7 @@ def of_folder(
     if examples and not with_data:
         raise UserError(f"{NO_TASK}, {TOLD}")
     if with_data:
-        task = _numbered(build(config.task, "task", kind, modules).load(), folder)
+        task = _numbered(load_data(build(config.task, "task", kind, modules)), folder)
     if examples and task is not None and not task.validation:
         raise UserError(f"{NO_FILE}: {ASK}; {TOLD}")
     answers = _answers(folder, options) if task is None else task.answers

@@ -16,7 +16,7 @@ from bilevel import (
     UpperProblem,
     precision,
 )
-from bilevel.evaluation import evaluating
+from bilevel.evaluation import evaluating_for_gradients
 from problems.common.build_optimizer import Parameters, optimizer_and_scheduler
 from problems.common.method import Job
 from problems.common.optimizer_settings import OptimizerSettings
@@ -59,7 +59,7 @@ class EvaluatedHeldOut(HeldOut):
 
     def training_step(self, batch: dict[str, Tensor]) -> Tensor:
         """The loss in evaluation mode; settings that the model keeps are part of it."""
-        with evaluating(self.lower.module):
+        with evaluating_for_gradients(self.lower.module):
             return super().training_step(batch)
 
 

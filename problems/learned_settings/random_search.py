@@ -72,8 +72,8 @@ class RandomSettings(LowRankMethod):
     trials: Count = 16
     """How many at the most; the first has the usual settings."""
     processor_seconds: Positive | None = None
-    """Of all trials together: none begins after them. Give those of the search of a
-    learned_settings run (its result.json), for a comparison at equal time; null for no bound."""
+    """Of all trials together: none begins after them; null for no bound. For a comparison at equal
+    time give those that a learned_settings run took before its last stage (its result.json)."""
     patience: Count = 3
     """Evaluations on D_val without a smaller loss before a trial ends."""
     split: Fraction = 0.8

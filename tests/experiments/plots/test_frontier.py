@@ -90,14 +90,18 @@ def test_what_is_drawn(tmp_path: Path, kept: list[Figure]) -> None:
     assert "not decided: 9 of 64" in title
 
 
-def test_the_band_is_that_of_the_difference(tmp_path: Path, kept: list[Figure]) -> None:
-    frontier.draw(values(), tmp_path / "f.png")
+@pytest.mark.parametrize(("said", "errors"), [({"errors": 2.0}, 2), ({"errors": 0.0}, 1), ({}, 1)])
+def test_the_band_is_that_of_the_difference(
+    said: dict[str, float], errors: int, tmp_path: Path, kept: list[Figure]
+) -> None:
+    """As many standard errors as the choice asked for; older files do not say."""
+    frontier.draw(values(**said), tmp_path / "f.png")
     for axes, loss in zip(kept[0].axes[:2], (0.205, 0.005), strict=True):
         (band,) = (c for c in axes.collections if isinstance(c, PolyCollection))
         (outline,) = band.get_paths()
         heights = [float(y) for x, y in outline.vertices if round(float(x)) == 8 * COST]
-        assert max(heights) == pytest.approx(loss + 0.003)
-        assert min(heights) == pytest.approx(loss - 0.003)
+        assert max(heights) == pytest.approx(loss + errors * 0.003)
+        assert min(heights) == pytest.approx(loss - errors * 0.003)
 
 
 def test_nothing_is_not_on_the_scale(tmp_path: Path, kept: list[Figure]) -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from bilevel.evaluation import evaluating, evaluating_for_gradients
 from bilevel.lowrank import Gates, attach_gates, lora_layers
 from experiments.models.memory import recompute, without_cache
 from experiments.models.target_modules import target_modules
@@ -61,3 +62,32 @@ def test_no_keys_and_values_are_kept_for_tokens_to_come(name):
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
     assert base.config.use_cache
     assert model(input_ids=IDS, labels=labels).past_key_values is not None
+
+
+def kept(model, labels, mode):
+    """The loss and its gradients in evaluation mode, taken after it; bytes kept for them."""
+    numbers = []
+
+    def keep(tensor):
+        numbers.append(tensor.numel())
+        return tensor
+
+    trained = [p for p in model.parameters() if p.requires_grad]
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with without_cache(model), mode(model), hooks:  # as runs train decoders
+        loss = model(input_ids=IDS, labels=labels).loss
+    assert model.training
+    return [loss, *torch.autograd.grad(loss, trained)], sum(numbers)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_loss_in_evaluation_mode_is_without_dropout_and_recomputed(name):
+    """Of an upper level, in the backward pass too, when the modes are back."""
+    base, model, _, labels = gated(name)
+    plain, whole = kept(model, labels, evaluating)
+    recompute(base)
+    again, fewer = kept(model, labels, evaluating_for_gradients)
+    for a, b in zip(plain, again, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+    assert fewer < whole
+    assert gradients(model, [p for p in model.parameters() if p.requires_grad], labels)

@@ -20,7 +20,7 @@ from experiments.training.fine_tuning_job import load_task
         (["task=text_to_text", "model=demo_causal"], r"'source'.*task\.source_column=NAME"),
         (
             ["task=classification", "task.text_columns=[said,told]", "task.label_column=stars"],
-            r"'told'.*task\.text_columns=\[NAME\]",
+            r"'told'.*task\.text_columns=\[said,NAME\]",
         ),
         (
             ["task=classification", "task.text_columns=[said]", "task.label_column=label"],
