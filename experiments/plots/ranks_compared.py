@@ -20,6 +20,8 @@ __all__ = ["draw"]
 def draw(results: Sequence[dict[str, Any]], path: Path) -> bool:
     """Write the figure: a panel a part of the layers, a row a run, a column a layer.
 
+    Of ranks that are not decided, or of which that is not known, the row says so.
+
     Args:
         results: result.json of runs of one task and model; those with one rank for all modules are
             left out, for they did not choose any.
@@ -40,7 +42,7 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> bool:
             tables[panel, row, layer] = rank
     top = max(1, int(np.nanmax(tables)))
     colours = colormaps["viridis"].with_extremes(bad="white").resampled(top + 1)
-    names = [f"{wrapped(method_name(r), 40)}, seed {r['seed']}" for r in chose]
+    names = [f"{wrapped(method_name(r), 40)}, seed {r['seed']}{_decided(r)}" for r in chose]
     inches = max(0.24, 0.06 + 0.15 * max(1 + name.count("\n") for name in names))
     each = max(1.5, 0.3 + 0.13 * len(layers))
     labels = 0.07 * max(len(line) for name in names for line in name.split("\n"))
@@ -64,3 +66,11 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> bool:
         bar.outline.set_visible(False)
         headline(figure, f"Ranks: {setting_name(chose)}")
     return True
+
+
+def _decided(result: dict[str, Any]) -> str:
+    """What is to be said of a run's ranks beside its name; older runs say nothing."""
+    found = result.get("decided")
+    if not found or found["decided"]:
+        return ""
+    return "\nnot decided" if found["decided"] is False else "\nnot known how decided"

@@ -203,16 +203,23 @@ def test_no_cosines(tmp_path: Path) -> None:
 def test_ranks_of_methods_that_chose_them(tmp_path: Path, kept: list[Figure]) -> None:
     chosen = {name: i for i, name in enumerate(NAMES)}
     results = [
-        result("autolora", 1, ranks=chosen),
-        result("autolora", 0, ranks={**chosen, NAMES[1]: 7}),
-        result("adalora", 0, ranks={name: chosen[name] for name in NAMES[::2]}),
+        {**result("autolora", 1, ranks=chosen), "decided": {"decided": False}},
+        {**result("autolora", 0, ranks={**chosen, NAMES[1]: 7}), "decided": {"decided": True}},
+        {
+            **result("adalora", 0, ranks={name: chosen[name] for name in NAMES[::2]}),
+            "decided": {"decided": None},
+        },
         result("lora", 0, ranks=dict.fromkeys(NAMES, 4)),
         result("full"),
     ]
     assert ranks_compared.draw(results, tmp_path / "r.png")
     query, value, *_ = kept[0].axes
     labels = [text.get_text() for text in query.get_yticklabels()]
-    assert labels == ["adalora, seed 0", "autolora, seed 0", "autolora, seed 1"]
+    assert labels == [
+        "adalora, seed 0\nnot known how decided",
+        "autolora, seed 0",
+        "autolora, seed 1\nnot decided",
+    ]
     nan = np.nan
     table = query.images[0].get_array().filled(nan)
     np.testing.assert_equal(table, [[0, 2, 4], [0, 2, 4], [0, 2, 4]])
