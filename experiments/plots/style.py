@@ -59,7 +59,7 @@ ZERO = "#DADADA"  # of values that are exactly zero
 SOFT = "#555555"  # of letters that come second
 TITLE, NOTE = 11, 9  # points of a title's letters, and of those below it
 LEADING = 1.25  # from line to line, in sizes of the letters
-LETTERS = 15  # of a note in an inch
+LETTERS, BOLD = 15, 10.5  # of a note, and of a title, in an inch
 PAD = 3 / 72  # inches above a title
 DASHES = ("-", "--", ":", "-.")
 MARKERS = "os^Dv<>PX"
@@ -151,9 +151,11 @@ def headline(figure: Figure, text: str, note: str = "") -> None:
     Args:
         figure: whose.
         text: in bold letters.
-        note: lines in smaller ones, broken where they would leave the figure.
+        note: lines in smaller ones. Lines of both are broken where they would leave the figure.
     """
     width, height = figure.get_size_inches()
+    bold = int(BOLD * (width - 0.2))
+    text = "\n".join(textwrap.fill(line, bold) for line in text.split("\n"))
     note = "\n".join(wrapped(line, int(LETTERS * (width - 0.2))) for line in note.split("\n"))
     lines = note.count("\n") + 1 if note else 0
     # The title has empty lines where the note goes, so that the layout leaves room for both.

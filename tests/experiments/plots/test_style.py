@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from experiments.plots import style
+from tests.experiments.drawn import assert_nothing_cut
 
 
 def test_letters_that_the_font_lacks_are_told_once(
@@ -31,3 +32,12 @@ def test_other_warnings_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(style.Figure, "savefig", warn)
     with pytest.warns(UserWarning, match="something else"), style.canvas(tmp_path / "x.png", 2, 2):
         pass
+
+
+def test_a_long_title_is_broken_at_the_figures_edge(tmp_path: Path) -> None:
+    with style.canvas(tmp_path / "f.png", 5.0, 3.0) as figure:
+        figure.subplots()
+        style.headline(
+            figure, "Ranks: adalora, autolora, salora on planted_noisy, seeds " + "0, 1, " * 20
+        )
+        assert_nothing_cut(figure)
