@@ -90,12 +90,14 @@ def ranks_of(model):
     return {name: m.r["default"] for name, m in layers if hasattr(m, "lora_A")}
 
 
-def test_a_cut_is_searched_by_default_and_is_the_one_of_a_run(given):
+def test_a_cut_is_searched_by_default_and_is_the_one_of_a_run(given, caplog):
     """40 rows, trained on 32: the same rows, seed and settings give the same ranks."""
     model, tokenizer, rows = given
     settings = {**SMALL, "max_steps": 12, "lr": 1e-2}
     method = LoRACut(rank=4, parameter_budget=1000)
-    found = search_ranks(model, tokenizer, rows["train"], method, **settings)
+    with caplog.at_level("INFO"):
+        found = search_ranks(model, tokenizer, rows["train"], method, **settings)
+    assert found.decided.words in caplog.messages
     run = finetune(model, tokenizer, rows, method, **settings)
     assert run.result["adapter_parameters"] == 960
     assert found.decided.as_json() == run.result["decided"]
