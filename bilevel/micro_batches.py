@@ -80,6 +80,8 @@ class _Level(Protocol):
 
     def get_batch(self) -> Any: ...
 
+    def of_step(self, batches: list[Any]) -> list[Any]: ...
+
     def loss_terms(self, batch: Any) -> float: ...
 
 
@@ -126,10 +128,13 @@ class StepBatches:
         finally:
             self.within_step, self.loaded = False, []
         weights = _weights(level, counted)
+        of_step = level.of_step([batch for batch, _ in batches])
         last = len(batches) - 1
         return [
             MicroBatch(batch, weight, place == last, indices)
-            for place, ((batch, indices), weight) in enumerate(zip(batches, weights, strict=True))
+            for place, (batch, (_, indices), weight) in enumerate(
+                zip(of_step, batches, weights, strict=True)
+            )
         ]
 
 

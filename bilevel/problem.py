@@ -218,6 +218,14 @@ class BilevelProblem(ImplicitProblem):
         """
         return loss_terms([level.module for level in (self, *self.children)], batch)
 
+    def of_step(self, batches: list[Any]) -> list[Any]:
+        """An optimiser step's micro-batches, all drawn and on the device, before the first is used.
+
+        For subclasses whose loss of one has to know of the others. Called once a step by each
+        process.
+        """
+        return batches
+
     def get_loss(self, batch: Any) -> tuple[Tensor, dict[str, Any]]:
         """Loss to descend, scaled (fp16), and statistics; never waits for a device."""
         result = self.training_step_exec(batch)
@@ -454,7 +462,9 @@ class BilevelProblem(ImplicitProblem):
             UserError: a data loader without a position, or T1 steps under way (of a middle level,
                 whose T1 steps take several global ones): what it remembers is not saved.
         """
-        remembers = self.roll_back.active or self.recorder.needs.depth not in (0, 1)
+        recorder = self.recorder
+        carries = bool(recorder.recorded.carried)  # tangents, say, through the steps under way
+        remembers = self.roll_back.active or recorder.needs.depth not in (0, 1) or carries
         if self._parents and remembers and not self._inner_loop_start:
             raise UserError(
                 f"problem {self.name!r} is in the midst of its unroll_steps={self._unroll_steps}, "

@@ -167,6 +167,8 @@ def _report(task: TaskData, found: Found, by: str, out: Path, run: SavedRun) -> 
     said[0] += " trusted"
     if scores.estimated is not None:
         said[0] += f"; {scores.estimated} {_counted(task)} likelier wrong than right"
+    if scores.expected is not None:
+        said[0] += f", and about {scores.expected:.0f} are wrong in all"
     if scores.doubt is not None:
         said.append(f"doubt: {scores.doubt}")
     known = np.array([origin.truth is not None for origin in origins])

@@ -54,6 +54,8 @@ class Nystrom(ImplicitFunction):
         """[v - C (rho W + C^T C)^{-1} C^T v] / rho."""
         import torch
 
+        from bilevel.precision import in_float64
+
         def flat(tensors: Sequence[Tensor]) -> Tensor:
             return torch.cat([t.flatten() for t in tensors])
 
@@ -69,7 +71,10 @@ class Nystrom(ImplicitFunction):
         R = torch.randn(*shape, generator=draw, dtype=v.dtype, device=v.device)
         R = torch.linalg.qr(R).Q
         C = torch.stack([flat(hessian(parts(r))) for r in R.T], dim=1)
+        # C^T C has the squares of H's eigenvalues: of fp32 numbers, those of all but the largest
+        # would be lost in their rounding. The products themselves stay in V's precision.
+        C, R, exact = in_float64(C), in_float64(R), in_float64(v)
         small = self.damping * R.T @ C + C.T @ C
         small = (small + small.T) / 2
-        x = (v - C @ (torch.linalg.pinv(small, hermitian=True) @ (C.T @ v))) / self.damping
-        return parts(x)
+        x = exact - C @ (torch.linalg.pinv(small, hermitian=True) @ (C.T @ exact))
+        return parts((x / self.damping).to(v))

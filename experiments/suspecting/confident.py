@@ -8,7 +8,9 @@ probabilities and y_i the given classes,
     i counts as class k where k is the most probable of those with p_i(k) >= t_k; as none without.
 
 The examples that count as another class than they are given make up the off-diagonal part of the
-confident joint: their number is the estimate of how many labels are wrong. Each is ranked by
+confident joint: their number is the paper's estimate of how many labels are wrong, which counts
+too many where models are weak (by a third to four fifths at an accuracy of 0.76 with 10 to 20 %
+wrong). Each is ranked by
 
     max over k != y_i of (p_i(k) - t_k)   -   (p_i(y_i) - t_{y_i}),
 

@@ -177,7 +177,9 @@ def _with_classes(
     }
     columns["combination"] = combined([columns["confident"], columns["trusted"]])
     estimated = int((columns["pooled"] > 0.5).sum())
-    scores = Scores(_ordered(columns), estimated, known.doubt(pool))
+    # Not of sentences: the words of one are not wrong independently of each other.
+    expected = float(wrong.sum()) if job.task.answers.kind == CLASSES else None
+    scores = Scores(_ordered(columns), estimated, known.doubt(pool), expected)
     return Found(scores, _classes(job, held, right.argmax(1)), _mean(_ahead(right), held))
 
 

@@ -44,11 +44,15 @@ class Scores:
         estimated: how many labels are likelier wrong than right, ``pooled`` above 1/2; None
             without classes.
         doubt: why the scores may mean little; None if nothing speaks against them.
+        expected: how many labels are wrong, by the sum of ``pooled``'s probabilities; None of tags
+            and without classes. More than ``estimated`` where models are unsure, since some of
+            those that are likelier right are wrong.
     """
 
     columns: Mapping[str, np.ndarray]
     estimated: int | None
     doubt: str | None = None
+    expected: float | None = None
 
     @property
     def recommended(self) -> str:

@@ -27,10 +27,13 @@ class TurnedFactors(common.FineTuning):
     def __init__(self, *args: Any, rounds: Rounds, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.rounds = rounds
+        # Of the training: a check of horizons takes windows of other lengths for a while.
+        self.unroll_steps = self.config.unroll_steps
 
     def on_inner_loop_start(self) -> None:
         """Before the T1 steps: enter the phase of the global step that they are."""
-        self.rounds.enter(self._coming(), self.optimizer, self.upper.optimizer)
+        if self._count % (self.gas * self.unroll_steps) == 0:
+            self.rounds.enter(self._coming(), self.optimizer, self.upper.optimizer)
 
     def take_lower_steps(self) -> None:
         """Also where nobody steps after them."""
@@ -39,7 +42,7 @@ class TurnedFactors(common.FineTuning):
 
     def _coming(self) -> int:
         """Global steps before the one whose steps come."""
-        return self._count // self.gas // self.config.unroll_steps
+        return self._count // self.gas // self.unroll_steps
 
     @property
     def differentiated(self) -> bool:

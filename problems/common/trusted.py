@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from bilevel.errors import UserError
 from problems.common.low_rank import LowRankMethod
 from problems.common.records import TrainSettings
 from problems.common.two_levels import (
@@ -16,7 +17,7 @@ from problems.common.two_levels import (
 if TYPE_CHECKING:
     from bilevel import Hypergradient
 
-__all__ = ["LearnedWeights"]
+__all__ = ["LearnedWeights", "check_several"]
 
 
 @dataclass(frozen=True)
@@ -50,3 +51,21 @@ class LearnedWeights(LowRankMethod, TwoLevelMethod):
         """
         check_plain_losses(settings, f"method={self.name}")
         super().check_steps(examples, settings)
+
+
+def check_several(settings: TrainSettings, otherwise: str = "") -> None:
+    """Refuse steps of a single example, whose weight would fall out of them.
+
+    Args:
+        settings: batch size and accumulation.
+        otherwise: what to give instead, if there is more than a larger batch.
+
+    Raises:
+        UserError: they are.
+    """
+    if settings.batch_size * settings.gradient_accumulation == 1:
+        raise UserError(
+            "train.batch_size=1: a weight here counts relative to those of the other examples of "
+            "its step, and there are none; give train.batch_size=2 or more, or "
+            f"train.gradient_accumulation=2 or more{otherwise}"
+        )

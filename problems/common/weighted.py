@@ -1,12 +1,18 @@
 r"""Train under a weight for each example.
 
-    L(V; B) = sum_i w_i t_i / sum_i w_i n_i        over the examples i of a batch B
+    L(V; B) = sum_i v_i t_i / sum_i n_i,       v_i = w_i / mean of w        over the examples i of B
 
 t_i is the sum of example i's losses, n_i of how many it is the sum: 1 for a class, the words of a
-sentence, the tokens of a target. With equal weights that is the model's own loss. Dividing by the
-batch's weights keeps the size of a step, so that all weights falling together lowers nothing.
+sentence, the tokens of a target. The mean is over D_train, so that weights falling together lower
+nothing, and equal ones give the model's own loss. A batch B is not divided by its own weights: one
+that by chance holds no example worth learning from would take a whole step on the others.
 
-Of several processes, each has a part P of B, and the loss of B is the sum over them of
+Where weights are learned one an example, that mean would let each step touch all of them. There
+
+    L(V; B) = sum_i w_i t_i / sum_i w_i n_i                          (self-normalised)
+
+over all of an optimiser step's examples. Of several micro-batches or processes, each has a part P
+of B, and the loss of B is the sum over them of
 
     f_P L(V; P),        f_P = sum over P of w_i n_i / sum over B of w_i n_i
 
@@ -28,20 +34,21 @@ from bilevel.nests import to_device
 from bilevel.precision import in_float64
 from problems.common.fine_tuning import FineTuning
 
-__all__ = ["ExampleLosses", "Weighted", "WeightedByExample", "weighted_mean"]
+__all__ = ["ExampleLosses", "SelfNormalised", "Weighted", "WeightedByExample", "weighted_mean"]
 
 LABELS = "labels"
 FIRST = "first"  # which of a batch's windows is the first of each example
-WHOLE = "whole"  # in a batch of one of several processes: what f_P needs to know of all of them,
+WHOLE = "whole"  # in a part of a step's examples: what f_P needs to know of all of them,
 TERMS = "terms"  # n of each example
-MINE = "mine"  # and whether it is one of this process's
+PLACE = "place"  # in which part it is: process, micro-batch
+MINE = "mine"  # and whether it is one of this part's
 
 # (outputs, batch) -> sums of losses (n,) and of how many each is the sum (n,).
 ExampleLosses = Callable[[Any, Mapping[str, Tensor]], tuple[Tensor, Tensor]]
 
 
 def weighted_mean(totals: Tensor, terms: Tensor, weights: Tensor) -> Tensor:
-    """sum w t / sum w n of a batch; see the module's docstring.
+    """sum w t / sum w n; see the module's docstring.
 
     Args:
         totals: (n,), sums of losses.
@@ -53,7 +60,7 @@ def weighted_mean(totals: Tensor, terms: Tensor, weights: Tensor) -> Tensor:
 
 
 class WeightedByExample(FineTuning):
-    """The loss of numbered batches under weights of their examples, of all processes together.
+    """The loss of numbered batches under weights of their examples, which are 1 on average.
 
     Args:
         losses: the task's loss of each example of a batch.
@@ -66,14 +73,72 @@ class WeightedByExample(FineTuning):
         self.losses = losses
 
     def weights_of(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """w of each example of a batch, (n,), which tells its ``index`` at least."""
+        """v of each example of a batch, (n,), which tells its ``index`` at least."""
         raise NotImplementedError
 
-    def get_batch(self) -> Any:
-        """The next batch of this process; beside it, of several, the numbers of all of them."""
-        batch = super().get_batch()
-        if self.world.world_size == 1:
-            return batch
+    def totals(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """t and n of each example of a batch, (n,)."""
+        extra = {*self.told, WHOLE}
+        seen = {name: value for name, value in batch.items() if name not in extra}
+        return self.losses(self.module(**seen), seen)
+
+    def training_step(self, batch: Mapping[str, Any]) -> Tensor:
+        """sum v t / sum n."""
+        totals, terms = self.totals(batch)
+        return (in_float64(self.weights_of(batch)).to(totals) * totals).sum() / terms.sum()
+
+
+class Weighted(WeightedByExample):
+    """The same under given weights.
+
+    Args:
+        losses: the task's loss of each example of a batch.
+        weights: (n,) of the whole data set, not negative; they count relative to their mean.
+    """
+
+    def __init__(self, *args: Any, weights: Tensor, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        mean = weights.mean()
+        self.weights = weights / mean if mean > 0 else weights
+
+    def weights_of(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Those of the examples' numbers."""
+        index = batch[INDEX]
+        if self.weights.device != index.device:
+            self.weights = self.weights.to(index.device)  # once: a copy there is waited for
+        return self.weights[index]
+
+
+class SelfNormalised(WeightedByExample):
+    """The loss of numbered batches, relative to their examples' weights."""
+
+    def of_step(self, batches: list[Any]) -> list[Any]:
+        """A step's micro-batches; beside each, of several or of several processes, all of them."""
+        world = self.world
+        if world.world_size == 1 and len(batches) == 1:
+            return batches
+        parts = [self._told(batch) for batch in batches]
+        own = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        sizes = torch.tensor([len(part[INDEX]) for part in parts])
+        own[PLACE] = torch.arange(len(parts)).repeat_interleave(sizes)
+        every = gathered(own, world) if world.world_size > 1 else [own]
+        whole = {name: torch.cat([part[name] for part in every]) for name in own}
+        ranks = torch.arange(len(every)).repeat_interleave(
+            torch.tensor([len(part[INDEX]) for part in every])
+        )
+        places = whole.pop(PLACE)
+        return [
+            {
+                **batch,
+                WHOLE: to_device(
+                    {**whole, MINE: (ranks == world.rank) & (places == place)},
+                    torch.device(self.device),
+                ),
+            }
+            for place, batch in enumerate(batches)
+        ]
+
+    def _told(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         n = len(batch[INDEX])
         # As the weights of whole batches count them (bilevel.micro_batches); a factor that all
         # examples have in common, as the number of a set's labels, falls out of f_P.
@@ -82,19 +147,11 @@ class WeightedByExample(FineTuning):
             bounds = [*batch[FIRST].tolist(), len(batch[LABELS])]
         terms = [self.loss_terms({LABELS: batch[LABELS][a:b]}) for a, b in pairwise(bounds)]
         own = {name: batch[name].cpu() for name in self.told if name in batch}
-        own[TERMS] = torch.tensor(terms, dtype=torch.float64)
-        every = gathered(own, self.world)
-        whole = {name: torch.cat([part[name] for part in every]) for name in own}
-        whole[MINE] = torch.cat(
-            [torch.full((len(part[INDEX]),), r == self.world.rank) for r, part in enumerate(every)]
-        )
-        return {**batch, WHOLE: to_device(whole, torch.device(self.device))}
+        return {**own, TERMS: torch.tensor(terms, dtype=torch.float64)}
 
     def training_step(self, batch: Mapping[str, Any]) -> Tensor:
-        """sum w t / sum w n."""
-        extra = {*self.told, WHOLE}
-        seen = {name: value for name, value in batch.items() if name not in extra}
-        totals, terms = self.losses(self.module(**seen), seen)
+        """sum w t / sum w n, times what this part's share of the step makes of it."""
+        totals, terms = self.totals(batch)
         loss = weighted_mean(totals, terms, self.weights_of(batch))
         if WHOLE not in batch:
             return loss
@@ -102,27 +159,5 @@ class WeightedByExample(FineTuning):
         n, mine = whole[TERMS], whole[MINE]
         weighted = self.weights_of(whole).to(n) * n
         share = weighted[mine].sum() / weighted.sum()
-        # The engine counts this process's loss as n(P) / n(B) of all; f_P takes the place of that.
+        # The engine counts this part's loss as n(P) / n(B) of all; f_P takes the place of that.
         return loss * (share * n.sum() / n[mine].sum()).to(loss)
-
-
-class Weighted(WeightedByExample):
-    """The loss of numbered batches under their examples' weights.
-
-    Args:
-        losses: the task's loss of each example of a batch.
-        weights: given ones, (n,) of the whole data set; None takes those of the module of the level
-            named ``upper``, its ``weights()``.
-    """
-
-    def __init__(self, *args: Any, weights: Tensor | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.weights = weights
-
-    def weights_of(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Those of the examples' numbers."""
-        index = batch[INDEX]
-        if self.weights is not None and self.weights.device != index.device:
-            self.weights = self.weights.to(index.device)  # once: a copy there is waited for
-        weights = self.upper.module.weights() if self.weights is None else self.weights
-        return weights[index]

@@ -1,20 +1,23 @@
 r"""Keep a weight for each training example, and train the weights on trusted data.
 
-lower   sum_i w_i l_i(V) / sum_i w_i  over batches of D_train (:mod:`problems.common.weighted`)
+lower   sum_i w_i l_i(V) / sum_i w_i  over a step's examples (:mod:`problems.common.weighted`)
 upper   L(V*(w); D_val)
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bilevel.data import INDEX
 from bilevel.precision import in_float64
 from problems import common
+from problems.common.weighted import SelfNormalised
 
-__all__ = ["ExampleLogits", "TrustedLoss"]
+__all__ = ["ExampleLogits", "ExampleWeighted", "TrustedLoss"]
 
 
 class ExampleLogits(nn.Module):
@@ -34,6 +37,15 @@ class ExampleLogits(nn.Module):
     def weights(self) -> Tensor:
         """All of them, (count,)."""
         return self.logits.sigmoid()
+
+
+class ExampleWeighted(SelfNormalised):
+    """Lower level: the loss of a numbered batch under the weights as they are."""
+
+    def weights_of(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """w of each example."""
+        weights: Tensor = self.upper.module.weights()
+        return weights[batch[INDEX]]
 
 
 class TrustedLoss(common.EvaluatedHeldOut):
@@ -72,6 +84,10 @@ class TrustedLoss(common.EvaluatedHeldOut):
             divisor = (self._squares / self._steps.clamp(min=1)).sqrt()
             logits.grad /= divisor.masked_fill(~counts, 1.0).to(logits.grad)
         super().optimizer_step(*args, **kwargs)
+
+    def clip_grad(self) -> None:
+        """Not at all: the gradient's size is set above, and a norm would make it depend on how
+        many weights a step touches."""
 
     def extra_state(self) -> dict[str, Any]:
         """What the gradient is divided by."""

@@ -50,9 +50,10 @@ from problems.common import (
     Stage,
     TrainData,
     Training,
+    TrainSettings,
 )
 from problems.common.records import longest
-from problems.common.trusted import LearnedWeights
+from problems.common.trusted import LearnedWeights, check_several
 from problems.common.two_levels import Fraction
 from problems.lora import train_lora
 
@@ -119,6 +120,15 @@ class ExampleWeights(LearnedWeights):
                 f"{examples or 'none'}; {NEEDED}"
             )
 
+    def check_steps(self, examples: int, settings: TrainSettings) -> None:
+        """A weight tells an example from the others of its step.
+
+        Raises:
+            UserError: there are none, or as other methods on two levels.
+        """
+        check_several(settings)
+        super().check_steps(examples, settings)
+
     def held_out(self, own: bool) -> DVal:
         """The upper level trains on all that is trusted."""
         return "trained_on"
@@ -135,8 +145,7 @@ class ExampleWeights(LearnedWeights):
         """Stage 1: factors and head on D_train under the weights, the weights on D_val."""
         import torch
 
-        from problems.common.weighted import Weighted
-        from problems.example_weights.levels import ExampleLogits, TrustedLoss
+        from problems.example_weights.levels import ExampleLogits, ExampleWeighted, TrustedLoss
 
         parts = self.parts(job)
         model = common.with_lora(job, self.rank, self.lora_alpha, self.lora_dropout, self.peft)
@@ -161,7 +170,9 @@ class ExampleWeights(LearnedWeights):
         return self.training(
             job,
             parts,
-            Level(partial(Weighted, losses=job.example_losses), model, factors, self.lower, lr),
+            Level(
+                partial(ExampleWeighted, losses=job.example_losses), model, factors, self.lower, lr
+            ),
             Level(TrustedLoss, weights, [weights.logits], self.upper, 0.3),
             self.steps(job),
             model,

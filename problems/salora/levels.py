@@ -127,14 +127,19 @@ class GatesAndFactors(GatedFineTuning):
 class LowerFactors(GatedFineTuning):
     """Lower level: L(V, g; D_train) + beta R_orth(V), at the gates' present draw."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Of the training: a check of horizons takes windows of other lengths for a while.
+        self.unroll_steps = self.config.unroll_steps
+
     def phase_step(self) -> int:
         """Windows of T1 steps before the one under way: the gates' steps are counted in these."""
-        return super().phase_step() // self.config.unroll_steps
+        return super().phase_step() // self.unroll_steps
 
     @property
     def differentiated(self) -> bool:
         """In the gates' window only."""
-        coming = self._count // self.gas // self.config.unroll_steps
+        coming = self._count // self.gas // self.unroll_steps
         return self.gate_window.first <= coming < self.gate_window.last
 
     @property

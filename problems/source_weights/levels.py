@@ -2,16 +2,18 @@ r"""Train under a weight for each source, and train the weights on trusted data.
 
     w(theta) = S softmax(theta)                         S sources; all are 1 at theta = 0
 
-    lower   L(V, theta; B) = sum_i r_i t_i / sum_i r_i n_i         over the examples i of a batch B
+    lower   min over V of  sum_i w_s(i) l_i(V) / sum_i w_s(i)       over D_train
     upper   L(V*(theta); D_val)
 
-t_i is the sum of example i's losses, n_i of how many it is the sum (see common.weighted), and
+A batch B of n examples, t_i the sum of example i's losses and n_i of how many it is the sum
+(:mod:`problems.common.weighted`), has the loss
 
-    r_i = w_s(i)(theta)                    batches as they come           (sampling=loss)
-    r_i = w_s(i)(theta) / w_s(i)(theta0)   batches drawn by w(theta0)     (sampling=draw)
+    sum_i v_i t_i / sum_i n_i,             v_i = w_s(i) / mean over D_train of w     (sampling=loss)
+    sum_i r_i t_i / sum_i r_i n_i,         r_i = w_s(i)(theta) / w_s(i)(theta0)      (sampling=draw)
 
-where theta0 is theta at the draw: r_i is 1 then, and its derivative is what theta would change in
-the draw (importance weights). Both descend sum_i w_i l_i / sum_i w_i over all of D_train.
+where batches are drawn by w(theta0), theta0 theta at the draw: r_i is 1 then, and its derivative is
+what theta would change in the draw (importance weights). In expectation over batches both descend
+the weighted mean over D_train.
 
 A factor that all r have in common falls out. So r is taken by the shares of the sources in B
 alone, which changes no derivative, and makes that by theta of a source without an example in B
@@ -29,9 +31,9 @@ import torch
 from torch import Tensor, nn
 
 from bilevel.data import INDEX, ResumableLoader, drawn
-from problems.common.weighted import WeightedByExample
+from problems.common.weighted import SelfNormalised, WeightedByExample
 
-__all__ = ["DrawnBatches", "SourceLogits", "SourceWeighted"]
+__all__ = ["DrawnBatches", "DrawnSourceWeighted", "SourceLogits", "SourceWeighted"]
 
 DRAWN_AT = "drawn_at"  # w of each example's source when it was drawn, in a batch
 
@@ -42,26 +44,35 @@ class SourceLogits(nn.Module):
     Args:
         names: of the S sources.
         sources: the name of each example's, N of them.
+        trained: the numbers of those in D_train; None for all.
     """
 
     source: Tensor
+    examples: Tensor
 
-    def __init__(self, names: Sequence[str], sources: Sequence[str]) -> None:
+    def __init__(
+        self, names: Sequence[str], sources: Sequence[str], trained: Sequence[int] | None = None
+    ) -> None:
         super().__init__()
         numbers = {name: number for number, name in enumerate(names)}
         self.names = tuple(names)
         self.theta = nn.Parameter(torch.zeros(len(names)))
         self.register_buffer("source", torch.tensor([numbers[name] for name in sources]))
+        own = self.source if trained is None else self.source[list(trained)]
+        self.register_buffer("examples", torch.bincount(own, minlength=len(names)))  # of D_train
 
     def shares(self) -> Tensor:
         """softmax(theta), (S,): the weights as they are reported."""
         return self.theta.softmax(0)
 
     def weights(self, index: Tensor) -> Tensor:
-        """w of the source of each example of an ``index``, (n,) of numbers of examples.
+        """v of the source of each example of an ``index``, (n,) of numbers of examples."""
+        parts = self.examples.to(self.theta) / self.examples.sum()
+        mean = (self.theta + parts.log()).logsumexp(0)
+        return (self.theta - mean).exp()[self.source[index]]
 
-        But for a factor that they have in common: see the module's docstring.
-        """
+    def relative(self, index: Tensor) -> Tensor:
+        """w of the same, but for a factor that they have in common: see the module's docstring."""
         own = self.source[index]
         absent = torch.ones_like(self.theta, dtype=torch.bool).index_fill(0, own, False)
         total = self.theta.masked_fill(absent, -torch.inf).logsumexp(0)
@@ -71,12 +82,21 @@ class SourceLogits(nn.Module):
 class SourceWeighted(WeightedByExample):
     """Lower level: the loss of a numbered batch under the weights of its examples' sources."""
 
+    def weights_of(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """v of each example."""
+        weights: Tensor = self.upper.module.weights(batch[INDEX])
+        return weights
+
+
+class DrawnSourceWeighted(SelfNormalised):
+    """Lower level: the loss of a numbered batch that was drawn by the weights of the sources."""
+
     told = (INDEX, DRAWN_AT)
 
     def weights_of(self, batch: Mapping[str, Tensor]) -> Tensor:
         """r of each example."""
-        weights = self.upper.module.weights(batch[INDEX])
-        return weights / batch[DRAWN_AT].to(weights) if DRAWN_AT in batch else weights
+        weights: Tensor = self.upper.module.relative(batch[INDEX])
+        return weights / batch[DRAWN_AT].to(weights)
 
 
 class DrawnBatches(ResumableLoader):

@@ -48,9 +48,10 @@ from problems.common import (
     Parts,
     Stage,
     Training,
+    TrainSettings,
 )
 from problems.common.records import SOURCE_WEIGHT
-from problems.common.trusted import LearnedWeights
+from problems.common.trusted import LearnedWeights, check_several
 from problems.common.two_levels import Fraction
 
 if TYPE_CHECKING:
@@ -99,6 +100,16 @@ class SourceWeights(LearnedWeights):
                 f"method.trusted={self.trusted} needs method.split, the share of this source that "
                 "stays in D_train: method.split=0.5 makes one half of it D_val"
             )
+
+    def check_steps(self, examples: int, settings: TrainSettings) -> None:
+        """What is drawn counts relative to the others of its step.
+
+        Raises:
+            UserError: there are none, or as other methods on two levels.
+        """
+        if self.sampling == "draw":
+            check_several(settings, ", or method.sampling=loss")
+        super().check_steps(examples, settings)
 
     def check_size(self, examples: int, batch_size: int) -> None:
         """As of a method on one level: D_val may be smaller than a batch.
@@ -167,13 +178,19 @@ class SourceWeights(LearnedWeights):
 
     def prepare(self, job: Job, found: None) -> Training:
         """Factors and head on D_train under the weights, theta on D_val."""
-        from problems.source_weights.levels import SourceLogits, SourceWeighted
+        from problems.source_weights.levels import (
+            DrawnSourceWeighted,
+            SourceLogits,
+            SourceWeighted,
+        )
 
         assert job.data.sources is not None
         names = list(dict.fromkeys(job.data.sources))
-        logits = SourceLogits(names, job.data.sources)
+        train = self._indices(job)[0]
+        logits = SourceLogits(names, job.data.sources, train)
         parts = self.weighted_parts(job, logits)
-        sizes = Counter(job.data.sources[i] for i in self._indices(job)[0])
+        sizes = Counter(job.data.sources[i] for i in train)
+        kind = DrawnSourceWeighted if self.sampling == "draw" else SourceWeighted
         model = common.with_lora(job, self.rank, self.lora_alpha, self.lora_dropout, self.peft)
         factors = common.trainable(model)
         lr = job.settings.lr if job.settings.lr is not None else 5e-4
@@ -196,9 +213,7 @@ class SourceWeights(LearnedWeights):
         return self.training(
             job,
             parts,
-            Level(
-                partial(SourceWeighted, losses=job.example_losses), model, factors, self.lower, lr
-            ),
+            Level(partial(kind, losses=job.example_losses), model, factors, self.lower, lr),
             Level(common.EvaluatedHeldOut, logits, [logits.theta], self.upper, 0.1),
             self.steps(job),
             model,

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from bilevel import BilevelEngine, BilevelEngineConfig, LowerProblem, UpperProblem
 from bilevel.checkpoint.state_file import load_state, save_state
 from bilevel.errors import UserError
 from bilevel.hypergradient import (
@@ -16,9 +17,7 @@ from bilevel.hypergradient import (
     Unrolled,
 )
 from bilevel.nests import clone_nested
-from tests.bilevel.graphs import (
-    three_levels,
-)
+from tests.bilevel.graphs import three_levels, vector_problem
 from tests.bilevel.text_toys import two_text_levels
 from tests.bilevel.toys import STRICT, Lower, Upper, dataset, flat, stack, two_levels
 
@@ -176,3 +175,38 @@ def test_a_state_in_the_midst_of_a_middle_levels_steps_is_refused():
         after(1, roll_back=True)
     assert after(2, roll_back=True)["count"] == 2
     assert after(1, roll_back=False)["count"] == 1  # a difference needs the last step only
+
+
+class Below(LowerProblem):
+    def training_step(self, batch):
+        return (self.module.w - self.middle.module.w.sin()).square().sum()
+
+
+class Between(LowerProblem):
+    def training_step(self, batch):
+        own = self.module.w
+        return (own * self.below.module.w.exp()).sin().sum() + (own * self.top.module.w).pow(
+            2
+        ).sum()
+
+
+class Above(UpperProblem):
+    def training_step(self, batch):
+        return (self.module.w * self.middle.module.w).square().sum()
+
+
+def test_tangents_in_the_midst_of_a_middle_levels_steps_are_not_lost():
+    """`forward` carries them through all T1 steps, though it keeps one."""
+
+    def after(steps):
+        below = vector_problem(Below, "below", 3, 0, hypergradient=FiniteDifference())
+        middle = vector_problem(Between, "middle", 3, 1, unroll_steps=2, hypergradient=Forward())
+        top = vector_problem(Above, "top", 3, 2, lr=0.0)
+        graph = {"u2l": {middle: [below], top: [middle]}, "l2u": {below: [middle], middle: [top]}}
+        BilevelEngine([below, middle, top], BilevelEngineConfig(train_iters=steps), graph).run()
+        middle.train_data_loader = ()
+        return middle.state_dict()
+
+    with pytest.raises(UserError, match=r"'middle' is in the midst of its unroll_steps=2"):
+        after(1)
+    assert after(2)["count"] == 2

@@ -26,9 +26,9 @@ from bilevel.hypergradient import (
     Unrolled,
 )
 from problems import LoRA, OptimizerSettings
-from problems.common.weighted import Weighted, weighted_mean
+from problems.common.weighted import weighted_mean
 from problems.example_weights import ExampleWeights
-from problems.example_weights.levels import ExampleLogits, TrustedLoss
+from problems.example_weights.levels import ExampleLogits, ExampleWeighted, TrustedLoss
 from tests.problems.jobs import ExactJob, SmallJob, collate, engine_of, make_data, train
 from tests.problems.resuming import assert_resumes_exactly
 
@@ -141,6 +141,16 @@ def test_every_estimator_moves_the_weights_by_about_as_much(estimator):
     assert 0.1 < logits.abs().mean() < 1.0, "lr=0.3 is about what a visited logit moves by"
 
 
+@pytest.mark.parametrize("clipping", [0.0, 1e-3])
+def test_clipping_does_not_decide_how_far_the_weights_move(clipping):
+    """Their gradient has a size of its own; by the norm, 64 of them moved by an eighth of it."""
+    job = trusting(SmallJob(max_steps=1, gradient_clipping=clipping))
+    _, (_, upper) = first_upper_gradient(ExampleWeights(rank=2), job)
+    moved = upper.module.logits.detach()
+    touched = moved[moved != 0]
+    assert float(touched.square().mean().sqrt()) == pytest.approx(0.3, rel=1e-3)
+
+
 def test_alignment_is_refused_as_there_are_no_gates():
     with pytest.raises(UserError, match="alignment needs gated"):
         train(ExampleWeights(rank=2), TrustingJob(Alignment()))
@@ -184,7 +194,7 @@ def test_wrong_labels_get_the_smaller_weights():
         return each, torch.ones(len(each))
 
     model, logits = Line(), ExampleLogits(120)
-    lower = Weighted(
+    lower = ExampleWeighted(
         "lower",
         ProblemConfig(hypergradient=Unrolled()),
         model,
@@ -224,8 +234,8 @@ def test_under_weights_trusted_examples_count_in_full():
     job = TrustingJob(n=48)
     outcome = train(ExampleWeights(rank=2, apply="weight"), job)
     (last,) = job.runs[1]["problems"]
-    torch.testing.assert_close(last.weights[:48], outcome.example_weights)
-    assert last.weights[48:].tolist() == [1.0] * 16
+    given = torch.cat([outcome.example_weights, torch.ones(16)])
+    torch.testing.assert_close(last.weights, given / given.mean())
     alone = TrustingJob(n=48)
     train(ExampleWeights(rank=2, apply="nothing", trusted_too=False), alone)
     assert len(alone.runs[1]["problems"][0].train_data_loader[0].dataset) == 48

@@ -100,7 +100,7 @@ def test_drawing_has_the_gradient_that_the_weighted_loss_has():
     upper.module.theta.data = START.clone()
     engine_of(training)  # the problems find each other
     batch = next(iter(lower.train_data_loader[0]))
-    batch[DRAWN_AT] = upper.module.weights(batch[INDEX]).detach()
+    batch[DRAWN_AT] = upper.module.relative(batch[INDEX]).detach()
     lower.module.eval()
     loss = lower.training_step(batch)
     (found,) = torch.autograd.grad(loss, upper.module.theta)
@@ -115,14 +115,14 @@ def test_drawing_has_the_gradient_that_the_weighted_loss_has():
 
 
 @pytest.mark.parametrize("there", ["b", "ac", "abc"])
-def test_a_source_without_a_part_in_a_batch_has_a_gradient_of_exactly_0(there):
+def test_a_source_without_a_part_in_a_drawn_batch_has_a_gradient_of_exactly_0(there):
     """In fp32, in which a sum that cancels does not; Adam would make a step of what is left."""
     torch.manual_seed(0)
     sources = [there[i % len(there)] for i in range(17)]
     logits = SourceLogits("abc", sources)
     logits.theta.data = START.float()
     totals = torch.rand(17) * 3
-    loss = weighted_mean(totals, torch.ones(17), logits.weights(torch.arange(17)))
+    loss = weighted_mean(totals, torch.ones(17), logits.relative(torch.arange(17)))
     (found,) = torch.autograd.grad(loss, logits.theta)
     counts = [name in there and len(there) > 1 for name in "abc"]
     assert found.bool().tolist() == counts

@@ -81,3 +81,4 @@ def test_likelier_wrong_than_right_are_those_with_scores_above_a_half() -> None:
     assert 0 < found.scores.estimated < 60  # type: ignore[operator]
     counted = found.scores.ranks("pooled") <= found.scores.estimated
     np.testing.assert_array_equal(counted, pooled > 0.5)
+    assert found.scores.expected == pytest.approx(pooled.sum())
