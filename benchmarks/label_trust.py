@@ -74,7 +74,8 @@ def measure(folder: Path, options: argparse.Namespace, seed: int) -> None:
         ]
         subprocess.run([sys.executable, "-m", "experiments.run", *given], check=True)
     run = SavedRun.open(str(noisy), CommandLine.of_one([f"run={noisy}"]), [])
-    task, plan = trusting_task(run), plan_of(run)
+    task = trusting_task(run)
+    plan = plan_of(run, len(task.train))
     if not (folder / TABLE).is_file():
         job = FineTuningJob.load(plan, replace(task, tests={}))
         found = find(job, noisy, FOLDS, EPOCHS, TRUSTED_EPOCHS)

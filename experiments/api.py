@@ -26,12 +26,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from bilevel import Callback, distributed
 from bilevel.cutting import Frontier
 from bilevel.cutting.decided import Decided
-from bilevel.errors import UserError, listed
+from bilevel.errors import UserError, listed, nearest
 from bilevel.hypergradient import Hypergradient, Unrolled
 from bilevel.settings import from_values
 from experiments.answers import Decoding
 from experiments.artefacts.artefact import Artefact
-from experiments.cli.quiet import quiet
+from experiments.cli.quiet import left_as_found, quiet
 from experiments.config.other_names import in_python
 from experiments.config.plan import Plan
 from experiments.config.schema import EngineOptions, Root, TrainOptions
@@ -86,6 +86,7 @@ class FoundConfig(_ConfigAndFrontier):
     decided: Decided | None = None
 
 
+@left_as_found()
 def finetune(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -137,6 +138,9 @@ def finetune(
         callbacks: of ``bilevel.Callback``, which follow the engine of every stage; their state goes
             into the checkpoints.
         **train: ``epochs``, ``batch_size``, ``lr`` ...: see ``problems.TrainSettings``.
+
+    The random numbers of Python, NumPy and torch, warnings and the libraries' progress bars are
+    left as they were.
 
     Raises:
         UserError: anything that is wrong with what is given.
@@ -190,6 +194,7 @@ def finetune(
     return FineTuned.of(tuned, result, asker, artefact)
 
 
+@left_as_found()
 def search_ranks(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -347,11 +352,14 @@ def _plan(
     options = from_values(EngineOptions, {} if engine is None else engine, "engine")
     if "precision" in train:
         raise UserError('precision is an option of the engine: engine={"precision": "bf16"}')
+    known = [one.name for one in fields(TrainSettings) if one.name != "precision"]
     # On the command line these are options of train.
     places = from_values(TrainOptions, {"target_modules": targets}, "train").target_modules
-    for name in train.keys() - {one.name for one in fields(TrainSettings)}:
+    for name in sorted(train.keys() - set(known)):
         if in_python(name):
             raise UserError(f"unknown option {name!r} of train{in_python(name)}")
+        allowed = f"allowed are {listed(known)}{nearest(name, known)}"
+        raise UserError(f"unknown option {name!r} in train: {allowed}")
     settings = from_values(TrainSettings, {**train, "precision": options.precision}, "train")
     return Plan(
         seed=seed,

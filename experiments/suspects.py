@@ -126,7 +126,7 @@ def main(words: list[str]) -> None:
             f"score={options.score} needs classes or tags, and task {task.name} has none: allowed "
             f"are {listed(name for name in without if learned or name != 'weight')}"
         )
-    plan = plan_of(run)
+    plan = plan_of(run, len(task.train))
     check(task, options.apply, options.count, learned, plan.settings.batch_size)
     if options.apply == "then_trusted":  # what cannot be started from is told before the scores
         warm_start.load(_from_run(plan, run).model, task.answers, plan.seed)
@@ -184,11 +184,11 @@ def _report(task: TaskData, found: Found, by: str, out: Path, run: SavedRun) -> 
         said.append(f"  {name:{width}}  {number}{meaning(name, scores.columns)}")
     said.append(f"most suspect, by {by}:")
     for i in scores.ranks(by).argsort(kind="stable")[:SHOWN].tolist():
-        proposed = table_file.shown(task.answers, found.proposed[i])
+        proposed = table_file.shown(task.answers, found.proposed[i], table_file.PREDICTED)
         label = table_file.shown(task.answers, given[i])
         where = f"{origins[i].unit} {origins[i].number} of {origins[i].file}"
         other = f" -> {proposed}" if proposed not in ("", label) else ""
-        said.append(f"  {where}: {label}{other}")
+        said.append(" ".join(f"  {where}: {label}{other}".splitlines()))
     print(printable("\n".join(said)))
     out.mkdir(parents=True, exist_ok=True)
     written = [out / table_file.FILE]
@@ -198,6 +198,8 @@ def _report(task: TaskData, found: Found, by: str, out: Path, run: SavedRun) -> 
         title = f"{task.name}: wrong labels among the most suspect"
         picture.draw(curves, found_areas, int(wrong.sum()), title, out / PICTURE)
         written.append(out / PICTURE)
+    else:
+        (out / PICTURE).unlink(missing_ok=True)  # of a table that is no more
     return written
 
 
@@ -232,7 +234,7 @@ def _train(
 
     count = options.count if options.count is not None else found.scores.estimated
     assert options.apply is not None
-    plan = plan_of(run)
+    plan = plan_of(run, len(task.train))
     check_left(task, options.apply, count or 0, plan.settings.batch_size)  # of an estimate
     data = applied(task, found, options.apply, by, count or 0)
     if options.apply in ONLY_TRUSTED:  # few: as long as their model among the scores

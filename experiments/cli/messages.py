@@ -97,8 +97,9 @@ def _unreadable(error: OverrideParseException) -> str:
         return f"{start}; in a list what has signs or letters beyond a to z is quoted: {line}"
     if text[:1] == "{":
         return (
-            f"{start}; names in a mapping are made of a to z, digits and _ - . /: others can stand "
-            "in an option's file (--config-dir)"
+            f"{start}; in a mapping, values with other signs than letters a to z, digits and "
+            "_ - . / are quoted ({a: 'b=c.csv'}), and such signs in names have a \\ before them; "
+            "letters like é in names can stand in an option's file (--config-dir)"
         )
     quoted = places.word(key, text)
     words = [quoted if word == given else word for word in sys.argv[1:]]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-__all__ = ["quiet"]
+__all__ = ["left_as_found", "quiet"]
 
 
 def quiet() -> None:
@@ -22,3 +24,27 @@ def quiet() -> None:
     )
     # Merging unties the weights (bilevel.lowrank.merge), which is what PEFT warns of.
     warnings.filterwarnings("ignore", message="Model (has|with) `tie_word_embeddings")
+
+
+@contextmanager
+def left_as_found() -> Iterator[None]:
+    """For a notebook: the libraries are as loud as before afterwards, and draws go on as if nothing
+    had been drawn."""
+    import datasets
+    import transformers
+
+    from bilevel.replay.random_state import RandomState
+
+    drawn, said = RandomState.capture(), transformers.utils.logging
+    level, bars = said.get_verbosity(), said.is_progress_bar_enabled()
+    others = not datasets.are_progress_bars_disabled()
+    try:
+        with warnings.catch_warnings():
+            yield
+    finally:
+        drawn.restore()
+        said.set_verbosity(level)
+        if bars:
+            said.enable_progress_bar()
+        if others:
+            datasets.enable_progress_bars()

@@ -95,7 +95,7 @@ def check_same(
     if differing:
         raise UserError(
             f"{folder} holds another run, different in {listed(differing)}: give its own values, "
-            "or run.resume=DIR alone, which takes them from there"
+            "or run.resume=DIR alone, which takes them from there (in Python, the same arguments)"
         )
 
 

@@ -30,5 +30,6 @@ def refuse_others(folder: Path) -> None:
         more = ["..."] if len(others) > 5 else []
         raise UserError(
             f"{folder} holds {what} already ({listed([*others[:5], *more])}), and a new run needs "
-            "a folder of its own: give another folder, or run.resume=DIR to go on with a run"
+            "a folder of its own: give another folder, or go on with a run by run.resume=DIR (in "
+            "Python resume=True)"
         )

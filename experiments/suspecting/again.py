@@ -72,8 +72,13 @@ def trusting_task(run: SavedRun) -> TaskData:
     return data
 
 
-def plan_of(run: SavedRun) -> Plan:
+def plan_of(run: SavedRun, examples: int) -> Plan:
     """LoRA on the run's task, as long and in such portions as the run has trained.
+
+    Args:
+        run: which.
+        examples: of its training data; ``train.max_steps`` becomes a number of passes over these,
+            as the trainings here are of parts of them and of trusted ones.
 
     Raises:
         UserError: what the run's folder says of its training is damaged.
@@ -89,6 +94,11 @@ def plan_of(run: SavedRun) -> Plan:
             raise UserError(f"{place} is damaged: {name!r} is no group of options")
         parts[name] = options
     train = replace(from_values(TrainOptions, parts["train"], "train"), **PLAIN)
+    if train.max_steps is not None:
+        # Of a method on two levels these are global steps, of T1 lower ones each.
+        steps = train.max_steps * (run.result.get("engine", {}).get("T1") or 1)
+        passes = steps * train.batch_size * train.gradient_accumulation / examples
+        train = replace(train, max_steps=None, epochs=min(train.epochs, passes))
     kept: dict[str, Any] = {
         key: parts["engine"][key] for key in ("precision", "strategy") if key in parts["engine"]
     }

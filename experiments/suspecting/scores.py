@@ -81,7 +81,9 @@ def meaning(name: str, columns: Collection[str]) -> str:
 
 def combined(columns: Sequence[np.ndarray]) -> np.ndarray:
     """The mean rank by several scores, ties shared, between 0 and 1; large for suspects."""
-    return np.asarray(np.mean([(rankdata(c) - 0.5) / len(c) for c in columns], axis=0))
+    # Ranks are added first, which is exact: equal sums are ties.
+    total = np.sum([rankdata(c) for c in columns], axis=0)
+    return np.asarray((total / len(columns) - 0.5) / len(total))
 
 
 def area(score: np.ndarray, wrong: np.ndarray) -> float | None:

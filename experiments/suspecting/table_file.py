@@ -20,12 +20,13 @@ from experiments.tasks.task import TaskData
 if TYPE_CHECKING:
     from experiments.suspecting.find import Found
 
-__all__ = ["FILE", "answer", "refuse_others", "shown", "write"]
+__all__ = ["FILE", "PREDICTED", "answer", "refuse_others", "shown", "write"]
 
 FILE = "suspects.csv"
 NAMES = ("rank", "score", "file", "unit", "row", "given", "proposed")
 LONGEST = 10_000  # characters of a header that is looked at
 TRUE = "true"  # where any is known
+PREDICTED = 6  # digits of a number that a model has said
 SURE = "sure"  # of classes and tags
 
 
@@ -40,8 +41,14 @@ def answer(task: TaskData, example: Any) -> Any:
     return next(said[name] for name in ("label", "tags", "labels") if name in said)
 
 
-def shown(answers: Answers, value: Any) -> str:
-    """An answer as a cell, in the user's own words: several labels or answers as JSON."""
+def shown(answers: Answers, value: Any, digits: int = 15) -> str:
+    """An answer as a cell, in the user's own words: several labels or answers as JSON.
+
+    Args:
+        answers: of the task.
+        value: the answer; None for none.
+        digits: of a number.
+    """
     if value is None:
         return ""
     if answers.kind in (CLASSES, CHOICES) and answers.names is not None:
@@ -54,7 +61,7 @@ def shown(answers: Answers, value: Any) -> str:
         return json.dumps(list(value), ensure_ascii=False)
     if isinstance(value, tuple):
         return " ".join(map(str, value))
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
 
 
 def refuse_others(out: Path) -> None:
@@ -108,11 +115,13 @@ def write(task: TaskData, found: Found, by: str, path: Path) -> None:
     lines.writerow([*names, *columns])
     for i in ranks.argsort(kind="stable").tolist():
         origin = origins[i]
-        labels = [answer(task, task.train[i]), found.proposed[i], *([origin.truth] * known)]
+        proposed = shown(task.answers, found.proposed[i], PREDICTED)
+        labels = [answer(task, task.train[i]), *([origin.truth] * known)]
+        given, *truth = (shown(task.answers, value) for value in labels)
         lines.writerow(
             [
                 *(ranks[i], f"{columns[by][i]:.6g}", origin.file, origin.unit, origin.number),
-                *(shown(task.answers, value) for value in labels),
+                *(given, proposed, *truth),
                 *([] if found.sure is None else [f"{found.sure[i]:.6g}"]),
                 *(f"{column[i]:.6g}" for column in columns.values()),
             ]

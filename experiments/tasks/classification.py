@@ -27,7 +27,12 @@ from experiments.tasks.inputs import Inputs, text_inputs
 from experiments.tasks.label_marks import MARKED, put_labels
 from experiments.tasks.label_sets import label_classes, label_sets
 from experiments.tasks.label_trust import TrustedFile
-from experiments.tasks.odd_labels import check_classes, say_look_alikes, say_odd_numbers
+from experiments.tasks.odd_labels import (
+    check_classes,
+    say_look_alikes,
+    say_odd_numbers,
+    say_unseen,
+)
 from experiments.tasks.reading.files import Row, read_rows
 from experiments.tasks.reading.labels import Classes, class_numbers, is_labelled, regression_target
 from experiments.tasks.reading.row import check_columns, columns_of
@@ -114,6 +119,11 @@ class Classification(TrustedFile, LabelledFiles):
             raise UserError("task.label_columns names two or more columns, [toxic,insult]")
         if self.label_columns is not None and self.label_separator is not None:
             raise UserError("task.label_columns and task.label_separator exclude each other")
+        if self.true_label_column is not None and self.true_label_column == self.label_column:
+            raise UserError(
+                f"task.true_label_column={self.true_label_column} is task.label_column: give the "
+                "column of the labels that are known to be right, or leave it out"
+            )
         if self.true_label_column is not None and self.multi_label:
             raise UserError(
                 f"task.true_label_column={self.true_label_column} is for one label a text, and "
@@ -248,8 +258,11 @@ class Classification(TrustedFile, LabelledFiles):
         if self.trusted_file is not None and known is None:
             path = self.trusted_path(splits.get("validation"))
             splits["validation"] = read(self._rows(path), str(path))
+        kept = self.kept_train(train, numbers(train))
+        if known is None and names is not None and not self.multi_label:
+            say_unseen(names, set(column(kept, "label")), str(files["train"]))
         found = self._data(
-            train=self.kept_train(train, numbers(train)),
+            train=kept,
             train_source="train" if known is None else None,
             tests={"test": self.kept_test(test, numbers(test))},
             test_source=source,

@@ -156,13 +156,15 @@ class Glue(LabelTrust, LabelledFiles):
         learned: tuple[Sequence[Example], list[int] | None] = ([], None)
         if trained:
             learned = prepared("train", train)
+        kept = self.kept_train(*learned)
         if entry.labels is not None and trained:
-            say_unseen(entry.labels, set(learned[1] or []), f"task {self.name}, split train")
+            where = f"task {self.name}, split train"
+            say_unseen(entry.labels, set(column(kept, "label")), where)
         if entry.labels is None:
             say_odd_numbers(column(learned[0], "label"), f"task {self.name}, split train")
         found = LabelledData(
             name=self.name,
-            train=self.kept_train(*learned),
+            train=kept,
             train_source="train" if trained else None,
             tests={
                 _test_name(split): self.kept_test(*prepared(split, rows))

@@ -73,8 +73,8 @@ def say_look_alikes(names: Sequence[str], where: str, what: str = "labels") -> N
     for group in groups.values():
         if len(group) > 1:
             log.warning(
-                "%s: the %s %s differ in capitals, in signs that are not seen or in how a "
-                "number is written, and each is %s of its own: write them alike if they are one",
+                "%s: the %s %s differ in capitals, in signs that are not seen or in how a number, "
+                "or true, is written, and each is %s of its own: write them alike if they are one",
                 *(where, what, listed(map(ascii, group))),
                 "a class" if what == "labels" else "one",
             )

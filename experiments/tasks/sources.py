@@ -41,7 +41,7 @@ SHOWN = 12  # sources in a line
 def _names(value: object) -> object:
     """A source may be called 0, which YAML reads as a number."""
     if isinstance(value, (list, tuple)):
-        return tuple(str(v) if type(v) is int else v for v in value)
+        return tuple(str(v) if type(v) in (int, float) else v for v in value)
     return value
 
 
@@ -85,7 +85,8 @@ class Sourced(Subset):
         wanted = self._wanted(found)
         if found is None:
             return super().kept_train(examples, classes)
-        here = [i for i, source in enumerate(sources_of(examples)) if source in wanted]
+        of_each = sources_of(examples)
+        here = [i for i, source in enumerate(of_each) if source in wanted]
         chosen = super().kept_train(
             taken(examples, here), None if classes is None else [classes[i] for i in here]
         )
@@ -97,6 +98,8 @@ class Sourced(Subset):
                 "rows, or leave it out by task.drop_sources"
             )
         say_look_alikes(wanted, "the training data", "sources")
+        if classes is not None:
+            _say_apart([str(of_each[i]) for i in here], [classes[i] for i in here])
         log.info("sources: %s", told({name: left[name] for name in wanted}))
         return chosen
 
@@ -145,6 +148,22 @@ class Sourced(Subset):
         else:
             weights = _in_file(Path(self.source_weights).expanduser(), found)
         return tuple(weights[str(source)] for source in sources_of(train))
+
+
+def _say_apart(names: Sequence[str], classes: Sequence[int]) -> None:
+    """Warn of sources that have no label in common with any other."""
+    having: dict[int, set[str]] = {}
+    for name, number in zip(names, classes, strict=True):
+        having.setdefault(number, set()).add(name)
+    shared = {name for group in having.values() if len(group) > 1 for name in group}
+    apart = [name for name in dict.fromkeys(names) if name not in shared]
+    if apart and len(set(names)) > 1:
+        log.warning(
+            "sources: %s %s no label in common with the others: write labels alike if they mean "
+            "the same",
+            listed(list(map(repr, apart[:SHOWN]))),
+            "has" if len(apart) == 1 else "have",
+        )
 
 
 def sizes(examples: Sequence[Any]) -> dict[str, int] | None:

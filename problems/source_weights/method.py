@@ -28,7 +28,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator
 
 from bilevel import lowrank
 from bilevel.data import ResumableLoader
@@ -62,6 +64,11 @@ __all__ = ["SourceWeights"]
 SHOWN = 12  # names in a message
 
 
+def _name(value: object) -> object:
+    """A source may be called 2020, which YAML reads as a number."""
+    return str(value) if type(value) in (int, float) else value
+
+
 @dataclass(frozen=True)
 class SourceWeights(LearnedWeights):
     """LoRA on data of several sources, a weight for each source on trusted D_val."""
@@ -71,7 +78,7 @@ class SourceWeights(LearnedWeights):
     split: Fraction | None = None
     """With trusted: the share of that source that stays in D_train, the rest of it is D_val; null
     without: D_val is the task's own validation split."""
-    trusted: str | None = None
+    trusted: Annotated[str | None, BeforeValidator(_name)] = None
     """The source of which a part is D_val, with split=SHARE; null: the validation split is."""
     sampling: Literal["loss", "draw"] = "loss"
     """Weights multiply the losses of batches in which every example comes once an epoch, or batches

@@ -1,7 +1,13 @@
 """The tool without Hydra: what README and docs/python.md say, on a tiny model."""
 
+import random
+import warnings
+
+import datasets
+import numpy as np
 import pytest
 import torch
+import transformers
 from datasets import Dataset, DatasetDict
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForSequenceClassification
@@ -180,3 +186,32 @@ def test_classes_and_methods_that_do_not_search_are_refused(given):
         search_ranks(model, tokenizer, rows["train"], LoRA(), **SMALL)
     with pytest.raises(UserError, match=r"hold_out=0 .*here are none"):
         search_ranks(model, tokenizer, rows["train"], LoRACut(hold_out=0.0), **SMALL)
+
+
+def test_a_notebook_is_left_as_it_was(given):
+    """Draws, warnings and the libraries' bars; a wrong argument leaves no less."""
+    model, tokenizer, rows = given
+    transformers.utils.logging.enable_progress_bar()
+    transformers.utils.logging.set_verbosity_warning()
+    datasets.enable_progress_bars()
+
+    def state():
+        return (
+            random.getstate(),
+            np.random.get_state()[1].tolist(),
+            torch.get_rng_state().tolist(),
+            list(warnings.filters),
+            transformers.utils.logging.get_verbosity(),
+            transformers.utils.logging.is_progress_bar_enabled(),
+            datasets.are_progress_bars_disabled(),
+        )
+
+    before = state()
+    found = [finetune(model, tokenizer, rows, LoRA(rank=2), **SMALL) for _ in range(2)]
+    assert state() == before
+    assert found[0].result["test_loss"] == found[1].result["test_loss"]
+    search_ranks(model, tokenizer, rows["train"], AutoLoRA(rank=2), **SMALL)
+    with pytest.raises(UserError, match=r"epoch.*did you mean 'epochs'") as error:
+        finetune(model, tokenizer, rows, epoch=3)
+    assert "precision" not in str(error.value)
+    assert state() == before

@@ -136,7 +136,7 @@ def test_what_is_not_taken_over_is_told_and_what_is_written_was_used(
     words = ("task=demo_noisy", "task.max_train=96", "task.trusted=20", "task.max_test=80")
     own = ("train.label_smoothing=0.1", "train.warmup_steps=1", "method.optimizer.lr=2e-3")
     run = made(quick, tmp_path / "run", "method=lora", *words, *own)
-    plan = plan_of(SavedRun.open(str(run), CommandLine.parse([]), []))
+    plan = plan_of(SavedRun.open(str(run), CommandLine.parse([]), []), 96)
     method: Any = plan.method
     assert method.optimizer.lr == 2e-3
     suspects.main([f"run={run}", *FEW, "apply=trusted"])
@@ -152,7 +152,7 @@ def test_what_is_not_taken_over_is_told_and_what_is_written_was_used(
     full: Any = compose_config(["method=full", "task=demo"]).method
     values["configuration"]["method"] = OmegaConf.to_container(full)
     (run / "result.json").write_text(json.dumps(values))
-    other: Any = plan_of(SavedRun.open(str(run), CommandLine.parse([]), [])).method
+    other: Any = plan_of(SavedRun.open(str(run), CommandLine.parse([]), []), 96).method
     assert other.optimizer.lr is None, "2e-5 is for all weights"
     card = (folder / "adapter" / "README.md").read_text()
     assert "| suspects.apply | trusted |" in card
@@ -308,7 +308,8 @@ def test_numbers_have_no_confident_learning(
 
 def job_of(folder: Path) -> FineTuningJob:
     saved = SavedRun.open(str(folder), CommandLine.of_one([]), [])
-    return FineTuningJob.load(plan_of(saved), replace(trusting_task(saved), tests={}))
+    task = trusting_task(saved)
+    return FineTuningJob.load(plan_of(saved, len(task.train)), replace(task, tests={}))
 
 
 def test_slopes_are_the_products_of_gradients(trained: Path) -> None:
@@ -434,10 +435,26 @@ def test_lora_is_trained_again_where_the_run_adapted_the_model(
     saved = SavedRun.open(
         str(made(quick, tmp_path / "run", *options, *words)), CommandLine.of_one([]), []
     )
-    plan = plan_of(saved)
+    plan = plan_of(saved, 40)
     assert plan.places == places
     # of a run's length: trusted examples may take fewer steps than that
     assert plan.settings.warmup_steps is None
+
+
+@pytest.mark.parametrize(
+    ("words", "steps"),
+    [(["method=lora"], 3), (["method=example_weights", "method.unroll_steps=2"], 6)],
+)
+def test_steps_of_the_run_become_passes_over_its_examples(
+    words: list[str], steps: int, quick: list[str], tmp_path: Path
+) -> None:
+    """They would cut the training on the trusted ones too; of two levels each is T1 lower ones."""
+    own = ["task=demo_noisy", "task.trusted=20", "train.max_steps=3", *words]
+    saved = SavedRun.open(str(made(quick, tmp_path / "run", *own)), CommandLine.of_one([]), [])
+    settings = plan_of(saved, 96).settings
+    assert settings.max_steps is None
+    assert settings.epochs == pytest.approx(steps * 8 / 96)
+    assert plan_of(saved, 8).settings.epochs == 2  # no more than the run's
 
 
 def test_other_training_data_and_damaged_weights_are_told(

@@ -247,3 +247,7 @@ TWO = {"clean": 10, "web": 10}
 def test_what_is_refused(options, call, said):
     with pytest.raises(UserError, match=said):
         call(SourceWeights(**options)) if call else SourceWeights(**options)
+
+
+def test_a_trusted_source_may_be_a_number():
+    assert SourceWeights(trusted=2020, split=0.5).trusted == "2020"

@@ -86,6 +86,11 @@ def source_files(sources: Mapping[str, str], folder: Path, suffixes: Sequence[st
         path = next(
             (p for p in (Path(written).expanduser(), folder / written) if p.is_file()), None
         )
+        if path is None and any(p.is_dir() for p in (Path(written).expanduser(), folder / written)):
+            raise UserError(
+                f"task.sources: {written} (source {name!r}) is a folder, and each source is one "
+                "file: name that"
+            )
         if path is None:
             raise UserError(
                 f"task.sources: there is no file {written} (source {name!r}), neither here nor in "

@@ -15,6 +15,7 @@ def look_alike(name: str) -> object:
     plain = unicodedata.normalize("NFKC", name)
     seen = "".join(c for c in plain if unicodedata.category(c) != "Cf")
     text = " ".join(seen.casefold().split())
+    text = {"false": "0", "true": "1"}.get(text, text)  # as JSON, tables and people have it
     try:
         number = float(text)
     except ValueError:

@@ -76,6 +76,10 @@ CONFIGURATION = {
     "'task.keep_sources=[\"a,b\",\u00fc]'": "task.keep_sources is quoted",
     "method=[lora,xyz]": "method= one name --help",
     "'task.sources={\u00fc: a.csv}'": "task.sources mapping --config-dir",
+    "'task.sources={a: x=y.csv}'": "task.sources mapping quoted",
+    "'task.sources={a: a.csv, a: b.csv}'": "task.sources 'a' twice",
+    "'task.sources={1: a.csv, 1.0: b.csv}'": "task.sources '1.0' twice",
+    "'method.peft={x: {y: 1, y: 2}}'": "method.peft 'y' twice",
     # what is taken away, and what is new
     "~method": "~method taken",
     "~task": "~task taken",

@@ -34,11 +34,11 @@ def test_sources_are_drawn_as_the_run_drew_them(
     assert data.draw_weights is not None
     of = {"clean": 1.0, "shuffled": 0.0, "flipped": 0.0, "visits": 0.5}
     assert list(data.draw_weights) == [of[name] for name in sources_of(data.train)]
-    job = FineTuningJob.load(plan_of(run), replace(data, tests={}))
+    job = FineTuningJob.load(plan_of(run, len(data.train)), replace(data, tests={}))
     assert job.plan.config["task"]["source_weights"] == str(file)
     run.config.task.source_weights = None  # as given now
     assert trusting_task(run).draw_weights is None
-    assert plan_of(run).config["task"]["source_weights"] is None
+    assert plan_of(run, 64).config["task"]["source_weights"] is None
     assert part(job.data, [3, 5]).draw_weights == [data.draw_weights[i] for i in (3, 5)]
     found = Found(Scores({"pooled": np.arange(64.0)}, 2), [0] * 64, np.ones(64))
     count = len(data.validation or ())

@@ -7,7 +7,7 @@ import pytest
 
 from bilevel import UserError
 from experiments.answers import CHOICES, CLASSES, LABELS, NUMBER, SPANS, TAGS, Answers
-from experiments.suspecting.table_file import NAMES, refuse_others, shown
+from experiments.suspecting.table_file import NAMES, PREDICTED, refuse_others, shown
 
 WORDS = ("not good", "so  good, really", "10")
 
@@ -30,6 +30,9 @@ def test_other_answers() -> None:
     assert shown(Answers(TAGS, 2, ("O", "B-PER")), ("O", "B-PER")) == "O B-PER"
     assert shown(Answers(NUMBER, 1), 0.25) == "0.25"
     assert shown(Answers(NUMBER, 1), None) == ""
+    for number in (1234567.25, 0.1234567890123, 4.0):  # as in the data
+        assert float(shown(Answers(NUMBER, 1), number)) == number
+    assert shown(Answers(NUMBER, 1), 2 / 3, PREDICTED) == "0.666667"
 
 
 @pytest.mark.parametrize("last", ["confident,trusted", "true,weight,small_loss"])

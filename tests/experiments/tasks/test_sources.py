@@ -261,3 +261,47 @@ def test_sources_that_look_alike_are_told(folder, caplog):
     (said,) = [message for message in caplog.messages if "differ in capitals" in message]
     assert "sources 'Web', 'web'" in said
     assert "clean" not in said
+
+
+def test_sources_without_a_label_in_common_are_told(folder, caplog):
+    write_csv(
+        folder / "words.csv", [{"text": f"w{i}", "label": ["pos", "neg"][i % 2]} for i in (0, 1)]
+    )
+    data = task(
+        folder, sources={"clean": "clean.csv", "web": "web.csv", "words": "words.csv"}
+    ).load()
+    assert data.answers.size == 4
+    (said,) = [r.message for r in caplog.records if "in common" in r.message]
+    assert "'words'" in said
+    assert "clean" not in said
+
+
+def test_true_and_1_are_told_to_look_alike(folder, caplog):
+    write_csv(folder / "a.csv", [{"text": f"a{i}", "label": i % 2} for i in range(4)])
+    rows = [{"text": f"b{i}", "label": i % 2 == 0} for i in range(4)]
+    (folder / "b.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    write_csv(folder / "test.csv", [{"text": f"t{i}", "label": i % 2} for i in range(4)])
+    assert task(folder, sources={"a": "a.csv", "b": "b.jsonl"}).load().answers.size == 4
+    assert "labels '1', 'true' differ" in caplog.text
+    assert "labels '0', 'false' differ" in caplog.text
+
+
+def test_a_class_that_the_kept_sources_have_no_example_of_is_told(folder, caplog):
+    write_csv(
+        folder / "train.csv",
+        [{"text": f"x{i}", "label": "ab"[i % 2], "site": "pq"[i % 2]} for i in range(6)],
+    )
+    task(folder, source_column="site", keep_sources=["p"]).load()
+    assert "no example of 1 of the model's 2 classes (b)" in caplog.text
+
+
+@pytest.mark.parametrize("option", ["keep_sources", "drop_sources"])
+def test_a_source_may_be_a_number(folder, option):
+    rows = [
+        {**row, "site": {"web": "1.5"}.get(row["site"], row["site"])} for row in rows_of("web", 6)
+    ]
+    write_csv(folder / "train.csv", [*rows_of("7", 4), *rows])
+    found = task(folder, source_column="site", **{option: [7]}).load()
+    assert set(sizes(found.train)) == ({"7"} if option == "keep_sources" else {"1.5"})
+    found = task(folder, source_column="site", **{option: [1.5]}).load()
+    assert set(sizes(found.train)) == ({"1.5"} if option == "keep_sources" else {"7"})
