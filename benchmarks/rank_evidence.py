@@ -10,7 +10,7 @@ the held-out examples, and the parts of 50, 25 and 12.5 %; even and random (thre
 of the same adapter. A line each: test loss and score, their difference to the whole adapter of
 ``lora80`` (of the loss paired over test examples, with its standard error), ranks, processor time.
 ``chosen 1`` and ``chosen 2`` are the choices with one and two standard errors to spare. LoRA
-trained at a rank is held against the cut of as many components too, by the last of the criteria
+trained at a rank is held against the cut of as many components too, by the first of the criteria
 (``cut_difference``, trained less cut, with ``cut_error``), and rank 8 against the whole. ``r8`` is
 cut to the same shares too (``r8 cut``, by the singular values; its differences are to ``r8``, and
 ``lora80`` need not be there), for a comparison in which both had all of the data; none of them are
@@ -151,7 +151,7 @@ def against_cut(
             losses, found = test(trained.model)
         ranks = [int(mask.sum()) for mask in keep.values()]
         sizes = {"components": sum(ranks), "parameters": ranking.cost(keep)}
-        if what in CRITERIA or what == "whole":
+        if what in (criteria[0].name, "whole"):
             cuts[sum(ranks)] = losses
         return line(what, losses, found, **sizes, ranks=" ".join(map(str, ranks)), **more)
 
@@ -163,7 +163,6 @@ def against_cut(
         started = time.process_time()
         data = scoring(trained, rows) if rows else None
         ranking = cut(trained.model, criterion, budget=Budget(budget=0.5), scoring=data).ranking
-        ordered = ranking
         seconds = time.process_time() - started
         # the factors are in the criterion's basis now; the frontier anew, timed by itself
         started = time.process_time()
@@ -195,11 +194,11 @@ def against_cut(
         extra |= {"run_seconds": processor_seconds(values)}
         components = sum((values["ranks"] or {}).values())
         extra |= {"components": components}
-        if components not in cuts and ordered is None:  # the criterion was measured before
-            rows, _ = halves(trained.held_out.rows, HELD_OUT, criteria[-1])
+        if components not in cuts and ordered is None:  # the model may be in another's basis
+            rows, _ = halves(trained.held_out.rows, HELD_OUT, criteria[0])
             data = scoring(trained, rows) if rows else None
             budget = Budget(budget=0.5)
-            ordered = cut(trained.model, criteria[-1], budget=budget, scoring=data).ranking
+            ordered = cut(trained.model, criteria[0], budget=budget, scoring=data).ranking
         if ordered is not None and components not in cuts and components <= len(ordered.order):
             with masked(trained.model, ordered.first(components)):
                 cuts[components], _ = test(trained.model)

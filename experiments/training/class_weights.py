@@ -14,7 +14,8 @@ Of several labels a text, a weight multiplies the terms of a label's presence (`
     L = -(1/nm) sum_i sum_c  w_c t_ic log p_ic + (1 - t_ic) log(1 - p_ic).
 
 The training losses of both levels are weighted: an upper level that went by plain losses would
-choose against what the lower one is to learn. Losses and scores that are shown stay plain.
+choose against what the lower one is to learn. Losses and scores that are shown stay plain, and so
+is the upper loss of methods that take it in evaluation mode (learned_settings).
 """
 
 from __future__ import annotations

@@ -5,9 +5,8 @@ against.
     upper   min over w of  L(V*(w); D_val),                          D_val trusted
 
 w_i is the sigmoid of a number of its own (not a function of the loss, as in Meta-Weight-Net: a
-learned net from loss to weight did nothing on our data at 20 % noise and collapsed at 40 %,
-docs/label_trust.md). The upper loss has no w in it: its whole gradient is the implicit term, which
-in one lower step at rate eta is
+learned net from loss to weight did nothing on SST-2 at 20 % noise and collapsed at 40 %). The upper
+loss has no w in it: its whole gradient is the implicit term, which in one lower step at rate eta is
 
     dL/dw_i = - eta <dL(D_val)/dV, d(l_i - L1)/dV> / sum_j w_j     (Ren et al., ICML 2018, eq. 12)
 
