@@ -80,7 +80,7 @@ class _Level(Protocol):
 
     def get_batch(self) -> Any: ...
 
-    def of_step(self, batches: list[Any]) -> list[Any]: ...
+    def of_step(self, batches: list[Any], loaded: list[Any]) -> list[Any]: ...
 
     def loss_terms(self, batch: Any) -> float: ...
 
@@ -128,7 +128,7 @@ class StepBatches:
         finally:
             self.within_step, self.loaded = False, []
         weights = _weights(level, counted)
-        of_step = level.of_step([batch for batch, _ in batches])
+        of_step = level.of_step([batch for batch, _ in batches], counted)
         last = len(batches) - 1
         return [
             MicroBatch(batch, weight, place == last, indices)

@@ -218,11 +218,15 @@ class BilevelProblem(ImplicitProblem):
         """
         return loss_terms([level.module for level in (self, *self.children)], batch)
 
-    def of_step(self, batches: list[Any]) -> list[Any]:
+    def of_step(self, batches: list[Any], loaded: list[Any]) -> list[Any]:
         """An optimiser step's micro-batches, all drawn and on the device, before the first is used.
 
         For subclasses whose loss of one has to know of the others. Called once a step by each
         process.
+
+        Args:
+            batches: on the device.
+            loaded: the same as the loader gave them, where looking at them waits for no device.
         """
         return batches
 
@@ -462,9 +466,8 @@ class BilevelProblem(ImplicitProblem):
             UserError: a data loader without a position, or T1 steps under way (of a middle level,
                 whose T1 steps take several global ones): what it remembers is not saved.
         """
-        recorder = self.recorder
-        carries = bool(recorder.recorded.carried)  # tangents, say, through the steps under way
-        remembers = self.roll_back.active or recorder.needs.depth not in (0, 1) or carries
+        needs = self.recorder.needs
+        remembers = self.roll_back.active or needs.depth not in (0, 1) or needs.carries
         if self._parents and remembers and not self._inner_loop_start:
             raise UserError(
                 f"problem {self.name!r} is in the midst of its unroll_steps={self._unroll_steps}, "

@@ -139,8 +139,8 @@ def finetune(
             into the checkpoints.
         **train: ``epochs``, ``batch_size``, ``lr`` ...: see ``problems.TrainSettings``.
 
-    The random numbers of Python, NumPy and torch, warnings and the libraries' progress bars are
-    left as they were.
+    The random numbers of Python, NumPy and torch (of GPUs that were in use before), warnings and
+    the libraries' progress bars are left as they were.
 
     Raises:
         UserError: anything that is wrong with what is given.

@@ -192,13 +192,14 @@ def _report(task: TaskData, found: Found, by: str, out: Path, run: SavedRun) -> 
     print(printable("\n".join(said)))
     out.mkdir(parents=True, exist_ok=True)
     written = [out / table_file.FILE]
+    replaced = written[0].exists()
     table_file.write(task, found, by, written[0])
     if found_areas:
         curves = {name: precision(scores.columns[name][known], wrong) for name in found_areas}
         title = f"{task.name}: wrong labels among the most suspect"
         picture.draw(curves, found_areas, int(wrong.sum()), title, out / PICTURE)
         written.append(out / PICTURE)
-    else:
+    elif replaced:
         (out / PICTURE).unlink(missing_ok=True)  # of a table that is no more
     return written
 

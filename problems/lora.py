@@ -306,7 +306,9 @@ def train_lora(
             from problems.common.weighted import Weighted
 
             weights = torch.tensor(list(data.weights))
-            kind = partial(Weighted, losses=job.example_losses, weights=weights)
+            if not weights[list(train)].any():
+                raise UserError("all weights of examples are 0: there is nothing to train on")
+            kind = partial(Weighted, losses=job.example_losses, weights=weights, trained=train)
         problem = common.only_problem(kind, job, model, batches, optimizer, steps, lr)
     elif data.weights is not None:
         raise UserError(

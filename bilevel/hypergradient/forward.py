@@ -99,7 +99,7 @@ class Forward(SecondOrder):
     def needs(self, lower: LowerLevel) -> Needs:
         """The step under way, with its optimiser."""
         twice = self.differentiates_twice(lower)
-        return Needs(depth=1, optimizer=True, double_backward=twice)
+        return Needs(depth=1, optimizer=True, double_backward=twice, carries=True)
 
     def prepare(self, lower: LowerLevel) -> None:
         """Refuse what ``unrolled`` refuses, and too many variables.

@@ -28,6 +28,7 @@ class Needs:
         upper_gradient: take dL1/dE together with dL1/dV, in the same backward pass.
         graph: keep the graph of dL1/dV (possible when T1 is one step on one batch).
         double_backward: run the lower loss with kernels that can be differentiated twice.
+        carries: what is carried along with the steps (``carried``) counts from the first of them.
     """
 
     depth: int | None = 1
@@ -35,6 +36,7 @@ class Needs:
     upper_gradient: bool = False
     graph: bool = False
     double_backward: bool = False
+    carries: bool = False
 
     def __or__(self, other: Needs) -> Needs:
         """The least that satisfies both."""
@@ -45,6 +47,7 @@ class Needs:
             self.upper_gradient or other.upper_gradient,
             self.graph or other.graph,
             self.double_backward or other.double_backward,
+            self.carries or other.carries,
         )
 
 

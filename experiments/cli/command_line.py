@@ -17,6 +17,7 @@ from bilevel.errors import UserError, nearest
 from experiments.cli import places, ranks, stopping
 from experiments.cli.messages import USER_ERRORS, refused, sentence
 from experiments.cli.output import go_on_unread
+from experiments.cli.repeated_names import check_names
 
 __all__ = ["FAILURE", "CommandLine", "explain", "fail", "one_sentence", "refuse_options"]
 
@@ -146,6 +147,8 @@ class CommandLine:
                     f"{nearest(flag, FLAGS)}"
                 )
         folder = None if known.config_dir is None else os.path.expanduser(known.config_dir)
+        for word in overrides:
+            check_names(word)
         overrides = places.settled(overrides, known.multirun)
         return cls(overrides, folder, known.multirun, flags, known.help)
 

@@ -29,15 +29,19 @@ def quiet() -> None:
 @contextmanager
 def left_as_found() -> Iterator[None]:
     """For a notebook: the libraries are as loud as before afterwards, and draws go on as if nothing
-    had been drawn."""
+    had been drawn (of GPUs that were in use before). All of this is the process's, its threads
+    share it."""
     import datasets
     import transformers
+    from huggingface_hub.utils import are_progress_bars_disabled
+    from huggingface_hub.utils import disable_progress_bars as disable_hub
+    from huggingface_hub.utils import enable_progress_bars as enable_hub
 
     from bilevel.replay.random_state import RandomState
 
     drawn, said = RandomState.capture(), transformers.utils.logging
     level, bars = said.get_verbosity(), said.is_progress_bar_enabled()
-    others = not datasets.are_progress_bars_disabled()
+    hub, others = not are_progress_bars_disabled(), not datasets.are_progress_bars_disabled()
     try:
         with warnings.catch_warnings():
             yield
@@ -45,6 +49,7 @@ def left_as_found() -> Iterator[None]:
         drawn.restore()
         said.set_verbosity(level)
         if bars:
-            said.enable_progress_bar()
+            said.enable_progress_bar()  # and the hub's
+        (enable_hub if hub else disable_hub)()
         if others:
             datasets.enable_progress_bars()

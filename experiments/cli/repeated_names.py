@@ -7,6 +7,8 @@ from typing import Any
 
 from antlr4.CommonTokenStream import CommonTokenStream
 from antlr4.InputStream import InputStream
+from hydra.core.override_parser.overrides_parser import create_functions
+from hydra.core.override_parser.overrides_visitor import HydraOverrideVisitor
 from hydra.grammar.gen.OverrideLexer import OverrideLexer
 from hydra.grammar.gen.OverrideParser import OverrideParser
 
@@ -30,12 +32,13 @@ def check_names(word: str) -> None:
     lexer.removeErrorListeners()
     parser: Any = OverrideParser(CommonTokenStream(lexer))
     parser.removeErrorListeners()
+    reader: Any = HydraOverrideVisitor(create_functions())
     for mapping in _mappings(parser.override()):
         seen: set[object] = set()
         for pair in mapping.dictKeyValuePair():
-            name = pair.dictKey().getText().strip()
-            key = _as_read(name)
+            key = reader.visitDictKey(pair.dictKey())  # 1, 1.0 and true are one
             if key in seen:
+                name = pair.dictKey().getText().strip()
                 raise UserError(
                     f"{word.partition('=')[0]} gives {name!r} twice: each name has one value"
                 )
@@ -48,11 +51,3 @@ def _mappings(node: Any) -> Iterator[Any]:
     for i in range(node.getChildCount()):
         if hasattr(child := node.getChild(i), "getChildCount"):
             yield from _mappings(child)
-
-
-def _as_read(name: str) -> object:
-    """1 and 1.0 are one name of a mapping."""
-    try:
-        return float(name)
-    except ValueError:
-        return name.replace("\\", "")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from bilevel.checkpoint.disk import check_writable
 from bilevel.errors import UserError, listed, nearest
-from experiments.cli.repeated_names import check_names
 from experiments.config.other_names import ours
 from experiments.config.schema import GROUPS, root_defaults
 
@@ -16,8 +15,7 @@ __all__ = ["check_place", "check_words"]
 
 
 def check_words(words: Iterable[str], multirun: bool = False, groups: Sequence[str] = ()) -> None:
-    """Refuse options that are taken away, new at the top, or name a thing twice in a mapping, and
-    groups without one name.
+    """Refuse options that are taken away, or new at the top, and groups without one name.
 
     Args:
         words: of the command line, but its flags.
@@ -32,7 +30,6 @@ def check_words(words: Iterable[str], multirun: bool = False, groups: Sequence[s
         name = key.lstrip("+~")
         if name.startswith("hydra"):
             continue
-        check_names(word)
         if key.startswith("~"):
             raise UserError(
                 f"{word}: {name} cannot be taken away; set it, {name}=VALUE, as "

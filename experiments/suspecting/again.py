@@ -96,8 +96,9 @@ def plan_of(run: SavedRun, examples: int) -> Plan:
     train = replace(from_values(TrainOptions, parts["train"], "train"), **PLAIN)
     if train.max_steps is not None:
         # Of a method on two levels these are global steps, of T1 lower ones each.
-        steps = train.max_steps * (run.result.get("engine", {}).get("T1") or 1)
-        passes = steps * train.batch_size * train.gradient_accumulation / examples
+        steps = train.max_steps * ((run.result.get("engine") or {}).get("T1") or 1)
+        each = min(train.batch_size * train.gradient_accumulation, examples)  # a pass ends its step
+        passes = steps * each / examples
         train = replace(train, max_steps=None, epochs=min(train.epochs, passes))
     kept: dict[str, Any] = {
         key: parts["engine"][key] for key in ("precision", "strategy") if key in parts["engine"]

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from bilevel.checkpoint.disk import check_writable
 from bilevel.errors import UserError
 from experiments.answers import CHOICES, CLASSES, LABELS, SPANS, TEXT, Answers
@@ -26,6 +28,7 @@ FILE = "suspects.csv"
 NAMES = ("rank", "score", "file", "unit", "row", "given", "proposed")
 LONGEST = 10_000  # characters of a header that is looked at
 TRUE = "true"  # where any is known
+EXACT = 15  # digits that people write at most
 PREDICTED = 6  # digits of a number that a model has said
 SURE = "sure"  # of classes and tags
 
@@ -41,13 +44,13 @@ def answer(task: TaskData, example: Any) -> Any:
     return next(said[name] for name in ("label", "tags", "labels") if name in said)
 
 
-def shown(answers: Answers, value: Any, digits: int = 15) -> str:
+def shown(answers: Answers, value: Any, digits: int | None = None) -> str:
     """An answer as a cell, in the user's own words: several labels or answers as JSON.
 
     Args:
         answers: of the task.
         value: the answer; None for none.
-        digits: of a number.
+        digits: of a number; None for those that it was written with.
     """
     if value is None:
         return ""
@@ -61,7 +64,18 @@ def shown(answers: Answers, value: Any, digits: int = 15) -> str:
         return json.dumps(list(value), ensure_ascii=False)
     if isinstance(value, tuple):
         return " ".join(map(str, value))
-    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return _written(value) if digits is None else f"{value:.{digits}g}"
+
+
+def _written(value: float) -> str:
+    """The shortest number that reads back as the value; of float32's 3.799999952316284, 3.8."""
+    with np.errstate(over="ignore"):
+        single = np.float32(value)
+    texts = [repr(float(value)), *([str(single)] if float(single) == value else [])]
+    long = len(texts[0].strip("-").replace(".", "").lstrip("0")) > EXACT
+    return (texts[-1] if long else texts[0]).removesuffix(".0")
 
 
 def refuse_others(out: Path) -> None:

@@ -258,18 +258,19 @@ class Classification(TrustedFile, LabelledFiles):
         if self.trusted_file is not None and known is None:
             path = self.trusted_path(splits.get("validation"))
             splits["validation"] = read(self._rows(path), str(path))
-        kept = self.kept_train(train, numbers(train))
-        if known is None and names is not None and not self.multi_label:
-            say_unseen(names, set(column(kept, "label")), str(files["train"]))
         found = self._data(
-            train=kept,
+            train=self.kept_train(train, numbers(train)),
             train_source="train" if known is None else None,
             tests={"test": self.kept_test(test, numbers(test))},
             test_source=source,
             label_names=names,
             validation=splits.get("validation"),
         )
-        return self.with_trust(found)
+        found = self.with_trust(found)
+        if known is None and names is not None and not self.multi_label:
+            where = f"what is trained on of {files['train']}"
+            say_unseen(names, set(column(found.train, "label")), where)
+        return found
 
     def _reader(
         self, rows: Sequence[Row], where: str

@@ -158,7 +158,7 @@ class Glue(LabelTrust, LabelledFiles):
             learned = prepared("train", train)
         kept = self.kept_train(*learned)
         if entry.labels is not None and trained:
-            where = f"task {self.name}, split train"
+            where = f"task {self.name}: what is trained on of split train"
             say_unseen(entry.labels, set(column(kept, "label")), where)
         if entry.labels is None:
             say_odd_numbers(column(learned[0], "label"), f"task {self.name}, split train")

@@ -151,13 +151,14 @@ class Sourced(Subset):
 
 
 def _say_apart(names: Sequence[str], classes: Sequence[int]) -> None:
-    """Warn of sources that have no label in common with any other."""
+    """Warn of sources that have no label in common with any other, if one has two or more."""
     having: dict[int, set[str]] = {}
     for name, number in zip(names, classes, strict=True):
         having.setdefault(number, set()).add(name)
     shared = {name for group in having.values() if len(group) > 1 for name in group}
     apart = [name for name in dict.fromkeys(names) if name not in shared]
-    if apart and len(set(names)) > 1:
+    sources, pairs = set(names), set(zip(names, classes, strict=True))
+    if apart and 1 < len(sources) < len(pairs):
         log.warning(
             "sources: %s %s no label in common with the others: write labels alike if they mean "
             "the same",

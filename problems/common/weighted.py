@@ -21,7 +21,7 @@ which is a function of the weights too. So each batch tells what the others' exa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -31,7 +31,7 @@ from torch import Tensor
 from bilevel.data import INDEX
 from bilevel.distributed import gathered
 from bilevel.nests import to_device
-from bilevel.precision import in_float64
+from bilevel.precision import has_float64, in_float64
 from problems.common.fine_tuning import FineTuning
 
 __all__ = ["ExampleLosses", "SelfNormalised", "Weighted", "WeightedByExample", "weighted_mean"]
@@ -41,7 +41,7 @@ FIRST = "first"  # which of a batch's windows is the first of each example
 WHOLE = "whole"  # in a part of a step's examples: what f_P needs to know of all of them,
 TERMS = "terms"  # n of each example
 PLACE = "place"  # in which part it is: process, micro-batch
-MINE = "mine"  # and whether it is one of this part's
+SHARE = "share"  # n(B) / n(P) of this part's examples, 0 of the others
 
 # (outputs, batch) -> sums of losses (n,) and of how many each is the sum (n,).
 ExampleLosses = Callable[[Any, Mapping[str, Tensor]], tuple[Tensor, Tensor]]
@@ -93,13 +93,13 @@ class Weighted(WeightedByExample):
 
     Args:
         losses: the task's loss of each example of a batch.
-        weights: (n,) of the whole data set, not negative; they count relative to their mean.
+        weights: (n,) of the whole data set, not negative.
+        trained: numbers of the examples that are trained on, to whose mean weight they count.
     """
 
-    def __init__(self, *args: Any, weights: Tensor, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, weights: Tensor, trained: Sequence[int], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        mean = weights.mean()
-        self.weights = weights / mean if mean > 0 else weights
+        self.weights = weights / weights[list(trained)].mean()
 
     def weights_of(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Those of the examples' numbers."""
@@ -112,12 +112,12 @@ class Weighted(WeightedByExample):
 class SelfNormalised(WeightedByExample):
     """The loss of numbered batches, relative to their examples' weights."""
 
-    def of_step(self, batches: list[Any]) -> list[Any]:
+    def of_step(self, batches: list[Any], loaded: list[Any]) -> list[Any]:
         """A step's micro-batches; beside each, of several or of several processes, all of them."""
         world = self.world
         if world.world_size == 1 and len(batches) == 1:
             return batches
-        parts = [self._told(batch) for batch in batches]
+        parts = [self._told(batch) for batch in loaded]  # nobody waits for the device
         own = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         sizes = torch.tensor([len(part[INDEX]) for part in parts])
         own[PLACE] = torch.arange(len(parts)).repeat_interleave(sizes)
@@ -126,17 +126,17 @@ class SelfNormalised(WeightedByExample):
         ranks = torch.arange(len(every)).repeat_interleave(
             torch.tensor([len(part[INDEX]) for part in every])
         )
-        places = whole.pop(PLACE)
-        return [
-            {
-                **batch,
-                WHOLE: to_device(
-                    {**whole, MINE: (ranks == world.rank) & (places == place)},
-                    torch.device(self.device),
-                ),
-            }
-            for place, batch in enumerate(batches)
-        ]
+        device = torch.device(self.device)
+        exact = device if has_float64(device) else torch.device("cpu")
+        places, n = whole.pop(PLACE), whole.pop(TERMS)
+        told, n_there = to_device(whole, device), n.to(exact)
+        found = []
+        for place, batch in enumerate(batches):
+            mine = ((ranks == world.rank) & (places == place)).double()
+            # The engine counts this part's loss as n(P) / n(B) of all; f_P takes the place of that.
+            share = mine * n.sum() / (mine * n).sum().clamp(min=1)
+            found.append({**batch, WHOLE: {**told, TERMS: n_there, SHARE: share.to(exact)}})
+        return found
 
     def _told(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         n = len(batch[INDEX])
@@ -156,8 +156,5 @@ class SelfNormalised(WeightedByExample):
         if WHOLE not in batch:
             return loss
         whole = batch[WHOLE]
-        n, mine = whole[TERMS], whole[MINE]
-        weighted = self.weights_of(whole).to(n) * n
-        share = weighted[mine].sum() / weighted.sum()
-        # The engine counts this part's loss as n(P) / n(B) of all; f_P takes the place of that.
-        return loss * (share * n.sum() / n[mine].sum()).to(loss)
+        weighted = in_float64(self.weights_of(whole)) * whole[TERMS]
+        return loss * ((weighted * whole[SHARE]).sum() / weighted.sum()).to(loss)

@@ -80,6 +80,7 @@ CONFIGURATION = {
     "'task.sources={a: a.csv, a: b.csv}'": "task.sources 'a' twice",
     "'task.sources={1: a.csv, 1.0: b.csv}'": "task.sources '1.0' twice",
     "'method.peft={x: {y: 1, y: 2}}'": "method.peft 'y' twice",
+    "'method.peft={true: 1, TRUE: 2}'": "method.peft 'TRUE' twice",
     # what is taken away, and what is new
     "~method": "~method taken",
     "~task": "~task taken",

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bilevel import UserError
@@ -32,6 +33,8 @@ def test_other_answers() -> None:
     assert shown(Answers(NUMBER, 1), None) == ""
     for number in (1234567.25, 0.1234567890123, 4.0):  # as in the data
         assert float(shown(Answers(NUMBER, 1), number)) == number
+    single = float(np.float32(3.8))  # as the hub's STS-B has it
+    assert [shown(Answers(NUMBER, 1), x) for x in (single, 4.0, 1e300)] == ["3.8", "4", "1e+300"]
     assert shown(Answers(NUMBER, 1), 2 / 3, PREDICTED) == "0.666667"
 
 

@@ -110,6 +110,10 @@ def test_a_run_of_two_levels(
         ["method=learned_settings"],
         # without a second derivative, in which autograd casts what the stand-in cannot follow
         ["method=example_weights", "hypergradient=finite_difference"],
+        [
+            *("method=example_weights", "hypergradient=finite_difference"),
+            "train.gradient_accumulation=2",
+        ],
         ["method=lora_cut"],
         ["method=adalora"],
         ["method=lora", "train.class_weights=balanced"],

@@ -37,6 +37,10 @@ METHODS = {
     "learned_settings": ["method=learned_settings"],
     "source_weights": ["method=source_weights", "task=demo_sources"],
     "drawn": ["method=source_weights", "task=demo_sources", "method.sampling=draw"],
+    "example_weights": [
+        *("method=example_weights", "task=demo_noisy", "task.trusted=16"),
+        *("train.gradient_accumulation=2", "method.trusted_batch=4"),
+    ],
 }
 QUICK = "lora"
 

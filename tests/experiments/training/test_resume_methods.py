@@ -40,7 +40,15 @@ METHODS: dict[str, tuple[str, list[str]]] = {
         ["method.start=0.3", "method.end=0.9", "method.parameter_budget=0.5"],
     ),
     "example_weights": ("example_weights", ["task=demo_noisy", "method.unroll_steps=2"]),
+    "example_weights_in_parts": (
+        "example_weights",
+        ["task=demo_noisy", "train.gradient_accumulation=2", "method.roll_back=true"],
+    ),
     "source_weights": ("source_weights", ["task=demo_sources", "method.unroll_steps=2"]),
+    "source_weights_drawn": (
+        "source_weights",
+        ["task=demo_sources", "method.sampling=draw", "train.gradient_accumulation=2"],
+    ),
     "learned_settings": ("learned_settings", ["method.unroll_steps=2"]),
     "lora_pissa": (
         "lora",
