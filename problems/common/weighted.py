@@ -28,10 +28,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from bilevel import precision
 from bilevel.data import INDEX
 from bilevel.distributed import gathered
 from bilevel.nests import to_device
-from bilevel.precision import has_float64, in_float64
+from bilevel.precision import in_float64
 from problems.common.fine_tuning import FineTuning
 
 __all__ = ["ExampleLosses", "SelfNormalised", "Weighted", "WeightedByExample", "weighted_mean"]
@@ -127,14 +128,14 @@ class SelfNormalised(WeightedByExample):
             torch.tensor([len(part[INDEX]) for part in every])
         )
         device = torch.device(self.device)
-        exact = device if has_float64(device) else torch.device("cpu")
+        exact = device if precision.has_float64(device) else torch.device("cpu")
         places, n = whole.pop(PLACE), whole.pop(TERMS)
         told, n_there = to_device(whole, device), n.to(exact)
         found = []
         for place, batch in enumerate(batches):
-            mine = ((ranks == world.rank) & (places == place)).double()
+            mine = (ranks == world.rank) & (places == place)
             # The engine counts this part's loss as n(P) / n(B) of all; f_P takes the place of that.
-            share = mine * n.sum() / (mine * n).sum().clamp(min=1)
+            share = mine * (n.sum() / (mine * n).sum().clamp(min=1))
             found.append({**batch, WHOLE: {**told, TERMS: n_there, SHARE: share.to(exact)}})
         return found
 
