@@ -33,13 +33,7 @@ from torch import Tensor, nn
 from bilevel.data import INDEX, ResumableLoader, drawn
 from problems.common.weighted import SelfNormalised, WeightedByExample
 
-__all__ = [
-    "DrawnBatches",
-    "DrawnSourceWeighted",
-    "EvenBatches",
-    "SourceLogits",
-    "SourceWeighted",
-]
+__all__ = ["DrawnBatches", "DrawnSourceWeighted", "SourceLogits", "SourceWeighted"]
 
 DRAWN_AT = "drawn_at"  # w of each example's source when it was drawn, in a batch
 
@@ -103,38 +97,6 @@ class DrawnSourceWeighted(SelfNormalised):
         """r of each example."""
         weights: Tensor = self.upper.module.relative(batch[INDEX])
         return weights / batch[DRAWN_AT].to(weights)
-
-
-class EvenBatches(ResumableLoader):
-    """Batches in which each source has the part that it has of all, as nearly as whole examples go.
-
-    By chance a batch has more or less of a source, and that would look to theta as if the source
-    had caused what the batch did. Of like length are then the examples of each source alone.
-    Arguments as those of the class above, and:
-
-    Args:
-        source: the number of each example's source, (N,).
-    """
-
-    def __init__(self, *args: Any, source: Tensor, **kwargs: Any) -> None:
-        super().__init__(*args, **{**kwargs, "numbered": True})
-        self.source = source.cpu().numpy()
-
-    def _shuffled(self, generator: np.random.Generator) -> np.ndarray:
-        order = super()._shuffled(generator)
-        places = np.empty(len(order))
-        of_each = self.source[order]
-        for name in np.unique(of_each):
-            own = np.flatnonzero(of_each == name)
-            places[own] = (np.arange(len(own)) + generator.random()) / len(own)
-        return order[np.argsort(places, kind="stable")]
-
-    def _longest_first(self, indices: np.ndarray) -> np.ndarray:
-        sorted_ = super()._longest_first(indices)
-        found = np.empty_like(indices)
-        for name in np.unique(self.source[indices]):  # in the places that the source has
-            found[self.source[indices] == name] = sorted_[self.source[sorted_] == name]
-        return found
 
 
 class DrawnBatches(ResumableLoader):

@@ -81,9 +81,8 @@ class SourceWeights(LearnedWeights):
     trusted: Annotated[str | None, BeforeValidator(_name)] = None
     """The source of which a part is D_val, with split=SHARE; null: the validation split is."""
     sampling: Literal["loss", "draw"] = "loss"
-    """Weights multiply the losses of batches in which every example comes once an epoch and every
-    source has its part, or batches are drawn by the weights: nothing is computed for a source that
-    has lost its weight."""
+    """Weights multiply the losses of batches in which every example comes once an epoch, or batches
+    are drawn by the weights: nothing is computed for a source that has lost its weight."""
     unroll_steps: Count = 2
     """T1, lower steps before every upper one."""
     lower: OptimizerSettings = field(default_factory=lambda: OptimizerSettings(weight_decay=0.1))
@@ -244,7 +243,7 @@ class SourceWeights(LearnedWeights):
 
     def weighted_parts(self, job: Job, logits: SourceLogits) -> Parts:
         """D_train in numbered batches, drawn or not, and D_val, a batch of it at most."""
-        from problems.source_weights.levels import DrawnBatches, EvenBatches
+        from problems.source_weights.levels import DrawnBatches
 
         train, trusted = self._indices(job)
         data, size = job.data, job.settings.batch_size
@@ -253,15 +252,7 @@ class SourceWeights(LearnedWeights):
                 data.examples, size, data.collate, seed=job.seed, indices=train, logits=logits
             )
         else:
-            lower = EvenBatches(
-                data.examples,
-                size,
-                data.collate,
-                seed=job.seed,
-                lengths=data.lengths if job.settings.group_by_length else None,
-                indices=train,
-                source=logits.source,
-            )
+            lower = common.loader(job, train, numbered=True)
         upper = ResumableLoader(
             trusted, min(size, len(trusted)), data.collate, seed=job.seed + 1000
         )

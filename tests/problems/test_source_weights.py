@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import numpy as np
 import pytest
 import torch
 
@@ -11,7 +10,7 @@ from bilevel.data import INDEX
 from bilevel.hypergradient import Alignment, NoHypergradient, Unrolled
 from problems import OptimizerSettings, SourceWeights
 from problems.common.weighted import weighted_mean
-from problems.source_weights.levels import DRAWN_AT, DrawnBatches, EvenBatches, SourceLogits
+from problems.source_weights.levels import DRAWN_AT, DrawnBatches, SourceLogits
 from tests.problems.jobs import ExactJob, SmallJob, engine_of, make_data, train
 from tests.problems.resuming import Interrupted, Resumed, _StoppedError
 
@@ -147,32 +146,6 @@ def test_at_the_start_the_loss_is_the_models_own():
     seen = {k: v for k, v in batch.items() if k != INDEX}
     own = float(lower.module(**seen).loss)
     assert float(lower.training_step(batch)) == pytest.approx(own, abs=1e-12)
-
-
-@pytest.mark.parametrize("lengths", [False, True])
-def test_each_source_has_its_part_of_every_batch(lengths):
-    """Every example once an epoch; 90 of a, 60 of b and 10 of c, 16 in a batch: 9, 6 and 1. Sorted
-    by length too, where c's are long and a's short."""
-    sources = np.array([0] * 90 + [1] * 60 + [2] * 10)
-    draw = np.random.default_rng(0)
-    long = 100 * sources + draw.integers(0, 50, 160)
-    loader = EvenBatches(
-        [{"x": i} for i in range(160)],
-        16,
-        lambda rows: {"x": torch.tensor([row["x"] for row in rows])},
-        source=torch.tensor(sources),
-        lengths=long if lengths else None,
-        seed=3,
-    )
-    seen = [batch[INDEX] for _ in range(2) for batch in loader]
-    assert [len(batch) for batch in seen] == [16] * 20
-    assert sorted(torch.cat(seen[:10]).tolist()) == list(range(160))
-    assert not torch.equal(torch.cat(seen[:10]), torch.cat(seen[10:]))
-    for batch in seen:
-        counts = np.bincount(sources[batch], minlength=3)
-        assert np.abs(counts - [9, 6, 1]).max() <= 1
-    spread = [np.ptp(long[b[sources[b] == 0]]) for b in (batch.numpy() for batch in seen)]
-    assert bool(np.mean(spread) < 20) is lengths
 
 
 def test_batches_are_drawn_by_the_weights_of_the_moment():
