@@ -213,21 +213,12 @@ class BilevelProblem(ImplicitProblem):
     def loss_terms(self, batch: Any) -> float:
         """How many terms the mean has that is the loss of ``batch``; for subclasses.
 
-        It weights an optimiser step's micro-batches, and processes: :mod:`bilevel.micro_batches`.
-        The batch is as the loader gave it, where counting waits for no device.
+        It weights a step's micro-batches (:mod:`bilevel.micro_batches`); they are as loaded.
         """
         return loss_terms([level.module for level in (self, *self.children)], batch)
 
     def of_step(self, batches: list[Any], loaded: list[Any]) -> list[Any]:
-        """An optimiser step's micro-batches, all drawn and on the device, before the first is used.
-
-        For subclasses whose loss of one has to know of the others. Called once a step by each
-        process.
-
-        Args:
-            batches: on the device.
-            loaded: the same as the loader gave them, where looking at them waits for no device.
-        """
+        """A step's micro-batches (``loaded``: on the host), where a loss has to know of all."""
         return batches
 
     def get_loss(self, batch: Any) -> tuple[Tensor, dict[str, Any]]:
@@ -466,8 +457,7 @@ class BilevelProblem(ImplicitProblem):
             UserError: a data loader without a position, or T1 steps under way (of a middle level,
                 whose T1 steps take several global ones): what it remembers is not saved.
         """
-        needs = self.recorder.needs
-        remembers = self.roll_back.active or needs.depth not in (0, 1) or needs.carries
+        remembers = self.roll_back.active or self.recorder.needs.several_steps
         if self._parents and remembers and not self._inner_loop_start:
             raise UserError(
                 f"problem {self.name!r} is in the midst of its unroll_steps={self._unroll_steps}, "
@@ -498,8 +488,7 @@ class LowerProblem(BilevelProblem):
 class UpperProblem(BilevelProblem):
     """A level that is trained through the solution of lower ones (gates on D_val, say).
 
-    ``config.steps`` is T2; ``config.maximize`` ascends. A problem in the middle of three levels
-    may be either class: all mechanics are in :class:`BilevelProblem`.
+    ``config.steps`` is T2; ``config.maximize`` ascends. In the middle of three it may be either.
     """
 
 

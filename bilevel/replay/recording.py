@@ -38,6 +38,11 @@ class Needs:
     double_backward: bool = False
     carries: bool = False
 
+    @property
+    def several_steps(self) -> bool:
+        """Whether what is remembered is of more than the latest step."""
+        return self.depth not in (0, 1) or self.carries
+
     def __or__(self, other: Needs) -> Needs:
         """The least that satisfies both."""
         unbounded = self.depth is None or other.depth is None
