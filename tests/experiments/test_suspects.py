@@ -83,6 +83,8 @@ def test_every_training_example_has_a_line(run: Path, capsys: pytest.CaptureFixt
         assert row["true"] == names[example.origin.truth]
         assert row["score"] == row["pooled"]
     assert "AUC, of 30 wrong labels among 76" in said
+    expected = sum(float(row["pooled"]) for row in rows)
+    assert f"likelier wrong than right, and about {expected:.0f} are wrong in all" in said
     assert (run / "suspects.png").stat().st_size > 10_000
     weights = json.loads((run / "example_weights.json").read_text())["weights"]
     for example, weight in zip(data.train, weights, strict=True):
@@ -264,6 +266,10 @@ def test_a_users_own_file_with_a_column_of_right_labels(
         assert written[int(row["row"]) - 1].startswith('"the room')
         assert written[int(row["row"])] == f'",{row["given"]},{row["true"]}'
     assert "weight" not in found[0]
+    assert (tmp_path / "out" / "suspects.png").is_file()
+    suspects.main([f"run={folder}", *FEW, f"out={tmp_path / 'out'}"])  # nothing is known now
+    assert "true" not in lines(tmp_path / "out")[0]
+    assert not (tmp_path / "out" / "suspects.png").exists(), "of the table that was replaced"
     capsys.readouterr()
     assert refused([f"run={folder}", "score=weight"], capsys).count("example_weights")
     assert "apply=weight" in refused([f"run={folder}", "apply=weight"], capsys)

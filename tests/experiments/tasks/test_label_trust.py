@@ -95,6 +95,8 @@ def test_a_column_of_right_labels_is_kept_for_the_report_alone(tmp_path):
     assert {e.origin.truth for e in data.train} == {0}
     with pytest.raises(UserError, match=r"no column 'golden'"):
         own(folder, true_label_column="golden")
+    with pytest.raises(UserError, match=r"true_label_column=label is task\.label_column"):
+        own(folder, true_label_column="label")
     with pytest.raises(UserError, match=r"label_noise.*true labels"):
         own(folder, true_label_column="gold", label_noise=0.2)
 

@@ -102,6 +102,7 @@ def test_holding_out_comes_before_dropping(folder):
         ({"sources": {"clean": "none.csv"}}, r"none\.csv.*'clean'"),
         ({"sources": {"clean": "clean.csv", "web": "clean.csv"}}, "'clean'.*'web'.*one source"),
         ({"sources": {"clean": "clean.csv", "web": "link.csv"}}, "'clean'.*'web'.*one source"),
+        ({"sources": {"clean": "inside"}}, r"inside.*'clean'.*is a folder"),
         ({"sources": {}}, r"task\.sources"),
         ({"sources": {" ": "clean.csv"}}, r"task\.sources"),
         ({"sources": {"empty": "empty.csv"}}, r"empty\.csv has no rows"),
@@ -123,6 +124,7 @@ def test_holding_out_comes_before_dropping(folder):
 def test_what_is_refused(folder, options, said):
     (folder / "empty.csv").write_text("text,label,site\n")
     (folder / "odd.xyz").write_text("x")
+    (folder / "inside").mkdir()
     (folder / "bare.csv").write_text("txt,label\nx,a\n")
     (folder / "mute.csv").write_text("text,site\nx,a\n")
     (folder / "link.csv").symlink_to(folder / "clean.csv")
