@@ -102,7 +102,8 @@ def _agreement(runs: Sequence[Path]) -> Iterator[str]:
     ]
     if len(found) < 2:
         return
-    for name in (name for name, value in found[0].items() if isinstance(value, dict) and value):
+    by_module = (name for name, value in found[0].items() if isinstance(value, dict) and value)
+    for name in (name for name in by_module if name != "found_with"):
         modules = sorted(found[0][name])
         values = [[settings[name][module] for module in modules] for settings in found]
         if len(modules) > 2:

@@ -44,7 +44,7 @@ from experiments.training.fine_tuning_job import FineTuningJob, load_task
 from experiments.training.finished_stages import Journal, check_config
 from experiments.training.freed_memory import give_back
 from experiments.training.processes import JOURNAL, part_in, seen_by_all, shared
-from experiments.training.same_data import data_digests, file_digests
+from experiments.training.same_data import data_digests, file_digests, model_digests
 from experiments.training.stage import StageRun, summary_without_training
 from experiments.verdicts import verdict
 from problems.common.method import Outcome, Stage, Training
@@ -102,6 +102,8 @@ def _execute(
     quiet()
     task = task or load_task(plan)
     data = {**data_digests(task), **file_digests(plan, task)}
+    if world.rank == 0:  # which keeps the journal; many gigabytes need not be read by each
+        data |= model_digests(plan)
     journal = Journal(folder / JOURNAL, plan.config, plan.resume, plan.processes, data)
     journal.share(world)
     plan = chosen_horizon.settled(plan, task, journal)

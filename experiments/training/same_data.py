@@ -1,4 +1,4 @@
-"""Tell whether a run goes on with the data that it began with."""
+"""Tell whether a run goes on with the data, and from the weights, that it began with."""
 
 from __future__ import annotations
 
@@ -9,13 +9,19 @@ from pathlib import Path
 
 from bilevel.errors import UserError, listed
 from experiments.config.plan import Plan
+from experiments.results import record
 from experiments.stored_data.examples import StoredExamples, content_digest
 from experiments.stored_data.parts import sources_of
 from experiments.tasks.sources import UNIFORM, Sourced
 from experiments.tasks.task import TaskData
+from experiments.training import warm_start
 from problems.lora import LoRA
 
-__all__ = ["check_data", "data_digests", "file_digests"]
+__all__ = ["check_data", "data_digests", "file_digests", "model_digests"]
+
+# What a folder's weights, configuration and tokenizer are saved in: not an optimiser's state.
+SAVED_IN = (".safetensors", ".json", ".txt", ".model", ".jinja")
+PICKLED = ".bin"  # read where there are no safetensors
 
 
 def data_digests(task: TaskData) -> dict[str, str]:
@@ -48,6 +54,34 @@ def file_digests(plan: Plan, task: TaskData) -> dict[str, str]:
     return found
 
 
+def model_digests(plan: Plan) -> dict[str, str]:
+    """A checksum of each folder that has the weights to begin with, by its option.
+
+    A hub id has none, and neither has an installed package.
+    """
+    found = {}
+    spec = plan.model
+    if spec.pretrained is not None and (own := Path(spec.pretrained).expanduser()).is_dir():
+        found["model.pretrained"] = _folder_digest(own)
+    if spec.warm_start is not None:
+        values = warm_start.read_run(spec.warm_start, spec.title)
+        saved = record.saved_folder(values, Path(spec.warm_start).expanduser())
+        found["model.warm_start"] = _folder_digest(saved)
+    return found
+
+
+def _folder_digest(folder: Path) -> str:
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    safe = any(path.suffix == ".safetensors" for path in files)
+    kept = SAVED_IN if safe else (*SAVED_IN, PICKLED)
+    lines = []
+    for path in files:
+        if path.suffix in kept:
+            with path.open("rb") as file:
+                lines.append(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}")
+    return _digest("\n".join(lines).encode())
+
+
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
@@ -57,8 +91,8 @@ def check_data(folder: Path, saved: Mapping[str, str], given: Mapping[str, str])
 
     Args:
         folder: the run's.
-        saved: :func:`data_digests` and :func:`file_digests` of what it began with; empty of an
-            older run.
+        saved: :func:`data_digests`, :func:`file_digests` and :func:`model_digests` of what it
+            began with; empty of an older run.
         given: of what there is now.
 
     Raises:
@@ -74,6 +108,7 @@ def check_data(folder: Path, saved: Mapping[str, str], given: Mapping[str, str])
         )
     if files:
         raise UserError(
-            f"{folder} holds a run that began with another content of the file "
-            f"{' and of '.join(files)}: put that back, or begin a new run in another folder"
+            f"{folder} holds a run that began with another content of what "
+            f"{' and '.join(files)} {'name' if len(files) > 1 else 'names'}: put that back, or "
+            "begin a new run in another folder"
         )

@@ -23,7 +23,9 @@ def write(folder: Path, loss: float, score: float, **more: object) -> None:
 
 
 def lora(*decays: float) -> dict[str, object]:
-    return {"settings": {"decay": dict(zip("abc", decays, strict=True)), "temperature": 1.5}}
+    decay = dict(zip("abc", decays, strict=True))
+    found_with = {"model": None, "rank": None}  # no values of modules
+    return {"settings": {"decay": decay, "temperature": 1.5, "found_with": found_with}}
 
 
 @pytest.fixture

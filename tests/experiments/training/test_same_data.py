@@ -14,7 +14,7 @@ from experiments.tasks.demo_sources import DemoSources
 from experiments.tasks.examples import Example, Origin
 from experiments.tasks.kinds.labelled import LabelledData
 from experiments.training.finished_stages import Journal, check_config
-from experiments.training.same_data import data_digests, file_digests
+from experiments.training.same_data import check_data, data_digests, file_digests, model_digests
 from problems.lora import LoRA
 
 CONFIG: dict[str, Any] = {"a": 1}
@@ -81,15 +81,45 @@ def test_what_files_of_options_say_decides_too(tmp_path: Path) -> None:
     path = tmp_path / "run" / "checkpoints" / "stages.json"
     Journal(path, CONFIG, resume=False, data=found[1])
     Journal(path, CONFIG, resume=True, data=found[1])
-    with pytest.raises(UserError, match=r"another content of the file method\.ranks: put"):
+    with pytest.raises(UserError, match=r"another content of what method\.ranks names: put"):
         Journal(path, CONFIG, resume=True, data=found[0])
-    with pytest.raises(UserError, match=r"of the file task\.source_weights"):
+    with pytest.raises(UserError, match=r"of what task\.source_weights names"):
         Journal(path, CONFIG, resume=True, data=other)
     Journal(path, CONFIG, resume=False, data={"train": "a", **found[1]})
     with pytest.raises(UserError, match=r"the examples of train are not"):
         Journal(path, CONFIG, resume=True, data={"train": "b", **other})
     plan.method, plan.task = LoRA(), replace(task, source_weights="uniform")
     assert file_digests(plan, data) == {}
+
+
+def test_the_weights_that_it_begins_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, before = tmp_path / "own", tmp_path / "run"
+    for folder in (own, before / "adapter"):
+        folder.mkdir(parents=True)
+        (folder / "adapter_model.safetensors").write_bytes(b"weights")
+        (folder / "optimizer.pt").write_bytes(b"moments")
+    monkeypatch.setattr(
+        "experiments.training.warm_start.read_run", lambda *_: {"adapter_dir": "there/adapter"}
+    )
+    model = SimpleNamespace(pretrained=str(own), warm_start=str(before), title="x")
+    plan: Any = SimpleNamespace(model=model)
+    given = model_digests(plan)
+    assert set(given) == {"model.pretrained", "model.warm_start"}
+    (own / "optimizer.pt").write_bytes(b"others")
+    (own / "pytorch_model.bin").write_bytes(b"not read beside safetensors")
+    assert model_digests(plan) == given
+    (before / "adapter" / "adapter_model.safetensors").write_bytes(b"trained again")
+    with pytest.raises(UserError, match=r"another content of what model\.warm_start names: put"):
+        check_data(tmp_path, given, model_digests(plan))
+    (own / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"what model\.pretrained and model\.warm_start name: put"):
+        check_data(tmp_path, given, model_digests(plan))
+    (own / "adapter_model.safetensors").unlink()
+    pickled = model_digests(plan)
+    (own / "pytorch_model.bin").write_bytes(b"read now")
+    assert model_digests(plan)["model.pretrained"] != pickled["model.pretrained"]
+    plan.model = SimpleNamespace(pretrained="owner/name", warm_start=None, title="x")
+    assert model_digests(plan) == {}
 
 
 def test_older_and_damaged_journals(tmp_path: Path) -> None:
