@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,13 +16,13 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from bilevel import Callback, UserError, distributed
 from bilevel.protocols import EngineView
-from experiments import finetune
+from experiments import finetune, search_ranks
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.training import job
 from experiments.training import processes as shared_run
 from experiments.training.finished_stages import processes_of
-from problems import LoRA
+from problems import LoRA, LoRACut
 from tests.experiments.processes import alike, in_float64, run
 from tests.forked import fork, free_port, on
 
@@ -197,6 +198,29 @@ def test_finetune_on_processes(tiny: Path) -> None:
 
     first, second = on(2, part)
     assert first == second
+
+
+def test_search_ranks_on_processes(tiny: Path) -> None:
+    """Every process gets the same ranks, frontier and words; what decides is shared out."""
+    rows = [{"input_ids": [2, 5 + i % 7, 5 + i // 7, 3], "labels": i % 2} for i in range(40)]
+
+    def part() -> tuple[Any, ...]:
+        tokenizer = AutoTokenizer.from_pretrained(tiny)
+        torch.manual_seed(0)
+        model = AutoModelForSequenceClassification.from_pretrained(tiny, num_labels=2)
+        settings: dict[str, Any] = {"batch_size": 4, "max_steps": 2, "lr": 1e-2}
+        drawn = search_ranks(model, tokenizer, rows, LoRACut(rank=2), **settings)
+        half = LoRACut(rank=2, parameter_budget=0.5)
+        told = search_ranks(model, tokenizer, rows, half, **settings)
+        assert drawn.frontier is not None
+        assert told.decided is not None
+        points = [(point.components, point.loss) for point in drawn.frontier.points]
+        patterns = [(found.config.r, found.config.rank_pattern) for found in (drawn, told)]
+        return points, patterns, told.decided.words
+
+    first, second = on(2, part)
+    assert first == second
+    assert len(first[0]) > 2
 
 
 def killed_and_resumed(words: list[str], folder: Path, kills: int, processes: int = 2) -> int:
