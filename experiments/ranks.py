@@ -29,7 +29,7 @@ from experiments.cli.command_line import CommandLine
 from experiments.cli.own_options import own_options
 from experiments.cli.program import program
 from experiments.cli.quiet import quiet
-from experiments.results import ranks_folder
+from experiments.results import ranks_folder, record
 from experiments.results.finished_run import SavedRun
 
 if TYPE_CHECKING:
@@ -91,7 +91,8 @@ def describe(cut: Cut, trained: Trained, decided: Decided | None = None) -> str:
         )
     if frontier is not None:
         lines[0] += f"; losses of {frontier.examples} examples ({trained.held_out.source})"
-        lines.append(frontier_table(frontier))
+        kept = None if cut.ranks is None else sum(cut.ranks.values())
+        lines.append(frontier_table(frontier, None if kept == frontier.chosen else kept))
     if cut.ranks is not None:
         kept = sum(cut.ranks.values())
         lines.append(f"ranks ({kept} of {total} components, by {cut.criterion}):")
@@ -107,7 +108,7 @@ def main(words: list[str]) -> None:
     line = CommandLine.of_one(words)
     options, own, overrides = own_options(
         RankOptions, line.overrides, GROUPS, "run", "adapter", "out"
-    )
+    )  # of its own options, own has the words that were given
     if (own["run"] is None) == (own["adapter"] is None):
         both = ", not both" if own["run"] is not None else ""
         raise UserError(
@@ -118,8 +119,13 @@ def main(words: list[str]) -> None:
     out = Path(own["out"] or own["run"] or own["adapter"] or "")
     run = None if own["run"] is None else SavedRun.open(own["run"], line, overrides)
     ranks_folder.refuse_others(out)
-    if run is not None:
-        _refuse_its_own(run, out)
+    if run is not None and out.resolve() == run.folder.resolve():
+        _refuse_its_own(run)
+    elif (out / record.FILE).exists():
+        raise UserError(
+            f"out={out}: this is the folder of another run, whose {ranks_folder.FILE} says how it "
+            "was cut: give another folder"
+        )
     quiet()
     from bilevel.cutting import least_examples
     from experiments.training import trained_adapter
@@ -135,6 +141,12 @@ def main(words: list[str]) -> None:
     else:
         folder = Path(own["adapter"] or "")
         trained = trained_adapter.of_folder(folder, overrides, line.config_dir, needs_examples)
+    idle = [name for name in ("delta", "errors", "examples") if own[name] is not None]
+    if idle and options.told and not trained.held_out.rows:
+        raise UserError(
+            f"{idle[0]}={own[idle[0]]} is of the frontier, and none is drawn: "
+            f"{trained.held_out.source}"
+        )
     found = find_ranks(trained, options)
     decided = _decided(found, trained)
     print(printable(describe(found, trained, decided)))
@@ -142,12 +154,11 @@ def main(words: list[str]) -> None:
         print(printable(str(path)))
 
 
-def _refuse_its_own(run: SavedRun, out: Path) -> None:
+def _refuse_its_own(run: SavedRun) -> None:
     """A run whose method cut what it trained has a ranks.json of its own, beside its result."""
     method = run.result.get("configuration", {}).get("method")
     cut_itself = isinstance(method, dict) and "criterion" in method
-    there = (run.folder / ranks_folder.FILE).exists() and out.resolve() == run.folder.resolve()
-    if cut_itself and there:
+    if cut_itself and (run.folder / ranks_folder.FILE).exists():
         raise UserError(
             f"run={run.folder}: its {ranks_folder.FILE} says how {run.result['method']} cut it, "
             "and would be replaced: give a folder for a cut of what it kept, out=DIR"
@@ -165,6 +176,7 @@ def _save(cut: Cut, trained: Trained, decided: Decided | None, out: Path) -> lis
     """Write what was found; returns the files and folders."""
     import shutil
 
+    from bilevel.lowrank import lora_scales
     from experiments.artefacts import ranks_file
     from experiments.plots import frontier
 
@@ -172,6 +184,7 @@ def _save(cut: Cut, trained: Trained, decided: Decided | None, out: Path) -> lis
         "title": trained.title,
         **cut.as_json(),
         "examples_from": trained.held_out.source,
+        "scales": lora_scales(trained.model),
         "decided": None if decided is None else decided.as_json(),
     }
     place, folder = out / ranks_file.FILE, out / ranks_file.FOLDER

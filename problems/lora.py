@@ -181,9 +181,10 @@ class LoRA(LowRankMethod):
             return None
         path = Path(self.ranks)
         try:
-            found = json_object(path, needs=["ranks"])["ranks"]
+            values = json_object(path, needs=["ranks"])
         except UserError as error:
             raise UserError(f"method.ranks={path}: {error}") from error
+        found = values["ranks"]
         if found is None:
             raise UserError(f"method.ranks={path} holds no ranks: none were found in that run")
         right = isinstance(found, dict) and all(type(r) is int and r >= 0 for r in found.values())
@@ -192,6 +193,9 @@ class LoRA(LowRankMethod):
                 f'method.ranks={path} must hold {{"ranks": {{layer: rank}}}}, with whole numbers '
                 "from 0 of which one or more is above 0; ranks.json of a run does"
             )
+        scales = values.get("scales")
+        if not (scales is None or _scales(scales)):
+            raise UserError(f"method.ranks={path}: 'scales' must be {{layer: number above 0}}")
         odd = [name for name, rank in found.items() if rank % 2]
         if odd and self.peft.init_lora_weights == "orthogonal":
             raise UserError(
@@ -199,6 +203,18 @@ class LoRA(LowRankMethod):
                 f"method.ranks={path} gives {odd[0]} the rank {found[odd[0]]}"
             )
         return found
+
+    def _tell_scale(self, scale: float) -> None:
+        """Say that the file's ranks were found at another scale than the one to train at."""
+        said = json_object(Path(str(self.ranks))).get("scales")
+        found = sorted({round(float(s), 6) for s in said.values()}) if said else []
+        if found and any(abs(s - scale) > 1e-3 * scale for s in found):
+            log.warning(
+                "method.ranks=%s was found at a scale (alpha / r) of %s, and this run trains at %g "
+                "(method.lora_alpha=%g, method.rank=%d)",
+                *(self.ranks, listed([f"{s:g}" for s in found]), scale),
+                *(self.lora_alpha, self.rank),
+            )
 
     def held_out(self, own: bool) -> DVal:
         """With ``hold_out`` a part of the training data, else the task's own validation split."""
@@ -222,6 +238,7 @@ class LoRA(LowRankMethod):
         found = self.found_in_file()
         if found is not None:
             scale = self.peft.scale(self.lora_alpha, self.rank)
+            self._tell_scale(scale)
             options = lowrank.lora_pattern(found, dict.fromkeys(found, scale))
         options["lora_dropout"] = self.lora_dropout
         training = lora_training(
@@ -234,6 +251,11 @@ class LoRA(LowRankMethod):
             return training
         # layers of rank 0 are no LoRA layers, and yet a part of what is told
         return replace(training, finish=lambda s: replace(training.finish(s), ranks=dict(found)))
+
+
+def _scales(said: Any) -> bool:
+    """Whether these are scales of layers."""
+    return isinstance(said, dict) and all(type(s) in (int, float) and s > 0 for s in said.values())
 
 
 def check_smoothed_once(smoothed: bool, settings: TrainSettings) -> None:
@@ -412,12 +434,13 @@ def rows_apart(
     else:
         rows, trained = job.data.validation or () if own else (), [examples]
         said = "the validation file" if rows else "there are none"
-    new = unseen(rows, map(mark, itertools.chain(*trained)))
+    new = unseen(rows, itertools.chain(map(mark, itertools.chain(*trained)), job.data.seen))
     if (repeats := len(rows) - len(new)) == 0:
         return rows, said
     if len(new) < needed:
+        before = ", or model.warm_start's run was," if job.data.seen else ""
         raise UserError(
-            f"{repeats} of the {len(rows)} examples to cut by ({said}) stand in what is trained on "
-            f"too, and the cut needs {needed} others: leave repeats out of the data"
+            f"{repeats} of the {len(rows)} examples to cut by ({said}) stand in what is trained on"
+            f"{before} too, and the cut needs {needed} others: leave repeats out of the data"
         )
     return new, f"{said}, but for {repeats} that stand in what was trained on too"

@@ -15,7 +15,7 @@ from bilevel.checkpoint.disk import sync, told_when_full
 from bilevel.errors import UserError
 from bilevel.reading import read_text
 
-__all__ = ["CARD", "SUMS", "check_sums", "seal"]
+__all__ = ["CARD", "SUMS", "check_sums", "seal", "summed"]
 
 CARD = "README.md"
 SUMS = "SHA256SUMS"
@@ -35,6 +35,15 @@ def seal(folder: Path) -> None:
         (folder / SUMS).write_text(text, encoding="utf-8")
         for path in (*files, folder / SUMS, folder, folder.parent):
             sync(path)
+
+
+def summed(folder: Path) -> set[str]:
+    """The files of a folder that its checksums name; none without, and none of a damaged file."""
+    path = folder / SUMS
+    if path.is_symlink() or not path.is_file():
+        return set()
+    found = [LINE.fullmatch(line) for line in read_text(path).splitlines()]
+    return {line[2] for line in found if line is not None}
 
 
 def check_sums(folder: Path) -> None:

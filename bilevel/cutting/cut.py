@@ -123,7 +123,8 @@ def cut(
             return losses()
 
     try:
-        frontier = Frontier.draw(ranking, of, share, errors)
+        kept = None if told is None else sum(int(mask.sum()) for mask in told.values())
+        frontier = Frontier.draw(ranking, of, share, errors, kept)
     except NotFiniteError as error:
         if not budget.told:
             raise

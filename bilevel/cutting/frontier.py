@@ -112,6 +112,7 @@ class Frontier:
         losses: Callable[[Keep], Losses],
         share: float = 0.02,
         errors: float = 2.0,
+        told: int | None = None,
     ) -> Frontier:
         """Look at some twenty parts of an adapter.
 
@@ -120,6 +121,7 @@ class Frontier:
             losses: of the model with only the kept components, always on the same examples.
             share: of what was learned, which may be lost.
             errors: standard errors of a difference that must fit into it too, not negative.
+            told: components of a part that is looked at whatever is chosen; None for none.
 
         Raises:
             UserError: fewer than two examples.
@@ -156,6 +158,8 @@ class Frontier:
         learned = all(start.mean > 2 * start.error for start in starts)
         for part in COARSE:
             look(_components(ranking, part))
+        if told is not None:
+            look(told)
 
         def enough(components: int) -> bool:
             return look(components).passes(delta, errors)

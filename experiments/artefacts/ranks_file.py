@@ -36,6 +36,7 @@ def lora_config(model: PeftModel, ranks: dict[str, int]) -> LoraConfig:
         modules_to_save=list(dict.fromkeys(heads)) if heads else None,
         bias=trained.to_dict().get("bias", "none"),
         fan_in_fan_out=bool(trained.to_dict().get("fan_in_fan_out")),
+        lora_dropout=float(trained.to_dict().get("lora_dropout") or 0.0),
         **lora_pattern(ranks, lora_scales(model)),
     )
 
@@ -98,8 +99,10 @@ def _told(cut: Cut, decided: Decided | None) -> str:
         f"{whole:,} adapter parameters stay, by the criterion `{cut.criterion}`."
     )
     frontier = cut.frontier
-    point = None if frontier is None else frontier.choice
-    if frontier and point and point.parameters == cut.ranking.cost(cut.keep or {}):
+    kept = sum(int(mask.sum()) for mask in (cut.keep or {}).values())
+    points = [] if frontier is None else frontier.points
+    point = next((p for p in points if p.components == kept), None)
+    if frontier and point:
         text += (
             f" The loss on {frontier.examples} held-out examples changes by "
             f"{point.difference:+.4f} (standard error {point.error:.4f})."

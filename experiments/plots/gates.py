@@ -11,7 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from experiments.plots.modules import grid
-from experiments.plots.records import is_softmax, last_stage, run_name, values_over_steps
+from experiments.plots.records import (
+    is_softmax,
+    kept_record,
+    last_stage,
+    run_name,
+    values_over_steps,
+)
 from experiments.plots.style import BLUE, GREY, INK, canvas, headline
 
 __all__ = ["draw"]
@@ -47,7 +53,7 @@ def draw(records: Sequence[dict[str, Any]], result: dict[str, Any], path: Path) 
     k = max(v.shape[1] for v in values.values())
     softmax = is_softmax(values)  # only then 1/k means anything
     margin = 0.05 * (high - low) or 0.05
-    stage = last_stage(records, "gates")[-1]["stage"]
+    stage, last = last_stage(records, "gates")[-1]["stage"], kept_record(records)
     with canvas(path, max(6.5, 1.25 * columns + 1.2), 1.25 * rows + 1.5) as figure:
         panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         for axes in panels.ravel():
@@ -55,7 +61,8 @@ def draw(records: Sequence[dict[str, Any]], result: dict[str, Any], path: Path) 
         for name, (row, column) in cells.items():
             axes = panels[(column // columns) * len(parts) + row, column % columns]
             axes.set_visible(True)
-            _panel(axes, steps, values[name], (result["ranks"] or {}).get(name), softmax, cut)
+            rank = (result["ranks"] or {}).get(name)
+            _panel(axes, steps, values[name], rank, softmax, cut, last)
             if row == 0:
                 axes.set_title(f"layer {layers[column]}", fontsize=9, loc="center")
             if column % columns == 0:
@@ -83,10 +90,16 @@ def _alike(low: float, high: float) -> bool:
 
 
 def _panel(
-    axes: Axes, steps: np.ndarray, values: np.ndarray, rank: int | None, softmax: bool, cut: bool
+    axes: Axes,
+    steps: np.ndarray,
+    values: np.ndarray,
+    rank: int | None,
+    softmax: bool,
+    cut: bool,
+    last: int,
 ) -> None:
     k = values.shape[1]
-    order = np.argsort(-np.abs(values[-1]), kind="stable")
+    order = np.argsort(-np.abs(values[last]), kind="stable")
     kept = set(order[: k if rank is None or cut else rank].tolist())
     for component in reversed(order.tolist()):
         strong = component in kept

@@ -11,6 +11,7 @@ __all__ = [
     "Record",
     "final_values",
     "is_softmax",
+    "kept_record",
     "kept_step",
     "last_stage",
     "lower_steps_each",
@@ -43,8 +44,21 @@ def values_over_steps(records: Sequence[Record]) -> tuple[np.ndarray, dict[str, 
 
 
 def final_values(records: Sequence[Record]) -> dict[str, np.ndarray]:
-    """The values (k,) that each module ended with."""
-    return {name: values[-1] for name, values in values_over_steps(records)[1].items()}
+    """The values (k,) that each module ended with: those of the weights that were kept."""
+    last = kept_record(records)
+    return {name: values[last] for name, values in values_over_steps(records)[1].items()}
+
+
+def kept_record(records: Sequence[Record]) -> int:
+    """Of the lines of values, the one of the weights that their stage ended with; -1 for the last.
+
+    Where the best weights are kept that is the last line up to their step.
+    """
+    found = last_stage(records, "gates")
+    kept = kept_step(records, found[-1]["stage"]) if found else None
+    if kept is None:
+        return -1
+    return max(0, sum(record["step"] <= kept for record in found) - 1)
 
 
 def kept_step(records: Sequence[Record], stage: str) -> int | None:

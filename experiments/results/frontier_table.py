@@ -7,13 +7,20 @@ from bilevel.cutting import Frontier
 __all__ = ["frontier_table"]
 
 
-def frontier_table(frontier: Frontier) -> str:
-    """The lines of the table and, below it, the choice or why there is none."""
+def frontier_table(frontier: Frontier, told: int | None = None) -> str:
+    """The lines of the table and, below it, the choice or why there is none.
+
+    Args:
+        frontier: of an adapter.
+        told: components that stay because somebody said so; None where the frontier chooses.
+    """
     whole = frontier.points[-1]
+    kept = next((p for p in frontier.points if p.components == told), None)
     lines = ["  components  parameters     loss   difference to the whole"]
     lines += [
         f"  {p.components:>10}  {p.parameters:>10,}  {p.loss:7.4f}   "
         f"{p.difference:+.4f} +- {p.error:.4f}{'   chosen' * (p is frontier.choice)}"
+        f"{'   kept, as told' * (p is kept)}"
         for p in frontier.points
     ]
     lines += [
@@ -21,10 +28,12 @@ def frontier_table(frontier: Frontier) -> str:
         for rank, p in frontier.even.items()
     ]
     if frontier.nothing_learned is not None:
-        lines.append(f"{frontier.nothing_learned}, so no ranks are chosen")
+        so = "so no ranks are chosen" if kept is None else "so what is kept was told, not chosen"
+        lines.append(f"{frontier.nothing_learned}, {so}")
     elif (chosen := frontier.choice) is not None:
         lines.append(
-            f"chosen: {chosen.components} of {whole.components} components, "
+            f"{'chosen' if kept is None else 'the frontier alone would choose'}: "
+            f"{chosen.components} of {whole.components} components, "
             f"{chosen.parameters:,} parameters ({chosen.parameters / whole.parameters:.1%}), the "
             f"fewest that lose no more than {frontier.delta:.4f} (delta), with errors="
             f"{frontier.errors:g} standard errors to spare"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bilevel.checkpoint.disk import check_writable
+from bilevel.checkpoint.sums import summed
 from bilevel.errors import UserError, listed
 from bilevel.reading import json_object
 from experiments.models.folder_files import TOKENIZER_FILES
@@ -23,6 +24,7 @@ OF_AN_ADAPTER = (
     *("adapter_config.json", "adapter_model.safetensors", "labels.json", "README.md"),
     *("SHA256SUMS", *TOKENIZER_FILES),
 )
+TEMPLATES = "additional_chat_templates"  # a folder beside a tokenizer's files
 
 
 def read(folder: Path) -> dict[str, Any] | None:
@@ -71,10 +73,12 @@ def refuse_others(out: Path) -> None:
 
 def _others(folder: Path) -> set[str]:
     known = {CONFIG, PICTURE} | {f"{a}/{name}" for a in ADAPTERS for name in OF_AN_ADAPTER}
+    known |= {f"{a}/{name}" for a in ADAPTERS for name in summed(folder / a)}
     found = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_symlink() or p.is_file()}
     found |= {f"{p.name}/" for p in folder.iterdir() if p.is_dir() and p.name not in ADAPTERS}
     links = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_symlink()}
-    return {name for name in found if name not in known and not _aside(name)} | links
+    others = {name for name in found if name not in known and not _aside(name)}
+    return {name for name in others if name.split("/")[1:2] != [TEMPLATES]} | links
 
 
 def _aside(name: str) -> bool:

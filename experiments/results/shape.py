@@ -138,6 +138,14 @@ class _Ranks(_Shape):
     examples: int | None = None
     rows: dict[str, list[_Point]] = {}
     decided: _Decided | None = None
+    scales: dict[str, Annotated[float, pydantic.Field(gt=0)]] | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _whole(self) -> _Ranks:
+        lacks = self.learned is None or self.examples is None or self.even is None
+        if self.frontier is not None and (lacks or self.delta is None or not self.frontier):
+            raise ValueError("'frontier' goes with 'learned', 'examples', 'even' and 'delta'")
+        return self
 
 
 class _Line(_Shape):

@@ -17,6 +17,7 @@ from experiments.config.renamed import up_to_date
 from experiments.config.schema import EngineOptions, TrainOptions
 from experiments.results.finished_run import SavedRun
 from experiments.results.labels import matched
+from experiments.tasks.from_files import FromFiles
 from experiments.tasks.loading import load_data
 from experiments.tasks.sources import Sourced
 from experiments.tasks.task import Task, TaskData
@@ -35,6 +36,7 @@ LEAST = 4
 # Of a method with LoRA's factors; of another they are LoRA's defaults.
 SIZES = ("rank", "lora_alpha", "lora_dropout")
 OPTIMIZERS = ("optimizer", "lower")  # of such factors, on one level or two
+GROUPS = ("peft", "settings")  # of options of the factors that are not taken over
 # What blurs a label's loss, or is of the run's length, where trusted examples take fewer steps.
 PLAIN: dict[str, Any] = {"label_smoothing": 0.0, "class_weights": None, "warmup_steps": None}
 
@@ -47,6 +49,11 @@ def trusting_task(run: SavedRun) -> TaskData:
     """
     kind: Any = Task
     task: Task = build(run.config.task, "task", kind, run.modules)
+    if isinstance(task, FromFiles) and task.streaming:
+        raise UserError(
+            "task.streaming=true reads the training examples one after the other, and finding "
+            "suspects needs single ones: give task.streaming=false"
+        )
     read = load_data(task)
     data = matched(read, run.result, str(run.folder))
     if len(data.train) < len(read.train) or len(data.validation or ()) < len(read.validation or ()):
@@ -141,9 +148,19 @@ def plan_of(run: SavedRun, examples: int) -> Plan:
 
 def left_out(run: SavedRun) -> list[str]:
     """Options that the run was trained with and :func:`plan_of` does not take over."""
-    train = run.result.get("configuration", {}).get("train", {})
+    said = run.result.get("configuration", {})
+    train, method = said.get("train", {}), said.get("method", {})
     given = {key: train.get(key, value) for key, value in PLAIN.items()}
-    return [f"train.{key}={value}" for key, value in given.items() if value != PLAIN[key]]
+    found = [f"train.{key}={value}" for key, value in given.items() if value != PLAIN[key]]
+    usual = plain(LoRA())
+    if method.get("ranks") is not None:
+        found.append("method.ranks")
+    for group in GROUPS:
+        options = method.get(group) or {}
+        known = {key: value for key, value in options.items() if key in usual[group]}
+        differ = [key for key, value in known.items() if value != usual[group][key]]
+        found += [f"method.{group}.{key}" for key in differ if key != "found_with"]
+    return found
 
 
 def _targets(options: dict[str, Any], modules: Sequence[str]) -> str:

@@ -180,8 +180,8 @@ class Classification(TrustedFile, LabelledFiles):
     def to_score(self, labels: Sequence[str] | None) -> LabelledData:
         """As :meth:`load`; without a training file, the classes are ``labels``."""
         assert self.data_dir is not None
-        if self.names_sources:
-            return self.unsourced().to_score(labels)
+        if self != (plain := self.unsourced()):
+            return plain.to_score(labels)
         files = scored_splits(self.data_dir)
         known = self.regression or labels is not None
         if self.holdout is not None or not files or "train" in files or not known:
@@ -252,7 +252,9 @@ class Classification(TrustedFile, LabelledFiles):
             test = splits.pop(source)
         elif self.holdout is not None:
             source = HELD_OUT
-            train, test = held_out(train, self.holdout, self.subset_seed, numbers(train))
+            every = train
+            train, test = held_out(every, self.holdout, self.subset_seed, numbers(every))
+            self.check_sources_left(every, train, f"task.holdout={self.holdout}")
         else:
             raise self._no_test(files)
         if self.trusted_file is not None and known is None:

@@ -142,13 +142,21 @@ class FromFiles(Sourced):
         """Whether the training rows' sources are told."""
         return self.sources is not None or self.source_names_in[1] is not None
 
+    @property
+    def tests_on_share(self) -> bool:
+        """Whether a share of the training files is the test set."""
+        return getattr(self, "holdout", None) is not None
+
     def unsourced(self) -> Self:
-        """The same without anything about sources: for scoring, which has nothing to train on."""
+        """The same without anything about sources: for scoring, which has nothing to train on.
+
+        But for the files of which a share is the test set.
+        """
         option, column = self.source_names_in
         values: dict[str, Any] = {} if column is None else {option: None}
-        return replace(
-            self, sources=None, keep_sources=None, drop_sources=None, source_weights=None, **values
-        )
+        if not self.tests_on_share:
+            values["sources"] = None
+        return replace(self, keep_sources=None, drop_sources=None, source_weights=None, **values)
 
     def check_sources_here(self, data_dir: str | None) -> None:
         """Refuse names of sources for data of the hub.

@@ -175,9 +175,9 @@ class Generation(FromFiles):
 
     def to_score(self, labels: Sequence[str] | None) -> TextData:
         """As :meth:`load`; the file to train on may be missing."""
-        if self.names_sources:
-            return self.unsourced().to_score(labels)
-        if self.data_dir and self.train_split is not None:
+        if self != (plain := self.unsourced()):
+            return plain.to_score(labels)
+        if self.data_dir and self.train_split is not None and self.sources is None:
             path = Path(self.data_dir).expanduser()
             if path.is_dir() and find_split(self.data_dir, self.train_split) is None:
                 return replace(self, train_split=None).load()
@@ -266,14 +266,18 @@ class Generation(FromFiles):
             return None
         return self.pairs(*splits["validation"])
 
-    def _parted(self, where: str, rows: Sequence[Row], share: float) -> dict[str, Split]:
-        """Training rows without those that are held out, and these.
+    def _parted(
+        self, where: str, rows: Sequence[Row], share: float, option: str
+    ) -> dict[str, Split]:
+        """Training rows without those that are held out by an option, and these.
 
         Rows with the same source are in the same part.
         """
         from bilevel.data import split
 
-        self.pairs(where, rows)  # says what is wrong with a row, and where
+        if self.names_sources:
+            rows = self.source_names(self.data_dir).put_on(rows, where)
+        every = self.pairs(where, rows)  # says what is wrong with a row, and where
         distinct: dict[bytes, int] = {}  # of texts, which may be long, a checksum
         sources = []  # of each row, the number of its source
         for row in rows:
@@ -282,8 +286,10 @@ class Generation(FromFiles):
             sources.append(-1 if text is None else distinct.setdefault(text, len(distinct)))
         chosen = set(split(len(distinct), share, self.subset_seed)[0])
         tested = [source in chosen for source in sources]
-        kept = [not each for each in tested]
-        return {"train": (where, among(rows, kept)), HELD_OUT: (where, among(rows, tested))}
+        train = among(rows, [not each for each in tested])
+        if self.names_sources:
+            self.check_sources_left(every, self.pairs(where, train), f"{option}={share}")
+        return {"train": (where, train), HELD_OUT: (where, among(rows, tested))}
 
 
 def grouped(pairs: Sequence[TextExample]) -> Sequence[TextExample]:

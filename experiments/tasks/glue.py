@@ -110,8 +110,8 @@ class Glue(LabelTrust, LabelledFiles):
 
     def to_score(self, labels: Sequence[str] | None) -> LabelledData:
         """As :meth:`load`; the training file may be missing."""
-        if self.names_sources:
-            return self.unsourced().to_score(labels)
+        if self != (plain := self.unsourced()):
+            return plain.to_score(labels)
         there = self.data_dir is None or find_split(self.data_dir, "train") is not None
         return self._load(trained=there)
 

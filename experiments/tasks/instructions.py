@@ -19,7 +19,7 @@ from experiments.tasks.generation import Generation, Split
 from experiments.tasks.reading.cells import text_of, texts_of
 from experiments.tasks.reading.files import SUFFIXES, Row, is_missing
 from experiments.tasks.reading.row import columns_of
-from experiments.tasks.reading.splits import own_splits
+from experiments.tasks.reading.splits import find_split, own_splits
 
 if TYPE_CHECKING:
     from experiments.tasks.kinds.text import TextData
@@ -154,6 +154,12 @@ class Instructions(Generation):
         one = Path(str(self.data_dir)).expanduser().is_file()
         return replace(self, train_split=None) if one else self
 
+    @property
+    def tests_on_share(self) -> bool:
+        """Where no file is there to test on."""
+        files = [find_split(str(self.data_dir), name) for name in ("test", "validation")]
+        return self.train_split is not None and not any(files)
+
     def _splits(self) -> dict[str, Split]:
         splits = self._files()
         for where, rows in splits.values():
@@ -167,7 +173,7 @@ class Instructions(Generation):
                     f"{listed(map(repr, rows[0]))} (task.input_column=null where there is none)"
                 )
         if "train" in splits and set(self.test_splits).isdisjoint(splits):
-            return self._parted(*splits["train"], self.test_share)
+            return self._parted(*splits["train"], self.test_share, "task.test_share")
         return splits
 
     def _suggest_messages(self, where: str, rows: Sequence[Row]) -> None:

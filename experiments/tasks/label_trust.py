@@ -15,6 +15,7 @@ from bilevel.settings import Count, Natural
 from experiments.answers import CLASSES, TAGS
 from experiments.tasks.examples import TaggedExample
 from experiments.tasks.reading.splits import SplitFiles
+from experiments.tasks.sources import check_none_gone, sizes
 from experiments.tasks.task import Task, TaskData
 
 __all__ = ["LabelTrust", "TrustedFile"]
@@ -67,9 +68,11 @@ class LabelTrust(Task):
             )
         order = stratified_order(count, self.noise_seed, data.stratify(data.train))
         trusted = set(order[: self.trusted])
+        train = [e for i, e in enumerate(data.train) if i not in trusted]
+        check_none_gone(sizes(data.train) or (), train, f"task.trusted={self.trusted}")
         return replace(
             data,
-            train=[e for i, e in enumerate(data.train) if i not in trusted],
+            train=train,
             validation=[e for i, e in enumerate(data.train) if i in trusted],
         )
 

@@ -80,8 +80,8 @@ class QuestionFiles(TrustedFile, LabelledFiles):
     def to_score(self, labels: Sequence[str] | None) -> TaskData:
         """As :meth:`load`, without a training file if there is none."""
         assert self.data_dir is not None
-        if self.names_sources:
-            return self.unsourced().to_score(labels)
+        if self != (plain := self.unsourced()):
+            return plain.to_score(labels)
         files = scored_splits(self.data_dir)
         if self.holdout is not None or not files or "train" in files:
             return self.load()
@@ -107,7 +107,9 @@ class QuestionFiles(TrustedFile, LabelledFiles):
         if self.holdout is not None:
             if source != HELD_OUT:
                 raise nothing_to_hold_out(self.holdout, files[source])
-            train, tests = self._held_out(train, self.holdout)
+            every = train
+            train, tests = self._held_out(every, self.holdout)
+            self.check_sources_left(every, train, f"task.holdout={self.holdout}")
         elif source == HELD_OUT:
             raise no_test(self.data_dir)
         else:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -27,7 +27,7 @@ from experiments.stored_data.parts import sources_of
 from experiments.tasks.odd_labels import say_look_alikes
 from experiments.tasks.task import Subset
 
-__all__ = ["UNIFORM", "SourceNameList", "Sourced", "sizes", "told"]
+__all__ = ["UNIFORM", "SourceNameList", "Sourced", "check_none_gone", "sizes", "told"]
 
 T = TypeVar("T")
 
@@ -90,18 +90,27 @@ class Sourced(Subset):
         chosen = super().kept_train(
             taken(examples, here), None if classes is None else [classes[i] for i in here]
         )
+        check_none_gone(wanted, chosen, f"task.max_train={self.max_train}")
         left = sizes(chosen) or {}
-        gone = [name for name in wanted if name not in left]
-        if gone:
-            raise UserError(
-                f"task.max_train={self.max_train} leaves no row of source {gone[0]!r}: take more "
-                "rows, or leave it out by task.drop_sources"
-            )
         say_look_alikes(wanted, "the training data", "sources")
         if classes is not None:
             _say_apart([str(of_each[i]) for i in here], [classes[i] for i in here])
         log.info("sources: %s", told({name: left[name] for name in wanted}))
         return chosen
+
+    def check_sources_left(self, before: Sequence[Any], left: Sequence[Any], option: str) -> None:
+        """Refuse a held-out share that loses a source that is to be trained on.
+
+        Args:
+            before: all examples.
+            left: those that are not held out.
+            option: of the share, with its value.
+
+        Raises:
+            UserError: a source has none of them.
+        """
+        wanted = self._wanted(found) if (found := sizes(before)) else ()
+        check_none_gone(wanted, left, option)
 
     def _wanted(self, found: dict[str, int] | None) -> list[str]:
         for option, names in (("keep", self.keep_sources), ("drop", self.drop_sources)):
@@ -148,6 +157,26 @@ class Sourced(Subset):
         else:
             weights = _in_file(Path(self.source_weights).expanduser(), found)
         return tuple(weights[str(source)] for source in sources_of(train))
+
+
+def check_none_gone(before: Iterable[str], left: Sequence[Any], option: str) -> None:
+    """Refuse a choice of training examples that loses a source.
+
+    Args:
+        before: names of the sources.
+        left: the examples chosen.
+        option: that chose them, with its value.
+
+    Raises:
+        UserError: a source has none of them.
+    """
+    there = sizes(left) or {}
+    gone = next((name for name in before if name not in there), None)
+    if gone is not None:
+        raise UserError(
+            f"{option} leaves no row of source {gone!r} to train on: take another number, another "
+            "seed, or leave the source out"
+        )
 
 
 def _say_apart(names: Sequence[str], classes: Sequence[int]) -> None:

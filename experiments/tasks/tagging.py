@@ -96,8 +96,8 @@ class Tagging(TrustedFile, LabelledFiles):
     def to_score(self, labels: Sequence[str] | None) -> TaggedData:
         """As :meth:`load`; without a training file, the tags are ``labels``."""
         assert self.data_dir is not None
-        if self.names_sources:
-            return self.unsourced().to_score(labels)
+        if self != (plain := self.unsourced()):
+            return plain.to_score(labels)
         files = scored_splits(self.data_dir, SUFFIXES)
         if self.holdout is not None or not files or "train" in files or labels is None:
             return self.load()
@@ -146,7 +146,9 @@ class Tagging(TrustedFile, LabelledFiles):
             if source == "test" and "validation" in files:
                 validation = self._examples(files["validation"], names)
         elif source == HELD_OUT:
-            train, tests = held_out(train, self.holdout, self.subset_seed)
+            every = train
+            train, tests = held_out(every, self.holdout, self.subset_seed)
+            self.check_sources_left(every, train, f"task.holdout={self.holdout}")
         else:
             raise nothing_to_hold_out(self.holdout, files[source])
         if self.trusted_file is not None and known is None:

@@ -90,4 +90,4 @@ class TextToText(Generation):
                 f"task.holdout={self.holdout} is for data in one single file, and there is a file "
                 f"{', '.join(s for s in splits if s != 'train')} too: set task.holdout=null"
             )
-        return self._parted(*splits["train"], self.holdout)
+        return self._parted(*splits["train"], self.holdout, "task.holdout")

@@ -258,7 +258,7 @@ def assemble(
 
 
 def _validation(stages: dict[str, dict[str, Any]], outcome: Outcome) -> dict[str, Any] | None:
-    """Of the last stage that had validation data; None without one.
+    """Of the stage that the outcome names, else of the last with validation data; None without one.
 
     What an earlier stage learned from them is in what was saved: its ranks, or its gates.
     """
@@ -276,7 +276,8 @@ def _validation(stages: dict[str, dict[str, Any]], outcome: Outcome) -> dict[str
     found = [s["validation"] for s in stages.values() if s.get("validation") is not None]
     if not found:
         return None
-    last: dict[str, Any] = found[-1]
+    named = stages.get(outcome.validation_stage or "") or {}
+    last: dict[str, Any] = named.get("validation") or found[-1]
     since = outcome.validation_trained_on and last["source"] == "training"
     before = any(s["trained_on"] and s["digest"] == last["digest"] for s in found)
     if last["source"] == "validation":  # also while a stage was watched by others

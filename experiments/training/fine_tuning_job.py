@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,10 +31,11 @@ from experiments.stored_data.streamed import StreamedExamples
 from experiments.tasks.kinds.label_sets import LabelSetData
 from experiments.tasks.kinds.room import check_room
 from experiments.tasks.kinds.text import TextData
+from experiments.tasks.label_trust import LabelTrust
 from experiments.tasks.loading import load_data
 from experiments.tasks.sources import Sourced, sizes
 from experiments.tasks.task import TaskData
-from experiments.training import choosing, reused_settings, warm_start
+from experiments.training import choosing, reused_settings, trained_rows, warm_start
 from experiments.training.class_weights import check_class_weights, class_weights, weight_classes
 from experiments.training.context import RunContext
 from experiments.training.heard import heard
@@ -42,13 +44,16 @@ from experiments.training.made_of import MadeOf
 from experiments.training.scoring import example_losses, outputs_of, score
 from experiments.training.shared_examples import say_shared
 from experiments.training.stored_tokens import streamed_rows, tokenised
-from experiments.training.streaming import check_streamed, check_streaming
+from experiments.training.streaming import SHARES, check_streamed, check_streaming
 from problems.common.layer_names import positions
 from problems.common.method import AnswerKind, TrainData, TrainSettings
 from problems.common.records import Layout
 from problems.common.two_levels import TwoLevelMethod, check_plain_losses
+from problems.linear_probe import LinearProbe
 
 __all__ = ["FineTuningJob", "load_task"]
+
+log = logging.getLogger(__name__)
 
 
 def load_task(plan: Plan) -> TaskData:
@@ -58,8 +63,11 @@ def load_task(plan: Plan) -> TaskData:
         UserError: the data cannot be had, or does not suit the method.
     """
     check_streaming(plan)
+    if isinstance(plan.task, LabelTrust) and plan.task.trusted is not None:
+        plan.method.check_drawn_validation()
     with heard() as warnings, spooling(plan.engine.cache_from):
         task = load_data(plan.task)
+        _tell_unweighted(plan, bool(task.validation))
     check_streamed(plan, task)
     if isinstance(plan.task, Sourced):
         task = replace(task, draw_weights=plan.task.draw_weights(task.train))
@@ -95,6 +103,22 @@ def load_task(plan: Plan) -> TaskData:
         words = f"{error} (in {plan.processes} processes, which take their batches together)"
         raise UserError(words) from error
     return replace(task, warnings=tuple(warnings))
+
+
+def _tell_unweighted(plan: Plan, own: bool) -> None:
+    """Say that a held-out share decides by all sources alike, whatever their weights."""
+    if not isinstance(plan.task, Sourced) or plan.task.source_weights is None:
+        return
+    if plan.method.held_out(False) != "apart" or (own and isinstance(plan.method, LinearProbe)):
+        return
+    given = {name: vars(plan.method).get(name) for name in SHARES}
+    for name, share in given.items():
+        if share:
+            log.warning(
+                "method.%s=%g: what it keeps apart counts every example alike, whatever "
+                "task.source_weights says of its source",
+                *(name, share),
+            )
 
 
 @dataclass(eq=False, repr=False)
@@ -175,6 +199,7 @@ class FineTuningJob:
             weights=task.weights,
             sources=None if sizes(task.train) is None else list(map(str, sources_of(task.train))),
             draw_weights=task.draw_weights,
+            seen=_seen(plan),
         )
         tests = {name: tokenise(rows) for name, rows in task.tests.items()}
         if not streamed:
@@ -313,6 +338,12 @@ def _check_variables(plan: Plan, task: TaskData) -> None:
     )
     if variables is not None:
         plan.hypergradient.check_variables(variables, "upper")
+
+
+def _seen(plan: Plan) -> set[str]:
+    """Marks of what the run of ``model.warm_start`` was trained on, if it tells."""
+    start = plan.model.warm_start
+    return set() if start is None else trained_rows.read(Path(start).expanduser()) or set()
 
 
 def _for_training(plan: Plan, task: TaskData, model: PreTrainedModel) -> PreTrainedModel:

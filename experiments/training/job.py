@@ -12,10 +12,12 @@ from typing import Any
 
 import transformers
 
-from bilevel import distributed
+from bilevel import distributed, launcher
+from bilevel.callbacks import NonFiniteError
 from bilevel.callbacks.callback import Callback
 from bilevel.cutting import Cut
 from bilevel.errors import StorageError, UserError
+from bilevel.lowrank import lora_scales
 from experiments.artefacts import ranks_file
 from experiments.artefacts.artefact import Artefact
 from experiments.cli.quiet import quiet
@@ -205,13 +207,14 @@ def _conclude(
             "title": title,
             **outcome.cut.as_json(),
             "examples_from": outcome.cut_by,
+            "scales": lora_scales(outcome.model),
             "decided": scores["decided"],
         }
         ranks_file.write(ranks, folder / ranks_file.FILE)
     if outcome.lora is not None:
         rate = reused_settings.rate(outcome.lora["optimizer"]["lr"], job.plan.settings.lr)
         settings_file.write(outcome.lora, values["model"], rate, folder)
-    trained_rows.write(folder, trained_rows.trained(job.data, values))
+    trained_rows.write(folder, trained_rows.trained(job.data, values), job.data.seen)
 
 
 def run_stage(
@@ -255,7 +258,14 @@ def run_stage(
         _say_decided(job, context, made)
         return made, summary_without_training(job.settings.precision, *started)
     run = StageRun(context, stage.name)
-    stats = run.run(made)
+    try:
+        stats = run.run(made)
+    except NonFiniteError as error:
+        # Of several processes perhaps one has seen it, and the others wait for that one.
+        if made.diverged is None or launcher.processes() > 1:
+            raise
+        log.warning("stage %s: %s", stage.name, error)
+        return made.diverged(), summary_without_training(job.settings.precision, *started)
     found = made.finish({**stats, "kept_step": run.summary()["kept"]["step"]})
     if isinstance(found, dict):
         _say_decided(job, context, found)

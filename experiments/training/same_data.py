@@ -21,11 +21,12 @@ __all__ = ["check_data", "data_digests", "file_digests", "model_digests"]
 
 # What a folder's weights, configuration and tokenizer are saved in: not an optimiser's state.
 SAVED_IN = (".safetensors", ".json", ".txt", ".model", ".jinja")
+SOURCES = "sources"  # of the training examples, beside the names of splits
 PICKLED = ".bin"  # read where there are no safetensors
 
 
 def data_digests(task: TaskData) -> dict[str, str]:
-    """A checksum of what the examples of each split say, in their order.
+    """A checksum of what the examples of each split say, in their order, and of their sources.
 
     Streams have none, and neither have examples whose parts are not known, as of a task of one's
     own.
@@ -38,6 +39,8 @@ def data_digests(task: TaskData) -> dict[str, str]:
             # A part of stored ones is read: it may lie in memory the next time.
             part = isinstance(examples, StoredExamples) and examples.indices is not None
             found[name] = content_digest(iter(examples) if part else examples)
+    if "train" in found and None not in (names := sources_of(task.train)):
+        found[SOURCES] = _digest("\n".join(map(repr, names)).encode())
     return found
 
 
@@ -100,11 +103,14 @@ def check_data(folder: Path, saved: Mapping[str, str], given: Mapping[str, str])
     """
     other = sorted(name for name in saved.keys() & given.keys() if saved[name] != given[name])
     files = [name for name in other if "." in name]
-    if len(other) > len(files):
-        splits = [name for name in other if name not in files]
+    splits = [name for name in other if name not in files]
+    if splits:
+        what = f"the examples of {listed([name for name in splits if name != SOURCES])}"
+        if splits == [SOURCES]:
+            what = "the sources of the training examples"
         raise UserError(
-            f"{folder} holds a run of other data: the examples of {listed(splits)} are not those "
-            "that it began with; give these, or begin a new run in another folder"
+            f"{folder} holds a run of other data: {what} are not those that it began with; give "
+            "these, or begin a new run in another folder"
         )
     if files:
         raise UserError(

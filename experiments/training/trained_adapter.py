@@ -31,9 +31,11 @@ from experiments.results.finished_run import SavedRun
 from experiments.results.labels import matched
 from experiments.tasks.loading import load_data
 from experiments.tasks.task import Task, TaskData
+from experiments.training import trained_rows
 from experiments.training.scoring import example_losses
 from experiments.training.singular_log import is_plain_lora
 from experiments.training.untrained import ASK, Untrained, untrained, why_none
+from problems.common.same_examples import unseen
 
 __all__ = ["TOLD", "Trained", "of_folder", "of_run"]
 
@@ -180,12 +182,35 @@ def of_folder(
     loaded = spec.load(answers, 0)
     held = Untrained((), NO_TASK)
     if task is not None:
-        rows = loaded.tokenise(task, task.validation) if task.validation else ()
-        held = Untrained(rows, "the validation file" if rows else f"{NO_FILE}: {ASK}")
+        rows = loaded.tokenise(task, task.validation) if task.validation else []
+        held = _of_file(folder, rows) if rows else Untrained((), f"{NO_FILE}: {ASK}")
     return Trained(
         _plain(folder, loaded),
         *(loaded, answers, task, held, str(folder), spec.reference(), spec.dtype),
     )
+
+
+def _of_file(folder: Path, rows: list[dict[str, Any]]) -> Untrained:
+    """The validation file; without what the run that the adapter lies in was trained on."""
+    files = (record.FILE, trained_rows.FILE)
+    above = [
+        run for run in folder.absolute().parents[:2] if all((run / f).is_file() for f in files)
+    ]
+    known = trained_rows.read(above[0]) if above else None
+    if known is None:
+        return Untrained(
+            rows, "the validation file, which the adapter is taken not to have been trained on"
+        )
+    new = unseen(rows, known)
+    if not new:
+        where = above[0] / trained_rows.FILE
+        return Untrained(
+            (),
+            f"all {len(rows)} examples of the validation file were trained on, says {where}: {ASK}",
+        )
+    gone = len(rows) - len(new)
+    but = f", but for {gone} that the run it lies in was trained on" if gone else ""
+    return Untrained(new, f"the validation file{but}")
 
 
 def _numbered(task: TaskData, folder: Path) -> TaskData:

@@ -58,13 +58,18 @@ def trained(data: TrainData, result: Mapping[str, Any]) -> Iterable[Row]:
     return taken(rows, rest) if apart else rows
 
 
-def write(folder: Path, rows: Iterable[Row]) -> None:
+def write(folder: Path, rows: Iterable[Row], seen: Iterable[str] = ()) -> None:
     """Remember these rows in a run's folder.
+
+    Args:
+        folder: the run's.
+        rows: that it was trained on.
+        seen: marks of what the run that it was started from was trained on.
 
     Raises:
         StorageError: the disk is full.
     """
-    lines = sorted(set(map(mark, rows)))
+    lines = sorted({*map(mark, rows), *seen})
     write_atomically(folder / FILE, "".join(f"{line}\n" for line in lines))
 
 

@@ -59,6 +59,8 @@ def why_none(run: SavedRun, task: TaskData, changed: bool) -> str | None:
             return None
         return f"the data given now have no validation file beside a test: {ASK}"
     if task.validation and (found is None or found["source"] == "validation"):
+        if run.result.get("test_source") == "validation":  # a test file came later
+            return f"the validation file is what the run was tested on, and must not choose: {ASK}"
         if found is not None and found["trained_on"]:
             return f"the validation file is D_val, which was trained on: {ASK}"
         return None

@@ -127,6 +127,8 @@ class Training:
             reached): the best weights are those of a later evaluation, and early stopping waits.
         patience: evaluations without a better score on the validation data before the stage ends;
             None leaves it to ``engine.early_stopping``.
+        diverged: makes what the stage found where a loss or gradient was not finite, in one
+            process; None: that ends the run.
     """
 
     problems: Sequence[BilevelProblem]
@@ -140,6 +142,7 @@ class Training:
     roll_back: bool = False
     settled: int = 0
     patience: int | None = None
+    diverged: Callable[[], Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -268,6 +271,13 @@ class Method(Settings, ABC):
 
         Raises:
             UserError: the method needs sources that there are not.
+        """
+
+    def check_drawn_validation(self) -> None:
+        """Refuse a validation split drawn at random from all of the data, before a model is loaded.
+
+        Raises:
+            UserError: the method learns something from it that it cannot say.
         """
 
     def held_out(self, own: bool) -> DVal | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -62,6 +62,8 @@ class TrainData:
             ones.
         sources: the source of each example by name, where the user's data have several.
         draw_weights: of the examples in the drawing of batches; None draws each once an epoch.
+        seen: marks (:mod:`problems.common.same_examples`) of what the weights that training begins
+            with were trained on before.
     """
 
     examples: Sequence[dict[str, Any]]
@@ -72,6 +74,7 @@ class TrainData:
     weights: Sequence[float] | None = None
     sources: Sequence[str] | None = None
     draw_weights: Sequence[float] | None = None
+    seen: Collection[str] = ()
 
 
 def tokens_of(row: Mapping[str, Any]) -> list[int]:
@@ -146,6 +149,8 @@ class Outcome:
         ranks: rank of every adapted module, by its name in the base model; None without ranks.
         trainable_parameters: trained at once, over all levels, at the most.
         validation_loss: of the upper level's data at the end of its last stage; None without one.
+        validation_stage: the stage whose scores on validation data are the run's; None for the last
+            that has some.
         split: examples in the parts of the training data.
         keep: layer -> boolean mask (r,) of the components that are saved (plain LoRA only); None
             keeps all that are not exactly zero.
@@ -166,6 +171,7 @@ class Outcome:
     ranks: dict[str, int] | None
     trainable_parameters: int
     validation_loss: float | None = None
+    validation_stage: str | None = None
     split: dict[str, int] = field(default_factory=dict)
     keep: dict[str, Tensor] | None = None
     cut: Cut | None = None

@@ -147,6 +147,7 @@ class ExampleWeights(LearnedWeights):
         from problems.example_weights.levels import ExampleLogits, ExampleWeighted, TrustedLoss
 
         parts = self.parts(job)
+        self._check_left(len(job.data.examples), len(parts.validation), job.settings.batch_size)
         model = common.with_lora(job, self.rank, self.lora_alpha, self.lora_dropout, self.peft)
         factors = common.trainable(model)
         weights = ExampleLogits(len(job.data.examples))
@@ -186,6 +187,17 @@ class ExampleWeights(LearnedWeights):
         upper = ResumableLoader(trusted, size, job.data.collate, seed=job.seed + 1000)
         sizes = {"train": len(job.data.examples), "validation": len(trusted)}
         return Parts(common.loader(job, numbered=True), upper, trusted, sizes)
+
+    def _check_left(self, examples: int, trusted: int, batch_size: int) -> None:
+        """Say before the weights are learned that too little is left for a batch."""
+        left = examples - round(self.drop * examples) * (self.apply == "drop")
+        left += trusted * self.trusted_too
+        if left < batch_size:
+            raise UserError(
+                f"method.drop={self.drop:g} leaves {left} of {examples} training examples, the "
+                f"{'trusted ones among them' if self.trusted_too else 'trusted ones left out'}, "
+                f"fewer than train.batch_size={batch_size}: drop less, or give a smaller batch"
+            )
 
     def retraining(self, job: Job, found: dict[str, Any]) -> Training:
         """Stage 2: plain LoRA from scratch on what ``apply`` leaves and the trusted examples."""

@@ -243,6 +243,7 @@ def retrained(job: Job, lora: LoRA, found: dict[str, Any], epochs: float | None 
     def finish(stats: dict[str, float]) -> Outcome:
         outcome: Outcome = training.finish(stats)
         split = dict(found["split"])
-        return outcome.after(found, split=split, validation_trained_on=True, lora=lora.given())
+        changes = {"split": split, "validation_trained_on": True, "lora": lora.given()}
+        return outcome.after(found, validation_stage=found.get("stage"), **changes)
 
     return replace(training, finish=finish)

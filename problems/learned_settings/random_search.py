@@ -6,15 +6,17 @@ Every trial draws all settings anew,
     dropout, label_smoothing                                uniform
 
 trains LoRA with them on D_train, and stops as soon as ``patience`` evaluations on D_val have not
-been better. The settings of the trial with the smallest loss on D_val, for as many passes as it
-took to get there, then train LoRA from scratch on all of the training data. (Bergstra, Bengio:
-Random search for hyper-parameter optimization, JMLR 2012; that trials stop early gives a budget
-more of them.) Trial 0 is LoRA with its usual settings, stopped early.
+been better. A trial whose loss is no number any more is lost. The settings of the trial with the
+smallest loss on D_val, for as many passes as it took to get there, then train LoRA from scratch on
+all of the training data. (Bergstra, Bengio: Random search for hyper-parameter optimization, JMLR
+2012; that trials stop early gives a budget more of them.) Trial 0 is LoRA with its usual settings,
+stopped early.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -24,6 +26,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bilevel.data import split as split_indices
+from bilevel.errors import UserError
 from bilevel.settings import Count, Positive, from_values, plain
 from problems import common
 from problems.common import (
@@ -64,6 +67,7 @@ class RandomSettings(LowRankMethod):
 
     name: ClassVar[str] = "random_settings"
     splits_fused: ClassVar[bool] = True
+    streams: ClassVar[bool] = False
     draw: Names = ("decay", "learning_rate")
     """Which settings, as method.learn of learned_settings."""
     granularity: Granularity = "all"
@@ -120,30 +124,41 @@ class RandomSettings(LowRankMethod):
         training = lora.prepare(job, None)
         started = time.process_time()
 
-        def finish(stats: dict[str, float]) -> dict[str, Any]:
-            loss = stats["validation_loss"]
+        best = math.inf if found is None or not found["settings"] else found["validation_loss"]
+
+        def lost() -> dict[str, Any]:
+            before = found or {"settings": None, "tried": 0}
             now = spent + time.process_time() - started
+            return {**before, "spent": now, "tried": before["tried"] + 1}
+
+        def finish(stats: dict[str, float]) -> dict[str, Any]:
+            loss, counted = stats["validation_loss"], lost()
             log.info(
-                "trial %d: validation loss %.4f, %.0f processor seconds so far", number, loss, now
+                *("trial %d: validation loss %.4f, %.0f processor seconds so far", number, loss),
+                counted["spent"],
             )
-            tried = 1 if found is None else found["tried"] + 1
-            if found is not None and found["validation_loss"] <= loss:
-                return {**found, "spent": now, "tried": tried}
+            if not loss < best:  # of a trial that diverged it is no number
+                return counted
             outcome = training.finish(stats)
             return {
+                **counted,
                 "settings": plain(settings),
+                "stage": f"trial{number}",
                 "validation_loss": loss,
                 "steps": int(stats.get("kept_step", training.steps)),
                 "trainable_parameters": outcome.trainable_parameters,
                 "split": outcome.split,
-                "spent": now,
-                "tried": tried,
             }
 
-        return replace(training, finish=finish, patience=self.patience)
+        return replace(training, finish=finish, patience=self.patience, diverged=lost)
 
     def train(self, job: Job, found: dict[str, Any]) -> Training:
         """LoRA from scratch on all of the training data, for as many passes as the best trial."""
+        if not found["settings"]:
+            raise UserError(
+                f"method={self.name}: the loss of all {found['tried']} trials became infinite or "
+                "no number: give a lower train.lr, or engine.precision=fp32"
+            )
         settings = from_values(ModuleSettings, found["settings"], "settings")
         log.info("best of %d trials\n%s", found["tried"], table(settings))
         # A pass over all of the data has more steps than one over D_train.

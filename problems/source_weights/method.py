@@ -171,6 +171,20 @@ class SourceWeights(LearnedWeights):
                 "or take a part of a source, method.trusted=NAME method.split=0.5"
             )
 
+    def check_drawn_validation(self) -> None:
+        """A random share of all sources would reward each for being like the mixture.
+
+        Raises:
+            UserError: weights are to be learned on it.
+        """
+        if self.trusted is None:
+            raise UserError(
+                f"method={self.name} learns on trusted data, and task.trusted draws them from all "
+                "sources, faults included: give a validation file beside the test file, or "
+                "task.trusted_file=FILE, or take a part of one source, method.trusted=NAME "
+                "method.split=0.5"
+            )
+
     def held_out(self, own: bool) -> DVal:
         """The validation split is D_val, unless a part of a source is."""
         return "apart" if own and self.trusted is not None else "trained_on"

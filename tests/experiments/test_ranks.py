@@ -13,6 +13,7 @@ from peft import LoraConfig, PeftModel
 from transformers import AutoModelForSequenceClassification
 
 from bilevel.cutting import Cut, Ranking
+from bilevel.errors import UserError
 from bilevel.lowrank import lora_layers
 from experiments import ranks
 from experiments.ranks import describe
@@ -248,6 +249,54 @@ def test_a_validation_file_that_an_upper_level_learned_on_will_not(
     assert result["validation"]["source"] == "validation"
     assert result["validation"]["trained_on"]
     assert "trained on" in refused(capsys, f"run={tmp_path / 'run'}")
+
+
+def test_a_validation_file_that_was_the_test_will_not(
+    tiny: Path, tmp_path: Path, capsys: Any
+) -> None:
+    """A test file that comes later makes the file that the run was tested on a validation file."""
+    data = own_files.three_files(tmp_path / "data")
+    test = (tmp_path / "data" / "test.csv").rename(tmp_path / "later.csv")
+    result = own_files.run(tmp_path / "run", own_files.words(tiny, data, "method=lora"))
+    assert result["test_source"] == "validation"
+    test.rename(tmp_path / "data" / "test.csv")
+    assert "was tested on" in refused(capsys, f"run={tmp_path / 'run'}")
+
+
+def test_what_the_run_before_was_trained_on_is_left_out(
+    tiny: Path, trained: tuple[Path, Seen], tmp_path: Path, capsys: Any
+) -> None:
+    """Whether the share is cut by in the run (its own words), or afterwards."""
+    data = trained[0] / "data"
+    before = tmp_path / "before"
+    steps = ["train.max_steps=2", f"model.warm_start={before}"]
+    own_files.run(before, own_files.words(tiny, data, "method=lora", steps[0]))
+    words = own_files.words(tiny, data, "method=lora", "method.hold_out=0.3", *steps)
+    own_files.run(tmp_path / "run", words)
+    assert "trained on" in refused(capsys, f"run={tmp_path / 'run'}")
+    words = own_files.words(tiny, data, "method=lora_cut", *steps)
+    with pytest.raises(UserError, match=r"model\.warm_start's run was"):
+        own_files.run(tmp_path / "cut", words)
+
+
+def test_of_a_runs_adapter_the_run_says_what_it_was_trained_on(
+    tiny: Path, copied: Path, trained: tuple[Path, Seen], capsys: Any
+) -> None:
+    lines = (trained[0] / "data" / "train.csv").read_text().splitlines()[1:]
+    new = [f"never seen number {i},{'pos' if i % 2 else 'neg'}" for i in range(30)]
+    data = validation_of(copied / "other", trained, [*lines, *new])
+    words = [f"adapter={copied / 'run' / 'adapter_compact'}", f"model.pretrained={tiny}", "rank=1"]
+    words += ["task=classification", "task.text_columns=[text]", data, f"out={copied / 'out'}"]
+    ranks.main(words)
+    found = json.loads((copied / "out" / "ranks.json").read_text())
+    kept = json.loads((copied / "run" / "result.json").read_text())["validation"]["examples"]
+    assert found["examples"] == 30 + kept
+    assert "the run it lies in was trained on" in found["examples_from"]
+    shutil.move(copied / "run" / "adapter_compact", copied / "alone")
+    ranks.main([f"adapter={copied / 'alone'}", *words[1:-1], f"out={copied / 'out'}"])
+    found = json.loads((copied / "out" / "ranks.json").read_text())
+    assert found["examples"] == len(lines) + 30
+    assert "is taken not to have been trained on" in found["examples_from"]
 
 
 def test_anybodys_adapter(tiny: Path, copied: Path, capsys: Any) -> None:

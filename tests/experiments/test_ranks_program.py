@@ -22,6 +22,7 @@ from transformers import (
     AutoModelForTokenClassification,
 )
 
+from bilevel.checkpoint.sums import seal
 from experiments import figures, ranks
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
@@ -252,6 +253,53 @@ def test_a_second_cut_replaces_the_first(run: Path, capsys: pytest.CaptureFixtur
     assert "ranks.json" in capsys.readouterr().err
 
 
+def test_a_second_cut_knows_what_it_wrote_by_its_checksums(run: Path) -> None:
+    """Tokenizers have files of any name, as BERTweet's bpe.codes."""
+    ranks.main([f"run={run}", "rank=2"])
+    for layout in ("adapter", "adapter_compact"):
+        folder = run / "ranks" / layout
+        (folder / "bpe.codes").write_text("a b 1")
+        (folder / "additional_chat_templates").mkdir()
+        (folder / "additional_chat_templates" / "tools.jinja").write_text("{}")
+        seal(folder)
+    ranks.main([f"run={run}", "rank=1"])
+    assert not list(run.rglob("bpe.codes"))
+
+
+def test_another_runs_ranks_stay(run: Path, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    adapter = [f"adapter={run / 'adapter_compact'}", f"model.pretrained={tiny}"]
+    for what in ([f"run={OLDER}"], adapter):
+        assert "another run" in refused(ranks.main, [*what, "budget=0.5", f"out={run}"], capsys)
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
+
+
+def test_what_was_told_is_measured(run: Path, capsys: Any) -> None:
+    ranks.main([f"run={run}", "parameters=352"])
+    said = capsys.readouterr().out
+    found = json.loads((run / "ranks.json").read_text())
+    kept = sum(found["ranks"].values())
+    (point,) = [p for p in found["frontier"] if p["components"] == kept]
+    assert point["parameters"] == found["parameters"]
+    (line,) = [line for line in said.splitlines() if line.endswith("kept, as told")]
+    assert line.split()[:2] == [str(kept), str(point["parameters"])]
+    card = (run / "ranks" / "adapter" / "README.md").read_text()
+    assert f"changes by {point['difference']:+.4f}" in " ".join(card.split())
+    del found["learned"]
+    (run / "ranks.json").write_text(json.dumps(found))
+    assert "'learned'" in refused(figures.main, [str(run)], capsys)
+
+
+@pytest.mark.parametrize("word", ["delta=0.5", "errors=0", "examples=64"])
+def test_options_of_a_frontier_that_is_not_drawn(
+    word: str, run: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"adapter={run / 'adapter_compact'}", f"model.pretrained={tiny}", "budget=0.25"]
+    said = refused(ranks.main, [*words, word, f"out={tmp_path / 'out'}"], capsys)
+    assert word.partition("=")[0] in said
+    assert "frontier" in said
+
+
 def test_a_cut_that_fails_leaves_the_one_before(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -315,8 +363,11 @@ def test_the_configuration_is_for_stock_peft(tiny: Path, run: Path) -> None:
         for name, module in model.named_modules()
         if hasattr(module, "lora_A")
     }
-    kept = json.loads((run / "ranks.json").read_text())["ranks"]
-    assert found == {name: rank for name, rank in kept.items() if rank}
+    said = json.loads((run / "ranks.json").read_text())
+    assert found == {name: rank for name, rank in said["ranks"].items() if rank}
+    assert said["scales"] == dict.fromkeys(said["ranks"], 4.0)  # alpha 16 at rank 4
+    scales = {m.scaling["default"] for m in model.modules() if hasattr(m, "lora_A")}
+    assert scales == {4.0}
 
 
 # -- adapters of others

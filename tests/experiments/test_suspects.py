@@ -21,7 +21,7 @@ from experiments.comparing.variants import told_apart
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.results.finished_run import SavedRun
-from experiments.suspecting.again import _targets, plan_of, trusting_task
+from experiments.suspecting.again import _targets, left_out, plan_of, trusting_task
 from experiments.suspecting.apply import applied
 from experiments.suspecting.find import Found, _ahead, find
 from experiments.suspecting.models import look, slopes, trainable, trained_lora
@@ -30,6 +30,7 @@ from experiments.tasks.demo_noisy import DemoNoisy
 from experiments.tasks.reading.iob import to_iob2
 from experiments.training.fine_tuning_job import FineTuningJob
 from experiments.training.job import execute
+from tests.experiments.training import own_files
 
 FEW = ["folds=2", "epochs=1", "trusted_epochs=2"]
 
@@ -151,6 +152,16 @@ def test_what_is_not_taken_over_is_told_and_what_is_written_was_used(
     assert train["epochs"] == 2.0
     assert result["configuration"]["method"]["optimizer"]["lr"] == 2e-3
     values = json.loads((run / "result.json").read_text())
+    own = values["configuration"]["method"]
+    own |= {"_target_": "problems.lora.LoRA", "ranks": "some.json", "peft": {"use_rslora": True}}
+    own |= {"settings": {"decay": {"a": 0.1}, "dropout": {}, "found_with": {"rank": 8}}}
+    (run / "result.json").write_text(json.dumps(values))
+    again = SavedRun.open(str(run), CommandLine.parse([]), [])
+    assert left_out(again)[2:] == [
+        "method.ranks",
+        "method.peft.use_rslora",
+        "method.settings.decay",
+    ]
     full: Any = compose_config(["method=full", "task=demo"]).method
     values["configuration"]["method"] = OmegaConf.to_container(full)
     (run / "result.json").write_text(json.dumps(values))
@@ -494,3 +505,12 @@ def test_what_a_strangers_folder_says_of_its_method_is_not_called(
         suspects.main([f"run={run}", *FEW])
     assert "os.mkdir: only classes of" in capsys.readouterr().err
     assert not marker.exists()
+
+
+def test_a_streamed_run_is_told_what_to_give(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = own_files.three_files(tmp_path / "data")
+    words = own_files.words(tiny, data, "method=lora", "task.streaming=true", "train.max_steps=2")
+    own_files.run(tmp_path / "run", words)
+    assert "task.streaming=false" in refused([f"run={tmp_path / 'run'}"], capsys)

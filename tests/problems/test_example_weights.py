@@ -293,3 +293,16 @@ def test_what_is_missing_is_told_before_a_model_loads():
 def test_estimators_without_a_term_for_weights_are_refused(estimator):
     with pytest.raises(UserError, match=f"hypergradient={estimator.name}.*unrolled"):
         ExampleWeights().check_hypergradient(estimator)
+
+
+@pytest.mark.parametrize(("options", "left"), [({}, 8 + 2), ({"trusted_too": False}, 8)])
+def test_too_little_left_is_told_before_the_weights_are_learned(options, left):
+    job = SmallJob(n=40)
+    job.data = dataclasses.replace(job.data, validation=make_data(2, seed=9).examples)
+    method = ExampleWeights(drop=0.8, **options)
+    job.settings = dataclasses.replace(job.settings, batch_size=left)
+    method.weighting(job, None)
+    job.settings = dataclasses.replace(job.settings, batch_size=left + 1)
+    with pytest.raises(UserError, match=rf"drop=0\.8 leaves {left} of 40.*batch_size={left + 1}"):
+        method.weighting(job, None)
+    ExampleWeights(apply="weight", **options).weighting(job, None)

@@ -106,6 +106,17 @@ def test_layers_get_the_ranks_of_a_file(tmp_path):
     assert outcome.trainable_parameters == 9 * (16 + 16) + 16 * 2 + 2
 
 
+@pytest.mark.parametrize(("scale", "told"), [(2.0, False), (1.0, True), (None, False)])
+def test_ranks_that_were_found_at_another_scale_are_told(tmp_path, caplog, scale, told):
+    names = list(train(LoRA(rank=8), SmallJob()).ranks)
+    values = {"ranks": dict.fromkeys(names, 2), "scales": dict.fromkeys(names, scale)}
+    path = tmp_path / "ranks.json"
+    path.write_text(json.dumps({k: v for k, v in values.items() if k == "ranks" or scale}))
+    train(LoRA(rank=8, ranks=str(path)), SmallJob())
+    said = "a scale (alpha / r) of 1, and this run trains at 2 (method.lora_alpha=16"
+    assert (said in caplog.text) == told
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -116,6 +127,8 @@ def test_layers_get_the_ranks_of_a_file(tmp_path):
         ('{"ranks": {"a": 1.5}}', "method.ranks=.*whole"),
         ('{"ranks": {"a": true}}', "method.ranks=.*whole"),
         ('{"ranks": [3]}', "method.ranks=.*whole"),
+        ('{"ranks": {"a": 1}, "scales": {"a": 0}}', "method.ranks=.*scales"),
+        ('{"ranks": {"a": 1}, "scales": [2.0]}', "method.ranks=.*scales"),
     ],
 )
 def test_a_file_without_ranks_is_told_before_a_model_is_loaded(content, words, tmp_path):

@@ -73,6 +73,25 @@ def test_the_best_trial_is_trained_on_all_of_the_data():
     assert last.steps in (3, 2)
 
 
+def test_a_trial_that_diverges_is_lost():
+    """The loss of the first is no number, the last one's engine stops at one that is none."""
+    method = RandomSettings(rank=2, trials=3)
+    job = Job([float("nan"), 0.5])
+    found = None
+    for number in (0, 1):
+        training = method.trial(number, job, found)
+        found = training.finish(job.run(training))
+        assert found["tried"] == number + 1
+        assert bool(found["settings"]) == bool(number)
+    last = method.trial(2, job, found).diverged()
+    assert {**last, "spent": 0.0} == {**found, "spent": 0.0, "tried": 3}
+    outcome = method.train(job, last).finish({"kept_step": 1})
+    assert (outcome.validation_loss, outcome.validation_stage) == (0.5, "trial1")
+    nothing = method.trial(0, job, None).diverged()
+    with pytest.raises(UserError, match=r"all 1 trials.*train\.lr"):
+        method.train(job, nothing)
+
+
 def test_no_trial_begins_after_the_budget():
     job = Job([0.6, 0.4, 0.5])
     method = RandomSettings(rank=2, trials=3, processor_seconds=1e-6)

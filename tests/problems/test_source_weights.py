@@ -235,6 +235,7 @@ TWO = {"clean": 10, "web": 10}
             "4 or more",
         ),
         ({}, lambda m: m.check_validation(0, 8), r"trusted.*method\.trusted"),
+        ({}, lambda m: m.check_drawn_validation(), r"task\.trusted.*all sources.*trusted_file"),
         (
             {},
             lambda m: m.check_steps(99, SmallJob(label_smoothing=0.1).settings),

@@ -3,8 +3,8 @@
 Over **valid tokens**, those that the batch's ``attention_mask`` says are no padding. In an encoder
 with a decoder the decoder's layers have the decoder's own mask (``decoder_attention_mask``, or the
 places that have a label; a decoder that reads the input has the input's), but for those that read
-what the encoder put out. Where no mask fits, as behind a pooling layer or of a model without
-masks, every row counts.
+what the encoder put out. Where no mask ever fits, as behind a pooling layer or of a model without
+masks, every row counts; in a layer that has tokens, what else passes through it does not.
 """
 
 from __future__ import annotations
@@ -96,6 +96,7 @@ class _Watch:
             self.inside = set(self.encoder.modules())
         self.encoded: Tensor | None = None
         self.valid: dict[str, Tensor | None] = {}
+        self.masked: set[str] = set()  # layers that have seen tokens
 
     def hooks(self, gradients: bool) -> list[Any]:
         """Put the hooks on; the handles to take them off by."""
@@ -119,6 +120,11 @@ class _Watch:
         rows = args[0].shape[:-1]
         fits = (mask for mask in self._masks(module, args[0]) if _fits(mask, rows))
         mask = next(fits, None)
+        if mask is None and name in self.masked:  # no tokens: DeBERTa's relative positions
+            mask = torch.zeros(rows, dtype=torch.bool, device=args[0].device)
+        elif mask is not None and name not in self.masked:
+            self.masked.add(name)
+            self.found[name] = Moments(torch.zeros_like(self.found[name].down))
         self.valid[name] = None if mask is None else mask.reshape(rows).bool()
         self.found[name].tokens += int(mask.sum()) if mask is not None else rows.numel()
 

@@ -3,7 +3,12 @@
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import (
+    DebertaV2Config,
+    DebertaV2ForSequenceClassification,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from bilevel.cutting.criteria import Activation
 from bilevel.cutting.criteria.moments import moments
@@ -139,6 +144,40 @@ def test_an_encoder_and_a_decoder_have_their_own_tokens():
         "decoder.block.0.layer.1.EncDecAttention.v": source,
         "decoder.block.0.layer.2.DenseReluDense.wo": answer,
     }
+
+
+def test_what_is_no_token_does_not_count_in_a_layer_that_has_tokens():
+    """DeBERTa's queries and keys are asked of relative positions too."""
+    config = DebertaV2Config(
+        vocab_size=40, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=24, relative_attention=True, pos_att_type=["p2c", "c2p"],
+        share_att_key=True, position_buckets=4, max_position_embeddings=16, num_labels=2,
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = DebertaV2ForSequenceClassification(config).double()
+    targets = ["query_proj", "key_proj", "value_proj"]
+    model = get_peft_model(model, LoraConfig(r=3, target_modules=targets, task_type="SEQ_CLS"))
+    mask = torch.tensor([[1] * 6, [1] * 4 + [0] * 2])
+    labels = torch.tensor([0, 1])
+    batch = {"input_ids": torch.randint(2, 40, (2, 6)), "attention_mask": mask, "labels": labels}
+    found = moments(model, [batch, batch], gradients=True)
+    assert {name.rpartition(".")[2]: row.tokens for name, row in found.items()} == dict.fromkeys(
+        targets, 20
+    )
+    # of the tokens alone the three maps have the same inputs
+    seen = []
+    for layer in lora_layers(model).values():
+        hook = layer.register_forward_hook(lambda _, args, out: seen.append(args[0]))
+        with torch.no_grad():
+            model(**batch)
+        hook.remove()
+        tokens = seen[0][mask.bool()]
+        down = tokens @ layer.lora_A["default"].weight.T
+        expected = 2 * down.T @ down
+        (name,) = [n for n, each in lora_layers(model).items() if each is layer]
+        assert torch.allclose(found[name].down, expected, rtol=1e-9, atol=1e-12)
+        seen.clear()
 
 
 def test_rows_without_a_mask_all_count(adapted, scoring):

@@ -58,6 +58,12 @@ def test_the_last_line_of_the_last_stage_with_values_is_final() -> None:
     lines.append({"stage": "retrain", "step": 3, "kind": "train", "lower_loss": 1.0})
     assert final_values(lines)[name].tolist() == [0.2, 0.8]
     assert final_values(lines[-1:]) == {}
+    kept = {"stage": "polish", "step": 0, "kind": "kept"}
+    steps = [{**lines[3], "step": step, "gates": {name: [0.1 * step, 0.5]}} for step in (0, 2, 4)]
+    for step, value in ((0, 0.0), (3, 0.2), (4, 0.4), (9, 0.4)):  # of the best weights' step
+        found = final_values([lines[0], *steps, {**kept, "step": step}])
+        assert found[name].tolist() == [value, 0.5]
+    assert final_values([*steps, {**kept, "stage": "search"}])[name].tolist() == [0.4, 0.5]
 
 
 def test_values_sorted_in_their_cells_and_counted_in_the_bars(

@@ -212,6 +212,79 @@ def test_a_model_is_scored_without_the_sources(folder, way):
     assert len(made.to_score(["a", "b"]).tests["test"]) == 6
 
 
+@pytest.mark.parametrize("kind", ["holdout", "trusted", "texts", "instructions"])
+def test_a_source_that_a_share_takes_whole_is_told(tmp_path, kind):
+    """Of a source with one row, for the seeds that hold this row out."""
+    rows = [{"text": f"common {i}", "label": "ab"[i % 2], "site": "common"} for i in range(20)]
+    write_csv(tmp_path / "train.csv", [*rows, {"text": "rare", "label": "b", "site": "rare"}])
+    if kind == "trusted":
+        write_csv(tmp_path / "test.csv", rows)
+
+    def of(seed):
+        options = {"data_dir": str(tmp_path), "subset_seed": seed}
+        options |= {
+            "domain_column" if kind in ("texts", "instructions") else "source_column": "site"
+        }
+        if kind == "trusted":
+            return Classification(**options, text_columns=["text"], trusted=8, noise_seed=seed)
+        if kind == "holdout":
+            return Classification(**options, text_columns=["text"], holdout=0.4)
+        if kind == "texts":
+            return TextToText(**options, source_column="text", target_column="label", holdout=0.4)
+        columns = {"instruction_column": "text", "input_column": None, "output_column": "label"}
+        return Instructions(**options, **columns, test_share=0.4)
+
+    option = {"trusted": "task.trusted=8", "instructions": "task.test_share=0.4"}
+    left = []
+    for seed in range(8):
+        try:
+            left.append(sizes(of(seed).load().train)["rare"])
+        except UserError as error:
+            left.append(str(error).partition(" to train on")[0])
+    assert set(left) == {
+        1,
+        f"{option.get(kind, 'task.holdout=0.4')} leaves no row of source 'rare'",
+    }
+
+
+def texts_tested(data):
+    """What the rows of the test set say, which are all different."""
+    return [getattr(example, "texts", None) or example.source for example in data.tests["test"]]
+
+
+@pytest.mark.parametrize("way", ["column", "files"])
+@pytest.mark.parametrize("kind", ["classification", "texts", "instructions"])
+def test_a_share_of_the_sources_files_is_scored_again(tmp_path, kind, way):
+    """The very rows that the run was tested on, whatever else lies in the folder."""
+    for name, start in (("clean", 0), ("web", 30), ("train", 60)):
+        rows = [{"text": f"{name} {i}", "label": "ab"[i % 2]} for i in range(start, start + 30)]
+        made = [{**row, "site": "ab"[i // 2 % 2]} for i, row in enumerate(rows)]
+        if name == "train" and way == "files":
+            continue
+        write_csv(tmp_path / f"{name}.csv", made)
+    if way == "files":
+        options = {"sources": {"clean": "clean.csv", "web": "web.csv"}, "keep_sources": ["web"]}
+    else:
+        for name in ("clean", "web"):
+            (tmp_path / f"{name}.csv").unlink()
+        options = {"keep_sources": ["a"]}
+        options |= {"domain_column" if kind != "classification" else "source_column": "site"}
+    options |= {"data_dir": str(tmp_path), "subset_seed": 3}
+    if kind == "classification":
+        made = Classification(**options, text_columns=["text"], holdout=0.2)
+    elif kind == "texts":
+        made = TextToText(**options, source_column="text", target_column="label", holdout=0.2)
+    else:
+        columns = {"instruction_column": "text", "input_column": None, "output_column": "label"}
+        made = Instructions(**options, **columns, test_share=0.2)
+    labels = ["a", "b"] if kind == "classification" else None
+    tested = texts_tested(made.load())
+    assert len(tested) == (12 if way == "files" else 6)
+    if way == "files":  # alone in the folder, it would be taken for what was trained on
+        (tmp_path / "other.csv").write_text((tmp_path / "web.csv").read_text())
+    assert texts_tested(made.to_score(labels)) == tested
+
+
 @pytest.mark.parametrize(
     ("written", "said"),
     [

@@ -44,6 +44,23 @@ def test_wherever_they_lie() -> None:
     assert part["train"] != in_memory["train"]
 
 
+def test_where_they_come_from(tmp_path: Path) -> None:
+    def of(names: str) -> dict[str, str]:
+        pairs = zip(EXAMPLES, names, strict=True)
+        train = [
+            e._replace(origin=Origin("f", i, source=name)) for i, (e, name) in enumerate(pairs)
+        ]
+        return data_digests(of_two_classes(train))
+
+    given, plain = of("aabbcc"), data_digests(of_two_classes(EXAMPLES))
+    assert "sources" not in plain
+    assert {name: given[name] for name in plain} == plain
+    check_data(tmp_path, given, of("aabbcc"))
+    check_data(tmp_path, plain, given)  # of an older run
+    with pytest.raises(UserError, match=r"the sources of the training examples are not those"):
+        check_data(tmp_path, given, of("ababcc"))
+
+
 def test_examples_of_an_unknown_kind_have_none() -> None:
     assert "train" not in data_digests(of_two_classes([object()]))
 

@@ -85,3 +85,39 @@ def test_refusals_come_before_the_model():
     assert "task.source_weights" in drawn
     trusted = ("method.trusted=cleam", "method.split=0.5")
     assert "did you mean 'clean'" in refused("method=source_weights", *FEW, *trusted)
+
+
+def test_what_decides_is_told_where_it_counts_sources_alike(quick, caplog):
+    """Held-out rows of sources that are drawn by weights; not a validation split of its own."""
+    words = [w for w in quick if not w.startswith(("task", "train.epochs", "method.rank"))]
+
+    def told(*more):
+        caplog.clear()
+        task = load_task(Plan.of(compose_config([*words, *FEW, *more])))
+        return [warning for warning in task.warnings if "task.source_weights" in warning]
+
+    weighted = "task.source_weights=uniform"
+    assert len(told("method=lora", "method.hold_out=0.2", weighted)) == 1
+    assert "method.hold_out=0.2" in caplog.text
+    assert len(told("method=random_settings", weighted)) == 1
+    for quiet in (
+        ["method=lora", "method.hold_out=0.2"],
+        ["method=lora", weighted],
+        ["method=autolora", weighted],
+        ["method=linear_probe", weighted],
+    ):
+        assert not told(*quiet), quiet
+
+
+def test_a_random_share_of_all_sources_is_refused(quick, tmp_path):
+    (tmp_path / "train.csv").write_text(
+        "text,label,site\n"
+        + "".join(f"word {i},{'ab'[i % 2]},{'xy'[i // 2 % 2]}\n" for i in range(80))
+    )
+    (tmp_path / "test.csv").write_text("text,label\nword 1,a\nword 2,b\n")
+    words = [w for w in quick if not w.startswith("task")]
+    words += ["task=classification", f"task.data_dir={tmp_path}", "task.text_columns=[text]"]
+    words += ["task.source_column=site", "task.trusted=8", "method=source_weights"]
+    with pytest.raises(UserError, match=r"task\.trusted draws them from all sources"):
+        load_task(Plan.of(compose_config(words)))
+    assert load_task(Plan.of(compose_config([*words, "method=lora"]))).validation

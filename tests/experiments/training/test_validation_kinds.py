@@ -5,13 +5,15 @@ import random
 
 import pytest
 
+from bilevel.callbacks import NonFiniteError
 from bilevel.errors import UserError
 from experiments.answers import CLASSES, Answers
 from experiments.api import finetune
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.tasks.demo import Demo
-from problems import AutoLoRA, BiLoRA, LoRA
+from experiments.training.stage import StageRun
+from problems import AutoLoRA, BiLoRA, LoRA, RandomSettings
 from tests.experiments import writers
 from tests.experiments.training.own_files import evaluations, run, sentences
 
@@ -133,3 +135,25 @@ def test_rows_from_python_without_validation(given):
     alone = {"train": rows["train"], "validation": rows["test"]}
     with pytest.raises(UserError, match="keep=best has nothing"):
         finetune(model, tokenizer, alone, LoRA(), engine={"keep": "best"})
+
+
+def test_of_the_trial_that_was_taken(given, monkeypatch):
+    """Not of the last one; a trial that diverges ends neither the search nor the run."""
+    model, tokenizer, rows = given
+    losses = {}
+
+    def trained(self, training, plain=StageRun.run):
+        if self.name == "trial2":
+            raise NonFiniteError("the loss is not finite")
+        stats = plain(self, training)
+        if self.name.startswith("trial"):
+            losses[self.name] = stats["validation_loss"]
+        return stats
+
+    monkeypatch.setattr(StageRun, "run", trained)
+    data = {"train": rows["train"], "test": rows["test"]}
+    method = RandomSettings(rank=2, trials=4, draw=("learning_rate", "scale"))
+    result = finetune(model, tokenizer, data, method, lr=0.3, **OPTIONS).result
+    assert set(losses) == {"trial0", "trial1", "trial3"}
+    assert result["validation"]["loss"] == min(losses.values()) != losses["trial3"]
+    assert result["validation_loss"] == min(losses.values())
