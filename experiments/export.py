@@ -83,6 +83,8 @@ def main(words: list[str]) -> None:
         _push(run, push, out, options)
         return
     _refuse_other_forms(run, options.merge)
+    if not options.merge and own["out"] is not None:
+        _refuse_adapters(run, out)
     quiet()
     if options.merge:
         _merge(run, out)
@@ -122,6 +124,19 @@ def _push(run: SavedRun, push: Push, out: Path, options: ExportOptions) -> None:
         return
     title = f"{run.result['method']} on {run.result['task']}"
     print(printable(push.send(folder, f"Add {' '.join(title.split())}")))
+
+
+def _refuse_adapters(run: SavedRun, out: Path) -> None:
+    """Keep away from adapters that may be all that is left of another training."""
+    from bilevel.lowrank.export import COMPACT
+
+    if out.resolve() == (run.folder / "export").resolve():
+        return
+    for name in (COMPACT, "adapter"):
+        if (out / name).exists():
+            raise UserError(
+                f"{out / name} is there already: give another folder by out=DIR, or remove it"
+            )
 
 
 def _refuse_other_forms(run: SavedRun, merge: bool) -> None:

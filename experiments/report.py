@@ -26,10 +26,10 @@ from experiments.cli.command_line import one_sentence, refuse_options
 from experiments.cli.messages import sentence
 from experiments.cli.writing import write_atomically
 from experiments.comparing.data_sets import by_data
-from experiments.comparing.variants import told_apart
+from experiments.comparing.variants import name_alike, told_apart
 from experiments.config import stored
 from experiments.results import cells, record
-from experiments.results.grid import searched
+from experiments.results.grid import RANK, searched
 
 __all__ = ["conclude", "report", "rows"]
 
@@ -76,7 +76,13 @@ def report(
     Raises:
         UserError: no finished run is in the folders, or ``against`` or ``metric`` is not there.
     """
+    if missing := [folder for folder in folders if not folder.exists()]:
+        raise UserError(f"there is no folder {missing[0]}")
     found = _collect(folders)
+    for folder in folders:
+        places = [*(Path(r["folder"]) for r in found.finished), *found.failed, *found.damaged]
+        if places and not any(place.resolve().is_relative_to(folder.resolve()) for place in places):
+            print(f"passed over: no run is in {folder}", file=sys.stderr)
     for reason in found.damaged.values():
         print(f"passed over: {reason}", file=sys.stderr)
     if not found.finished:
@@ -115,10 +121,11 @@ def _tables(
     from experiments.verdicts import verdict
 
     finished = told_apart(by_data(found.finished))
-    finished += searched(finished)
+    finished += searched(finished, RANK)
     compared = compare(finished, against, metric)
     table = rows(finished)
-    runs = figures.with_records(finished)
+    # a grid's best run is one of the runs, which has its own page, curve and verdict
+    runs = figures.with_records([r for r in finished if not r.get("of_grid")])
     agreeing = seeds.agreement_of_ranks(finished, runs)
     check_writable(out, "--out")
     out.mkdir(parents=True, exist_ok=True)
@@ -162,7 +169,9 @@ def rows(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         key = (r["task"], r["model"], r["method"], r.get("variant", ""))
         groups.setdefault(key, []).append(r)
     table = []
-    for (task, model, method, variant), members in sorted(groups.items()):
+    for (task, model, method, variant), every in sorted(groups.items()):
+        # of several runs of one seed the first counts, as in the comparison
+        members = list({r["seed"]: r for r in reversed(every)}.values())[::-1]
         row: dict[str, Any] = {
             "method": method,
             "variant": variant,
@@ -260,6 +269,7 @@ class _Found:
 
 
 def _collect(folders: Sequence[Path]) -> _Found:
+    folders = list({folder.resolve(): folder for folder in reversed(folders)}.values())[::-1]
     runs = sorted({path.parent.parent for f in folders for path in f.rglob(".hydra/config.yaml")})
     others = {path.parent for f in folders for path in f.rglob(record.FILE)}
     # One of finetune, which is not finished, has no more than this.
@@ -281,6 +291,7 @@ def _collect(folders: Sequence[Path]) -> _Found:
     common = set.intersection(*overrides) if overrides else set()
     for values, given in zip(found.finished, overrides, strict=True):
         values["variant"] = " ".join(sorted(given - common))
+    name_alike(found.finished)
     return found
 
 

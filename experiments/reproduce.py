@@ -195,12 +195,16 @@ class Reproduction:
         from experiments import figures  # matplotlib is slow to load
 
         suffix = " (smoke)" if self.options.smoke else ""
+        captions = len({cell.block.caption for cell, _ in self.finished})
         results = [
             {
                 **values,
                 "method": cell.row + suffix,
                 "variant": " ".join(
-                    f"{key}={cell.settings[key]}" for key in cell.block.rows[cell.row].grid
+                    [
+                        *([cell.block.caption] if captions > 1 else []),
+                        *(f"{key}={cell.settings[key]}" for key in cell.block.rows[cell.row].grid),
+                    ]
                 ),
                 "folder": str(cell.folder),
             }

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bilevel.gradients import added, mean_over_ranks
+from bilevel.hypergradient.shared import checkpoints_activations
 
 if TYPE_CHECKING:
     from bilevel.micro_batches import MicroBatch
@@ -219,17 +220,23 @@ class ReplayedLoss:
                 lambda u: self.second_order(weights, u, "upper", product, epsilon)[1],
             )
         leaves = [w.detach().requires_grad_() for w in weights]
-        with self._holding(leaves):
-            graphs = [
-                self._lower.own_gradient(self._evaluate(*batch), leaves, create_graph=True)
-                for batch in self._batches
-            ]
+
+        def graph(micro: MicroBatch, state: RandomState) -> list[Tensor]:
+            with self._holding(leaves):
+                loss = self._evaluate(micro, state)
+                return self._lower.own_gradient(loss, leaves, create_graph=True)
+
+        # A checkpointed layer is computed again in each backward pass, with the gates that the last
+        # forward pass has drawn: a graph is then used up before the next micro-batch has one.
+        keeps = len(self._batches) < 2 or not checkpoints_activations(self._lower.module)
+        graphs = [graph(*batch) for batch in self._batches] if keeps else None
 
         def multiply(u: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
             total = [torch.zeros_like(x) for x in inputs]
-            for grads in graphs:
+            for i, batch in enumerate(self._batches):
+                grads = graph(*batch) if graphs is None else graphs[i]
                 with self._holding(leaves):
-                    part = self._jacobian(grads, inputs, u, retain_graph=True)
+                    part = self._jacobian(grads, inputs, u, retain_graph=graphs is not None)
                 total = added(total, part)
             return mean_over_ranks(total, inputs, self._lower.world)
 

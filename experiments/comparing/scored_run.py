@@ -56,11 +56,13 @@ class ScoredRun:
 def draw(runs: Sequence[ScoredRun], metric: str) -> None:
     """Compute the runs' scores on draws, those with equally many examples on the same draws."""
     wanted: dict[int, list[tuple[ScoredRun, str, Resampled]]] = {}
+    losses = [score for run in runs if (score := run.measure(LOSS)) is not None]
+    ratio = any(score.each is None for score in losses)
     for run in runs:
         for name in (metric, LOSS):
             score = run.measure(name)
-            # of a mean draws are wanted for the run's own interval alone
-            if score is not None and (name == metric or score.each is None):
+            # of a mean they are wanted for the run's own interval, and beside one that is none
+            if score is not None and (name == metric or ratio):
                 wanted.setdefault(score.size, []).append((run, name, score))
     for asked in wanted.values():
         drawn = draws_of([score for _, _, score in asked])

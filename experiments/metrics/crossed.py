@@ -16,6 +16,11 @@ Howe, Biometrika 61, 1974). Satterthwaite's degrees of freedom, the usual way, c
 equal methods different with three seeds, where the seed's part is of the size of the examples', and
 this between 2 and 6 (tests/experiments/metrics/test_crossed.py).
 
+Of few seeds M_s can come out at next to nothing, of right and wrong answers at exactly 0, which no
+quantile mends. So the interval is never narrower than what the examples alone leave open,
+
+    t_{N-1} sqrt(max(M_e, M_r) / (S N)).
+
 The same holds of scores that are no mean over examples (F1, correlations, BLEU): there the
 examples' parts come of a bootstrap over the examples, see :func:`bootstrapped`.
 """
@@ -41,12 +46,14 @@ class Spread:
         of_seeds: the seeds' part of the squared standard error, M_s / (S N); 0 for one seed.
         of_examples: the examples' part besides, max(M_e - M_r, 0) / (S N).
         seeds, examples: S and N.
+        least: the examples' alone, max(M_e, M_r) / (S N).
     """
 
     of_seeds: float
     of_examples: float
     seeds: int
     examples: int
+    least: float = 0.0
 
     def half(self, confidence: float) -> float:
         """Half of the width of the two-sided interval."""
@@ -55,13 +62,14 @@ class Spread:
         for variance, n in ((self.of_seeds, self.seeds), (self.of_examples, self.examples)):
             if n > 1:
                 squared += float(special.stdtrit(n - 1, tail)) ** 2 * variance
-        return math.sqrt(squared)
+        least = float(special.stdtrit(self.examples - 1, tail)) ** 2 * self.least
+        return math.sqrt(max(squared, least))
 
     def p_value(self, difference: float) -> float:
         """One minus the largest confidence with which the interval of a difference leaves out 0."""
         if difference == 0:
             return 1.0
-        if self.of_seeds + self.of_examples == 0:
+        if self.of_seeds + self.of_examples + self.least == 0:
             return 0.0
         distance = abs(difference)
         if self.half(1 - LEAST_P) < distance:
@@ -175,7 +183,7 @@ def _whole(
 ) -> Crossed:
     """Out of the three mean squares, each over S N."""
     of_examples = max(example - rest, 0.0)
-    spread = Spread(seed, of_examples, *size)
+    spread = Spread(seed, of_examples, *size, max(example, rest))
     half = spread.half(confidence)
     parts = (max(seed - rest, 0.0), of_examples, rest)
     whole = sum(parts) or 1.0

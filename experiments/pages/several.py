@@ -64,7 +64,7 @@ def html(
     over_steps = {name: drawings.pop(name) for name in OVER_STEPS}
     steps, more = drawn(over_steps, title), drawn(drawings, title)
     ranks = _ranks(results)
-    own = [r for r in results if r.get("folder")]
+    own = [r for r in results if r.get("folder") and not r.get("of_grid")]
     parts = [
         ("comparison", "Comparison", True),
         ("steps", "Over the steps", bool(steps)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import sys
@@ -49,7 +50,7 @@ def write(
     Returns:
         The page to look at first, and then the others that were written.
     """
-    own = [r for r in results if r.get("folder")]
+    own = [r for r in results if r.get("folder") and not r.get("of_grid")]
     alone = len(own) == len(asked) == 1 and Path(own[0]["folder"]).samefile(asked[0])
     first = out / FILE
     intervals = _intervals(comparisons)
@@ -110,7 +111,7 @@ def _places(runs: Sequence[Mapping[str, Any]], first: Path) -> Iterator[Path]:
     Raises:
         UserError: the folder for the others is a link to somewhere else.
     """
-    out, taken = first.parent.resolve(), set()
+    out = first.parent.resolve()
     elsewhere = first.parent / ELSEWHERE
     folders = [Path(r["folder"]).resolve() for r in runs]
     above = Path(os.path.commonpath([folder.parent for folder in folders])) if folders else out
@@ -123,12 +124,9 @@ def _places(runs: Sequence[Mapping[str, Any]], first: Path) -> Iterator[Path]:
         if elsewhere.is_symlink():
             raise UserError(f"{elsewhere} is a link, and pages are to be written there: remove it")
         words = re.sub(r"[^A-Za-z0-9.-]+", "_", str(folder.relative_to(above))).strip("._") or "run"
-        name, number = words, 1
-        while name in taken:
-            number += 1
-            name = f"{words}_{number}"
-        taken.add(name)
-        yield elsewhere / f"{name}.html"
+        # A page that is there already is kept where it is new enough: it must be of this run.
+        mark = hashlib.sha256(str(folder).encode()).hexdigest()[:8]
+        yield elsewhere / f"{words}_{mark}.html"
 
 
 def _is_new(folder: Path, place: Path) -> bool:

@@ -8,9 +8,9 @@ from functools import partial
 from typing import Any, Protocol
 
 from bilevel.errors import UserError, listed
-from experiments.answers import TAGS, TEXT
+from experiments.answers import LABELS, TAGS, TEXT
 from experiments.predicting.predictor import Predictor
-from experiments.tasks.examples import Example, TextExample
+from experiments.tasks.examples import Example, LabelSetExample, TextExample
 from experiments.tasks.in_memory import GivenTask
 from experiments.tasks.in_memory_rows import Alike
 from experiments.tasks.in_memory_values import rows_of
@@ -66,7 +66,10 @@ class GivenAsker:
             inputs = text_inputs(("text",), lambda texts: TextExample(texts[0], ""))
         else:
             columns = ("text",) if isinstance(first, str) else ("text", "text_pair")
-            inputs = text_inputs(columns, lambda texts: Example(texts, 0))
+            inputs = text_inputs(
+                columns,
+                lambda texts: LabelSetExample(texts, ()) if kind == LABELS else Example(texts, 0),
+            )
         return self.texts, partial(_example, inputs)
 
     def _alike(self) -> Read:

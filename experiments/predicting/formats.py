@@ -153,7 +153,7 @@ class Csv(Format):
     def _cell(self, column: str, value: Any) -> str:
         if isinstance(value, str):
             return value
-        if value is None:
+        if value is None or (isinstance(value, float) and math.isnan(value)):
             return ""
         if column == PREDICTION and isinstance(value, list) and self._separator is not None:
             return self._separator.join(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,8 +48,10 @@ class Predictor:
 
     def __post_init__(self) -> None:
         virtual = _virtual_tokens(self.model)
-        if virtual:  # they stand in the model's positions too
-            self.tokenizer.model_max_length -= virtual
+        if virtual:  # they stand in the model's positions too; others may share the tokenizer
+            own = copy.deepcopy(self.tokenizer)
+            own.model_max_length -= virtual
+            object.__setattr__(self, "tokenizer", own)
 
     def answers(self, examples: Sequence[Any], batch_size: int = EXAMPLES) -> list[dict[str, Any]]:
         """What predictions.jsonl of a run says of each example, in their order.

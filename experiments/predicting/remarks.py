@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 __all__ = ["once_said"]
 
+NUMBER = re.compile(r"\d[\d,.]*")
 # What speaks of texts while they are read and tokenised.
 REMARKS = (
     "experiments.tasks.kinds.remarks",
@@ -22,8 +24,10 @@ def once_said() -> Iterator[None]:
     seen: set[str] = set()
 
     def is_new(record: logging.LogRecord) -> bool:
-        new = record.msg not in seen
-        seen.add(str(record.msg))
+        # "%s" is the whole of many messages; the numbers in them are other ones in each window.
+        said = NUMBER.sub("#", record.getMessage()) if record.msg == "%s" else str(record.msg)
+        new = said not in seen
+        seen.add(said)
         return new
 
     loggers = [logging.getLogger(name) for name in REMARKS]

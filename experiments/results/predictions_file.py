@@ -111,6 +111,8 @@ def lines(path: Path, result: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             said = said if kind != LABELS else [name for part in said for name in part]
             if not set(said) <= set(names or ()) or len(row["probabilities"]) != len(names or ()):
                 raise UserError(f"{place} is damaged: its labels are not those of result.json")
-        elif kind == TAGS and not len(row["words"]) == len(row["tags"]) == len(row["prediction"]):
-            raise UserError(f"{place} is damaged: it has not as many tags as words")
+        elif kind == TAGS:
+            words = row["words"] or row["tags"]  # rows of tokens may come without words
+            if not len(words) == len(row["tags"]) == len(row["prediction"]):
+                raise UserError(f"{place} is damaged: it has not as many tags as words")
         yield row

@@ -179,7 +179,8 @@ class Generation(FromFiles):
             return plain.to_score(labels)
         if self.data_dir and self.train_split is not None and self.sources is None:
             path = Path(self.data_dir).expanduser()
-            if path.is_dir() and find_split(self.data_dir, self.train_split) is None:
+            one = path.is_file() and not self.tests_on_share
+            if one or (path.is_dir() and find_split(self.data_dir, self.train_split) is None):
                 return replace(self, train_split=None).load()
         return self.load()
 

@@ -34,7 +34,7 @@ from experiments.tasks.in_memory_values import integers, unpadded
 from experiments.tasks.kinds.label_sets import LabelSetData
 from experiments.tasks.kinds.labelled import LabelledData
 from experiments.tasks.kinds.tags import TaggedData
-from experiments.tasks.kinds.text import TextData, answer_start
+from experiments.tasks.kinds.text import UNLIMITED, TextData, answer_start
 from experiments.tasks.odd_labels import say_look_alikes, say_odd_numbers, say_unseen
 from experiments.tasks.sources import sizes
 from experiments.tasks.task import Task, TaskData, no_examples
@@ -196,7 +196,8 @@ class GivenTask(Task):
         return {"input_ids": [*source, end], "labels": [NO_LABEL] * len(source) + [end]}
 
     def _to_predict(self, kinds: Kinds) -> TaskData:
-        most = self.positions or int(self.tokenizer.model_max_length)
+        # A tokenizer without a limit says 1e30, which none takes.
+        most = self.positions or min(int(self.tokenizer.model_max_length), UNLIMITED)
         metrics = tuple(self.metrics or USUAL[self.answers.kind])
         common = {"name": self.name, **no_examples(), "metrics": metrics, "max_length": most}
         return self._data(kinds, common, self.decoding or Decoding())

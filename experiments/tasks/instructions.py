@@ -157,8 +157,12 @@ class Instructions(Generation):
     @property
     def tests_on_share(self) -> bool:
         """Where no file is there to test on."""
-        files = [find_split(str(self.data_dir), name) for name in ("test", "validation")]
-        return self.train_split is not None and not any(files)
+        if self.train_split is None:
+            return False
+        place = str(self.data_dir)
+        if Path(place).expanduser().is_file():
+            return True
+        return not any(find_split(place, name) for name in ("test", "validation"))
 
     def _splits(self) -> dict[str, Split]:
         splits = self._files()

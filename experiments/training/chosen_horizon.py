@@ -56,10 +56,11 @@ def _measured(plan: Plan, task: TaskData, cosine: float) -> dict[str, Any]:
     training = ready(plan, FineTuningJob.load(plan, task))
     (lower, *_) = next(iter(training.dependencies["u2l"].values()))
     steps_each = lower.config.unroll_steps
-    warm = math.ceil(lower.config.warmup_steps / steps_each)
-    start = warm + min(STEPS, max(1, (training.steps - warm) // 4))
+    first, end = training.upper_window or (0, training.steps)
+    warm = max(first, math.ceil(lower.config.warmup_steps / steps_each))
+    start = warm + min(STEPS, max(1, (end - warm) // 4))
     # No further than the schedule of the learning rates goes: each batch takes 2 T1 steps.
-    most = min(MOST, (training.steps - start) * steps_each // (2 * BATCHES))
+    most = min(MOST, (end - start) * steps_each // (2 * BATCHES))
     if most < 1:
         raise UserError(
             f"method.horizon={cosine:g}: the stage has {training.steps} global steps, too few to "

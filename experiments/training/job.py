@@ -135,6 +135,9 @@ def _train_and_score(
     """
     outcome, stages = _run_stages(job, context, journal, world)
     saved, artefact = None, None
+    scales = None  # of a cut; scoring takes the adapters off
+    if outcome.cut is not None and any((outcome.ranks or {}).values()):
+        scales = lora_scales(outcome.model)
     if world.rank == 0:
         saved = _save(outcome, context)
         artefact = _completed(job, outcome, saved, context.folder)
@@ -145,7 +148,7 @@ def _train_and_score(
     values = assemble(job, stages, outcome, saved, scores)
     values["beside_probe"] = beside_probe(job, values, scores["predictions"])
     if artefact is not None:
-        _conclude(job, outcome, values, scores, journal, context.folder, artefact)
+        _conclude(job, outcome, values, scores, journal, context.folder, artefact, scales)
     return values
 
 
@@ -188,6 +191,7 @@ def _conclude(
     journal: Journal,
     folder: Path,
     artefact: Artefact,
+    scales: dict[str, float] | None,
 ) -> None:
     """Judge what was found, and write all of it but result.json, whose ``values`` it completes."""
     lines = read_metrics(folder)
@@ -207,7 +211,7 @@ def _conclude(
             "title": title,
             **outcome.cut.as_json(),
             "examples_from": outcome.cut_by,
-            "scales": lora_scales(outcome.model),
+            "scales": scales,
             "decided": scores["decided"],
         }
         ranks_file.write(ranks, folder / ranks_file.FILE)

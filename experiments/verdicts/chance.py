@@ -91,7 +91,8 @@ def larger_class(kind: str, records: Sequence[Record]) -> tuple[str, Compared]:
 
 
 def association(kind: str, records: Sequence[Record]) -> float:
-    """z of the answers going with the right ones; 0 where either are all the same.
+    """z of the answers going with the right ones; 0 where either are all the same, and infinite
+    where each example says as much as every other.
 
     Args:
         kind: of the answers, not text.
@@ -101,7 +102,10 @@ def association(kind: str, records: Sequence[Record]) -> float:
         return 0.0
     products = _products(kind, records)
     spread = math.sqrt(float(((products - products.mean()) ** 2).sum())) if len(products) else 0.0
-    return float(products.sum()) / spread if spread else 0.0
+    total = float(products.sum())
+    if spread <= 1e-9 * abs(total):  # all alike, as where every answer is right
+        return math.copysign(math.inf, total) if total else 0.0
+    return total / spread
 
 
 def _constant(kind: str, records: Sequence[Record]) -> bool:

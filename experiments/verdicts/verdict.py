@@ -85,6 +85,8 @@ def of_runs(results: Sequence[Record]) -> list[str]:
     found: dict[tuple[str, ...], list[tuple[Any, str]]] = {}
     runs: dict[tuple[str, ...], int] = {}
     for values in results:
+        if values.get("of_grid"):  # one of the runs once more
+            continue
         run = tuple(str(values.get(k) or "") for k in ("method", "variant", "task", "model"))
         runs[run] = runs.get(run, 0) + 1
         for verdict in values.get("verdict") or ():
@@ -177,7 +179,7 @@ def _no_better(values: Record, predictions: Sequence[Record]) -> str | None:
     goes = chance.association(kind, predictions) > NOISE
     if kind in (CLASSES, CHOICES) and primary == "accuracy":
         answer, found = chance.larger_class(kind, predictions)
-        if found.z > NOISE:
+        if found.z > NOISE or found.other == 1:  # a test of one class shows nothing
             return None
         words = (
             f"accuracy {found.score:.3f} is {_relation(found.z)} always answering {answer!r}, "

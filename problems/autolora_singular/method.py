@@ -236,7 +236,7 @@ class AutoLoRASingular(SingularSettings):
         problems: list[Any] = [lower, upper]
         graph: dict[str, dict[Any, list[Any]]] = {"u2l": {upper: [lower]}, "l2u": {lower: [upper]}}
         if self.selection == "hard_concrete":
-            ascent = self._ascent(job, rounds, in_a_round)
+            ascent = self._ascent(job, rounds, in_a_round, selecting * self.upper_steps)
             problems.append(ascent)
             graph["u2l"][ascent] = [upper]
             graph["l2u"][upper] = [ascent]
@@ -248,11 +248,11 @@ class AutoLoRASingular(SingularSettings):
             return steps * self.unroll_steps
         return first * self.unroll_steps + steps - first
 
-    def _ascent(self, job: Job, rounds: Rounds, steps: int) -> Ascent:
-        """The multiplier's problem."""
+    def _ascent(self, job: Job, rounds: Rounds, in_a_round: int, steps: int) -> Ascent:
+        """The multiplier's problem, which lives through all rounds."""
         from problems.salora.levels import multiplier_problem
 
-        target, lr = self.density(rounds.costs), max(0.01, MULTIPLIER_TRAVEL / steps)
+        target, lr = self.density(rounds.costs), max(0.01, MULTIPLIER_TRAVEL / in_a_round)
         return multiplier_problem(job, self.multiplier, target, steps, lr, rounds)
 
     def _watch(self, rounds: Rounds, problems: list[Any]) -> Watch | None:

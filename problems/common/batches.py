@@ -58,5 +58,6 @@ def steps_per_epoch(job: Job, batches: ResumableLoader) -> int:
 
 def total_steps(job: Job, batches: ResumableLoader, epochs: float, unroll_steps: int = 1) -> int:
     """Global steps in ``epochs`` passes, T1 = ``unroll_steps`` lower steps each."""
-    steps = max(1, math.ceil(epochs * steps_per_epoch(job, batches) / unroll_steps))
+    wanted = epochs * steps_per_epoch(job, batches) / unroll_steps
+    steps = max(1, math.ceil(wanted - 1e-9))  # 0.07 * 100 is a little above 7
     return steps if job.settings.max_steps is None else min(steps, job.settings.max_steps)

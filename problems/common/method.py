@@ -127,6 +127,7 @@ class Training:
             reached): the best weights are those of a later evaluation, and early stopping waits.
         patience: evaluations without a better score on the validation data before the stage ends;
             None leaves it to ``engine.early_stopping``.
+        upper_window: the global steps in which the upper level steps, first and end; None for all.
         diverged: makes what the stage found where a loss or gradient was not finite, in one
             process; None: that ends the run.
     """
@@ -142,6 +143,7 @@ class Training:
     roll_back: bool = False
     settled: int = 0
     patience: int | None = None
+    upper_window: tuple[int, int] | None = None
     diverged: Callable[[], Any] | None = None
 
 

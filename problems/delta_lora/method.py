@@ -42,6 +42,7 @@ in either mode. No code is released; PEFT has no Delta-LoRA.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
@@ -61,6 +62,8 @@ from problems.common import (
 )
 
 __all__ = ["DeltaLoRA"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,15 @@ class DeltaLoRA(LowRankMethod):
         steps = common.total_steps(job, batches, job.settings.epochs)
         lr = job.settings.lr if job.settings.lr is not None else 5e-4
         warmup = common.warm_up(self.optimizer, steps, job.settings.warmup_steps)
+        if self.optimizer.schedule == "constant":  # which has no warm-up
+            warmup = 0
         start = warmup if self.start_step is None else self.start_step
+        if start >= steps:
+            log.warning(
+                "method.start_step=%d is not less than the %d steps of this training: no weight "
+                "follows its adapter",
+                *(start, steps),
+            )
         problem = common.only_problem(
             *(MODES[self.mode], job, model, batches, self.optimizer, steps, lr),
             ratio=self.ratio,

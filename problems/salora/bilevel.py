@@ -129,7 +129,7 @@ class SaLoRABilevel(SaLoRASettings, TwoLevelMethod):
             self.upper,
             [gates.logits],
             (window.last - window.first) * self.upper_steps,
-            gate_lr(window),
+            gate_lr(window, self.upper_steps),
             job.settings.warmup_steps,
         )
         upper = UpperGates(
@@ -143,7 +143,7 @@ class SaLoRABilevel(SaLoRASettings, TwoLevelMethod):
         )
         problems: list[Any] = [lower, upper]
         graph: dict[str, dict[Any, list[Any]]] = {"u2l": {upper: [lower]}, "l2u": {lower: [upper]}}
-        ascent = self.ascent(job, window) if self.constraint else None
+        ascent = self.ascent(job, window, self.upper_steps) if self.constraint else None
         if ascent is not None:
             problems.append(ascent)
             graph["u2l"][ascent] = [upper]
@@ -163,6 +163,7 @@ class SaLoRABilevel(SaLoRASettings, TwoLevelMethod):
             finish,
             validation=parts.validation,
             gates=RecordedGates(gates),
+            upper_window=(window.first, window.last),
             watch=self.watch(window, factors, ascent),
             roll_back=self.roll_back,
             settled=min(window.last + 1, steps),

@@ -43,24 +43,28 @@ ENOUGH_STEPS = 20
 GATE_BETAS = (0.8, 0.95)
 
 
+ROUNDING = 1e-9  # of a product, which may come out a little below a whole number
+
+
 def window_steps(start: float, end: float, steps: int) -> tuple[int, int]:
     """Steps T_start and T_end of ``steps`` for shares of them; at least one lies between."""
-    first = min(int(start * steps), steps - 1)
+    first = min(int(start * steps + ROUNDING), steps - 1)
     return first, max(round(end * steps), first + 1)
 
 
-def gate_lr(window: GateWindow) -> float:
+def gate_lr(window: GateWindow, each: int = 1) -> float:
     """Learning rate of log theta: the paper's 0.01, or what a short window needs.
 
     Adam moves a number by at most about its learning rate a step, which falls linearly to 0 in the
-    window of W steps: all in all by W / 2 times what this returns.
+    window of W steps, ``each`` (T2) of the optimiser's in one of these: all in all by W T2 / 2
+    times what this returns.
     """
-    return max(0.01, 2 * GATE_TRAVEL / (window.last - window.first))
+    return max(0.01, 2 * GATE_TRAVEL / ((window.last - window.first) * each))
 
 
-def multiplier_lr(window: GateWindow) -> float:
-    """Learning rate of lambda: the paper's 0.01, or what a short window needs."""
-    return max(0.01, MULTIPLIER_TRAVEL / (window.last - window.first))
+def multiplier_lr(window: GateWindow, each: int = 1) -> float:
+    """Learning rate of lambda: the paper's 0.01, or what a short window needs; as above."""
+    return max(0.01, MULTIPLIER_TRAVEL / ((window.last - window.first) * each))
 
 
 @dataclass(frozen=True)
@@ -165,12 +169,12 @@ class SaLoRASettings(LowRankMethod):
         """R_orth in the form that is set."""
         return partial(lowrank.orthogonality, squared=self.orth_squared, reduce=self.orth_reduce)
 
-    def ascent(self, job: Job, window: GateWindow) -> Ascent:
-        """The multiplier's problem."""
+    def ascent(self, job: Job, window: GateWindow, each: int = 1) -> Ascent:
+        """The multiplier's problem, which takes ``each`` steps in one of the window's."""
         from problems.salora.levels import multiplier_problem
 
-        steps = window.last - window.first
-        lr = multiplier_lr(window)
+        steps = (window.last - window.first) * each
+        lr = multiplier_lr(window, each)
         return multiplier_problem(job, self.multiplier, self.density, steps, lr, window)
 
     def outcome(

@@ -17,6 +17,7 @@ from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
 from experiments.training.job import execute
 from tests.experiments import writers
+from tests.experiments.refusals import refused
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +81,16 @@ def test_a_model_that_differs_is_not_left_behind(
     assert stop.value.code == 2
     assert "more than the tolerance" in capsys.readouterr().err
     assert not list((tmp_path / "out").rglob("*"))
+
+
+def test_adapters_that_are_there_are_not_replaced(tied: Path, tmp_path: Path, capsys: Any) -> None:
+    """They may be another run's, whose result they would then belie."""
+    kept = tmp_path / "adapter_compact"
+    kept.mkdir()
+    (kept / "adapter_model.safetensors").write_text("another's")
+    assert "is there already" in refused(
+        export.main, [f"run={tied / 'run'}", f"out={tmp_path}"], capsys
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter_compact"]
+    for _ in range(2):  # its own folder is written anew
+        export.main([f"run={tied / 'run'}"])

@@ -292,3 +292,15 @@ def test_a_quantised_weight_cannot_move_in_place():
 def test_wrong_settings_are_named(options, words):
     with pytest.raises(UserError, match=words):
         DeltaLoRA(**options)
+
+
+def test_without_a_warm_up_the_weight_moves_from_the_start(caplog):
+    """transformers' constant schedule has none, whatever its share says."""
+    constant = OptimizerSettings(lr=1e-2, schedule="constant", warmup_ratio=0.5)
+    job = Job()
+    train(DeltaLoRA(rank=4, optimizer=constant), job)
+    (problem,) = job.runs[0]["problems"]
+    assert problem.start_step == 0
+    assert not caplog.text
+    train(DeltaLoRA(rank=4, optimizer=constant, start_step=99), Job())
+    assert "method.start_step=99" in caplog.text

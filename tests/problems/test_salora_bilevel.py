@@ -10,6 +10,7 @@ from bilevel.hypergradient import Alignment, FiniteDifference, NoHypergradient, 
 from bilevel.lowrank import gated_layers
 from problems.common import OptimizerSettings, trainable
 from problems.salora import SaLoRABilevel
+from problems.salora.settings import window_steps
 from tests.problems.jobs import ExactJob, train
 from tests.problems.salora_jobs import Interrupted, WatchedJob
 from tests.problems.whole_runs import assert_unrolled_is_exact
@@ -51,6 +52,27 @@ def test_three_problems_whose_upper_ones_step_in_the_window_only(T1):
     assert gates.logits.any()
     assert ascent.module.value > 0
     assert upper.optimizer.param_groups[0]["lr"] == 0, "its schedule ends with the window"
+
+
+def test_the_multipliers_schedule_is_as_long_as_its_steps():
+    """Two in each global step of the window: no rate of 0 half-way through it."""
+    rates = []
+
+    def watched(problems):
+        rates.append(problems[2].optimizer.param_groups[0]["lr"])
+        return {}
+
+    job = WatchedJob(watched, max_steps=12, epochs=99, hypergradient=Unrolled())
+    multiplier = OptimizerSettings(schedule="linear", warmup_ratio=0.0, lr=0.1)
+    train(SaLoRABilevel(rank=4, start=0.0, end=0.5, upper_steps=2, multiplier=multiplier), job)
+    assert min(rates[:5]) > 0
+    assert rates[5:] == [0.0] * len(rates[5:])
+
+
+def test_a_window_begins_where_it_is_said_to():
+    assert window_steps(0.29, 0.58, 100) == (29, 58)
+    assert window_steps(0.57, 0.9, 100) == (57, 90)
+    assert window_steps(0.295, 0.58, 100) == (29, 58)
 
 
 def test_the_upper_loss_is_that_of_held_out_data_and_the_density():

@@ -45,8 +45,13 @@ class Found(NamedTuple):
     probability: float
 
     def text(self, example: SpanExample) -> str:
-        """The answer; empty for none."""
-        return example.context[self.start : self.end] if self.start >= 0 else ""
+        """The answer, without the spaces that some tokenizers' words have; empty for none."""
+        return example.context[self.start : self.end].strip() if self.start >= 0 else ""
+
+    def begin(self, example: SpanExample) -> int:
+        """The character at which :meth:`text` begins; -1 for none."""
+        said = example.context[self.start : self.end] if self.start >= 0 else ""
+        return self.start + len(said) - len(said.lstrip())
 
 
 @dataclass(frozen=True)
@@ -164,7 +169,7 @@ class SpanData(TaskData):
                 "question": example.question,
                 "answers": [answer.text for answer in example.answers],
                 "prediction": found.text(example),
-                "start": found.start,
+                "start": found.begin(example),
                 "probability": round(found.probability, DIGITS),
             }
             for i, (found, example) in enumerate(zip(predictions, examples, strict=True))

@@ -21,7 +21,7 @@ from experiments.tasks.kinds.labelled import over_tests
 from experiments.tasks.kinds.remarks import numbered, refuse_unknown, say_cut, say_unknown
 from experiments.tasks.task import LEAST_LENGTH, TaskData
 
-__all__ = ["TextData", "answer_start"]
+__all__ = ["UNLIMITED", "TextData", "answer_start"]
 
 log = logging.getLogger(__name__)
 

@@ -67,7 +67,8 @@ def delimited_rows(
     remarks = _Remarks(path, delimiter, quoting, dialect)
     remarks.see_marks(top, header)
     for start, cells in records:
-        if len(cells) == 1 and not cells[0].strip():
+        nothing = len(cells) == 1 and not cells[0].strip()
+        if nothing and not (len(names) == 1 and cells == [""]):  # "" is a cell, of one column
             continue  # a blank line
         if len(cells) != len(names):
             raise UserError(_ragged(start, cells, names, path, delimiter, quoting, dialect))

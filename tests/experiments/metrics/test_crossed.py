@@ -152,3 +152,21 @@ def test_too_little_is_refused(shape):
 def test_draws_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="draws"):
         bootstrapped(np.zeros(3), np.zeros((10, 2)), 5)
+
+
+def test_of_two_seeds_that_happen_to_agree_little_is_known():
+    """Right and wrong answers: the seeds' mean square is often exactly 0, and no error with it."""
+    one, other = np.zeros(10), np.zeros(10)
+    one[1] = other[2] = 1.0
+    found = crossed(np.stack([one, other]))
+    assert not found.shown
+    alone = stats.t.ppf(0.975, 9) * np.sqrt(found.spread.least)
+    assert found.high - found.mean == pytest.approx(alone)
+    assert found.p > 0.05
+    drawn = np.random.default_rng(0)
+    p = []
+    for _ in range(1500):  # equal methods
+        right = drawn.random((2, 2, 100)) < 0.5 + 0.4 * drawn.random(100)
+        p.append(crossed(right[0].astype(float) - right[1]).p)
+    assert np.mean(np.array(p) < 0.001) <= 0.004
+    assert np.mean(np.array(p) < 0.05) <= 0.06

@@ -208,8 +208,20 @@ def test_pages_of_runs_elsewhere_are_put_beside_the_report(tmp_path: Path) -> No
     )
     assert sorted(p for p in tmp_path.rglob("*") if "out" not in p.parts) == before
     written = sorted(path.name for path in (tmp_path / "out" / "runs").iterdir())
-    assert written == ["s0.html", "s1.html"]
-    assert "./runs/s0.html" in page(tmp_path / "out").attributes("href")
+    assert [name.partition("_")[0] for name in written] == ["s0", "s1"]
+    assert f"./runs/{written[0]}" in page(tmp_path / "out").attributes("href")
+
+
+def test_a_page_of_another_run_of_that_name_is_not_kept(tmp_path: Path) -> None:
+    for sweep, task in (("a", "first"), ("b", "second")):
+        for seed in (0, 1):
+            run(tmp_path / sweep / f"s{seed}", values(seed=seed, task=task), CLASSES)
+    for sweep in ("a", "b"):  # the second is older than the pages of the first
+        folders = [str(tmp_path / sweep / f"s{seed}") for seed in (0, 1)]
+        report.main([*folders, "--out", str(tmp_path / "out")])
+    links = [href for href in page(tmp_path / "out").attributes("href") if "/runs/s" in href]
+    assert len(links) == 2
+    assert all("second" in (tmp_path / "out" / href).read_text() for href in links)
 
 
 def test_a_new_page_is_left_and_an_old_one_written_anew(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from bilevel.errors import UserError
 from experiments import Decoding, finetune, load, predict
 from experiments.answers import CLASSES, TAGS, Answers
 from experiments.models.spec import ModelSpec
+from experiments.tasks.in_memory import GivenTask
 from problems import LoRA
 from tests.experiments import writers
 
@@ -189,3 +190,23 @@ def test_the_code_of_the_page_runs(kinds, capsys):
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == 2
     assert all("{'bad': 0." in line for line in printed)
+
+
+def test_several_labels_of_a_text(tiny, texts):
+    """And a tokenizer without a limit, as T5's: transformers says 1e30."""
+    tokenizer = ModelSpec("x", pretrained=str(tiny)).load(Answers(CLASSES, 3), 0).tokenizer
+    names = {"num_labels": 3, "problem_type": "multi_label_classification"}
+    model = AutoModelForSequenceClassification.from_pretrained(tiny, **names)
+    rows = [{**tokenizer(t), "labels": [float(i % 2), 1.0, 0.0]} for i, t in enumerate(texts[:24])]
+    run = finetune(model, tokenizer, {"train": rows, "test": rows[:8]}, LoRA(rank=2), **SETTINGS)
+    by_rows = run.predict([{"input_ids": row["input_ids"]} for row in rows[:8]])
+    by_texts = run.predict(texts[:8])
+    assert [row["prediction"] for row in by_texts] == [row["prediction"] for row in by_rows]
+
+
+def test_a_tokenizer_without_a_limit(tiny, texts):
+    tokenizer = ModelSpec("x", pretrained=str(tiny)).load(Answers(CLASSES, 3), 0).tokenizer
+    tokenizer.model_max_length = int(1e30)
+    asked = GivenTask({}, Answers(CLASSES, 2), tokenizer, positions=None)
+    data = asked.to_predict(None)
+    assert tokenizer(texts[0], truncation=True, max_length=data.max_length)["input_ids"]

@@ -33,3 +33,15 @@ def test_a_damaged_line_is_named(tmp_path):
     path, _ = written(tmp_path, prediction=3)
     with pytest.raises(UserError, match=r"line 1.*prediction"):
         list(predictions_file.lines(path, RESULT))
+
+
+def test_tags_without_their_words_are_not_damaged(tmp_path):
+    """Rows of tokens from Python may come without words."""
+    result = {"kind": "tags", "labels": ["O", "B-A"]}
+    line = {"test": "test", "index": 0, "words": [], "tags": ["O", "B-A"], "prediction": ["O", "O"]}
+    path = tmp_path / predictions_file.FILE
+    path.write_text(json.dumps(line) + "\n")
+    assert list(predictions_file.lines(path, result)) == [line]
+    path.write_text(json.dumps({**line, "words": ["one"]}) + "\n")
+    with pytest.raises(UserError, match="as many tags as words"):
+        list(predictions_file.lines(path, result))

@@ -12,6 +12,8 @@ from pyarrow import parquet
 
 from bilevel.errors import UserError
 from experiments.answers import SPANS, Answers
+from experiments.tasks.examples import SpanExample
+from experiments.tasks.kinds.spans import Found
 from experiments.tasks.question_answering import QuestionAnswering
 from tests.experiments.asked import questions, written
 
@@ -194,3 +196,13 @@ def test_options_are_checked() -> None:
         task("x", streaming=True)
     with pytest.raises(UserError, match="both name"):
         task("x", question_column="context")
+
+
+def test_an_answer_has_no_spaces_around_it():
+    """Some tokenizers' words have the space before them."""
+    example = SpanExample("where?", "in Paris today", ())
+    for start, end in ((2, 8), (3, 9), (2, 9)):
+        found = Found(start, end, 1.0)
+        assert (found.text(example), found.begin(example)) == ("Paris", 3)
+    nothing = Found(-1, -1, 1.0)
+    assert (nothing.text(example), nothing.begin(example)) == ("", -1)

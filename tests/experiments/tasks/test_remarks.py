@@ -10,12 +10,14 @@ from transformers import AutoTokenizer
 
 from bilevel.errors import UserError
 from experiments.answers import CLASSES, NUMBER, Answers, Decoding
+from experiments.predicting.remarks import once_said
 from experiments.tasks.classification import Classification
 from experiments.tasks.examples import Example, TaggedExample, TextExample
 from experiments.tasks.glue import Glue
 from experiments.tasks.in_memory import GivenTask
 from experiments.tasks.kinds.labelled import LabelledData
 from experiments.tasks.kinds.pairs import separator
+from experiments.tasks.kinds.remarks import say_cut, say_unknown
 from experiments.tasks.kinds.tags import TaggedData
 from experiments.tasks.kinds.text import TextData
 from tests.experiments import writers
@@ -174,3 +176,18 @@ def test_a_model_that_parts_pairs_itself_is_left_alone(tiny: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     assert separator(tokenizer) == ""
     assert pair(tokenizer, "the film", "was") == tokenizer("the film", "was")["input_ids"]
+
+
+def test_of_two_kinds_of_remarks_both_are_said_and_each_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Window by window of a file that is predicted on."""
+    tokenizer = AutoTokenizer.from_pretrained(CAUSAL)
+    nothing, word = tokenizer.all_special_ids[:1], [len(tokenizer) - 1]
+    with once_said():
+        for length in (30, 50):
+            say_cut("texts", [length], 8, 9, "task.max_length=8")
+            say_unknown("texts", tokenizer, [nothing] * (length // 10) + [word])
+    cut, unknown = said(caplog)
+    assert "are cut" in cut
+    assert "hold no word" in unknown

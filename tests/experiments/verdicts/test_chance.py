@@ -116,3 +116,14 @@ def test_losses():
     error = np.std(np.subtract(each, base), ddof=1) / math.sqrt(50)
     assert found.error == pytest.approx(error)
     assert losses(TAGS, rows) is None
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_where_all_is_right_nothing_is_by_chance(count):
+    """All examples say the same then, and there is no spread to go by."""
+    labels = ["abcd"[i % count] for i in range(40)]
+    assert association(CLASSES, classes(labels, labels)) == math.inf
+    wrong = [labels[-1], *labels[:-1]]
+    assert association(CLASSES, classes(labels, wrong)) <= 0
+    spans = [{"answers": [f"text {i}"], "prediction": f"text {i}"} for i in range(9)]
+    assert association("spans", spans) == math.inf

@@ -4,6 +4,7 @@ import pytest
 
 from bilevel.errors import UserError
 from experiments.tasks.examples import TaggedExample
+from experiments.tasks.reading.files import read_rows
 from experiments.tasks.tagging import Tagging
 from tests.experiments.placed import said
 
@@ -120,3 +121,12 @@ def test_other_encodings_and_delimiters(tmp_path):
 
 def test_names_of_files(tmp_path):
     assert said(load(tmp_path, PLAIN, name="{}.CONLL").train) == EXAMPLES
+
+
+def test_an_empty_cell_of_the_one_column_is_a_row(tmp_path):
+    """As pandas writes an empty text; a line without anything is none."""
+    path = tmp_path / "one.csv"
+    path.write_text('text\nhello\n""\n\n  \nworld\n')
+    assert [row["text"] for row in read_rows([path])] == ["hello", "", "world"]
+    path.write_text('id,text\n1,hello\n""\n2,world\n')
+    assert [row["text"] for row in read_rows([path])] == ["hello", "world"]
