@@ -27,7 +27,8 @@ def searched(results: Sequence[Mapping[str, Any]], over: str | None = None) -> l
     Args:
         results: result.json of each run; those of other methods are passed over.
         over: the option that the grid is of: runs that differ in another one are another grid's,
-            and a seed that lacks one of its values is told and left out. None: all are of one.
+            which its ``variant`` names, and values that not all seeds have are told and left out.
+            None: all are of one.
 
     Returns:
         The result of the run with the lowest validation loss, with the seconds and examples of all
@@ -38,29 +39,42 @@ def searched(results: Sequence[Mapping[str, Any]], over: str | None = None) -> l
         UserError: runs without a validation loss.
     """
     grids: dict[tuple[str, ...], dict[int, dict[str, Mapping[str, Any]]]] = {}
+    others: dict[tuple[str, ...], dict[str, str]] = {}
     for number, r in enumerate(results):
         if r["method"] != GRID:
             continue
         options = flat(r.get("configuration") or {}) if over is not None else {}
         value = options.pop(over or "", f"run {number}")
-        key = (r["task"], r["model"], json.dumps(options, sort_keys=True))
+        key: tuple[str, ...] = (r["task"], r["model"], json.dumps(options, sort_keys=True))
+        others[key] = options
         # of one value and seed the first run counts
         grids.setdefault(key, {}).setdefault(r["seed"], {}).setdefault(value, r)
     found = []
-    for (task, *_), of_seeds in grids.items():
-        most = max(map(len, of_seeds.values()))
-        for seed, runs in of_seeds.items():
-            if over is not None and len(runs) < most:
+    for grid, of_seeds in grids.items():
+        shared: list[str] | None = None
+        if over is not None:
+            every = dict.fromkeys(value for runs in of_seeds.values() for value in runs)
+            shared = [value for value in every if all(value in r for r in of_seeds.values())]
+            if partly := [value for value in every if value not in shared]:
                 log.warning(
-                    "%s on %s: seed %s has %d of %d runs of the grid, and is left out of it",
-                    *(GRID, task, seed, len(runs), most),
+                    "%s on %s: not all seeds have a run of %s=%s, which is left out of the grid",
+                    *(GRID, grid[0], over, ", ".join(partly)),
                 )
-            elif len(runs) > 1:
-                found.append(_best(list(runs.values())))
+        words = _differing(others[grid], [o for k, o in others.items() if k[:2] == grid[:2]])
+        for runs in of_seeds.values():
+            kept = list(runs.values()) if shared is None else [runs[value] for value in shared]
+            if len(kept) > 1:
+                found.append(_best(kept, words))
     return found
 
 
-def _best(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _differing(options: Mapping[str, str], every: Sequence[Mapping[str, str]]) -> str:
+    """What tells a grid from others of the same task and model."""
+    names = [name for name in options if any(o.get(name) != options[name] for o in every)]
+    return "".join(f" {name}={json.loads(options[name])}" for name in names)
+
+
+def _best(runs: Sequence[Mapping[str, Any]], words: str) -> dict[str, Any]:
     """The best run of one seed, with what all of them took."""
     if any(r["validation_loss"] is None for r in runs):
         raise UserError(
@@ -70,7 +84,7 @@ def _best(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     best = min(runs, key=lambda r: r["validation_loss"])
     return {
         **best,
-        "variant": f"best of {len(runs)} by validation loss",
+        "variant": f"best of {len(runs)} by validation loss{words}",
         **{
             key: {"grid": sum(sum(r[key].values()) for r in runs)}
             for key in ("seconds", "processor_seconds")

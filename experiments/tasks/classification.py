@@ -247,12 +247,12 @@ class Classification(TrustedFile, LabelledFiles):
             whole = self.regression or self.multi_label
             return None if whole else column(found, "label")
 
+        every = train
         if splits:
             source = next(iter(splits))
             test = splits.pop(source)
         elif self.holdout is not None:
             source = HELD_OUT
-            every = train
             train, test = held_out(every, self.holdout, self.subset_seed, numbers(every))
             self.check_sources_left(every, train, f"task.holdout={self.holdout}")
         else:
@@ -261,7 +261,7 @@ class Classification(TrustedFile, LabelledFiles):
             path = self.trusted_path(splits.get("validation"))
             splits["validation"] = read(self._rows(path), str(path))
         found = self._data(
-            train=self.kept_train(train, numbers(train)),
+            train=self.kept_train(train, numbers(train), every),
             train_source="train" if known is None else None,
             tests={"test": self.kept_test(test, numbers(test))},
             test_source=source,

@@ -154,9 +154,11 @@ class FromFiles(Sourced):
         """
         option, column = self.source_names_in
         values: dict[str, Any] = {} if column is None else {option: None}
-        if not self.tests_on_share:
+        if not self.tests_on_share or Path(str(vars(self)["data_dir"])).expanduser().is_file():
             values["sources"] = None
-        return replace(self, keep_sources=None, drop_sources=None, source_weights=None, **values)
+        if values.get("sources", self.sources) is None:
+            values |= {"keep_sources": None, "drop_sources": None}
+        return replace(self, source_weights=None, **values)
 
     def check_sources_here(self, data_dir: str | None) -> None:
         """Refuse names of sources for data of the hub.

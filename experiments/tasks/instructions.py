@@ -152,6 +152,8 @@ class Instructions(Generation):
     def scored_whole(self) -> Instructions:
         """Of one file all rows, not `test_share` of them."""
         one = Path(str(self.data_dir)).expanduser().is_file()
+        if self.sources is not None:  # which are the run's own files
+            return replace(self, sources=None, train_split=None)
         return replace(self, train_split=None) if one else self
 
     @property
@@ -206,4 +208,6 @@ class Instructions(Generation):
         if not splits and self.train_split == "train":
             files = own_splits(str(path))["train"]
             return {"train": (str(files), self.read(files, trained=True))}
+        if self.train_split is None and list(splits) == ["train"]:  # of others, scored whole
+            return {"test": splits["train"]}
         return splits

@@ -102,12 +102,12 @@ class QuestionFiles(TrustedFile, LabelledFiles):
             rows = self.source_names(self.data_dir).put_on(rows, where)
             names = self._names(rows, where)
             train = self._examples(rows, where, names)
+        every = train
         tested = self._to_test(files)
         source = next(iter(tested), HELD_OUT)
         if self.holdout is not None:
             if source != HELD_OUT:
                 raise nothing_to_hold_out(self.holdout, files[source])
-            every = train
             train, tests = self._held_out(every, self.holdout)
             self.check_sources_left(every, train, f"task.holdout={self.holdout}")
         elif source == HELD_OUT:
@@ -122,7 +122,7 @@ class QuestionFiles(TrustedFile, LabelledFiles):
             validation = self._examples(self._rows(path), str(path), names)
         found = self._data(
             names,
-            train=self.kept_train(train),
+            train=self.kept_train(train, before=every),
             train_source="train" if trained else None,
             tests={"test": self.kept_test(tests)},
             test_source=source,

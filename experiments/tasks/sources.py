@@ -74,15 +74,24 @@ class Sourced(Subset):
             )
 
     def kept_train(
-        self, examples: Sequence[T], classes: Sequence[int] | None = None
+        self,
+        examples: Sequence[T],
+        classes: Sequence[int] | None = None,
+        before: Sequence[Any] | None = None,
     ) -> Sequence[T]:
         """The training examples of the sources asked for, within `max_train`.
+
+        Args:
+            examples: to train on.
+            classes: of them.
+            before: the same with what was held out, whose sources may be named too.
 
         Raises:
             UserError: there is no such source, or nothing of one is left.
         """
         found = sizes(examples)
-        wanted = self._wanted(found)
+        wanted = self._wanted(found if before is None else sizes(before))
+        wanted = [name for name in wanted if name in (found or ())]
         if found is None:
             return super().kept_train(examples, classes)
         of_each = sources_of(examples)

@@ -140,13 +140,12 @@ class Tagging(TrustedFile, LabelledFiles):
             raise UserError(f"{files['train']} has no entity: every tag is O")
         if known is None:
             say_look_alikes([name[2:] for name in names if name[:2] == "B-"], str(files["train"]))
-        validation = None
+        every, validation = train, None
         if self.holdout is None:
             tests = self._examples(files[source], names)
             if source == "test" and "validation" in files:
                 validation = self._examples(files["validation"], names)
         elif source == HELD_OUT:
-            every = train
             train, tests = held_out(every, self.holdout, self.subset_seed)
             self.check_sources_left(every, train, f"task.holdout={self.holdout}")
         else:
@@ -155,7 +154,7 @@ class Tagging(TrustedFile, LabelledFiles):
             validation = self._examples(self.trusted_path(validation), names)
         found = TaggedData(
             name=self.name,
-            train=self.kept_train(train),
+            train=self.kept_train(train, before=every),
             train_source="train" if known is None else None,
             tests={"test": self.kept_test(tests)},
             test_source=source,

@@ -62,9 +62,12 @@ def _measured(plan: Plan, task: TaskData, cosine: float) -> dict[str, Any]:
     # No further than the schedule of the learning rates goes: each batch takes 2 T1 steps.
     most = min(MOST, (end - start) * steps_each // (2 * BATCHES))
     if most < 1:
+        there = f"the stage has {training.steps} global steps"
+        if training.upper_window is not None:
+            there = f"the upper level steps in {end - first} of {training.steps} global steps"
         raise UserError(
-            f"method.horizon={cosine:g}: the stage has {training.steps} global steps, too few to "
-            "measure a horizon in; raise train.epochs, or give method.unroll_steps=N"
+            f"method.horizon={cosine:g}: {there}, too few to measure a horizon in; raise "
+            "train.epochs, or give method.unroll_steps=N"
         )
     horizon = find_horizon(trained(plan, training, start), cosine, most, BATCHES)
     chosen = horizon.unroll_steps

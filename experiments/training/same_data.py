@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bilevel.errors import UserError, listed
 from experiments.config.plan import Plan
+from experiments.models.folder_files import TOKENIZER_FILES
 from experiments.results import record
 from experiments.stored_data.examples import StoredExamples, content_digest
 from experiments.stored_data.parts import sources_of
@@ -19,8 +20,9 @@ from problems.lora import LoRA
 
 __all__ = ["check_data", "data_digests", "file_digests", "model_digests"]
 
-# What a folder's weights, configuration and tokenizer are saved in: not an optimiser's state.
-SAVED_IN = (".safetensors", ".json", ".txt", ".model", ".jinja")
+# What is read of a model's folder beside its weights.
+READ = ("config.json", "adapter_config.json", *TOKENIZER_FILES)
+WEIGHTS = ".safetensors"
 SOURCES = "sources"  # of the training examples, beside the names of splits
 PICKLED = ".bin"  # read where there are no safetensors
 
@@ -75,11 +77,10 @@ def model_digests(plan: Plan) -> dict[str, str]:
 
 def _folder_digest(folder: Path) -> str:
     files = sorted(path for path in folder.iterdir() if path.is_file())
-    safe = any(path.suffix == ".safetensors" for path in files)
-    kept = SAVED_IN if safe else (*SAVED_IN, PICKLED)
+    safe = any(path.suffix == WEIGHTS for path in files)
     lines = []
     for path in files:
-        if path.suffix in kept:
+        if path.name in READ or path.suffix == (WEIGHTS if safe else PICKLED):
             with path.open("rb") as file:
                 lines.append(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}")
     return _digest("\n".join(lines).encode())

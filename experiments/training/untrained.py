@@ -23,6 +23,8 @@ __all__ = ["Untrained", "untrained", "why_none"]
 
 log = logging.getLogger(__name__)
 
+TRUSTED = ("trusted", "trusted_file")  # options of tasks whose validation split is no such file
+
 ASK = (
     "train with method=lora method.hold_out=0.2, which keeps a part of the training data, or give "
     "the task a file validation beside its test file"
@@ -59,7 +61,9 @@ def why_none(run: SavedRun, task: TaskData, changed: bool) -> str | None:
             return None
         return f"the data given now have no validation file beside a test: {ASK}"
     if task.validation and (found is None or found["source"] == "validation"):
-        if run.result.get("test_source") == "validation":  # a test file came later
+        given = any(run.config.task.get(name) is not None for name in TRUSTED)
+        # that file is D_val now because a test file came later
+        if run.result.get("test_source") == "validation" and not given:
             return f"the validation file is what the run was tested on, and must not choose: {ASK}"
         if found is not None and found["trained_on"]:
             return f"the validation file is D_val, which was trained on: {ASK}"

@@ -114,8 +114,8 @@ class DeltaLoRA(LowRankMethod):
         start = warmup if self.start_step is None else self.start_step
         if start >= steps:
             log.warning(
-                "method.start_step=%d is not less than the %d steps of this training: no weight "
-                "follows its adapter",
+                "%s=%d is not less than this training's %d steps: no weight follows its adapter",
+                "the warm-up" if self.start_step is None else "method.start_step",
                 *(start, steps),
             )
         problem = common.only_problem(

@@ -263,6 +263,14 @@ def test_a_validation_file_that_was_the_test_will_not(
     assert "was tested on" in refused(capsys, f"run={tmp_path / 'run'}")
 
 
+def test_trusted_examples_are_no_such_file(tiny: Path, tmp_path: Path) -> None:
+    data = own_files.three_files(tmp_path / "data")
+    (tmp_path / "data" / "test.csv").unlink()
+    words = own_files.words(tiny, data, "method=lora", "task.trusted=16", "train.max_steps=2")
+    assert own_files.run(tmp_path / "run", words)["test_source"] == "validation"
+    assert found_by(tmp_path, "rank=1")["examples"] == 16
+
+
 def test_what_the_run_before_was_trained_on_is_left_out(
     tiny: Path, trained: tuple[Path, Seen], tmp_path: Path, capsys: Any
 ) -> None:

@@ -3,8 +3,8 @@
 Over **valid tokens**, those that the batch's ``attention_mask`` says are no padding. In an encoder
 with a decoder the decoder's layers have the decoder's own mask (``decoder_attention_mask``, or the
 places that have a label; a decoder that reads the input has the input's), but for those that read
-what the encoder put out. Where no mask ever fits, as behind a pooling layer or of a model without
-masks, every row counts; in a layer that has tokens, what else passes through it does not.
+what the encoder put out. Where no mask fits, as behind a pooling layer or of a model without masks,
+every row counts, but for what passes through a layer after a batch's tokens.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ def moments(
             handles.add(handle)
         for batch in batches:
             watch.batch = batch
+            watch.masked.clear()
             with nullcontext() if gradients else torch.no_grad():
                 loss = model(**batch).loss
             if gradients:  # of B only because a graph needs a leaf; the outputs' hooks look on
@@ -96,7 +97,7 @@ class _Watch:
             self.inside = set(self.encoder.modules())
         self.encoded: Tensor | None = None
         self.valid: dict[str, Tensor | None] = {}
-        self.masked: set[str] = set()  # layers that have seen tokens
+        self.masked: set[str] = set()  # layers that have seen this batch's tokens
 
     def hooks(self, gradients: bool) -> list[Any]:
         """Put the hooks on; the handles to take them off by."""
@@ -122,9 +123,8 @@ class _Watch:
         mask = next(fits, None)
         if mask is None and name in self.masked:  # no tokens: DeBERTa's relative positions
             mask = torch.zeros(rows, dtype=torch.bool, device=args[0].device)
-        elif mask is not None and name not in self.masked:
+        elif mask is not None:
             self.masked.add(name)
-            self.found[name] = Moments(torch.zeros_like(self.found[name].down))
         self.valid[name] = None if mask is None else mask.reshape(rows).bool()
         self.found[name].tokens += int(mask.sum()) if mask is not None else rows.numel()
 

@@ -47,8 +47,14 @@ def test_a_grid_is_of_ranks_alone_and_whole(caplog):
         (0, 21), (1, 21), (0, 22), (1, 22)
     ]  # fmt: skip
     assert {r["seconds"]["grid"] for r in found} == {3.0}
-    assert len(searched(runs)) == 2  # who says nothing of what the grid is of has one a seed
+    said = "best of 3 by validation loss train.lr="
+    assert [r["variant"] for r in found] == [f"{said}{lr}" for lr in (0.01, 0.01, 0.02, 0.02)]
+    whole = searched(runs)  # who says nothing of what the grid is of has one a seed
+    assert [r["variant"] for r in whole] == ["best of 6 by validation loss"] * 2
     assert not caplog.text
-    found = searched(runs[:-1], RANK)
-    assert [(r["seed"], r["validation_loss"]) for r in found] == [(0, 21), (1, 21), (0, 22)]
-    assert "seed 1 has 2 of 3" in caplog.text
+    found = searched(runs[:-1], RANK)  # seed 1 has no rank 4 at this rate
+    assert [r["variant"].partition(" train")[0] for r in found] == [
+        *["best of 3 by validation loss"] * 2,
+        *["best of 2 by validation loss"] * 2,
+    ]
+    assert "method.rank=4" in caplog.text

@@ -247,6 +247,33 @@ def test_a_source_that_a_share_takes_whole_is_told(tmp_path, kind):
     }
 
 
+def test_a_source_that_is_left_out_may_be_held_out_whole(tmp_path):
+    """It can be left out by name, and the run can be scored again."""
+    write_csv(tmp_path / "a.csv", rows_of("a", 20))
+    write_csv(tmp_path / "b.csv", rows_of("b", 1))
+    options = {"sources": {"a": "a.csv", "b": "b.csv"}, "holdout": 0.3}
+    for seed in range(8):
+        for more in ({"keep_sources": ["a"]}, {"drop_sources": ["b"]}):
+            made = task(tmp_path, **options, **more, subset_seed=seed)
+            assert set(sizes(made.load().train)) == {"a"}
+            assert len(made.to_score(["a", "b"]).tests["test"]) == 6
+
+
+def test_other_data_of_a_run_on_sources_are_scored_whole(tmp_path):
+    for name in ("a", "b"):
+        write_csv(tmp_path / f"{name}.csv", rows_of(name, 20))
+    (tmp_path / "new").mkdir()
+    write_csv(tmp_path / "new" / "train.csv", rows_of("new", 5))
+    write_csv(tmp_path / "mine.csv", rows_of("mine", 7))
+    sources = {name: str(tmp_path / f"{name}.csv") for name in ("a", "b")}
+    columns = {"instruction_column": "text", "input_column": None, "output_column": "label"}
+    for place, count in (("new", 5), ("mine.csv", 7)):
+        made = Instructions(data_dir=str(tmp_path / place), sources=sources, **columns)
+        found = texts_tested(made.scored_whole().to_score(None))
+        assert len(found) == count
+        assert all(place[:3] in text for text in found)
+
+
 def texts_tested(data):
     """What the rows of the test set say, which are all different."""
     return [getattr(example, "texts", None) or example.source for example in data.tests["test"]]

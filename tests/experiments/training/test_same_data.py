@@ -124,6 +124,7 @@ def test_the_weights_that_it_begins_with(tmp_path: Path, monkeypatch: pytest.Mon
     assert set(given) == {"model.pretrained", "model.warm_start"}
     (own / "optimizer.pt").write_bytes(b"others")
     (own / "pytorch_model.bin").write_bytes(b"not read beside safetensors")
+    (own / "trainer_state.json").write_text("{}")
     assert model_digests(plan) == given
     (before / "adapter" / "adapter_model.safetensors").write_bytes(b"trained again")
     with pytest.raises(UserError, match=r"another content of what model\.warm_start names: put"):
