@@ -121,7 +121,7 @@ def main(words: list[str]) -> None:
     ranks_folder.refuse_others(out)
     if run is not None and out.resolve() == run.folder.resolve():
         _refuse_its_own(run)
-    elif (out / record.FILE).exists():
+    elif own["out"] is not None and (out / record.FILE).exists():
         raise UserError(
             f"out={out}: this is the folder of another run, whose {ranks_folder.FILE} says how it "
             "was cut: give another folder"

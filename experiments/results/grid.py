@@ -44,7 +44,8 @@ def searched(results: Sequence[Mapping[str, Any]], over: str | None = None) -> l
         if r["method"] != GRID:
             continue
         options = flat(r.get("configuration") or {}) if over is not None else {}
-        value = options.pop(over or "", f"run {number}")
+        # older runs do not say; their words do, where they are of one sweep
+        value = options.pop(over or "", (over and r.get("variant")) or f"run {number}")
         key: tuple[str, ...] = (r["task"], r["model"], json.dumps(options, sort_keys=True))
         others[key] = options
         # of one value and seed the first run counts

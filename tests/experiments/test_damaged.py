@@ -230,7 +230,9 @@ def test_a_tensor_that_is_missing_is_noticed(folder, base):
     each({"result.json": RESULT[::2], "metrics.jsonl": [], ".hydra/overrides.yaml": []}, FEW),
 )
 def test_figures_and_a_report_beside_a_good_run(place, change, folder, tmp_path, capsys, kept):
-    shutil.copytree(OLDER / "finished", tmp_path / "good")
+    good = Path(shutil.copytree(OLDER / "finished", tmp_path / "good"))
+    values = json.loads((good / "result.json").read_text())
+    (good / "result.json").write_text(json.dumps({**values, "seed": values["seed"] + 1}))
     change(folder / place)
     with suppress(SystemExit):
         figures.main([str(folder)])
