@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from bilevel.errors import UserError
 from experiments import report
 from experiments.pages import one_run, several
+from tests.experiments.refusals import refused
 
 
 @pytest.fixture(autouse=True)
@@ -383,3 +384,11 @@ def test_what_is_finished_is_told_while_others_run(tmp_path: Path) -> None:
     journal.write_text("{}", encoding="utf-8")
     text = report.report([tmp_path], tmp_path)
     assert "2 of 3 runs that have begun are not finished: 0, 2" in text
+
+
+def test_a_report_of_a_folder_that_is_not_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refused(report.main, [str(tmp_path), str(tmp_path / "typo")], capsys)
+    assert "no folder" in said
+    assert "typo" in said

@@ -30,7 +30,6 @@ from experiments.tasks.demo_noisy import DemoNoisy
 from experiments.tasks.reading.iob import to_iob2
 from experiments.training.fine_tuning_job import FineTuningJob
 from experiments.training.job import execute
-from tests.experiments.training import own_files
 
 FEW = ["folds=2", "epochs=1", "trusted_epochs=2"]
 
@@ -505,12 +504,3 @@ def test_what_a_strangers_folder_says_of_its_method_is_not_called(
         suspects.main([f"run={run}", *FEW])
     assert "os.mkdir: only classes of" in capsys.readouterr().err
     assert not marker.exists()
-
-
-def test_a_streamed_run_is_told_what_to_give(
-    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data = own_files.three_files(tmp_path / "data")
-    words = own_files.words(tiny, data, "method=lora", "task.streaming=true", "train.max_steps=2")
-    own_files.run(tmp_path / "run", words)
-    assert "task.streaming=false" in refused([f"run={tmp_path / 'run'}"], capsys)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from bilevel.errors import UserError
 from experiments.comparing import predictions, wording
 from experiments.comparing.compare import compare
 from experiments.comparing.comparison import LOSS, as_json
+from experiments.comparing.scored_run import ScoredRun, draw
 from experiments.comparing.variants import told_apart
 from experiments.metrics import labels
+from experiments.metrics.resampled import Resampled
 from experiments.metrics.tags import TAG_METRICS
 from experiments.results import predictions_file
 from tests.experiments.scored import NAMES, classes_run, result, write
@@ -352,3 +355,16 @@ def test_a_text_without_references_has_its_target(tmp_path):
     made = result(tmp_path / "run", kind=kind, metrics=metrics, primary_metric="bleu")
     read = predictions.read(tmp_path / "run", made)
     assert read.scores["bleu"].value == pytest.approx(metrics["bleu"])
+
+
+def test_a_mean_of_losses_beside_a_ratio_is_drawn_too():
+    """Of tags or texts that are all cut to one length, beside others."""
+
+    def mean(counts):
+        return counts.mean(1)
+
+    plain, ratio = Resampled(mean, 4, each=np.ones(4)), Resampled(mean, 4)
+    runs = [ScoredRun({}, SimpleNamespace(loss=loss, scores={})) for loss in (plain, ratio)]
+    draw(runs, "f1")
+    assert all(LOSS in run.drawn for run in runs)
+    draw(runs[:1], "f1")  # alone, a mean needs none

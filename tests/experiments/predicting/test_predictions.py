@@ -1,8 +1,11 @@
 """The same numbers as those of the run's own test, for each kind of task, from files and Python."""
 
 import json
+import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +15,8 @@ from experiments import load, predict
 from experiments.cli.command_line import CommandLine
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
+from experiments.predicting import predictor
+from experiments.predicting.formats import Csv
 from experiments.results.finished_run import SavedRun
 from experiments.training.job import execute
 from tests.experiments.predicting.conftest import NAMES, lines
@@ -187,3 +192,16 @@ def test_every_form_that_a_run_leaves_predicts(method, tiny, quick, tmp_path):
         shares = list(row["probabilities"].values())
         assert shares == pytest.approx(right["probabilities"], abs=ROUNDED)
     assert list(row["probabilities"]) == result["labels"]
+
+
+def test_nan_is_an_empty_cell() -> None:
+    assert Csv("number", ()).part([{"prediction": math.nan}]).strip() in (b"", b'""')
+
+
+def test_predictors_share_a_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predictor, "_virtual_tokens", lambda model: 20)
+    shared, nothing = SimpleNamespace(model_max_length=512), SimpleNamespace()
+    given: Any = (nothing, shared, nothing, False, None)
+    for _ in range(2):
+        assert predictor.Predictor(*given).tokenizer.model_max_length == 492
+    assert shared.model_max_length == 512

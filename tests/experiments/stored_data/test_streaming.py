@@ -1,8 +1,11 @@
 """task.streaming=true: trained on without being held, and resumed exactly."""
 
+from pathlib import Path
+
 import pytest
 
 from bilevel.errors import UserError
+from experiments import suspects
 from experiments.cli import hub
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
@@ -11,7 +14,9 @@ from experiments.stored_data.streamed import StreamedExamples, StreamedRows
 from experiments.tasks.glue import Glue
 from experiments.training.job import execute
 from tests.experiments.cli.test_resume import killed_at
+from tests.experiments.refusals import refused
 from tests.experiments.stored_data.test_stored_runs import job, jsonl, lines, plain, some_rows
+from tests.experiments.training import own_files
 from tests.experiments.training.own_files import words
 from tests.experiments.training.test_resume_methods import traces
 
@@ -151,3 +156,13 @@ def test_a_stream_from_the_hub(monkeypatch):
     assert isinstance(found.train, StreamedExamples)
     assert [example.label for example in found.train] == [i % 2 for i in range(12)]
     assert len(found.tests["test"]) == 12
+
+
+def test_suspects_of_a_streamed_run(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = own_files.three_files(tmp_path / "data")
+    words = own_files.words(tiny, data, "method=lora", "task.streaming=true", "train.max_steps=2")
+    own_files.run(tmp_path / "run", words)
+    said = refused(suspects.main, [f"run={tmp_path / 'run'}"], capsys)
+    assert "task.streaming=false" in said

@@ -259,3 +259,10 @@ def test_the_demos_examples():
     assert all(2 <= len(e.references) <= 5 for e in data.tests["test"])
     with pytest.raises(UserError, match=r"max_train=0.*1 or more"):
         DemoGeneration(max_train=0)
+
+
+def test_one_file_of_texts_is_scored_whole(tmp_path: Path) -> None:
+    path = tmp_path / "other.jsonl"
+    path.write_text('{"source": "a", "target": "b"}\n{"source": "c", "target": "d"}\n')
+    task = TextToText(data_dir=str(path), source_column="source", target_column="target")
+    assert len(task.to_score(None).tests["test"]) == 2

@@ -6,6 +6,7 @@ import pytest
 from bilevel.errors import UserError
 from experiments.results import record
 from experiments.run import main
+from experiments.verdicts import verdict
 from experiments.verdicts.verdict import of_run, of_runs
 from tests.experiments.training.own_files import run, sentences, words, write
 
@@ -225,3 +226,9 @@ def test_a_probe_beside_a_run_is_that_of_the_method(tiny, tmp_path):
 def test_no_probe_of_text(tmp_path):
     with pytest.raises(UserError, match=r"run\.probe=true.*no text"):
         run(tmp_path, ["task=demo_generation", "model=demo_causal", "run.probe=true"])
+
+
+def test_a_test_of_one_class_shows_nothing() -> None:
+    lines = [{"label": "a", "prediction": "a", "probabilities": [1.0, 0.0]} for _ in range(9)]
+    values = {"kind": "classes", "primary_metric": "accuracy", "metrics": {"accuracy": 1.0}}
+    assert verdict._no_better(values, lines) is None
