@@ -7,7 +7,8 @@ import io
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date, time
 from decimal import Decimal
 from pathlib import Path
@@ -35,6 +36,11 @@ PREDICTION = "prediction"
 PROBABILITY = "probability_"
 OF_SPAN = ("start", "probability")  # where in the context, -1 for no answer, and how sure
 CHUNK = 1 << 20  # bytes
+EXACT = 1 << 53  # whole numbers up to here are exact as floats
+MOST = 1 << 63  # of 64 bits
+ELSE = "write out=FILE.jsonl, or name the columns to keep by keep=[COLUMN]"
+
+Keys = tuple[str | None, ...]  # that lead to a value inside a cell; None through a list
 
 
 def check_suffix(out: Path) -> str:
@@ -208,6 +214,9 @@ class Parquet(Format):
         ]
         self._given = given
         self._seen = pyarrow.schema([]) if given is None else given
+        # Where numbers stand that no float holds, and where those that no integer does.
+        self._large: set[Keys] = set()
+        self._broken: set[Keys] = set()
 
     def look(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Learn the columns' types."""
@@ -216,15 +225,35 @@ class Parquet(Format):
         if self._given is not None:
             return
         for name in dict.fromkeys(name for row in rows for name in row):
+            values = [_storable(row.get(name)) for row in rows]
+            self._see_numbers(name, values)
             try:
-                kind = pyarrow.array([row.get(name) for row in rows]).type
+                kind = pyarrow.array(values).type
                 both = [self._seen, pyarrow.schema([(name, kind)])]
                 self._seen = pyarrow.unify_schemas(both, promote_options="permissive")
-            except (pyarrow.ArrowException, OverflowError) as error:
+            except pyarrow.ArrowException as error:
                 raise UserError(
                     f"column {name!r} holds values of several kinds, which a Parquet file has no "
-                    "place for: write out=FILE.jsonl, or name the columns to keep by keep=[COLUMN]"
+                    f"place for: {ELSE}"
                 ) from error
+
+    def _see_numbers(self, name: str, values: Sequence[Any]) -> None:
+        """Refuse numbers that have no type in common, in these rows or with those before."""
+        for keys, number in _numbers(values, (name,)):
+            if isinstance(number, float):
+                self._broken.add(keys)
+            elif not -MOST <= number < MOST:
+                raise UserError(
+                    f"column {name!r} holds the whole number {str(number)[:40]}, which a Parquet "
+                    f"file has no place for (it has 64 bits): {ELSE}"
+                )
+            elif abs(number) > EXACT:
+                self._large.add(keys)
+        if self._large & self._broken:
+            raise UserError(
+                f"column {name!r} holds whole numbers beyond 2**53 and numbers with a point, "
+                f"and a Parquet file has no type that is exact for both: {ELSE}"
+            )
 
     @property
     def schema(self) -> pyarrow.Schema:
@@ -238,18 +267,59 @@ class Parquet(Format):
         import pyarrow
         from pyarrow import parquet
 
-        sink = io.BytesIO()
-        parquet.write_table(pyarrow.Table.from_pylist(list(rows), schema=self.schema), sink)
+        sink, own = io.BytesIO(), list(rows)
+        if self._given is None:
+            own = [{name: _storable(value) for name, value in row.items()} for row in rows]
+        with _told():
+            parquet.write_table(pyarrow.Table.from_pylist(own, schema=self.schema), sink)
         return sink.getvalue()
 
     def join(self, parts: Iterable[Path], file: IO[bytes]) -> None:
         """A row group of each."""
         from pyarrow import parquet
 
-        with parquet.ParquetWriter(file, self.schema) as writer:
+        with _told(), parquet.ParquetWriter(file, self.schema) as writer:
             for path in parts:
                 with parquet.ParquetFile(path) as part:
                     writer.write_table(part.read().cast(self.schema))
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What only the writing finds out: `look` has seen all rows, and knows most of it."""
+    import pyarrow
+
+    try:
+        yield
+    except (pyarrow.ArrowException, OverflowError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"a Parquet file has no place for one of the values ({reason}): {ELSE}"
+        ) from error
+
+
+def _storable(value: Any) -> Any:
+    """A value of a JSON file as Parquet has a place for it: an empty object as none at all, and a
+    number with more digits than a float as the float next to it, as in jsonl."""
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, Mapping):
+        return {key: _storable(part) for key, part in value.items()} or None
+    if isinstance(value, list | tuple):
+        return [_storable(part) for part in value]
+    return value
+
+
+def _numbers(value: Any, keys: Keys) -> Iterator[tuple[Keys, int | float]]:
+    """The numbers in a value, each with the keys that lead to it."""
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from _numbers(part, (*keys, key))
+    elif isinstance(value, list):
+        for part in value:
+            yield from _numbers(part, (*keys, None))
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield keys, value
 
 
 def _copy(parts: Iterable[Path], file: IO[bytes]) -> None:

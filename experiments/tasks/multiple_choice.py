@@ -109,7 +109,10 @@ class MultipleChoice(QuestionFiles):
         return multiple_choices(rows, self._columns, known, where)
 
     def _text(self, example: ChoiceExample) -> str:
-        return example.texts[0]
+        if self.context_column is not None:
+            return example.texts[0]
+        # "What follows?" may stand in every row; in whatever order, its choices make it this one.
+        return "\n".join((*example.texts, *sorted(example.choices)))
 
     def _data(self, names: Sequence[str] | None, **values: Any) -> ChoiceData:
         from experiments.tasks.kinds.choices import ChoiceData

@@ -35,7 +35,8 @@ class QuestionFiles(TrustedFile, LabelledFiles):
     """The folder, or with holdout the one file; needed."""
     holdout: Holdout | None = None
     """The share of a single file that becomes the test set; which follows from subset_seed, and
-    questions on the same text are in the same part. null: there is a file to test on."""
+    questions on the same text, or equal ones on none, are in the same part. null: there is a file
+    to test on."""
     max_length: Length = 384
     """Tokens at most that the model is given at once."""
 
@@ -66,7 +67,7 @@ class QuestionFiles(TrustedFile, LabelledFiles):
 
     @abstractmethod
     def _text(self, example: Any) -> str:
-        """The text that an example's question is on."""
+        """The text that an example's question is on; without one, all of the question."""
 
     @abstractmethod
     def _data(self, names: Sequence[str] | None, **values: Any) -> TaskData:

@@ -6,6 +6,7 @@ lower case, so BLEU and TER do here.
 
 from __future__ import annotations
 
+import unicodedata
 from itertools import zip_longest
 from typing import Any
 
@@ -43,6 +44,9 @@ def scorer_of(
     from sacrebleu.metrics import BLEU, TER
 
     if name == "bleu":
+        if tokenization != ENGLISH:  # as tokens() does; 13a is the papers', of texts as they are
+            hypotheses = [_composed(text) for text in hypotheses]
+            references = [[_composed(text) for text in texts] for texts in references]
         # force: no warning that a text was tokenised before
         return BLEU(lowercase=True, force=True, tokenize=tokenization), hypotheses, references
     if tokenization == ENGLISH:
@@ -58,6 +62,10 @@ def chrf(hypotheses: Hypotheses, references: References) -> float:
     from sacrebleu.metrics import CHRF
 
     return float(CHRF().corpus_score(hypotheses, _streams(references)).score)
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
 
 
 def _cut(text: str, tokenization: str) -> str:

@@ -49,10 +49,21 @@ class _Offered(NamedTuple):
     texts: tuple[str, ...]
     names: tuple[str, ...] | None = None
 
+    @property
+    def bare(self) -> tuple[str, ...]:
+        """The texts as labels are compared with them, without white space around."""
+        return tuple(text.strip() for text in self.texts)
+
+    @property
+    def called(self) -> tuple[str, ...]:
+        """What a label of the row's own may say."""
+        return self.bare if self.names is None else self.names
+
 
 def choices_answered(rows: Sequence[Row], columns: ChoiceColumns) -> bool:
-    """Whether any of the rows says the right choice; a test's may be kept back."""
-    return any(_label(row, columns) is not None for row in rows)
+    """Whether any of the rows says the right choice; a test's may be kept back, all by -1."""
+    labels = (_written(row, columns) for row in rows)
+    return any(label is not None and as_number(label) != UNLABELLED for label in labels)
 
 
 def choice_names(rows: Sequence[Row], columns: ChoiceColumns, where: str) -> list[str]:
@@ -80,12 +91,11 @@ def choice_names(rows: Sequence[Row], columns: ChoiceColumns, where: str) -> lis
         )
     written, texts = set(), set()  # labels of no row's own, and those that are a choice's text
     for number, row in enumerate(rows):
-        label = _label(row, columns)
         offered = _offered(row, columns, place_of(row, number, where))
-        known = offered.names if offered.names is not None else offered.texts
+        label = _label(row, columns, offered)
         if label is None:
             continue
-        if label not in known:
+        if label not in offered.called:
             written.add(_named(label, offered))
         elif offered.names is None:
             texts.add(label)
@@ -136,20 +146,34 @@ def multiple_choices(
             label is none of them.
     """
     check_columns(rows, [*columns.read, columns.label], where)
-    found = []
+    read = []
     for number, row in enumerate(rows):
         place = place_of(row, number, where)
-        label = _label(row, columns)
+        asked, offered = choices_of(row, columns, len(names), place)
+        label = _label(row, columns, offered)
         if label is None:
             raise UserError(f"{place} is unlabelled: column {columns.label!r} is empty there")
-        asked, offered = choices_of(row, columns, len(names), place)
-        right = _number(_named(label, offered), offered, names)
-        if right is None:
+        read.append((asked, offered, label))
+    # As choice_names, which has letters for texts, takes them: A may be the text of choice C.
+    by_text = list(names) == list(ascii_uppercase[: len(names)]) and all(
+        label in offered.called for _, offered, label in read
+    )
+    found = []
+    for number, (row, (asked, offered, label)) in enumerate(zip(rows, read, strict=True)):
+        said = f"{place_of(row, number, where)} has {label[:SHOWN]!r} in column {columns.label!r}"
+        right = _numbers(_named(label, offered), offered, names, by_text)
+        if not right:
             raise UserError(
-                f"{place} has {label[:SHOWN]!r} in column {columns.label!r}, which is none of its "
-                f"choices, {listed(offered.names or names)}"
+                f"{said}, which is none of its choices, {listed(offered.names or names)}"
             )
-        found.append(ChoiceExample(asked, offered.texts, right, origin_of(row, number, where)))
+        if len(right) > 1:
+            what = "text" if offered.names is None else "name"
+            raise UserError(
+                f"{said}, which is the {what} of two choices: say all labels by number or letter, "
+                "or leave one of these choices out"
+            )
+        origin = origin_of(row, number, where)
+        found.append(ChoiceExample(asked, offered.texts, right[0], origin))
     return found
 
 
@@ -177,33 +201,42 @@ def choices_of(
     return asked, offered
 
 
-def _label(row: Mapping[str, Any], columns: ChoiceColumns) -> str | None:
-    """The label as it is written; None without one."""
+def _written(row: Mapping[str, Any], columns: ChoiceColumns) -> str | None:
+    """The label as it is written; None of an empty cell."""
     value = row.get(columns.label)
-    if not is_list(value) and is_missing(value):
-        return None
-    text = str(value).strip()
-    return None if as_number(text) == UNLABELLED else text
+    return None if not is_list(value) and is_missing(value) else str(value).strip()
+
+
+def _label(row: Mapping[str, Any], columns: ChoiceColumns, offered: _Offered) -> str | None:
+    """The label; None without one, and of -1 where that is no choice of the row's own."""
+    label = _written(row, columns)
+    if label is None or label in offered.called:
+        return label
+    return None if as_number(label) == UNLABELLED else label
 
 
 def _named(label: str, offered: _Offered) -> str:
     """A label as choices are called: 1.0 is 1, as pandas writes numbers where a column has gaps."""
-    if label in offered.texts or label in (offered.names or ()):
+    if label in offered.bare or label in offered.called:
         return label
     number = as_number(label)
     return label if number is None else str(number)
 
 
-def _number(label: str, offered: _Offered, names: Sequence[str]) -> int | None:
-    for known in (offered.names, names, offered.texts):
-        if known is not None and label in known:
-            return list(known).index(label)
-    return None
+def _numbers(label: str, offered: _Offered, names: Sequence[str], by_text: bool) -> list[int]:
+    """The choices that a label means: one, or none, or several that are called alike."""
+    places = (offered.bare, names) if by_text else (names, offered.bare)
+    for known in (offered.names or (), *places):
+        if label in known:
+            return [i for i, name in enumerate(known) if name == label]
+    return []
 
 
 def _offered(row: Mapping[str, Any], columns: ChoiceColumns, place: str) -> _Offered:
     if len(columns.choices) > 1:
-        return _Offered(tuple(text_in(row, name, place) for name in columns.choices))
+        return _Offered(
+            tuple(_filled(text_in(row, name, place), name, place) for name in columns.choices)
+        )
     (column,) = columns.choices
     cell: Any = row.get(column)
     cell = cell.tolist() if hasattr(cell, "tolist") else cell
@@ -226,7 +259,15 @@ def _offered(row: Mapping[str, Any], columns: ChoiceColumns, place: str) -> _Off
             f"{place} has {kind_of(cell)} in column {column!r}, where a list of choices must be "
             "(in a csv file as JSON): for a column a choice say task.choice_columns=[a,b,c,d]"
         )
-    texts = tuple(text_of(one, column, place) for one in cell)
+    texts = tuple(_filled(text_of(one, column, place), column, place) for one in cell)
     if names is None or not is_list(names) or len(names) != len(texts) or None in names:
         return _Offered(texts)
     return _Offered(texts, tuple(str(name).strip() for name in names))
+
+
+def _filled(text: str, column: str, place: str) -> str:
+    if not text.strip():
+        raise UserError(
+            f"{place} has a blank choice in column {column!r}: every choice must be a text"
+        )
+    return text

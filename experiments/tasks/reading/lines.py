@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from experiments.tasks.reading.text import lines_in, text_pieces
 
 __all__ = ["DEFAULTS", "Sentence", "sentences_of_lines", "words_of_lines"]
 
+log = logging.getLogger(__name__)
+
 DEFAULTS = ("tokens", "ner_tags")  # of files with named columns; in lines: the first and the last
 # Lines that begin so stand between documents (CoNLL-2003, JNLPBA).
 SEPARATORS = ("-DOCSTART-", "###MEDLINE:")
@@ -23,6 +26,8 @@ LOOKED_AT = 100  # sentences, for whether the first column holds words
 POSITION = re.compile(r"-?\d+")
 # CoNLL-U counts 8-9 (two in one) and 8.1 (left out) too; 0-2 or 0:2 may be characters.
 COUNTED = re.compile(r"\d+(?:[-.:]\d+)?")
+EXTRA = re.compile(r"\d+(?:-\d+|\.\d+)")
+TAG = re.compile(r"O|[BI]-.+")  # as iob.py takes them
 
 
 class Sentence(NamedTuple):
@@ -77,6 +82,16 @@ def sentences_of_lines(path: Path, columns: tuple[str, str], dialect: Dialect) -
         )
     if columns[0] == DEFAULTS[0]:
         _refuse_no_words(groups, path)
+    if places[0] != 0:
+        words = [_counted(group) for group in groups]
+        left_out = sum(map(len, groups)) - sum(map(len, words))
+        if left_out:
+            log.info(
+                "%s: %d lines that are no words are left out, whose numbers are like 8-9 (two "
+                "words in one) or 8.1 (a word that is not in the text)",
+                *(path, left_out),
+            )
+        groups = words
     return [_sentence(group, places, path) for group in groups]
 
 
@@ -102,7 +117,8 @@ def words_of_lines(
         place = 0
         if POSITION.fullmatch(column):
             place = _position(column, "tokens_column", "", 0, len(group[0].cells), path)
-        yield Row({column: [line.cells[place] for line in group]}, path, group[0].number)
+        words = group if place == 0 else _counted(group)
+        yield Row({column: [line.cells[place] for line in words]}, path, words[0].number)
 
 
 def _groups(
@@ -110,27 +126,60 @@ def _groups(
 ) -> Iterator[list[Line]]:
     """The lines of each sentence, of so many columns at the least."""
     group: list[Line] = []
-    between = None if dialect.delimiter is None else dialect.character("\t")
     first: Line | None = None
-    for number, line in enumerate((line.rstrip("\r\n") for line in lines_in(pieces)), start=1):
+    lines = enumerate((line.rstrip("\r\n") for line in lines_in(pieces)), start=1)
+    head, between = _head(lines, dialect)
+    for number, line in itertools.chain(head, lines):
         stripped = line.strip(" \t")
-        if not stripped or stripped.startswith(SEPARATORS):
+        if _apart(stripped):
             if group:
                 yield group
             group = []
             continue
-        if between is None and not _comment(stripped):
-            between = "\t" if "\t" in stripped else " "
-        found = Line(number, _cells(line, between or " "))
-        if _comment(stripped) and (
-            first is None or len(found.cells) != len(first.cells)
-        ):  # of CoNLL-U; a line of as many columns is the word "#"
-            continue
+        found = Line(number, _cells(line, between))
+        if first is not None and _comment(stripped) and len(found.cells) != len(first.cells):
+            continue  # of CoNLL-U; a line of as many columns is the word "#"
         _check(found, first, stripped, path, least)
         first = first or found
         group.append(found)
     if group:
         yield group
+
+
+def _head(lines: Iterator[tuple[int, str]], dialect: Dialect) -> tuple[list[tuple[int, str]], str]:
+    """The lines up to the first that is a word for certain, and what parts their columns.
+
+    Comments are left out of them. Of lines with spaces "# O" is a word and "# English" is none,
+    however many columns there are: it is told by its tag.
+
+    Args:
+        lines: all, with their numbers; those of the head are taken.
+        dialect: how the file is written.
+    """
+    found = []
+    for number, line in lines:
+        found.append((number, line))
+        text = line.strip(" \t")
+        if not _apart(text) and not _comment(text):
+            break
+    else:
+        return [], " "
+    between = dialect.character("\t") if dialect.delimiter is not None else None
+    between = between or ("\t" if "\t" in text else " ")
+    width = len(_cells(line, between))
+
+    def is_hash(line: str) -> bool:
+        cells = _cells(line, between)
+        sure = width == 1 or between != " " or TAG.fullmatch(cells[-1]) is not None
+        return len(cells) == width and cells[0] == "#" and sure
+
+    kept = [(n, line) for n, line in found if not _comment(line.strip(" \t")) or is_hash(line)]
+    return kept, between
+
+
+def _apart(line: str) -> bool:
+    """Whether a line ends a sentence."""
+    return not line or line.startswith(SEPARATORS)
 
 
 def _comment(line: str) -> bool:
@@ -193,6 +242,24 @@ def _no_words(groups: Sequence[Sequence[Line]]) -> bool:
         return True
     several = [cells for cells in columns if len(cells) > 1]
     return len(several) > 0 and all(len(set(cells)) == 1 for cells in several)
+
+
+def _counted(group: list[Line]) -> list[Line]:
+    """The words of a sentence whose first column counts them.
+
+    CoNLL-U has other lines between them, whose numbers are ranges (8-9, two words in one) or broken
+    (8.1, a word that is not in the text). Where the numbers do not count, or these do not fit them,
+    they are something else (places of characters, times), and every line is a word.
+    """
+    words = [line for line in group if not EXTRA.fullmatch(line.cells[0])]
+    numbers = [line.cells[0] for line in words]
+    if len(words) == len(group) or not (numbers and numbers[0].isdecimal()):
+        return group
+    begin = int(numbers[0])
+    known = [str(begin - 1 + i) for i in range(len(numbers) + 1)]  # 0.1 stands before 1
+    others = [line.cells[0] for line in group if EXTRA.fullmatch(line.cells[0])]
+    fit = all(set(other.partition(".")[0].split("-")) <= set(known) for other in others)
+    return words if fit and numbers == known[1:] else group
 
 
 def _sentence(group: Sequence[Line], places: Sequence[int], path: Path) -> Sentence:

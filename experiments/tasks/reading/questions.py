@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from experiments.tasks.examples import Answer, SpanExample
 from experiments.tasks.reading.cells import is_list, kind_of, text_in
 from experiments.tasks.reading.dialect import Dialect
 from experiments.tasks.reading.files import Row, is_missing, read_rows
+from experiments.tasks.reading.labels import as_number, is_bool
 from experiments.tasks.reading.records import refuse_halved
 from experiments.tasks.reading.row import check_columns, origin_of, place_of
 from experiments.tasks.reading.rows import say_odd_texts
@@ -113,8 +113,7 @@ def _answers(row: Mapping[str, Any], column: str, start: str | None, place: str)
                 f"{FORM}"
             ) from error
     if isinstance(cell, str):
-        begin = None if start is None else _number(row.get(start), start, place)
-        return [(cell, begin)]
+        return [(cell, None if start is None else _begin(row.get(start), start, place))]
     if isinstance(cell, Mapping):
         texts, begins = (_listed(cell.get(key)) for key in ("text", "answer_start"))
         begins = begins or [None] * len(texts)
@@ -140,7 +139,7 @@ def _pair(text: Any, begin: Any, column: str, place: str) -> Read:
             f"{place or 'a row'} has {kind_of(text)}, {str(text)[:SHOWN]!r}, for an answer in "
             f"column {column!r}: {FORM}"
         )
-    return text, None if begin is None else _number(begin, "answer_start", place)
+    return text, _begin(begin, "answer_start", place)
 
 
 def _listed(value: Any) -> list[Any]:
@@ -150,15 +149,20 @@ def _listed(value: Any) -> list[Any]:
     return list(value) if is_list(value) else [value]
 
 
-def _number(value: Any, column: str, place: str) -> int:
+def _begin(value: Any, column: str, place: str) -> int | None:
+    """Where an answer is said to begin; None of an empty cell, which does not say."""
+    if is_missing(value):
+        return None
     if isinstance(value, str) and value.strip().isdecimal():
         return int(value)
-    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < 0:
+    # 12.0 is 12, as pandas writes numbers where a column has gaps.
+    number = None if is_bool(value) else as_number(value)
+    if not isinstance(number, int) or number < 0:
         raise UserError(
             f"{place or 'a row'} has {str(value)[:SHOWN]!r} in column {column!r}: this must be the "
             "number of the character of the context at which the answer begins, from 0"
         )
-    return int(value)
+    return number
 
 
 def _start(context: str, text: str, begin: int | None, place: str) -> int:

@@ -1,11 +1,13 @@
 """Scores of text in other scripts: words are cut as the script has them, and equal texts score."""
 
 import shutil
+import unicodedata
 
 import pytest
 
 from bilevel.errors import UserError
 from experiments.metrics.text import TEXT_METRICS, chosen, score_text
+from experiments.metrics.text.drawn import drawn_text
 
 TEXTS = {
     "intl": [
@@ -83,6 +85,27 @@ def test_accents_are_the_same_in_one_character_or_two() -> None:
     scores, _ = score_text(["rougeL", "nist", "ter"], [apart], [[composed]])
     equal, _ = score_text(["rougeL", "nist", "ter"], [composed], [[composed]])
     assert scores == equal
+
+
+@pytest.mark.parametrize(
+    ("tokens", "text"),
+    [
+        ("intl", "l\u00e9 caf\u00e9 est ferm\u00e9 ce soir"),
+        ("zh", "\u6211\u4eec\u53bb caf\u00e9 \u5403\u996d"),
+        ("char", "\u304c\u3093\u3070\u3063\u3066\u306d"),
+    ],
+)
+def test_bleu_takes_composed_characters(tokens: str, text: str) -> None:
+    apart = unicodedata.normalize("NFD", text)
+    assert apart != text
+    for said, right in ((apart, text), (text, apart)):
+        scores, _ = score_text(["bleu"], [said], [[right]], tokens)
+        assert scores == {"bleu": pytest.approx(100)}
+        drawn = drawn_text("bleu", [said], [[right]], tokens)
+        assert drawn is not None
+        assert drawn.value == pytest.approx(100)
+    scores, _ = score_text(["bleu"], [apart], [[text, "x"]], "13a")  # as the papers' scripts do
+    assert scores["bleu"] is None or scores["bleu"] < 50
 
 
 @pytest.mark.parametrize("text", ["!!!", "\U0001f44d \U0001f44d", "привет"])

@@ -192,6 +192,25 @@ def test_labels_are_matched_by_name(world, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("columns", "refused"), [("text", False), (0, False), (["text"], False), (["a", "b"], True)]
+)
+def test_a_classifier_reads_one_text(world, tmp_path, capsys, columns, refused):
+    """Its column may be written without a list."""
+    folder = shutil.copytree(world / "classifier", tmp_path / "c")
+    journal = folder / "checkpoints" / "stages.json"
+    values = json.loads(journal.read_text())
+    values["config"]["task"]["text_columns"] = columns
+    journal.write_text(json.dumps(values))
+    given = [*words(world, classifier=str(folder), out=str(tmp_path / "out")), "max_test=2"]
+    if refused:
+        with pytest.raises(SystemExit):
+            main(given)
+        assert "reads pairs of texts" in capsys.readouterr().err
+    else:
+        main(given)
+
+
+@pytest.mark.parametrize(
     ("labels", "kind", "more", "said"),
     [
         (["a", "b", "c"], "classes", "", "3 labels.*two"),

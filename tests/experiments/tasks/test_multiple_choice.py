@@ -85,6 +85,98 @@ def test_labels_that_may_be_a_text_or_a_place_are_told(
     assert "might be a place" not in caplog.text
 
 
+def test_labels_that_are_letters_and_texts_of_other_choices(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{"question": "which", "choices": ["B", "A", "C", "D"], "label": x} for x in "ABCD"]
+    folder = written(tmp_path, train=rows, test=rows)
+    found = task(folder).load()
+    assert [e.label for e in found.train] == [1, 0, 2, 3]
+    assert "it is taken as the text" in caplog.text
+    again = task(folder).to_score(found.label_names)
+    assert [e.label for e in again.tests["test"]] == [1, 0, 2, 3]
+    mixed = [*rows, {"question": "which", "choices": ["w", "x", "y", "z"], "label": "C"}]
+    places = task(written(tmp_path / "places", train=mixed, test=mixed)).load()
+    assert [e.label for e in places.train] == [0, 1, 2, 3, 2]
+
+
+def test_white_space_around_a_choice_is_no_part_of_its_label(tmp_path: Path) -> None:
+    rows = [{"question": "q", "choices": [" red ", "blue"], "label": x} for x in (" red ", "blue")]
+    found = task(written(tmp_path, train=rows, test=rows)).load()
+    assert [(e.choices, e.label) for e in found.train] == [
+        ((" red ", "blue"), 0),
+        ((" red ", "blue"), 1),
+    ]
+
+
+def test_two_equal_choices_are_told_by_place_alone(tmp_path: Path) -> None:
+    rows = [{"question": "q", "choices": ["x", "x ", "y"], "label": label} for label in "xy"]
+    with pytest.raises(UserError, match=r"line 1 of .*'x'.*the text of two choices"):
+        task(written(tmp_path / "a", train=rows, test=rows)).load()
+    rows = [{**row, "label": "ABC"[i]} for i, row in enumerate(rows)]
+    found = task(written(tmp_path / "b", train=rows, test=rows)).load()
+    assert [e.label for e in found.train] == [0, 1]
+
+
+def test_minus_one_may_be_the_answer(tmp_path: Path) -> None:
+    rows = [
+        {"question": f"{i} - 2", "choices": [str(i), str(i - 2), str(i - 4)], "label": str(i - 2)}
+        for i in range(3)
+    ]
+    hidden = [{**row, "label": -1} for row in rows]
+    folder = written(tmp_path / "a", train=rows, validation=rows, test=hidden)
+    found = task(folder).load()
+    assert [e.label for e in found.train] == [1, 1, 1]
+    assert found.test_source == "validation"  # of the test nothing is said
+    with pytest.raises(UserError, match=r"line 3 of .* is unlabelled"):
+        task(written(tmp_path / "b", train=rows, test=[*rows[:2], hidden[2]])).load()
+
+
+def test_a_blank_choice_is_told(tmp_path: Path) -> None:
+    rows = [
+        {**row, "choices": ["", *row["choices"][1:]]} if i else row for i, row in enumerate(ROWS)
+    ]
+    with pytest.raises(UserError, match=r"line 2 of .*blank choice in column 'choices'"):
+        task(written(tmp_path / "list", train=rows, test=ROWS)).load()
+    folder = tmp_path / "columns"
+    folder.mkdir()
+    for split, b in (("train", "is"), ("test", " ")):
+        (folder / f"{split}.csv").write_text(f"question,a,b,label\nw,x,y,0\nw,x,{b},1\n")
+    with pytest.raises(UserError, match=r"line 3 of .*test\.csv has a blank choice in column 'b'"):
+        task(str(folder), choice_columns=("a", "b")).load()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_held_out_are_questions_with_their_choices(seed: int, tmp_path: Path) -> None:
+    """90 of the rows ask the same of other choices; ten are there twice, once in another order."""
+    rows = choices(100, seed)
+    same = [{**row, "question": "which is right?"} for row in rows[:90]]
+    turned = [
+        {**row, "choices": row["choices"][::-1], "label": "DCBA"["ABCD".index(row["label"])]}
+        for row in same[:10]
+    ]
+    folder = written(tmp_path, data=[*same, *rows[90:], *turned])
+    found = task(folder, holdout=0.2, max_test=None, subset_seed=seed).load()
+    trained, tested = (
+        {(e.texts, tuple(sorted(e.choices))) for e in part}
+        for part in (found.train, found.tests["test"])
+    )
+    assert len(tested) == 20
+    assert not trained & tested
+
+
+def test_held_out_are_contexts_with_their_questions(tmp_path: Path) -> None:
+    rows = [
+        {**row, "context": f"text {i // 5}", "question": f"question {i}"}
+        for i, row in enumerate(choices(100))
+    ]
+    options = {"context_column": "context", "holdout": 0.2, "max_test": None}
+    found = task(written(tmp_path, data=rows), **options).load()
+    trained, tested = ({e.texts[0] for e in part} for part in (found.train, found.tests["test"]))
+    assert len(tested) == 4
+    assert not trained & tested
+
+
 def test_objects_that_name_their_choices(tmp_path: Path) -> None:
     rows = [
         {

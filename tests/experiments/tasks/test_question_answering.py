@@ -135,6 +135,39 @@ def test_an_answer_that_stands_twice_needs_its_beginning(tmp_path: Path) -> None
     assert found.train[0].answers == (("good", 9),)
 
 
+def test_beginnings_as_pandas_writes_them_where_some_are_missing(tmp_path: Path) -> None:
+    """12.0, and an empty cell: then the answer must stand in its text once."""
+    rows = flat(ROWS)
+    starts = [float(row["answer_start"]) for row in rows]
+    for row, start in zip(rows, [starts[0], f"{starts[1]}", None, *starts[3:]], strict=True):
+        row["answer_start"] = start
+        del row["answers"]
+    rows[2]["context"] = f"{rows[2]['context']} . "
+    folder = written(tmp_path / "jsonl", train=rows, test=rows)
+    found = task(folder).load()
+    assert [e.answers[0].start for e in found.train] == [int(start) for start in starts]
+    names = ["id", "question", "context", "answer", "answer_start"]
+    (tmp_path / "csv").mkdir()
+    for split in ("train", "test"):
+        csv_text(rows, names, tmp_path / "csv" / f"{split}.csv")
+    assert [e[:3] for e in task(tmp_path / "csv").load().train] == [e[:3] for e in found.train]
+    twice = {
+        **rows[0],
+        "context": f"{rows[0]['context']} {rows[0]['answer']}",
+        "answer_start": None,
+    }
+    with pytest.raises(UserError, match="2 times"):
+        task(written(tmp_path / "twice", train=[twice], test=rows)).load()
+
+
+@pytest.mark.parametrize("start", [12.5, "12.5", -1, -1.0, "-1", True, "x", [1]])
+def test_what_is_no_beginning_is_told(start: Any, tmp_path: Path) -> None:
+    rows = [{**row, "answer_start": start, "answers": None} for row in flat(ROWS)]
+    options = {"answers_column": "answer", "start_column": "answer_start"}
+    with pytest.raises(UserError, match=r"line 1 of .*'answer_start': this must be the number"):
+        task(written(tmp_path, train=rows, test=rows), **options).load()
+
+
 def test_questions_without_an_answer(tmp_path: Path) -> None:
     rows = changed(answers={"text": [], "answer_start": []})
     found = task(written(tmp_path, train=rows, test=rows), unanswerable=True).load()

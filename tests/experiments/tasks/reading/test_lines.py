@@ -4,7 +4,9 @@ import pytest
 
 from bilevel.errors import UserError
 from experiments.tasks.examples import TaggedExample
+from experiments.tasks.reading.dialect import Dialect
 from experiments.tasks.reading.files import read_rows
+from experiments.tasks.reading.lines import words_of_lines
 from experiments.tasks.tagging import Tagging
 from tests.experiments.placed import said
 
@@ -88,6 +90,76 @@ def test_ways_to_write_the_same(tmp_path, text):
 
 def test_a_hash_may_be_a_word(tmp_path):
     assert load(tmp_path, "the O\n# B-A\n\n# O\n").train[0].words == ("the", "#")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("#\tO\nnews\tB-A\n", [("#", "news")]),
+        ("# O\nnews B-A\n", [("#", "news")]),
+        ("# B-A\n\nnews O\n", [("#",), ("news",)]),
+        ("# sent_id = 1\n#\tO\nOslo\tB-LOC\n", [("#", "Oslo")]),
+        ("# sent_id = 1\nOslo\tB-LOC\n", [("Oslo",)]),
+        ("# English\n#\n\nOslo B-LOC\n", [("Oslo",)]),
+        ("# sent_id = 1\nOslo NNP B-NP B-LOC\n", [("Oslo",)]),  # of as many columns, by spaces
+    ],
+)
+def test_a_file_may_begin_with_a_hash(tmp_path, text, words):
+    assert [e.words for e in load(tmp_path, text).train] == words
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("#\nnews\n", [["#", "news"]]),
+        ("# text\nnews\n\n#\n", [["news"], ["#"]]),
+        ("#\tx\nnews\tx\n", [["#", "news"]]),
+        ("# sent_id = 1\nOslo\tx\n", [["Oslo"]]),
+    ],
+)
+def test_words_to_predict_on_may_begin_with_a_hash(tmp_path, text, words):
+    rows = words_of_lines([text], tmp_path, "tokens", Dialect())
+    assert [row["tokens"] for row in rows] == words
+
+
+UNIVERSAL = """# sent_id = 1
+1-2\tdon't\t_\tO
+1\tdo\tAUX\tO
+2\tn't\tPART\tO
+3\tlike\tVERB\tO
+3.1\tthe\tDET\tO
+4\tOslo\tPROPN\tB-LOC
+
+# sent_id = 2
+0.1\tit\tPRON\tO
+1\tgo\tVERB\tO
+"""
+
+
+def test_lines_of_conllu_that_are_no_words(tmp_path, caplog):
+    caplog.set_level("INFO")
+    expected = [("do", "n't", "like", "Oslo"), ("go",)]
+    data = load(tmp_path, UNIVERSAL, "{}.conllu", tokens_column=1, tags_column=-1)
+    assert [e.words for e in data.train] == expected
+    assert data.train[0].tags == ("O", "O", "O", "B-LOC")
+    assert "train.conllu: 3 lines that are no words are left out" in caplog.text
+    rows = list(words_of_lines([UNIVERSAL], tmp_path, "1", Dialect()))
+    assert [tuple(row["1"]) for row in rows] == expected
+    assert rows[0].number == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "column", "words"),
+    [
+        ("1-2 B-A\n1 O\n2 O\n", 0, ("1-2", "1", "2")),  # the first column is the words'
+        ("0-2 New x B-A\n3 a x O\n4-5 of x O\n", 1, ("New", "a", "of")),  # places of characters
+        ("1-2 one O\n1-2 two B-A\n", 1, ("one", "two")),  # a document
+        ("1 one O\n1.5 two B-A\n7 three O\n", 1, ("one", "two", "three")),  # times
+    ],
+)
+def test_numbers_that_do_not_count_leave_nothing_out(tmp_path, text, column, words):
+    data = load(tmp_path, text, tokens_column=column, tags_column=-1)
+    assert data.train[0].words == words
 
 
 @pytest.mark.parametrize(
