@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from bilevel import precision
+from bilevel.sharding import device_of
 
 __all__ = ["draws_masks", "evaluating", "evaluating_for_gradients", "matching_autocast"]
 
@@ -73,17 +74,19 @@ def matching_autocast(model: nn.Module) -> AbstractContextManager[None]:
 
     A float32 head cannot take bfloat16 input otherwise. A model in one precision computes in it.
     """
-    device = next(model.parameters()).device.type
     found = {parameter.dtype for parameter in model.parameters()}
     mixed = {torch.float32, torch.bfloat16} <= found
-    return precision.autocast("bf16", device) if mixed else nullcontext()
+    return precision.autocast("bf16", device_of(model).type) if mixed else nullcontext()
 
 
 def draws_masks(module: nn.Module) -> bool:
-    """Whether a module in training draws dropout masks, in layers or inside its attention."""
-    layers = [part for part in module.modules() if isinstance(part, _DropoutNd)]
-    if any(layer.p > 0 for layer in layers):
-        return True
+    """Whether a module in training draws dropout masks, in layers or inside its attention.
+
+    A layer of another kind that draws at random says so: its attribute ``draws`` is True.
+    """
+    for part in module.modules():
+        if getattr(part, "draws", False) is True or (isinstance(part, _DropoutNd) and part.p > 0):
+            return True
     if "transformers" not in sys.modules:  # then no module is one of its models
         return False
     from transformers import PreTrainedModel

@@ -153,7 +153,9 @@ class AutoLoRA(LowRankMethod, TwoLevelMethod, RankSearch):
     def search(self, job: Job, found: None) -> Training:
         """Stage 1: factors and head on D_train, selection variables on D_val."""
         parts = self.parts(job)
-        model = common.with_lora(job, self.rank, self.lora_alpha, self.lora_dropout, self.peft)
+        model = common.with_lora(
+            job, self.rank, self.lora_alpha, self.lora_dropout, self.peft, parts.rows
+        )
         names = list(lowrank.lora_layers(model))
         gates = lowrank.Gates(names, self.rank, self.gate, self.init)
         lowrank.attach_gates(model, gates)

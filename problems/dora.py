@@ -8,6 +8,7 @@ m (out) starts at the norms of W0, so that W starts at W0. PEFT's ``use_dora``; 
 |---|---|---|
 | gradient through the norm | none, it is a constant (section 4.3) | as the paper; PEFT does that |
 | rank, alpha, lr, weight decay | of LoRA | LoRA's of ``method=lora``, for a fair comparison |
+| weight decay of m | not said | none: it is towards 0, and m is the pretrained weights' own size |
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from problems.common import Job, LowRankMethod, OneLevelMethod, OptimizerSetting
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from torch import nn
     from transformers import PreTrainedModel
 
 __all__ = ["DoRA"]
@@ -38,7 +40,8 @@ class DoRA(LowRankMethod, OneLevelMethod):
     optimizer: OptimizerSettings = field(
         default_factory=lambda: OptimizerSettings(weight_decay=0.1)
     )
-    """Of all that is trained; lr null for train.lr, or 5e-4."""
+    """Of all that is trained, the weight decay but for the magnitudes; lr null for train.lr, or
+    5e-4."""
 
     def adapt(self, job: Job, model: PreTrainedModel) -> PeftModel:
         """Inject DoRA, head trainable."""
@@ -51,6 +54,10 @@ class DoRA(LowRankMethod, OneLevelMethod):
             use_dora=True,
             use_rslora=self.peft.use_rslora,
         )
+
+    def undecayed(self, model: Any) -> list[nn.Parameter]:
+        """The magnitudes, which would fall towards 0 and take the pretrained weights with them."""
+        return list(bidora.magnitudes(model).parameters())
 
     def ranks(self, model: Any) -> dict[str, int]:
         """The same for every module."""

@@ -66,6 +66,11 @@ class FullFineTuning(OneLevelMethod):
         """GPT-2's W_q and W_v are trained without W_k."""
         return self.train == "qv"
 
+    @property
+    def takes_targets(self) -> bool:  # type: ignore[override]
+        """W_q and W_v may be others; what else is trained has no names of modules."""
+        return self.train == "qv"
+
     def finish(self, model: PreTrainedModel) -> PreTrainedModel:
         """The stock model again."""
         return lowrank.join_split(model)

@@ -113,8 +113,9 @@ def check_plain_texts(method: str, kind: str) -> None:
 def check_positions(job: Job, model: PreTrainedModel, virtual_tokens: int) -> None:
     """Raise UserError if the longest training example leaves no room for the virtual tokens."""
     limit = common.positions(model)
-    if limit is not None and max(job.data.lengths) + virtual_tokens > limit:
-        raise _too_long(max(job.data.lengths), virtual_tokens, limit)
+    longest = max(job.data.lengths, default=0)  # of a stream they are not known beforehand
+    if limit is not None and longest + virtual_tokens > limit:
+        raise _too_long(longest, virtual_tokens, limit)
 
 
 def guard_positions(model: nn.Module, limit: int | None, virtual_tokens: int) -> None:

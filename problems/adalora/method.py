@@ -116,6 +116,22 @@ class AdaLoRA(LowRankMethod):
                 f"method.final_share={self.final_share}: their sum must be less than 1"
             )
 
+    @property
+    def first_rank(self) -> int:
+        """r_0."""
+        return self.initial_rank or math.ceil(1.5 * self.rank)
+
+    def check_model(self, model: PreTrainedModel, target_modules: Sequence[str]) -> None:
+        """Nor is the first rank larger than a layer, whose singular vectors there are to start.
+
+        Raises:
+            UserError: it is.
+        """
+        super().check_model(model, target_modules)
+        own = self.initial_rank is not None
+        said = "" if own else f" (null: 1.5 times method.rank={self.rank})"
+        common.check_rank(model, target_modules, self.first_rank, f"method.initial_rank{said}")
+
     def held_out(self, own: bool) -> DVal:
         """The task's own validation split."""
         return "apart" if own else "nothing"
@@ -188,7 +204,7 @@ class AdaLoRA(LowRankMethod):
             target_modules=list(job.target_modules),
             fan_in_fan_out=lowrank.built_of_conv1d(base),
             target_r=self.rank,
-            init_r=self.initial_rank or math.ceil(1.5 * self.rank),
+            init_r=self.first_rank,
             lora_alpha=self.lora_alpha,  # type: ignore[arg-type]
             lora_dropout=self.lora_dropout,
             beta1=self.beta1,

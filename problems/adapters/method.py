@@ -12,6 +12,7 @@ arXiv 2005.00247).
 | layer norms | trained | frozen | as each (``train_norms``) |
 | lr | 3e-5, 3e-4 or 3e-3 by task | 1e-4 | 3e-4; 1e-4 |
 | schedule | linear, 10 % warm-up | linear | linear, 10 % warm-up |
+| weight decay | 0.01, not of layer norms and biases (released code) | not said | 0.01, as Houlsby's |
 | dropout | before the adapter | before the adapter | houlsby: after it, pfeiffer: before it |
 
 With ``train_norms=false`` AdaLoRA's table counts come out (DeBERTa-v3-base: houlsby of size 8 has
@@ -29,9 +30,10 @@ from annotated_types import Ge
 
 from bilevel.errors import UserError
 from bilevel.settings import Count, Positive
-from problems.common import Job, OneLevelMethod, OptimizerSettings
+from problems.common import Job, OneLevelMethod, OptimizerSettings, trainable
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedModel
 
     from problems.adapters.modules import BottleneckModel
@@ -61,7 +63,7 @@ class BottleneckAdapters(OneLevelMethod):
     optimizer: OptimizerSettings = field(
         default_factory=lambda: OptimizerSettings(lr=3e-4, weight_decay=0.01, warmup_ratio=0.1)
     )
-    """Of all that is trained."""
+    """Of all that is trained, the weight decay of its matrices alone."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -70,6 +72,10 @@ class BottleneckAdapters(OneLevelMethod):
                 f"method.size={self.size} and method.reduction={self.reduction}: exactly one of "
                 "them gives the size of the bottleneck, the other must be null"
             )
+
+    def undecayed(self, model: BottleneckModel) -> list[nn.Parameter]:
+        """Layer norms and biases: all that is trained and no matrix."""
+        return [p for p in trainable(model) if p.ndim == 1]
 
     def adapt(self, job: Job, model: PreTrainedModel) -> BottleneckModel:
         """Insert the adapters."""

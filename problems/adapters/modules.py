@@ -73,8 +73,9 @@ class Bottleneck(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """A(x), (..., d)."""
-        return self.up(self.activation(self.down(x)))
+        """A(x), (..., d), in the precision of x, whatever the adapter's is (as PEFT's layers)."""
+        inner = self.activation(self.down(x.to(self.down.weight.dtype)))
+        return self.up(inner).to(x.dtype)
 
 
 class AdaptedLinear(nn.Module):
@@ -171,6 +172,9 @@ class BottleneckModel(nn.Module):
     def from_pretrained(cls, base: PreTrainedModel, folder: str | Path) -> BottleneckModel:
         """Read what :meth:`save_pretrained` wrote onto a pretrained model, in evaluation mode.
 
+        The adapters are in float32 whatever the model's precision is. Head and norms take the
+        model's: on one in half precision they are rounded to it.
+
         Raises:
             UserError: the folder holds no bottleneck adapters, or some of another model.
         """
@@ -198,6 +202,8 @@ class BottleneckModel(nn.Module):
 
 def load_adapters(base: PreTrainedModel, folder: str | Path) -> BottleneckModel:
     """``base`` with the bottleneck adapters and the head saved in ``folder``, for inference.
+
+    On a base in half precision what was trained of the head and the norms is rounded to it.
 
     Raises:
         UserError: the folder holds no bottleneck adapters, or some of another model.

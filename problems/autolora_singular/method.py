@@ -39,9 +39,14 @@ AutoLoRA's retraining does. A gate that stayed beside its factor would only scal
 | factors when the gates begin | B = 0 | trained for ``start`` of the steps |
 | ranks | alpha >= 1/k: near k/2, whatever was learned | one order, one budget (frontier) |
 | T1 | 1 | 4 (``unroll_steps``) |
+| L2 | with the backbone's dropout | the same (see below) |
 | after the search | plain LoRA from scratch | the kept factors go on |
 | lower steps in all | of a search, and of LoRA | those of LoRA |
 | Adam's moments at a turn | - | forgotten of factors and gates, kept of the head |
+
+Other variables that methods here add to the papers' are scored without dropout
+(:class:`problems.common.EvaluatedHeldOut`); these gates are not, and what was measured of them was
+measured so.
 """
 
 from __future__ import annotations

@@ -36,6 +36,7 @@ from .parameters import count as count
 from .parameters import in_full_precision as in_full_precision
 from .parameters import train_only as train_only
 from .parameters import trainable as trainable
+from .parameters import without_decay as without_decay
 from .peft_options import PeftOptions as PeftOptions
 from .rank_search import FoundRanks as FoundRanks
 from .rank_search import RankSearch as RankSearch

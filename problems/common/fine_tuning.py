@@ -53,8 +53,10 @@ class HeldOut(UpperProblem):
 class EvaluatedHeldOut(HeldOut):
     """Upper level: L(V, E; D_val) of the model as it will be used, without dropout.
 
-    For upper variables that the methods here add to the papers': dropout would make L2 of a small
-    D_val another loss at each step. The papers' own score their model as it trains.
+    For weights of examples and sources, and settings, which methods here add to the papers':
+    dropout would make L2 of a small D_val another loss at each step. The papers' own upper
+    variables score their model as it trains; so do the gates of ``autolora_singular`` and
+    ``salora_bilevel``, which are ours too: what was measured of these methods was measured so.
     """
 
     def training_step(self, batch: dict[str, Tensor]) -> Tensor:
@@ -91,7 +93,7 @@ def only_problem(
         kind: its class.
         job: tells precision, accumulation, clipping and warm-up.
         model: all of its parameters that require a gradient are trained.
-        parameters: the same in groups with rates of their own; None for one group.
+        parameters: the same in groups with rates or decays of their own; None for one group.
         batches: training data.
         optimizer, steps, lr: the optimiser, its schedule's length, and the learning rate where the
             optimiser's settings name none.
@@ -100,7 +102,7 @@ def only_problem(
     ratio = job.settings.lora_plus_ratio
     if ratio is not None:
         rate = lr if optimizer.lr is None else optimizer.lr
-        parameters = at_two_rates(model, trainable(model), rate, ratio)
+        parameters = at_two_rates(model, parameters or trainable(model), rate, ratio)
     optim, schedule = optimizer_and_scheduler(
         optimizer, parameters or trainable(model), steps, lr, job.settings.warmup_steps
     )

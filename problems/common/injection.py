@@ -70,6 +70,7 @@ def with_lora(
     alpha: float,
     dropout: float,
     peft: PeftOptions | None = None,
+    rows: Sequence[dict[str, Any]] | None = None,
     **options: Any,
 ) -> PeftModel:
     """The job's pretrained model with LoRA of this size, injected by :func:`add_lora`.
@@ -78,12 +79,13 @@ def with_lora(
         job: with the model.
         rank, alpha, dropout: of every layer's update.
         peft: its scale, and where it starts; None for PEFT's own.
+        rows: the examples that are trained on, where not all of the training data are.
         **options: of ``LoraConfig``.
     """
     sizes: dict[str, Any] = {"r": rank, "lora_alpha": alpha, "lora_dropout": dropout}
     if peft is not None:
         sizes["use_rslora"] = peft.use_rslora
-    return add_lora(job, job.build_model(), peft, **sizes, **options)
+    return add_lora(job, job.build_model(), peft, rows, **sizes, **options)
 
 
 def peft_head(job: Job) -> dict[str, Any]:

@@ -50,6 +50,17 @@ class OneLevelMethod(Method):
             UserError: the method does not suit the model.
         """
 
+    def undecayed(self, model: Any) -> list[nn.Parameter]:
+        """What of the trained parameters no weight decay acts on; nothing unless overridden.
+
+        Decay is towards 0, so it wrecks what starts at pretrained values and is not a step away
+        from them.
+
+        Args:
+            model: as :meth:`adapt` made it.
+        """
+        return []
+
     def finish(self, model: Any) -> Any:
         """What is saved of the trained model; the model itself unless overridden."""
         return model
@@ -82,7 +93,9 @@ class OneLevelMethod(Method):
             )
         lr = self.default_lr if given is None else given
         problem = common.only_problem(
-            common.FineTuning, job, model, batches, self.optimizer, steps, lr
+            common.FineTuning,
+            *(job, model, batches, self.optimizer, steps, lr),
+            parameters=common.without_decay(parameters, self.undecayed(model)),
         )
 
         def finish(stats: dict[str, float]) -> Outcome:

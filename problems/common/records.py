@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bilevel.cutting import Cut
 
 __all__ = [
+    "LOWEST",
     "SOURCE_WEIGHT",
     "Layout",
     "Outcome",
@@ -26,6 +27,8 @@ __all__ = [
     "tokens_of",
 ]
 
+# in what a stage ends with: what engine.choose_by names, turned so that the lowest is the best
+LOWEST = "lowest"
 SOURCE_WEIGHT = "source_weight "  # before a source's name, in what a method watches
 
 

@@ -106,6 +106,11 @@ class Parts:
     validation: Sequence[dict[str, Any]]
     sizes: dict[str, int]
 
+    @property
+    def rows(self) -> Sequence[dict[str, Any]]:
+        """The examples of D_train."""
+        return taken(self.lower.dataset, self.lower.indices)
+
 
 @dataclass(frozen=True)
 class Level:
@@ -274,8 +279,8 @@ class TwoLevelMethod(Method):
         ratio = job.settings.lora_plus_ratio
         if ratio is not None:
             rate = lower.lr if lower.optimizer.lr is None else lower.optimizer.lr
-            plain: Any = lower.parameters
-            lower = replace(lower, parameters=common.at_two_rates(lower.module, plain, rate, ratio))
+            groups = common.at_two_rates(lower.module, lower.parameters, rate, ratio)
+            lower = replace(lower, parameters=groups)
         lower_optimizer, lower_schedule = common.optimizer_and_scheduler(
             lower.optimizer, lower.parameters, self._standing_steps(steps), lower.lr, warmup
         )

@@ -148,7 +148,9 @@ class ExampleWeights(LearnedWeights):
 
         parts = self.parts(job)
         self._check_left(len(job.data.examples), len(parts.validation), job.settings.batch_size)
-        model = common.with_lora(job, self.rank, self.lora_alpha, self.lora_dropout, self.peft)
+        model = common.with_lora(
+            job, self.rank, self.lora_alpha, self.lora_dropout, self.peft, parts.rows
+        )
         factors = common.trainable(model)
         weights = ExampleLogits(len(job.data.examples))
         lr = job.settings.lr if job.settings.lr is not None else 5e-4
@@ -209,7 +211,9 @@ class ExampleWeights(LearnedWeights):
             log.info("dropped: %d of %d examples", len(out), len(learned))
         weights = learned.tolist() if self.apply == "weight" else None
         data = _left(job.data, kept, weights, self.trusted_too)
-        model = common.with_lora(job, self.rank, self.lora_alpha, self.lora_dropout, self.peft)
+        model = common.with_lora(
+            job, self.rank, self.lora_alpha, self.lora_dropout, self.peft, data.examples
+        )
         training = train_lora(job, model, self.retrain, job.settings.epochs, data=data)
 
         def finish(stats: dict[str, float]) -> Outcome:

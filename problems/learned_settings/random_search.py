@@ -6,9 +6,10 @@ Every trial draws all settings anew,
     dropout, label_smoothing                                uniform
 
 trains LoRA with them on D_train, and stops as soon as ``patience`` evaluations on D_val have not
-been better. A trial whose loss is no number any more is lost. The settings of the trial with the
-smallest loss on D_val, for as many passes as it took to get there, then train LoRA from scratch on
-all of the training data. (Bergstra, Bengio: Random search for hyper-parameter optimization, JMLR
+been better. A trial whose loss is no number any more is lost (of several processes it ends the
+search). The settings of the trial that was best on D_val, by its loss or what engine.choose_by
+names, for as many passes as it took to get there, then train LoRA from scratch on all of the
+training data. (Bergstra, Bengio: Random search for hyper-parameter optimization, JMLR
 2012; that trials stop early gives a budget more of them.) Trial 0 is LoRA with its usual settings,
 stopped early.
 """
@@ -38,6 +39,7 @@ from problems.common import (
     Training,
     TrainSettings,
 )
+from problems.common.records import LOWEST
 from problems.common.two_levels import Fraction
 from problems.learned_settings.groups import Granularity, groups_of
 from problems.learned_settings.method import Names, check_names, retrained
@@ -124,7 +126,9 @@ class RandomSettings(LowRankMethod):
         training = lora.prepare(job, None)
         started = time.process_time()
 
-        best = math.inf if found is None or not found["settings"] else found["validation_loss"]
+        best = math.inf
+        if found is not None and found["settings"]:
+            best = found.get(LOWEST, found["validation_loss"])  # an older one went by the loss
 
         def lost() -> dict[str, Any]:
             before = found or {"settings": None, "tried": 0}
@@ -137,7 +141,8 @@ class RandomSettings(LowRankMethod):
                 *("trial %d: validation loss %.4f, %.0f processor seconds so far", number, loss),
                 counted["spent"],
             )
-            if not loss < best:  # of a trial that diverged it is no number
+            chosen = stats.get(LOWEST, loss)
+            if not chosen < best:  # of a trial that diverged it is no number
                 return counted
             outcome = training.finish(stats)
             return {
@@ -145,6 +150,7 @@ class RandomSettings(LowRankMethod):
                 "settings": plain(settings),
                 "stage": f"trial{number}",
                 "validation_loss": loss,
+                LOWEST: chosen,
                 "steps": int(stats.get("kept_step", training.steps)),
                 "trainable_parameters": outcome.trainable_parameters,
                 "split": outcome.split,

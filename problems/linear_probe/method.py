@@ -29,7 +29,7 @@ import numpy as np
 from annotated_types import MinLen
 
 from bilevel.data import split, stratified_order
-from bilevel.errors import UserError
+from bilevel.errors import UserError, listed
 from bilevel.labels import NO_LABEL
 from bilevel.settings import Count, Positive, Share
 from bilevel.views import taken
@@ -56,6 +56,7 @@ __all__ = ["LinearProbe"]
 log = logging.getLogger(__name__)
 
 HOLD_OUT = 0.2  # where nothing else is said
+SHOWN = 12  # numbers of labels in a message
 PENALTIES = (1e-5, 1e-4, 1e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 
 
@@ -150,13 +151,18 @@ class LinearProbe(Method):
             log.info("train.label_smoothing plays no part: method=linear_probe has a penalty")
         chosen, held, source = self._parts(job)
         own = source == "validation"
+        trained = sorted({*range(len(chosen))} - {*held})
+        weights = _weights(job, chosen)
+        if weights is not None and not weights[trained].any():
+            raise UserError("all weights of examples are 0: there is nothing to train on")
         embedder = self._embedder(job)
         rows = taken(job.data.examples, chosen)
         every = embedded(job, embedder, rows)
         apart = embedded(job, embedder, job.data.validation or ()) if own else every.of(held)
-        first = every if own else every.of(sorted({*range(len(rows))} - {*held}))
+        first = every if own else every.of(trained)
         outputs = embedder.removed.out_features
-        weights = _weights(job, chosen)
+        if not embedder.has_bias:
+            _say_constant((every if self.refit else first).y)
 
         def fitted(data: Embedded, penalties: Sequence[float]) -> list[Fitted]:
             of_rows = None if weights is None else weights[data.example]
@@ -219,7 +225,7 @@ class LinearProbe(Method):
         order = stratified_order(len(data.examples), job.seed, data.labels)
         chosen = sorted(order[: _enough(job, order, self.max_rows)])
         if self.hold_out == 0 or (self.hold_out is None and data.validation):
-            return chosen, [], "validation"
+            return chosen, [], "validation" if data.validation else "training"
         share = HOLD_OUT if self.hold_out is None else self.hold_out
         labels = None if data.labels is None else [data.labels[i] for i in chosen]
         return chosen, split(len(chosen), 1 - share, job.seed, labels)[1], "training"
@@ -229,6 +235,27 @@ class LinearProbe(Method):
         log.info("penalty %g has the smallest validation loss, %.4f", penalty, min(tried.values()))
         if len(self.penalties) > 1 and penalty in (min(self.penalties), max(self.penalties)):
             log.info("that is an end of method.penalties: give some beyond it too")
+
+
+def _say_constant(y: np.ndarray) -> None:
+    """Say which answers never change, which a map without a bias cannot put out.
+
+    Args:
+        y: as :class:`Embedded` has it.
+    """
+    columns = y.T if y.ndim > 1 else y[None]
+    constant = [i for i, column in enumerate(columns) if (column == column[0]).all()]
+    if not constant:
+        return
+    which = "the answer"
+    if y.ndim > 1:
+        first = listed(constant[:SHOWN]) + ", ..." * (len(constant) > SHOWN)
+        which = f"{len(constant)} of {len(columns)} labels (number {first}, counted from 0)"
+    log.warning(
+        "%s: all examples have the same, which a probe in the place of this model's head cannot "
+        "say, as that has no bias: take method.pooling=mean",
+        which,
+    )
 
 
 def _enough(job: Job, order: Sequence[int], most: int | None) -> int:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from peft import PeftModel
@@ -45,7 +45,12 @@ class GaussianDropout(nn.Module):
 
     Args:
         share: gives p in [0, 1), a scalar tensor, anew in each forward pass.
+
+    Attributes:
+        draws: it draws at random, as :func:`bilevel.evaluation.draws_masks` has to know.
     """
+
+    draws: ClassVar[bool] = True
 
     def __init__(self, share: Number) -> None:
         super().__init__()

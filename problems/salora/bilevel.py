@@ -21,6 +21,7 @@ density and pruning are as in SaLoRA; beyond that:
 | D1 : D2 | 8:2, BiLoRA's (``split``) |
 | theta | Adam with the rate of SaLoRA's gates, falling linearly to 0 in the window (``upper``) |
 | steps | as many lower ones as LoRA takes on all of the data |
+| L2 | of the model as it trains, with the backbone's dropout, as in AutoLoRA and BiLoRA |
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ class SaLoRABilevel(SaLoRASettings, TwoLevelMethod):
         parts = self.parts(job)
         steps = self.steps(job)
         self.check_window(steps)
-        model, window = self.adapted(job, steps)
+        model, window = self.adapted(job, steps, parts.rows)
         gates, factors = window.gates, Factors(model)
         weights = common.trainable(model)
         lr = job.settings.lr if job.settings.lr is not None else 5e-4

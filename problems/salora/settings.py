@@ -144,11 +144,21 @@ class SaLoRASettings(LowRankMethod):
                 *(said, ENOUGH_STEPS, self.density, help_),
             )
 
-    def adapted(self, job: Job, steps: int) -> tuple[PeftModel, GateWindow]:
-        """A fresh model with gates, and their window in ``steps`` steps."""
+    def adapted(
+        self, job: Job, steps: int, rows: Sequence[dict[str, Any]] | None = None
+    ) -> tuple[PeftModel, GateWindow]:
+        """A fresh model with gates, and their window in ``steps`` steps.
+
+        Args:
+            job: with the model.
+            steps: of the training.
+            rows: the examples that the factors are trained on; None for all.
+        """
         from problems.salora.window import GateWindow
 
-        model = common.with_lora(job, self.rank, self.lora_alpha, self.lora_dropout, self.peft)
+        model = common.with_lora(
+            job, self.rank, self.lora_alpha, self.lora_dropout, self.peft, rows
+        )
         gates = lowrank.Gates(
             list(lowrank.lora_layers(model)),
             self.rank,

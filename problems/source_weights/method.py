@@ -212,7 +212,9 @@ class SourceWeights(LearnedWeights):
         parts = self.weighted_parts(job, logits)
         sizes = Counter(job.data.sources[i] for i in train)
         kind = DrawnSourceWeighted if self.sampling == "draw" else SourceWeighted
-        model = common.with_lora(job, self.rank, self.lora_alpha, self.lora_dropout, self.peft)
+        model = common.with_lora(
+            job, self.rank, self.lora_alpha, self.lora_dropout, self.peft, parts.rows
+        )
         factors = common.trainable(model)
         lr = job.settings.lr if job.settings.lr is not None else 5e-4
 

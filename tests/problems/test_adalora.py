@@ -172,6 +172,23 @@ def test_one_step_is_too_few():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        ({"rank": 17}, r"^rank 17 .*1 and 16.*query"),
+        ({"rank": 11}, r"method\.initial_rank \(null: 1\.5 times method\.rank=11\) 17 .*1 and 16"),
+        ({"rank": 2, "initial_rank": 17}, r"method\.initial_rank 17 .*1 and 16"),
+    ],
+)
+def test_no_rank_is_larger_than_a_layer(options, words):
+    job = SmallJob()
+    layers = [f"bert.encoder.layer.0.attention.self.{name}" for name in job.target_modules]
+    with pytest.raises(UserError, match=words):
+        AdaLoRA(**options).check_model(job.build_model(), layers)
+    for fits in (AdaLoRA(), AdaLoRA(rank=10), AdaLoRA(rank=2, initial_rank=16)):
+        fits.check_model(job.build_model(), layers)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
         ({"initial_rank": 8}, "initial_rank=8.*more than"),
         ({"lora_alpha": 0.0}, "lora_alpha=.*more than 0"),
         ({"gamma": -0.1}, "gamma=.*0 or more"),

@@ -132,6 +132,26 @@ def test_norms_are_trained_and_saved_on_demand(tmp_path: Path) -> None:
         assert "peft_type" not in values
 
 
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["houlsby", "pfeiffer"])
+@torch.no_grad()
+def test_a_base_in_half_precision_runs_without_autocast(
+    kind: str, precision: torch.dtype, tmp_path: Path
+) -> None:
+    job = SmallJob()
+    with torch.enable_grad():
+        method = BottleneckAdapters(placement=kind, size=4, init_std=0.5)
+        whole = train(method, job).model.eval()
+    whole.save_pretrained(tmp_path)
+    half = load_adapters(job.build_model().to(precision), tmp_path)
+    batch = {k: v for k, v in collate(list(job.data.examples)).items() if k != "labels"}
+    found, expected = half(**batch).logits, whole(**batch).logits
+    assert found.dtype == precision
+    torch.testing.assert_close(found.float(), expected, rtol=0, atol=0.05)
+    adapters = [p.dtype for n, p in half.named_parameters() if ".adapter." in n]
+    assert set(adapters) == {torch.float32}
+
+
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     job = SmallJob()
     BottleneckModel(job.build_model(), config("houlsby")).save_pretrained(tmp_path)

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from bilevel import BilevelEngine, BilevelEngineConfig, ProblemConfig, UserError
-from bilevel.evaluation import evaluating
+from bilevel.evaluation import draws_masks, evaluating
 from bilevel.hypergradient import FiniteDifference, NoHypergradient, Unrolled
 from bilevel.settings import from_values, plain
 from problems import common
@@ -21,6 +21,7 @@ from problems.learned_settings.groups import groups_of
 from problems.learned_settings.starts import Starts
 from problems.lora import LoRA
 from problems.lora_settings import ModuleSettings, SetFineTuning
+from problems.lora_settings.model import GaussianDropout
 from tests.bilevel.toys import flat, relative_error
 from tests.problems.jobs import ExactJob, SmallJob, collate, engine_of, train
 
@@ -350,3 +351,22 @@ def test_the_learned_decay_is_the_optimum_of_a_closed_form():
     hessian = x.T @ x / len(x) + learned * torch.eye(4, dtype=x.dtype)
     closed = torch.linalg.solve(hessian, x.T @ y / len(x))
     assert relative_error(flat(weights), closed) < 1e-3
+
+
+@pytest.mark.parametrize("learn", [("decay", "dropout"), ("decay",)])
+def test_learned_dropout_draws_where_the_backbone_does_not(learn):
+    """So that the processes of a distributed run draw noise of their own."""
+
+    class Still(SmallJob):
+        def build_model(self):
+            model = super().build_model()
+            config = model.config
+            config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
+            for module in model.modules():
+                if isinstance(module, nn.Dropout):
+                    module.p = 0.0
+            return model
+
+    training = LearnedSettings(rank=2, learn=learn).search(Still(), None)
+    assert draws_masks(training.problems[0].module) is ("dropout" in learn)
+    assert draws_masks(GaussianDropout(lambda: torch.tensor(0.1)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, DistilBertConfig, GPT2Config
@@ -26,6 +28,16 @@ def test_a_text_as_long_as_the_model_leaves_fewer_tokens_as_the_only_way() -> No
     ids = torch.ones(1, 16, dtype=torch.long)
     with pytest.raises(UserError, match=r"task.max_length=8.*fewer"):
         model(input_ids=ids, attention_mask=ids)
+
+
+@pytest.mark.parametrize("method", [PromptTuning(virtual_tokens=8), PrefixTuning(virtual_tokens=8)])
+def test_a_stream_whose_lengths_are_not_known_is_checked_batch_by_batch(method) -> None:
+    job = SmallJob()
+    job.data = replace(job.data, lengths=())
+    model = method.adapt(job, job.build_model())
+    too_long = torch.ones(1, 9, dtype=torch.long)
+    with pytest.raises(UserError, match=r"9 tokens.*16 positions"):
+        model(input_ids=too_long, attention_mask=too_long)
 
 
 class OtherJob(SmallJob):

@@ -6,6 +6,7 @@ import pytest
 
 from bilevel import UserError
 from problems.common import Training
+from problems.common.records import LOWEST
 from problems.learned_settings import RandomSettings
 from problems.learned_settings.random_search import RANGES
 from problems.lora_settings import ModuleSettings
@@ -71,6 +72,20 @@ def test_the_best_trial_is_trained_on_all_of_the_data():
     assert len(problem.train_data_loader[0].indices) == 48
     # The best took 2 of 4 or 5 steps a pass, so half a pass over all, of 6 steps.
     assert last.steps in (3, 2)
+
+
+def test_the_best_is_by_what_weights_are_chosen_by():
+    """The first has the lower loss, the second the better score."""
+    method, job = RandomSettings(rank=2, trials=2), Job([0.4, 0.6])
+    found = None
+    for number, accuracy in enumerate((0.7, 0.9)):
+        training = method.trial(number, job, found)
+        found = training.finish({**job.run(training), LOWEST: -accuracy})
+    assert found["stage"] == "trial1"
+    older = {k: v for k, v in found.items() if k != LOWEST}  # of a run that went by the loss
+    job.losses = [0.5]
+    training = method.trial(1, job, older)
+    assert training.finish(job.run(training))["validation_loss"] == 0.5
 
 
 def test_a_trial_that_diverges_is_lost():

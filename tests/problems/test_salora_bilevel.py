@@ -94,8 +94,8 @@ def test_the_upper_loss_is_that_of_held_out_data_and_the_density():
 class Doubled(SaLoRABilevel):
     """With log theta in float64, apart from 0, and factors whose update is not 0."""
 
-    def adapted(self, job, steps):
-        model, window = super().adapted(job, steps)
+    def adapted(self, job, steps, rows=None):
+        model, window = super().adapted(job, steps, rows)
         window.gates.double()
         generator = torch.Generator().manual_seed(5)
         with torch.no_grad():
