@@ -102,6 +102,17 @@ def _file_name(*parts: str) -> str:
     return re.sub(r"[^A-Za-z0-9-]+", "_", "_".join(parts)).strip("_")
 
 
+def _file_names(settings: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """A name for the files of each task and model, no two alike: many letters become one sign."""
+    plain = {setting: _file_name(*setting) for setting in settings}
+    names = {}
+    for setting, name in plain.items():
+        alike = [other for other, own in plain.items() if own.lower() == name.lower()]
+        number = f"_{alike.index(setting) + 1}" if len(alike) > 1 else ""
+        names[setting] = f"{name}{number}"
+    return names
+
+
 def draw_several(
     results: Sequence[dict[str, Any]],
     runs: Sequence[Run],
@@ -147,11 +158,13 @@ def drawings_of_several(
 
     Args:
         results: result.json of each run, with its ``variant``.
-        runs: lines of metrics.jsonl and result.json of those that have some.
-        compared: what was compared of them, for the Pareto front.
+        runs: lines of metrics.jsonl and result.json of those that have some; others are left out.
+        compared: what was compared of them: the metric, and the Pareto front.
     """
+    known = {r.get("folder") for r in results}
+    runs = [run for run in runs if run[1]["folder"] in known]
     drawings: dict[str, Callable[[Path], object]] = {
-        "comparison.png": lambda path: comparison.draw(results, path),
+        "comparison.png": lambda path: comparison.draw(results, path, compared),
         "losses_compared.png": lambda path: curves.draw(runs, path),
         "pareto.png": lambda path: pareto.draw(compared, path),
         "cosine_compared.png": lambda path: cosine_compared.draw(results, path),
@@ -159,11 +172,15 @@ def drawings_of_several(
     }
     for name in watched_compared.LABELS:
         drawings[f"{name}_compared.png"] = partial(watched_compared.draw, runs, name)
-    for (task, model), chosen in _one_a_method(runs).items():
-        drawings[f"values_{_file_name(task, model)}.png"] = partial(values_compared.draw, chosen)
-    for task, model in sorted({(r["task"], r["model"]) for r in results}):
-        here = [r for r in results if (r["task"], r["model"]) == (task, model)]
-        drawings[f"ranks_{_file_name(task, model)}.png"] = partial(ranks_compared.draw, here)
+    settings = sorted({(r["task"], r["model"]) for r in results})
+    files = _file_names(settings)
+    chosen = _one_a_method(runs)
+    for setting in (one for one in settings if one in chosen):
+        own = partial(values_compared.draw, chosen[setting])
+        drawings[f"values_{files[setting]}.png"] = own
+    for setting in settings:
+        here = [r for r in results if (r["task"], r["model"]) == setting]
+        drawings[f"ranks_{files[setting]}.png"] = partial(ranks_compared.draw, here)
     return drawings
 
 

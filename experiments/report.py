@@ -11,6 +11,7 @@ import argparse
 import csv
 import io
 import json
+import os
 import statistics
 import sys
 import textwrap
@@ -26,7 +27,8 @@ from experiments.cli.command_line import one_sentence, refuse_options
 from experiments.cli.messages import sentence
 from experiments.cli.writing import write_atomically
 from experiments.comparing.data_sets import by_data
-from experiments.comparing.variants import name_alike, told_apart
+from experiments.comparing.options import PLACE, START
+from experiments.comparing.variants import name_alike, one_a_seed, told_apart
 from experiments.config import stored
 from experiments.results import cells, record
 from experiments.results.grid import RANK, searched
@@ -36,7 +38,8 @@ __all__ = ["conclude", "report", "rows"]
 # What a folder with a saved adapter or model has.
 SAVED = ("adapter_config.json", "adapter_model.safetensors", "model.safetensors")
 # Already in the table by other columns, or without influence on the result.
-NOT_A_VARIANT = ("method", "task", "model", "seed", "run.", "task.data_dir", "hydra.")
+# Folders of data and of a run to begin with are told where they differ (comparing.variants).
+NOT_A_VARIANT = ("method", "task", "model", "seed", "run.", PLACE, START, "hydra.")
 
 
 def conclude(folder: Path, unfinished: str = "failed") -> list[Path]:
@@ -121,9 +124,13 @@ def _tables(
     from experiments.verdicts import verdict
 
     finished = told_apart(by_data(found.finished))
-    finished += searched(finished, RANK)
+    try:
+        finished += searched(finished, RANK)
+    except UserError as error:  # the runs are there, and have a table all the same
+        print(printable(f"no row of a grid's best run: {sentence(error)}"), file=sys.stderr)
     compared = compare(finished, against, metric)
-    table = rows(finished)
+    counted = one_a_seed(finished)
+    table = rows(counted)
     # a grid's best run is one of the runs, which has its own page, curve and verdict
     runs = figures.with_records([r for r in finished if not r.get("of_grid")])
     agreeing = seeds.agreement_of_ranks(finished, runs)
@@ -132,7 +139,7 @@ def _tables(
     _write_csv(of_methods(table, compared), out / "summary.csv")
     _write_csv(of_runs(compared), out / "runs.csv")
     write_atomically(out / "comparison.json", json.dumps(as_json(compared), indent=2) + "\n")
-    judged = "\n".join(f"- {line}" for line in verdict.of_runs(finished))
+    judged = "\n".join(f"- {line}" for line in verdict.of_runs(counted))
     judged = judged and f"Verdicts:\n\n{judged}"
     in_markdown = [*map(wording.in_markdown, compared), markdown(table), agreeing.markdown, judged]
     write_atomically(out / "summary.md", "\n\n".join(filter(None, in_markdown)) + "\n")
@@ -140,7 +147,7 @@ def _tables(
     # the table of their agreement, a row a kind of module, is in summary.md alone
     said = [textwrap.fill(text, wording.COLUMNS) for text in agreeing.sentences]
     text = printable("\n\n".join(filter(None, (text, *said, judged))))
-    drawn = [path.name for path in figures.draw_several(finished, runs, out, compared)]
+    drawn = [path.name for path in figures.draw_several(counted, runs, out, compared)]
     written = ["summary.md", "runs.csv", "comparison.json", *drawn]
 
     def pages() -> str:
@@ -158,7 +165,7 @@ def rows(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One row a method, variant, task and model.
 
     Args:
-        results: result.json of each run, with its ``variant``.
+        results: result.json of each run, with its ``variant``, one a seed.
 
     Returns:
         ``method``, ``variant``, ``task``, ``model``, ``seeds`` (how many), and for each measure
@@ -169,9 +176,7 @@ def rows(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         key = (r["task"], r["model"], r["method"], r.get("variant", ""))
         groups.setdefault(key, []).append(r)
     table = []
-    for (task, model, method, variant), every in sorted(groups.items()):
-        # of several runs of one seed the first counts, as in the comparison
-        members = list({r["seed"]: r for r in reversed(every)}.values())[::-1]
+    for (task, model, method, variant), members in sorted(groups.items()):
         row: dict[str, Any] = {
             "method": method,
             "variant": variant,
@@ -339,7 +344,7 @@ def _options(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     rest, options = [], {}
     for word in words:
         key, equals, value = word.partition("=")
-        if equals and value and key in ("against", "metric") and not Path(word).exists():
+        if equals and value and key in ("against", "metric") and not os.path.exists(word):
             options[key] = value
         else:
             rest.append(word)

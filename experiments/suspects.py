@@ -246,8 +246,15 @@ def _train(
     if options.apply == "then_trusted":
         plan = _from_run(plan, run)
     how: dict[str, Any] = {"run": str(run.folder), "apply": options.apply}
+    how["trusted"] = len(task.validation or ())
     if options.apply in COUNTED:
         how |= {"score": by, "count": options.count, "suspects": count}
+    if options.apply not in ONLY_TRUSTED:
+        twice = (
+            f"the {how['trusted']} trusted examples are used twice: the suspects were found by "
+            "them, and the model is trained on them too"
+        )
+        data = replace(data, warnings=(*data.warnings, twice))
     plan = replace(
         plan,
         names={**plan.names, "method": f"suspects_{options.apply}"},

@@ -170,7 +170,8 @@ class CommandLine:
 
     def value(self, key: str) -> str | None:
         """The last value given to ``key``, None if it is not on the command line."""
-        found = [word.partition("=")[2] for word in self.overrides if word.startswith(f"{key}=")]
+        pairs = [word.lstrip("+").partition("=") for word in self.overrides]  # Hydra reads ++key=
+        found = [given for name, equals, given in pairs if equals and name == key]
         if not found:
             return None
         return places.read(found[-1]) if places.is_place(key) else found[-1]

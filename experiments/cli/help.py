@@ -21,7 +21,7 @@ from experiments.cli.command_line import CommandLine
 from experiments.config.composition import compose_config, hydra_app
 from experiments.config.instantiate import locate, user_modules
 from experiments.config.kinds import KINDS
-from experiments.config.schema import CHOSEN, ELSEWHERE, GROUPS, SECTIONS
+from experiments.config.schema import CHOSEN, ELSEWHERE, GROUPS, SECTIONS, root_defaults
 
 __all__ = ["text"]
 
@@ -92,7 +92,10 @@ def text(line: CommandLine) -> str:
         UserError: a word names no group.
     """
     wanted = [word for word in line.overrides if word.partition("=")[0] in CHOSEN]
-    unknown = [word for word in line.overrides if word not in wanted and "=" not in word]
+    # options of a run may stand beside it, those of any group
+    keys = [word.partition("=")[0] for word in line.overrides if word[0] not in "+~"]
+    known = (*root_defaults(), *CHOSEN, "experiment", "hydra")
+    unknown = [key for key in keys if re.split(r"[./@]", key)[0] not in known]
     if unknown:
         raise UserError(
             f"--help {unknown[0]}: there is no such group of options; allowed are {listed(CHOSEN)}"

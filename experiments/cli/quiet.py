@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["left_as_found", "quiet"]
+from bilevel.errors import UserError
+
+__all__ = ["as_loud_as_before", "left_as_found", "quiet"]
+
+# A callback of a fine-tuning may call one of its own.
+ONE_AT_A_TIME = threading.RLock()
 
 
 def quiet() -> None:
@@ -29,24 +35,45 @@ def quiet() -> None:
 @contextmanager
 def left_as_found() -> Iterator[None]:
     """For a notebook: the libraries are as loud as before afterwards, and draws go on as if nothing
-    had been drawn (of GPUs that were in use before). All of this is the process's, its threads
-    share it."""
+    had been drawn (of GPUs that were in use before).
+
+    All of this is the process's, and its threads share it: another thread waits until it is over.
+    Gradients are computed where a notebook has them switched off.
+
+    Raises:
+        UserError: under ``torch.inference_mode()``, whose tensors cannot be trained.
+    """
+    import torch
+
+    from bilevel.replay.random_state import RandomState
+
+    if torch.is_inference_mode_enabled():
+        raise UserError("nothing can be trained under torch.inference_mode(): call this outside it")
+    with ONE_AT_A_TIME:
+        drawn = RandomState.capture()
+        try:
+            with as_loud_as_before(), torch.enable_grad():
+                yield
+        finally:
+            drawn.restore()
+
+
+@contextmanager
+def as_loud_as_before() -> Iterator[None]:
+    """The libraries' progress bars, advice and warnings afterwards are those of before."""
     import datasets
     import transformers
     from huggingface_hub.utils import are_progress_bars_disabled
     from huggingface_hub.utils import disable_progress_bars as disable_hub
     from huggingface_hub.utils import enable_progress_bars as enable_hub
 
-    from bilevel.replay.random_state import RandomState
-
-    drawn, said = RandomState.capture(), transformers.utils.logging
+    said = transformers.utils.logging
     level, bars = said.get_verbosity(), said.is_progress_bar_enabled()
     hub, others = not are_progress_bars_disabled(), not datasets.are_progress_bars_disabled()
     try:
         with warnings.catch_warnings():
             yield
     finally:
-        drawn.restore()
         said.set_verbosity(level)
         if bars:
             said.enable_progress_bar()  # and the hub's

@@ -84,7 +84,7 @@ class _Setting:
     ) -> None:
         self.task, self.model, self.against = task, model, against
         first = results[0]
-        has = metric is not None and metric in first["metrics"]
+        has = metric is not None and any(metric in r["metrics"] for r in results)
         self.metric: str = metric if metric and has else first["primary_metric"]
         known = TEXT_METRICS.get(self.metric)
         self.higher = known is None or known.higher_is_better

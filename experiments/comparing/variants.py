@@ -6,12 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["flat", "name_alike", "told_apart"]
+from experiments.comparing.data_sets import other_training
+from experiments.comparing.options import START, flat
 
-# Where the data lie and where the run writes is no other method, and the seed makes the rows; nor
-# is the run whose suspects were dropped, or how many they were found to be.
-WHOLE = ("train.class_weights", "task.sources", "method.criterion_options")  # users' own names
-NO_VARIANT = ("seed", "run", "task.data_dir", "suspects.run", "suspects.suspects")
+__all__ = ["name_alike", "one_a_seed", "told_apart"]
 
 
 def name_alike(results: Sequence[dict[str, Any]]) -> None:
@@ -25,7 +23,7 @@ def name_alike(results: Sequence[dict[str, Any]]) -> None:
     shortest: dict[tuple[str, ...], str] = {}
     keys = []
     for r in results:
-        said = json.dumps(flat(r.get("configuration") or {}), sort_keys=True)
+        said = json.dumps(_options(r), sort_keys=True)
         keys.append((r["task"], r["model"], r["method"], said))
         here = shortest.get(keys[-1], r["variant"])
         shortest[keys[-1]] = min(here, r["variant"], key=lambda words: (len(words), words))
@@ -48,25 +46,45 @@ def told_apart(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for r in given:
         groups.setdefault((r["task"], r["model"], r["method"], r["variant"]), []).append(r)
     for members in groups.values():
-        options = [flat(r.get("configuration") or {}) for r in members]
+        options = [_options(r) for r in members]
+        if len({(r["seed"], _start(r)) for r in members}) > len({r["seed"] for r in members}):
+            # one seed began from several runs: these are no seeds' own
+            options = [{**own, START: _start(r)} for r, own in zip(members, options, strict=True)]
         # an option that a run of an older version does not have tells nothing apart
         known = [k for k in options[0] if all(k in own for own in options)]
         differing = [k for k in known if len({own[k] for own in options}) > 1]
-        for r, own in zip(members, options, strict=True):
-            words = [f"{key}={json.loads(own[key])}" for key in differing]
+        data = other_training(members)
+        for r, own, trained in zip(members, options, data, strict=True):
+            words = [*(f"{key}={json.loads(own[key])}" for key in differing), trained]
             r["variant"] = " ".join(filter(None, [r["variant"], *words]))
     return given
 
 
-def flat(values: Mapping[str, Any], above: str = "") -> dict[str, str]:
-    """Dotted option -> its value as JSON."""
-    found: dict[str, str] = {}
-    for name, value in values.items():
-        key = f"{above}{name}"
-        if key in NO_VARIANT:
-            continue
-        if isinstance(value, Mapping) and value and key not in WHOLE:
-            found |= flat(value, f"{key}.")
-        else:
-            found[key] = json.dumps(value, sort_keys=True)
-    return found
+def one_a_seed(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those that a comparison counts: of several runs of one method and seed the first.
+
+    Args:
+        results: result.json of each run, of :func:`told_apart`.
+    """
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for r in results:
+        key = (r["task"], r["model"], r["method"], r.get("variant", ""), r["seed"])
+        found.setdefault(key, r)
+    return list(found.values())
+
+
+def _options(r: Mapping[str, Any]) -> dict[str, str]:
+    """A run's options, and of what kind the run was that it began with, if any."""
+    options = flat(r.get("configuration") or {})
+    start = r.get("warm_start")
+    if options and start:
+        options[START] = json.dumps(", ".join(str(start.get(k)) for k in ("method", "task")))
+    elif options:
+        options[START] = json.dumps(None)
+    return options
+
+
+def _start(r: Mapping[str, Any]) -> str:
+    """The folder of the run that a run began with, as JSON."""
+    model = (r.get("configuration") or {}).get("model")
+    return json.dumps(model.get("warm_start") if isinstance(model, Mapping) else None)

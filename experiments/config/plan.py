@@ -22,10 +22,13 @@ from experiments.tasks.task import Task
 from experiments.training import trackers, warm_start
 from problems.common.method import Method
 from problems.common.records import TrainSettings
+from problems.common.two_levels import TwoLevelMethod
 
 __all__ = ["Plan"]
 
 log = logging.getLogger(__name__)
+
+NAMED_TARGETS = ("qv", "all")  # train.target_modules beside names of modules
 
 
 @dataclass(frozen=True)
@@ -65,10 +68,11 @@ class Plan:
     def __post_init__(self) -> None:
         self._check_precision()
         self._check_sharding()
-        if isinstance(self.places, list) and not self.method.takes_targets:
+        if not self.method.takes_targets and self.places not in NAMED_TARGETS:
+            given = self.places if isinstance(self.places, str) else f"[{', '.join(self.places)}]"
             raise UserError(
-                f"train.target_modules=[{', '.join(self.places)}]: method {self.chosen} has "
-                "places of its own and takes no list of modules; leave it at null"
+                f"train.target_modules={given}: method {self.chosen} has places of its own and "
+                "takes no names of modules; leave it at null"
             )
         ratio = self.settings.lora_plus_ratio
         if ratio is not None and not self.method.two_rates:
@@ -187,6 +191,7 @@ class Plan:
             names["model"] = spec.title
         method = build(config.method, "method", Method, modules)  # type: ignore[type-abstract]
         _warn_of_unused_lr(train.lr, values["method"])
+        _warn_of_unused(method, train.target_modules, engine.check_hypergradient_every, given)
         plan = cls(
             seed=seed,
             method=method,
@@ -223,6 +228,32 @@ def _check_warm_up(steps: int | None, given: Sequence[Any]) -> None:
                 f"train.warmup_steps={steps} and {key}={value} are both given: the first takes the "
                 "place of every warmup_ratio that is not 0, so give one of them"
             )
+
+
+def _warn_of_unused(method: Method, targets: Any, every: int, given: Sequence[Any]) -> None:
+    """Say which of the options given do nothing with a method; a sweep shares them over methods.
+
+    Args:
+        method: with one level or two, and with adapters that go anywhere or not.
+        targets: train.target_modules.
+        every: engine.check_hypergradient_every.
+        given: the words of the command line.
+    """
+    if targets is not None and not method.takes_targets:
+        log.warning(
+            "train.target_modules=%s is not used: method %s has places of its own",
+            *(targets, method.name),
+        )
+    if isinstance(method, TwoLevelMethod):
+        return
+    keys = [str(word).lstrip("+").partition("=")[0] for word in given]
+    if any(key.split(".")[0] == "hypergradient" for key in keys):
+        log.warning("hypergradient is not used: method %s has one level", method.name)
+    if every:
+        log.warning(
+            "engine.check_hypergradient_every=%d is not used: method %s has one level",
+            *(every, method.name),
+        )
 
 
 def _warn_of_unused_lr(lr: float | None, method: dict[str, Any]) -> None:

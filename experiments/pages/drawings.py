@@ -20,7 +20,7 @@ CAPTIONS = {
     "cosine_compared": "How far each matrix was moved from its pretrained value.",
     "cosine": "How far each matrix was moved from its pretrained value.",
     "frontier": "The loss of parts of the adapter on held-out examples, against their size.",
-    "pareto": "Up and to the left is better; the line joins what nothing beats in both.",
+    "pareto": "A better score with fewer parameters; the line joins what nothing beats in both.",
     "comparison": "Points are seeds, diamonds their mean, bars one standard deviation.",
     "planted": "Found against planted ranks; on the line they are equal.",
     "source_weights": "The weight of an example of each source of the training data.",

@@ -11,6 +11,7 @@ from typing import Any
 from experiments import figures
 from experiments.comparing import wording
 from experiments.comparing.comparison import Comparison
+from experiments.comparing.variants import one_a_seed
 from experiments.pages import compared, grids, page
 from experiments.pages.drawings import drawn
 from experiments.pages.grids import Cell, Column, Grid, Heat
@@ -56,19 +57,20 @@ def html(
     """
     settings = sorted({(r["task"], r["model"]) for r in results})
     title = "; ".join(f"{task}, {model}" for task, model in settings)
-    drawings = figures.drawings_of_several(results, runs, comparisons)
+    counted = one_a_seed(results)
+    drawings = figures.drawings_of_several(counted, runs, comparisons)
     drawings = {
         Path(name).stem: draw for name, draw in drawings.items() if not name.startswith("ranks_")
     }
     side_by_side = {name: drawings.pop(name) for name in COMPARED}
     over_steps = {name: drawings.pop(name) for name in OVER_STEPS}
     steps, more = drawn(over_steps, title), drawn(drawings, title)
-    ranks = _ranks(results)
+    ranks = _ranks(counted)
     own = [r for r in results if r.get("folder") and not r.get("of_grid")]
     parts = [
         ("comparison", "Comparison", True),
         ("steps", "Over the steps", bool(steps)),
-        ("ranks", "Ranks", bool(ranks)),
+        ("ranks", "Ranks", bool(ranks or agreement)),
         ("more", "More figures", bool(more)),
         ("runs", "Runs", True),
     ]
@@ -78,7 +80,7 @@ def html(
             "title": f"{len(own)} runs" if len(own) > 1 else "One run",
             "under": title,
             "parts": [(id, name) for id, name, there in parts if there],
-            "said": [(line, "") for line in _said(results, unread)],
+            "said": [(line, "") for line in _said(counted, unread)],
             "verdicts": _conclusions(comparisons),
             "comparison": [grid for one in comparisons for grid in compared.tables(one)],
             "legend": compared.LEGEND,
@@ -142,7 +144,7 @@ def _runs(runs: Sequence[Mapping[str, Any]], out: Path, pages: Mapping[str, Path
             "run": Cell("page", link=page.link(own, out)) if own else Cell(""),
             **{name: Cell(str(r[name])) for name in ("method", "task", "model")},
             "variant": Cell(r.get("variant", "")),
-            "seed": grids.number(r["seed"]),
+            "seed": Cell(str(r["seed"]), r["seed"]),
             "score": grids.number(r["metrics"][r["primary_metric"]]),
             "validation": grids.number(validation),
             "test loss": grids.number(r["test_loss"]),

@@ -15,6 +15,7 @@ from experiments import figures
 from experiments.cli.messages import sentence
 from experiments.cli.writing import write_atomically
 from experiments.comparing.comparison import Comparison
+from experiments.comparing.score_interval import score_interval
 from experiments.pages import one_run, several
 from experiments.pages.several import Unread
 from experiments.plots.records import Record
@@ -90,7 +91,9 @@ def _one(
     """Write the page of a run; False where its files are damaged."""
     folder = Path(result["folder"])
     try:
+        # a comparison of another metric, or of another run of this seed, has none of it
         interval = intervals.get((result["folder"], result["primary_metric"]))
+        interval = interval or score_interval(folder, result)
         text = one_run.html(folder, result, place, interval, records.get(result["folder"]))
     except UserError as error:
         reason = sentence(error)

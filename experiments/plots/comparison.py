@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.comparing.comparison import Comparison
 from experiments.plots.records import method_name, setting_name
 from experiments.plots.style import (
     BLUE,
@@ -26,7 +27,9 @@ __all__ = ["draw"]
 WIDTH = 46  # characters of a method's name on one line
 
 
-def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
+def draw(
+    results: Sequence[dict[str, Any]], path: Path, compared: Sequence[Comparison] = ()
+) -> None:
     """Write the figure: a row a task and model, a panel a measure, a line a method.
 
     Every seed is a dot; the bar shows mean and standard deviation. All axes reach 0 but that of the
@@ -36,7 +39,9 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
     Args:
         results: result.json of each run, with its ``variant`` if it has one.
         path: the PNG to write.
+        compared: of the same runs: which score was asked for, the primary one where it is not said.
     """
+    scores = {(c.task, c.model): c for c in compared}
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for result in results:
         groups.setdefault((result["task"], result["model"]), []).append(result)
@@ -49,9 +54,11 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
         panels = figure.subplots(len(groups), 4, squeeze=False, height_ratios=heights)
         for row, setting in zip(panels, sorted(groups), strict=True):
             here = groups[setting]
-            metric = here[0]["primary_metric"]
+            asked = scores.get(setting)
+            metric = here[0]["primary_metric"] if asked is None else asked.metric
+            better = "" if asked is None or asked.higher_is_better else ", less is better"
             measures = [
-                (f"test {metric}", [_number(r["metrics"].get(metric)) for r in here]),
+                (f"test {metric}{better}", [_number(r["metrics"].get(metric)) for r in here]),
                 ("over-fitting gap (test − train loss)", [_gap(r) for r in here]),
                 ("adapter parameters", [r["adapter_parameters"] for r in here]),
                 ("seconds", [sum(r["seconds"].values()) for r in here]),
@@ -62,7 +69,7 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
                 axes.set_xlabel(label)
             low, high = row[0].get_xlim()
             if not low <= 0 <= high:
-                row[0].set_xlabel(f"test {metric} (axis not from 0)")
+                row[0].set_xlabel(f"test {metric}{better} (axis not from 0)")
             row[0].set_title(", ".join(setting), loc="left")
             for axes in row[1:]:
                 if axes.get_xscale() == "linear":

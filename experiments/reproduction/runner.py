@@ -81,7 +81,8 @@ def run_together(cells: Sequence[Cell], launcher: Sequence[str], folder: Path) -
 def _words(cell: Cell) -> list[str]:
     """The words of a run that goes on by itself, in the folder that its launcher gives it."""
     words = resume.expand(CommandLine.parse(cell.words()))
-    kept = [word for word in words if not word.startswith(("hydra.run.dir=", "run.resume="))]
+    places = ("hydra.run.dir=", "run.resume=")
+    kept = [word for word in words if not word.lstrip("+").startswith(places)]
     return [*kept, "run.resume=auto"]
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bilevel.errors import UserError
-from experiments.comparing.variants import flat
+from experiments.comparing.options import flat
 
 __all__ = ["GRID", "RANK", "searched"]
 

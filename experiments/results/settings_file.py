@@ -17,13 +17,14 @@ FOLDER = "learned_settings"  # of a run, to be named by --config-dir
 NAME = "lora_learned"
 
 
-def write(options: Mapping[str, Any], model: str, lr: float, folder: Path) -> Path:
+def write(options: Mapping[str, Any], model: str, lr: float, passes: float, folder: Path) -> Path:
     """Write ``learned_settings/method/lora_learned.yaml`` below a run's folder.
 
     Args:
         options: of ``method=lora``, plain values.
         model: of the run, by its name, which the file tells so that a run with another says so.
         lr: of the run, of which the learning rates found are factors.
+        passes: over its data that the run took in the end, for which the settings were found.
         folder: the run's.
 
     Returns:
@@ -35,6 +36,7 @@ def write(options: Mapping[str, Any], model: str, lr: float, folder: Path) -> Pa
     path = folder / FOLDER / "method" / f"{NAME}.yaml"
     own = options["optimizer"]["lr"] is not None  # which the file has, and train.lr has no say
     rate = "" if own else f" train.lr={lr:g}"
+    rate += f" train.epochs={passes:.3g}"
     head = (
         f"# python -m experiments.run --config-dir=RUN/{FOLDER} method={NAME}{rate} task=...\n"
         "# LoRA with the settings that a run of method=learned_settings or random_settings found.\n"

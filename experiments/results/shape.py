@@ -103,6 +103,7 @@ class _Result(_Shape):
     update: dict[str, Any] | None = None
     configuration: dict[str, Any] = {}
     warm_start: dict[str, Any] | None = None
+    data_digests: dict[str, str] = {}
     validation: _Validation | None = None
     decided: _Decided | None = None
     cut: str | None = None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -107,6 +108,9 @@ def plan_of(run: SavedRun, examples: int) -> Plan:
         each = min(train.batch_size * train.gradient_accumulation, examples)  # a pass ends its step
         passes = steps * each / examples
         train = replace(train, max_steps=None, epochs=min(train.epochs, passes))
+    if parts["engine"].get("early_stopping") or run.result.get("lora"):
+        found = _passes_found(run.result, train.batch_size * train.gradient_accumulation, examples)
+        train = replace(train, epochs=min(train.epochs, found))
     kept: dict[str, Any] = {
         key: parts["engine"][key] for key in ("precision", "strategy") if key in parts["engine"]
     }
@@ -146,8 +150,27 @@ def plan_of(run: SavedRun, examples: int) -> Plan:
     )
 
 
+def _passes_found(result: Mapping[str, Any], batch: int, examples: int) -> float:
+    """After how many passes a run that found its own length had the weights that it ended with.
+
+    Args:
+        result: what its result.json says.
+        batch: examples of a step.
+        examples: of the training data, which a search of settings trains on in the end; what was
+            stopped early was trained on the part that was not held out.
+    """
+    stages = list((result.get("kept") or {}).items())
+    if not stages:  # of an older version
+        return math.inf
+    name, kept = stages[-1]
+    engine = result["engine"]
+    each = engine["T1"] if engine.get("upper_steps", {}).get(name) is not None else 1
+    own = examples if result.get("lora") else min(result["data"]["train"], examples)
+    return float(max(kept["step"], 1) * each * min(batch, own) / own)
+
+
 def left_out(run: SavedRun) -> list[str]:
-    """Options that the run was trained with and :func:`plan_of` does not take over."""
+    """What the run was trained with and :func:`plan_of` does not take over, in words."""
     said = run.result.get("configuration", {})
     train, method = said.get("train", {}), said.get("method", {})
     given = {key: train.get(key, value) for key, value in PLAIN.items()}
@@ -160,6 +183,10 @@ def left_out(run: SavedRun) -> list[str]:
         known = {key: value for key, value in options.items() if key in usual[group]}
         differ = [key for key, value in known.items() if value != usual[group][key]]
         found += [f"method.{group}.{key}" for key in differ if key != "found_with"]
+    if run.result.get("lora"):
+        found.append("the settings that its search found")
+    if method.get("hold_out"):
+        found.append(f"method.hold_out={method['hold_out']:g}")
     return found
 
 

@@ -40,6 +40,7 @@ from experiments.training import (
     warm_start,
 )
 from experiments.training.beside_probe import beside_probe
+from experiments.training.choosing import is_better
 from experiments.training.context import RunContext
 from experiments.training.final_scores import assemble, final_scores, test_sizes
 from experiments.training.fine_tuning_job import FineTuningJob, load_task
@@ -50,6 +51,7 @@ from experiments.training.same_data import data_digests, file_digests, model_dig
 from experiments.training.stage import StageRun, summary_without_training
 from experiments.verdicts import verdict
 from problems.common.method import Outcome, Stage, Training
+from problems.common.records import LOWEST
 from problems.common.two_levels import TwoLevelMethod
 
 __all__ = ["execute", "run_stage"]
@@ -103,7 +105,8 @@ def _execute(
     log.info("run in %s", folder)
     quiet()
     task = task or load_task(plan)
-    data = {**data_digests(task), **file_digests(plan, task)}
+    examples = data_digests(task)
+    data = {**examples, **file_digests(plan, task)}
     if world.rank == 0:  # which keeps the journal; many gigabytes need not be read by each
         data |= model_digests(plan)
     journal = Journal(folder / JOURNAL, plan.config, plan.resume, plan.processes, data)
@@ -116,6 +119,7 @@ def _execute(
     with trackers.opened(plan.report_to, folder, plan.config, before) as told:
         context = job.context(folder, [told.line] if plan.report_to else (), callbacks)
         values = _train_and_score(job, context, journal, world)
+        values["data_digests"] = examples
         told.end(values)
     if world.rank == 0:
         if plan.figures:
@@ -217,7 +221,11 @@ def _conclude(
         ranks_file.write(ranks, folder / ranks_file.FILE)
     if outcome.lora is not None:
         rate = reused_settings.rate(outcome.lora["optimizer"]["lr"], job.plan.settings.lr)
-        settings_file.write(outcome.lora, values["model"], rate, folder)
+        settings = job.plan.settings
+        examples = settings.batch_size * settings.gradient_accumulation
+        each = min(examples, len(job.data.examples))  # a pass ends its step
+        passes = list(values["engine"]["steps"].values())[-1] * each / len(job.data.examples)
+        settings_file.write(outcome.lora, values["model"], rate, passes, folder)
     trained_rows.write(folder, trained_rows.trained(job.data, values), job.data.seen)
 
 
@@ -270,7 +278,12 @@ def run_stage(
             raise
         log.warning("stage %s: %s", stage.name, error)
         return made.diverged(), summary_without_training(job.settings.precision, *started)
-    found = made.finish({**stats, "kept_step": run.summary()["kept"]["step"]})
+    by = context.options.choose_by
+    score = stats.get(f"validation_{by}", stats.get("validation_loss"))
+    if score is not None and is_better(job.task, by) == "max":
+        score = -score
+    own = {} if score is None else {LOWEST: score}
+    found = made.finish({**stats, **own, "kept_step": run.summary()["kept"]["step"]})
     if isinstance(found, dict):
         _say_decided(job, context, found)
     return found, run.summary()

@@ -97,6 +97,12 @@ class StageRun:
         upper = levels[1] if levels and levels[1].train_data_loader else None
         if upper is not None:
             self._doubt(about_upper_steps(self.name, _upper_steps(training, lower, upper)))
+        if levels and lower.hypergradient is not None and lower.hypergradient.changes_steps:
+            self._doubt(
+                f"stage {self.name}: under hypergradient={lower.hypergradient.name} the weights "
+                "that are trained here descend the loss on D_val too: hold the result against LoRA "
+                "on D_train and D_val together"
+            )
         started = time.process_time()
         # Who saves checkpoints is asked after each step whether that is all.
         careful = stopping.waiting() if options.checkpoint_every else nullcontext()

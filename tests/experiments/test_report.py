@@ -10,6 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from bilevel.errors import UserError
+from experiments import figures as report_figures
 from experiments import report
 from experiments.pages import one_run, several
 from tests.experiments.refusals import refused
@@ -143,11 +144,98 @@ def test_a_grid_is_chosen_by_validation_loss_and_costs_all_its_runs(tmp_path):
     assert "best of 3" in text
 
 
-def test_a_grid_without_validation_loss_is_refused(tmp_path):
+def test_a_grid_without_validation_loss_costs_no_table(tmp_path, capsys):
     for rank in (1, 2):
         save(tmp_path / str(rank), result("lora_grid", 0, 0.8), [f"method.rank={rank}"])
-    with pytest.raises(report.UserError, match=r"method\.hold_out"):
-        report.report([tmp_path], tmp_path / "out")
+    save(tmp_path / "lora", result("lora", 0, 0.7), [])
+    report.report([tmp_path], tmp_path / "out")
+    with open(tmp_path / "out" / "summary.csv", newline="") as file:
+        assert [row["method"] for row in csv.DictReader(file)] == ["lora", *["lora_grid"] * 2]
+    assert "method.hold_out" in capsys.readouterr().err
+
+
+def of_folder(folder: str, seed: int, train: str, test: str) -> dict[str, Any]:
+    digests = {"train": train, "test": test}
+    options = {"task": {"data_dir": folder, "max_train": None}}
+    own: dict[str, Any] = {"kind": "classes", "labels": ["no", "yes"], "task": "classification"}
+    return result("lora", seed, 0.9, data_digests=digests, configuration=options, **own)
+
+
+@pytest.mark.parametrize(
+    ("digests", "tasks", "variants"),
+    [
+        (
+            [("a", "t"), ("b", "u")],
+            ["classification (no, yes, films)", "classification (no, yes, tickets)"],
+            [""],
+        ),
+        (
+            [("a", "t"), ("b", "t")],
+            ["classification"],
+            ["task.data_dir=films", "task.data_dir=tickets"],
+        ),
+        ([("a", "t"), ("a", "t")], ["classification"], [""]),  # a copy
+    ],
+)
+def test_runs_on_other_data_are_no_seeds_of_one_method(tmp_path, digests, tasks, variants):
+    for seed, (folder, own) in enumerate(zip(("films", "tickets"), digests, strict=True)):
+        save(tmp_path / folder, of_folder(folder, seed, *own), [f"task.data_dir={folder}"])
+    report.report([tmp_path], tmp_path / "out")
+    with open(tmp_path / "out" / "summary.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert {row["task"] for row in table} == set(tasks)
+    seeds = [row["seeds"] for row in table]
+    assert seeds == (["2"] if digests[0] == digests[1] else ["1", "1"])
+    assert {row["variant"] for row in table} == set(variants)
+
+
+def test_of_two_runs_of_one_seed_all_figures_and_pages_count_the_first(tmp_path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(
+        report_figures.comparison, "draw", lambda results, path, compared: seen.update(n=results)
+    )
+    for name, accuracy in (("a", 0.9), ("b", 0.5)):
+        save(tmp_path / name, result("lora", 0, accuracy), [])
+    report.report([tmp_path], tmp_path / "out")
+    assert [r["metrics"]["accuracy"] for r in seen["n"]] == [0.9]
+
+
+def test_runs_that_began_with_a_run_of_their_own_seed_are_compared(tmp_path):
+    for method in ("lora", "autolora"):
+        for seed in (0, 1):
+            start = {"method": "lora", "task": "mnli", "seed": seed, "metrics": {}}
+            options = {"model": {"warm_start": f"mnli{seed}"}}
+            values = result(method, seed, 0.9, warm_start=start, configuration=options)
+            save(tmp_path / f"{method}{seed}", values, [f"model.warm_start=mnli{seed}"])
+    report.report([tmp_path], tmp_path / "out")
+    with open(tmp_path / "out" / "summary.csv", newline="") as file:
+        table = [(row["method"], row["variant"], row["seeds"]) for row in csv.DictReader(file)]
+    assert table == [("autolora", "", "2"), ("lora", "", "2")]
+    start = {"method": "lora", "task": "mnli", "seed": 9, "metrics": {}}
+    options = {"model": {"warm_start": "mnli9"}}
+    save(tmp_path / "c", result("lora", 0, 0.9, warm_start=start, configuration=options), [])
+    report.report([tmp_path], tmp_path / "out")
+    with open(tmp_path / "out" / "summary.csv", newline="") as file:
+        names = {row["variant"] for row in csv.DictReader(file) if row["method"] == "lora"}
+    assert names == {f"model.warm_start=mnli{i}" for i in (0, 1, 9)}  # one seed has two starts
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_metric_that_one_run_lacks_is_compared_where_it_is(tmp_path, turned):
+    for name, method in zip("ab", ("lora", "autolora"), strict=True):
+        values = result(method, 0, 0.9)
+        if (name == "a") != turned:
+            values["metrics"]["f1"] = 0.5
+        save(tmp_path / name, values, [])
+    report.report([tmp_path], tmp_path / "out", metric="f1")
+    found = json.loads((tmp_path / "out" / "comparison.json").read_text())["comparisons"]
+    assert [c["metric"] for c in found] == ["f1"]
+
+
+def test_a_long_baseline_is_a_word_and_no_folder(tmp_path, capsys):
+    save(tmp_path / "a", result("lora", 0, 0.9), [])
+    said = refused(report.main, [str(tmp_path), "against=lora " + "a" * 300], capsys)
+    assert "against" in said
 
 
 @pytest.mark.parametrize(

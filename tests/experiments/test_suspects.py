@@ -108,6 +108,8 @@ def test_what_is_left_and_the_trusted_ones_are_trained_on(run: Path) -> None:
     assert result["data"]["test"] == 80
     told = result["configuration"]["suspects"]
     assert (told["apply"], told["score"], told["count"]) == ("drop", "pooled", 16)
+    assert told["trusted"] == 20
+    assert any("used twice" in words for words in result["warnings"])
     assert result["method"] == "suspects_drop"
     assert list(result["processor_seconds"]) == list(result["seconds"]) == ["scores", "train"]
     evaluate.main([f"run={run / 'suspects_drop'}"])
@@ -433,44 +435,6 @@ def test_a_run_without_trusted_examples_is_refused(
     said = refused([f"run={folder}"], capsys)
     assert "task.trusted=N" in said
     assert "trusted_file" not in said
-
-
-@pytest.mark.parametrize(
-    ("words", "places"),
-    [
-        (["method=lora_all"], "all"),
-        (["method=adalora"], "all"),
-        (["method=lora", "train.target_modules=[query]"], ["query"]),
-        (["method=lora"], "qv"),
-    ],
-)
-def test_lora_is_trained_again_where_the_run_adapted_the_model(
-    words: list[str], places: Any, quick: list[str], tmp_path: Path
-) -> None:
-    options = ["task=demo_noisy", "task.trusted=20", "train.warmup_steps=3"]
-    saved = SavedRun.open(
-        str(made(quick, tmp_path / "run", *options, *words)), CommandLine.of_one([]), []
-    )
-    plan = plan_of(saved, 40)
-    assert plan.places == places
-    # of a run's length: trusted examples may take fewer steps than that
-    assert plan.settings.warmup_steps is None
-
-
-@pytest.mark.parametrize(
-    ("words", "steps"),
-    [(["method=lora"], 3), (["method=example_weights", "method.unroll_steps=2"], 6)],
-)
-def test_steps_of_the_run_become_passes_over_its_examples(
-    words: list[str], steps: int, quick: list[str], tmp_path: Path
-) -> None:
-    """They would cut the training on the trusted ones too; of two levels each is T1 lower ones."""
-    own = ["task=demo_noisy", "task.trusted=20", "train.max_steps=3", *words]
-    saved = SavedRun.open(str(made(quick, tmp_path / "run", *own)), CommandLine.of_one([]), [])
-    settings = plan_of(saved, 96).settings
-    assert settings.max_steps is None
-    assert settings.epochs == pytest.approx(steps * 8 / 96)
-    assert plan_of(saved, 8).settings.epochs == 2  # no more than the run's
 
 
 def test_other_training_data_and_damaged_weights_are_told(

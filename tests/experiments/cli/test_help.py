@@ -66,10 +66,16 @@ def test_a_group_s_page(capsys):
     assert "train.epochs=5.0" in said(["--help", "train"], capsys)
 
 
-def test_an_unknown_group(capsys):
+@pytest.mark.parametrize("word", ["metod", "metod=lora"])
+def test_an_unknown_group(word, capsys):
     with pytest.raises(SystemExit):
-        main(["--help", "metod"])
+        main(["--help", word])
     assert "'method'" in capsys.readouterr().err
+
+
+def test_other_options_stand_beside_a_group(capsys):
+    beside = ["seed=1", "train.lr=1", "hydra/launcher=joblib"]
+    assert said(["--help", "method=lora", *beside], capsys)
 
 
 def test_a_field_is_the_only_place_of_an_option(own, quick, capsys, tmp_path):

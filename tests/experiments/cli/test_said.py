@@ -51,6 +51,23 @@ def test_a_rate_that_is_not_used_is_told(method, said, caplog):
     assert "not used" not in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["method=lora", "hypergradient=cg"], "hypergradient is not used"),
+        (["method=lora", "hypergradient.product=double_backward"], "hypergradient is not used"),
+        (["method=lora", "engine.check_hypergradient_every=5"], "check_hypergradient_every=5"),
+        (["method=ia3", "train.target_modules=all"], "train.target_modules=all is not used"),
+        (["method=autolora", "hypergradient=cg", "engine.check_hypergradient_every=5"], None),
+        (["method=full_qv", "train.target_modules=all"], None),
+    ],
+)
+def test_an_option_that_a_method_has_no_use_for_is_told(words, told, caplog):
+    Plan.of(compose_config([*words, "task=demo"]))
+    assert ("not used" in caplog.text) == (told is not None)
+    assert (told or "") in caplog.text
+
+
 def test_a_switch_has_no_rate(caplog):
     """BiDoRA's method.retrain says whether to retrain; elsewhere it is an optimiser."""
     Plan.of(compose_config(["method=bidora", "method.retrain=true", "task=demo", "train.lr=0.01"]))

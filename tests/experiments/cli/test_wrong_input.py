@@ -88,6 +88,7 @@ CASES = {
     "deleted": (["~seed"], ["seed"]),
     "no folder to resume": (["run.resume=nowhere"], ["nowhere", "folder"]),
     "no run to resume": (["run.resume=."], ["run.resume", "folder"]),
+    "no folder to resume, added": (["++run.resume=nowhere"], ["nowhere", "folder"]),
     "resume in multirun": (["-m", "run.resume=x"], ["one run", "auto"]),
     "hub without id": (["model=hub"], ["model.pretrained=ID_OR_FOLDER"]),
     "no model folder": (["model=hub", "model.pretrained=./nothing"], ["./nothing", "not exist"]),
@@ -99,11 +100,16 @@ CASES = {
     "no gates at all": (["method=bidora", "hypergradient=alignment"], ["alignment", "gated"]),
     "places of its own": (
         ["method=ia3", "train.target_modules=[classifier]"],
-        ["[classifier]", "ia3", "no list"],
+        ["[classifier]", "ia3", "no names"],
     ),
+    "one place of its own": (
+        ["method=prompt", "train.target_modules=query"],
+        ["train.target_modules=query", "prompt"],
+    ),
+    "all of the weights": (["method=full", "train.target_modules=[query]"], ["[query]", "full"]),
     "nothing to adapt": (
         ["method=pretrained", "train.target_modules=[classifier]"],
-        ["pretrained", "no list"],
+        ["pretrained", "no names"],
     ),
     "not its model": (["task=planted", "model=demo"], ["model=planted"]),
     "too few planted ranks": (

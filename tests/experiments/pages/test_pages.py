@@ -148,6 +148,26 @@ def test_methods_are_compared_with_intervals(tmp_path: Path) -> None:
     assert "In accuracy, against lora" in text
 
 
+def test_a_page_of_a_report_of_another_metric_keeps_the_interval(tmp_path: Path) -> None:
+    scores = {"accuracy": 0.5, "macro_f1": 0.5}
+    for name in ("a", "b"):
+        run(tmp_path / name, values(name, metrics=scores), CLASSES)
+    report.report([tmp_path], tmp_path / "out", metric="macro_f1")
+    pages = sorted((tmp_path / "out" / "runs").glob("*.html"))
+    assert len(pages) == 2
+    assert all("95 %" in page.read_text(encoding="utf-8") for page in pages)
+
+
+def test_how_far_seeds_agree_is_said_of_constant_ranks_too(tmp_path: Path) -> None:
+    every = []
+    for seed in (0, 1):
+        result = values("lora", seed, ranks=dict.fromkeys(NAMES, 4))
+        every.append({**result, "folder": str(run(tmp_path / str(seed), result, CLASSES))})
+    text = several.html(every, [], [], ["cut to one size they agree"], [], tmp_path / "p.html", {})
+    assert "cut to one size they agree" in text
+    assert '<section id="ranks">' in text
+
+
 def test_links_lead_to_files(alone: Path) -> None:
     found = [value for value in page(alone).attributes("href") if value.startswith("./")]
     assert {(alone / unquote(value)).resolve().name for value in found} >= {

@@ -393,3 +393,16 @@ def test_steady_numbers_of_several_runs_do_not_fill_the_picture(
     assert orthogonality[1] >= 9.99 * orthogonality[0]
     assert density[0] <= 0
     assert cosine[0] == 0
+
+
+# ---- names of files
+
+
+def test_no_figure_takes_the_place_of_another() -> None:
+    tasks = ["classification (да, нет)", "classification (好, 坏)", "sst2"]
+    names = figures.drawings_of_several([result("lora", task=task) for task in tasks], [])
+    assert [name for name in names if name.startswith("ranks_")] == [
+        "ranks_classification_tiny_1.png",
+        "ranks_classification_tiny_2.png",
+        "ranks_sst2_tiny.png",
+    ]

@@ -30,16 +30,16 @@ def plan(folder, *words):
 
 
 def test_method_lora_learned_is_what_was_found(tmp_path):
-    path = settings_file.write(FOUND.given(), "minilm", 3e-3, tmp_path)
+    path = settings_file.write(FOUND.given(), "minilm", 3e-3, 2.5, tmp_path)
     known = FoundWith(model="minilm", rank=4, lora_alpha=8.0, lr=3e-3)
     settings = replace(FOUND.settings, found_with=known)
     assert plan(tmp_path).method == replace(FOUND, settings=settings)
     assert plan(tmp_path, "method.rank=2").method.settings == settings
-    assert "train.lr=0.003" in path.read_text().splitlines()[0]
+    assert "train.lr=0.003 train.epochs=2.5 " in path.read_text().splitlines()[0]
 
 
 def test_a_slip_in_the_file_is_told(tmp_path):
-    path = settings_file.write(FOUND.given(), "minilm", 5e-4, tmp_path)
+    path = settings_file.write(FOUND.given(), "minilm", 5e-4, 3, tmp_path)
     for right, wrong, said in (
         ("0.003", "-1", r"method\.settings\.decay"),
         ("temperature", "temprature", r"temprature.*temperature"),

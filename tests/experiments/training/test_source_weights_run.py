@@ -50,6 +50,14 @@ def test_weights_are_learned_told_and_used(run, capsys):
     assert result["source_weights"] is None
 
 
+@pytest.mark.parametrize("estimator", ["penalty", "unrolled"])
+def test_weights_that_descend_the_loss_on_d_val_are_told(run, estimator):
+    few = ["train.max_steps=2", "run.figures=false", f"hypergradient={estimator}"]
+    result = json.loads((run("told", "method=source_weights", *few) / "result.json").read_text())
+    told = [words for words in result["warnings"] if "D_train and D_val together" in words]
+    assert len(told) == (estimator == "penalty")
+
+
 def test_d_val_of_a_trusted_source_is_none_of_its_examples(run):
     words = ["method.trusted=clean", "method.split=0.5", "train.max_steps=4", "run.figures=false"]
     folder = run("trusted", "method=source_weights", *words)
