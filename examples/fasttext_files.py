@@ -44,6 +44,9 @@ class FastTextFiles(Subset):
             max_length=self.max_length,
         )
 
+    def inputs(self):
+        return experiments.text_inputs(("text",), lambda texts: Example(texts, 0))
+
     def read(self, split):
         path = Path(self.data_dir, f"{split}.txt")
         if not path.is_file():

@@ -86,6 +86,8 @@ def test_the_task_runs_as_the_page_says(run, tmp_path, capsys):
     assert result["labels"] == ["mixed", "negative", "positive"]
     assert result["data"]["train"] + result["data"]["validation"] == 96
     assert set(result["metrics"]) == {"accuracy", "macro_f1"}
+    (answer,) = experiments.load(tmp_path, config_dir=ROOT / "examples").predict(["so cosy"])
+    assert answer["prediction"] in result["labels"]
     run("docs/add_a_task.md", 1)
     assert "task.max_length=128" in capsys.readouterr().out
 
