@@ -9,7 +9,15 @@ from torch import Tensor, nn
 
 from bilevel.distributed import World, averaged
 
-__all__ = ["accumulate", "added", "cut", "filled", "mean_over_ranks", "unscaled"]
+__all__ = [
+    "accumulate",
+    "added",
+    "cut",
+    "filled",
+    "mean_over_ranks",
+    "mean_where_any",
+    "unscaled",
+]
 
 
 def added(total: Sequence[Tensor] | None, more: Sequence[Tensor]) -> list[Tensor]:
@@ -67,3 +75,25 @@ def mean_over_ranks(
     """Mean over ranks, with zeros for None (ranks may differ in it) and for an empty list."""
     whole = filled(grads or [None] * len(like), like)
     return whole if world.world_size == 1 else averaged(whole, world)
+
+
+def mean_where_any(
+    grads: Sequence[Tensor | None], like: Sequence[Tensor], world: World
+) -> list[Tensor | None]:
+    """Mean over ranks, with zeros for None; None where no rank has a gradient.
+
+    An optimiser passes over None, where of zeros it would make a step, by its weight decay or its
+    momentum. All ranks must come here, and take the same collectives whatever they have.
+    """
+    has = torch.ones(len(grads), device=world.device)  # filled there: a copy would wait for it
+    missing = [i for i, grad in enumerate(grads) if grad is None]
+    for i in missing:
+        has[i] = 0.0
+    *means, somewhere = averaged([*filled(grads, like), has], world)
+    found: list[Tensor | None] = list(means)
+    # Who has a gradient need not look, which waits for the device.
+    shares = somewhere[missing].tolist() if missing else []
+    for i, share in zip(missing, shares, strict=True):
+        if share == 0.0:
+            found[i] = None
+    return found

@@ -32,7 +32,7 @@ from bilevel.replay.roll_back import RollBack
 from bilevel.second_derivatives import differentiable_twice
 from bilevel.sharding import place
 from bilevel.step_gradient import StepGradient
-from bilevel.step_settings import StepSettings, take_step
+from bilevel.step_settings import StepSettings, check_scaler, take_step
 
 __all__ = ["BilevelProblem", "LowerProblem", "UpperProblem"]
 
@@ -88,6 +88,7 @@ class BilevelProblem(ImplicitProblem):
         super().initialize()
         self.precision = precision.resolve(requested, torch.device(self.device))
         self.scaler = precision.make_scaler(self.precision, torch.device(self.device))
+        check_scaler(self)
         self.warmup_steps = self.config.warmup_steps * self.gas  # Betty counts micro-batches
         check_reentrant(self.module)
         graph.check_estimators(self._paths, jvp_fn_mapping)
@@ -349,10 +350,7 @@ class BilevelProblem(ImplicitProblem):
             self.scaler.unscale_(self.optimizer)
         if self.gradient_clipping > 0.0:
             self.clip_grad()
-        if self.is_implemented("custom_optimizer_step"):
-            self.custom_optimizer_step(*args, **kwargs)
-        else:
-            take_step(self)
+        take_step(self, *args, **kwargs)
 
     def step_settings(self) -> Sequence[StepSettings]:
         """Rates and decays that upper variables decide, one a param group; for subclasses."""

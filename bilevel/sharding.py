@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "OLDEST_TORCH",
     "check_processes",
+    "device_of",
     "frozen_base",
     "groups",
     "is_sharded",
@@ -115,6 +116,17 @@ def check_processes(world: World) -> None:
         raise UserError(
             f"shard=base needs torch {needed} or newer, and this is {torch.__version__}"
         )
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where ``module`` computes: where its first parameter lies that is whole.
+
+    Parts of an offloaded base lie in the CPU's memory and compute elsewhere. With parts alone, or
+    nothing shared out, it is where the first parameter lies.
+    """
+    whole = (p for p in module.parameters() if not _is_part(p))
+    found = next(whole, None)
+    return (next(module.parameters()) if found is None else found).device
 
 
 def is_sharded(module: nn.Module) -> bool:
@@ -243,6 +255,15 @@ def _adapter_parameters(module: nn.Module) -> set[int]:
         inside = {id(p) for p in cast(Any, layer).get_base_layer().parameters()}
         found |= {id(p) for p in layer.parameters()} - inside
     return found
+
+
+def _is_part(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is this process's part of one that is shared out."""
+    if "torch.distributed.tensor" not in sys.modules:  # whose import is not for nothing
+        return False
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(tensor, DTensor)
 
 
 def _move_rest(module: nn.Module, device: torch.device) -> None:

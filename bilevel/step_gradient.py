@@ -89,7 +89,7 @@ class StepGradient:
         """Average what was added over the ranks; then add the implicit term along each path."""
         params, world = level.trainable_parameters(), level.world
         if world.world_size > 1:
-            whole = gradients.mean_over_ranks([p.grad for p in params], params, world)
+            whole = gradients.mean_where_any([p.grad for p in params], params, world)
             for p, grad in zip(params, whole, strict=True):
                 p.grad = grad
         vectors, self._vectors = self._vectors, {}
@@ -101,7 +101,9 @@ class StepGradient:
             )
             for lower, upper in itertools.pairwise(path[1:]):
                 vector = jvp_fn_mapping[lower.config.type](vector, lower, upper, False)
-            level.set_grads(params, [level.scaled(g) for g in vector])
+            # A copy: p.grad is changed in place, and an estimator may go on with what it gave
+            # (penalty's term serves all T2 upper steps).
+            level.set_grads(params, [level.scaled(g).clone() for g in vector])
         record = level.recorder.current
         if record is not None and level.recorder.needs.upper_gradient:
             for upper in level.parents:

@@ -21,7 +21,14 @@ from bilevel.precision import in_float64
 if TYPE_CHECKING:
     from bilevel.protocols import LowerLevel
 
-__all__ = ["StepSettings", "in_force", "reads_settings", "step_with_tensors", "take_step"]
+__all__ = [
+    "StepSettings",
+    "check_scaler",
+    "in_force",
+    "reads_settings",
+    "step_with_tensors",
+    "take_step",
+]
 
 
 @dataclass(frozen=True)
@@ -94,8 +101,27 @@ def reads_settings(level: LowerLevel) -> bool:
     return torch.device(level.device).type in ("cpu", "mps") or level.scaler is not None
 
 
-def take_step(level: LowerLevel) -> None:
-    """Step a level's optimiser with its settings in force, through the scaler of fp16."""
+def check_scaler(level: LowerLevel) -> None:
+    """Refuse a gradient scaler that has no optimiser whose gradients it could unscale.
+
+    Raises:
+        UserError: the level is in fp16 and steps by ``custom_optimizer_step`` alone.
+    """
+    if level.scaler is not None and level.optimizer is None:
+        raise UserError(
+            f"problem {level.name!r} has no optimizer, and precision=fp16 scales the gradients of "
+            "one: give it the optimizer that custom_optimizer_step stands for, or take bf16 or fp32"
+        )
+
+
+def take_step(level: LowerLevel, *args: Any, **kwargs: Any) -> None:
+    """Step a level's optimiser with its settings in force, through the scaler of fp16.
+
+    A ``custom_optimizer_step``, which is given the other arguments, takes the step in its place.
+    """
+    if level.is_implemented("custom_optimizer_step"):
+        _custom_step(level, *args, **kwargs)
+        return
     settings, read = level.step_settings(), reads_settings(level)
     with in_force(level.optimizer, settings, level.name, read):
         if settings and not read:
@@ -105,6 +131,20 @@ def take_step(level: LowerLevel) -> None:
         else:
             level.scaler.step(level.optimizer)
             level.scaler.update()
+
+
+def _custom_step(level: Any, *args: Any, **kwargs: Any) -> None:
+    """The level's own step; as fp16's scaler would have it, none with gradients not finite."""
+    if level.scaler is None:
+        level.custom_optimizer_step(*args, **kwargs)
+        return
+    before = level.scaler.state_dict()
+    grads = [p.grad for p in level.trainable_parameters() if p.grad is not None]
+    if all(bool(torch.isfinite(grad).all()) for grad in grads):
+        level.custom_optimizer_step(*args, **kwargs)
+    # Each update changes the scale or counts a step: a hook may have seen to it by itself.
+    if level.scaler.state_dict() == before:
+        level.scaler.update()
 
 
 @torch.no_grad()
@@ -118,6 +158,8 @@ def step_with_tensors(optimizer: torch.optim.Optimizer) -> None:
     """
     from bilevel.hypergradient.optimizers import functional_step, snapshot
 
+    # As torch's schedulers have optimizer.step() do, or they warn that it was never called.
+    optimizer._opt_called = True  # type: ignore[attr-defined]
     params = [p for group in optimizer.param_groups for p in group["params"]]
     grads = [p.grad for p in params]
     after, states = functional_step(snapshot(optimizer, params), params, grads)

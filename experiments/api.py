@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,11 +24,12 @@ from peft import LoraConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bilevel import Callback, distributed
+from bilevel.checkpoint.disk import check_writable
 from bilevel.cutting import Frontier
 from bilevel.cutting.decided import Decided
 from bilevel.errors import UserError, listed, nearest
 from bilevel.hypergradient import Hypergradient, Unrolled
-from bilevel.settings import from_values
+from bilevel.settings import from_values, plain
 from experiments.answers import Decoding
 from experiments.artefacts.artefact import Artefact
 from experiments.cli.quiet import left_as_found, quiet
@@ -132,7 +133,7 @@ def finetune(
             ``SourceWeights()``.
         seed: decides splits, order, dropout and new weights.
         folder: of the run, as ``python -m experiments.run`` leaves it; None leaves nothing behind.
-        resume: continue the interrupted run in ``folder``.
+        resume: continue the interrupted run in ``folder``, with its arguments.
         engine: options that ``python -m experiments.run --help engine`` lists,
             ``{"precision": "bf16"}``.
         callbacks: of ``bilevel.Callback``, which follow the engine of every stage; their state goes
@@ -296,6 +297,7 @@ def _folder(folder: Any, resume: Any) -> Path | None:
     parts = [part for part in (place, *place.parents) if part.exists()]
     if parts and not parts[0].is_dir():
         raise UserError(f"folder={folder}: {parts[0]} is a file")
+    check_writable(place, "folder")
     return place
 
 
@@ -361,19 +363,32 @@ def _plan(
         allowed = f"allowed are {listed(known)}{nearest(name, known)}"
         raise UserError(f"unknown option {name!r} in train: {allowed}")
     settings = from_values(TrainSettings, {**train, "precision": options.precision}, "train")
+    hypergradient, places = hypergradient or Unrolled(), places or method.targets or "qv"
+    # By which resume=True knows the run: values that JSON holds, whatever way they were given.
+    said: dict[str, Any] = {
+        "method": repr(method),
+        "hypergradient": repr(hypergradient),
+        "seed": seed,
+        "target_modules": places,
+        "head": None if model.head is None else list(model.head),
+        "metrics": plain(task.metrics),
+        "decoding": plain(task.decoding),
+        "train": {name: plain(vars(settings)[name]) for name in known},
+        "engine": plain(options),
+    }
     return Plan(
         seed=seed,
         method=method,
         task=task,
         model=model,
-        hypergradient=hypergradient or Unrolled(),
+        hypergradient=hypergradient,
         settings=settings,
-        places=places or method.targets or "qv",
+        places=places,
         engine=options,
         resume=False,
         figures=False,
         names={"method": method.name, "task": "given", "model": model.name},
-        config={"method": repr(method), "train": repr(train), "engine": repr(asdict(options))},
+        config=said,
     )
 
 

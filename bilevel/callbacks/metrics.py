@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from bilevel.callbacks.callback import Callback
 from bilevel.callbacks.losses import LossMeans, level_names
-from bilevel.errors import UserError
+from bilevel.checkpoint.disk import refusal, told_when_full
+from bilevel.errors import StorageError, UserError
 from bilevel.reading import parsed
 
 if TYPE_CHECKING:
@@ -66,7 +67,11 @@ class MetricsWriter(Callback):
         self._engine: EngineView | None = None
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
-        """Append one line; numbers that are not finite become null, for JSON has none."""
+        """Append one line; numbers that are not finite become null, for JSON has none.
+
+        Raises:
+            StorageError: the disk is full, or the file not writable.
+        """
         if not self._writes:
             return
         line = {"stage": self.stage, "step": step, "kind": kind, **values}
@@ -78,7 +83,8 @@ class MetricsWriter(Callback):
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(clean, allow_nan=False) + "\n")
         except OSError as error:
-            raise UserError(f"cannot write {self.path}: {error.strerror or error}") from error
+            reason = refusal(error) or error.strerror or error
+            raise StorageError(f"cannot write {self.path}: {reason}") from error
         for listener in self.listeners:
             listener(clean)
 
@@ -87,7 +93,11 @@ class MetricsWriter(Callback):
         return self._elapsed + time.monotonic() - self._started
 
     def on_start(self, engine: EngineView) -> None:
-        """Cut the file to where this stage, or the checkpoint, stands."""
+        """Cut the file to where this stage, or the checkpoint, stands.
+
+        Raises:
+            StorageError: the disk refused.
+        """
         self._started = time.monotonic()
         self._writes, self._engine = engine.is_rank_zero(), engine
         if not self._writes:
@@ -95,14 +105,14 @@ class MetricsWriter(Callback):
                 self._losses.load_state_dict(self._resume["losses"], engine.device)
                 self._resume = None
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self._resume is None:
-            self._cut(self._first_line_of_stage())
-        else:
-            self._elapsed = self._resume["seconds"]
-            self._losses.load_state_dict(self._resume["losses"], engine.device)
-            self._cut(self._resume["bytes"])
-            self._resume = None
+        with told_when_full(self.path.parent):
+            if self._resume is None:
+                self._cut(self._first_line_of_stage())
+            else:
+                self._elapsed = self._resume["seconds"]
+                self._losses.load_state_dict(self._resume["losses"], engine.device)
+                self._cut(self._resume["bytes"])
+                self._resume = None
 
     def on_gradient(self, problem: UpperLevel, loss: Tensor) -> None:
         """Note the loss."""

@@ -17,6 +17,8 @@ from bilevel.errors import StorageError
 __all__ = ["check_writable", "refusal", "sync", "told_when_full"]
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What file systems say (of networks, or of a container's host) that cannot sync a folder.
+NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP)
 # A file that is not there is not among them: that may be a defect.
 REFUSALS = {
     *FULL,
@@ -88,11 +90,15 @@ def told_when_full(folder: Path) -> Iterator[None]:
 
 
 def sync(path: Path) -> None:
-    """Make a file, or the names in a folder, survive a power cut."""
+    """Make a file, or the names in a folder where the file system can, survive a power cut."""
     if os.name != "posix":  # only POSIX can open a folder
         return
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        # The file is whole by then, and nothing is gained by ending the run.
+        if error.errno not in NO_FOLDER_SYNC or not path.is_dir():
+            raise
     finally:
         os.close(handle)

@@ -21,6 +21,7 @@ from bilevel.cutting.options import CutOptions
 from bilevel.data import some
 from bilevel.errors import UserError
 from bilevel.lowrank.layers import lora_layers
+from bilevel.sharding import device_of
 
 __all__ = ["cut_by", "halves", "least_examples"]
 
@@ -56,7 +57,7 @@ def cut_by(
     scoring, drawing = halves(rows, options.examples, criterion)
     if budget.told and len(drawing) < 2:  # what was told needs no frontier
         drawing = []
-    device = next(model.parameters()).device
+    device = device_of(model)
     with ExitStack() as bars:
 
         def shown(part: list[Row], label: str, expected: int | None = None) -> Callable[[], Losses]:

@@ -13,6 +13,7 @@ from bilevel.errors import UserError
 from bilevel.evaluation import evaluating, matching_autocast
 from bilevel.labels import NO_LABEL
 from bilevel.precision import in_float64
+from bilevel.sharding import device_of
 from experiments.models.batching import batches
 
 __all__ = ["SETTINGS", "Surprise", "perplexity", "surprises"]
@@ -58,7 +59,7 @@ def surprises(model: Any, tokenizer: Any, texts: Sequence[str]) -> list[Surprise
                 f"text {number} has {len(row)} tokens, and the language model that its perplexity "
                 f"is asked of has {tokenizer.model_max_length} positions"
             )
-    device = next(model.parameters()).device
+    device = device_of(model)
     found = [Surprise(0.0, 0)] * len(rows)
     with evaluating(model), matching_autocast(model):
         for indices in batches([len(row) for row in rows]):

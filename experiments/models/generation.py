@@ -18,7 +18,7 @@ from transformers import (
 
 from bilevel.distributed import each_once
 from bilevel.evaluation import evaluating, matching_autocast
-from bilevel.sharding import is_sharded
+from bilevel.sharding import device_of, is_sharded
 from experiments.answers import Decoding
 from experiments.models.batching import EXAMPLES, batches
 
@@ -50,7 +50,7 @@ def generate(
         precision: an autocast context; None computes in the parameters' own precision.
         batch_size: prompts at once at most; of long ones fewer.
     """
-    device = next(model.parameters()).device
+    device = device_of(model)
     causal = not model.config.is_encoder_decoder
     written = [""] * len(prompts)
     room = [(len(prompt) + decoding.max_new_tokens) * decoding.beams for prompt in prompts]

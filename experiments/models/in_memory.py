@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from bilevel.errors import UserError
 from experiments.answers import CLASSES, LABELS, NUMBER, TAGS, TEXT, Answers
 from experiments.models.base_reference import BaseReference, of_name
+from experiments.models.checkpoint_names import parameter_names
 from experiments.models.heads import (
     PROBLEM_TYPES,
     check_writes,
@@ -129,4 +130,19 @@ class GivenModel(ModelSpec):
     def _head(self, model: PreTrainedModel, answers: Answers) -> list[str]:
         if self.head is not None:
             return list(self.head)
-        return [] if answers.kind == TEXT else head_modules(model)
+        return [] if answers.kind == TEXT else head_modules(model, _fresh_pooler(model))
+
+
+def _fresh_pooler(model: PreTrainedModel) -> list[str]:
+    """Parameters of a pooler that the model's checkpoint has no weights for.
+
+    They were drawn when the caller loaded it, and whoever loads the checkpoint again draws others:
+    what is trained beside them must be saved with them. Where the checkpoint cannot be seen they
+    are taken for such; a model that names none has all of its weights from the caller.
+    """
+    if not model.name_or_path:
+        return []
+    names = parameter_names(model.name_or_path)
+    if any("pooler" in name.split(".") for name in names or ()):
+        return []
+    return [name for name, _ in model.named_parameters() if "pooler" in name.split(".")]

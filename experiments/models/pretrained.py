@@ -162,8 +162,14 @@ def load(
     tokenizer = _tokenizer(source, revision, config, trusted)
     tokens = getattr(config.get_text_config(), "vocab_size", None)
     check_tokenizer(tokenizer, tokens, source)  # before the weights are read
-    with torch.random.fork_rng(devices=[]), quietly():
-        torch.manual_seed(seed)
+    # Quantised weights, and a new head with them, are made on the GPU; all others on the CPU, and
+    # then a GPU's generator is none of ours: torch.manual_seed would seed every one.
+    on_gpu = quantized is not None and torch.cuda.is_available()
+    gpus = [torch.cuda.current_device()] if on_gpu else []
+    with torch.random.fork_rng(devices=gpus), quietly():
+        torch.default_generator.manual_seed(seed)
+        if gpus:
+            torch.cuda.manual_seed(seed)
         kind = auto_class(answers, config)
         model, info = load_weights(
             source, revision, config, kind, attention, dtype, quantized, trusted

@@ -65,7 +65,7 @@ class GivenAsker:
         elif kind == TEXT:
             inputs = text_inputs(("text",), lambda texts: TextExample(texts[0], ""))
         else:
-            columns = ("text",) if isinstance(first, str) else ("text", "text_pair")
+            columns = ("text", "text_pair") if is_list(first) else ("text",)
             inputs = text_inputs(
                 columns,
                 lambda texts: LabelSetExample(texts, ()) if kind == LABELS else Example(texts, 0),

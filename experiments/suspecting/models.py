@@ -15,6 +15,7 @@ from bilevel import BilevelEngine, BilevelEngineConfig
 from bilevel.data import stratified_order
 from bilevel.evaluation import evaluating, matching_autocast
 from bilevel.labels import NO_LABEL
+from bilevel.sharding import device_of
 from bilevel.views import taken
 from experiments.answers import CLASSES, NUMBER, TAGS
 from experiments.models.batching import batches
@@ -123,7 +124,7 @@ def trainable(model: PeftModel) -> dict[str, Tensor]:
 def look(model: PeftModel, job: FineTuningJob, rows: Sequence[dict[str, Any]]) -> Said:
     """What the model says of tokenised examples, in evaluation mode."""
     kind = job.task.answers.kind
-    device = next(model.parameters()).device
+    device = device_of(model)
     losses = np.zeros(len(rows))
     values = np.zeros(len(rows))
     items: dict[int, tuple[np.ndarray, np.ndarray]] = {}
@@ -220,7 +221,7 @@ def _gradient(
     weights: Sequence[torch.nn.Parameter],
 ) -> list[Tensor]:
     """Of the mean loss of some rows, in evaluation mode."""
-    device = next(model.parameters()).device
+    device = device_of(model)
     total = [torch.zeros_like(w) for w in weights]
     with evaluating(model), without_cache(model), matching_autocast(model):
         for indices in batches([len(tokens_of(row)) for row in rows]):

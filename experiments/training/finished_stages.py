@@ -6,6 +6,7 @@ checksum the JSON names.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import re
@@ -19,6 +20,7 @@ from bilevel.reading import json_object
 from experiments.cli.resume import check_same
 from experiments.cli.writing import write_atomically
 from experiments.config import stored
+from experiments.config.schema import SECTIONS
 from experiments.results.shape import check_stages
 from experiments.training import stage_tensors
 from experiments.training.same_data import check_data
@@ -39,7 +41,7 @@ def check_config(path: Path, config: dict[str, Any], data: Mapping[str, str] | N
     """
     if path.is_file():
         saved = json_object(path, needs=("config",))
-        check_same(path.parent.parent, stored.given_now(saved["config"], config), config)
+        _check_config(path.parent.parent, saved["config"], config)
         check_data(path.parent.parent, _data(saved, path), data or {})
 
 
@@ -82,7 +84,7 @@ class Journal:
         check_stages(saved, str(path))
         if saved.get("sha256", _digest(saved)) != _digest(saved):
             raise UserError(f"{path} is damaged: it is not what was written; start the run afresh")
-        check_same(path.parent.parent, stored.given_now(saved["config"], config), config)
+        _check_config(path.parent.parent, saved["config"], config)
         self.data |= _data(saved, path)
         check_data(path.parent.parent, self.data, data or {})
         self.finished = saved["stages"]
@@ -157,6 +159,39 @@ def processes_of(path: Path) -> int | None:
     if not isinstance(found, int) or found < 1:
         raise UserError(f"{path} is damaged: processes is no number from 1; start the run afresh")
     return found
+
+
+def _check_config(folder: Path, saved: Any, config: dict[str, Any]) -> None:
+    """Raise UserError if the run in a folder has another configuration."""
+    saved = stored.given_now(saved, config)
+    from_python = isinstance(config.get("method"), str)  # which is a group of options elsewhere
+    if from_python and isinstance(saved, dict) and isinstance(saved.get("engine"), str):
+        saved, config = _comparable(saved, config)
+    check_same(folder, saved, config)
+
+
+def _comparable(
+    saved: Mapping[str, Any], config: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The parts of two configurations of runs from Python that can be held against each other.
+
+    An older one says less, and its training and engine each in one text, which may not be readable.
+    """
+    read = {key: _literal(text) if key in SECTIONS else text for key, text in saved.items()}
+    both = [
+        key
+        for key in read.keys() & config.keys()
+        if isinstance(read[key], dict) == isinstance(config[key], dict)
+    ]
+    return {key: read[key] for key in both}, {key: config[key] for key in both}
+
+
+def _literal(text: Any) -> Any:
+    """The Python value that a text spells out; the text itself where that is no plain one."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return text
 
 
 def _data(saved: dict[str, Any], path: Path) -> dict[str, str]:

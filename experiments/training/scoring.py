@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bilevel.cutting.losses import Losses
 from bilevel.distributed import each_once
 from bilevel.evaluation import evaluating, matching_autocast
-from bilevel.sharding import is_sharded
+from bilevel.sharding import device_of, is_sharded
 from experiments.models.batching import EXAMPLES, batches
 from experiments.models.generation import generate
 from experiments.models.memory import without_cache
@@ -95,7 +95,7 @@ def _asked(
     model: nn.Module, examples: Sequence[dict[str, Any]], collate: Collate, indices: list[int]
 ) -> tuple[Any, dict[str, Tensor]]:
     """The outputs of a batch, and the batch."""
-    device = next(model.parameters()).device
+    device = device_of(model)
     batch = {k: v.to(device) for k, v in collate([examples[i] for i in indices]).items()}
     return model(**batch), batch
 

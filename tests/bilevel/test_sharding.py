@@ -6,8 +6,10 @@ import peft
 import pytest
 import torch
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import distribute_tensor
 
-from bilevel import BilevelEngineConfig, sharding
+from bilevel import BilevelEngineConfig, distributed, sharding
 from bilevel.checkpoint.state_file import load_state, save_state
 from bilevel.distributed import World
 from bilevel.errors import UserError
@@ -234,6 +236,25 @@ def test_blocks_that_share_weights_are_refused():
     net.requires_grad_(False)
     with pytest.raises(UserError, match=r"shard.*share weights"):
         sharding.groups(net)
+
+
+# ------------------------------------------------------------------ where it computes
+
+
+def devices():
+    """Of a part on the CPU beside a whole parameter elsewhere; alone; and of no parts."""
+    distributed.setup("distributed")
+    net = nn.Module()
+    net.part = nn.Parameter(distribute_tensor(torch.ones(2), init_device_mesh("cpu", (2,))))
+    net.whole = nn.Parameter(torch.ones(2, device="meta"))
+    mixed = sharding.device_of(net)
+    del net.whole
+    parts, whole = sharding.device_of(net), sharding.device_of(nn.Linear(2, 2))
+    return [str(device) for device in (mixed, parts, whole)]
+
+
+def test_it_is_where_whole_parameters_lie():
+    assert of_each(devices) == [["meta", "cpu", "cpu"]] * 2
 
 
 # ------------------------------------------------------------------ what is refused

@@ -2,6 +2,7 @@
 
 import random
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import datasets
 import numpy as np
@@ -82,7 +83,7 @@ def test_searched_ranks_make_a_model_elsewhere(given):
     assert searched.decided.components == 4 * 8
     assert "these ranks" in searched.decided.words
     assert isinstance(config, LoraConfig)
-    assert config.modules_to_save == ["classifier"]
+    assert config.modules_to_save == ["classifier", "bert.pooler"]
     fresh = AutoModelForSequenceClassification.from_pretrained(model.name_or_path)
     found = get_peft_model(fresh, config)
     sizes = {m.r["default"] for m in found.modules() if hasattr(m, "lora_A")}
@@ -109,7 +110,7 @@ def test_a_cut_is_searched_by_default_and_is_the_one_of_a_run(given, caplog):
     assert found.decided.as_json() == run.result["decided"]
     assert "nothing was learned" in found.decided.words  # of 12 steps
     assert found.frontier.examples == 8
-    assert found.config.modules_to_save == ["classifier"]
+    assert found.config.modules_to_save == ["classifier", "bert.pooler"]
     kept = {name: rank for name, rank in run.result["ranks"].items() if rank}
     assert min(run.result["ranks"].values()) == 0
     fresh = AutoModelForSequenceClassification.from_pretrained(model.name_or_path)
@@ -186,6 +187,39 @@ def test_classes_and_methods_that_do_not_search_are_refused(given):
         search_ranks(model, tokenizer, rows["train"], LoRA(), **SMALL)
     with pytest.raises(UserError, match=r"hold_out=0 .*here are none"):
         search_ranks(model, tokenizer, rows["train"], LoRACut(hold_out=0.0), **SMALL)
+
+
+def test_gradients_are_computed_where_a_notebook_has_them_switched_off(given):
+    model, tokenizer, rows = given
+    wanted = finetune(model, tokenizer, rows, LoRA(rank=2), **SMALL).result["test_loss"]
+    with torch.no_grad():
+        found = finetune(model, tokenizer, rows, LoRA(rank=2), **SMALL)
+        assert not torch.is_grad_enabled()
+    assert found.result["test_loss"] == wanted
+    with torch.inference_mode(), pytest.raises(UserError, match="inference_mode"):
+        finetune(model, tokenizer, rows, LoRA(rank=2), **SMALL)
+
+
+def test_of_two_threads_one_waits(given):
+    model, tokenizer, rows = given
+
+    def loss(seed):
+        tuned = finetune(model, tokenizer, rows, LoRA(rank=2), seed=seed, **SMALL)
+        return tuned.result["test_loss"]
+
+    wanted = [loss(seed) for seed in (0, 1)]
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(loss, (0, 1))) == wanted
+
+
+def test_what_is_asked_wrongly_is_told_in_the_words_of_python(given):
+    model, tokenizer, rows = given
+    with pytest.raises(UserError, match="folder=/proc/x/y"):
+        finetune(model, tokenizer, rows, LoRA(rank=2), folder="/proc/x/y", **SMALL)
+    run = finetune(model, tokenizer, rows, LoRA(rank=2), **SMALL)
+    with pytest.raises(UserError) as error:
+        run.predict([3])
+    assert "text_pair" not in str(error.value)
 
 
 def test_a_notebook_is_left_as_it_was(given):

@@ -1,11 +1,15 @@
 """What ``finetune(...).save(folder)`` leaves stands by itself."""
 
 import json
+import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from bilevel.errors import UserError
@@ -55,6 +59,27 @@ def test_three_classes(method: Any, here: Path, monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(UserError, match="base="):
             run.save("out/unnamed", base="/no/such/folder")
         assert not Path("out/unnamed").exists()
+
+
+def test_a_pooler_that_the_checkpoint_lacks_is_saved(here: Path) -> None:
+    """It is drawn anew whenever the checkpoint is loaded."""
+    folder = here / "no_pooler"
+    shutil.copytree(here / "base", folder)
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if "pooler" not in name}
+    assert len(kept) < len(weights)
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    loads = partial(AutoModelForSequenceClassification.from_pretrained, folder, num_labels=2)
+    tokenizer = architectures.tokenizer()
+    rows = [{**tokenizer(f"w{i} w{i + 1}"), "labels": i % 2} for i in range(12)]
+    run = finetune(loads(), tokenizer, {"train": rows, "test": rows}, LoRA(rank=2), **SMALL)
+    saved = run.save(here / "with_pooler")
+    texts = tokenizer(["w3 w4", "w5"], return_tensors="pt", padding=True)
+    wanted = run.model(**texts).logits
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        found = PeftModel.from_pretrained(loads(), saved).eval()(**texts).logits
+        torch.testing.assert_close(found, wanted)
 
 
 def test_text(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

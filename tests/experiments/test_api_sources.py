@@ -12,7 +12,7 @@ from experiments.config.plan import Plan
 from experiments.tasks.in_memory import GivenTask
 from experiments.tasks.in_memory_rows import from_source, tagged, written
 from experiments.tasks.sources import sizes
-from problems import SourceWeights
+from problems import ExampleWeights, LearnedSettings, SourceWeights
 
 SMALL = {"max_steps": 3, "batch_size": 8}
 
@@ -93,3 +93,11 @@ def test_sources_that_look_alike_are_told(given, caplog):
     task = GivenTask({"train": rows}, Answers(CLASSES, 2), given[1], source_column="site")
     assert sizes(task.load().train) == {"Web": 15, "web": 15}
     assert "sources 'Web', 'web' differ" in caplog.text
+
+
+@pytest.mark.parametrize("method", [ExampleWeights(rank=2), LearnedSettings(rank=2, split=0.5)])
+def test_the_other_uses_of_a_second_level(given, method):
+    model, tokenizer, data = given
+    run = finetune(model, tokenizer, data, method, **SMALL)
+    assert run.result["method"] == method.name
+    assert run.result["validation"]["trained_on"] is (method.name == "example_weights")

@@ -1,6 +1,8 @@
 """metrics.jsonl: lines, resume, trouble."""
 
+import errno
 import math
+import os
 
 import pytest
 import torch
@@ -18,8 +20,10 @@ from bilevel.callbacks import (
     Callback,
     CheckpointEvery,
     MetricsWriter,
+    metrics,
 )
 from bilevel.checkpoint.folder import Checkpointer
+from bilevel.errors import StorageError
 from tests.bilevel.watched import Crash, build, lines_of
 
 
@@ -130,10 +134,27 @@ def test_metrics_that_were_deleted_are_reported(tmp_path, caplog):
 
 def test_metrics_cannot_be_written(tmp_path):
     (tmp_path / "m.jsonl").mkdir()
-    with pytest.raises(UserError, match=r"cannot write .*m.jsonl"):
+    with pytest.raises(StorageError, match=r"cannot write .*m.jsonl"):
         MetricsWriter(tmp_path / "m.jsonl").write("test", 1, {})
     with pytest.raises(UserError, match="every 1 step"):
         MetricsWriter(tmp_path / "x", every=0)
+
+
+def full(*_args, **_options):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_is_told_with_the_way_on(tmp_path, monkeypatch):
+    """As a StorageError, behind which the program says how to continue; at the start as well."""
+    writer = MetricsWriter(tmp_path / "m.jsonl")
+    with monkeypatch.context() as patched:
+        patched.setattr(metrics, "open", full, raising=False)
+        with pytest.raises(StorageError, match=r"cannot write .*m\.jsonl: .*free some space"):
+            writer.write("test", 1, {})
+    writer.path.write_text("cut short")
+    monkeypatch.setattr(os, "truncate", full)
+    with pytest.raises(StorageError, match=f"cannot write {tmp_path}: .*free some space"):
+        build(1, [MetricsWriter(writer.path)]).run()
 
 
 def test_other_graphs_use_problem_names(tmp_path):

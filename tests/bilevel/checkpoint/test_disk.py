@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
-from bilevel.checkpoint.disk import check_writable, told_when_full
+from bilevel.checkpoint.disk import check_writable, sync, told_when_full
 from bilevel.errors import StorageError
 
 
@@ -90,3 +90,25 @@ def test_a_disk_that_takes_nothing(name, tmp_path, monkeypatch):
 def test_proc_takes_nothing(name):
     with pytest.raises(StorageError, match=f"out={name}: /proc cannot be written"):
         check_writable(Path(name), "out")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="only POSIX can open a folder")
+def test_a_file_system_that_cannot_sync_folders_ends_nothing(tmp_path, monkeypatch):
+    file = tmp_path / "file"
+    file.touch()
+
+    def refuse(number):
+        def fsync(handle):
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(os, "fsync", fsync)
+
+    for number in (errno.EINVAL, errno.ENOTSUP):
+        refuse(number)
+        sync(tmp_path)
+        with pytest.raises(OSError, match=os.strerror(number)):
+            sync(file)
+    refuse(errno.EIO)
+    for path in (tmp_path, file):
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            sync(path)

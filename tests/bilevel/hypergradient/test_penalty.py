@@ -12,7 +12,7 @@ from bilevel.hypergradient import FiniteDifference, NoHypergradient, Penalty, ch
 from bilevel.nests import clone_nested
 from tests.bilevel.hypergradient.test_neumann_cg import exact, ridge
 from tests.bilevel.text_toys import two_text_levels
-from tests.bilevel.toys import STRICT, flat, relative_error, two_levels
+from tests.bilevel.toys import STRICT, Lower, Recorder, Upper, flat, relative_error, two_levels
 
 pytestmark = STRICT
 
@@ -158,6 +158,30 @@ def test_both_copies_see_the_same_masks():
     engine.run()
     (difference,) = lower.recorded.carried["upper"]
     assert float(difference.abs().max()) < 1e-12
+
+
+def test_upper_steps_change_nothing_of_what_is_carried():
+    """Clipping works in place on p.grad, which without a direct partial is the term alone."""
+
+    class Blind(Upper):
+        def training_step(self, batch):
+            x, y = batch
+            return nn.functional.cross_entropy(self.lower(x, torch.ones(5, dtype=x.dtype)), y)
+
+    engine, lower, upper = two_levels(
+        Penalty(),
+        classes=(Lower, Blind),
+        unroll_steps=2,
+        upper_steps=2,
+        upper_options={"gradient_clipping": 1e-4},
+        steps=2,
+    )
+    recorder = Recorder(upper)
+    engine.run()
+    first, second = (flat(grads) for grads in recorder.grads[2:])
+    assert float(first.norm()) > 1e-4
+    assert torch.equal(second, first)
+    assert torch.equal(flat(lower.recorded.carried["upper"]), first)
 
 
 def test_only_the_adapter_is_copied_and_nothing_is_differentiated_twice():

@@ -164,6 +164,20 @@ def test_steps_with_tensors_are_the_same_as_with_numbers(name, monkeypatch):
     assert relative_error(outcome(), read) < 1e-12
 
 
+def test_no_warning_of_a_step_that_was_taken_with_tensors(monkeypatch):
+    """torch's schedulers warn of an optimizer.step() that never came; warnings are errors here."""
+    for where in ("bilevel.step_settings", "bilevel.replay.recorder"):
+        monkeypatch.setattr(f"{where}.reads_settings", lambda level: False)
+
+    def schedule(optimizer):
+        return torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+
+    options = {"classes": (Set, Upper), "scheduler": schedule, "steps": 2}
+    engine, lower, _ = two_levels(NoHypergradient(), OPTIMISERS["momentum"], **options)
+    engine.run()
+    assert lower.optimizer.param_groups[1]["lr"] == 0.03 * 0.25
+
+
 def test_a_factor_of_the_loss_does_nothing_under_adam():
     """Which is why a rate must stand in the update map: 1e-7 of its influence there."""
 

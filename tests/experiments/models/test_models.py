@@ -1,5 +1,7 @@
 """Models of every architecture, loaded with a head: targets, seeds, attention, tokenizer."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 import transformers as hf
@@ -8,6 +10,7 @@ from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from bilevel.errors import UserError
 from experiments.answers import CLASSES, NUMBER, TEXT, Answers
 from experiments.cli import hub
+from experiments.models import pretrained
 from experiments.models.spec import ModelSpec
 from experiments.models.target_modules import head_modules, target_modules
 from tests.experiments import writers
@@ -118,6 +121,42 @@ def test_backbone_is_the_checkpoints_and_the_head_comes_from_the_seed(tmp_path, 
     ]
     assert differs
     assert all(differs)
+
+
+def test_a_gpus_random_numbers_are_left_alone(tmp_path, monkeypatch):
+    """What is made on the CPU draws there, and fork_rng puts back no generator of a GPU."""
+    spec = save(tmp_path, ARCHITECTURES["bert"][0])
+    seeded = []
+    for name in ("manual_seed", "manual_seed_all"):
+        monkeypatch.setattr(torch.cuda, name, seeded.append)
+    spec.load(Answers(CLASSES, 3), 7)
+    assert seeded == []
+
+
+def test_a_head_beside_quantised_weights_is_drawn_on_the_gpu(tmp_path, monkeypatch):
+    """From the seed too, by a generator that is put back."""
+    config = ARCHITECTURES["bert"][0]
+    save(tmp_path, config)
+    seeded, forked = [], []
+
+    @contextmanager
+    def fork(devices):
+        forked.append(devices)
+        yield
+
+    monkeypatch.setattr(torch.random, "fork_rng", fork)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "manual_seed", seeded.append)
+    monkeypatch.setattr(pretrained, "load_weights", lambda *_: pytest.fail("loaded"))
+    options = {"attention": "auto", "dtype": "float32"}
+    for quantized in ("4bit", None):
+        with pytest.raises(pytest.fail.Exception, match="loaded"):
+            pretrained.load(
+                *(str(tmp_path), None, config, Answers(CLASSES, 3), 7),
+                **{**options, "quantized": quantized},
+            )
+    assert (forked, seeded) == ([[1], []], [7])
 
 
 def test_an_adapter_with_this_head_reloads_in_stock_peft(tmp_path, architecture):

@@ -36,6 +36,7 @@ METHODS = {
     "delta_lora": ["method=delta_lora", "method.start_step=1"],
     "adalora": ["method=adalora", "train.max_steps=9"],
     "learned_settings": ["method=learned_settings"],
+    "random_settings": ["method=random_settings", "method.trials=2"],
     "source_weights": ["method=source_weights", "task=demo_sources"],
     "drawn": ["method=source_weights", "task=demo_sources", "method.sampling=draw"],
     "example_weights": [

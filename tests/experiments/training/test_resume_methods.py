@@ -50,6 +50,7 @@ METHODS: dict[str, tuple[str, list[str]]] = {
         ["task=demo_sources", "method.sampling=draw", "train.gradient_accumulation=2"],
     ),
     "learned_settings": ("learned_settings", ["method.unroll_steps=2"]),
+    "random_settings": ("random_settings", ["method.trials=2"]),
     "lora_pissa": (
         "lora",
         [
