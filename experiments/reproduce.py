@@ -19,7 +19,8 @@ from typing import Any
 from bilevel.checkpoint.disk import check_writable
 from bilevel.errors import UserError
 from experiments.cli import stopping
-from experiments.cli.command_line import FAILURE, fail, one_sentence
+from experiments.cli.command_line import FAILURE, fail
+from experiments.cli.program import program
 from experiments.cli.writing import write_atomically
 from experiments.reproduction import rates, runner, smoke, start, table
 from experiments.reproduction.cells import Cell
@@ -297,10 +298,10 @@ def reproduce(options: Options, run: Runner = runner.run) -> int:
     return FAILURE if work.failed else 0
 
 
-def main(words: Sequence[str] | None = None) -> None:
+@program(lambda: str(__doc__))
+def main(words: list[str]) -> None:
     """The program."""
-    with one_sentence():
-        status = reproduce(Options.parse(sys.argv[1:] if words is None else words))
+    status = reproduce(Options.parse(words))
     if status:
         raise SystemExit(status)
 

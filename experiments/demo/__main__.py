@@ -9,17 +9,15 @@ of rank 8 that was cut to the smallest part that loses next to nothing (method=l
 from __future__ import annotations
 
 import logging
-import sys
 import textwrap
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from bilevel.cutting import Frontier
-from experiments.cli.command_line import one_sentence
+from experiments.cli.program import program
 from experiments.comparing import wording
 from experiments.comparing.compare import compare
 from experiments.config.composition import compose_config
@@ -119,19 +117,18 @@ def said_of(runs: dict[Path, dict[str, Any]]) -> str:
     return textwrap.fill(wording.conclusion(found), wording.COLUMNS)
 
 
-def main(words: Sequence[str] | None = None) -> None:
+@program(lambda: str(__doc__))
+def main(overrides: list[str]) -> None:
     """Run the three methods and print them side by side."""
-    overrides = list(sys.argv[1:] if words is None else words)
     folder = Path("outputs/demo") / time.strftime("%Y-%m-%d_%H-%M-%S")
     torch.set_num_threads(1)  # for a model this small a second thread costs more than it does
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    with one_sentence():
-        auto = run(["method=autolora"], overrides, folder / "autolora")
-        mean = sum(auto["ranks"].values()) / len(auto["ranks"])
-        rank = max(1, round(mean))  # a competitor of the same size
-        plain = run(["method=lora", f"method.rank={rank}"], overrides, folder / "lora")
-        cut = run(["method=lora_cut"], overrides, folder / "lora_cut")
-        show(auto, plain, cut, folder)
+    auto = run(["method=autolora"], overrides, folder / "autolora")
+    mean = sum(auto["ranks"].values()) / len(auto["ranks"])
+    rank = max(1, round(mean))  # a competitor of the same size
+    plain = run(["method=lora", f"method.rank={rank}"], overrides, folder / "lora")
+    cut = run(["method=lora_cut"], overrides, folder / "lora_cut")
+    show(auto, plain, cut, folder)
 
 
 if __name__ == "__main__":

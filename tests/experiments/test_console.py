@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,15 @@ def test_a_program_gets_the_words_after_its_name(
 ) -> None:
     console.main([name, "--help"])
     assert f"python -m experiments.{name.replace('-', '_')}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", console.PROGRAMS)
+def test_every_program_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with suppress(SystemExit):  # argparse's
+        console.main([name, "--help"])
+    said = capsys.readouterr()
+    assert len(said.out.splitlines()) > 3
+    assert said.err == ""
 
 
 def test_a_program_that_is_none_is_told(capsys: pytest.CaptureFixture[str]) -> None:
