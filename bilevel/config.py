@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from numbers import Integral
+from typing import Any
 
 from betty.configs import Config, EngineConfig
 
-from bilevel.errors import UserError
-
-if TYPE_CHECKING:
-    from bilevel.hypergradient.base import Hypergradient
+from bilevel.errors import UserError, listed
+from bilevel.hypergradient.base import Hypergradient
 
 __all__ = ["BilevelEngineConfig", "ProblemConfig"]
+
+LOGGERS = ("none", "tensorboard", "wandb")
 
 
 @dataclass
@@ -29,14 +30,19 @@ class ProblemConfig(Config):
         steps: T2, optimiser steps that this problem takes each time the lower levels are done.
         maximize: ascend the loss instead of descending it (a Lagrange multiplier, say).
         precision: ``fp32``, ``bf16``, ``fp16`` or ``auto``; trainable parameters stay as given.
+        initial_dynamic_scale: what fp16's losses are multiplied by at first, and ``scale_factor``
+            how it grows. The default is PyTorch's 65536, not Betty's 4096, which a ``Config`` of
+            Betty's brings along.
     """
 
     type: str = "unrolled"
     hypergradient: Hypergradient | None = None
     steps: int = 1
     maximize: bool = False
+    initial_dynamic_scale: float = 2.0**16
 
     def __post_init__(self) -> None:
+        _check_estimator(self.hypergradient, self.type)
         if self.hypergradient is not None:
             self.type = self.hypergradient.name
         for name, value in (
@@ -44,14 +50,17 @@ class ProblemConfig(Config):
             ("steps", self.steps),
             ("gradient_accumulation", self.gradient_accumulation),
         ):
-            if int(value) < 1:
-                raise UserError(f"{name} must be 1 or more, got {value}")
-        if self.warmup_steps < 0:
-            raise UserError(f"warmup_steps must be 0 or more, got {self.warmup_steps}")
+            _check_whole(name, value, 1)
+        _check_whole("warmup_steps", self.warmup_steps, 0)
         if self.gradient_clipping < 0:
             raise UserError(
                 f"gradient_clipping must be 0 (off) or a positive norm, got "
                 f"{self.gradient_clipping}"
+            )
+        if not (self.initial_dynamic_scale > 0 and self.scale_factor > 1):
+            raise UserError(
+                "initial_dynamic_scale must be more than 0 and scale_factor more than 1, got "
+                f"{self.initial_dynamic_scale} and {self.scale_factor}"
             )
 
     @classmethod
@@ -59,6 +68,8 @@ class ProblemConfig(Config):
         """``config`` itself, or Betty's own with our defaults for what Betty's has not."""
         if isinstance(config, ProblemConfig):
             return config
+        if not isinstance(config, Config):
+            raise UserError(f"config must be a ProblemConfig, got {config!r}")
         return cls(**{field.name: vars(config)[field.name] for field in fields(Config)})
 
 
@@ -85,6 +96,12 @@ class BilevelEngineConfig(EngineConfig):
     early_stopping_start: int = 0
 
     def __post_init__(self) -> None:
+        _check_whole("train_iters", self.train_iters, 0)
+        _check_whole("valid_step", self.valid_step, 0)
+        if self.logger_type not in LOGGERS:
+            raise UserError(
+                f"logger_type must be one of {listed(LOGGERS)}, got {self.logger_type!r}"
+            )
         if self.shard not in (None, "base"):
             raise UserError(f"shard must be null or base, got {self.shard!r}")
         if self.offload and self.shard is None:
@@ -95,4 +112,27 @@ class BilevelEngineConfig(EngineConfig):
         """``config`` itself, or Betty's own with our defaults for what Betty's has not."""
         if isinstance(config, BilevelEngineConfig):
             return config
+        if not isinstance(config, EngineConfig):
+            raise UserError(f"config must be a BilevelEngineConfig, got {config!r}")
         return cls(**{field.name: vars(config)[field.name] for field in fields(EngineConfig)})
+
+
+def _check_whole(name: str, value: Any, least: int) -> None:
+    """Betty would count on with half a step, or fail far from where it was said."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < least:
+        raise UserError(f"{name} must be a whole number, {least} or more, got {value!r}")
+
+
+def _check_estimator(estimator: Any, name: Any) -> None:
+    """An estimator is an object, and ``type`` is a name."""
+    if not isinstance(name, str):
+        raise UserError(f"type must be the name of a hypergradient, got {name!r}")
+    if estimator is None or isinstance(estimator, Hypergradient):
+        return
+    if isinstance(estimator, str):
+        hint = f"give the name as type={estimator!r}"
+    elif isinstance(estimator, type):
+        hint = f"give an instance, {estimator.__name__}()"
+    else:
+        hint = "give an instance of one of bilevel.hypergradient"
+    raise UserError(f"hypergradient must be an estimator, got {estimator!r}: {hint}")

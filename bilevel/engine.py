@@ -17,14 +17,18 @@ from betty.misc.early_stopping import EarlyStopping as BettyEarlyStopping
 from bilevel import distributed, graph, sharding
 from bilevel.callbacks.callback import Callback
 from bilevel.config import BilevelEngineConfig
-from bilevel.errors import UserError
+from bilevel.dependencies import check_dependencies, check_problems
+from bilevel.errors import UserError, listed
 from bilevel.evaluation import draws_masks
 from bilevel.hypergradient.registry import estimator_of
 from bilevel.hypergradient.settings_adjoint import check_step_settings
+from bilevel.nests import clone_nested
 from bilevel.problem import BilevelProblem
 from bilevel.replay.random_state import RandomState
 
 __all__ = ["BilevelEngine", "EarlyStopping"]
+
+log = logging.getLogger(__name__)
 
 
 class EarlyStopping(BettyEarlyStopping):
@@ -64,7 +68,9 @@ class BilevelEngine(Engine):
             problems in evaluation mode (or define the method in a subclass, as in Betty).
 
     Raises:
-        UserError: a problem is none of ours, two have one name, or two own the same parameter.
+        UserError: a problem is none of ours, has been in an engine before or lacks a part, two
+            have one name or own the same parameter, the dependencies are none, or there is
+            nothing that early stopping could watch.
     """
 
     def __init__(
@@ -76,27 +82,27 @@ class BilevelEngine(Engine):
         callbacks: Sequence[Callback] = (),
         validation: Callable[[BilevelEngine], dict[str, float]] | None = None,
     ) -> None:
-        self.callbacks = list(callbacks)
+        self.callbacks = _checked(callbacks)
         self.stop_reason: str | None = None
         self.accelerator: Any = None
         self.world = distributed.World()
         self._streams = 1  # of the processes, have a random state of their own
         if validation is not None:
             self.validation = lambda: validation(self)
-        names = [problem.name for problem in problems]
-        for name in names:
-            if names.count(name) > 1:
-                raise UserError(f"two problems are named {name!r}: give each a name of its own")
-        for problem in problems:
-            if not isinstance(problem, BilevelProblem):
-                raise UserError(
-                    f"problem {problem.name!r} is a {type(problem).__name__}, which this engine "
-                    "cannot run: derive it from LowerProblem or UpperProblem"
-                )
+        dependencies = dependencies or {"u2l": {}, "l2u": {}}
+        check_problems(problems)
+        check_dependencies(problems, dependencies)
         config = BilevelEngineConfig() if config is None else BilevelEngineConfig.of(config)
         if not config.verbose:
             betty.logging.get_logger().setLevel(logging.WARNING)
-        super().__init__(list(problems), config, dependencies or {"u2l": {}, "l2u": {}}, env)
+        if config.early_stopping and not self.is_implemented("validation"):
+            raise UserError("early_stopping=True has nothing to watch: give the engine validation=")
+        if config.early_stopping and not config.valid_step:
+            log.warning(
+                "early_stopping=True counts validations, and valid_step=0 makes none: the run goes "
+                "to its end"
+            )
+        super().__init__(list(problems), config, dependencies, env)
 
     # ------------------------------------------------------------------ setting up
 
@@ -146,6 +152,21 @@ class BilevelEngine(Engine):
             self._check_first_order(problem)
             problem.gradient_hooks.append(self._on_gradient)
 
+    def set_problem_attr(self, problem: BilevelProblem) -> str:
+        """Let the engine and the other problems reach a problem by its name.
+
+        Raises:
+            UserError: they have something of that name.
+        """
+        for owner in (self, *self.problems):
+            if owner is not problem and hasattr(owner, problem.name):
+                told = "the engine" if owner is self else f"problem {owner.name!r}"
+                raise UserError(
+                    f"a problem cannot be named {problem.name!r}: {told} has an attribute of that "
+                    "name, and would lose it"
+                )
+        return str(super().set_problem_attr(problem))
+
     def _check_first_order(self, problem: BilevelProblem) -> None:
         """Refuse second derivatives of a base that is shared out over processes."""
         if not (self.world.shards_base and problem.parents):
@@ -179,7 +200,18 @@ class BilevelEngine(Engine):
         self.stop_reason = reason
 
     def run(self) -> None:
-        """Train to ``train_iters`` global steps, from wherever the engine stands."""
+        """Train to ``train_iters`` global steps, from wherever the engine stands.
+
+        An engine that was asked to stop takes no further step until its ``stop_reason`` is None.
+        """
+        if self.stop_reason is not None and self.global_step < self.train_iters:
+            log.warning(
+                "run() takes no step: the engine stopped at step %d of %d (%s); to train on, set "
+                "engine.stop_reason = None",
+                self.global_step,
+                self.train_iters,
+                self.stop_reason,
+            )
         self.train()
         self._part_streams()
         for callback in self.callbacks:
@@ -262,10 +294,11 @@ class BilevelEngine(Engine):
             if stopping is None
             else {"best_score": stopping.best_score, "counter": stopping.counter},
             "callbacks": [callback.state_dict() for callback in self._with_state()],
+            "callback_types": [type(callback).__qualname__ for callback in self._with_state()],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from :meth:`state_dict`.
+        """Continue from :meth:`state_dict`. The state is copied, and serves again.
 
         Raises:
             UserError: the state is of an engine with other problems or callbacks.
@@ -291,8 +324,15 @@ class BilevelEngine(Engine):
                 f"the saved state is of {len(states)} callbacks with a state, and this engine has "
                 f"{len(callbacks)}"
             )
+        mine = [type(callback).__qualname__ for callback in callbacks]
+        saved = state.get("callback_types", mine)  # older states have no names
+        if saved != mine:
+            raise UserError(
+                f"the saved state is of the callbacks {listed(saved)}, in this order, and this "
+                f"engine has {listed(mine)}"
+            )
         for callback, callback_state in zip(callbacks, states, strict=True):
-            callback.load_state_dict(callback_state)
+            callback.load_state_dict(clone_nested(callback_state))
         streams = [state["random"], *state.get("random_of_others", ())]  # older states: of one
         rank = self.world.rank
         own = RandomState.from_state_dict(streams[rank if rank < len(streams) else 0])
@@ -303,3 +343,15 @@ class BilevelEngine(Engine):
         """The callbacks that a resumed run must give something back to."""
         plain = Callback.state_dict
         return [callback for callback in self.callbacks if type(callback).state_dict is not plain]
+
+
+def _checked(callbacks: Any) -> list[Callback]:
+    """The list of them."""
+    if isinstance(callbacks, (Callback, type)):
+        raise UserError(f"callbacks must be a list of instances of Callback, got {callbacks!r}")
+    found = list(callbacks)
+    for callback in found:
+        if not isinstance(callback, Callback):
+            hint = f": call it, {callback.__name__}()" if isinstance(callback, type) else ""
+            raise UserError(f"callbacks holds {callback!r}, which is no instance of Callback{hint}")
+    return found

@@ -85,12 +85,16 @@ def check_estimators(paths: Iterable[Sequence[Any]], known: Collection[str]) -> 
     """Refuse hypergradients that do not exist.
 
     Raises:
-        UserError: a problem between the ends of a path names one that is not ``known``.
+        UserError: a problem between the ends of a path names one that is not ``known``, or Betty's
+            ``reinforce``, which is not written to its end and fails at the first upper step.
     """
+    known = set(known) - {"reinforce"}
     for problem in {p for path in paths for p in path[1:-1]}:
-        if problem.config.type not in known:
+        name = problem.config.type
+        if name not in known:
+            why = ", which Betty has not finished" if name == "reinforce" else ""
             raise UserError(
-                f"problem {problem.name!r} names the hypergradient {problem.config.type!r}; "
+                f"problem {problem.name!r} names the hypergradient {name!r}{why}; "
                 f"allowed: {listed(sorted(known))}"
             )
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,11 +33,18 @@ def to_device(item: Any, device: torch.device) -> Any:
 
 
 def clone_nested(item: Any) -> Any:
-    """A copy of a nest of dicts and lists whose tensors are cloned."""
+    """A copy of a nest of dicts, lists and tuples whose tensors and arrays are copied too."""
     if isinstance(item, Tensor):
         return item.detach().clone()
+    if isinstance(item, np.ndarray):
+        return item.copy()
     if isinstance(item, dict):
-        return {key: clone_nested(value) for key, value in item.items()}
-    if isinstance(item, list):
-        return [clone_nested(value) for value in item]
+        copied = copy.copy(item)  # of its kind: a scheduler's state may hold a Counter
+        for key, value in item.items():
+            copied[key] = clone_nested(value)
+        return copied
+    if isinstance(item, tuple) and hasattr(item, "_fields"):
+        return type(item)(*(clone_nested(value) for value in item))
+    if isinstance(item, (list, tuple)):
+        return type(item)(clone_nested(value) for value in item)
     return item

@@ -31,7 +31,7 @@ from bilevel.replay.recording import RecordedSteps, StepRecord
 from bilevel.replay.roll_back import RollBack
 from bilevel.second_derivatives import differentiable_twice
 from bilevel.sharding import place
-from bilevel.step_gradient import StepGradient
+from bilevel.step_gradient import StepGradient, loss_of
 from bilevel.step_settings import StepSettings, check_scaler, take_step
 
 __all__ = ["BilevelProblem", "LowerProblem", "UpperProblem"]
@@ -86,8 +86,11 @@ class BilevelProblem(ImplicitProblem):
         requested: str = self.config.precision
         self.precision = "fp32"  # else Betty insists on CUDA's own
         super().initialize()
-        self.precision = precision.resolve(requested, torch.device(self.device))
-        self.scaler = precision.make_scaler(self.precision, torch.device(self.device))
+        device, config = torch.device(self.device), self.config
+        self.precision = precision.resolve(requested, device)
+        self.scaler = precision.make_scaler(
+            self.precision, device, config.initial_dynamic_scale, config.scale_factor
+        )
         check_scaler(self)
         self.warmup_steps = self.config.warmup_steps * self.gas  # Betty counts micro-batches
         check_reentrant(self.module)
@@ -170,8 +173,7 @@ class BilevelProblem(ImplicitProblem):
 
     def loss(self, batch: Any) -> Tensor:
         """The loss of ``batch`` as a scalar tensor, whatever ``training_step`` returns."""
-        result = self.training_step_exec(batch)
-        return result["loss"] if isinstance(result, Mapping) else result
+        return loss_of(self.training_step_exec(batch), self.name)
 
     def objective(self, batch: Any) -> Tensor:
         """What this level descends: its loss, negated where it maximises."""
@@ -225,8 +227,8 @@ class BilevelProblem(ImplicitProblem):
     def get_loss(self, batch: Any) -> tuple[Tensor, dict[str, Any]]:
         """Loss to descend, scaled (fp16), and statistics; never waits for a device."""
         result = self.training_step_exec(batch)
-        stats = dict(result) if isinstance(result, Mapping) else {"loss": result}
-        loss = stats["loss"]
+        loss = loss_of(result, self.name)
+        stats = dict(result) if isinstance(result, Mapping) else {}
         stats["loss"] = self.last_loss = loss.detach()
         self.last_stats = stats
         if self.config.maximize:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -11,12 +12,36 @@ from betty.hypergradient import jvp_fn_mapping
 from torch import Tensor, nn
 
 from bilevel import gradients, graph
+from bilevel.errors import UserError, listed
 from bilevel.protocols import LowerLevel
 
 if TYPE_CHECKING:
     from bilevel.replay.recorder import StepRecorder
 
-__all__ = ["StepGradient"]
+__all__ = ["StepGradient", "loss_of"]
+
+log = logging.getLogger(__name__)
+
+
+def loss_of(result: Any, name: str) -> Tensor:
+    """The loss in what ``training_step`` of the problem ``name`` returned.
+
+    Raises:
+        UserError: it returned neither one number nor a mapping with one as ``loss``.
+    """
+    loss = result.get("loss") if isinstance(result, Mapping) else result
+    if isinstance(loss, Tensor) and loss.numel() == 1:
+        return loss
+    if isinstance(loss, Tensor):
+        found = f"a tensor of shape {tuple(loss.shape)}"
+    elif isinstance(result, Mapping):
+        found = f"a {type(result).__name__} with {listed(result)}"
+    else:
+        found = "None" if result is None else f"a {type(result).__name__}"
+    raise UserError(
+        f"training_step of problem {name!r} returned {found}: it must return the loss, a tensor of "
+        "one number, or a dict with it as 'loss'"
+    )
 
 
 class _Level(LowerLevel, Protocol):
@@ -40,6 +65,9 @@ class StepGradient:
 
     def __init__(self) -> None:
         self._vectors: dict[int, list[Tensor]] = {}  # v so far, by the path's place
+        # Whether the first step's loss depends on what the level trains; None before its batches.
+        self._reached: bool | None = None
+        self._looked = False  # that step is taken
 
     def add(
         self,
@@ -69,6 +97,9 @@ class StepGradient:
             grads = torch.autograd.grad(loss, [x for group in groups for x in group], **options)
         if not counts:
             return
+        if not self._looked:
+            leading = len(grads) - sum(len(upper.trainable_parameters()) for upper in uppers)
+            self._reached = bool(self._reached) or any(g is not None for g in grads[:leading])
         parts = iter(gradients.cut(grads, groups))
 
         direct = next(parts)
@@ -88,6 +119,7 @@ class StepGradient:
     def complete(self, level: _Level) -> None:
         """Average what was added over the ranks; then add the implicit term along each path."""
         params, world = level.trainable_parameters(), level.world
+        self._look(level)
         if world.world_size > 1:
             whole = gradients.mean_where_any([p.grad for p in params], params, world)
             for p, grad in zip(params, whole, strict=True):
@@ -110,3 +142,19 @@ class StepGradient:
                 record.upper_gradient[upper.name] = gradients.mean_over_ranks(
                     record.upper_gradient.get(upper.name, ()), upper.trainable_parameters(), world
                 )
+
+    def _look(self, level: _Level) -> None:
+        """Say once, at the first step, that a level stays as it is for want of any gradient."""
+        if self._looked or self._reached is None:
+            return
+        self._looked = True
+        if self._reached or level.world.rank:
+            return
+        live = [path for path in level.paths if not graph.stops_gradient(path)]
+        log.warning(
+            "problem %r got no gradient at its first step, and stays as it is: its loss depends "
+            "neither on its own parameters nor on those of a problem by which a path of the "
+            "dependencies with a hypergradient comes back to it (%s)",
+            level.name,
+            listed(dict.fromkeys(path[1].name for path in live)),
+        )

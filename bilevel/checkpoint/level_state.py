@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from bilevel.data import ResumableLoader, SavesPosition
 from bilevel.errors import UserError
+from bilevel.nests import clone_nested
 from bilevel.replay.parameter_slots import ParameterSlots
 
 __all__ = ["put_back", "take"]
@@ -83,6 +84,8 @@ def take(level: _Level) -> dict[str, Any]:
 def put_back(level: _Level, state: Mapping[str, Any]) -> None:
     """Undo :func:`take`, but for the level's step count, which is its own.
 
+    The state stays as it is, and can be put back again.
+
     Raises:
         UserError: the state is of a level with other parameters.
     """
@@ -99,6 +102,8 @@ def put_back(level: _Level, state: Mapping[str, Any]) -> None:
             p.copy_(value)
         for name, value in state["buffers"].items():
             buffers[name].copy_(value)
+    # Copies: torch's optimisers, estimators and subclasses go on with what they are given.
+    state = {k: v if k in ("parameters", "buffers") else clone_nested(v) for k, v in state.items()}
     for name, part in _stateful(level).items():
         part.load_state_dict(state[name])
     level.epoch_counter = list(state["epochs"])

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from bilevel.hypergradient.base import register
 from bilevel.hypergradient.implicit_function import ImplicitFunction
-from bilevel.settings import Natural
+from bilevel.settings import Count
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,7 +35,7 @@ class ConjugateGradient(ImplicitFunction):
     """
 
     name: ClassVar[str] = "cg"
-    iterations: Natural = 5
+    iterations: Count = 5
     """Conjugate-gradient steps, one Hessian-vector product each."""
     damping: float = 0.0
     """Added to H's diagonal."""

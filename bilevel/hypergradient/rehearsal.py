@@ -44,7 +44,7 @@ class Moment:
     def restore(self, problems: Sequence[BilevelProblem]) -> None:
         """Put it back; as often as needed."""
         for problem in problems:
-            problem.load_state_dict(clone_nested(self.states[problem.name]))
+            problem.load_state_dict(self.states[problem.name])
         self.random.restore()
 
 

@@ -117,8 +117,8 @@ class GatesAndFactors(GatedFineTuning):
     def grad_callback(self) -> None:
         """No step of theta outside the window, not even by the optimiser's momentum.
 
-        An optimiser passes over a parameter without gradient, but averaging over ranks turns a
-        missing gradient into zeros.
+        Whatever gradient there is goes: an optimiser passes over a parameter without one, and would
+        step by its momentum, or its weight decay, at zeros.
         """
         if not self.gate_window.learning:
             self.gate_window.gates.logits.grad = None

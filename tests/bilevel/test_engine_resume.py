@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bilevel import BilevelEngine, BilevelEngineConfig, LowerProblem, UpperProblem
+from bilevel import BilevelEngine, BilevelEngineConfig, Callback, LowerProblem, UpperProblem
 from bilevel.checkpoint.state_file import load_state, save_state
 from bilevel.errors import UserError
 from bilevel.hypergradient import (
@@ -18,6 +18,7 @@ from bilevel.hypergradient import (
 )
 from bilevel.nests import clone_nested
 from tests.bilevel.graphs import three_levels, vector_problem
+from tests.bilevel.states import assert_same
 from tests.bilevel.text_toys import two_text_levels
 from tests.bilevel.toys import STRICT, Lower, Upper, dataset, flat, stack, two_levels
 
@@ -61,6 +62,33 @@ def finish(build, at=None, file=None):
 
 def decaying(optimizer):
     return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.9**step)
+
+
+@pytest.mark.parametrize("estimator", [Unrolled(), Soba()], ids=repr)
+def test_a_state_serves_twice(estimator):
+    """Training on from a state leaves it as it was."""
+
+    def build(steps):
+        return two_levels(
+            estimator,
+            optimizer=lambda p: AdamW(p, lr=0.05),
+            upper_optimizer=lambda p: Adam(p, lr=0.1),
+            scheduler=lambda optimizer: torch.optim.lr_scheduler.MultiStepLR(optimizer, [3, 5]),
+            steps=steps,
+        )
+
+    first = build(2)[0]
+    first.run()
+    state = clone_nested(first.state_dict())
+    kept = clone_nested(state)
+    ends = []
+    for _ in range(2):
+        engine, lower, upper = build(6)
+        engine.load_state_dict(state)
+        engine.run()
+        ends.append(flat([*lower.trainable_parameters(), *upper.trainable_parameters()]))
+    assert torch.equal(*ends)
+    assert_same(state, kept)
 
 
 RESUMED = {
@@ -151,6 +179,36 @@ def test_states_of_other_engines_are_refused():
     state["problems"]["lower"]["parameters"].pop()
     with pytest.raises(UserError, match="another run's"):
         two_levels(NoHypergradient())[0].load_state_dict(state)
+
+
+class Counted(Callback):
+    def __init__(self):
+        self.value = 1
+
+    def state_dict(self):
+        return {"value": self.value}
+
+    def load_state_dict(self, state):
+        self.value = state["value"]
+
+
+class Doubled(Counted):
+    pass
+
+
+def test_states_of_callbacks_go_to_their_own_kind():
+    def build(*callbacks):
+        return two_levels(NoHypergradient(), callbacks=callbacks)[0]
+
+    first = Counted()
+    first.value = 7
+    state = clone_nested(build(first, Doubled()).state_dict())
+    with pytest.raises(UserError, match=r"Counted, Doubled, in this order.*has Doubled, Counted"):
+        build(Doubled(), Counted()).load_state_dict(state)
+    del state["callback_types"]  # an older state
+    found = Counted()
+    build(found, Doubled()).load_state_dict(state)
+    assert found.value == 7
 
 
 def test_loaders_without_a_position_cannot_be_saved():

@@ -125,6 +125,36 @@ def test_early_stopping_settings_are_checked():
         stopping_engine([1.0], mode="most")
 
 
+def test_early_stopping_needs_validations(caplog):
+    with pytest.raises(UserError, match=r"early_stopping=True has nothing to watch.*validation="):
+        two_levels(NoHypergradient(), engine_options={"early_stopping": True, "valid_step": 1})
+    two_levels(
+        NoHypergradient(),
+        engine_options={"early_stopping": True},
+        validation=lambda engine: {"loss": 0.0},
+    )
+    assert "valid_step=0 makes none" in caplog.text
+
+
+def test_an_engine_that_was_stopped_says_why_it_takes_no_step(caplog):
+    engine, *_ = two_levels(NoHypergradient(), steps=4)
+    engine.train_iters = 2
+    engine.run()
+    engine.train_iters = 4
+    engine.request_stop("enough")
+    engine.run()
+    assert engine.global_step == 2
+    assert "stopped at step 2 of 4 (enough)" in caplog.text
+    assert "engine.stop_reason = None" in caplog.text
+    caplog.clear()
+    engine.stop_reason = None
+    engine.run()
+    engine.request_stop("enough")
+    engine.run()  # at the end there is nothing left to say
+    assert engine.global_step == 4
+    assert not caplog.records
+
+
 def test_request_stop_and_exceptions_reach_the_callbacks():
     class Stopper(Log):
         def on_step_end(self, engine):

@@ -274,7 +274,7 @@ def twice():
 
 def bettys():
     engine_options = {**SHARDED, "train_iters": 1}
-    two_llama_levels(None, engine_options=engine_options, lower_type="reinforce")
+    two_llama_levels(None, engine_options=engine_options, lower_type="darts")
 
 
 def nothing_frozen():
@@ -296,7 +296,7 @@ def packed():
     ("make", "words"),
     [
         (twice, ["double_backward", "shard", "central_difference"]),
-        (bettys, ["reinforce", "shard", "finite_difference"]),
+        (bettys, ["darts", "shard", "finite_difference"]),
         (nothing_frozen, ["shard", "frozen"]),
         (packed, ["shard", "quantisation", "up_proj"]),
     ],

@@ -101,6 +101,23 @@ def test_an_unknown_name_is_said_before_training():
         two_levels(None, lower_options={"type": "dart"})
 
 
+def test_bettys_reinforce_is_refused_and_not_offered():
+    with pytest.raises(
+        UserError, match=r"'reinforce', which Betty has not finished; allowed: "
+    ) as e:
+        two_levels(None, lower_options={"type": "reinforce"})
+    assert "reinforce" not in str(e.value).partition("allowed")[2]
+
+
+def test_conjugate_gradients_take_a_step():
+    """Without one the implicit term would be zero; of a series, the first term is left."""
+    with pytest.raises(UserError, match=r"ConjugateGradient\.iterations=0.*1 or more"):
+        ConjugateGradient(iterations=0)
+    with pytest.raises(UserError, match=r"ConjugateGradient\.iterations=0"):
+        two_levels(None, lower_options={"type": "cg", "cg_iterations": 0})
+    assert Neumann(iterations=0).iterations == 0
+
+
 def test_alignment_needs_gates():
     with pytest.raises(UserError, match=r"gated LoRA layers.*'lower'.*finite_difference"):
         two_levels(Alignment())

@@ -257,10 +257,10 @@ def test_the_masks_replayed_are_those_of_the_latest_step(T1):
 
 def test_configuration_is_checked():
     for options, words in [
-        ({"unroll_steps": 0}, "unroll_steps must be 1 or more, got 0"),
-        ({"steps": 0}, "steps must be 1 or more, got 0"),
-        ({"gradient_accumulation": 0}, "gradient_accumulation must be 1 or more"),
-        ({"warmup_steps": -1}, "warmup_steps must be 0 or more"),
+        ({"unroll_steps": 0}, "unroll_steps must be a whole number, 1 or more, got 0"),
+        ({"steps": 0}, "steps must be a whole number, 1 or more, got 0"),
+        ({"gradient_accumulation": 0}, "gradient_accumulation must be a whole number, 1"),
+        ({"warmup_steps": -1}, "warmup_steps must be a whole number, 0 or more"),
         ({"gradient_clipping": -1.0}, "gradient_clipping must be 0"),
     ]:
         with pytest.raises(UserError, match=words):
