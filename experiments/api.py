@@ -39,6 +39,7 @@ from experiments.config.schema import EngineOptions, Root, TrainOptions
 from experiments.models.given import check_given, check_head, kind, token_types
 from experiments.models.heads import is_seq2seq
 from experiments.models.in_memory import GivenModel, answers_of
+from experiments.models.virtual_tokens import beside_adapter
 from experiments.models.vocabulary import size
 from experiments.predicting.asked import GivenAsker
 from experiments.predicting.fine_tuned import FineTuned
@@ -189,7 +190,8 @@ def finetune(
     )
     answers = replace(task.answers, names=None if (n := result["labels"]) is None else tuple(n))
     artefact = Artefact.of(
-        *(task.to_predict(None), answers, base.tokenizer, base.model.config, given.reference()),
+        *(task.to_predict(None), answers, beside_adapter(base.tokenizer, tuned)),
+        *(base.model.config, given.reference()),
         replaces=base.head_replaced,
     )
     return FineTuned.of(tuned, result, asker, artefact)

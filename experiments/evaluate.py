@@ -8,6 +8,7 @@ folder than the run's own.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from bilevel.errors import UserError, printable
@@ -29,6 +30,7 @@ def evaluate(run: SavedRun, adapter: Path) -> dict[str, float | None]:
     """
     import torch  # here: what is wrong with the words is told without it
 
+    from experiments.models.virtual_tokens import beside_adapter
     from experiments.results import saved_model
     from experiments.training.scoring import score
 
@@ -40,6 +42,7 @@ def evaluate(run: SavedRun, adapter: Path) -> dict[str, float | None]:
         model = saved_model.load(adapter, loaded.model).to(device)
     except UserError as error:
         raise UserError(f"task {task.name} on model {run.config.model.name}: {error}") from error
+    loaded = replace(loaded, tokenizer=beside_adapter(loaded.tokenizer, model))
     tests = {name: loaded.tokenise(task, rows) for name, rows in task.tests.items()}
     scores = score(model, task, tests, task.collator(loaded.tokenizer), tokenizer=loaded.tokenizer)
     return {**scores.metrics, "loss": scores.loss}

@@ -6,8 +6,9 @@
 Writes ``adapter`` and ``adapter_compact`` into ``out`` (default: DIR/export). With ``merge=true``
 it writes a plain transformers model in fp32 to ``out/merged`` instead, reads it back, and prints
 the largest difference of its logits to the adapter's, over test examples; where rounding cannot
-explain it, nothing is left behind and the status is not zero. For runs that end in LoRA; DoRA
-merges by PEFT's own ``merge_and_unload()``. A linear probe of what the model's own head is given
+explain it, nothing is left behind and the status is not zero. Where the run's data are not here
+the logits are compared over made-up texts. For runs that end in LoRA; DoRA merges by PEFT's own
+``merge_and_unload()``. A linear probe of what the model's own head is given
 (``method.pooling=head``, tags) has ``merge=true`` too.
 
 With ``hub=USER/NAME`` what the run has saved is sent to the hub as it lies, with its card, or with
@@ -18,6 +19,7 @@ With ``hub=USER/NAME`` what the run has saved is sent to the hub as it lies, wit
 from __future__ import annotations
 
 import logging
+import random
 import re
 import shutil
 from dataclasses import dataclass
@@ -39,6 +41,7 @@ from experiments.results import record
 from experiments.results.finished_run import SavedRun
 
 if TYPE_CHECKING:
+    from experiments.answers import Answers
     from experiments.artefacts.artefact import Artefact
     from experiments.models.pretrained import LoadedModel
     from experiments.tasks.task import TaskData
@@ -53,6 +56,7 @@ MERGED = "merged"
 # Test examples that a merged model is compared on.
 COMPARED = 128
 BATCH = 32
+WORDS = 16  # of a text that is made up where there are none
 
 
 @dataclass(frozen=True)
@@ -79,20 +83,21 @@ def main(words: list[str]) -> None:
         raise UserError("private= and dry_run= go with hub=USER/NAME")
     run = SavedRun.open(own["run"], line, overrides)
     out = Path(own["out"] or run.folder / "export")
+    given = any(word.startswith(("task=", "task.")) for word in overrides)
     if push is not None:
-        _push(run, push, out, options)
+        _push(run, push, out, options, given)
         return
     _refuse_other_forms(run, options.merge)
     if not options.merge and own["out"] is not None:
         _refuse_adapters(run, out)
     quiet()
     if options.merge:
-        _merge(run, out)
+        _merge(run, out, given)
     else:
-        _export(run, out)
+        _export(run, out, given)
 
 
-def _push(run: SavedRun, push: Push, out: Path, options: ExportOptions) -> None:
+def _push(run: SavedRun, push: Push, out: Path, options: ExportOptions, given: bool) -> None:
     """Send what the run has saved, or its merged model; or say what would be sent."""
     if not options.dry_run:
         push.token()  # told before the work
@@ -102,7 +107,7 @@ def _push(run: SavedRun, push: Push, out: Path, options: ExportOptions) -> None:
         folder = out / MERGED
         if not folder.exists():
             quiet()
-            _merge(run, out)
+            _merge(run, out, given)
     elif (run.folder / record.BASE).is_dir():
         raise UserError(
             f"run={run.folder}: its adapter belongs to weights of its own, base/, which the hub "
@@ -142,6 +147,12 @@ def _refuse_adapters(run: SavedRun, out: Path) -> None:
 def _refuse_other_forms(run: SavedRun, merge: bool) -> None:
     from bilevel.lowrank.export import COMPACT
 
+    stored = run.config.model.get("quantization")
+    if merge and stored is not None:
+        raise UserError(
+            f"run={run.folder}: its base model in {stored} cannot take in what was trained without "
+            "loss: model.quantization=null merges it into the base as it was before that"
+        )
     probe = run.result.get("probe")
     if probe is not None and merge and probe["pooling"] == "head":
         return
@@ -158,14 +169,20 @@ def _refuse_other_forms(run: SavedRun, merge: bool) -> None:
         )
 
 
-def _export(run: SavedRun, out: Path) -> None:
-    """Both layouts again, out of the compact one: true ranks, as they were trained."""
+def _export(run: SavedRun, out: Path, given: bool) -> None:
+    """Both layouts again, out of the compact one: true ranks, as they were trained.
+
+    Args:
+        run: which.
+        out: where to.
+        given: data are named, which must suit the run; else they are not needed.
+    """
     # here: what is wrong with the words is told without it
     from bilevel.checkpoint.sums import seal
     from bilevel.lowrank.adapter_files import load_adapter
     from bilevel.lowrank.export import COMPACT
 
-    task = run.task()
+    task = run.task() if given else run.to_predict()
     loaded = run.base(task)
     model = load_adapter(loaded.model, run.folder / COMPACT)
     report = lowrank.export_adapter(model, out)
@@ -181,16 +198,21 @@ def _export(run: SavedRun, out: Path) -> None:
     print(f"{adapter:,} adapter and {report.head_parameters:,} head parameters")
 
 
-def _merge(run: SavedRun, out: Path) -> None:
+def _merge(run: SavedRun, out: Path, given: bool) -> None:
     folder = out / MERGED
     if folder.exists():
         raise UserError(f"{folder} is there already: give another folder by out=DIR, or remove it")
-    task = run.task()
+    task = _data(run, given)
     loaded = run.base(task)
     rows = [row for test in task.tests.values() for row in test][:COMPARED]
-    examples = loaded.tokenise(task, rows)
-    collate = task.collator(loaded.tokenizer)
-    batches = [collate(examples[i : i + BATCH]) for i in range(0, len(examples), BATCH)]
+    if rows:
+        examples = loaded.tokenise(task, rows)
+        collate = task.collator(loaded.tokenizer)
+        batches = [collate(examples[i : i + BATCH]) for i in range(0, len(examples), BATCH)]
+        over = f"{len(rows)} test examples"
+    else:
+        batches = [_made_up(loaded, task.answers)]
+        over = f"{BATCH} made-up texts"
     if run.result.get("probe") is None:
         merged, difference = lowrank.merge(run.folder / "adapter", loaded.model, batches)
     else:
@@ -207,7 +229,39 @@ def _merge(run: SavedRun, out: Path) -> None:
     finally:  # nothing half-written, and nothing that does what it should not
         shutil.rmtree(partial, ignore_errors=True)
     print(folder)
-    print(f"largest logit difference over {len(examples)} test examples: {difference:.3g}")
+    if not rows:
+        print("not compared on test examples: the data are not here")
+    print(f"largest logit difference over {over}: {difference:.3g}")
+
+
+def _data(run: SavedRun, given: bool) -> TaskData:
+    """The run's data; without examples where they cannot be had and none are given now."""
+    try:
+        return run.task()
+    except UserError:
+        if given:
+            raise
+        return run.to_predict()
+
+
+def _made_up(loaded: LoadedModel, answers: Answers) -> dict[str, Any]:
+    """A batch of texts of random words of the tokenizer."""
+    from experiments.answers import CHOICES
+    from experiments.models.vocabulary import size
+
+    tokenizer, draw = loaded.tokenizer, random.Random(0)
+    known = range(min(len(tokenizer), size(loaded.model) or len(tokenizer)))
+    words = [i for i in known if i not in set(tokenizer.all_special_ids)]
+    offered = len(answers.names or ()) if answers.kind == CHOICES else 1
+    texts = [tokenizer.decode(draw.choices(words, k=WORDS)) for _ in range(BATCH * offered)]
+    limit = min(WORDS, tokenizer.model_max_length)
+    options: dict[str, Any] = {"truncation": True, "max_length": limit, "padding": True}
+    batch = dict(tokenizer(texts, **options, return_tensors="pt"))
+    if answers.kind == CHOICES:
+        batch = {key: tensor.view(BATCH, offered, -1) for key, tensor in batch.items()}
+    if loaded.seq2seq:
+        batch["labels"] = batch["input_ids"]
+    return batch
 
 
 def _artefact(run: SavedRun, task: TaskData, loaded: LoadedModel, dtype: str) -> Artefact:
@@ -217,6 +271,7 @@ def _artefact(run: SavedRun, task: TaskData, loaded: LoadedModel, dtype: str) ->
     return Artefact.of(
         *(task, task.answers, loaded.tokenizer, loaded.model.config, base, dtype),
         loaded.head_replaced,
+        pairs=None if any(task.tests.values()) else run.task_options().reads_pairs(),
     )
 
 

@@ -207,6 +207,8 @@ def main(words: Sequence[str] | None = None) -> None:
         result = record.read(folder)
         if result is None:
             raise UserError(f"{folder} holds no finished run: result.json is missing")
+        if "program" in result:  # those of other programs have a form of their own
+            raise UserError(f"{folder} is a result of experiments.{result['program']}, no run")
         refuse_links(folder)
         try:
             drawn = draw(folder, result)

@@ -34,6 +34,7 @@ from experiments.results.fresh_folder import refuse_others
 from experiments.sweeping.plugins import check_installed
 from experiments.sweeping.sweep import Sweep
 from experiments.sweeping.ties import Tie
+from experiments.training import checksums
 
 if TYPE_CHECKING:
     from bilevel.distributed import World
@@ -71,11 +72,24 @@ def main(words: Sequence[str] | None = None) -> None:
                 # Before there is a folder: what is wrong now leaves nothing behind.
                 plan = Plan.of(config)
                 check_place(config.hydra.run.dir)
-                if not plan.resume:
-                    refuse_others(Path(config.hydra.run.dir))
+                _check_folder(plan, Path(config.hydra.run.dir))
                 said = HeldLog()
                 task = None if plan.resume else read_data(plan, said)
                 hydra_runs.one(app, lambda config: execute(plan, task, said), config)
+
+
+def _check_folder(plan: Plan, folder: Path) -> None:
+    """Refuse a folder of another run, before Hydra writes into it.
+
+    Raises:
+        UserError: it is one.
+    """
+    if not plan.resume:
+        refuse_others(folder)
+    elif checksums.moved(folder, plan.config):
+        from experiments.training.moved import check_moved  # torch, for what was moved only
+
+        check_moved(plan, folder)
 
 
 def _together(line: CommandLine) -> None:
@@ -103,8 +117,7 @@ def _together(line: CommandLine) -> None:
         plan = Plan.of(config)
         folder = Path(config.hydra.run.dir)
         check_place(config.hydra.run.dir)
-        if not plan.resume:
-            refuse_others(folder)
+        _check_folder(plan, folder)
         # What only this process can see: the newest unfinished run, the time of day in a name.
         distributed.from_first((overrides, folder), world)
         plan = shared(plan, folder, world)

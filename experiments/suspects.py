@@ -209,8 +209,12 @@ def _counted(task: TaskData) -> str:
 
 
 def _from_run(plan: Plan, run: SavedRun) -> Plan:
-    """The plan for a model that starts from what the run has made of it."""
-    model = replace(plan.model, warm_start=str(run.folder.resolve()))
+    """The plan for a model that starts from what the run has made of it.
+
+    It is the run's own model, by the name that the run knows it by, wherever it lies now.
+    """
+    name = run.result["model"]
+    model = replace(plan.model, name=name, warm_start=str(run.folder.resolve()))
     return replace(plan, model=model)
 
 

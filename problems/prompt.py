@@ -20,6 +20,7 @@ these: on ``model=demo`` LoRA's accuracy falls from 0.88 to 0.56 if positions ar
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -33,7 +34,13 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-__all__ = ["PromptTuning", "check_plain_texts", "check_positions", "guard_positions"]
+__all__ = [
+    "PromptTuning",
+    "check_lengths",
+    "check_plain_texts",
+    "check_positions",
+    "guard_positions",
+]
 
 # The smallest task.max_length that can be given.
 LEAST_TEXT = 8
@@ -112,14 +119,25 @@ def check_plain_texts(method: str, kind: str) -> None:
 
 def check_positions(job: Job, model: PreTrainedModel, virtual_tokens: int) -> None:
     """Raise UserError if the longest training example leaves no room for the virtual tokens."""
-    limit = common.positions(model)
-    longest = max(job.data.lengths, default=0)  # of a stream they are not known beforehand
-    if limit is not None and longest + virtual_tokens > limit:
+    # of a stream they are not known beforehand
+    check_lengths(job.data.lengths, virtual_tokens, common.positions(model))
+
+
+def check_lengths(lengths: Iterable[int], virtual_tokens: int, limit: int | None) -> None:
+    """Raise UserError if a text leaves no room for the virtual tokens.
+
+    Args:
+        lengths: of the texts, in tokens.
+        virtual_tokens: that stand before each; 0 of a method without any.
+        limit: the model's positions; None without a limit.
+    """
+    longest = max(lengths, default=0)
+    if virtual_tokens and limit is not None and longest + virtual_tokens > limit:
         raise _too_long(longest, virtual_tokens, limit)
 
 
 def guard_positions(model: nn.Module, limit: int | None, virtual_tokens: int) -> None:
-    """The same for every batch: test texts may be longer than those trained on."""
+    """The same for every batch: a stream's lengths are not known beforehand."""
 
     def check(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         length = kwargs["input_ids"].shape[1]

@@ -58,14 +58,15 @@ class Artefact:
         base: BaseReference,
         dtype: str = "float32",
         replaces: bool = False,
+        pairs: bool | None = None,
     ) -> Artefact:
         """Of a model for a task.
 
         Args:
-            task, answers, tokenizer, config, dtype, replaces: see :meth:`Usage.of`.
+            task, answers, tokenizer, config, dtype, replaces, pairs: see :meth:`Usage.of`.
             base: the base model.
         """
-        usage = Usage.of(task, answers, tokenizer, config, dtype, replaces)
+        usage = Usage.of(task, answers, tokenizer, config, dtype, replaces, pairs)
         return cls(tokenizer, usage, base)
 
     def complete(self, folders: Iterable[Path]) -> None:

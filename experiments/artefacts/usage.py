@@ -79,6 +79,7 @@ class Usage:
         config: Any,
         dtype: str,
         replaces: bool = False,
+        pairs: bool | None = None,
     ) -> Usage:
         """Of a model for a task.
 
@@ -89,6 +90,7 @@ class Usage:
             config: of the model, transformers' own.
             dtype: of the frozen weights.
             replaces: the base model has a head for other answers.
+            pairs: it reads two texts; None takes it from the task's examples.
         """
         longest = [tokenizer.model_max_length, *((task.max_length,) if task else ())]
         limit = min((n for n in longest if 0 < n < UNLIMITED), default=None)
@@ -98,7 +100,9 @@ class Usage:
         if isinstance(task, SpanData):
             found["longest_answer"] = task.max_answer_tokens
             found["unanswerable"] = task.unanswerable
-        pairs = answers.kind in (SPANS, CHOICES) or (task is not None and _has_pairs(task))
+        if pairs is None:
+            pairs = task is not None and _has_pairs(task)
+        pairs = pairs or answers.kind in (SPANS, CHOICES)
         return cls(
             answers,
             dtype,

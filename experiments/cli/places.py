@@ -24,7 +24,10 @@ __all__ = ["is_place", "read", "settled", "shell_line", "value", "word"]
 
 # Options whose value is a folder or file (or a hub id, which needs no quotes): those of programs,
 # those of the configuration, and whatever is called so.
-OWN = ("adapter", "classifier", "data", "data_dir", "hypotheses", "language_model", "out", "run")
+OWN = (
+    *("adapter", "classifier", "classifier_model", "data", "data_dir", "hypotheses"),
+    *("language_model", "out", "run"),
+)
 NAMED = ("hydra.run.dir", "hydra.sweep.dir", "run.resume")
 ENDINGS = ("_dir", "_file", "_folder", "_path", ".pretrained", ".warm_start")
 # What the grammar reads as it stands; a number or null is told apart by trying.

@@ -1,7 +1,8 @@
 """Continue an interrupted run: find its folder, and make sure that it is this run's.
 
 ``run.resume=DIR`` takes the run's own configuration from DIR; what is given besides must not
-contradict it. ``run.resume=auto`` takes the newest unfinished run of the configuration given.
+contradict it; but what it began with may lie elsewhere by now, if it is told where, and if the run
+has checksums of it. ``run.resume=auto`` takes the newest unfinished run of the configuration given.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from experiments.config import saved_words, stored
 from experiments.config.composition import compose_config, plain
 from experiments.config.renamed import completed
 from experiments.results.links import refuse_links
+from experiments.training import checksums
 
 __all__ = ["check_same", "exclusive", "expand"]
 
@@ -68,7 +70,8 @@ def expand(line: CommandLine) -> list[str]:
     asked = plain(config)
     saved_words.check_trust(folder, asked, line.overrides)
     saved = stored.given_now(saved, asked)
-    check_same(folder, saved, asked, choices, dict(config.hydra.runtime.choices))
+    chosen, sums = dict(config.hydra.runtime.choices), checksums.known(folder)
+    check_same(folder, saved, asked, choices, chosen, sums)
     return [*overrides, places.word("hydra.run.dir", folder)]
 
 
@@ -78,8 +81,22 @@ def check_same(
     asked: Mapping[str, Any],
     saved_choices: Mapping[str, Any] | None = None,
     asked_choices: Mapping[str, Any] | None = None,
+    sums: Mapping[str, str] | None = None,
 ) -> None:
-    """Raise UserError naming every key in which two configurations differ."""
+    """Refuse another configuration than that of the run in a folder.
+
+    Args:
+        folder: the run's.
+        saved: its configuration.
+        asked: the other.
+        saved_choices: its option of each group.
+        asked_choices: the other's.
+        sums: checksums of what it began with, which is to be checked by them; without, it must be
+            in the same place.
+
+    Raises:
+        UserError: names every key in which the two differ.
+    """
     old, new = _flat(completed(saved)), _flat(completed(asked))
     differing = []
     for group in GROUPS:
@@ -90,13 +107,24 @@ def check_same(
             new = {key: v for key, v in new.items() if not key.startswith(f"{group}.")}
     for key in sorted(old.keys() | new.keys()):
         there, here = old.get(key), new.get(key)
-        if _alike(there) != _alike(here) and not key.startswith(FREE):
+        if _alike(there) == _alike(here) or key.startswith(FREE):
+            continue
+        if not _has_sums(key, here, sums or {}):
             differing.append(f"{key} ({written(there)} there, {written(here)} here)")
     if differing:
         raise UserError(
             f"{folder} holds another run, different in {listed(differing)}: give its own values, "
             "or run.resume=DIR alone, which takes them from there (in Python, the same arguments)"
         )
+
+
+def _has_sums(key: str, value: Any, sums: Mapping[str, str]) -> bool:
+    """Whether checksums can tell that what an option names now is what the run began with."""
+    if key == checksums.DATA:  # streams have none
+        tests = sums.keys() - {"train", "validation"}
+        return "train" in sums and any(map(checksums.is_split, tests))
+    folder = isinstance(value, str) and Path(value).expanduser().is_dir()  # a hub id has none
+    return key in checksums.MODELS and key in sums and folder
 
 
 @contextmanager

@@ -191,7 +191,6 @@ class Plan:
             names["model"] = spec.title
         method = build(config.method, "method", Method, modules)  # type: ignore[type-abstract]
         _warn_of_unused_lr(train.lr, values["method"])
-        _warn_of_unused(method, train.target_modules, engine.check_hypergradient_every, given)
         plan = cls(
             seed=seed,
             method=method,
@@ -208,6 +207,7 @@ class Plan:
             probe=run.probe,
             report_to=tuple(dict.fromkeys(run.report_to or ())),
         )
+        _warn_of_unused(method, train.target_modules, engine.check_hypergradient_every, given)
         trackers.check_installed(plan.report_to)
         spec.source()  # last: a model that is not there matters less than a slip in an option
         return plan

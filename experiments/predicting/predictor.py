@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from peft import PeftModel
 from torch import nn
 
 from experiments.models.batching import EXAMPLES
 from experiments.models.generation import generate
+from experiments.models.virtual_tokens import beside_adapter
 from experiments.models.vocabulary import check_rows
 from experiments.tasks.kinds.tags import TaggedData
 from experiments.tasks.kinds.text import TextData
@@ -47,11 +46,7 @@ class Predictor:
     tokens: int | None
 
     def __post_init__(self) -> None:
-        virtual = _virtual_tokens(self.model)
-        if virtual:  # they stand in the model's positions too; others may share the tokenizer
-            own = copy.deepcopy(self.tokenizer)
-            own.model_max_length -= virtual
-            object.__setattr__(self, "tokenizer", own)
+        object.__setattr__(self, "tokenizer", beside_adapter(self.tokenizer, self.model))
 
     def answers(self, examples: Sequence[Any], batch_size: int = EXAMPLES) -> list[dict[str, Any]]:
         """What predictions.jsonl of a run says of each example, in their order.
@@ -97,14 +92,6 @@ class Predictor:
 
     def _check(self, rows: list[dict[str, Any]]) -> None:
         check_rows(rows, self.tokens, lambda number: f"example {number}")
-
-
-def _virtual_tokens(model: nn.Module) -> int:
-    """Positions that an adapter's own tokens take from the text."""
-    if not isinstance(model, PeftModel):
-        return 0
-    config = model.active_peft_config
-    return int(config.num_virtual_tokens) if config.is_prompt_learning else 0
 
 
 def _said(record: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:

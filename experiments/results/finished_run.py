@@ -34,6 +34,7 @@ __all__ = ["SavedRun", "take"]
 
 log = logging.getLogger(__name__)
 
+ADAPTER = "adapter"  # the folder of what was saved, unless it is a whole model
 SHARES = ("holdout", "test_share")  # options of tasks that part one file
 
 
@@ -141,10 +142,19 @@ class SavedRun:
         """What the base model is, and where.
 
         Raises:
-            UserError: the run's own copy is damaged or names code to run.
+            UserError: the run's own copy is damaged, names code to run, or is missing.
         """
         model = self.config.model
         own = self.folder / record.BASE
+        started = self.result.get("warm_start") or model.get("warm_start")
+        saved = Path(str(self.result.get("adapter_dir"))).name
+        if started and saved == ADAPTER and not own.is_dir():
+            # On the pretrained model it would be another function, and nothing would tell.
+            raise UserError(
+                f"run={self.folder}: its adapter belongs to the weights that the run began with, "
+                f"and {own}, which is to hold them, is missing: put it there (for a folder of "
+                "experiments.suspects, a copy of its run's)"
+            )
         if own.is_dir():  # the run was started from another, and kept the weights it began with
             from experiments.results import saved_model  # torch, for good words only
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
 
 from bilevel.errors import UserError
+from experiments.answers import CHOICES
 from experiments.tasks.reading.labels import BOOLEANS
 from experiments.tasks.task import TaskData
+
+if TYPE_CHECKING:
+    from experiments.tasks.kinds.choices import ChoiceData
 
 __all__ = ["matched"]
 
 
 def matched(task: TaskData, result: dict[str, Any], run: str) -> TaskData:
     """The data with its labels numbered as the run's model puts them out.
+
+    Choices are places, whatever the data call them: of these only their number is compared.
 
     Args:
         task: the data, whose classes have numbers of their own.
@@ -36,6 +43,13 @@ def matched(task: TaskData, result: dict[str, Any], run: str) -> TaskData:
         return task  # as results called true and false at first, in the same order
     if names is None or task.answers.names is None or task.answers.names == tuple(names):
         return task
+    if kind == CHOICES:
+        if len(names) != len(task.answers.names):
+            raise UserError(
+                f"task {task.name} offers {len(task.answers.names)} choices a question, and "
+                f"run={run} was trained on {len(names)}"
+            )
+        return replace(cast("ChoiceData", task), label_names=list(names))
     strange = sorted(task.tested_labels() - set(names))
     if strange:
         raise UserError(

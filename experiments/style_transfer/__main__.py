@@ -4,6 +4,7 @@
 
 run=DIR                 a finished run of task=instructions
 classifier=DIR          a finished run of a task with two labels
+classifier_model=DIR    where its base model is now; default: where it was for that run
 data_dir=DIR            a folder with a file test, or with GYAFC's test/informal, test/formal, ...
 language_model=MODEL    hub id or folder, or a KenLM model (.arpa, .binary, ...), for the
                         perplexity; default: the run's base model

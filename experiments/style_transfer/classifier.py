@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from bilevel.errors import UserError
 from experiments.answers import CLASSES
+from experiments.cli import places
 from experiments.cli.command_line import CommandLine
+from experiments.models.virtual_tokens import beside_adapter
 from experiments.results import record, saved_model
 from experiments.results.finished_run import SavedRun
 from experiments.tasks.examples import Example
@@ -28,13 +31,19 @@ class StyleClassifier:
         labels: the run's own labels of the styles 0 and 1; its classes are matched by name, in
             whatever order it has them.
         device: to compute on.
+        model: where its base model is now; None for where the run had it.
 
     Raises:
         UserError: no finished run, or one that has other labels or reads pairs of texts.
     """
 
     def __init__(
-        self, folder: str, line: CommandLine, labels: tuple[str, str], device: str
+        self,
+        folder: str,
+        line: CommandLine,
+        labels: tuple[str, str],
+        device: str,
+        model: str | None = None,
     ) -> None:
         values = record.read(Path(folder))
         if values is None:
@@ -49,8 +58,9 @@ class StyleClassifier:
                 "say which of its labels stand for 0 and 1 in the data, by "
                 "classifier_labels=LABEL,LABEL"
             )
-        self.run = SavedRun.open(folder, line, [])
-        if _reads_pairs(self.run):
+        moved = [] if model is None else [places.word("model.pretrained", model)]
+        self.run = SavedRun.open(folder, line, moved)
+        if self.run.task_options().reads_pairs():
             raise UserError(
                 f"classifier={folder} reads pairs of texts: one that reads a text is needed"
             )
@@ -67,7 +77,7 @@ class StyleClassifier:
         loaded = self.run.base(self.data)
         saved = record.saved_folder(values, self.run.folder)
         self.model = saved_model.load(saved, loaded.model).to(device)
-        self.loaded = loaded
+        self.loaded = replace(loaded, tokenizer=beside_adapter(loaded.tokenizer, self.model))
 
     def styles(self, texts: Sequence[str]) -> list[int | None]:
         """0 or 1 of each text; None of a blank one, which has no style."""
@@ -78,11 +88,3 @@ class StyleClassifier:
         for i, values in zip(said, logits, strict=True):
             found[i] = self.styles_of_classes[int(np.argmax(values))]
         return found
-
-
-def _reads_pairs(run: SavedRun) -> bool:
-    """Whether the run's task reads two texts a row; a task that does not say is let through."""
-    try:
-        return len(run.task_options().inputs().columns) > 1
-    except UserError:
-        return False

@@ -22,6 +22,7 @@ INSTRUCTION = (
 DEFAULTS: dict[str, str | None] = {
     "run": None,
     "classifier": None,
+    "classifier_model": None,
     "data_dir": None,
     "language_model": None,
     "max_test": None,
@@ -52,6 +53,7 @@ class Options:
 
     run: str
     classifier: str
+    classifier_model: str | None
     data_dir: str
     language_model: str | None
     max_test: int | None
@@ -88,6 +90,7 @@ class Options:
         own |= {key: own[key] or value for key, value in usual.items()}
         return cls(
             **needed,
+            classifier_model=own["classifier_model"] or None,
             language_model=own["language_model"] or None,
             max_test=_count(own["max_test"]),
             out=Path(own["out"] or Path(needed["run"]) / "style_transfer"),

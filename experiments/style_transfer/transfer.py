@@ -54,7 +54,10 @@ def transfer(options: Options, line: CommandLine) -> dict[str, Any]:
     TEXT_METRICS["bleu"].require_packages()
     device = "cuda" if torch.cuda.is_available() else "cpu"
 
-    classifier = StyleClassifier(options.classifier, line, options.classifier_labels, device)
+    classifier = StyleClassifier(
+        *(options.classifier, line, options.classifier_labels, device),
+        model=options.classifier_model,
+    )
     originals = [sentence.text for sentence in sentences]
     copied = classifier.styles(originals)
     own = _accuracy_on_originals(copied, sentences, options)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from bilevel.errors import UserError
 from experiments.config.instantiate import build
 from experiments.models.generation import generate
+from experiments.models.virtual_tokens import beside_adapter
 from experiments.results import record, saved_model
 from experiments.results.finished_run import SavedRun
 from experiments.style_transfer.sentences import Sentence
@@ -82,6 +84,7 @@ class Writer:
         loaded = self.run.base(data)
         saved = record.saved_folder(self.run.result, self.run.folder)
         model = saved_model.load(saved, loaded.model).to(device)
+        loaded = replace(loaded, tokenizer=beside_adapter(loaded.tokenizer, model))
         examples = data.tests["test"]
         rows = loaded.tokenise(data, examples)
         prompts = [data.prompt(row, loaded.seq2seq) for row in rows]

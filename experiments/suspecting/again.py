@@ -123,10 +123,13 @@ def plan_of(run: SavedRun, examples: int) -> Plan:
     method = from_values(LoRA, sizes, "method")
     spec = run.spec()
     kind: Any = Task
-    own: Any = OmegaConf.to_container(run.config.task)
+    # With what is given now. A run that was started from another keeps saying so: by that its
+    # trainings here know that they have to keep the weights that they began with, too.
+    own: dict[str, Any] = {
+        name: OmegaConf.to_container(run.config[name]) for name in ("model", "task")
+    }
     configuration = {
-        **{name: said[name] for name in ("model",) if name in said},
-        "task": own,  # with what is given now
+        **own,
         "train": plain(train),
         "seed": int(run.config.seed),
         "method": {"_target_": "problems.lora.LoRA", **plain(method)},

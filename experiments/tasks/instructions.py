@@ -145,9 +145,9 @@ class Instructions(Generation):
 
         return ChatData if self.chat_template else super()._kind()
 
-    def load(self) -> TextData:
-        """Read the splits; an instruction with its prompt around it shows what a source is."""
-        return replace(super().load(), looks=self.source("Name three colours."))
+    def _data(self, **values: Any) -> TextData:
+        """An instruction with its prompt around it shows what a source is."""
+        return super()._data(**values, looks=self.source("Name three colours."))
 
     def scored_whole(self) -> Instructions:
         """Of one file all rows, not `test_share` of them."""

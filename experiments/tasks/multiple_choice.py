@@ -102,6 +102,18 @@ class MultipleChoice(QuestionFiles):
     def _names(self, rows: Sequence[Row], where: str) -> list[str]:
         return choice_names(rows, self._columns, where)
 
+    def _names_to_score(
+        self, rows: Sequence[Row], where: str, names: Sequence[str] | None
+    ) -> Sequence[str] | None:
+        """The run's names of the places, or where rows are not read by these, the rows' own."""
+        if names is None:
+            return None
+        try:
+            self._examples(rows, where, names)
+        except UserError:
+            return self._names(rows, where)
+        return names
+
     def _examples(
         self, rows: Sequence[Row], where: str, names: Sequence[str] | None
     ) -> list[ChoiceExample]:

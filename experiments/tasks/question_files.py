@@ -65,6 +65,12 @@ class QuestionFiles(TrustedFile, LabelledFiles):
     def _names(self, rows: Sequence[Row], where: str) -> Sequence[str] | None:
         """What training rows call answers; None where they are texts."""
 
+    def _names_to_score(
+        self, rows: Sequence[Row], where: str, names: Sequence[str] | None
+    ) -> Sequence[str] | None:
+        """What test rows without training rows call answers; ``names`` are the run's."""
+        return names
+
     @abstractmethod
     def _text(self, example: Any) -> str:
         """The text that an example's question is on; without one, all of the question."""
@@ -114,7 +120,10 @@ class QuestionFiles(TrustedFile, LabelledFiles):
         elif source == HELD_OUT:
             raise no_test(self.data_dir)
         else:
-            tests = self._examples(tested.pop(source), str(files[source]), names)
+            rows, where = tested.pop(source), str(files[source])
+            if not trained:
+                names = self._names_to_score(rows, where, names)
+            tests = self._examples(rows, where, names)
         validation = None
         if "validation" in tested:
             validation = self._examples(tested["validation"], str(files["validation"]), names)

@@ -230,6 +230,13 @@ class Task(Settings, ABC):
             "method inputs() (docs/predict.md)"
         )
 
+    def reads_pairs(self) -> bool:
+        """Whether the options ask for two texts a row; a task that does not say is taken not to."""
+        try:
+            return len(self.inputs().columns) > 1
+        except UserError:
+            return False
+
     def to_predict(self, labels: Sequence[str] | None) -> TaskData:
         """The data without any examples, for a model that is trained already.
 

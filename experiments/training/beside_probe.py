@@ -7,7 +7,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.training.final_scores import records
+from experiments.tasks.task import TaskData
+from experiments.training.final_scores import decided, records
 from experiments.training.fine_tuning_job import FineTuningJob
 from experiments.training.scoring import score
 from experiments.training.trained_rows import held_share
@@ -20,7 +21,10 @@ log = logging.getLogger(__name__)
 
 
 def beside_probe(
-    job: FineTuningJob, values: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]
+    job: FineTuningJob,
+    asked: TaskData,
+    values: Mapping[str, Any],
+    predictions: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any] | None:
     """What ``run.probe=true`` finds; None where it is not asked for, or the run is a probe itself.
 
@@ -28,6 +32,7 @@ def beside_probe(
 
     Args:
         job: of the run.
+        asked: its task as it was before the run chose a threshold: the probe chooses its own.
         values: what its result.json will say.
         predictions: of the run, as predictions.jsonl has them.
 
@@ -42,8 +47,9 @@ def beside_probe(
     share = held_share(values)
     method = LinearProbe() if share is None else LinearProbe(hold_out=share, refit=False)
     outcome = method.finish(job, method.fit(job, None))
-    found = score(outcome.model, job.task, job.tests, job.data.collate)
-    compared = chance.between(job.kind, predictions, records(job.task, found.predictions))
+    task = decided(job, asked, outcome.model)
+    found = score(outcome.model, task, job.tests, job.data.collate)
+    compared = chance.between(job.kind, predictions, records(task, found.predictions))
     seconds = time.perf_counter() - started[0]
     log.info("run.probe: a linear map on the frozen model, in %.1f s", seconds)
     return {

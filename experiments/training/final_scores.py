@@ -38,7 +38,7 @@ from experiments.training.scoring import example_losses, forward, score
 from experiments.training.watched import digest
 from problems.common.method import Outcome
 
-__all__ = ["assemble", "final_scores", "records", "test_sizes"]
+__all__ = ["assemble", "decided", "final_scores", "records", "test_sizes"]
 
 # The train loss in the result is over this many training examples at most.
 TRAIN_LOSS_EXAMPLES = 5000
@@ -56,9 +56,7 @@ def final_scores(
     """
     _let_go(outcome)
     model = job.place(load(saved.folder, job.stock_model()))
-    if isinstance(job.task, LabelSetData) and job.task.threshold is None:
-        found, _ = forward(model, job.task, job.data.validation or (), job.data.collate)
-        job.task = job.task.decided(found, job.task.validation or ())
+    job.task = decided(job, job.task, model)
     scores = score(model, job.task, job.tests, job.data.collate, tokenizer=job.tokenizer)
     told = records(job.task, scores.predictions)
     _write_predictions(told, _to_compare(job, model), folder)
@@ -78,6 +76,20 @@ def final_scores(
         "decided": _decided(job, outcome, folder),
         "source_weights": _source_weights(job, outcome, folder),
     }
+
+
+def decided(job: FineTuningJob, task: TaskData, model: nn.Module) -> TaskData:
+    """The task with the threshold that ``model`` does best with on the validation data.
+
+    Args:
+        job: whose data they are.
+        task: as it was asked for; one that chooses no threshold is given back.
+        model: whose threshold it is.
+    """
+    if not isinstance(task, LabelSetData) or task.threshold is not None:
+        return task
+    found, _ = forward(model, task, job.data.validation or (), job.data.collate)
+    return task.decided(found, task.validation or ())
 
 
 def _let_go(outcome: Outcome) -> None:

@@ -24,6 +24,7 @@ from experiments.config.plan import Plan
 from experiments.models.heads import heads
 from experiments.models.memory import recompute, settled_precision
 from experiments.models.target_modules import outputs_of_maps, target_modules
+from experiments.models.virtual_tokens import leaving
 from experiments.stored_data.parts import sources_of
 from experiments.stored_data.rows import lengths_of
 from experiments.stored_data.spool import spooling
@@ -50,6 +51,7 @@ from problems.common.method import AnswerKind, TrainData, TrainSettings
 from problems.common.records import Layout
 from problems.common.two_levels import TwoLevelMethod, check_plain_losses
 from problems.linear_probe import LinearProbe
+from problems.prompt import check_lengths
 
 __all__ = ["FineTuningJob", "load_task"]
 
@@ -183,6 +185,17 @@ class FineTuningJob:
         def tokenise(examples: Sequence[Any]) -> Sequence[dict[str, Any]]:
             return tokenised(loaded, task, examples, plan.engine)
 
+        virtual, limit = plan.method.virtual_tokens, positions(loaded.model)
+        scored = loaded
+        if not isinstance(task, TextData):  # whose answers need room too: see check_room
+            scored = replace(loaded, tokenizer=leaving(loaded.tokenizer, virtual, limit))
+
+        def to_score(examples: Sequence[Any]) -> Sequence[dict[str, Any]]:
+            """As they are read when the virtual tokens stand before them; no method trains them."""
+            rows = tokenised(scored, task, examples, plan.engine)
+            check_lengths(lengths_of(rows) if virtual else (), virtual, limit)
+            return rows
+
         streamed = isinstance(task.train, StreamedExamples)
         examples = streamed_rows(loaded, task) if streamed else tokenise(task.train)
         weights = None
@@ -195,18 +208,17 @@ class FineTuningJob:
             collate=task.collator(loaded.tokenizer),
             labels=None if streamed else task.stratify(task.train),
             lengths=() if streamed else lengths_of(examples),
-            validation=None if task.validation is None else tokenise(task.validation),
+            validation=None if task.validation is None else to_score(task.validation),
             weights=task.weights,
             sources=None if sizes(task.train) is None else list(map(str, sources_of(task.train))),
             draw_weights=task.draw_weights,
             seen=_seen(plan),
         )
-        tests = {name: tokenise(rows) for name, rows in task.tests.items()}
+        tests = {name: to_score(rows) for name, rows in task.tests.items()}
         if not streamed:
             say_shared(examples, data.validation or (), tests)
         if isinstance(task, TextData):
             prompts = [task.prompt(e, loaded.seq2seq) for rows in tests.values() for e in rows]
-            virtual, limit = plan.method.virtual_tokens, positions(loaded.model)
             check_room(prompts, task.decoding, virtual, limit, loaded.seq2seq)
         return cls(
             plan=plan,

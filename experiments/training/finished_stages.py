@@ -84,9 +84,10 @@ class Journal:
         check_stages(saved, str(path))
         if saved.get("sha256", _digest(saved)) != _digest(saved):
             raise UserError(f"{path} is damaged: it is not what was written; start the run afresh")
-        _check_config(path.parent.parent, saved["config"], config)
-        self.data |= _data(saved, path)
-        check_data(path.parent.parent, self.data, data or {})
+        began = _data(saved, path)
+        _check_config(path.parent.parent, saved["config"], config, began)
+        self.data |= began
+        check_data(path.parent.parent, began, data or {})
         self.finished = saved["stages"]
         self._found = {name: self._read(name, entry) for name, entry in self.finished.items()}
 
@@ -161,13 +162,22 @@ def processes_of(path: Path) -> int | None:
     return found
 
 
-def _check_config(folder: Path, saved: Any, config: dict[str, Any]) -> None:
-    """Raise UserError if the run in a folder has another configuration."""
+def _check_config(
+    folder: Path, saved: Any, config: dict[str, Any], sums: Mapping[str, str] | None = None
+) -> None:
+    """Raise UserError if the run in a folder has another configuration.
+
+    Args:
+        folder: the run's.
+        saved: its configuration.
+        config: of the run that is asked for.
+        sums: checksums by which the places of data and models are checked, and not by their names.
+    """
     saved = stored.given_now(saved, config)
     from_python = isinstance(config.get("method"), str)  # which is a group of options elsewhere
     if from_python and isinstance(saved, dict) and isinstance(saved.get("engine"), str):
         saved, config = _comparable(saved, config)
-    check_same(folder, saved, config)
+    check_same(folder, saved, config, sums=sums)
 
 
 def _comparable(

@@ -25,6 +25,7 @@ from experiments.cli.resume import exclusive
 from experiments.cli.writing import clean
 from experiments.comparing.score_interval import score_interval
 from experiments.config.plan import Plan
+from experiments.models.virtual_tokens import beside_adapter
 from experiments.plots.records import run_name
 from experiments.results import record, saved_model, settings_file, source_table, weights_file
 from experiments.results.fresh_folder import refuse_others
@@ -146,11 +147,12 @@ def _train_and_score(
         saved = _save(outcome, context)
         artefact = _completed(job, outcome, saved, context.folder)
     saved = _as_seen(saved, context.folder, world)
+    asked = job.task  # which scoring may replace
     scores = final_scores(job, outcome, saved, context.folder)
     for words in scores["warnings"]:
         log.warning("%s", words)
     values = assemble(job, stages, outcome, saved, scores)
-    values["beside_probe"] = beside_probe(job, values, scores["predictions"])
+    values["beside_probe"] = beside_probe(job, asked, values, scores["predictions"])
     if artefact is not None:
         _conclude(job, outcome, values, scores, journal, context.folder, artefact, scales)
     return values
@@ -172,15 +174,27 @@ def _completed(
     """Beside the saved weights, what is read with them; what is written of it later on."""
     plan, task = job.plan, job.task
     base = plan.model.reference()
-    if saved.folder.name != saved_model.MODEL and plan.model.warm_start is not None:
+    if saved.folder.name != saved_model.MODEL and _started(plan):
         base = warm_start.save_base(job.stock_model(), job.tokenizer, folder)
+    tokenizer = beside_adapter(job.tokenizer, outcome.model)
     artefact = Artefact.of(
-        *(task, task.answers, job.tokenizer, outcome.model.config, base, plan.model.dtype),
+        *(task, task.answers, tokenizer, outcome.model.config, base, plan.model.dtype),
         job.head_replaced,
     )
     artefact.complete(_places(folder))
     saved_model.seal(folder)
     return artefact
+
+
+def _started(plan: Plan) -> bool:
+    """Whether the weights that the run begins with are another run's, and no pretrained model's.
+
+    A training on the data of a run that was itself started so has that run's ``base`` as its
+    pretrained model; its configuration, which tells how the folder is to be read, still says it.
+    """
+    said = plan.config.get("model")
+    told = said.get("warm_start") if isinstance(said, dict) else None
+    return (plan.model.warm_start or told) is not None
 
 
 def _places(folder: Path) -> list[Path]:
@@ -226,7 +240,8 @@ def _conclude(
         each = min(examples, len(job.data.examples))  # a pass ends its step
         passes = list(values["engine"]["steps"].values())[-1] * each / len(job.data.examples)
         settings_file.write(outcome.lora, values["model"], rate, passes, folder)
-    trained_rows.write(folder, trained_rows.trained(job.data, values), job.data.seen)
+    share = vars(job.plan.method).get("hold_out")
+    trained_rows.write(folder, trained_rows.trained(job.data, values, share), job.data.seen)
 
 
 def run_stage(

@@ -9,22 +9,17 @@ from pathlib import Path
 
 from bilevel.errors import UserError, listed
 from experiments.config.plan import Plan
-from experiments.models.folder_files import TOKENIZER_FILES
+from experiments.models.folder_digest import folder_digest
 from experiments.results import record
 from experiments.stored_data.examples import StoredExamples, content_digest
 from experiments.stored_data.parts import sources_of
 from experiments.tasks.sources import UNIFORM, Sourced
 from experiments.tasks.task import TaskData
 from experiments.training import warm_start
+from experiments.training.checksums import SOURCES, is_split
 from problems.lora import LoRA
 
 __all__ = ["check_data", "data_digests", "file_digests", "model_digests"]
-
-# What is read of a model's folder beside its weights.
-READ = ("config.json", "adapter_config.json", *TOKENIZER_FILES)
-WEIGHTS = ".safetensors"
-SOURCES = "sources"  # of the training examples, beside the names of splits
-PICKLED = ".bin"  # read where there are no safetensors
 
 
 def data_digests(task: TaskData) -> dict[str, str]:
@@ -67,23 +62,12 @@ def model_digests(plan: Plan) -> dict[str, str]:
     found = {}
     spec = plan.model
     if spec.pretrained is not None and (own := Path(spec.pretrained).expanduser()).is_dir():
-        found["model.pretrained"] = _folder_digest(own)
+        found["model.pretrained"] = folder_digest(own)
     if spec.warm_start is not None:
         values = warm_start.read_run(spec.warm_start, spec.title)
         saved = record.saved_folder(values, Path(spec.warm_start).expanduser())
-        found["model.warm_start"] = _folder_digest(saved)
+        found["model.warm_start"] = folder_digest(saved)
     return found
-
-
-def _folder_digest(folder: Path) -> str:
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    safe = any(path.suffix == WEIGHTS for path in files)
-    lines = []
-    for path in files:
-        if path.name in READ or path.suffix == (WEIGHTS if safe else PICKLED):
-            with path.open("rb") as file:
-                lines.append(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}")
-    return _digest("\n".join(lines).encode())
 
 
 def _digest(content: bytes) -> str:
@@ -102,7 +86,11 @@ def check_data(folder: Path, saved: Mapping[str, str], given: Mapping[str, str])
     Raises:
         UserError: names the splits, or options, that differ.
     """
-    other = sorted(name for name in saved.keys() & given.keys() if saved[name] != given[name])
+    both = saved.keys() & given.keys()
+    if all(any(map(is_split, sums)) for sums in (saved, given)):
+        # A split that was not there, or is there no more, makes other data too.
+        both |= {name for name in saved.keys() | given.keys() if is_split(name)}
+    other = sorted(name for name in both if saved.get(name) != given.get(name))
     files = [name for name in other if "." in name]
     splits = [name for name in other if name not in files]
     if splits:

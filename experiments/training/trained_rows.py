@@ -33,24 +33,29 @@ Row = dict[str, Any]
 def held_share(result: Mapping[str, Any]) -> float | None:
     """``method.hold_out`` of a run; None where its method has none, or it was 0."""
     method = result.get("configuration", {}).get("method")
-    share = method.get("hold_out") if isinstance(method, dict) else None
+    return _inside(method.get("hold_out") if isinstance(method, dict) else None)
+
+
+def _inside(share: Any) -> float | None:
+    """A share of the examples; None where that is none of them, or no share."""
     inside = isinstance(share, int | float) and not isinstance(share, bool) and 0 < share < 1
-    return float(share) if inside else None  # type: ignore[arg-type]
+    return float(share) if inside else None
 
 
-def trained(data: TrainData, result: Mapping[str, Any]) -> Iterable[Row]:
+def trained(data: TrainData, result: Mapping[str, Any], hold_out: Any) -> Iterable[Row]:
     """The examples of a run that its weights, or what chose its ranks, were trained on.
 
     Args:
         data: of the run.
-        result: what its result.json says.
+        result: what its result.json says, of a run from Python without its method's options.
+        hold_out: that option of its method; None where it has none.
     """
     rows, found = data.examples, result["validation"]
     if found is None:
         return rows
     if found["source"] == "validation":
         return itertools.chain(rows, data.validation or ()) if found["trained_on"] else rows
-    share = held_share(result)
+    share = _inside(hold_out)
     if found["trained_on"] or share is None:
         return rows
     rest, held = split(len(rows), 1 - share, int(result["seed"]), data.labels)

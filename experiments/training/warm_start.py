@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bilevel.errors import UserError
+from bilevel.reading import json_object
 from experiments.answers import CLASSES, NUMBER, Answers
+from experiments.config import stored
 from experiments.models.base_reference import BaseReference, of_folder
+from experiments.models.folder_digest import folder_digest
 from experiments.results import record
 
 if TYPE_CHECKING:
@@ -75,7 +78,11 @@ def read_run(folder: str, model: str) -> dict[str, Any]:
     values = record.read(Path(folder).expanduser())
     if values is None:
         raise UserError(f"model.warm_start={folder}: there is no finished run (no result.json)")
-    if values["model"] != model:
+    if "program" in values:  # those of other programs have a form of their own
+        raise UserError(
+            f"model.warm_start={folder} is a result of experiments.{values['program']}, no run"
+        )
+    if values["model"] != model and not _moved(values, Path(folder).expanduser(), Path(model)):
         raise UserError(
             f"model.warm_start={folder} is a run of model {values['model']}, this one is of {model}"
         )
@@ -84,6 +91,30 @@ def read_run(folder: str, model: str) -> dict[str, Any]:
     if values.get("kind", CLASSES) not in (CLASSES, NUMBER):
         raise UserError(f"model.warm_start={folder}: {values['task']} is no task with labels")
     return values
+
+
+def _moved(values: dict[str, Any], folder: Path, model: Path) -> bool:
+    """Whether a local model is the one that a run was of, in another place or in other words.
+
+    Args:
+        values: of the run's result.json.
+        folder: of the run, whose journal may have the checksum of what it began with.
+        model: where the model is now; a hub id is no folder.
+    """
+    said = (values.get("configuration") or {}).get("model")
+    before = said.get("pretrained") if isinstance(said, dict) else None
+    model = model.expanduser()
+    if not isinstance(before, str) or not model.is_dir():
+        return False
+    there = Path(before).expanduser()
+    if there.is_dir() and there.samefile(model):
+        return True
+    journal = folder / stored.JOURNAL
+    data = json_object(journal).get("data") if journal.is_file() else None
+    known = data.get("model.pretrained") if isinstance(data, dict) else None
+    if known is None:  # an older run
+        return False
+    return known == folder_digest(model)
 
 
 def answers_of(values: dict[str, Any]) -> Answers:

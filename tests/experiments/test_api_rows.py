@@ -13,11 +13,14 @@ import torch
 from datasets import Dataset, DatasetDict
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
+from bilevel.data import split
 from bilevel.errors import UserError
 from experiments.answers import Decoding
 from experiments.api import finetune, search_ranks
 from experiments.tasks import in_memory_rows
+from experiments.training import trained_rows
 from problems import LoRA
+from problems.common.same_examples import mark
 from tests.experiments import writers
 
 QUICK: dict[str, Any] = {"batch_size": 4, "max_steps": 2, "lr": 1e-2}
@@ -277,3 +280,14 @@ def test_a_second_label_that_says_nothing_else_is_left(other: Any) -> None:
     assert in_memory_rows.labelled(row, "row", 2, None).label == 1
     row = {"input_ids": [2, 5], "labels": [0, 1], "label": 7}
     assert in_memory_rows.tagged(row, "row", ["O", "B-X"], None).tags == ("O", "B-X")
+
+
+def test_what_is_held_out_is_not_remembered_as_trained_on(tiny: Path, tmp_path: Path) -> None:
+    rows = labelled(20)
+    assert len({*map(mark, rows)}) == 20
+    data = {"train": rows, "test": labelled(6)}
+    given = classifier(tiny), writers.tokenizer(), data, LoRA(rank=2, hold_out=0.2)
+    result = finetune(*given, folder=tmp_path / "run", **QUICK).result
+    rest, held = split(20, 0.8, result["seed"], [row["label"] for row in rows])
+    assert trained_rows.read(tmp_path / "run") == {mark(rows[i]) for i in rest}
+    assert len(held) == 4

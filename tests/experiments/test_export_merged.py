@@ -3,21 +3,31 @@
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from bilevel.errors import UserError
 from bilevel.lowrank import merging
+from bilevel.lowrank.merging import logits
 from experiments import export
+from experiments.answers import CHOICES, TEXT, Answers
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
+from experiments.models.spec import ModelSpec
+from experiments.results.finished_run import SavedRun
 from experiments.training.job import execute
 from tests.experiments import writers
 from tests.experiments.refusals import refused
+from tests.experiments.training.own_files import run, sentences, words, write
+
+PAIRS = [{**row, "other": row["text"]} for row in sentences(24)]
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +104,52 @@ def test_adapters_that_are_there_are_not_replaced(tied: Path, tmp_path: Path, ca
     assert [path.name for path in tmp_path.iterdir()] == ["adapter_compact"]
     for _ in range(2):  # its own folder is written anew
         export.main([f"run={tied / 'run'}"])
+
+
+@pytest.fixture(scope="module")
+def moved(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on pairs of texts, whose files are no longer there."""
+    folder = tmp_path_factory.mktemp("moved")
+    data = write(folder / "data", train=PAIRS, test=PAIRS)
+    options = words(tiny, data, "method=lora", "train.max_steps=1")
+    run(folder / "run", [*options, "task.text_columns=[text,other]"])
+    shutil.rmtree(data)
+    return folder / "run"
+
+
+@pytest.mark.parametrize("form", ["adapter", "merged"])
+def test_without_the_data(form: str, moved: Path, tmp_path: Path, capsys: Any) -> None:
+    export.main([f"run={moved}", f"out={tmp_path}", f"merge={form == 'merged'}"])
+    said = capsys.readouterr().out
+    assert ("not compared on test examples: the data are not here" in said) == (form == "merged")
+    for place in (moved / "adapter", tmp_path / form):  # the card still asks for pairs
+        assert "The second text." in (place / "README.md").read_text()
+
+
+def test_data_that_are_named_must_be_there(moved: Path, tmp_path: Path, capsys: Any) -> None:
+    for merge in ("true", "false"):
+        given = [f"run={moved}", f"out={tmp_path}", f"merge={merge}"]
+        said = refused(export.main, [*given, f"task.data_dir={tmp_path / 'none'}"], capsys)
+        assert str(tmp_path / "none") in said
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "bart"])
+def test_made_up_texts_suit_a_writer(kind: str, tmp_path: Path) -> None:
+    answers = Answers(TEXT, 0)
+    spec = ModelSpec(name="x", pretrained=str(writers.folder(tmp_path, kind)))
+    loaded = spec.load(answers, 0)
+    assert logits(loaded.model, export._made_up(loaded, answers)).isfinite().all()
+
+
+def test_made_up_choices(tiny: Path) -> None:
+    answers = Answers(CHOICES, 3, ("A", "B", "C"))
+    loaded = ModelSpec(name="x", pretrained=str(tiny)).load(answers, 0)
+    assert logits(loaded.model, export._made_up(loaded, answers)).shape == (export.BATCH, 3)
+
+
+@pytest.mark.parametrize("probe", [None, {"pooling": "head"}])
+def test_a_quantised_base_is_told_with_the_way_out(probe: Any, tmp_path: Path) -> None:
+    config = OmegaConf.create({"model": {"quantization": "4bit"}})
+    saved = SavedRun(tmp_path, config, {"probe": probe, "method": "lora"}, [])
+    with pytest.raises(UserError, match=r"4bit.*model\.quantization=null"):
+        export._refuse_other_forms(saved, merge=True)

@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -223,6 +224,65 @@ def test_folder_of_another_run(
     for part in expected:
         assert part in text
     assert (unfinished / ".hydra" / "config.yaml").read_text() == before
+
+
+def sentences(folder: Path, rows: int) -> None:
+    """Files of a data folder."""
+    folder.mkdir()
+    for split in ("train", "test"):
+        lines = [f"the room was {('cosy', 'dull')[i % 2]} {i},{'ab'[i % 2]}" for i in range(rows)]
+        (folder / f"{split}.csv").write_text("\n".join(["text,label", *lines, ""]))
+
+
+def test_what_a_run_began_with_may_have_been_moved(
+    tmp_path: Path, tiny: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    sentences(old / "data", 48)
+    shutil.copytree(tiny, old / "model")
+    own = [word for word in words if not word.startswith(("task", "model"))]
+    own += ["task=classification", f"task.data_dir={old / 'data'}", "task.text_columns=[text]"]
+    own += ["model=hub", f"model.pretrained={old / 'model'}"]
+    plain = [word for word in own if "unroll" not in word]
+    main([*plain, "method=lora", f"hydra.run.dir={old / 'first'}"])
+    own.append(f"model.warm_start={old / 'first'}")
+    main([*own, f"hydra.run.dir={tmp_path / 'left_alone'}"])
+    folder = tmp_path / "run"
+    killed_at(POINTS["in the retraining, early"], [*own, f"hydra.run.dir={folder}"])
+    old.rename(new)
+    given = [f"run.resume={folder}", f"task.data_dir={new / 'data'}"]
+    given += [f"model.pretrained={new / 'model'}", f"model.warm_start={new / 'first'}"]
+    before = {path: path.read_text() for path in (folder / ".hydra").iterdir()}
+
+    def refused(*words: str) -> str:
+        with pytest.raises(SystemExit):
+            main([*given, *words])
+        assert {path: path.read_text() for path in (folder / ".hydra").iterdir()} == before
+        return capsys.readouterr().err
+
+    sentences(new / "others", 48)
+    with open(new / "others" / "train.csv", "a") as file:
+        file.write("a cosy view,a\n")
+    assert "the examples of train are not" in refused(f"task.data_dir={new / 'others'}")
+    (new / "others" / "train.csv").write_text((new / "data" / "train.csv").read_text())
+    shutil.copy(new / "data" / "test.csv", new / "others" / "validation.csv")
+    assert "the examples of validation are" in refused(f"task.data_dir={new / 'others'}")
+    assert "model.pretrained" in refused("model.pretrained=prajjwal1/bert-tiny")
+    main(given)
+    one, other = traces(folder), traces(tmp_path / "left_alone")
+    for key in ("configuration", "model", "warm_start"):  # which name the places
+        del one["result"][key], other["result"][key]
+    assert one == other
+
+
+def test_an_older_run_is_known_by_its_places(tmp_path: Path) -> None:
+    saved, asked = ({"task": {"data_dir": place}} for place in ("there", "here"))
+    some = ({"train": "a", "validation": "b", "sources": "c"}, {"test": "a", "validation": "b"})
+    for sums in ({}, *some):
+        with pytest.raises(UserError, match=r"task\.data_dir \(there there, here here\)"):
+            resume.check_same(tmp_path, saved, asked, sums=sums)
+    resume.check_same(tmp_path, saved, asked, sums={"train": "a", "test": "b"})
 
 
 def test_a_run_at_work_is_left_alone(

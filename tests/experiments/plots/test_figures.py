@@ -172,6 +172,10 @@ def test_program_draws_again(
     with pytest.raises(SystemExit):
         figures.main([str(tmp_path / "nothing")])
     assert "no finished run" in capsys.readouterr().err
+    (tmp_path / "result.json").write_text('{"schema_version": 1, "program": "style_transfer"}')
+    with pytest.raises(SystemExit):
+        figures.main([str(tmp_path)])
+    assert "is a result of experiments.style_transfer, no run\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

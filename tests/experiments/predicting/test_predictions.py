@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from peft import PromptTuningConfig, get_peft_model
+from transformers import AutoModelForSequenceClassification
 
 from experiments import load, predict
 from experiments.cli.command_line import CommandLine
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
-from experiments.predicting import predictor
 from experiments.predicting.formats import Csv
+from experiments.predicting.predictor import Predictor
 from experiments.results.finished_run import SavedRun
 from experiments.training.job import execute
 from tests.experiments.predicting.conftest import NAMES, lines
@@ -198,10 +200,12 @@ def test_nan_is_an_empty_cell() -> None:
     assert Csv("number", ()).part([{"prediction": math.nan}]).strip() in (b"", b'""')
 
 
-def test_predictors_share_a_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predictor, "_virtual_tokens", lambda model: 20)
-    shared, nothing = SimpleNamespace(model_max_length=512), SimpleNamespace()
-    given: Any = (nothing, shared, nothing, False, None)
+def test_predictors_share_a_tokenizer(tiny: Path) -> None:
+    base = AutoModelForSequenceClassification.from_pretrained(tiny)
+    options: Any = {"task_type": "SEQ_CLS", "num_virtual_tokens": 20}
+    model = get_peft_model(base, PromptTuningConfig(**options))
+    shared, nothing = SimpleNamespace(model_max_length=48), SimpleNamespace()
+    given: Any = (model, shared, nothing, False, None)
     for _ in range(2):
-        assert predictor.Predictor(*given).tokenizer.model_max_length == 492
-    assert shared.model_max_length == 512
+        assert Predictor(*given).tokenizer.model_max_length == 28
+    assert shared.model_max_length == 48

@@ -12,7 +12,7 @@ from transformers import (
 
 from bilevel.errors import UserError
 from experiments import evaluate, export
-from experiments.answers import CLASSES, NUMBER, TAGS, Answers
+from experiments.answers import CHOICES, CLASSES, NUMBER, TAGS, Answers
 from experiments.cli.command_line import CommandLine
 from experiments.config.composition import compose_config
 from experiments.config.plan import Plan
@@ -23,9 +23,11 @@ from experiments.results.labels import matched
 from experiments.run import main
 from experiments.tasks.classification import Classification
 from experiments.tasks.demo import Demo
+from experiments.tasks.examples import ChoiceExample
 from experiments.tasks.glue import Glue
 from experiments.tasks.gyafc import Gyafc
 from experiments.tasks.instructions import Instructions
+from experiments.tasks.kinds.choices import ChoiceData
 from experiments.tasks.tagging import Tagging
 from experiments.tasks.text_to_text import TextToText
 from experiments.training.job import execute
@@ -218,6 +220,18 @@ def test_tags_are_numbered_as_the_run_has_them(tmp_path: Path) -> None:
     assert data.answers.names == tuple(result["labels"])
     with pytest.raises(UserError, match=r"B-ORG.*B-LOC"):
         matched(Tagging(data_dir=str(folder("other", ["ORG"]))).load(), result, "RUN")
+
+
+@pytest.mark.parametrize("names", [["0", "1"], ["1", "2"], ["B", "A"]])
+def test_choices_are_places_whatever_they_are_called(names: list[str]) -> None:
+    asked = [ChoiceExample(("q",), ("a", "b"), label) for label in (1, 0)]
+    common: Any = {"metrics": ("accuracy",), "max_length": 8, "test_source": "test"}
+    data = ChoiceData(name="t", train=[], tests={"test": asked}, label_names=names, **common)
+    found = matched(data, {"kind": CHOICES, "labels": ["A", "B"]}, "RUN")
+    assert found.answers.names == ("A", "B")
+    assert found.tests["test"] == asked
+    with pytest.raises(UserError, match=r"2 choices.*run=RUN was trained on 3"):
+        matched(data, {"kind": CHOICES, "labels": ["A", "B", "C"]}, "RUN")
 
 
 @pytest.fixture(scope="module")

@@ -210,6 +210,19 @@ def test_a_classifier_reads_one_text(world, tmp_path, capsys, columns, refused):
         main(given)
 
 
+def test_a_classifier_whose_model_has_moved(world, tmp_path):
+    folder, elsewhere = shutil.copytree(world / "classifier", tmp_path / "c"), tmp_path / "b, new"
+    shutil.copytree(world / "bert", elsewhere)
+    journal = folder / "checkpoints" / "stages.json"
+    journal.write_text(journal.read_text().replace(str(world / "bert"), str(tmp_path / "none")))
+    given = [*words(world, classifier=str(folder), out=str(tmp_path / "out")), "max_test=2"]
+    with pytest.raises(SystemExit):
+        main(given)
+    main([*given, f"classifier_model={elsewhere}"])
+    found = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert found["classifier"]["accuracy"]["overall"] > 0.8
+
+
 @pytest.mark.parametrize(
     ("labels", "kind", "more", "said"),
     [

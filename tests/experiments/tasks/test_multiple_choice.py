@@ -54,6 +54,14 @@ def test_how_the_right_one_may_be_said(labels: Any, names: list[str], tmp_path: 
     assert [e.label for e in again.tests["test"]] == [e.label for e in found.tests["test"]]
 
 
+@pytest.mark.parametrize("run", ["ABCD", "0123", "1234"])
+@pytest.mark.parametrize("rows", ["ABCD", "0123", "1234"])
+def test_places_to_score_may_be_called_otherwise(run: str, rows: str, tmp_path: Path) -> None:
+    written(tmp_path, test=relabelled(lambda place, offered: rows[place]))
+    found = task(str(tmp_path)).to_score(list(run)).tests["test"]
+    assert [e.label for e in found] == ["ABCD".index(row["label"]) for row in ROWS]
+
+
 def test_labels_that_are_numbers_and_choices_that_are(tmp_path: Path) -> None:
     sums = [
         {"question": f"{i} and 1", "choices": [str(i), str(i + 1), str(i + 2)], "label": str(i + 1)}

@@ -80,6 +80,7 @@ def test_no_warm_start_is_said_too(first):
         ({"model": "roberta-base"}, r"model\.warm_start=.*roberta-base.*demo"),
         ({"warm_start": {"run": "x"}}, r"model\.warm_start=.*itself"),
         ({"kind": "text"}, r"model\.warm_start=.*labels"),
+        ({"program": "style_transfer"}, r"is a result of experiments\.style_transfer, no run$"),
     ],
 )
 def test_runs_that_cannot_be_started_from(first, tmp_path, change, message):
@@ -124,3 +125,20 @@ def test_it_is_read_again_without_the_run_it_was_started_from(first, tmp_path):
     assert evaluate(opened, tmp_path / "run" / "adapter")["loss"] == pytest.approx(
         values["test_loss"], rel=1e-5
     )
+
+
+def test_a_local_model_that_moved_is_the_same(tiny, tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    shutil.copytree(tiny, old)
+    run(tmp_path / "first", "method=lora", "model=hub", f"model.pretrained={old}")
+    warm = ["model=hub", f"model.warm_start={tmp_path / 'first'}"]
+    old.rename(new)
+    values = run(tmp_path / "run", "method=lora", *warm, f"model.pretrained={new}")
+    assert values["warm_start"]["run"] == str(tmp_path / "first")
+    new.rename(old)
+    other_words = Plan.of(compose_config([*SHORT, *warm, f"model.pretrained={old}/."]))
+    assert other_words.model.title != str(old)
+    (old / "config.json").write_text((old / "config.json").read_text() + " ")
+    old.rename(new)
+    with pytest.raises(UserError, match=r"is a run of model .*old, this one is of .*new"):
+        Plan.of(compose_config([*SHORT, *warm, f"model.pretrained={new}"]))

@@ -223,6 +223,22 @@ def test_a_probe_beside_a_run_is_that_of_the_method(tiny, tmp_path):
     assert none["beside_probe"] is None
 
 
+def test_a_probe_chooses_its_own_threshold(tiny, tmp_path):
+    """A rare label: above 0.5 is best for none, and a barely trained run's best is another's."""
+
+    def part(count, seed):
+        rows = sentences(count, seed)
+        return [{**row, "label": row["label"] if i % 4 == 0 else ""} for i, row in enumerate(rows)]
+
+    data = write(tmp_path / "data", train=part(96, 0), validation=part(40, 1), test=part(60, 2))
+    more = ["task.multi_label=true", "task.threshold=validation", "task.label_separator=/"]
+    options = words(tiny, data, *more, "method=lora", "train.max_steps=1", "run.probe=true")
+    found = run(tmp_path / "run", options)
+    probe = run(tmp_path / "probe", words(tiny, data, *more, "method=linear_probe"))
+    assert probe["threshold"] != found["threshold"]
+    assert found["beside_probe"]["metrics"] == probe["metrics"]
+
+
 def test_no_probe_of_text(tmp_path):
     with pytest.raises(UserError, match=r"run\.probe=true.*no text"):
         run(tmp_path, ["task=demo_generation", "model=demo_causal", "run.probe=true"])
