@@ -25,8 +25,9 @@ without the ``count`` most suspect (as many as are likelier wrong than right), w
 proposed labels, with the likeliest label of every example, counted by how sure ``pooled`` is of it,
 or under the learned weights; and on the trusted examples, in DIR/suspects_APPLY. apply=trusted
 trains on these alone, apply=then_trusted too, but from the weights that the run ended with (its
-head anew): this is what the others have to beat.
-Also: ``epochs`` (the run's), ``trusted_epochs`` (20), ``out=DIR``. See docs/label_trust.md.
+head anew): these two, which need no scores and write no table, are what the others have to beat.
+Also: ``score`` (pooled; combination without classes), ``folds`` (3), ``epochs`` (the run's),
+``trusted_epochs`` (20), ``out=DIR``. See docs/label_trust.md.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def main(words: list[str]) -> None:
     from experiments.results import weights_file
     from experiments.suspecting import table_file
     from experiments.suspecting.again import left_out, plan_of, trusting_task
-    from experiments.suspecting.apply import check
+    from experiments.suspecting.apply import ONLY_TRUSTED, check
     from experiments.suspecting.find import find
     from experiments.suspecting.scores import MEANINGS, OF_CLASSES
     from experiments.training import warm_start
@@ -128,8 +129,19 @@ def main(words: list[str]) -> None:
         )
     plan = plan_of(run, len(task.train))
     check(task, options.apply, options.count, learned, plan.settings.batch_size)
-    if options.apply == "then_trusted":  # what cannot be started from is told before the scores
+    if options.apply == "then_trusted":  # what cannot be started from is told first
         warm_start.load(_from_run(plan, run).model, task.answers, plan.seed)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # minutes: say what goes on
+    if left := left_out(run):
+        print(printable(f"without {listed(left)} of the run, in all of the trainings here"))
+    if options.apply in ONLY_TRUSTED and options.score is not None:
+        raise UserError(
+            f"score={options.score} has no say in apply={options.apply}, which trains on the "
+            "trusted examples alone: leave it out"
+        )
+    if options.apply in ONLY_TRUSTED:  # no score has a say in it
+        _train(run, task, None, "", options, trained, {})
+        return
     if len(task.train) < 2 * options.folds:
         raise UserError(
             f"folds={options.folds}: the {len(task.train)} training examples are too few for it"
@@ -138,9 +150,6 @@ def main(words: list[str]) -> None:
     if learned:
         weights_file.read(job.data.examples, run.folder)  # what is wrong with them is told first
     epochs = plan.settings.epochs if options.epochs is None else options.epochs
-    logging.basicConfig(level=logging.INFO, format="%(message)s")  # minutes: say what goes on
-    if left := left_out(run):
-        print(printable(f"without {listed(left)} of the run, in all of the trainings here"))
     started = time.perf_counter(), time.process_time()
     found = find(job, run.folder, options.folds, epochs, options.trusted_epochs)
     spent = {
@@ -221,7 +230,7 @@ def _from_run(plan: Plan, run: SavedRun) -> Plan:
 def _train(
     run: SavedRun,
     task: TaskData,
-    found: Found,
+    found: Found | None,
     by: str,
     options: SuspectOptions,
     folder: Path,
@@ -230,14 +239,16 @@ def _train(
     """Train LoRA on what ``apply`` leaves, and the trusted examples.
 
     Its result is of a method of its own name, ``suspects_drop`` say, and has the time of the scores
-    that it goes by (``spent``) beside that of its training.
+    that it goes by (``spent``) beside that of its training; the trusted ones alone need none.
     """
     from experiments.results import record
     from experiments.suspecting.again import plan_of
     from experiments.suspecting.apply import COUNTED, ONLY_TRUSTED, SCORED, applied, check_left
     from experiments.training.job import execute
 
-    count = options.count if options.count is not None else found.scores.estimated
+    count = options.count
+    if count is None and found is not None:
+        count = found.scores.estimated
     assert options.apply is not None
     plan = plan_of(run, len(task.train))
     check_left(task, options.apply, count or 0, plan.settings.batch_size)  # of an estimate

@@ -92,12 +92,12 @@ def check_left(task: TaskData, apply: Apply, count: int, batch: int) -> None:
         )
 
 
-def applied(task: D, found: Found, apply: Apply, by: str, count: int) -> D:
+def applied(task: D, found: Found | None, apply: Apply, by: str, count: int) -> D:
     """The data to train on: no validation split is left.
 
     Args:
         task: the data.
-        found: the scores.
+        found: the scores; None for what needs none.
         apply: ``drop`` leaves the suspects out, ``relabel`` gives them the proposed label,
             ``pooled`` gives all the likeliest label and counts each by how sure that is, ``weight``
             keeps all under the learned weights; trusted ones count in full, and where sources are
@@ -107,8 +107,11 @@ def applied(task: D, found: Found, apply: Apply, by: str, count: int) -> D:
         by: the column that tells suspects.
         count: of the suspects.
     """
-    suspects = found.scores.ranks(by) <= count
     trusted = list(task.validation or ())
+    if apply in ONLY_TRUSTED:
+        return replace(task, train=trusted, validation=None, weights=None, draw_weights=None)
+    assert found is not None
+    suspects = found.scores.ranks(by) <= count
     train = list(task.train)
     weights = None if task.weights is None else np.array(task.weights)  # the task's own
     own = np.ones(len(train)) if weights is None else weights
@@ -124,13 +127,11 @@ def applied(task: D, found: Found, apply: Apply, by: str, count: int) -> D:
         if apply == "pooled":
             assert found.sure is not None
             weights = own * found.sure
-    elif apply in ONLY_TRUSTED:
-        train, weights = [], None
     else:
         weights = own * (1 - found.scores.columns["weight"])
     all_weights = None if weights is None else (*weights.tolist(), *(1.0 for _ in trusted))
     draw = None
-    if task.draw_weights is not None and train:
+    if task.draw_weights is not None:
         kept = ~suspects if apply == "drop" else np.ones(len(suspects), bool)
         mean = sum(task.draw_weights) / len(task.draw_weights)  # as their number says
         draw = (*np.array(task.draw_weights)[kept].tolist(), *(mean for _ in trusted))

@@ -126,6 +126,7 @@ def test_all_are_trained_on_under_the_likeliest_labels(run: Path) -> None:
 
 def test_the_trusted_ones_are_trained_on_from_the_runs_weights(run: Path) -> None:
     suspects.main([f"run={run}", *FEW, "apply=then_trusted"])
+    assert not (run / "suspects.csv").exists()  # no score has a say
     folder = run / "suspects_then_trusted"
     result = json.loads((folder / "result.json").read_text())
     assert result["data"]["train"] == 20
@@ -412,6 +413,7 @@ WRONG = {
     "score=wieght": "score pooled",
     "apply=delete": "apply drop",
     "count=0": "count 1",
+    "apply=trusted score=pooled": "score apply",
     "fold=3": "unknown folds",
     "method=lora": "unknown allowed",
 }
@@ -419,7 +421,7 @@ WRONG = {
 
 @pytest.mark.parametrize("word", WRONG)
 def test_wrong_words_are_told(word: str, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    said = refused([f"run={trained}", word], capsys)
+    said = refused([f"run={trained}", *word.split()], capsys)
     assert all(part in said for part in WRONG[word].split())
 
 
