@@ -119,11 +119,12 @@ class StepGradient:
     def complete(self, level: _Level) -> None:
         """Average what was added over the ranks; then add the implicit term along each path."""
         params, world = level.trainable_parameters(), level.world
-        self._look(level)
         if world.world_size > 1:
             whole = gradients.mean_where_any([p.grad for p in params], params, world)
             for p, grad in zip(params, whole, strict=True):
                 p.grad = grad
+                self._reached = self._reached or grad is not None  # by another process's batch
+        self._look(level)
         vectors, self._vectors = self._vectors, {}
         for i, path in enumerate(level.paths):
             if graph.stops_gradient(path):

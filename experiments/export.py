@@ -22,6 +22,7 @@ import logging
 import random
 import re
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ from bilevel.reading import read_text
 from bilevel.settings import Settings
 from experiments.artefacts.hub_push import Push
 from experiments.cli.command_line import CommandLine
+from experiments.cli.messages import sentence
 from experiments.cli.own_options import own_options
 from experiments.cli.program import program
 from experiments.cli.quiet import quiet
@@ -83,7 +85,7 @@ def main(words: list[str]) -> None:
         raise UserError("private= and dry_run= go with hub=USER/NAME")
     run = SavedRun.open(own["run"], line, overrides)
     out = Path(own["out"] or run.folder / "export")
-    given = any(word.startswith(("task=", "task.")) for word in overrides)
+    given = any(word.lstrip("+").startswith(("task=", "task.")) for word in overrides)
     if push is not None:
         _push(run, push, out, options, given)
         return
@@ -238,9 +240,10 @@ def _data(run: SavedRun, given: bool) -> TaskData:
     """The run's data; without examples where they cannot be had and none are given now."""
     try:
         return run.task()
-    except UserError:
+    except UserError as error:
         if given:
             raise
+        print(printable(f"compared on made-up texts: {sentence(error)}"), file=sys.stderr)
         return run.to_predict()
 
 
@@ -251,7 +254,8 @@ def _made_up(loaded: LoadedModel, answers: Answers) -> dict[str, Any]:
 
     tokenizer, draw = loaded.tokenizer, random.Random(0)
     known = range(min(len(tokenizer), size(loaded.model) or len(tokenizer)))
-    words = [i for i in known if i not in set(tokenizer.all_special_ids)]
+    special = set(tokenizer.all_special_ids)
+    words = [i for i in known if i not in special]
     offered = len(answers.names or ()) if answers.kind == CHOICES else 1
     texts = [tokenizer.decode(draw.choices(words, k=WORDS)) for _ in range(BATCH * offered)]
     limit = min(WORDS, tokenizer.model_max_length)

@@ -96,6 +96,7 @@ def put_back(level: _Level, state: Mapping[str, Any]) -> None:
             f"the saved state of problem {level.name!r} holds {len(shapes)} parameters of other "
             f"number or shape than the {len(mine)} of the current one; it is another run's"
         )
+    _check_groups(level, state)
     buffers: dict[str, Tensor] = dict(level.module.named_buffers())
     with torch.no_grad():
         for p, value in zip(mine, state["parameters"], strict=True):
@@ -116,6 +117,23 @@ def put_back(level: _Level, state: Mapping[str, Any]) -> None:
         at_start = isinstance(loader, ResumableLoader) and loader.position == 0
         spent = state["count"] > 0 and at_start
         level.train_data_iterator[i] = iter(()) if spent else iter(loader)
+
+
+def _check_groups(level: _Level, state: Mapping[str, Any]) -> None:
+    """Refuse an optimiser of other groups, of which torch has no sentence.
+
+    Raises:
+        UserError: as of a run by a version that grouped its parameters otherwise.
+    """
+    saved = state.get("optimizer")
+    if level.optimizer is None or not isinstance(saved, dict) or "param_groups" not in saved:
+        return
+    there, here = len(saved["param_groups"]), len(level.optimizer.param_groups)
+    if there != here:
+        raise UserError(
+            f"the checkpoint's optimizer of {level.name!r} has {there} groups of parameters, and "
+            f"this one {here}: it is of another version, start the run afresh"
+        )
 
 
 def _stateful(level: _Level) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def text(line: CommandLine) -> str:
     """
     wanted = [word for word in line.overrides if word.partition("=")[0] in CHOSEN]
     # options of a run may stand beside it, those of any group
-    keys = [word.partition("=")[0] for word in line.overrides if word[0] not in "+~"]
+    keys = [word.partition("=")[0] for word in line.overrides if not word.startswith(("+", "~"))]
     known = (*root_defaults(), *CHOSEN, "experiment", "hydra")
     unknown = [key for key in keys if re.split(r"[./@]", key)[0] not in known]
     if unknown:

@@ -163,7 +163,8 @@ def _newest_unfinished(line: CommandLine) -> tuple[Path, list[str]] | None:
     """The folder of an unfinished run of this command, and the words to go on with it."""
     config = compose_config(line.overrides, line.config_dir)
     now, choices_now = plain(config), dict(config.hydra.runtime.choices)
-    for folder in _candidates(line, Path(config.hydra.run.dir)):
+    place = Path(config.hydra.run.dir)
+    for folder in _candidates(line, place):
         try:
             if (folder / "result.json").exists() or not (folder / ".hydra").is_dir():
                 continue
@@ -178,7 +179,9 @@ def _newest_unfinished(line: CommandLine) -> tuple[Path, list[str]] | None:
                 words = [*before, *line.overrides]  # what is not said was another by default
                 config = compose_config(words, line.config_dir)
                 asked, choices = plain(config), dict(config.hydra.runtime.choices)
-            check_same(folder, saved, asked, saved_choices, choices)
+            # Of a folder that was named what it began with may have moved; among others it may not.
+            sums = checksums.known(folder) if folder == place else None
+            check_same(folder, saved, asked, saved_choices, choices, sums)
             with exclusive(folder):
                 return folder, words
         except UserError:

@@ -60,29 +60,40 @@ def _told(
     digest: Callable[[Mapping[str, Any]], str | None],
     group: Callable[[Mapping[str, Any]], tuple[Any, ...]],
 ) -> list[str]:
-    """The folder of each run's data where runs that ask for the same have others; else "".
+    """The folder of each run's data where runs of one seed that ask for the same have others.
 
-    Data that are given in memory may be drawn anew for every seed, and tell nothing.
+    Data that are given in memory may be drawn anew for every seed, and tell nothing; so do folders
+    of which each seed has one.
 
     Args:
         results: result.json of each.
         digest: of a run's data; None where it is not known.
         group: what runs must have in common to be compared.
     """
-    asked: dict[tuple[Any, ...], dict[str, list[str]]] = {}
+    asked: dict[tuple[Any, ...], dict[str, str]] = {}  # digest -> the folder it was first seen in
+    seeds: dict[tuple[Any, ...], dict[int, set[str]]] = {}
     for r in results:
         key = (*group(r), json.dumps(flat(_task(r)), sort_keys=True))
         if (found := digest(r)) is not None and (folder := _folder(r)):
-            asked.setdefault(key, {}).setdefault(found, []).append(folder)
-    names: dict[tuple[Any, ...], dict[str, str]] = {}  # group -> folder -> the first of its like
+            asked.setdefault(key, {}).setdefault(found, folder)
+            seeds.setdefault(key, {}).setdefault(r["seed"], set()).add(found)
+    names: dict[tuple[Any, ...], dict[str, str]] = {}  # group -> digest, or folder -> its name
     for key, digests in asked.items():
-        if len({folders[0] for folders in digests.values()}) > 1:
-            for folders in digests.values():
-                own = names.setdefault(key[:-1], {})
-                for folder in folders:
-                    own.setdefault(folder, own.get(folders[0], folders[0]))
+        if all(len(own) == 1 for own in seeds[key].values()):
+            continue  # one set of data, or one a seed, as the folds of a cross-validation
+        own = names.setdefault(key[:-1], {})
+        before: list[str] = []
+        for found, folder in digests.items():
+            number = before.count(folder) + 1  # it may have been changed in place
+            own[found] = folder if number == 1 else f"{folder}, {number}"
+            own[folder] = folder
+            before.append(folder)
     # another part of such a folder, as by task.max_test, is of that folder
-    return [names.get(group(r), {}).get(_folder(r), "") for r in results]
+    return [
+        own.get(digest(r) or "", own.get(_folder(r), ""))
+        for r in results
+        for own in (names.get(group(r), {}),)
+    ]
 
 
 def _task(r: Mapping[str, Any]) -> Mapping[str, Any]:

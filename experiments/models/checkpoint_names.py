@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from transformers.utils import cached_file
 
 from bilevel.reading import json_object
@@ -17,7 +19,7 @@ SAFE, PICKLED = "model.safetensors", "pytorch_model.bin"
 
 
 def parameter_names(source: str) -> set[str] | None:
-    """The names in a checkpoint; None where none can be seen without a network.
+    """The names in a checkpoint; None where none can be seen, without a network or at all.
 
     Args:
         source: a folder, or a hub id, of which the files in the cache are looked at.
@@ -28,11 +30,20 @@ def parameter_names(source: str) -> set[str] | None:
             continue
         if name in INDEX:
             return set(json_object(path).get("weight_map") or ())
-        if name == SAFE:
-            with safe_open(str(path), "pt") as file:
-                return set(file.keys())
-        return set(torch.load(path, map_location="meta", weights_only=True, mmap=True))
+        try:
+            return _names(path)
+        except (SafetensorError, UnpicklingError):  # whoever loaded the model has other files
+            return None
     return None
+
+
+def _names(path: Path) -> set[str]:
+    if path.name == SAFE:
+        with safe_open(str(path), "pt") as file:
+            return set(file.keys())
+    # files of old versions of torch are no archives, which alone can be mapped into memory
+    mapped = zipfile.is_zipfile(path)
+    return set(torch.load(path, map_location="meta", weights_only=True, mmap=mapped))
 
 
 def _file(source: str, name: str) -> Path | None:

@@ -140,9 +140,8 @@ def _fresh_pooler(model: PreTrainedModel) -> list[str]:
     what is trained beside them must be saved with them. Where the checkpoint cannot be seen they
     are taken for such; a model that names none has all of its weights from the caller.
     """
-    if not model.name_or_path:
+    poolers = [name for name, _ in model.named_parameters() if "pooler" in name.split(".")]
+    if not poolers or not model.name_or_path:
         return []
     names = parameter_names(model.name_or_path)
-    if any("pooler" in name.split(".") for name in names or ()):
-        return []
-    return [name for name, _ in model.named_parameters() if "pooler" in name.split(".")]
+    return [] if any("pooler" in name.split(".") for name in names or ()) else poolers

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bilevel.errors import UserError
 from experiments.tasks.examples import TaggedExample
 from experiments.tasks.reading.cells import is_list, kind_of, list_of, text_in, words_of
 from experiments.tasks.reading.dialect import Dialect
 from experiments.tasks.reading.files import is_missing
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["Inputs", "equal_choices", "text_inputs", "word_inputs"]
 

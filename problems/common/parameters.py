@@ -80,7 +80,7 @@ def at_two_rates(
     """
     ups = {id(p) for name, p in model.named_parameters() if ".lora_B." in name}
     given: Sequence[Any] = parameters
-    groups = given if isinstance(given[0], dict) else [{"params": given}]
+    groups = given if given and isinstance(given[0], dict) else [{"params": given}]
     found = []
     for group in groups:
         for up, rate in ((False, lr), (True, lr * ratio)):

@@ -126,9 +126,10 @@ class RandomSettings(LowRankMethod):
         training = lora.prepare(job, None)
         started = time.process_time()
 
-        best = math.inf
+        by_loss, best = False, math.inf
         if found is not None and found["settings"]:
-            best = found.get(LOWEST, found["validation_loss"])  # an older one went by the loss
+            by_loss = LOWEST not in found  # as searches of older versions went, to their end
+            best = found["validation_loss"] if by_loss else found[LOWEST]
 
         def lost() -> dict[str, Any]:
             before = found or {"settings": None, "tried": 0}
@@ -141,7 +142,7 @@ class RandomSettings(LowRankMethod):
                 *("trial %d: validation loss %.4f, %.0f processor seconds so far", number, loss),
                 counted["spent"],
             )
-            chosen = stats.get(LOWEST, loss)
+            chosen = loss if by_loss else stats.get(LOWEST, loss)
             if not chosen < best:  # of a trial that diverged it is no number
                 return counted
             outcome = training.finish(stats)
@@ -150,7 +151,7 @@ class RandomSettings(LowRankMethod):
                 "settings": plain(settings),
                 "stage": f"trial{number}",
                 "validation_loss": loss,
-                LOWEST: chosen,
+                **({} if by_loss else {LOWEST: chosen}),
                 "steps": int(stats.get("kept_step", training.steps)),
                 "trainable_parameters": outcome.trainable_parameters,
                 "split": outcome.split,

@@ -268,3 +268,15 @@ def test_tangents_in_the_midst_of_a_middle_levels_steps_are_not_lost():
     with pytest.raises(UserError, match=r"'middle' is in the midst of its unroll_steps=2"):
         after(1)
     assert after(2)["count"] == 2
+
+
+def test_an_optimizer_of_other_groups_is_told():
+    """As of a run by a version that grouped the parameters otherwise."""
+    engine, lower, _ = two_levels(Unrolled())
+    state = engine.state_dict()
+    other, level, _ = two_levels(Unrolled())
+    first, *rest = level.optimizer.param_groups[0]["params"]
+    level.optimizer.param_groups[0]["params"] = rest or [first]
+    level.optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))]})
+    with pytest.raises(UserError, match=rf"'{lower.name}' has 1 groups of parameters, .* 2"):
+        other.load_state_dict(state)

@@ -161,31 +161,37 @@ def of_folder(folder: str, seed: int, train: str, test: str) -> dict[str, Any]:
     return result("lora", seed, 0.9, data_digests=digests, configuration=options, **own)
 
 
+FILMS = ["classification (no, yes, films)", "classification (no, yes, tickets)"]
+PLAIN = ["classification"]
+NAMED = ["task.data_dir=films", "task.data_dir=tickets"]
+
+
 @pytest.mark.parametrize(
-    ("digests", "tasks", "variants"),
+    ("runs", "tasks", "variants", "seeds"),
     [
+        ([("films", 0, "a", "t"), ("tickets", 0, "b", "u")], FILMS, [""], ["1", "1"]),
+        ([("films", 0, "a", "t"), ("tickets", 0, "b", "t")], PLAIN, NAMED, ["1", "1"]),
+        ([("films", 0, "a", "t"), ("copy", 1, "a", "t")], PLAIN, [""], ["2"]),
+        ([("fold0", 0, "a", "t"), ("fold1", 1, "b", "u")], PLAIN, [""], ["2"]),
         (
-            [("a", "t"), ("b", "u")],
-            ["classification (no, yes, films)", "classification (no, yes, tickets)"],
-            [""],
+            [("films", 0, "a", "t"), ("films", 0, "b", "t"), ("films", 1, "b", "t")],
+            PLAIN,
+            ["task.data_dir=films", "task.data_dir=films, 2"],
+            ["1", "2"],
         ),
-        (
-            [("a", "t"), ("b", "t")],
-            ["classification"],
-            ["task.data_dir=films", "task.data_dir=tickets"],
-        ),
-        ([("a", "t"), ("a", "t")], ["classification"], [""]),  # a copy
     ],
+    ids=["other tests", "other training", "a copy", "folds", "changed in place"],
 )
-def test_runs_on_other_data_are_no_seeds_of_one_method(tmp_path, digests, tasks, variants):
-    for seed, (folder, own) in enumerate(zip(("films", "tickets"), digests, strict=True)):
-        save(tmp_path / folder, of_folder(folder, seed, *own), [f"task.data_dir={folder}"])
+def test_runs_of_one_seed_on_other_data_are_no_seeds_of_one_method(
+    tmp_path, runs, tasks, variants, seeds
+):
+    for i, (folder, seed, *own) in enumerate(runs):
+        save(tmp_path / str(i), of_folder(folder, seed, *own), [f"task.data_dir={folder}"])
     report.report([tmp_path], tmp_path / "out")
     with open(tmp_path / "out" / "summary.csv", newline="") as file:
         table = list(csv.DictReader(file))
     assert {row["task"] for row in table} == set(tasks)
-    seeds = [row["seeds"] for row in table]
-    assert seeds == (["2"] if digests[0] == digests[1] else ["1", "1"])
+    assert [row["seeds"] for row in table] == seeds
     assert {row["variant"] for row in table} == set(variants)
 
 
