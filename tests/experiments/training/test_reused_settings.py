@@ -27,7 +27,7 @@ def said(folder: Path, quick: list[str], *words: str) -> list[str]:
 
 @pytest.fixture
 def folder(tiny: Path, tmp_path: Path) -> Path:
-    settings_file.write(FOUND.given(), str(tiny), 3e-3, tmp_path)
+    settings_file.write(FOUND.given(), str(tiny), 3e-3, 2, tmp_path)
     return tmp_path
 
 
@@ -65,7 +65,7 @@ def test_the_rate_is_the_one_that_was_trained_with(
 ) -> None:
     """By default 5e-4; method.optimizer.lr where given, and train.lr is not used."""
     found = replace(FOUND, optimizer=replace(FOUND.optimizer, lr=own))
-    path = settings_file.write(found.given(), str(tiny), rate(own, None), tmp_path)
+    path = settings_file.write(found.given(), str(tiny), rate(own, None), 2, tmp_path)
     given = [word for word in quick if not word.startswith("train.lr")]
     assert said(tmp_path, given) == []
     assert ("train.lr=0.0005" in path.read_text().splitlines()[0]) == (own is None)
