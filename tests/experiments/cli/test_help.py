@@ -73,6 +73,13 @@ def test_an_unknown_group(word, capsys):
     assert "'method'" in capsys.readouterr().err
 
 
+def test_an_empty_word_is_told_as_one(capsys):
+    """As of a variable of the shell that is not set."""
+    with pytest.raises(SystemExit):
+        main(["--help", ""])
+    assert capsys.readouterr().err.startswith("error: ")
+
+
 def test_other_options_stand_beside_a_group(capsys):
     beside = ["seed=1", "train.lr=1", "hydra/launcher=joblib"]
     assert said(["--help", "method=lora", *beside], capsys)
